@@ -10,6 +10,14 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)  # both, so that the error survives the way back from a worker process
         self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def clean(text: str) -> str:
+    """One line of printable text: a file's name or a library's message may hold line breaks and control characters."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

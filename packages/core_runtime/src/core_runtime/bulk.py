@@ -1,0 +1,232 @@
+"""Bulk work: one function over many items, where a finished output *is* the state and a rerun goes on.
+
+An item's output is written beside its place and renamed into it (`core_runtime.folders.writing`); what exists is done. One JSONL line an attempt is
+the log, for people and for the final summary, never the state.
+"""
+
+import contextlib
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core_runtime.cli import note, progress
+from core_runtime.errors import UserError
+
+DONE, ALREADY, FAILED = "done", "already done", "failed"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of bulk work: a name for people, what `work` needs (picklable), and the output whose existence means done."""
+
+    name: str
+    source: Any
+    output: Path
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an item. `status` is "done", "already done", "failed", or a word of the work's own ("no tissue")."""
+
+    name: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.status in (DONE, ALREADY)
+
+
+class Skipped(Exception):
+    """Raised by a work function for an item that is legible but holds nothing to work on; `status` is its recorded word.
+
+    The function may leave an (empty) output behind, so that later stages and reruns know.
+    """
+
+    def __init__(self, status: str, message: str = "") -> None:
+        super().__init__(status, message)
+        self.status, self.message = status, message
+
+
+def bulk(
+    work: Callable[[Item], dict[str, Any] | None],
+    items: Sequence[Item],
+    *,
+    log: Path,
+    description: str,
+    workers: int = 1,
+    executor: Executor | None = None,
+    skip_errors: bool = True,
+    already: Callable[[Item], bool] | None = None,
+) -> list[Outcome]:
+    """Runs `work` over `items`, in order of completion, and returns one outcome an item, in the order of `items`.
+
+    Args:
+        work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
+        items: the work; names should be unique.
+        log: JSONL file, one line an attempt is appended.
+        description: of the progress bar.
+        workers: processes; 0 or 1 works in this process.
+        executor: any `concurrent.futures`-like executor instead (a Dask client's, say).
+        skip_errors: go on after an item that failed; otherwise its error is raised after it is logged.
+        already: whether an item is done; default: its output exists.
+
+    Raises:
+        UserError: an item failed and `skip_errors` is off, or the log cannot be written.
+    """
+    is_done = already or (lambda item: item.output.exists())
+    outcomes: dict[int, Outcome] = {}
+    todo: list[int] = []
+    for i, item in enumerate(items):
+        if is_done(item):
+            outcomes[i] = Outcome(item.name, ALREADY)
+        else:
+            todo.append(i)
+    with _Log(log) as record, progress(description, len(items)) as bar:
+        bar.advance(bar.task_ids[0], len(outcomes))
+
+        def finish(i: int, outcome: Outcome) -> None:
+            outcomes[i] = outcome
+            record.append(outcome)
+            bar.advance(bar.task_ids[0])
+            if outcome.status == FAILED and not skip_errors:
+                raise UserError(
+                    f"{outcome.name}: {outcome.message}",
+                    "mend it and run again, or go on past such items with --skip-errors",
+                )
+
+        if executor is not None:
+            _spread(work, items, todo, executor, 8, finish)
+        elif workers > 1 and len(todo) > 1:
+            _processes(work, items, todo, workers, finish)
+        else:
+            for i in todo:
+                finish(i, _attempt(work, items[i]))
+    return [outcomes[i] for i in range(len(items))]
+
+
+def summary(outcomes: Iterable[Outcome]) -> int:
+    """Names what did not work on standard error and returns the exit status: 0 if all is done, else 1."""
+    outcomes = list(outcomes)
+    bad = [o for o in outcomes if not o.ok]
+    for o in bad:
+        note.print(
+            f"{o.status}: {o.name}" + (f": {o.message}" if o.message else ""),
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    if bad:
+        note.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} done, {len(bad)} not (named above)", markup=False)
+    return 1 if bad else 0
+
+
+def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Outcome:
+    """Runs in the worker: every error becomes an outcome, so that one item never ends the others."""
+    began = time.monotonic()
+    status, message, facts = DONE, "", {}
+    try:
+        facts = work(item) or {}
+    except Skipped as skipped:
+        status, message = skipped.status, skipped.message
+    except UserError as error:
+        status, message = FAILED, " ".join(filter(None, (error.message, error.hint and f"({error.hint})")))
+    except MemoryError:
+        status, message = FAILED, "out of memory"
+    except Exception as error:
+        logging.getLogger(__name__).info("%s", item.name, exc_info=True)
+        status, message = FAILED, f"{type(error).__name__}: {error}"
+    return Outcome(item.name, status, message, round(time.monotonic() - began, 3), facts)
+
+
+def _spread(
+    work: Any,
+    items: Sequence[Item],
+    todo: Sequence[int],
+    pool: Executor,
+    width: int,
+    finish: Callable[[int, Outcome], None],
+) -> None:
+    """Keeps `width` items in flight, so that a year of recordings is not queued (and pickled) at once."""
+    waiting: dict[Future[Outcome], int] = {}
+    queue = iter(todo)
+    try:
+        while True:
+            while len(waiting) < width and (i := next(queue, None)) is not None:
+                waiting[pool.submit(_attempt, work, items[i])] = i
+            if not waiting:
+                return
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                outcome = future.result()  # a BrokenProcessPool leaves `waiting` to the caller's second round
+                finish(waiting.pop(future), outcome)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _processes(
+    work: Any, items: Sequence[Item], todo: Sequence[int], workers: int, finish: Callable[[int, Outcome], None]
+) -> None:
+    finished: set[int] = set()
+
+    def mark(i: int, outcome: Outcome) -> None:
+        finished.add(i)
+        finish(i, outcome)
+
+    context = multiprocessing.get_context("spawn")  # forking a process that holds torch's or OpenSlide's threads hangs
+    try:
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            _spread(work, items, todo, pool, 2 * workers, mark)
+        return
+    except BrokenProcessPool:
+        pass
+    # A worker died (killed for memory, or a crash inside a library). One item at a time finds the one that does it.
+    for i in (i for i in todo if i not in finished):
+        try:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                outcome = pool.submit(_attempt, work, items[i]).result()
+        except BrokenProcessPool:
+            outcome = Outcome(
+                items[i].name, FAILED, "its worker process died (out of memory, or a crash inside a library)"
+            )
+        finish(i, outcome)
+
+
+class _Log:
+    """An append-only JSONL file that survives being killed in the middle of a line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "_Log":
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("ab+")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}", "choose a folder with --out that can be written"
+            ) from None
+        if self.file.tell():
+            self.file.seek(-1, os.SEEK_END)
+            if self.file.read(1) != b"\n":
+                self.file.write(b"\n")
+        return self
+
+    def append(self, outcome: Outcome) -> None:
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asdict(outcome)}
+        self.file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode())
+        self.file.flush()
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(OSError):
+            self.file.close()

@@ -1,0 +1,175 @@
+"""Outputs that are whole or absent, and run folders that say how they were made."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core_runtime.errors import UserError
+
+current_run_folder: ContextVar[Path | None] = ContextVar("current_run_folder", default=None)
+_HOST = "".join(c if c.isalnum() else "_" for c in platform.node())
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path` and renames it into place at the end: the file (or folder) is whole or absent, also after a kill.
+
+    Remains of killed writers of the same file are removed first.
+
+    Raises:
+        UserError: the place cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.part")
+    hint = "choose a folder with --out that can be written and has room"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        temporary.touch()  # a place that cannot be written is found before any work is done
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
+        raise
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Removes what killed processes of this machine left beside `path`."""
+    for left in path.parent.glob(f".{_escaped(path.name)}.{_HOST}-*.part"):
+        pid = left.name.removesuffix(".part").rpartition("-")[2]
+        if pid.isdigit() and not _alive(int(pid)):
+            _remove(left)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a text file, whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """A short digest of parameters, the same for equal values in any order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def data_fingerprint(paths: Iterable[Path]) -> str:
+    """A digest of input files by name, size and first and last 64 KiB: cheap for terabytes, and it notices a replaced file."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(65536))
+            if size > 65536:
+                file.seek(max(65536, size - 65536))
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def open_run(
+    folder: Path,
+    arguments: Mapping[str, Any],
+    *,
+    packages: Iterable[str] = (),
+    data: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Opens a run folder and writes its ``config.yaml`` (all arguments, versions, data fingerprint).
+
+    Args:
+        folder: the run folder.
+        arguments: every argument of the run, the seed included.
+        packages: distributions whose versions are recorded beside Python's.
+        data: `data_fingerprint` of the inputs.
+        resume: go on in a folder of an interrupted run; its arguments and data must be the same.
+        overwrite: begin anew in a folder that holds a run; its earlier results are removed.
+
+    Raises:
+        UserError: the folder holds a run and neither `resume` nor `overwrite` is given, or the run to resume differs.
+    """
+    folder = Path(folder)
+    config = folder / "config.yaml"
+    plain = json.loads(json.dumps(dict(arguments), default=str))
+    if config.exists() and not overwrite:
+        before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        if not resume:
+            raise UserError(
+                f"{folder} already holds a run",
+                "--resume goes on with it, --overwrite begins anew, --out names another folder",
+            )
+        changed = sorted(
+            k for k in {*plain, *before.get("arguments", {})} if plain.get(k) != before.get("arguments", {}).get(k)
+        )
+        if changed:
+            raise UserError(
+                f"{folder}: the run to resume had other values of {', '.join(changed)}",
+                f"repeat its arguments ('--config {config}'), or use --overwrite",
+            )
+        if data != before.get("data", ""):
+            raise UserError(f"{folder}: the data have changed since the run began", "use --overwrite to begin anew")
+        current_run_folder.set(folder)
+        return folder
+    if config.exists():
+        for name in ("checkpoints", "model", "predictions", "figures", "metrics.csv", "report.html", "config.yaml"):
+            _remove(folder / name)
+    versions = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
+    record = {
+        "command": " ".join(sys.argv),
+        "arguments": plain,
+        "versions": versions,
+        "data": data,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    write_text(config, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+    current_run_folder.set(folder)
+    return folder
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"

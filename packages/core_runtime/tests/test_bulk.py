@@ -1,0 +1,67 @@
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from core_runtime.bulk import Item, bulk, summary
+from core_runtime.errors import UserError
+
+
+@pytest.fixture
+def square(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from squares import square
+
+    return square
+
+
+def items(folder, *sources):
+    return [Item(f"item{i}", s, folder / f"{i}.txt") for i, s in enumerate(sources)]
+
+
+def test_outcomes_keep_order_and_a_rerun_goes_on(tmp_path, square):
+    work = items(tmp_path, 2, "user", "bug", "empty", 3)
+    outcomes = bulk(square, work, log=tmp_path / "log.jsonl", description="squares")
+    assert [o.status for o in outcomes] == ["done", "failed", "failed", "no tissue", "done"]
+    assert outcomes[0].facts == {"value": 4}
+    assert outcomes[1].message == "cannot read it (give another)"
+    assert summary(outcomes) == 1
+    again = bulk(square, work[::4], log=tmp_path / "log.jsonl", description="squares")
+    assert [o.status for o in again] == ["already done"] * 2
+    assert summary(again) == 0
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 5
+
+
+def test_stop_at_the_first_error(tmp_path, square):
+    with pytest.raises(UserError, match="item1"):
+        bulk(square, items(tmp_path, 2, "user", 3), log=tmp_path / "log", description="x", skip_errors=False)
+    assert not (tmp_path / "2.txt").exists()
+
+
+def test_processes_and_any_executor(tmp_path, square):
+    work = items(tmp_path, *range(6))
+    assert [o.facts["value"] for o in bulk(square, work, log=tmp_path / "l", description="x", workers=2)] == [
+        0,
+        1,
+        4,
+        9,
+        16,
+        25,
+    ]
+    work = items(tmp_path / "b", *range(20))
+    with ThreadPoolExecutor(3) as pool:
+        assert all(o.ok for o in bulk(square, work, log=tmp_path / "l", description="x", executor=pool))
+
+
+def test_a_dying_worker_is_named_and_the_rest_goes_on(tmp_path, square):
+    outcomes = bulk(square, items(tmp_path, 1, "die", 2, 3), log=tmp_path / "l", description="x", workers=2)
+    assert [o.status for o in outcomes] == ["done", "failed", "done", "done"]
+    assert "died" in outcomes[1].message
+
+
+def test_the_log_survives_a_half_line(tmp_path, square):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"name": "a"}\n{"na')
+    bulk(square, items(tmp_path, 5), log=log, description="x")
+    assert json.loads(log.read_text().splitlines()[-1])["name"] == "item0"

@@ -1,0 +1,71 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from core_runtime.errors import UserError
+from core_runtime.folders import data_fingerprint, fingerprint, open_run, writing
+
+
+def test_writing_is_whole_or_absent(tmp_path):
+    target = tmp_path / "a" / "[x]*.txt"
+    with pytest.raises(RuntimeError), writing(target) as path:  # noqa: PT012 - the error must come after the half
+        path.write_text("half")
+        raise RuntimeError
+    assert list(target.parent.iterdir()) == []
+    with writing(target) as path:
+        path.write_text("whole")
+    assert target.read_text() == "whole"
+
+
+def test_remains_of_a_killed_writer_are_swept(tmp_path):
+    target = tmp_path / "[x]*.txt"
+    code = f"""
+import os, signal
+from core_runtime.folders import writing
+with writing({str(target)!r}) as path:
+    path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".part"]
+    with writing(target) as path:
+        path.write_text("whole")
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+
+
+def test_a_place_that_cannot_be_written_is_a_plain_error(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"), writing(tmp_path / "file" / "x"):
+        pytest.fail("no work may be done before the place is known to be writable")
+
+
+def test_another_files_trouble_is_not_blamed_on_the_output(tmp_path):
+    with pytest.raises(FileNotFoundError), writing(tmp_path / "x"):
+        (tmp_path / "absent").read_text()
+
+
+def test_fingerprints(tmp_path):
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+    big = tmp_path / "big"
+    big.write_bytes(bytes(200_000))
+    before = data_fingerprint([big])
+    big.write_bytes(bytes(199_999) + b"x")
+    assert data_fingerprint([big]) != before
+
+
+def test_run_folders_are_never_mixed(tmp_path):
+    run = tmp_path / "run"
+    open_run(run, {"lr": 0.1}, packages=["typer", "no-such-thing"], data="d")
+    (run / "metrics.csv").write_text("x")
+    with pytest.raises(UserError, match="already holds"):
+        open_run(run, {"lr": 0.1}, data="d")
+    open_run(run, {"lr": 0.1}, data="d", resume=True)
+    with pytest.raises(UserError, match="lr"):
+        open_run(run, {"lr": 0.2}, data="d", resume=True)
+    with pytest.raises(UserError, match="data have changed"):
+        open_run(run, {"lr": 0.1}, data="e", resume=True)
+    assert (run / "metrics.csv").exists()
+    open_run(run, {"lr": 0.2}, overwrite=True)
+    assert sorted(os.listdir(run)) == ["config.yaml"]

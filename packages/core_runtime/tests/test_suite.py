@@ -1,0 +1,101 @@
+import json
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from core_runtime import suite
+from core_runtime.cli import run
+from core_runtime.errors import UserError
+from core_runtime.suite import Check, DemoResult, Domain, Glance
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
+
+
+def glance(path):
+    if path.stat().st_size == 0:
+        raise UserError(f"{path.name} is empty", "copy it again")
+    return Glance(
+        "A toy",
+        True,
+        "usable",
+        facts=[("size", 3)],
+        pictures=[(PNG, "p")],
+        next_commands=["toy predict x"],
+        warnings=["small"],
+    )
+
+
+def demo(out, full):
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.html").touch()
+    return DemoResult("it works", out / "report.html", [(PNG, "p")], ["model", "auc"], [["toy", 1.0]], {"auc": 1.0})
+
+
+toy = Domain(
+    "toy",
+    "Is it a toy?",
+    lambda p: "toy file" if p.suffix == ".toy" else None,
+    glance,
+    demo,
+    lambda: [Check("toy", True)],
+    "x:app",
+    "toy files (.toy)",
+)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    broken = EntryPoint("broken", "no_such_module:domain", suite.GROUP)
+    here = EntryPoint("toy", f"{__name__}:toy", suite.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: toy if self.name == "toy" else __import__(self.module))
+    registered = [here]
+    monkeypatch.setattr(suite, "entry_points", lambda group: registered)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, with_broken=False):
+        registered[:] = [here, broken] if with_broken else [here]
+        with pytest.raises(SystemExit) as end:
+            run(suite.app, [str(a) for a in arguments])
+        out = capsys.readouterr()
+        return end.value.code, out.out, out.err
+
+    return call
+
+
+def test_list_and_doctor_name_a_broken_package_in_one_line(call):
+    assert call("list")[0] == 0
+    code, out, _ = call("doctor", with_broken=True)
+    assert code == 1
+    assert [line[:7] for line in out.splitlines()] == ["MISSING", "ok     "]
+    assert json.loads(call("list", "--json", with_broken=True)[1])["broken"].keys() == {"broken"}
+
+
+def test_try_writes_a_report_with_the_next_command(call, tmp_path):
+    (tmp_path / "täst.toy").write_text("abc")
+    code, out, _ = call("try", "täst.toy")
+    assert code == 0
+    assert "Next: toy predict x" in out
+    assert "toy predict x" in (tmp_path / "try-täst" / "report.html").read_text()
+    assert json.loads(call("try", "täst.toy", "--json")[1])["facts"] == {"size": 3}
+
+
+def test_try_says_what_it_knows(call, tmp_path):
+    (tmp_path / "x.unknown").touch()
+    (tmp_path / "empty.toy").touch()
+    code, _, err = call("try", "x.unknown")
+    assert code == 2
+    assert "toy files (.toy)" in err
+    assert call("try", "empty.toy")[0] == 2
+    assert not (tmp_path / "try-empty").exists()
+    assert call("try", "absent.toy")[0] == 2
+
+
+def test_demo_reports_what_ran_and_what_did_not(call, tmp_path):
+    code, out, _ = call("demo", "out")
+    assert code == 0
+    assert "toy: it works" in out
+    assert 'href="toy/report.html"' in (tmp_path / "out" / "report.html").read_text()
+    code, _, err = call("demo", "out2", with_broken=True)
+    assert code == 1
+    assert "broken" in err
+    assert call("demo", "out3", "--only", "nix")[0] == 2
