@@ -22,23 +22,9 @@ VERBS: dict[str, set[str]] = {
     "demo": {"--full", "--seed", "--overwrite"},
     "models": set(),
 }
-HEAVY = {
-    "torch",
-    "torchvision",
-    "lightning",
-    "transformers",
-    "timm",
-    "rasterio",
-    "mne",
-    "monai",
-    "h5py",
-    "cv2",
-    "openslide",
-    "matplotlib",
-    "pandas",
-    "sklearn",
-    "scipy",
-}
+HEAVY = set(
+    "torch torchvision lightning transformers timm rasterio mne monai h5py cv2 openslide matplotlib pandas sklearn scipy".split()
+)
 
 
 def installed() -> list[Domain]:
