@@ -80,7 +80,11 @@ class Component:
         if missing or unexpected:
             raise ValueError(
                 "the converted state dict does not fit: "
-                + "; ".join(f"{what}: {', '.join(keys)}" for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys)
+                + "; ".join(
+                    f"{what}: {', '.join(keys)}"
+                    for what, keys in (("missing", missing), ("unexpected", unexpected))
+                    if keys
+                )
             )
         return module
 

@@ -1,0 +1,91 @@
+"""What a backend needs to know to say whether it can compute an attention: shapes, dtypes and kinds of masks, no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core_attention.masks import Additive, Mask, Size, names, parts
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attention problem without its data.
+
+    Args:
+        size: batch, query heads, queries, keys.
+        kv_heads: heads of keys and values; divides the query heads.
+        width: width of a query and a key.
+        value_width: width of a value.
+        dtype: of queries, keys and values.
+        device: device type (``"cpu"``, ``"cuda"``, ``"mps"``).
+        masks: class names of the masks, empty without one.
+        needs_grad: a gradient of queries, keys or values is wanted.
+        bias_grad: a gradient of a written-out bias is wanted.
+        return_lse: the log-sum-exp is wanted too.
+    """
+
+    size: Size
+    kv_heads: int
+    width: int
+    value_width: int
+    dtype: torch.dtype
+    device: str
+    masks: tuple[str, ...] = ()
+    needs_grad: bool = False
+    bias_grad: bool = False
+    return_lse: bool = False
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key head."""
+        return self.size.heads // max(self.kv_heads, 1)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to compute: no sample, head, query or key."""
+        return 0 in (self.size.batch, self.size.heads, self.size.queries, self.size.keys)
+
+
+def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
+    """The size of an attention problem.
+
+    Raises:
+        ValueError: the shapes, dtypes or devices do not fit together; both are quoted.
+    """
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.ndim != 4:
+            raise ValueError(f"{name} needs shape (batch, heads, length, width), got {tuple(t.shape)}")
+        if not t.is_floating_point():
+            raise ValueError(f"{name} needs a float dtype, got {t.dtype}")
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3]:
+        raise ValueError(f"batch (and heads and length of k and v) must agree: {shapes}")
+    if q.shape[-1] != k.shape[-1] or q.shape[-1] == 0:
+        raise ValueError(f"q and k need one non-zero width: {shapes}")
+    if q.shape[1] != k.shape[1] and (k.shape[1] == 0 or q.shape[1] % k.shape[1]):
+        raise ValueError(f"the heads of k and v must divide the heads of q: {shapes}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k and v need one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    if not q.device == k.device == v.device:
+        raise ValueError(f"q, k and v must be on one device, got {q.device}, {k.device}, {v.device}")
+    return Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+
+
+def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool) -> Problem:
+    """The `Problem` of tensors that fit together (see `sized`)."""
+    grad = torch.is_grad_enabled()
+    return Problem(
+        size=Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
+        kv_heads=k.shape[1],
+        width=q.shape[3],
+        value_width=v.shape[3],
+        dtype=q.dtype,
+        device=q.device.type,
+        masks=names(mask),
+        needs_grad=grad and (q.requires_grad or k.requires_grad or v.requires_grad),
+        bias_grad=grad and any(isinstance(part, Additive) and part.values.requires_grad for part in parts(mask)),
+        return_lse=return_lse,
+    )

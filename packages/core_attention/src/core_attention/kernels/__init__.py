@@ -1,0 +1,1 @@
+"""Triton kernels and their launchers; importing this package does not import triton."""
