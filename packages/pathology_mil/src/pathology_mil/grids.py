@@ -5,9 +5,9 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 import shapely
-from core_runtime.errors import UserError
 from numpy.typing import NDArray
 
+from core_runtime.errors import UserError
 from pathology_mil.tissue import Contour, Tissue
 
 Coords = NDArray[np.int64]  # (tiles, 2): x and y of the top left corner
@@ -72,9 +72,10 @@ def _one_contour(
         signs = [(-1, -1), (1, 1), (1, -1), (-1, 1)]
         points = np.stack([_within(outer, centre + shift * np.array(sign)) for sign in signs])
         inside = points.all(axis=0) if contour_fn == "four_pt_hard" else points.any(axis=0)
+    kept = corners[inside]
     for hole in holes:
-        inside[inside] &= ~_within(hole, corners[inside] + side[0] / 2, boundary=False)
-    return corners[inside]
+        kept = kept[~_within(hole, kept + side[0] / 2, boundary=False)]
+    return kept
 
 
 def _within(contour: Contour, points: NDArray, *, boundary: bool = True) -> NDArray[np.bool_]:

@@ -7,15 +7,16 @@ import csv
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openslide
-from core_runtime.errors import UserError
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from core_runtime.errors import UserError
 from pathology_mil.formats import SLIDE_SUFFIXES
 
 RGB = NDArray[np.uint8]
@@ -104,7 +105,9 @@ def magnification(mpp: float) -> int:
     for limit, mag in ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5)):
         if mpp < limit:
             return mag
-    raise UserError(f"{mpp:g} µm per pixel is coarser than any objective (5× is below 2.4)", "ask for --mpp instead of --mag")
+    raise UserError(
+        f"{mpp:g} µm per pixel is coarser than any objective (5× is below 2.4)", "ask for --mpp instead of --mag"
+    )
 
 
 class Slide:
@@ -290,7 +293,8 @@ def _open(path: Path) -> openslide.AbstractSlide:
         return slide
     except UnidentifiedImageError as error:
         raise UserError(
-            f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)", "check that it was copied whole"
+            f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
+            "check that it was copied whole",
         ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path.name}: damaged or unusable image ({_first_line(error)})") from error
@@ -335,9 +339,11 @@ def find_slides(source: Path | str) -> list[SlideFile]:
     else:
         found = [SlideFile(source)]
     found.sort(key=lambda s: (s.slide_id, str(s.path)))
-    for one, other in zip(found, found[1:], strict=False):
+    for one, other in pairwise(found):
         if one.slide_id == other.slide_id and one.path != other.path:
-            raise UserError(f"two slides share the name {one.slide_id!r}: {one.path} and {other.path}", "rename one of them")
+            raise UserError(
+                f"two slides share the name {one.slide_id!r}: {one.path} and {other.path}", "rename one of them"
+            )
     return found
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 import cv2
 import numpy as np
 import shapely
-from core_runtime.errors import UserError
 from numpy.typing import NDArray
 
+from core_runtime.errors import UserError
 from pathology_mil.slides import RGB, WHOLE_PIXELS, Slide
 
 Contour = NDArray[np.int32]  # (points, 2), x and y
@@ -161,7 +161,7 @@ def _clam_mask(image: RGB, params: TissueParams) -> NDArray[np.uint8]:
         _, mask = cv2.threshold(saturation, params.sthresh, 255, cv2.THRESH_BINARY)
     if params.close > 0:
         mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((params.close, params.close), np.uint8))
-    return mask  # pyright: ignore[reportReturnType]
+    return np.asarray(mask, np.uint8)
 
 
 def _otsu_mask(image: RGB) -> NDArray[np.uint8]:
@@ -171,20 +171,23 @@ def _otsu_mask(image: RGB) -> NDArray[np.uint8]:
     grey[(saturation <= 10) & (value >= 70)] = 255  # glass, shadows, grey debris
     grey[value <= 85] = 255  # black padding, pen, slide edge
     if grey.min() == 255:
-        return np.zeros_like(grey)
+        return np.zeros(grey.shape, np.uint8)
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
     grey[_small(mask, 60)] = 255
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
     mask[_small(mask, 60)] = 0
-    mask[_small(255 - mask, 5000)] = 255
-    return mask  # pyright: ignore[reportReturnType]
+    mask[_small(255 - mask, 5000, enclosed=True)] = 255
+    return np.asarray(mask, np.uint8)
 
 
-def _small(mask: NDArray, area: int) -> NDArray[np.bool_]:
-    """Pixels of the connected objects of a mask that have fewer than `area` pixels."""
+def _small(mask: NDArray, area: int, *, enclosed: bool = False) -> NDArray[np.bool_]:
+    """Pixels of the connected objects of a mask that have fewer than `area` pixels (and do not touch the edge of the picture)."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
+    labels = np.asarray(labels, np.int64)
     small = stats[:, cv2.CC_STAT_AREA] < area
     small[0] = False
+    if enclosed:
+        small[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     return small[labels]
 
 
@@ -205,10 +208,11 @@ def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: Tissu
     found, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if hierarchy is None:
         return Tissue([], [], [], scale)
-    parents = hierarchy[0, :, 3]
-    children: dict[int, list[int]] = {i: [] for i in np.flatnonzero(parents < 0)}
-    for i in np.flatnonzero(parents >= 0):
-        children[parents[i]].append(i)
+    parents = hierarchy[0, :, 3].tolist()
+    children: dict[int, list[int]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
+    for i, parent in enumerate(parents):
+        if parent >= 0:
+            children[parent].append(i)
     sizes = np.array([cv2.contourArea(c) for c in found])
     net = {i: float(sizes[i] - sizes[inner].sum()) for i, inner in children.items()}
     reference = int(params.ref_patch_size**2 / (scale[0] * scale[1]))
@@ -238,7 +242,9 @@ def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -
         return params.a_t, []  # only specks
     notes = []
     if a_t != params.a_t:
-        notes.append(f"every piece of tissue is below the area filter a_t={params.a_t:g}: lowered to {a_t:g} (preset biopsy has 1)")
+        notes.append(
+            f"every piece of tissue is below the area filter a_t={params.a_t:g}: lowered to {a_t:g} (preset biopsy has 1)"
+        )
     dropped = [a for a in areas if a <= a_t * reference and a > 0.25 * reference]
     if sum(dropped) > 0.05 * sum(areas):
         notes.append(
