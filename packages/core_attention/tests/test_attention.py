@@ -3,6 +3,7 @@
 import jaxtyping
 import pytest
 import torch
+
 from core_attention.attention import attention
 from core_attention.masks import (
     Additive,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core_attention.backends import reference, sdpa
 from core_attention.backends.problem import sized
+from core_attention.capture import active, paused, record
 from core_attention.masks import Mask, as_mask
 
 BACKENDS = {module.NAME: module for module in (reference, sdpa)}
@@ -81,5 +82,15 @@ def attention(
     module = sdpa if backend == "auto" else BACKENDS.get(backend)
     if module is None:
         raise ValueError(f"unknown backend {backend!r}: one of auto, {', '.join(BACKENDS)}")
-    out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
+    if active():
+        record(
+            "weights",
+            lambda rows, heads: reference.weights(q, k, mask=both, scale=factor, rows=rows, heads=heads),
+            shape=(size.batch, size.heads, size.queries, size.keys),
+            device=q.device,
+        )
+        with paused():
+            out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
+    else:
+        out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
     return (out, lse) if return_lse and lse is not None else out
