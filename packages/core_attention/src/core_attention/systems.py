@@ -1,15 +1,18 @@
 """The registry of published systems: which package implements which published component, and how it is replayed.
 
-A package registers a `System` under the entry-point group ``core_attention.systems``; the entry's name is the paper's slug
-(``biformer = "core_attention.official.biformer:system"``). Several packages may hold parts of one slug; `system` merges them.
+A package registers a `System` under the entry-point group ``core_attention.systems``; the entry's name is the paper's
+slug (``biformer = "core_attention.official.biformer:system"``). Several packages may hold parts of one slug; `system`
+merges them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 GROUP = "core_attention.systems"
@@ -25,15 +28,19 @@ def same(official: StateDict, config: Config) -> StateDict:
     return ours
 
 
+class StateError(ValueError):
+    """A state dict whose keys or shapes do not fit the module they are meant for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Component:
     """One published module or function, and how it is built, loaded from an official state dict, and run.
 
     Args:
         run: ``run(module, inputs, *, config, mode)`` → dict of tensors or JSON values under the official names.
-        build: ``build(config)`` → module; None where the published thing is a function (``run`` then gets ``module=None``).
-        convert: ``convert(official, config)`` → our state dict. Pops what it uses; differentiable, never detached.
-        ignore: patterns of official keys that exist in checkpoints and carry nothing for us.
+        build: ``build(config)`` → module; None where the published thing is a function (``run`` then gets
+        ``module=None``). convert: ``convert(official, config)`` → our state dict. Pops what it uses; differentiable,
+        never detached. ignore: patterns of official keys that exist in checkpoints and carry nothing for us.
         unused: patterns of our parameters that the published forward never uses, or whose gradient is truly zero.
         batch: ``{input or output name: batch axis}`` where permuting a batch is meaningful.
     """
@@ -49,13 +56,19 @@ class Component:
         """Our state dict from an official one.
 
         Raises:
-            ValueError: an official key was neither used by `convert` nor is listed in `ignore`.
+            StateError: `convert` misses an official key, or one was neither used by it nor is listed in `ignore`.
         """
         rest = dict(official_state)
-        ours = self.convert(rest, config)
+        try:
+            ours = self.convert(rest, config)
+        except KeyError as error:
+            missing = error.args[0] if error.args else ""
+            if missing in official_state:
+                raise
+            raise StateError(f"the official state dict has no key {missing!r}") from error
         left = [key for key in rest if not any(fnmatchcase(key, pattern) for pattern in self.ignore)]
         if left:
-            raise ValueError(f"official keys without a place in this component: {', '.join(sorted(left))}")
+            raise StateError(f"official keys without a place in this component: {', '.join(sorted(left))}")
         return ours
 
     def load(self, config: Config, official_state: Mapping[str, Tensor]) -> nn.Module:
@@ -67,25 +80,17 @@ class Component:
 
         Raises:
             TypeError: the component is a function and has nothing to load.
-            ValueError: official keys that have no place here, or parameters of ours that get no value, each named.
+            StateError: official keys that have no place here, or parameters of ours that get no value or one of another
+                shape, each named.
         """
         if self.build is None:
             raise TypeError("this component is a function: there is nothing to load")
         module = self.build(config)
         ours = self.converted(config, official_state)
-        dtype = next((t.dtype for t in ours.values() if t.is_floating_point()), None)
+        dtype = floating_dtype(ours.values())
         if dtype is not None:
             module = module.to(dtype)
-        missing, unexpected = module.load_state_dict(ours, strict=False)
-        if missing or unexpected:
-            raise ValueError(
-                "the converted state dict does not fit: "
-                + "; ".join(
-                    f"{what}: {', '.join(keys)}"
-                    for what, keys in (("missing", missing), ("unexpected", unexpected))
-                    if keys
-                )
-            )
+        load_strictly(module, ours)
         return module
 
 
@@ -96,6 +101,37 @@ class System:
     slug: str
     components: Mapping[str, Component]
     failures: Mapping[str, str] = field(default_factory=dict)  # entry point → why it could not be imported
+
+
+def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
+    """The floating dtype that most elements of `tensors` have; None if there is none."""
+    elements: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        if tensor.is_floating_point():
+            elements[tensor.dtype] += max(tensor.numel(), 1)
+    return elements.most_common(1)[0][0] if elements else None
+
+
+def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Loads a state dict in our keys; a tied parameter needs only one of its names.
+
+    Raises:
+        StateError: missing or unexpected keys, or other shapes, each named.
+    """
+    tensors = module.state_dict(keep_vars=True)
+    problems = [
+        f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}"
+        for key, tensor in tensors.items()
+        if key in state and isinstance(tensor, Tensor) and tensor.shape != state[key].shape
+    ]
+    if problems:
+        raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
+    given = {id(tensor) for key, tensor in tensors.items() if key in state}
+    missing, unexpected = module.load_state_dict(dict(state), strict=False)
+    missing = [key for key in missing if key not in tensors or id(tensors[key]) not in given]
+    if missing or unexpected:
+        named = [(what, ", ".join(keys)) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
+        raise StateError(f"the state dict does not fit: {'; '.join(f'{what}: {keys}' for what, keys in named)}")
 
 
 def entries(slug: str | None = None) -> list[EntryPoint]:
@@ -121,9 +157,12 @@ def system(slug: str) -> System:
     failures: dict[str, str] = {}
     for entry in entries(slug):
         try:
-            part: System = entry.load()
-        except Exception as error:
+            part = entry.load()
+        except (Exception, SystemExit) as error:
             failures[entry.value] = f"{type(error).__name__}: {error}"
+            continue
+        if not isinstance(part, System):
+            failures[entry.value] = f"is a {type(part).__name__}, expected a System"
             continue
         for key, component in part.components.items():
             if key in components:
