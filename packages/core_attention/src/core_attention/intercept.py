@@ -277,9 +277,8 @@ def _of_interface(
 ) -> None:
     """Records one call of a transformers attention function that does not go through torch's SDPA (eager, flash, flex …)."""
     if isinstance(weights, Tensor) and weights.ndim == 4:
-        shape = tuple(weights.shape)
-        full = weights
-        record("weights", lambda rows, heads: full[:, heads][:, :, rows], shape=shape, device=full.device)
+        full, (b, h, n, m) = weights, weights.shape
+        record("weights", lambda rows, heads: full[:, heads][:, :, rows], shape=(b, h, n, m), device=full.device)
         return
     if options.get("softcap") is not None:
         raise ValueError(
