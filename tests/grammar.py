@@ -22,9 +22,8 @@ VERBS: dict[str, set[str]] = {
     "demo": {"--full", "--seed", "--overwrite"},
     "models": set(),
 }
-HEAVY = set(
-    "torch torchvision lightning transformers timm rasterio mne monai h5py cv2 openslide matplotlib pandas sklearn scipy".split()
-)
+HEAVY = {"torch", "torchvision", "lightning", "transformers", "timm", "monai"}
+HEAVY |= {"rasterio", "mne", "h5py", "cv2", "openslide", "matplotlib", "pandas", "sklearn", "scipy"}
 
 
 def installed() -> list[Domain]:

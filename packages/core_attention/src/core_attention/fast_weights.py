@@ -124,6 +124,7 @@ def linear_attention(
     k: Float[Tensor, "*lead n key_dim"],
     v: Float[Tensor, "*lead values out"],
     *,
+    weights: Float[Tensor, "*#lead n"] | None = None,
     normalise: tuple[Tensor, Tensor] | None = None,
     causal: bool = False,
     chunk_size: int = 128,
@@ -137,6 +138,7 @@ def linear_attention(
     Args:
         q, k: already mapped to features (and rotated, if the mechanism rotates its numerator only).
         v: values.
+        weights: what each key counts, multiplied in together with the n^−½ so that a large one does not overflow; None: 1.
         normalise: (q′, k′) of the denominator; None leaves the denominator out.
         causal: token i sees the keys j ≤ i; needs as many queries as keys.
         chunk_size: tokens computed at once with `causal`; changes the cost and not the result.
@@ -150,7 +152,7 @@ def linear_attention(
         raise ValueError(f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")
-    k, v = k * n**-0.5, v * n**-0.5
+    k, v = k * (n**-0.5 if weights is None else (weights[..., None] * n**-0.5).to(k.dtype)), v * n**-0.5
     if not causal:
         y = q @ (k.mT @ v)
         return y if normalise is None else y / (normalise[0] @ normalise[1].mean(-2, keepdim=True).mT + eps)

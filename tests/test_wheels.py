@@ -1,0 +1,64 @@
+"""The built wheels install together, alone and with the lowest versions that their metadata allows."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv (pip install uv)")]
+
+
+def uv(*arguments: object) -> str:
+    end = subprocess.run(["uv", *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+    assert end.returncode == 0, end.stderr[-3000:]
+    return end.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("wheels")
+    uv("build", "--all-packages", "--wheel", "--out-dir", folder)
+    found = sorted(folder.glob("*.whl"))
+    assert len(found) == len(list(ROOT.glob("packages/*/pyproject.toml")))
+    return found
+
+
+def scripts(environment: Path) -> Path:
+    return environment / ("Scripts" if sys.platform == "win32" else "bin")
+
+
+def test_one_domain_alone(wheels, tmp_path):
+    """core_runtime without torch: its command starts and says that no domain is installed."""
+    uv("venv", tmp_path / "env", "--python", sys.executable)
+    uv("pip", "install", "--python", tmp_path / "env", *[w for w in wheels if "core_runtime" in w.name])
+    end = subprocess.run([scripts(tmp_path / "env") / "attention-suite", "list"], capture_output=True, text=True)
+    assert end.returncode == 0, end.stderr
+
+
+def test_lowest_direct_versions(wheels, tmp_path):
+    uv("venv", tmp_path / "env", "--python", sys.executable)
+    uv(
+        "pip",
+        "install",
+        "--python",
+        tmp_path / "env",
+        "--resolution",
+        "lowest-direct",
+        *wheels,
+        "pytest",
+        "pytest-xdist",
+        "beartype>=0.20",
+        "transformers>=4.55",
+    )
+    python = scripts(tmp_path / "env") / "python"
+    tests = list(ROOT.glob("packages/*/tests"))
+    end = subprocess.run(
+        [python, "-m", "pytest", *tests, "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "-W", "default"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert end.returncode == 0, end.stdout[-5000:]
