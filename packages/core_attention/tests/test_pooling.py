@@ -5,7 +5,8 @@ import math
 import jaxtyping
 import pytest
 import torch
-from core_attention.pooling import EXCLUDED, attention_pool, gated_scores, pool_rows, row_weights
+
+from core_attention.pooling import EXCLUDED, attention_pool, gated, pool_rows, row_weights
 
 
 def problem(n=37, features=12, dim=9, hidden=6, rows=5, dtype=torch.float64, gated=True, projected=True, seed=0):
@@ -52,7 +53,11 @@ OPTIONS = {
     "exclude": lambda n: {"exclude": strike_top_two},
     "all excluded": lambda n: {"exclude": lambda s: torch.ones_like(s, dtype=torch.bool)},
     "bags": lambda n: {"segments": (torch.arange(n) // 5).clamp(max=4) * 2 + 1, "bags": 12},
-    "bags, mask, exclude": lambda n: {"segments": torch.arange(n) // 7, "mask": torch.arange(n) >= 7, "exclude": strike_top_two},
+    "bags, mask, exclude": lambda n: {
+        "segments": torch.arange(n) // 7,
+        "mask": torch.arange(n) >= 7,
+        "exclude": strike_top_two,
+    },
 }
 
 
@@ -66,7 +71,9 @@ def test_streamed_equals_plain_with_gradients(gated, projected, option, chunk):
     plain = results(parts, chunk=None, **options)
     streamed = results(parts, chunk=chunk, **options)
     for name, expected in plain.items():
-        torch.testing.assert_close(streamed[name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            streamed[name], expected, rtol=1e-10, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_streamed_float32_within_1e_5():
@@ -80,11 +87,17 @@ def test_streamed_float32_within_1e_5():
 
 @pytest.mark.parametrize("gated", [True, False])
 def test_gradcheck(gated):
-    parts = {k: v.requires_grad_() for k, v in problem(n=6, features=3, dim=2, hidden=2, rows=2, gated=gated).items() if v is not None}
+    parts = {
+        k: v.requires_grad_()
+        for k, v in problem(n=6, features=3, dim=2, hidden=2, rows=2, gated=gated).items()
+        if v is not None
+    }
     names = list(parts)
 
     def call(*values):
-        return attention_pool(**dict(zip(names, values, strict=True)), segments=torch.tensor([0, 0, 0, 1, 1, 3]), chunk=2)
+        return attention_pool(
+            **dict(zip(names, values, strict=True)), segments=torch.tensor([0, 0, 0, 1, 1, 3]), chunk=2
+        )
 
     assert torch.autograd.gradcheck(call, tuple(parts.values()))
 
@@ -95,7 +108,8 @@ def test_matches_separate_gates_written_out():
     bv, bu = parts["gate_bias"].chunk(2)
     h = parts["x"]
     scores = (torch.tanh(h @ v.T + bv) * torch.sigmoid(h @ u.T + bu)) @ parts["score_weight"].T + parts["score_bias"]
-    torch.testing.assert_close(gated_scores(h, *(parts[k] for k in ("gate_weight", "gate_bias", "score_weight", "score_bias"))), scores)
+    hidden = gated(h, parts["gate_weight"], parts["gate_bias"])
+    torch.testing.assert_close(hidden @ parts["score_weight"].T + parts["score_bias"], scores)
     out = attention_pool(**parts, chunk=4)
     torch.testing.assert_close(out.scores, scores)
     torch.testing.assert_close(out.pooled[0], torch.softmax(scores, 0).T @ h)
@@ -109,7 +123,9 @@ def test_half_precision_features_accumulate_in_float32(dtype):
     for chunk in (None, 512):
         out = attention_pool(**parts, chunk=chunk)
         assert out.pooled.dtype == torch.float32
-        torch.testing.assert_close(out.pooled.double(), exact.pooled, rtol=1e-5, atol=1e-5)  # as exact as float32 features
+        torch.testing.assert_close(
+            out.pooled.double(), exact.pooled, rtol=1e-5, atol=1e-5
+        )  # as exact as float32 features
         grads = results(parts, chunk=chunk)
         assert grads["x"].dtype == dtype
         assert grads["project_weight"].dtype == torch.float32

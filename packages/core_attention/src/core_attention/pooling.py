@@ -41,16 +41,14 @@ class Pooled(NamedTuple):
     scores: Float[Tensor, "instances rows"] | None
 
 
-def gated_scores(
+def gated(
     h: Float[Tensor, "instances dim"],
     gate_weight: Float[Tensor, "gates dim"],
     gate_bias: Float[Tensor, " gates"] | None,
-    score_weight: Float[Tensor, "rows hidden"],
-    score_bias: Float[Tensor, " rows"] | None,
-) -> Float[Tensor, "instances rows"]:
-    """``(tanh(h Vᵀ + b_V) ⊙ σ(h Uᵀ + b_U)) Wˢᵀ + bˢ`` with ``gate_weight = [V; U]`` stacked, ``gates = 2·hidden``."""
+) -> Float[Tensor, "instances hidden"]:
+    """``tanh(h Vᵀ + b_V) ⊙ σ(h Uᵀ + b_U)`` with ``gate_weight = [V; U]`` stacked, ``gates = 2·hidden``."""
     value, gate = F.linear(h, gate_weight, gate_bias).chunk(2, dim=-1)
-    return F.linear(torch.tanh(value) * torch.sigmoid(gate), score_weight, score_bias)
+    return torch.tanh(value) * torch.sigmoid(gate)
 
 
 def pool_rows(
@@ -139,15 +137,15 @@ def attention_pool(
     return Pooled(pooled, scores if return_scores else None)
 
 
-def _pool_plain(x: Tensor, weights: tuple, lengths: list[int] | None, mask: Tensor | None, exclude: Exclude | None, scored: bool) -> Pooled:
+def _pool_plain(
+    x: Tensor, weights: tuple, lengths: list[int] | None, mask: Tensor | None, exclude: Exclude | None, scored: bool
+) -> Pooled:
     cast = working(x, weights)
     h = x.to(cast.score.dtype)
     if cast.project is not None:
         h = torch.relu(F.linear(h, cast.project))
-    if cast.gate is None:
-        scores = F.linear(h, cast.score, cast.score_bias)
-    else:
-        scores = gated_scores(h, cast.gate, cast.gate_bias, cast.score, cast.score_bias)
+    hidden = h if cast.gate is None else gated(h, cast.gate, cast.gate_bias)
+    scores = F.linear(hidden, cast.score, cast.score_bias)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if mask is not None:
         scores = scores.masked_fill(~mask[:, None], -math.inf)
@@ -168,7 +166,12 @@ def _chunk_rows(x: Tensor, weights: tuple, chunk: int | str | None) -> int | Non
     dim = x.shape[1] if project_weight is None else project_weight.shape[0]
     # float32 read of a half-precision row, h, gates before and after their activations, scores and their softmax
     cast = x.shape[1] if x.dtype.itemsize < 4 else 0
-    width = cast + (0 if project_weight is None else 2 * dim) + (0 if gate_weight is None else 3 * gate_weight.shape[0]) + 3 * score_weight.shape[0]
+    width = (
+        cast
+        + (0 if project_weight is None else 2 * dim)
+        + (0 if gate_weight is None else 3 * gate_weight.shape[0])
+        + 3 * score_weight.shape[0]
+    )
     row_bytes = width * max(x.dtype.itemsize, 4)
     device = "cuda" if x.is_cuda else "cpu"
     bound = KEPT_BYTES[device] if torch.is_grad_enabled() else CHUNK_BYTES[device]
@@ -216,19 +219,49 @@ def _check_shapes(
         raise ValueError(f"x must be floating point, got {x.dtype}")
     dim = x.shape[1]
     if project_weight is not None:
-        need(project_weight.shape[1] == dim, "project_weight must be [dim, features] for x [instances, features]", project_weight, x)
+        need(
+            project_weight.shape[1] == dim,
+            "project_weight must be [dim, features] for x [instances, features]",
+            project_weight,
+            x,
+        )
         dim = project_weight.shape[0]
     if gate_weight is not None:
-        need(gate_weight.shape[1] == dim, f"gate_weight must be [gates, {dim}] for x [instances, features]", gate_weight, x)
-        need(gate_weight.shape[0] == 2 * score_weight.shape[1], "gate_weight must have 2·hidden rows for score_weight [rows, hidden]", gate_weight, score_weight)
+        need(
+            gate_weight.shape[1] == dim,
+            f"gate_weight must be [gates, {dim}] for x [instances, features]",
+            gate_weight,
+            x,
+        )
+        need(
+            gate_weight.shape[0] == 2 * score_weight.shape[1],
+            "gate_weight must have 2·hidden rows for score_weight [rows, hidden]",
+            gate_weight,
+            score_weight,
+        )
     else:
-        need(score_weight.shape[1] == dim, f"score_weight must be [rows, {dim}] for x [instances, features]", score_weight, x)
+        need(
+            score_weight.shape[1] == dim,
+            f"score_weight must be [rows, {dim}] for x [instances, features]",
+            score_weight,
+            x,
+        )
     if gate_bias is not None:
         if gate_weight is None:
             raise ValueError("gate_bias was given without gate_weight")
-        need(gate_bias.shape[0] == gate_weight.shape[0], "gate_bias must have a value for each row of gate_weight", gate_bias, gate_weight)
+        need(
+            gate_bias.shape[0] == gate_weight.shape[0],
+            "gate_bias must have a value for each row of gate_weight",
+            gate_bias,
+            gate_weight,
+        )
     if score_bias is not None:
-        need(score_bias.shape[0] == score_weight.shape[0], "score_bias must have a value for each row of score_weight", score_bias, score_weight)
+        need(
+            score_bias.shape[0] == score_weight.shape[0],
+            "score_bias must have a value for each row of score_weight",
+            score_bias,
+            score_weight,
+        )
     for name, each in (("segments", segments), ("mask", mask)):
         if each is not None:
             need(each.shape == x.shape[:1], f"{name} must have a value for each instance of x", each, x)

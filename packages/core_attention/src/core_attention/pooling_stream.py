@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-EXCLUDED = -1e9  # the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
+EXCLUDED = (
+    -1e9
+)  # the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
 
 
 class Weights(NamedTuple):
@@ -124,7 +126,13 @@ class StreamedPool(torch.autograd.Function):
         x, pooled, top, total, scores, *given = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
             grads = _backward(
-                x, working(x, given), ctx.lengths, ctx.chunk, (pooled, top, total, scores), (d_pooled, d_scores), ctx.needs_input_grad
+                x,
+                working(x, given),
+                ctx.lengths,
+                ctx.chunk,
+                (pooled, top, total, scores),
+                (d_pooled, d_scores),
+                ctx.needs_input_grad,
             )
         dtypes = [x.dtype, *(None if w is None else w.dtype for w in given)]
         return *(g if g is None or d is None else g.to(d) for g, d in zip(grads, dtypes, strict=True)), *[None] * 6
@@ -138,11 +146,19 @@ def working(x: Tensor, given: Sequence[Tensor | None]) -> Weights:
         if weight is not None:
             wide = torch.promote_types(wide, weight.dtype)
     work = x.dtype if x.is_cuda and x.dtype.itemsize == 2 else wide
-    return Weights(*(None if weight is None else weight.to(work) for weight in given))
+    cast = [None if weight is None else weight.to(work) for weight in given]
+    return Weights(*cast)  # pyright: ignore[reportArgumentType]  (score is never None)
 
 
 def _forward(
-    x: Tensor, weights: Weights, lengths: list[int], mask: Tensor | None, exclude: Any, chunk: int, use_triton: bool, keep: bool
+    x: Tensor,
+    weights: Weights,
+    lengths: list[int],
+    mask: Tensor | None,
+    exclude: Any,
+    chunk: int,
+    use_triton: bool,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if use_triton:
         from core_attention.kernels import pooling as kernels
@@ -192,7 +208,10 @@ def _backward(
     d_scores = upstream[1]
     delta = (d_pooled * pooled).sum(-1)
     work = weights.score.dtype
-    grads = [None if w is None or not need else torch.zeros_like(w, dtype=pooled.dtype) for w, need in zip(weights, needs[1:6], strict=True)]
+    grads = [
+        None if w is None or not need else torch.zeros_like(w, dtype=pooled.dtype)
+        for w, need in zip(weights, needs[1:6], strict=True)
+    ]
     d_project, d_gate, d_gate_bias, d_score, d_score_bias = grads
     d_x = torch.empty_like(x) if needs[0] else None
     for at, inside in stretches(lengths, chunk):
@@ -231,4 +250,3 @@ def _backward(
         if d_x is not None:
             d_x[at] = d_h.to(d_x.dtype)
     return [d_x, *grads]
-

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from core_attention.pooling import attention_pool
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from core_attention.pooling import attention_pool
 
 # Feature width F → inner width L of the published encoders; a new encoder takes F / 2.
 INNER_WIDTH = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
@@ -56,7 +57,9 @@ class ACMILConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.top_k < 0 or not 0 <= self.mask_drop <= 1 or not 0 <= (self.dropout or 0) < 1:
-            raise ValueError(f"top_k ≥ 0, mask_drop in [0, 1] and dropout in [0, 1): got {self.top_k}, {self.mask_drop}, {self.dropout}")
+            raise ValueError(
+                f"top_k ≥ 0, mask_drop in [0, 1] and dropout in [0, 1): got {self.top_k}, {self.mask_drop}, {self.dropout}"
+            )
         if self.width is not None and self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
 
@@ -81,7 +84,10 @@ class MILOutput(NamedTuple):
 
 
 def stkim_mask(
-    scores: Float[Tensor, "instances rows"], top_k: int, drop: float, uniforms: Float[Tensor, "rows top_k"] | None = None
+    scores: Float[Tensor, "instances rows"],
+    top_k: int,
+    drop: float,
+    uniforms: Float[Tensor, "rows top_k"] | None = None,
 ) -> Bool[Tensor, "instances rows"]:
     """Stochastic top-K instance masking (section 3.3): True for exactly ⌊min(K, N)·p⌋ of the K highest scores of every row.
 
@@ -104,18 +110,18 @@ def stkim_mask(
 class _Pooling(nn.Module):
     """What the models share: the projection, the call of `attention_pool`, and the classifiers."""
 
-    rows: int
-
-    def __init__(self, config: ACMILConfig, branches: int) -> None:
+    def __init__(self, config: ACMILConfig) -> None:
         super().__init__()
         self.config = config
         self.project = _linear(config.inner, config.n_features)
-        self.branch_weight = _linear(branches, config.n_class, config.inner)
-        self.branch_bias = _bias(branches, config.n_class, fan_in=config.inner)
+        self.branch_weight = _linear(config.branches, config.n_class, config.inner)
+        self.branch_bias = _bias(config.branches, config.n_class, fan_in=config.inner)
         self.slide_weight = _linear(config.n_class, config.inner)
         self.slide_bias = _bias(config.n_class, fan_in=config.inner)
 
-    def pool(self, features: Tensor, score_weight: Tensor, score_bias: Tensor | None, calls: dict[str, Any], **gate: Tensor) -> Any:
+    def pool(
+        self, features: Tensor, score_weight: Tensor, score_bias: Tensor | None, calls: dict[str, Any], **gate: Tensor
+    ) -> tuple[Tensor, Tensor]:
         if features.ndim == 3 and features.shape[0] == 1:
             features = features[0]
         if features.ndim != 2 or features.shape[1] != self.config.n_features:
@@ -126,7 +132,11 @@ class _Pooling(nn.Module):
         exclude = None
         if self.training and self.config.top_k and self.config.mask_drop:
             exclude = partial(self._strike, segments=calls.get("segments"), uniforms=uniforms)
-        return attention_pool(features, score_weight, score_bias, project_weight=self.project, exclude=exclude, **gate, **calls)
+        pooled, scores = attention_pool(
+            features, score_weight, score_bias, project_weight=self.project, exclude=exclude, **gate, **calls
+        )
+        assert scores is not None
+        return pooled, scores
 
     def _strike(self, scores: Tensor, segments: Tensor | None, uniforms: Tensor | None) -> Tensor:
         lengths = [len(scores)] if segments is None else torch.bincount(segments).tolist()
@@ -147,7 +157,7 @@ class ACMIL_GA(_Pooling):
     """
 
     def __init__(self, config: ACMILConfig) -> None:
-        super().__init__(config, config.branches)
+        super().__init__(config)
         self.gate_weight = _linear(2 * config.hidden, config.inner)  # V above U
         self.gate_bias = _bias(2 * config.hidden, fan_in=config.inner)
         self.score_weight = _linear(config.branches, config.hidden)
@@ -175,10 +185,9 @@ class ACMIL_GA(_Pooling):
         gate = {"gate_weight": self.gate_weight, "gate_bias": self.gate_bias}
         calls = {"segments": segments, "bags": bags, "mask": mask, "uniforms": uniforms}
         pooled, scores = self.pool(features, self.score_weight, self.score_bias, calls, **gate)
-        slide, branches = self.classify(
-            F.dropout(pooled, self.config.dropout or 0.0, self.training), F.dropout(pooled.mean(1), self.config.dropout or 0.0, self.training)
-        )
-        return MILOutput(slide, branches, scores.T[None], pooled.mean(1))
+        slide, rate = pooled.mean(1), self.config.dropout or 0.0
+        logits = self.classify(F.dropout(pooled, rate, self.training), F.dropout(slide, rate, self.training))
+        return MILOutput(*logits, scores.T[None], slide)
 
 
 class ACMIL_MHA(_Pooling):
@@ -190,14 +199,15 @@ class ACMIL_MHA(_Pooling):
     """
 
     def __init__(self, config: ACMILConfig) -> None:
-        super().__init__(config, config.branches)
+        super().__init__(config)
         m, width = config.branches, config.inner
         if width % config.heads:
             raise ValueError(f"the inner width must be divisible by the heads: got {width} and {config.heads}")
         self.query = nn.Parameter(torch.randn(m, width) * 1e-6)
-        for name in ("query", "key", "value", "out"):
-            self.register_parameter(f"{name}_weight", _linear(m, width, width))
-            self.register_parameter(f"{name}_bias", _bias(m, width, fan_in=width))
+        self.query_weight, self.query_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
+        self.key_weight, self.key_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
+        self.value_weight, self.value_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
+        self.out_weight, self.out_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(m, width)), nn.Parameter(torch.zeros(m, width))
         self.slide_value_weight, self.slide_value_bias = _linear(width, width), _bias(width, fan_in=width)
         self.slide_out_weight, self.slide_out_bias = _linear(width, width), _bias(width, fan_in=width)
@@ -247,7 +257,10 @@ class MeanMIL(nn.Module):
         super().__init__()
         self.config = config
         self.project = _linear(config.inner, config.n_features)
-        self.slide_weight, self.slide_bias = _linear(config.n_class, config.inner), _bias(config.n_class, fan_in=config.inner)
+        self.slide_weight, self.slide_bias = (
+            _linear(config.n_class, config.inner),
+            _bias(config.n_class, fan_in=config.inner),
+        )
 
     def forward(
         self,
@@ -261,6 +274,7 @@ class MeanMIL(nn.Module):
         flat = self.project.new_zeros(1, self.config.inner)
         x = features.flatten(0, -2) if features.ndim == 3 and features.shape[0] == 1 else features
         pooled, scores = attention_pool(x, flat, project_weight=self.project, segments=segments, bags=bags, mask=mask)
+        assert scores is not None
         logits = F.linear(pooled[:, 0], self.slide_weight, self.slide_bias)
         return MILOutput(logits, logits[:, None], scores.T[None], pooled[:, 0])
 

@@ -66,7 +66,7 @@ def acmil_loss(
         lengths: instances of each bag where several are packed.
     """
     weights = weights or LossWeights()
-    bags, branches, classes = output.branch_logits.shape
+    _, branches, classes = output.branch_logits.shape
     slide = F.cross_entropy(output.slide_logits, labels)
     zero = slide.new_zeros(())
     branch = zero

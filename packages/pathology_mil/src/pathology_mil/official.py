@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from core_attention.systems import Component, Config, StateDict, System
 from torch import Tensor, nn
 
+from core_attention.systems import Component, Config, StateDict, System
 from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MILOutput
 from pathology_mil.losses import acmil_loss
+from pathology_mil.official_slides import components as slide_components
 
 _PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj", "norm": "layer_norm"}
 
@@ -70,7 +71,9 @@ def convert_mha(official: StateDict, config: Config) -> StateDict:
     ours = _classifiers(official, branches) | {"query": official.pop("q")[0]}
     for name, part in _PARTS.items():
         for kind in ("weight", "bias"):
-            ours[f"{name}_{kind}"] = torch.stack([official.pop(f"sub_attention.{m}.{part}.{kind}") for m in range(branches)])
+            ours[f"{name}_{kind}"] = torch.stack(
+                [official.pop(f"sub_attention.{m}.{part}.{kind}") for m in range(branches)]
+            )
             if name not in ("query", "key"):
                 ours[f"slide_{name}_{kind}"] = official.pop(f"bag_attention.{part}.{kind}")
     return ours
@@ -78,7 +81,10 @@ def convert_mha(official: StateDict, config: Config) -> StateDict:
 
 def run(module: nn.Module, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     """Logits, scores, slide embedding and losses of one bag under the official names."""
-    given = [inputs[key] for key in sorted((k for k in inputs if k.startswith("stkim_uniform_")), key=lambda k: int(k.rsplit("_", 1)[1]))]
+    given = [
+        inputs[key]
+        for key in sorted((k for k in inputs if k.startswith("stkim_uniform_")), key=lambda k: int(k.rsplit("_", 1)[1]))
+    ]
     output: MILOutput = module(inputs["features"], uniforms=torch.cat(given)[None] if given else None)
     result = {
         "bag_logits": output.slide_logits,
@@ -100,8 +106,12 @@ def run(module: nn.Module, inputs: dict[str, Any], *, config: Config, mode: str)
 
 # A constant added to every score of a row leaves its softmax as it was: these biases have a true gradient of zero through the losses.
 _COMPONENTS = {
-    "ACMIL_GA": Component(run=run, build=lambda config: ACMIL_GA(model_config(config)), convert=convert_ga, unused=("score_bias",)),
-    "ACMIL_MHA": Component(run=run, build=lambda config: ACMIL_MHA(model_config(config)), convert=convert_mha, unused=("key_bias",)),
+    "ACMIL_GA": Component(
+        run=run, build=lambda config: ACMIL_GA(model_config(config)), convert=convert_ga, unused=("score_bias",)
+    ),
+    "ACMIL_MHA": Component(
+        run=run, build=lambda config: ACMIL_MHA(model_config(config)), convert=convert_mha, unused=("key_bias",)
+    ),
 }
 
-system = System("acmil", _COMPONENTS)
+system = System("acmil", _COMPONENTS | slide_components)

@@ -5,6 +5,9 @@ stretch into pieces, each with its own maximum, sum and weighted sum, and merges
 Forward only: backward recomputes in torch (three matrix products a chunk, where a fused kernel has little to win).
 """
 
+# pyright: reportArgumentType=false
+# (a launcher passes plain numbers where the kernel's signature says tl.constexpr)
+
 import torch
 import triton
 import triton.language as tl
@@ -17,7 +20,7 @@ PIECE = 2048  # instances a program sums
 
 def unusable(x: Tensor) -> str:
     """Why the kernels cannot take x; empty if they can."""
-    if not (x.is_cuda or triton.knobs.runtime.interpret):
+    if not (x.is_cuda or triton.knobs.runtime.interpret):  # pyright: ignore[reportAttributeAccessIssue]
         return f"Triton kernels need a CUDA tensor, x is on {x.device.type}"
     if x.dtype == torch.float64:
         return "Triton kernels run in float32, float16 and bfloat16, x is float64"
@@ -39,21 +42,29 @@ def _score_kernel(
             opens = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
             for k in range(0, dim, BLOCK_K):
                 in_k = k + at_k < dim
-                tile = tl.load(h + at_n[:, None] * dim + k + at_k[None, :], mask=(at_n < n)[:, None] & in_k[None, :], other=0.0)
+                tile = tl.load(
+                    h + at_n[:, None] * dim + k + at_k[None, :], mask=(at_n < n)[:, None] & in_k[None, :], other=0.0
+                )
                 place = (d + at_d)[None, :] * dim + (k + at_k)[:, None]
                 inside = in_k[:, None] & in_d[None, :]
                 value = tl.dot(tile, tl.load(gate + place, mask=inside, other=0.0), value, input_precision="ieee")
-                opens = tl.dot(tile, tl.load(gate + hidden * dim + place, mask=inside, other=0.0), opens, input_precision="ieee")
+                opens = tl.dot(
+                    tile, tl.load(gate + hidden * dim + place, mask=inside, other=0.0), opens, input_precision="ieee"
+                )
             value += tl.load(gate_bias + d + at_d, mask=in_d, other=0.0).to(tl.float32)[None, :]
             opens += tl.load(gate_bias + hidden + d + at_d, mask=in_d, other=0.0).to(tl.float32)[None, :]
             gated = (2.0 * tl.sigmoid(2.0 * value) - 1.0) * tl.sigmoid(opens)  # tanh v = 2 σ(2v) − 1
             place = at_r[None, :] * hidden + (d + at_d)[:, None]
-            weight = tl.load(score_weight + place, mask=(at_r < rows)[None, :] & in_d[:, None], other=0.0).to(tl.float32)
+            weight = tl.load(score_weight + place, mask=(at_r < rows)[None, :] & in_d[:, None], other=0.0).to(
+                tl.float32
+            )
             scores = tl.dot(gated, weight, scores, input_precision="ieee")
     else:
         for k in range(0, dim, BLOCK_K):
             in_k = k + at_k < dim
-            tile = tl.load(h + at_n[:, None] * dim + k + at_k[None, :], mask=(at_n < n)[:, None] & in_k[None, :], other=0.0)
+            tile = tl.load(
+                h + at_n[:, None] * dim + k + at_k[None, :], mask=(at_n < n)[:, None] & in_k[None, :], other=0.0
+            )
             place = at_r[None, :] * dim + (k + at_k)[:, None]
             weight = tl.load(score_weight + place, mask=(at_r < rows)[None, :] & in_k[:, None], other=0.0)
             scores = tl.dot(tile, weight, scores, input_precision="ieee")
@@ -76,7 +87,9 @@ def _part_kernel(
     for start in range(0, PIECE, BLOCK_N):
         at_n = piece * PIECE + start + tl.arange(0, BLOCK_N)
         in_n = at_n < n
-        s = tl.load(scores + at_n[None, :] * rows + at_r[:, None], mask=in_r[:, None] & in_n[None, :], other=float("-inf"))
+        s = tl.load(
+            scores + at_n[None, :] * rows + at_r[:, None], mask=in_r[:, None] & in_n[None, :], other=float("-inf")
+        )
         new = tl.maximum(running, tl.max(s, 1))
         base = tl.where(new == float("-inf"), 0.0, new)
         weight = tl.exp(s - base[:, None])
@@ -130,7 +143,9 @@ def part(scores: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     acc = scores.new_empty(pieces, rows, dim)
     block_c, block_r = min(128, max(16, triton.next_power_of_2(dim))), min(64, max(16, triton.next_power_of_2(rows)))
     grid = (pieces, triton.cdiv(dim, block_c), triton.cdiv(rows, block_r))
-    _part_kernel[grid](scores, h, top, total, acc, n, dim, rows, PIECE=PIECE, BLOCK_N=32, BLOCK_C=block_c, BLOCK_R=block_r)
+    _part_kernel[grid](
+        scores, h, top, total, acc, n, dim, rows, PIECE=PIECE, BLOCK_N=32, BLOCK_C=block_c, BLOCK_R=block_r
+    )
     whole = top.amax(dim=0)
     share = torch.exp(top - whole.masked_fill(whole == float("-inf"), 0.0))
     return whole, (total * share).sum(0), (acc * share[..., None]).sum(0)
