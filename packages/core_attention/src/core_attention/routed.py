@@ -1,0 +1,212 @@
+"""Routed attention: each query block names the key blocks it may see; exact softmax over their union.
+
+Three ways to say what a query sees, one routine:
+
+- `RouteIndex`: a list of key blocks for each query block (bi-level routing, landmark retrieval, top-k blocks);
+- `RouteMask`: a boolean (query block, key block) map (mixture of blocks by threshold);
+- `RouteThreshold`: a score for each key and a limit for each query (dynamic masks).
+
+`routed_attention` builds neither a queries × keys array nor copies of the keys for each route;
+`routed_attention_reference` builds the array and is the definition that the others are tested against. Parts computed
+apart are joined by `merge_attention`.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from core_attention.routed_tiles import routed_tiles
+from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold, check_routes, dense_mask
+
+__all__ = [
+    "RouteIndex",
+    "RouteMask",
+    "RouteThreshold",
+    "Routes",
+    "dense_mask",
+    "merge_attention",
+    "routed_attention",
+    "routed_attention_reference",
+]
+
+Backend = Literal["auto", "tiles", "reference"]
+
+
+@overload
+def routed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routes: Routes,
+    *,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def routed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routes: Routes,
+    *,
+    causal: bool = False,
+    key_mask: Tensor | None = None,
+    key_bias: Tensor | None = None,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def routed_attention(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch kv_heads keys dim"],
+    v: Float[Tensor, "batch kv_heads keys value_dim"],
+    routes: Routes,
+    *,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "batch keys"] | None = None,
+    key_bias: Float[Tensor, "bias_batch bias_heads keys"] | None = None,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """softmax over the union of the chosen keys: ``o_i = Σ_{j∈U(i)} exp(scale·q_i·k_j + bias_j − lse_i) v_j``.
+
+    A query that sees no key gives 0 (and lse −inf). A not-a-number in a query stays in its own row. The choice itself
+    carries no gradient.
+
+    Args:
+        q: queries; `heads` is a multiple of `kv_heads` (grouped queries; keys are never repeated).
+        k: keys.
+        v: values.
+        routes: what each query block may see.
+        causal: query i sees keys up to ``keys − queries + i`` (aligned at the end, as with a cache).
+        key_mask: True where a key is real, False where it is padding.
+        key_bias: added to the scaled scores, differentiable; batch is 1 or `batch`, heads 1 or `kv_heads`.
+        scale: of the scores, default ``dim ** -0.5``.
+        backend: "tiles" (torch, any device), "reference" (dense definition) or "auto".
+        return_lse: also return each row's log-sum-exp (float32; float64 for float64), with gradient, so that parts
+            can be joined by `merge_attention`.
+
+    Raises:
+        ValueError: shapes that do not fit one another, or an unknown backend.
+    """
+    _check(q, k, v, routes, key_mask, key_bias)
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    if torch.is_autocast_enabled(q.device.type):
+        q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
+    if backend == "reference":
+        out, lse = routed_attention_reference(
+            q, k, v, routes, causal=causal, key_mask=key_mask, key_bias=key_bias, scale=factor
+        )
+    elif backend in ("auto", "tiles"):
+        if key_bias is not None:
+            q, k = _fold_bias(q, k, key_bias, factor)
+        if isinstance(routes, RouteThreshold):
+            tie = [] if routes.tie is None else [routes.tie]
+            tensors, sizes = [routes.score.detach(), routes.threshold.detach(), *tie], (0, 0)
+        else:
+            tensors = [routes.mask if isinstance(routes, RouteMask) else routes.index]
+            sizes = (routes.query_block, routes.key_block)
+        out, lse = routed_tiles(q, k, v, tensors, key_mask, *sizes, causal, factor)
+    else:
+        raise ValueError(f"unknown backend {backend!r}: one of auto, tiles, reference")
+    return (out, lse) if return_lse else out
+
+
+def routed_attention_reference(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch kv_heads keys dim"],
+    v: Float[Tensor, "batch kv_heads keys value_dim"],
+    routes: Routes,
+    *,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "batch keys"] | None = None,
+    key_bias: Float[Tensor, "bias_batch bias_heads keys"] | None = None,
+    scale: float | None = None,
+) -> tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]:
+    """The definition of `routed_attention`, dense, in at least float32: output and log-sum-exp."""
+    wide = torch.promote_types(q.dtype, torch.float32)
+    heads = q.shape[1]
+
+    def spread(t: Tensor) -> Tensor:
+        return t.repeat_interleave(heads // t.shape[1], 1) if t.shape[1] not in (1, heads) else t
+
+    scores = q.to(wide) @ spread(k).to(wide).transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if key_bias is not None:
+        scores = scores + spread(key_bias).to(wide)[:, :, None, :]
+    mask = spread(dense_mask(routes, q.shape[2], k.shape[2], causal=causal, key_mask=key_mask))
+    scores = scores.masked_fill(~mask, -torch.inf)
+    lse = scores.logsumexp(-1) if k.shape[2] else scores.new_full(q.shape[:3], -torch.inf)
+    # a row that sees nothing has weights 0 and no gradient
+    nothing = ~mask.any(-1).expand(lse.shape)
+    weights = (scores - lse.masked_fill(nothing, 0)[..., None]).exp()
+    return (weights @ spread(v).to(wide)).to(q.dtype), lse
+
+
+def merge_attention(
+    parts: Sequence[tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries"]]],
+) -> tuple[Float[Tensor, "batch heads queries dim"], Float[Tensor, "batch heads queries"]]:
+    """One attention from parts over disjoint keys: ``lse = log Σ exp(lse_p)``, ``o = Σ exp(lse_p − lse) o_p``.
+
+    Args:
+        parts: (output, log-sum-exp) of each part, as `routed_attention(..., return_lse=True)` gives them.
+
+    Raises:
+        ValueError: no part.
+    """
+    if not parts:
+        raise ValueError("nothing to merge: no part was given")
+    lses = torch.stack([lse for _, lse in parts])
+    top = lses.detach().amax(0)
+    top = top.masked_fill(top == -torch.inf, 0)
+    shares = (lses - top).exp()
+    total = shares.sum(0)
+    lse = total.log() + top
+    weights = shares / total.masked_fill(total == 0, 1)
+    out = sum(o * w[..., None].to(o.dtype) for (o, _), w in zip(parts, weights, strict=True))
+    return out, lse  # type: ignore[return-value]
+
+
+def _fold_bias(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """A bias of keys as extra channels: the query holds 1, the key bias/scale; in half precision as a sum of two parts."""
+    bias = (bias / scale).expand(k.shape[:3])
+    if torch.finfo(k.dtype).bits < 32:
+        coarse = bias.detach().to(k.dtype)
+        parts = [coarse, (bias - coarse).to(k.dtype)]
+    else:
+        parts = [bias.to(k.dtype)]
+    return F.pad(q, (0, len(parts)), value=1.0), torch.cat([k, torch.stack(parts, -1)], -1)
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, routes: Routes, key_mask: Tensor | None, key_bias: Tensor | None) -> None:
+    shapes = f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
+    if not (q.ndim == k.ndim == v.ndim == 4):
+        raise ValueError(f"expected four axes (batch, heads, length, dim): {shapes}")
+    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"batch, key heads, keys and dim must agree: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"the number of query heads must be a multiple of the key heads: {shapes}")
+    if not q.shape[3] or not v.shape[3]:
+        raise ValueError(f"an empty dim cannot be attended: {shapes}")
+    if not (q.dtype == k.dtype == v.dtype) and not torch.is_autocast_enabled(q.device.type):
+        raise ValueError(f"dtypes must agree: queries {q.dtype}, keys {k.dtype}, values {v.dtype}")
+    if not q.is_floating_point():
+        raise ValueError(f"queries, keys and values must be floating point, got {q.dtype}")
+    if key_mask is not None and tuple(key_mask.shape) != (k.shape[0], k.shape[2]):
+        raise ValueError(f"key mask {tuple(key_mask.shape)} must be (batch, keys) for {shapes}")
+    if key_bias is not None and (
+        key_bias.ndim != 3
+        or key_bias.shape[0] not in (1, k.shape[0])
+        or key_bias.shape[1] not in (1, k.shape[1])
+        or key_bias.shape[2] != k.shape[2]
+    ):
+        raise ValueError(f"key bias {tuple(key_bias.shape)} must be (1 or batch, 1 or key heads, keys) for {shapes}")
+    check_routes(routes, q, k)

@@ -1,0 +1,208 @@
+"""Routed attention in plain torch, tile by tile: the path of the CPU.
+
+`routed_plan` cuts the work into dense tiles; only one tile's keys and scores exist at a time. The backward pass walks the
+same plan again. Both are opaque operators, so that `torch.compile` does not look inside.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core_attention.attention_tile import tile_backward, tile_forward
+from core_attention.routed_plan import Tile, plan, problem
+from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold, blocks
+
+BIASED = 1 << 21  # elements of a tile's additive mask
+
+
+def _routes(tensors: Sequence[Tensor], query_block: int, key_block: int) -> Routes:
+    """The routes that the operators carry as plain tensors: blocks of 0 mean a threshold."""
+    if query_block == 0:
+        return RouteThreshold(*tensors)
+    if tensors[0].dtype == torch.bool:
+        return RouteMask(tensors[0], query_block, key_block)
+    return RouteIndex(tensors[0], query_block, key_block)
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    """(batch, heads, length, dim) → (batch, heads, blocks, size, dim), padded only where the last block is short."""
+    count = blocks(x.shape[2], size)
+    if count * size != x.shape[2]:
+        x = F.pad(x, (0, 0, 0, count * size - x.shape[2]))
+    return x.contiguous().view(*x.shape[:2], count, size, x.shape[3])
+
+
+def _take(x: Tensor, ids: Tensor | None, units: int) -> Tensor:
+    """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim)."""
+    if ids is None:
+        return x.flatten(1, 2).expand(units, -1, -1, -1)
+    picked = x.index_select(1, ids.flatten().clamp(min=0))  # an empty slot is masked later
+    return picked.view(x.shape[0], units, ids.shape[1] * x.shape[2], *x.shape[3:]).transpose(0, 1)
+
+
+def _put(x: Tensor, ids: Tensor, value: Tensor, *, add: bool) -> None:
+    """The reverse of `_take`, in place: value (units, heads, n·size, …) into x (heads, blocks, size, …)."""
+    value = value.transpose(0, 1).reshape(x.shape[0], ids.numel(), *x.shape[2:]).to(x.dtype)
+    if add:
+        x.index_add_(1, ids.flatten(), value)
+    else:
+        x.index_copy_(1, ids.flatten(), value)
+
+
+def _spread(x: Tensor, heads: slice) -> Tensor:
+    """One key head for a group of query heads, without a copy."""
+    return x if x.shape[1] == heads.stop - heads.start else x.expand(-1, heads.stop - heads.start, -1, -1)
+
+
+def _slabs(tile: Tile, rows: int, keys: int) -> Iterator[tuple[int, int]]:
+    step = rows if tile.seen is None else max(1, BIASED // (tile.rows.shape[0] * keys))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
+
+
+@torch.library.custom_op("core_attention::routed_tiles", mutates_args=())
+def routed_tiles(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    routes: Sequence[Tensor],
+    key_mask: Tensor | None,
+    query_block: int,
+    key_block: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (batch, heads, queries, value dim) and log-sum-exp (batch, heads, queries)."""
+    route = _routes(routes, query_block, key_block)
+    sizes = problem(q, k, v, route, causal, key_mask)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
+        return v.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], -torch.inf, dtype=wide)
+    tiles, merging = plan(sizes, route)
+    qs, ks, vs = _cut(q, sizes.query_block), _cut(k, sizes.key_block), _cut(v, sizes.key_block)
+    out = torch.zeros(*qs.shape[:4], v.shape[3], dtype=wide if merging else q.dtype)
+    lse = torch.full(qs.shape[:4], -torch.inf, dtype=wide)
+    for tile in tiles:
+        units = tile.rows.shape[0]
+        query = _take(qs[tile.batch, tile.heads], tile.rows, units)
+        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        parts = [
+            tile_forward(query[:, :, a:b], key, value, tile.seen and tile.seen(a, b), scale)
+            for a, b in _slabs(tile, query.shape[2], key.shape[2])
+        ]
+        o, l = parts[0] if len(parts) == 1 else (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        if merging:
+            before = _take(lse[tile.batch, tile.heads], tile.rows, units)
+            after = torch.logaddexp(before, l)
+            safe = after.masked_fill(after == -torch.inf, 0)
+            kept = _take(out[tile.batch, tile.heads], tile.rows, units)
+            o = kept * (before - safe).exp()[..., None] + o * (l - safe).exp()[..., None]
+            l = after
+        _put(out[tile.batch, tile.heads], tile.rows, o, add=False)
+        _put(lse[tile.batch, tile.heads], tile.rows, l, add=False)
+    return out.flatten(2, 3)[:, :, : q.shape[2]].to(q.dtype).contiguous(), lse.flatten(2, 3)[
+        :, :, : q.shape[2]
+    ].contiguous()
+
+
+@routed_tiles.register_fake
+def _(q, k, v, routes, key_mask, query_block, key_block, causal, scale):
+    return q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(
+        q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)
+    )
+
+
+@torch.library.custom_op("core_attention::routed_tiles_backward", mutates_args=())
+def routed_tiles_backward(
+    grad: Tensor,
+    grad_lse: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    routes: Sequence[Tensor],
+    key_mask: Tensor | None,
+    query_block: int,
+    key_block: int,
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    route = _routes(routes, query_block, key_block)
+    sizes = problem(q, k, v, route, causal, key_mask)
+    dims = q.shape[3], v.shape[3]
+    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
+        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    if grad_lse is not None:
+        # ds = p (dp − grad·out + grad_lse): a value channel that is 0, whose "output" is −grad_lse and whose gradient is 1
+        v, grad = F.pad(v, (0, 1)), F.pad(grad, (0, 1), value=1.0)
+        out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], -1)
+    tiles, merging = plan(sizes, route)
+    qs, outs, grads = (_cut(t, sizes.query_block) for t in (q, out, grad))
+    lses = _cut(lse[..., None], sizes.query_block)[..., 0]
+    ks, vs = _cut(k, sizes.key_block), _cut(v, sizes.key_block)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    dq = torch.zeros_like(qs, dtype=wide if merging else q.dtype)
+    dk, dv = torch.zeros_like(ks, dtype=wide), torch.zeros_like(vs, dtype=wide)
+    for tile in tiles:
+        units = tile.rows.shape[0]
+        query, o, g, l = (_take(t[tile.batch, tile.heads], tile.rows, units) for t in (qs, outs, grads, lses))
+        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        shares = [
+            tile_backward(
+                g[:, :, a:b],
+                query[:, :, a:b],
+                key,
+                value,
+                o[:, :, a:b],
+                l[:, :, a:b],
+                tile.seen and tile.seen(a, b),
+                scale,
+            )
+            for a, b in _slabs(tile, query.shape[2], key.shape[2])
+        ]
+        _put(dq[tile.batch, tile.heads], tile.rows, torch.cat([share[0] for share in shares], 2), add=merging)
+        for total, part in ((dk, 1), (dv, 2)):
+            share = functools.reduce(torch.add, [s[part] for s in shares])
+            if share.shape[1] != tile.kv_heads.stop - tile.kv_heads.start:
+                share = share.sum(1, keepdim=True)
+            if tile.cols is None:
+                total[tile.batch, tile.kv_heads] += share.sum(0).view_as(total[tile.batch, tile.kv_heads])
+            else:
+                _put(total[tile.batch, tile.kv_heads], tile.cols.clamp(min=0), share, add=True)
+
+    def whole(t: Tensor, like: Tensor, dim: int) -> Tensor:
+        return t.flatten(2, 3)[:, :, : like.shape[2], :dim].to(like.dtype).contiguous()
+
+    return whole(dq, q, dims[0]), whole(dk, k, dims[0]), whole(dv, v, dims[1])
+
+
+@routed_tiles_backward.register_fake
+def _(grad, grad_lse, q, k, v, *rest):
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+def _setup(ctx, inputs, output):
+    q, k, v, routes, key_mask, *ctx.numbers = inputs
+    ctx.has_mask = key_mask is not None
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, *output, *routes, *([key_mask] if ctx.has_mask else []))
+
+
+def _backward(ctx, grad, grad_lse):
+    q, k, v, out, lse, *rest = ctx.saved_tensors
+    key_mask = rest.pop() if ctx.has_mask else None
+    if grad is None and grad_lse is None:
+        return (None,) * 9
+    grad = torch.zeros_like(out) if grad is None else grad
+    grads = routed_tiles_backward(grad, grad_lse, q, k, v, out, lse, rest, key_mask, *ctx.numbers)
+    return *grads, [None] * len(rest), None, None, None, None, None
+
+
+routed_tiles.register_autograd(_backward, setup_context=_setup)
