@@ -1,26 +1,46 @@
-"""Rotary position embedding in the half-split form of Llama, Qwen and GPT-NeoX."""
+"""Rotary position embedding (Su et al. 2021, RoFormer, eq. 34) in the two published pairings of channels.
+
+``"half"`` pairs channel m with m + width/2 (LLaMA, Qwen, GPT-NeoX, Doge); ``"interleaved"`` pairs neighbours 2m and 2m + 1 (RoFormer, GPT-J).
+"""
+
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
+Pairing = Literal["half", "interleaved"]
 
-def rotary_half(
-    t: Float[Tensor, "batch heads length width"], positions: Int[Tensor, " length"], theta: float = 10000.0
-) -> Float[Tensor, "batch heads length width"]:
-    """Turns channel pairs (m, m + width/2) by the angle ``position · theta^(−2m/width)`` (Su et al. 2021; half-split pairing).
 
-    Angles are computed in float32 (float64 for float64 tensors) whatever the dtype of `t`.
+def rotary_angles(
+    positions: Shaped[Tensor, "*lead length"], width: int, theta: float = 10000.0, dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*lead length pairs"]:
+    """Angles ``position · theta^(−2m/width)``, m = 0 … width/2 − 1, in float32 at least.
 
     Raises:
         ValueError: `width` is odd.
     """
-    width = t.shape[-1]
     if width % 2:
         raise ValueError(f"rotary channels come in pairs, got width {width}")
-    wide = torch.promote_types(t.dtype, torch.float32)
-    frequency = theta ** (-torch.arange(0, width, 2, device=t.device, dtype=wide) / width)
-    angle = positions.to(wide)[:, None] * frequency
-    sin, cos = angle.sin().to(t.dtype), angle.cos().to(t.dtype)
-    a, b = t.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    wide = torch.promote_types(dtype, torch.float32)
+    frequency = theta ** (-torch.arange(0, width, 2, device=positions.device, dtype=wide) / width)
+    return positions.to(wide)[..., None] * frequency
+
+
+def rotate(
+    t: Float[Tensor, "*lead length width"], angles: Float[Tensor, "*angle_lead length pairs"], pairing: Pairing = "half"
+) -> Float[Tensor, "*lead length width"]:
+    """Turns each pair of channels by its angle; `angles` broadcasts against the leading axes of `t`."""
+    sin, cos = angles.sin().to(t.dtype), angles.cos().to(t.dtype)
+    if pairing == "half":
+        a, b = t.chunk(2, -1)
+        return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+    a, b = t[..., 0::2], t[..., 1::2]
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], -1).flatten(-2)
+
+
+def rotary_half(
+    t: Float[Tensor, "batch heads length width"], positions: Shaped[Tensor, " length"], theta: float = 10000.0
+) -> Float[Tensor, "batch heads length width"]:
+    """`rotate` in half-split pairing at `positions`."""
+    return rotate(t, rotary_angles(positions, t.shape[-1], theta, t.dtype))
