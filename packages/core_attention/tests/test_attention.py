@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from core_attention.attention import attention
+from core_attention.backends import pieces
 from core_attention.masks import (
     Additive,
     Blocks,
@@ -56,7 +57,8 @@ def masks(queries=13, keys=15, heads=4):
         "additive": Additive(torch.randn(heads, queries, keys, generator=g)),
         "additive, a key": Additive(torch.randn(2, 1, 1, keys, generator=g)),
         "factorised": Factorised(
-            torch.randn(2, heads, queries, 3, generator=g), torch.randn(1, heads, queries, 5, generator=g)
+            torch.randn(2, heads, queries, 3, generator=g, dtype=torch.float64),
+            torch.randn(1, heads, queries, 5, generator=g, dtype=torch.float64),
         ),
         "causal & lengths": Causal() & KeyLengths(torch.tensor([4, 9])),
         "causal & segments": Causal() & segments,
@@ -100,20 +102,141 @@ def test_reference_is_the_definition(mask, sees):
     torch.testing.assert_close(ours, direct(q, k, v, sees, 0.3))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+BOUNDS = {
+    torch.float64: {"rtol": 1e-9, "atol": 1e-10},
+    torch.float32: {"rtol": 1e-4, "atol": 5e-6},
+    torch.float16: {"rtol": 1e-2, "atol": 1e-2},
+    torch.bfloat16: {"rtol": 5e-2, "atol": 7e-2},
+}
+
+
+def everything(backend, mask, dtype, *, lse=False, **shape):
+    """Output (and log-sum-exp) and the gradients of a weighted sum of them."""
+    q, k, v = qkv(dtype=dtype, **shape)
+    out = attention(q, k, v, mask=mask, backend=backend, return_lse=lse)
+    total, found = 0, list(out) if lse else [out]
+    for one in found:
+        seen = one.masked_fill(one == -torch.inf, 0)
+        total = total + (seen * torch.linspace(-1, 1, one.numel(), dtype=one.dtype).view_as(one)).sum()
+    return [*found, *torch.autograd.grad(total, (q, k, v))]
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one mask", "pieces"])
+@pytest.mark.parametrize("lse", [False, True], ids=["", "lse"])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
 @pytest.mark.parametrize("name", masks())
-def test_sdpa_equals_reference(name, dtype):
+def test_sdpa_equals_reference(name, dtype, lse, small, monkeypatch):
+    if small:
+        monkeypatch.setattr(pieces, "BUDGET", 200)
+        monkeypatch.setattr(pieces, "NEAR", (3, 4))
     mask = masks()[name]
+    ours, theirs = (everything(backend, mask, dtype, lse=lse) for backend in ("sdpa", "reference"))
+    for one, other in zip(ours, theirs, strict=True):
+        assert not one.isnan().any()
+        torch.testing.assert_close(one, other, **BOUNDS[dtype])
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize(("queries", "keys"), [(0, 5), (5, 0), (1, 1), (1, 7), (257, 3)])
+def test_any_length(backend, queries, keys):
+    shape = {"queries": queries, "keys": keys}
+    out, *grads = everything(backend, None, torch.float32, **shape)
+    assert out.shape == (2, 4, queries, 6)
+    torch.testing.assert_close(out, everything("reference", None, torch.float32, **shape)[0], rtol=1e-4, atol=1e-6)
+    assert all(g.isfinite().all() for g in grads)
+    if keys == 0:
+        assert (out == 0).all()
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+def test_rows_that_see_nothing_give_zero(backend, dtype):
+    hidden = torch.ones(13, 15, dtype=torch.bool)
+    hidden[4] = False
+    for mask in (Dense(hidden), Additive(torch.zeros(13, 15).masked_fill(~hidden, -torch.inf))):
+        out, lse, *grads = everything(backend, mask, dtype, lse=True)
+        assert (out[:, :, 4] == 0).all()
+        assert (lse[:, :, 4] == -torch.inf).all()
+        assert lse[:, :, 3].isfinite().all()
+        assert (grads[0][:, :, 4] == 0).all()
+        assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["none", "causal", "window", "lengths", "dense"])
+def test_a_bad_query_stays_in_its_row(backend, bad, name):
+    q, k, v = (t.detach() for t in qkv())
+    mask = masks()[name]
+    clean = attention(q, k, v, mask=mask, backend=backend)
+    q[1, 2, 7, 3] = bad
+    out = attention(q, k, v, mask=mask, backend=backend)
+    assert out[1, 2, 7].isnan().all()
+    out[1, 2, 7] = clean[1, 2, 7]
+    torch.testing.assert_close(out, clean, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["reference", "sdpa"])
+@pytest.mark.parametrize("name", ["none", "causal", "window", "segments"])
+def test_layout_does_not_matter(backend, name):
+    q, k, v = (t.detach() for t in qkv())
+    k, v = (t[:, :1].expand(-1, 2, -1, -1) for t in (k, v))
+    q, k = q[:1].expand(2, -1, -1, -1), k
+    mask = masks()[name]
+    want = attention(q.clone(), k.clone(), v.clone(), mask=mask, backend=backend)
+    scattered = torch.empty(2, 13, 4, 16)[..., ::2].transpose(1, 2).copy_(q)
+    for layout in (q, scattered):
+        torch.testing.assert_close(attention(layout, k, v, mask=mask, backend=backend), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("small", [False, True], ids=["one mask", "pieces"])
+def test_gradients_of_biases(small, monkeypatch):
+    if small:
+        monkeypatch.setattr(pieces, "BUDGET", 200)
+    g = torch.Generator().manual_seed(3)
+    full = torch.randn(1, 4, 13, 15, generator=g, dtype=torch.float64)
+    rows, columns = (torch.randn(2, 4, 13, n, generator=g, dtype=torch.float64) for n in (3, 5))
     found = {}
     for backend in ("reference", "sdpa"):
-        q, k, v = qkv(dtype=dtype)
-        out = attention(q, k, v, mask=mask, backend=backend)
-        probe = torch.linspace(-1, 1, out.numel(), dtype=dtype).view_as(out)
-        found[backend] = [out, *torch.autograd.grad((out * probe).sum(), (q, k, v))]
-    tolerance = {"rtol": 1e-9, "atol": 1e-10} if dtype == torch.float64 else {"rtol": 1e-4, "atol": 2e-6}
+        leaves = [t.clone().requires_grad_() for t in (full, rows, columns)]
+        q, k, v = qkv(dtype=torch.float64)
+        mask = Causal(4) & Additive(leaves[0]) & Factorised(leaves[1], leaves[2])
+        out, lse = attention(q, k, v, mask=mask, backend=backend, return_lse=True)
+        loss = (out**2).sum() + (lse**2).sum()
+        found[backend] = torch.autograd.grad(loss, [q, k, v, *leaves])
     for ours, theirs in zip(found["sdpa"], found["reference"], strict=True):
-        assert ours.isfinite().all()
-        torch.testing.assert_close(ours, theirs, **tolerance)
+        torch.testing.assert_close(ours, theirs, **BOUNDS[torch.float64])
+
+
+def test_parts_merge_by_their_log_sum_exp():
+    q, k, v = qkv(dtype=torch.float64)
+    halves = [attention(q, k[:, :, s], v[:, :, s], return_lse=True) for s in (slice(0, 6), slice(6, 15))]
+    share = torch.stack([lse for _, lse in halves]).softmax(0)
+    merged = sum(p[..., None] * out for p, (out, _) in zip(share, halves, strict=True))
+    torch.testing.assert_close(merged, attention(q, k, v), **BOUNDS[torch.float64])
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["none", "causal", "window", "lengths", "segments", "dense", "factorised"])
+def test_compiles_in_one_graph(name, monkeypatch):
+    mask = masks()[name]
+    monkeypatch.setattr(pieces, "BUDGET", 2000)
+
+    def loss(q, k, v):
+        return (attention(q, k, v, mask=mask) ** 2).sum()
+
+    inputs = qkv()
+    want = torch.autograd.grad(loss(*inputs), inputs)
+    got = torch.autograd.grad(torch.compile(loss, backend="aot_eager", fullgraph=True)(*inputs), inputs)
+    for ours, theirs in zip(got, want, strict=True):
+        torch.testing.assert_close(ours, theirs, **BOUNDS[torch.float32])
+
+
+def test_autocast_keeps_its_dtypes():
+    q, k, v = qkv()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention(q, k, v, mask=Causal()).dtype in (torch.float32, torch.bfloat16)
+        assert attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask=Window(2, 2)).dtype == torch.bfloat16
 
 
 @pytest.mark.usefixtures("unchecked")

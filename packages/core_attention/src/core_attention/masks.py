@@ -12,7 +12,7 @@ Dimensions that are the same for all samples or heads may have size 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,28 +20,35 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Where = slice | Tensor  # a run of positions, or a 1-D tensor of them
-ALL = slice(None)
+
+class Run(NamedTuple):
+    """The positions ``start … stop - 1``."""
+
+    start: int
+    stop: int
+
+
+Where = Run | Tensor | None  # a run of positions, a 1-D tensor of them, or all
 
 
 def positions(where: Where, length: int, device: torch.device) -> Int[Tensor, "positions"]:
     """The positions that `where` picks out of ``range(length)``."""
     if isinstance(where, Tensor):
         return where.to(device)
-    return torch.arange(length, device=device)[where]
+    start, stop = (0, length) if where is None else where
+    return torch.arange(start, stop, device=device)
 
 
 def pick(tensor: Tensor, dim: int, where: Where) -> Tensor:
     """`tensor` at `where` along `dim`; a dimension of size 1 stands for every position and stays as it is."""
-    if tensor.shape[dim] == 1 or (isinstance(where, slice) and where == ALL):
+    if where is None or tensor.shape[dim] == 1:
         return tensor
     if isinstance(where, Tensor):
         return tensor.index_select(dim, where.to(tensor.device))
-    return tensor[(ALL,) * (dim % tensor.ndim) + (where,)]
+    return tensor.narrow(dim, where.start, where.stop - where.start)
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The size of an attention problem as masks see it."""
 
     batch: int
@@ -53,10 +60,10 @@ class Size:
 class Part(NamedTuple):
     """The part of a problem that a mask is asked for: by default all of it."""
 
-    batch: slice = ALL
-    heads: Where = ALL
-    rows: Where = ALL
-    keys: slice = ALL
+    batch: Run | None = None
+    heads: Where = None
+    rows: Where = None
+    keys: Run | None = None
 
 
 class Mask:
@@ -106,18 +113,18 @@ class All(Mask):
             mask.check(size)
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        found = None
-        for mask in self.masks:
-            one = mask.allowed(size, part, device)
-            found = one if found is None else found if one is None else found & one
-        return found
+        return joined([mask.allowed(size, part, device) for mask in self.masks], torch.logical_and)
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        found = None
-        for mask in self.masks:
-            one = mask.bias(size, part, device)
-            found = one if found is None else found if one is None else found + one
-        return found
+        return joined([mask.bias(size, part, device) for mask in self.masks], torch.add)
+
+
+def joined(tensors: list[Tensor | None], join: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+    """All tensors that are there in one; None if there is none."""
+    found = None
+    for one in tensors:
+        found = one if found is None else found if one is None else join(found, one)
+    return found
 
 
 @dataclass(frozen=True)

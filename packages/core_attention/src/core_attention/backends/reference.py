@@ -34,7 +34,7 @@ def scores(
     part = part or Part()
     exact = torch.float64 if q.dtype == torch.float64 else torch.float32
     b, h, n, d = q.shape
-    grouped = q.to(exact).reshape(b, k.shape[1], -1, n, d) * scale
+    grouped = q.to(exact).reshape(b, k.shape[1], h // max(k.shape[1], 1), n, d) * scale
     s = torch.einsum("bgrqd,bgkd->bgrqk", grouped, k.to(exact)).reshape(b, h, n, k.shape[2])
     if mask is not None:
         bias, allowed = mask.bias(size, part, q.device), mask.allowed(size, part, q.device)

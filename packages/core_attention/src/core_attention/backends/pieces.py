@@ -1,0 +1,193 @@
+"""Cuts a masked attention into pieces that need no mask, or only a small one.
+
+A piece is some samples, a run of queries and a run of keys. Pieces never share a query, so each is an attention of its own: packed
+sequences fall apart into one piece a sequence, padded samples end at their last key, a window takes only the keys near its queries.
+What a piece must still mask is written out for that piece alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from core_attention.masks import (
+    Causal,
+    KeyLengths,
+    Mask,
+    Part,
+    Run,
+    Segments,
+    Size,
+    Window,
+    in_band,
+    joined,
+    parts,
+    pick,
+)
+
+BUDGET = 64 * 2**20  # bytes of one written-out mask
+NEAR = (
+    64,
+    128,
+)  # queries in a piece of a window of at most 256 keys, and of a wider one: measured, see docs/attention.md
+
+Limits = tuple[int | None, int | None]
+
+
+class Piece(NamedTuple):
+    """One attention of its own: `causal` is torch's own triangle, `masks` and `band` are what must still be written out for it."""
+
+    batch: Run | None
+    rows: Run
+    keys: Run
+    causal: bool = False
+    masks: tuple[Mask, ...] = ()
+    band: Limits = (None, None)
+
+
+def masked(piece: Piece) -> bool:
+    """Whether something must be written out for this piece."""
+    return len(piece.masks) > 0 or piece.band != (None, None)
+
+
+def written(piece: Piece, size: Size, like: Tensor) -> tuple[Tensor, Tensor]:
+    """What is added to the scores of a masked piece (−inf hides) in the dtype of `like`, and which of its rows see a key."""
+    part = Part(batch=piece.batch, rows=piece.rows, keys=piece.keys)
+    found = [mask.allowed(size, part, like.device) for mask in piece.masks]
+    allowed = joined([*found, in_band(piece.band, size, part, like.device)], torch.logical_and)
+    bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
+    added = like.new_zeros(()) if bias is None else bias.to(like.dtype)
+    if allowed is not None:
+        added = torch.where(allowed, added, float("-inf"))
+    return added, (added > float("-inf")).any(-1)
+
+
+def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, values: bool) -> list[Piece]:
+    """The pieces of an attention under `mask`; queries in no piece see nothing.
+
+    Args:
+        itemsize: bytes of an element of a written-out mask.
+        values: whether lengths and segment ids may be read (not while compiling, and a stall on CUDA).
+    """
+    bands = [m.band for m in parts(mask) if isinstance(m, Causal | Window)]
+    band = _tightest(bands)
+    others = tuple(m for m in parts(mask) if not isinstance(m, Causal | Window))
+    whole = [Piece(None, Run(0, size.queries), Run(0, size.keys), masks=others)]
+    if values:
+        for cut in (_by_segment, _by_length):
+            whole = [smaller for piece in whole for smaller in cut(piece, size)]
+    return [smaller for piece in whole for smaller in _by_band(piece, band, size, itemsize, device)]
+
+
+def _tightest(bands: list[Limits]) -> Limits:
+    lows = [low for low, _ in bands if low is not None]
+    highs = [high for _, high in bands if high is not None]
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _samples(batch: Run | None, ids: Tensor, size: Size) -> Iterator[tuple[Run | None, int]]:
+    """Each sample of a piece with its row in `ids`; one Run for all where they share the row."""
+    if ids.shape[0] == 1:
+        yield batch, 0
+        return
+    for b in range(*(batch or Run(0, size.batch))):
+        yield Run(b, b + 1), b
+
+
+def _runs(ids: Tensor) -> dict[int, Run] | None:
+    """Where each id ≥ 0 stands; None if one of them stands in several places."""
+    found: dict[int, Run] = {}
+    values, counts = torch.unique_consecutive(ids, return_counts=True)
+    start = 0
+    for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+        if value >= 0:
+            if value in found:
+                return None
+            found[value] = Run(start, start + count)
+        start += count
+    return found
+
+
+def _by_segment(piece: Piece, size: Size) -> Iterator[Piece]:
+    """One piece a packed sequence, where each stands in one place; otherwise the ids stay a mask."""
+    segments = [m for m in piece.masks if isinstance(m, Segments)]
+    if len(segments) != 1:
+        yield piece
+        return
+    query, key = segments[0].query, segments[0].keys
+    rest = tuple(m for m in piece.masks if m is not segments[0])
+    for batch, b in _samples(piece.batch, query if query.shape[0] > 1 else key, size):
+        queries = _runs(query[b if query.shape[0] > 1 else 0])
+        keys = _runs(key[b if key.shape[0] > 1 else 0])
+        if queries is None or keys is None:
+            yield piece._replace(batch=batch)
+            continue
+        for name, rows in queries.items():
+            if name in keys:
+                yield Piece(batch, rows, keys[name], masks=rest)
+
+
+def _by_length(piece: Piece, size: Size) -> Iterator[Piece]:
+    """Keys end at the sample's length; samples stay together, under a mask of one row, where that costs little."""
+    lengths = [m for m in piece.masks if isinstance(m, KeyLengths)]
+    if not lengths:
+        yield piece
+        return
+    rest = tuple(m for m in piece.masks if not isinstance(m, KeyLengths))
+    shortest = torch.stack([m.lengths.expand(size.batch) for m in lengths]).amin(0)
+    ends = pick(shortest, 0, piece.batch).clamp(piece.keys.start, piece.keys.stop).tolist()
+    longest = max(ends)
+    if min(ends) == longest:
+        yield piece._replace(keys=Run(piece.keys.start, longest), masks=rest)
+        return
+    few = (piece.rows.stop - piece.rows.start) * longest < 256 * 256
+    if few or sum(ends) > 0.9 * len(ends) * longest:
+        yield piece._replace(keys=Run(piece.keys.start, longest))
+        return
+    for b, end in zip(range(*(piece.batch or Run(0, size.batch))), ends, strict=True):
+        yield Piece(Run(b, b + 1), piece.rows, Run(piece.keys.start, end), masks=rest)
+
+
+def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torch.device) -> Iterator[Piece]:
+    """Only the keys that the band can reach, in runs of queries short enough that little is computed and masked for nothing."""
+    low, high = band
+    first, last = piece.keys.start, piece.keys.stop - 1
+    start, stop = piece.rows.start, piece.rows.stop
+    if high is not None:  # query i reaches key i + high: rows that end before the first key see nothing
+        start = max(start, first - high)
+    if low is not None:
+        stop = min(stop, last - low + 1)
+    if start >= stop or last < first:
+        return
+    if high is not None and start + high >= last:
+        high = None
+    if low is not None and stop - 1 + low <= first:
+        low = None
+    if low is None and high is not None and start + high == first and not piece.masks:
+        yield piece._replace(rows=Run(start, stop), keys=Run(first, min(last, stop - 1 + high) + 1), causal=True)
+        return
+    step = stop - start
+    if low is not None and high is not None:
+        step = NEAR[0] if high - low < 256 else NEAR[1]
+    elif low is not None or high is not None:
+        step = min(step, max(256, step // 8))
+    if piece.masks or (low, high) != (None, None):
+        first_row = Part(rows=Run(start, start + 1))
+        shapes = [
+            t.shape
+            for m in piece.masks
+            for t in (m.allowed(size, first_row, device), m.bias(size, first_row, device))
+            if t is not None
+        ]
+        copies = max([1, *(shape[0] for shape in shapes)]) * max([1, *(shape[1] for shape in shapes)])
+        reach = last - first + 1 if low is None or high is None else step + high - low
+        step = max(1, min(step, BUDGET // (copies * reach * itemsize)))
+    for row in range(start, stop, step):
+        end = min(row + step, stop)
+        keys = Run(
+            first if low is None else max(first, row + low), last + 1 if high is None else min(last, end - 1 + high) + 1
+        )
+        yield piece._replace(rows=Run(row, end), keys=keys, band=(low, high))
