@@ -1,9 +1,8 @@
 """Tiles of a slide: from a wish ("256 pixels at 20×") to coordinates in an HDF5 file that CLAM and TRIDENT read, and back."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from core_runtime.folders import fingerprint, writing
+from core_runtime.folders import writing
 from pathology_mil.grids import ContourFn, Coords, contour_grid, global_grid
 from pathology_mil.slides import Slide, magnification
 from pathology_mil.tissue import Tissue, TissueParams, segment
@@ -124,8 +123,7 @@ def make_tiles(slide: Slide, params: TileParams, tissue: Tissue | None = None) -
     """Lays the tiles over the tissue of a slide (which is looked for unless it is given)."""
     scale = params.downsample(slide)
     tissue = segment(slide, params.tissue) if tissue is None else tissue
-    attributes = parameters(params) | {"slide_mpp": slide.mpp, "slide_mpp_source": slide.mpp_source}
-    attributes["slide_file"] = slide.path.name
+    attributes: dict[str, Any] = {"slide_mpp": slide.mpp, "slide_mpp_source": slide.mpp_source}
     if params.layout == "clam":
         level, size, side = _clam_level(slide, params, scale)
         step = round((params.patch_size - params.overlap) * scale)
@@ -170,12 +168,6 @@ def make_tiles(slide: Slide, params: TileParams, tissue: Tissue | None = None) -
     if params.mpp is not None:
         attributes["target_mpp"] = params.mpp
     return Tiles(slide.slide_id, coords, side, params.patch_size, attributes), tissue
-
-
-def parameters(params: TileParams) -> dict[str, Any]:
-    """What is stored beside the tiles so that a later run with other parameters notices."""
-    values = asdict(params)
-    return {"parameters": json.dumps(values, sort_keys=True), "fingerprint": fingerprint(values)}
 
 
 def _clam_level(slide: Slide, params: TileParams, scale: float) -> tuple[int, int, int]:
