@@ -30,3 +30,28 @@ def cmu(shared):
 def tcga(shared):
     """A real slide without any resolution: 4443×3567 and one level of half that."""
     return shared / "data/acmil/TCGA-CR-7395-01A-01-TS1.svs"
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Four drawn slides: two with nests, one of them a 40× scan; one with pen marks."""
+    from pathology_mil.samples import SampleParams, make_samples
+
+    folder = tmp_path_factory.mktemp("samples")
+    make_samples(folder, SampleParams(slides=4, seed=3))
+    return folder
+
+
+@pytest.fixture
+def cli(capsys):
+    """Calls the command as the console script does: (exit status, standard output, standard error)."""
+    from core_runtime.cli import run
+    from pathology_mil.cli import app
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run(app, [str(a) for a in arguments])
+        got = capsys.readouterr()
+        return end.value.code, got.out, got.err
+
+    return call

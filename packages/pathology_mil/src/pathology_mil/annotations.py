@@ -24,6 +24,7 @@ SUFFIXES = (".xml", ".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 # what is cut out of a tumour: CAMELYON16 (training, test), CAMELYON17, ImageScope's NegativeROA, QuPath
 _EXCLUDED = re.compile(r"_2$|exclusion|^normal$|^hole|ignore\*?$", re.IGNORECASE)
 _TUMOUR = re.compile(r"_[01]$|tumou?r|metasta|carcinoma|cancer|nest", re.IGNORECASE)
+_AREAS = (shapely.Polygon, shapely.MultiPolygon)
 COLOURS = {"tumour": (200, 0, 0), "tissue": (0, 160, 60), "tile": (120, 120, 120)}
 
 
@@ -43,6 +44,10 @@ class Region:
     kind: str = "annotation"
     measurements: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def is_area(self) -> bool:
+        return isinstance(self.shape, _AREAS)
+
 
 def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) -> list[Region]:
     """Reads a file of regions, whatever its format.
@@ -60,11 +65,24 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
     try:
         text = _text(path)
         regions = _xml(text, path.name) if text.lstrip().startswith("<") else _geojson(json.loads(text))
-    except (ValueError, KeyError, TypeError, IndexError, OSError, ElementTree.ParseError, zipfile.BadZipFile, EOFError) as error:
-        raise UserError(f"{path.name}: not a readable annotation file ({type(error).__name__})", "ASAP or ImageScope XML and GeoJSON are read") from error
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        IndexError,
+        OSError,
+        ElementTree.ParseError,
+        zipfile.BadZipFile,
+        EOFError,
+    ) as error:
+        raise UserError(
+            f"{path.name}: not a readable annotation file ({type(error).__name__})",
+            "ASAP or ImageScope XML and GeoJSON are read",
+        ) from error
     if any(offset):
         regions = [
-            Region(shapely.transform(r.shape, lambda p: p + np.asarray(offset)), r.name, r.kind, r.measurements) for r in regions
+            Region(shapely.transform(r.shape, lambda p: p + np.asarray(offset)), r.name, r.kind, r.measurements)
+            for r in regions
         ]
     return regions
 
@@ -122,9 +140,7 @@ def _drawn(points: list[tuple[float, ...]], name: str, kind: str) -> Iterable[Re
 
 
 def _valid(shape: shapely.Geometry) -> shapely.Geometry:
-    if shape.geom_type not in ("Polygon", "MultiPolygon"):
-        return shape
-    return shape if shape.is_valid else polygonal(shapely.make_valid(shape))
+    return shape if not isinstance(shape, _AREAS) or shape.is_valid else polygonal(shapely.make_valid(shape))
 
 
 def _geojson(content: Any) -> list[Region]:
@@ -166,7 +182,7 @@ def tumour(regions: Iterable[Region]) -> shapely.MultiPolygon:
 
     Classes that speak of tumour (also CAMELYON's `_0` and `_1`) count; where none does, every class that is not an exclusion.
     """
-    regions = [r for r in regions if r.shape.geom_type in ("Polygon", "MultiPolygon")]
+    regions = [r for r in regions if r.is_area]
     drawn = [r for r in regions if not _EXCLUDED.search(r.name)]
     named = [r for r in drawn if _TUMOUR.search(r.name)]
     holes = shapely.union_all([r.shape for r in regions if _EXCLUDED.search(r.name)])
@@ -200,18 +216,18 @@ def write_geojson(path: Path, regions: Iterable[Region]) -> None:
 
 def _feature(region: Region, number: int) -> dict[str, Any]:
     shape = _valid(region.shape)
-    if shape.geom_type == "MultiPolygon" and len(parts := shapely.get_parts(shape)) == 1:
-        shape = parts[0]
+    if isinstance(shape, shapely.MultiPolygon) and len(shape.geoms) == 1:
+        shape = shape.geoms[0]
     properties: dict[str, Any] = {"objectType": region.kind}
     if region.name:
         properties["classification"] = {"name": region.name, "color": list(_colour(region.name))}
     if region.measurements:
         properties["measurements"] = {k: round(float(v), 6) for k, v in region.measurements.items()}
-    name = f"{number}:{region.kind}:{region.name}:{shape.wkt[:200]}"
+    name = f"{number}:{region.kind}:{region.name}:{shapely.to_wkt(shape)[:200]}"
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(uuid.NAMESPACE_OID, name)),
-        "geometry": shapely.geometry.mapping(shape),
+        "geometry": json.loads(shapely.to_geojson(shape)),
         "properties": properties,
     }
 

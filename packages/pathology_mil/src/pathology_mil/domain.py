@@ -78,10 +78,17 @@ def doctor() -> list[Check]:
     try:
         import openslide
 
-        checks.append(Check("OpenSlide", True, f"library {openslide.__library_version__}, {openslide.__version__} from Python"))
+        checks.append(
+            Check("OpenSlide", True, f"library {openslide.__library_version__}, {openslide.__version__} from Python")
+        )
     except (ImportError, OSError) as error:
         checks.append(Check("OpenSlide", False, f"{error}; pip install openslide-bin openslide-python"))
-    for module, purpose in (("cv2", "tissue"), ("h5py", "tiles and features"), ("timm", "encoders"), ("lightning", "training")):
+    for module, purpose in (
+        ("cv2", "tissue"),
+        ("h5py", "tiles and features"),
+        ("timm", "encoders"),
+        ("lightning", "training"),
+    ):
         try:
             found = __import__(module)
             checks.append(Check(module, True, f"{purpose}, {getattr(found, '__version__', 'version unknown')}"))
@@ -91,7 +98,13 @@ def doctor() -> list[Check]:
 
     device = "CUDA" if torch.cuda.is_available() else "MPS" if torch.backends.mps.is_available() else "CPU only"
     checks.append(Check("torch", True, f"{torch.__version__}, {device}"))
-    checks.append(Check("encoder weights", True, "none are shipped: colour-texture needs none, timm: and torchvision: take --weights FILE"))
+    checks.append(
+        Check(
+            "encoder weights",
+            True,
+            "none are shipped: colour-texture needs none, timm: and torchvision: take --weights FILE",
+        )
+    )
     return checks
 
 

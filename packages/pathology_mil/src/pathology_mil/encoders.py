@@ -75,16 +75,25 @@ class EncoderChoice:
             raise UserError(f"--as {self.known_as}: no such known encoder", f"known: {', '.join(PAIRINGS)}")
 
     @property
+    def computed(self) -> bool:
+        """Whether it is the built-in baseline, which has no weights."""
+        return self.name == "colour-texture"
+
+    @property
     def label(self) -> str:
         """The name under which the features are kept: of the folder, too."""
-        return self.known_as or self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0].replace("/", "_")
+        return self.known_as or self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0].replace(
+            "/", "_"
+        )
 
     def identity(self) -> dict[str, Any]:
         """What decides the features, for the fingerprint of a file."""
         return {
             "encoder": self.name,
             "known_as": self.known_as,
-            "weights": data_fingerprint([self.weights]) if self.weights else ("random" if self.random_weights else None),
+            "weights": data_fingerprint([self.weights])
+            if self.weights
+            else ("random" if self.random_weights else None),
         }
 
 
@@ -166,10 +175,11 @@ def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]
     keywords = dict(_argument(a) for a in arguments.split("&") if a)
     try:
         if library == "timm":
-            import timm
+            from timm import create_model
+            from timm.data.config import resolve_model_data_config
 
-            model = timm.create_model(wanted, pretrained=False, num_classes=0, **keywords)
-            data = timm.data.resolve_model_data_config(model)
+            model = create_model(wanted, pretrained=False, num_classes=0, **keywords)
+            data = resolve_model_data_config(model)
             return model, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"])
         if library == "torchvision":
             from torchvision.models import get_model
@@ -181,7 +191,10 @@ def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]
                     return model, 224, *_IMAGENET
             raise UserError(f"torchvision:{wanted} is no image classifier")
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        raise UserError(f"{name}: {library} cannot build it ({str(error).splitlines()[0]})", f"the names that {library} lists are right") from error
+        raise UserError(
+            f"{name}: {library} cannot build it ({str(error).splitlines()[0]})",
+            f"the names that {library} lists are right",
+        ) from error
     raise UserError(f"unknown library {library!r} in encoder {name!r}", "timm: or torchvision:")
 
 
@@ -207,7 +220,9 @@ def _load(model: Any, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # truncated archives and forbidden classes raise half a dozen kinds
-        raise UserError(f"{path.name}: not a readable file of weights (files that would run code are refused)") from error
+        raise UserError(
+            f"{path.name}: not a readable file of weights (files that would run code are refused)"
+        ) from error
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
@@ -217,7 +232,14 @@ def _load(model: Any, path: Path) -> None:
     for prefix in ("module.", "backbone.", "encoder."):
         if state and not set(wanted) & set(state) and all(k.startswith(prefix) for k in state):
             state = {k.removeprefix(prefix): v for k, v in state.items()}
-    heads = ("head.", "fc.", "classifier.", "heads.", "fc_norm_head.", "layer4." if "layer4.0.conv1.weight" not in wanted else "head.")
+    heads = (
+        "head.",
+        "fc.",
+        "classifier.",
+        "heads.",
+        "fc_norm_head.",
+        "layer4." if "layer4.0.conv1.weight" not in wanted else "head.",
+    )
     extra = [k for k in state if k not in wanted and not k.startswith(heads)]
     missing = [k for k in wanted if k not in state]
     shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]

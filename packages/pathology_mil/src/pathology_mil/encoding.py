@@ -48,7 +48,9 @@ class EncodeParams:
         return {**self.encoder.identity(), "dtype": self.dtype, "precision": self.precision}
 
 
-def stream(slide: Slide, tiles: Tiles, *, size: int | None, batch: int, readers: int = 2) -> Iterator[NDArray[np.uint8]]:
+def stream(
+    slide: Slide, tiles: Tiles, *, size: int | None, batch: int, readers: int = 2
+) -> Iterator[NDArray[np.uint8]]:
     """Reads the tiles in order, in batches (B, size, size, 3); only a few batches are in memory at a time.
 
     Args:
@@ -84,7 +86,9 @@ def stream(slide: Slide, tiles: Tiles, *, size: int | None, batch: int, readers:
                 future.cancel()
 
 
-def write_features(path: Path, encoder: Encoder, slide: Slide, tiles: Tiles, params: EncodeParams, extra: dict[str, Any]) -> dict[str, Any]:
+def write_features(
+    path: Path, encoder: Encoder, slide: Slide, tiles: Tiles, params: EncodeParams, extra: dict[str, Any]
+) -> dict[str, Any]:
     """Encodes the tiles of one slide into an HDF5 file (`features` (N, F), `coords` (N, 2)) in TRIDENT's layout, which CLAM reads too.
 
     Returns:
@@ -110,7 +114,9 @@ def write_features(path: Path, encoder: Encoder, slide: Slide, tiles: Tiles, par
             attributes = {"name": tiles.slide_id, "savetodir": str(path.parent), "encoder": encoder.choice.label}
             for key, value in {**attributes, **extra, "bad_tiles": slide.bad_regions}.items():
                 data.attrs[key] = value
-        if path.parent.name == "h5_files":  # CLAM wants the bare tensor too; it goes first, as the HDF5 file means "done"
+        if (
+            path.parent.name == "h5_files"
+        ):  # CLAM wants the bare tensor too; it goes first, as the HDF5 file means "done"
             _write_tensor(path.parent.parent / "pt_files" / f"{path.stem}.pt", temporary)
     return {"tiles": n, "bad_tiles": slide.bad_regions}
 
@@ -137,7 +143,9 @@ def find_tile_folder(job: Path) -> Path:
     if not found:
         raise UserError(f"{job}: no folder 'patches' here", "tiles are made by: pathology-mil tile")
     if len(found) > 1:
-        raise UserError(f"{job} holds several sets of tiles: {', '.join(p.name for p in found)}", "name one of these folders")
+        raise UserError(
+            f"{job} holds several sets of tiles: {', '.join(p.name for p in found)}", "name one of these folders"
+        )
     return found[0]
 
 
@@ -251,5 +259,8 @@ def _encode(item: Item) -> dict[str, Any]:
 def _recorded(tiles: Tiles, folder: Path) -> Path:
     place = tiles.attributes.get("slide_path")
     if place is None or not Path(str(place)).is_file():
-        raise UserError(f"the slide of {tiles.slide_id} is not where it was when it was tiled", "say where the slides are: --slides FOLDER")
+        raise UserError(
+            f"the slide of {tiles.slide_id} is not where it was when it was tiled",
+            "say where the slides are: --slides FOLDER",
+        )
     return Path(str(place))

@@ -14,7 +14,8 @@ from pathology_mil import figures
 from pathology_mil.annotations import SUFFIXES, read_annotations, tumour
 from pathology_mil.features import find_bags, open_bag
 from pathology_mil.formats import SLIDE_SUFFIXES
-from pathology_mil.slides import Slide, find_slides, magnification
+from pathology_mil.resolution import magnification
+from pathology_mil.slides import Slide, find_slides
 from pathology_mil.tiles import TileParams, Tiles, make_tiles, open_h5, read_tiles
 from pathology_mil.tissue import PRESETS, Tissue, segment
 
@@ -89,7 +90,9 @@ def _folder(path: Path, mpp: float | None) -> Findings:
     warnings = [*bad[:10], *([f"{len(bad) - 10} more cannot be read"] if len(bad) > 10 else [])]
     own = ""
     if silent:
-        warnings.append(f"no resolution in {len(silent)} slides ({', '.join(silent[:5])}): say it with --slide-mpp, or a CSV with columns wsi, mpp")
+        warnings.append(
+            f"no resolution in {len(silent)} slides ({', '.join(silent[:5])}): say it with --slide-mpp, or a CSV with columns wsi, mpp"
+        )
         own = " --slide-mpp 0.25"
     usable = len(bad) < len(slides)
     return Findings(
@@ -108,7 +111,12 @@ def _hdf5(path: Path) -> Findings:
             keys = set(file)
         if "coords" in keys and not keys & {"features", "feat"}:
             tiles = read_tiles(path)
-            facts = {"tiles": len(tiles.coords), "tile side (level-0 px)": tiles.side, "patch size": tiles.size, **_few(tiles.attributes)}
+            facts = {
+                "tiles": len(tiles.coords),
+                "tile side (level-0 px)": tiles.side,
+                "patch size": tiles.size,
+                **_few(tiles.attributes),
+            }
             job = path.parent.parent
             return Findings(
                 "coordinates of tiles", True, f"{len(tiles.coords)} tiles of {tiles.slide_id}", facts, tiles.notes,
@@ -116,7 +124,9 @@ def _hdf5(path: Path) -> Findings:
             )  # fmt: skip
         bags = find_bags(path)
         if len(bags) > 1:
-            return Findings("features of many slides (ACMIL)", True, f"features of {len(bags)} slides", {"slides": len(bags)})
+            return Findings(
+                "features of many slides (ACMIL)", True, f"features of {len(bags)} slides", {"slides": len(bags)}
+            )
         bag = next(iter(bags.values())).open()
     else:
         bag = open_bag(path)
@@ -134,11 +144,25 @@ def _hdf5(path: Path) -> Findings:
         warnings.append("no coordinates: a label can be predicted, a heat map cannot be drawn")
     if not len(bag):
         warnings.append("no tiles: the slide had no tissue")
-    return Findings("bag of features", len(bag) > 0, f"{len(bag)} tiles × {bag.features.shape[1]} of {bag.slide_id}", facts, warnings)
+    return Findings(
+        "bag of features",
+        len(bag) > 0,
+        f"{len(bag)} tiles × {bag.features.shape[1]} of {bag.slide_id}",
+        facts,
+        warnings,
+    )
 
 
 def _few(attributes: dict[str, Any]) -> dict[str, Any]:
-    keys = ("slide_mpp", "level0_magnification", "target_magnification", "target_mpp", "overlap", "patch_level", "bad_tiles")
+    keys = (
+        "slide_mpp",
+        "level0_magnification",
+        "target_magnification",
+        "target_mpp",
+        "overlap",
+        "patch_level",
+        "bad_tiles",
+    )
     return {k: attributes[k] for k in keys if attributes.get(k) is not None}
 
 
@@ -147,7 +171,11 @@ def _annotations(path: Path) -> Findings:
     names: dict[str, int] = {}
     for region in regions:
         names[region.name or "(no class)"] = names.get(region.name or "(no class)", 0) + 1
-    facts = {"regions": len(regions), "classes": ", ".join(f"{k} ({n})" for k, n in sorted(names.items())), "area taken as tumour (px²)": round(tumour(regions).area)}
+    facts = {
+        "regions": len(regions),
+        "classes": ", ".join(f"{k} ({n})" for k, n in sorted(names.items())),
+        "area taken as tumour (px²)": round(tumour(regions).area),
+    }
     return Findings("annotations", bool(regions), f"{len(regions)} regions", facts)
 
 
@@ -172,7 +200,10 @@ def _slide(path: Path, mpp: float | None, pictures: bool) -> Findings:
             facts[f"tiles of {params.patch_size} px at {params.resolution_name}"] = len(tiles.coords)
             own = f" --slide-mpp {mpp:g}" if mpp else ""
         else:
-            warnings.insert(0, "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)")
+            warnings.insert(
+                0,
+                "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)",
+            )
             own = " --slide-mpp 0.25"
         if not tissue.contours:
             warnings.append("no tissue was found: look at the picture; --preset biopsy or --tissue otsu may find it")
@@ -188,7 +219,13 @@ def _slide(path: Path, mpp: float | None, pictures: bool) -> Findings:
         ]
     verdict = "usable" if slide.mpp else "usable once its resolution is given"
     return Findings(
-        "whole-slide image", usable, verdict if usable else "no tissue was found on it", facts, warnings, commands if usable else [], drawn
+        "whole-slide image",
+        usable,
+        verdict if usable else "no tissue was found on it",
+        facts,
+        warnings,
+        commands if usable else [],
+        drawn,
     )
 
 
@@ -205,7 +242,12 @@ def _pictures(slide: Slide, tissue: Tissue, tiles: Tiles | None) -> list[tuple[b
     if tiles is None:
         return [(figures.encoded(thumbnail), caption + ".")]
     overview = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
-    pictures = [(figures.encoded(overview), f"{caption} and the {len(tiles.coords)} tiles (frames); what no tile covers is faded.")]
+    pictures = [
+        (
+            figures.encoded(overview),
+            f"{caption} and the {len(tiles.coords)} tiles (frames); what no tile covers is faded.",
+        )
+    ]
     if len(tiles.coords):
         sheet = figures.contact_sheet(figures.some_tiles(slide, tiles))
         width = tiles.side * slide.known_mpp()

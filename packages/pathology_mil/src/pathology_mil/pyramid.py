@@ -15,7 +15,9 @@ _SHORT, _LONG, _RATIONAL, _ASCII = 3, 4, 5, 2
 _SIZE = {_SHORT: 2, _LONG: 4, _RATIONAL: 8, _ASCII: 1}
 
 
-def write_pyramid(path: Path, image: RGB, *, downsamples: Sequence[int], mpp: float, aperio: bool, quality: int = 85) -> None:
+def write_pyramid(
+    path: Path, image: RGB, *, downsamples: Sequence[int], mpp: float, aperio: bool, quality: int = 85
+) -> None:
     """Writes an RGB image with its smaller levels.
 
     Args:

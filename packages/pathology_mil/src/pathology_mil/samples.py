@@ -31,7 +31,7 @@ class SampleParams:
         seed: of all randomness.
     """
 
-    slides: int = 24
+    slides: int = 12
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,17 +59,24 @@ def make_samples(out: Path, params: SampleParams, *, workers: int = 1, overwrite
     One slide in four is a 40× scan (0.25 µm per pixel, `.tif`, truth as QuPath GeoJSON), the others 20× (0.5 µm per pixel, Aperio-like
     `.svs`, truth as ASAP XML). One in five has pen marks. Patients have one or two slides.
 
+    An interrupted run is finished by the same call.
+
     Raises:
-        UserError: the folder holds samples made otherwise and `overwrite` is off.
+        UserError: the folder holds finished samples, or others, and `overwrite` is off.
     """
     settings = out / "sample.json"
     wanted = {"slides": params.slides, "seed": params.seed}
-    if settings.exists() and not overwrite and json.loads(settings.read_text()) != wanted:
-        raise UserError(f"{out} holds other samples ({settings.read_text().strip()})", "--overwrite replaces them")
     plans = _plans(params)
     if overwrite:
-        for plan in plans:
-            (out / "slides" / plan.file).unlink(missing_ok=True)
+        for folder in ("slides", "annotations"):
+            for old in (out / folder).glob("sample_*"):
+                old.unlink()
+    elif settings.exists():
+        same = json.loads(settings.read_text()) == wanted
+        if not same or all((out / "slides" / p.file).exists() for p in plans):
+            raise UserError(
+                f"{out} already holds {'these' if same else 'other'} samples", "--overwrite makes them anew"
+            )
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["case_id", "slide_id", "label"])
@@ -77,7 +84,11 @@ def make_samples(out: Path, params: SampleParams, *, workers: int = 1, overwrite
     write_text(settings, json.dumps(wanted) + "\n")
     write_text(out / "labels.csv", table.getvalue())
     items = [Item(p.slide_id, (p, out), out / "slides" / p.file) for p in plans]
-    return bulk(_make, items, log=out / "sample.jsonl", description="Drawing slides", workers=workers)
+    log = out / "sample.jsonl"
+    outcomes = bulk(_make, items, log=log, description="Drawing slides", workers=workers)
+    if all(o.ok for o in outcomes):
+        log.unlink()  # times differ from run to run, samples do not
+    return outcomes
 
 
 def _plans(params: SampleParams) -> list[_Plan]:
@@ -111,7 +122,8 @@ def _make(item: Item) -> dict[str, Any]:
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     if drawing.nests:
         pieces = [
-            shapely.make_valid(shapely.Polygon(n.outline * scale, [] if n.hole is None else [n.hole * scale])) for n in drawing.nests
+            shapely.make_valid(shapely.Polygon(n.outline * scale, [] if n.hole is None else [n.hole * scale]))
+            for n in drawing.nests
         ]
         truth = polygonal(shapely.union_all(pieces))
         stem = out / "annotations" / plan.slide_id

@@ -5,7 +5,8 @@ Everything outside this file speaks level-0 pixels: origin top left, x to the ri
 
 import csv
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from core_runtime.errors import UserError
 from pathology_mil.formats import SLIDE_SUFFIXES
+from pathology_mil.resolution import number, resolution
 
 RGB = NDArray[np.uint8]
 
@@ -26,88 +28,6 @@ WHOLE_PIXELS = 16_000_000
 # a plain image (PNG, JPEG) has to be decoded whole: past this, a pyramidal file is the better idea
 PLAIN_PIXELS = 400_000_000
 _BLOCK = 2048
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """The resolution of level 0.
-
-    Args:
-        mpp: micrometres per pixel, or None where the file does not say.
-        source: where it was found (a property of the file, or "given").
-    """
-
-    mpp: float | None
-    source: str
-
-
-def _number(text: object) -> float | None:
-    try:
-        value = float(str(text).strip().replace(",", "."))
-    except ValueError:
-        return None
-    return value if np.isfinite(value) and value > 0 else None
-
-
-def _hamamatsu(value: float) -> float:
-    """hamamatsu.XResolution comes as µm/px, nm/px or px/cm: the magnitudes do not overlap."""
-    if value < 10:
-        return value
-    return value / 1000 if value < 5000 else 10_000 / value
-
-
-def _tiff(properties: Mapping[str, str]) -> float | None:
-    per_unit = _number(properties.get("tiff.XResolution"))
-    unit = {"centimeter": 10_000.0, "inch": 25_400.0}.get(properties.get("tiff.ResolutionUnit", ""))
-    if per_unit is None or unit is None:
-        return None
-    mpp = unit / per_unit
-    return mpp if mpp <= 10 else None  # 72 and 300 dpi are what image editors write, not what a scanner measured
-
-
-def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_keys: Iterable[str] = ()) -> Resolution:
-    """The resolution of a slide, from the first of the places that scanners and converters write it to.
-
-    The order: the given value, `openslide.mpp-x/-y`, `openslide.mirax.MPP`, `aperio.MPP`, `hamamatsu.XResolution`, a numeric
-    `openslide.comment`, `mpp_keys`, the TIFF resolution, and the objective power (mpp = 10 / magnification).
-    """
-    if mpp is not None:
-        if not (np.isfinite(mpp) and mpp > 0):
-            raise UserError(f"a slide's resolution must be a positive number of µm per pixel, got {mpp}")
-        return Resolution(float(mpp), "given")
-    x, y = (_number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if x is not None and x <= 10:
-        return Resolution((x + y) / 2 if y is not None else x, "openslide.mpp-x")
-    plain: list[tuple[str, Callable[[float], float]]] = [
-        ("openslide.mirax.MPP", float),
-        ("aperio.MPP", float),
-        ("hamamatsu.XResolution", _hamamatsu),
-        ("openslide.comment", float),
-        *((key, float) for key in mpp_keys),
-    ]
-    for key, convert in plain:
-        if (value := _number(properties.get(key))) is not None:
-            return Resolution(convert(value), key)
-    if (value := _tiff(properties)) is not None:
-        return Resolution(value, "tiff.XResolution")
-    for key in ("openslide.objective-power", "aperio.AppMag"):
-        if (value := _number(properties.get(key))) is not None:
-            return Resolution(10 / value, key)
-    return Resolution(None, "not recorded")
-
-
-def magnification(mpp: float) -> int:
-    """The nominal magnification of a resolution in µm/px: what scanners call 20×, 40× ….
-
-    Raises:
-        UserError: above 2.4 µm/px, where no objective is in use.
-    """
-    for limit, mag in ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5)):
-        if mpp < limit:
-            return mag
-    raise UserError(
-        f"{mpp:g} µm per pixel is coarser than any objective (5× is below 2.4)", "ask for --mpp instead of --mag"
-    )
 
 
 class Slide:
@@ -280,17 +200,22 @@ def _open(path: Path) -> openslide.AbstractSlide:
         pass
     except (openslide.OpenSlideError, UnicodeError) as error:
         raise UserError(f"{path.name}: damaged or incomplete slide ({_first_line(error)})") from error
+    return _open_plain(path)
+
+
+def _open_plain(path: Path) -> openslide.ImageSlide:
     Image.MAX_IMAGE_PIXELS = PLAIN_PIXELS
     try:
-        slide = openslide.ImageSlide(path)
-        width, height = slide.dimensions
-        if width * height > PLAIN_PIXELS:
-            raise UserError(
-                f"{path.name}: a plain image of {width}×{height} pixels has to be decoded whole",
-                "convert it to a pyramidal tiled TIFF",
-            )
-        slide.read_region((0, 0), 0, (1, 1))  # decodes: a truncated image shows here
-        return slide
+        with warnings.catch_warnings(action="ignore"):  # what Pillow warns of here is an error below, or harmless
+            image = Image.open(path)
+            if image.width * image.height > PLAIN_PIXELS:
+                image.close()
+                raise UserError(
+                    f"{path.name}: a plain image of {image.width}×{image.height} pixels has to be decoded whole",
+                    "convert it to a pyramidal tiled TIFF",
+                )
+            with image:
+                return openslide.ImageSlide(image.convert("RGBA"))  # decodes: a truncated image shows here
     except UnidentifiedImageError as error:
         raise UserError(
             f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
@@ -306,7 +231,7 @@ def _first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class SlideFile:
-    """A slide to work on, and its resolution where a table gives one."""
+    """A slide to work on, and its resolution where a person or a table gives one."""
 
     path: Path
     mpp: float | None = None
@@ -316,7 +241,7 @@ class SlideFile:
         return self.path.stem
 
 
-def find_slides(source: Path | str) -> list[SlideFile]:
+def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFile]:
     """The slides that a path stands for: one file, a folder (searched to any depth) or a CSV list, sorted by slide id.
 
     A CSV needs a column `wsi`, `full_path`, `path` or `slide_id` (paths relative to the CSV; an extension may be missing), and may
@@ -338,6 +263,7 @@ def find_slides(source: Path | str) -> list[SlideFile]:
         found = list(_listed(source))
     else:
         found = [SlideFile(source)]
+    found = [SlideFile(s.path, mpp if s.mpp is None else s.mpp) for s in found]
     found.sort(key=lambda s: (s.slide_id, str(s.path)))
     for one, other in pairwise(found):
         if one.slide_id == other.slide_id and one.path != other.path:
@@ -364,9 +290,9 @@ def _listed(table: Path) -> Iterator[SlideFile]:
                 continue
             path = beside[0]
         mpp = row.get("mpp") or None
-        if mpp is not None and _number(mpp) is None:
+        if mpp is not None and number(mpp) is None:
             raise UserError(f"{table.name}: the mpp of {name} is {mpp!r}, not a positive number")
-        yield SlideFile(path, None if mpp is None else _number(mpp))
+        yield SlideFile(path, None if mpp is None else number(mpp))
     if missing:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise UserError(f"{table.name} names slides that are not there: {shown}")

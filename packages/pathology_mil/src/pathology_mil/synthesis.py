@@ -86,9 +86,9 @@ def draw(rng: np.random.Generator, *, tumour: bool, pen: bool) -> Drawing:
 
 def _beer_lambert(rng: np.random.Generator, haematoxylin: NDArray, eosin: NDArray, tissue: NDArray) -> RGB:
     """Light through two stains; the amount of stain and the lamp differ from slide to slide."""
-    amount = np.float32(rng.uniform(0.85, 1.2, 2))
+    amount = rng.uniform(0.85, 1.2, 2).tolist()
     thickness = cv2.GaussianBlur(tissue.astype(np.float32), (0, 0), 1.5) * (1 + 0.12 * _smooth_noise(rng, 8))
-    lamp = np.float32(rng.uniform(238, 248, 3))
+    lamp = rng.uniform(238, 248, 3).tolist()
     grain = (_crop(_grain(), rng) - 0.5) * 5
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for c in range(3):
@@ -131,7 +131,9 @@ def _nests(rng: np.random.Generator, tissue: NDArray[np.bool_]) -> list[Nest]:
 def _blob(rng: np.random.Generator, centre, radius: float) -> Outline:
     """A round outline with a few waves."""
     angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    r = 1 + sum(rng.uniform(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)) for k in range(2, 7))
+    r = np.ones_like(angle)
+    for k in range(2, 7):
+        r += rng.uniform(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
     points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (r * radius)[:, None] + np.asarray(centre)
     return np.rint(points).astype(np.int32).clip(0, [WIDTH - 1, HEIGHT - 1])
 
@@ -196,7 +198,7 @@ def _ink(rng: np.random.Generator, image: RGB, colour: tuple[int, int, int]) -> 
     cover = cv2.GaussianBlur(mark, (0, 0), 2)[..., None].astype(np.float32) / 255 * 0.9
     rows, columns = np.flatnonzero(mark.any(axis=1)), np.flatnonzero(mark.any(axis=0))
     box = np.s_[rows[0] - 8 if rows[0] > 8 else 0 : rows[-1] + 8, max(0, columns[0] - 8) : columns[-1] + 8]
-    image[box] = image[box] * (1 - cover[box]) + np.float32(colour) * cover[box]
+    image[box] = image[box] * (1 - cover[box]) + np.array(colour, np.float32) * cover[box]
 
 
 def _filled(outline: Outline) -> NDArray[np.bool_]:
@@ -224,7 +226,9 @@ def _fibres() -> NDArray[np.float32]:
     rng = np.random.default_rng(1)
     h, w = HEIGHT + 512, WIDTH + 512
     noise = cv2.GaussianBlur(rng.random((h, w), np.float32), (0, 0), sigmaX=22, sigmaY=1.3)
-    coarse = [cv2.resize(rng.standard_normal((9, 11)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) for _ in "xy"]
+    coarse = [
+        cv2.resize(rng.standard_normal((9, 11)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) for _ in "xy"
+    ]
     ys, xs = np.mgrid[0:h, 0:w].astype(np.float32)
     waves = cv2.remap(noise, xs + 90 * coarse[0], ys + 90 * coarse[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     low, high = np.percentile(waves[::8, ::8], [2, 98])

@@ -44,7 +44,9 @@ def colour_texture(tile: RGB) -> NDArray[np.float32]:
     colours = tile.reshape(-1, 3) / np.float32(255)
     values += [*colours.mean(axis=0), *(4 * colours.std(axis=0))]
     for stain, bins in ((haematoxylin, _H_BINS), (eosin, _E_BINS)):
-        values += list(np.bincount(np.searchsorted(bins, stain.ravel()), minlength=len(bins) + 1)[: len(bins) + 1] / stain.size)
+        values += list(
+            np.bincount(np.searchsorted(bins, stain.ravel()), minlength=len(bins) + 1)[: len(bins) + 1] / stain.size
+        )
     return np.array(values[:DIM], np.float32)
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
 from pathology_mil.grids import ContourFn, Coords, contour_grid, global_grid
-from pathology_mil.slides import Slide, magnification
+from pathology_mil.resolution import magnification
+from pathology_mil.slides import Slide
 from pathology_mil.tissue import Tissue, TissueParams, segment
 
 Layout = Literal["trident", "clam"]

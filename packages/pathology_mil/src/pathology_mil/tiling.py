@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import shapely
 
-from core_runtime.bulk import Item, Outcome, Skipped, bulk
+from core_runtime.bulk import Item, Outcome, Skipped, bulk, summary
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, fingerprint, write_text, writing
+from core_runtime.folders import data_fingerprint, fingerprint, write_text
 from pathology_mil import figures
 from pathology_mil.annotations import find_annotation, read_annotations, tissue_regions, write_geojson
 from pathology_mil.slides import Slide, SlideFile
@@ -68,6 +68,9 @@ def tile_slides(
     Raises:
         UserError: tiles that are there were made with other parameters.
     """
+    if len(slides) == 1:  # one unusable slide is an error of its own, not an item that failed
+        with Slide(slides[0].path, mpp=slides[0].mpp) as only:
+            params.downsample(only)
     items = []
     for slide in slides:
         tissue_file = find_annotation(tissue_from, slide.slide_id) if tissue_from else None
@@ -86,6 +89,18 @@ def tile_slides(
     )
     _write_table(folder, params, items, outcomes)
     return folder, outcomes
+
+
+def verdict(outcomes: Sequence[Outcome], *, single: bool) -> int:
+    """The exit status of bulk work on slides; what failed is named on standard error.
+
+    Raises:
+        UserError: the one file that was given came to nothing.
+    """
+    if single and outcomes and not outcomes[0].ok:
+        name, message = outcomes[0].name, outcomes[0].message or outcomes[0].status
+        raise UserError(message if message.startswith(name) else f"{name}: {message}")
+    return summary(outcomes)
 
 
 def _already(item: Item) -> bool:
@@ -137,14 +152,17 @@ def _tile(item: Item) -> dict[str, Any]:
         }
     write_tiles(item.output, tiles)
     if not len(tiles.coords):
-        raise Skipped("no tissue", "; ".join(tissue.notes) or "nothing on the glass passes the tissue filter (look at its contour picture)")
+        found = "; ".join(["no tissue found on it", *tissue.notes])
+        raise Skipped(
+            "no tissue", f"{found} (look at its contour picture; --preset biopsy or --tissue otsu may find it)"
+        )
     return facts
 
 
 def _drawn_tissue(path: Path) -> Tissue:
     """Tissue from a GeoJSON file."""
     tissue = Tissue([], [], [], (1.0, 1.0), [f"tissue taken from {path.name}"])
-    shapes = [r.shape for r in read_annotations(path) if r.shape.geom_type in ("Polygon", "MultiPolygon")]
+    shapes = [r.shape for r in read_annotations(path) if r.is_area]
     for polygon in shapely.get_parts(shapely.get_parts(shapely.union_all(shapes))):
         tissue.contours.append(np.array(polygon.exterior.coords)[:-1].astype(np.int32))
         tissue.holes.append([np.array(r.coords)[:-1].astype(np.int32) for r in polygon.interiors])
@@ -158,7 +176,10 @@ def _pictures(slide: Slide, tiles: Tiles, tissue: Tissue, work: _Work) -> None:
     contours = figures.draw_tissue(thumbnail, slide.dimensions, tissue)
     with_tiles = figures.draw_tiles(contours, slide.dimensions, tiles.coords, tiles.side)
     if work.params.layout == "clam":
-        pictures = {"masks": contours, "stitches": figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side)}
+        pictures = {
+            "masks": contours,
+            "stitches": figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side),
+        }
     else:
         pictures = {"contours": with_tiles}
     for folder, picture in pictures.items():

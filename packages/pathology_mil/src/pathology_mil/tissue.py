@@ -21,6 +21,9 @@ from pathology_mil.slides import RGB, WHOLE_PIXELS, Slide
 Contour = NDArray[np.int32]  # (points, 2), x and y
 
 
+_PEN_SIDE = 320  # pixels of the longest side of the picture in which pen marks are looked for
+
+
 @dataclass(frozen=True)
 class TissueParams:
     """How tissue is found.
@@ -70,6 +73,19 @@ PRESETS = {
     "resection": TissueParams(sthresh=15, mthresh=11, close=4, a_t=100, a_h=16, max_n_holes=8),
     "tcga": TissueParams(sthresh=8, mthresh=7, close=4, a_t=16, a_h=4, max_n_holes=8),
 }
+
+
+def preset(
+    name: str = "default",
+    *,
+    method: Literal["clam", "otsu"] = "clam",
+    drop_pen: bool = True,
+    seg_level: int = -1,
+    a_t: float | None = None,
+) -> TissueParams:
+    """A preset with the settings that a command line can change; a given `a_t` is taken as it is, not adapted."""
+    params = replace(PRESETS[name], method=method, drop_pen=drop_pen, seg_level=seg_level)
+    return params if a_t is None else replace(params, a_t=a_t, adapt=False)
 
 
 @dataclass
@@ -125,7 +141,8 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     scale = (width / image.shape[1], height / image.shape[0])
     notes = []
     if params.drop_pen:
-        pen = pen_marks(image)
+        pen = pen_marks(slide.thumbnail(_PEN_SIDE)).astype(np.uint8)
+        pen = np.asarray(cv2.resize(pen, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_NEAREST)) > 0
         marked = float(np.count_nonzero(pen & (mask > 0))) / mask.size
         if marked > 0.001:
             mask = np.where(pen, 0, mask).astype(np.uint8)
@@ -195,13 +212,13 @@ def pen_marks(image: RGB) -> NDArray[np.bool_]:
     """Pixels of green, blue and black felt pen, grown by a few pixels.
 
     Stained tissue lies between blue-purple and pink; the pale blue counterstain of immunohistochemistry is kept by asking for a
-    strong colour. Red pen can't be told from eosin and stays.
+    strong colour. Red pen can't be told from eosin and stays. The picture must be so coarse that dark nuclei are no black dots any more.
     """
-    hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 5), cv2.COLOR_RGB2HSV))
+    hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV))
     coloured = (hue >= 35) & (hue <= 115) & (saturation >= 110)
     black = (value <= 70) & (saturation <= 90)
     seed = cv2.morphologyEx((coloured | black).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return cv2.dilate(seed, np.ones((7, 7), np.uint8)) > 0
+    return np.asarray(cv2.dilate(seed, np.ones((5, 5), np.uint8))) > 0
 
 
 def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: TissueParams) -> Tissue:

@@ -1,0 +1,247 @@
+"""The verbs of ``pathology-mil``; no logic. Heavy modules are imported inside the verbs that need them."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core_runtime.cli import (
+    Config,
+    Device,
+    DeviceName,
+    Json,
+    Out,
+    Overwrite,
+    Precision,
+    PrecisionName,
+    Seed,
+    Verbose,
+    Workers,
+    application,
+    emit,
+    resolve_device,
+    run,
+)
+
+app = application("pathology-mil", "Whole slides to tiles, features, a slide label and a heat map (ACMIL).")
+
+
+class Preset(StrEnum):
+    default = "default"
+    biopsy = "biopsy"
+    resection = "resection"
+    tcga = "tcga"
+
+
+class TissueMethod(StrEnum):
+    clam = "clam"
+    otsu = "otsu"
+
+
+class LayoutName(StrEnum):
+    trident = "trident"
+    clam = "clam"
+
+
+class ContourRule(StrEnum):
+    four_pt = "four_pt"
+    four_pt_hard = "four_pt_hard"
+    centre = "center"
+    basic = "basic"
+
+
+class StoredType(StrEnum):
+    float16 = "float16"
+    float32 = "float32"
+
+
+Slides = Annotated[
+    Path,
+    typer.Argument(metavar="SLIDES", help="A slide, a folder (searched to any depth) or a CSV (columns wsi, mpp)."),
+]
+SlideMpp = Annotated[
+    float | None,
+    typer.Option("--slide-mpp", help="The scan's own resolution (µm per pixel), where the file does not say it."),
+]
+SlideMag = Annotated[
+    float | None, typer.Option("--slide-mag", help="The scan's own objective (20, 40), where the file does not say it.")
+]
+SkipErrors = Annotated[
+    bool, typer.Option("--skip-errors/--stop", help="Go on after a slide that fails, or stop there.")
+]
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for slides, annotations and labels.csv.")],
+    slides: Annotated[int, typer.Option(min=1, help="How many; half of them have tumour-like nests.")] = 12,
+    seed: Seed = 0,
+    workers: Workers = 0,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draws synthetic pyramidal slides with labels and annotated nests.
+
+    Example: pathology-mil sample data --slides 24
+    """
+    from pathology_mil.samples import SampleParams, make_samples
+    from pathology_mil.summaries import sampled
+
+    outcomes = make_samples(out, SampleParams(slides, seed), workers=workers, overwrite=overwrite)
+    result = sampled(out, outcomes)
+    emit(result.facts, json, result.show)
+    _exit(result.code)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A slide, a folder, tiles, features or annotations.")],
+    slide_mpp: Annotated[
+        float | None,
+        typer.Option("--slide-mpp", "--mpp", help="The scan's own resolution, where the file does not say it."),
+    ] = None,
+    slide_mag: Annotated[
+        float | None,
+        typer.Option("--slide-mag", "--mag", help="The scan's own objective, where the file does not say it."),
+    ] = None,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Says what a file holds, whether it can be used, and what to do next.
+
+    Example: pathology-mil inspect slide.svs
+    """
+    from pathology_mil.inspection import inspect as look
+    from pathology_mil.resolution import own_mpp
+    from pathology_mil.summaries import inspected
+
+    result = inspected(look(path, mpp=own_mpp(slide_mpp, slide_mag)))
+    emit(result.facts, json, result.show)
+    _exit(result.code)
+
+
+@app.command()
+def tile(
+    slides: Slides,
+    out: Out = Path("job"),
+    mag: Annotated[float | None, typer.Option(help="Magnification of the tiles, nominal (default 20).")] = None,
+    mpp: Annotated[
+        float | None, typer.Option(help="Resolution of the tiles, true µm per pixel, instead of --mag.")
+    ] = None,
+    patch_size: Annotated[int, typer.Option(help="Side of a tile in pixels at that resolution.")] = 256,
+    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 0,
+    layout: Annotated[LayoutName, typer.Option(help="Grid and files of TRIDENT or of CLAM.")] = LayoutName.trident,
+    min_tissue: Annotated[float, typer.Option(help="Share of a tile that must be tissue (trident).")] = 0.0,
+    contour_fn: Annotated[
+        ContourRule, typer.Option(help="What makes a tile belong to tissue (clam).")
+    ] = ContourRule.four_pt,
+    preset: Annotated[Preset, typer.Option(help="Settings of the tissue filter.")] = Preset.default,
+    tissue: Annotated[
+        TissueMethod, typer.Option(help="clam: saturation; otsu: grey level at 1.25×.")
+    ] = TissueMethod.clam,
+    keep_holes: Annotated[
+        bool, typer.Option("--keep-holes", help="Count holes in the tissue as tissue (trident).")
+    ] = False,
+    keep_pen: Annotated[bool, typer.Option("--keep-pen", help="Do not leave pen marks out.")] = False,
+    seg_level: Annotated[int, typer.Option(help="Pyramid level to look for tissue on; -1 chooses.")] = -1,
+    area: Annotated[
+        float | None, typer.Option("--min-area", help="Smallest piece of tissue, in squares of 512 pixels.")
+    ] = None,
+    tissue_from: Annotated[
+        Path | None, typer.Option(help="Folder of tissue GeoJSON (mended in QuPath) to use instead.")
+    ] = None,
+    slide_mpp: SlideMpp = None,
+    slide_mag: SlideMag = None,
+    workers: Workers = 0,
+    skip_errors: SkipErrors = True,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Finds the tissue and lays tiles over it; a rerun goes on where the last one stopped.
+
+    Example: pathology-mil tile slides --out job --mag 20 --patch-size 256
+    """
+    from pathology_mil.resolution import own_mpp
+    from pathology_mil.slides import find_slides
+    from pathology_mil.summaries import tiled
+    from pathology_mil.tiles import TileParams
+    from pathology_mil.tiling import tile_slides
+    from pathology_mil.tissue import preset as settings
+
+    params = TileParams(
+        patch_size=patch_size,
+        mag=(20.0 if mag is None and mpp is None else mag),
+        mpp=mpp,
+        overlap=overlap,
+        layout=layout.value,
+        min_tissue=min_tissue,
+        keep_holes=keep_holes,
+        contour_fn=contour_fn.value,
+        tissue=settings(preset.value, method=tissue.value, drop_pen=not keep_pen, seg_level=seg_level, a_t=area),
+    )
+    found = find_slides(slides, mpp=own_mpp(slide_mpp, slide_mag))
+    folder, outcomes = tile_slides(
+        found, out, params, tissue_from=tissue_from, workers=workers, overwrite=overwrite, skip_errors=skip_errors
+    )
+    result = tiled(folder, found, params, outcomes, single=slides.is_file() and len(found) == 1)
+    emit(result.facts, json, result.show)
+    _exit(result.code)
+
+
+@app.command()
+def encode(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="Folder that 'tile' (or CLAM, TRIDENT) wrote.")],
+    encoder: Annotated[
+        str, typer.Option(help="colour-texture (built in, a baseline), timm:NAME, torchvision:NAME, resnet50_trunc.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="Local file of weights (safetensors or a torch state dict).")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Features without meaning, to test.")
+    ] = False,
+    known_as: Annotated[
+        str | None, typer.Option("--as", help="Record as this known encoder and check the pairing.")
+    ] = None,
+    slides: Annotated[Path | None, typer.Option(help="Where the slides are, if they were moved.")] = None,
+    dtype: Annotated[StoredType, typer.Option(help="Type of the stored features.")] = StoredType.float16,
+    batch: Annotated[int, typer.Option(min=1, help="Tiles a step.")] = 64,
+    device: Device = DeviceName.auto,
+    precision: Precision = PrecisionName.full,
+    workers: Workers = 0,
+    skip_errors: SkipErrors = True,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Turns tiles into features, one HDF5 file a slide; a rerun goes on where the last one stopped.
+
+    Example: pathology-mil encode job --encoder timm:vit_small_patch16_224 --weights dino.pth
+    """
+    from pathology_mil.encoders import EncoderChoice
+    from pathology_mil.encoding import EncodeParams, encode_slides
+    from pathology_mil.summaries import encoded
+
+    choice = EncoderChoice(encoder, weights, random_weights, known_as)
+    where = "cpu" if choice.computed else resolve_device(device)
+    params = EncodeParams(choice, dtype.value, batch, where, str(precision))
+    folder, outcomes = encode_slides(
+        job, params, slides=slides, workers=workers, overwrite=overwrite, skip_errors=skip_errors
+    )
+    result = encoded(folder, params, outcomes)
+    emit(result.facts, json, result.show)
+    _exit(result.code)
+
+
+def _exit(code: int) -> None:
+    if code:
+        raise typer.Exit(code)
+
+
+def main() -> None:
+    run(app)

@@ -1,0 +1,101 @@
+"""How large a pixel is: from what scanners and converters write into a file, from what a person says, and as a magnification."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from core_runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """The resolution of level 0.
+
+    Args:
+        mpp: micrometres per pixel, or None where the file does not say.
+        source: where it was found (a property of the file, or "given").
+    """
+
+    mpp: float | None
+    source: str
+
+
+def number(text: object) -> float | None:
+    try:
+        value = float(str(text).strip().replace(",", "."))
+    except ValueError:
+        return None
+    return value if np.isfinite(value) and value > 0 else None
+
+
+def _hamamatsu(value: float) -> float:
+    """hamamatsu.XResolution comes as µm/px, nm/px or px/cm: the magnitudes do not overlap."""
+    if value < 10:
+        return value
+    return value / 1000 if value < 5000 else 10_000 / value
+
+
+def _tiff(properties: Mapping[str, str]) -> float | None:
+    per_unit = number(properties.get("tiff.XResolution"))
+    unit = {"centimeter": 10_000.0, "inch": 25_400.0}.get(properties.get("tiff.ResolutionUnit", ""))
+    if per_unit is None or unit is None:
+        return None
+    mpp = unit / per_unit
+    return mpp if mpp <= 10 else None  # 72 and 300 dpi are what image editors write, not what a scanner measured
+
+
+def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_keys: Iterable[str] = ()) -> Resolution:
+    """The resolution of a slide, from the first of the places that scanners and converters write it to.
+
+    The order: the given value, `openslide.mpp-x/-y`, `openslide.mirax.MPP`, `aperio.MPP`, `hamamatsu.XResolution`, a numeric
+    `openslide.comment`, `mpp_keys`, the TIFF resolution, and the objective power (mpp = 10 / magnification).
+    """
+    if mpp is not None:
+        if not (np.isfinite(mpp) and mpp > 0):
+            raise UserError(f"a slide's resolution must be a positive number of µm per pixel, got {mpp}")
+        return Resolution(float(mpp), "given")
+    x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
+    if x is not None and x <= 10:
+        return Resolution((x + y) / 2 if y is not None else x, "openslide.mpp-x")
+    plain: list[tuple[str, Callable[[float], float]]] = [
+        ("openslide.mirax.MPP", float),
+        ("aperio.MPP", float),
+        ("hamamatsu.XResolution", _hamamatsu),
+        ("openslide.comment", float),
+        *((key, float) for key in mpp_keys),
+    ]
+    for key, convert in plain:
+        if (value := number(properties.get(key))) is not None:
+            return Resolution(convert(value), key)
+    if (value := _tiff(properties)) is not None:
+        return Resolution(value, "tiff.XResolution")
+    for key in ("openslide.objective-power", "aperio.AppMag"):
+        if (value := number(properties.get(key))) is not None:
+            return Resolution(10 / value, key)
+    return Resolution(None, "not recorded")
+
+
+def magnification(mpp: float) -> int:
+    """The nominal magnification of a resolution in µm/px: what scanners call 20×, 40× ….
+
+    Raises:
+        UserError: above 2.4 µm/px, where no objective is in use.
+    """
+    for limit, mag in ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5)):
+        if mpp < limit:
+            return mag
+    raise UserError(
+        f"{mpp:g} µm per pixel is coarser than any objective (5× is below 2.4)", "ask for --mpp instead of --mag"
+    )
+
+
+def own_mpp(mpp: float | None, mag: float | None) -> float | None:
+    """A scan's own resolution in µm per pixel from what a person says: that, or its objective."""
+    if mag is None:
+        return mpp
+    if mpp is not None:
+        raise UserError("say the scan's resolution or its objective, not both: --slide-mpp or --slide-mag")
+    if not mag > 0:
+        raise UserError(f"an objective is a positive number (20, 40), got {mag}")
+    return 10 / mag

@@ -1,0 +1,97 @@
+import cv2
+import numpy as np
+import pytest
+import shapely
+
+from core_runtime.errors import UserError
+from pathology_mil.grids import contour_grid, global_grid
+from pathology_mil.tissue import Tissue
+
+
+def tissue_of(*outlines, holes=()):
+    return Tissue(
+        [np.array(o, np.int32) for o in outlines],
+        [[np.array(h, np.int32) for h in holes] if i == 0 else [] for i in range(len(outlines))],
+        [1.0] * len(outlines),
+        (1, 1),
+    )
+
+
+SQUARE = [(100, 100), (100, 899), (899, 899), (899, 100)]
+HOLE = [(300, 300), (300, 600), (600, 600), (600, 300)]
+
+
+def wavy(rng, n=200):
+    angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    r = 300 + 60 * np.cos(5 * angle + rng.uniform(0, 6)) + rng.normal(0, 8, n)
+    return np.stack([500 + r * np.cos(angle), 500 + r * np.sin(angle)], 1).astype(np.int32)
+
+
+@pytest.mark.parametrize("rule", ["four_pt", "four_pt_hard", "center", "basic"])
+def test_membership_is_that_of_opencv(rule):
+    """The definition, point by point, against the vectorised test; also the order: x slow, y fast."""
+    outline = wavy(np.random.default_rng(0))
+    hole = [(450, 450), (450, 560), (560, 560), (560, 450)]
+    tissue = tissue_of(outline, holes=[hole])
+    got = contour_grid(tissue, dimensions=(1000, 1000), side=(64, 64), step=(48, 48), contour_fn=rule)
+
+    def inside(contour, x, y):
+        return cv2.pointPolygonTest(np.array(contour, np.int32), (float(x), float(y)), False)
+
+    expected = []
+    left, top, width, height = cv2.boundingRect(outline)
+    for x in range(left, left + width, 48):
+        for y in range(top, top + height, 48):
+            cx, cy = x + 32, y + 32
+            points = {
+                "basic": [(x, y)],
+                "center": [(cx, cy)],
+            }.get(rule, [(cx + a, cy + b) for a in (-16, 16) for b in (-16, 16)])
+            hits = [inside(outline, *p) >= 0 for p in points]
+            if (all(hits) if rule == "four_pt_hard" else any(hits)) and inside(hole, cx, cy) <= 0:
+                expected.append((x, y))
+    assert got.tolist() == [list(p) for p in expected]
+    assert len(got) > 50
+
+
+def test_padding_keeps_tiles_on_the_slide():
+    tissue = tissue_of([(0, 0), (0, 999), (999, 999), (999, 0)])
+    options = {"dimensions": (1000, 1000), "side": (256, 256), "step": (256, 256), "contour_fn": "basic"}
+    assert len(contour_grid(tissue, **options)) == 16
+    assert contour_grid(tissue, use_padding=False, **options).max() <= 1000 - 256
+    with pytest.raises(UserError, match="contour function"):
+        contour_grid(tissue, **options | {"contour_fn": "nine_pt"})
+
+
+def test_the_global_grid_is_row_major_and_sticks_out():
+    tissue = tissue_of([(0, 0), (0, 1000), (1000, 1000), (1000, 0)])
+    coords = global_grid(tissue, dimensions=(1000, 600), side=256, step=256)
+    assert coords.tolist() == [[x, y] for y in (0, 256, 512) for x in (0, 256, 512, 768)]
+
+
+def test_share_of_tissue_and_holes():
+    tissue = tissue_of(SQUARE, holes=[HOLE])
+    options = {"dimensions": (1000, 1000), "side": 100, "step": 100}
+    touching = global_grid(tissue, **options)
+    full = global_grid(tissue, min_tissue=1.0, **options)
+    # by the definition, box by box
+    shape = tissue.polygons()
+    boxes = {(x, y): shapely.box(x, y, x + 100, y + 100) for x in range(0, 1000, 100) for y in range(0, 1000, 100)}
+    assert {tuple(c) for c in touching.tolist()} == {k for k, b in boxes.items() if b.intersects(shape)}
+    assert {tuple(c) for c in full.tolist()} == {
+        k for k, b in boxes.items() if b.intersection(shape).area >= 1e4 - 1e-3
+    }
+    assert len(global_grid(tissue, holes=False, min_tissue=0.9, **options)) > len(
+        global_grid(tissue, min_tissue=0.9, **options)
+    )
+    with pytest.raises(UserError, match="between 0 and 1"):
+        global_grid(tissue, min_tissue=1.5, **options)
+
+
+def test_no_tissue_no_tiles():
+    empty = Tissue([], [], [], (1, 1))
+    assert global_grid(empty, dimensions=(100, 100), side=10, step=10).shape == (0, 2)
+    assert contour_grid(empty, dimensions=(100, 100), side=(10, 10), step=(10, 10)).shape == (0, 2)
+    line = tissue_of([(5, 5), (9, 5)], [(7, 7)])
+    assert global_grid(line, dimensions=(100, 100), side=10, step=10).shape == (0, 2)
+    assert contour_grid(line, dimensions=(100, 100), side=(10, 10), step=(10, 10), contour_fn="basic").shape[1] == 2

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from core_runtime.errors import UserError
+from pathology_mil.pyramid import write_pyramid
+from pathology_mil.resolution import magnification, own_mpp, resolution
+from pathology_mil.slides import Slide, find_slides
+
+
+@pytest.fixture
+def picture():
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 255, (20, 30, 3)), np.ones((50, 50, 1))).astype(np.uint8)
+
+
+@pytest.fixture
+def pyramid(picture, tmp_path):
+    path = tmp_path / "slide ü.svs"
+    write_pyramid(path, picture, downsamples=(4, 16), mpp=0.5, aperio=True, quality=95)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("properties", "mpp", "source"),
+    [
+        ({"openslide.mpp-x": "0.24", "openslide.mpp-y": "0.26", "aperio.MPP": "0.5"}, 0.25, "openslide.mpp-x"),
+        ({"openslide.mirax.MPP": "0,23", "aperio.MPP": "0.5"}, 0.23, "openslide.mirax.MPP"),
+        ({"aperio.MPP": "0.499", "openslide.objective-power": "40"}, 0.499, "aperio.MPP"),
+        ({"hamamatsu.XResolution": "226"}, 0.226, "hamamatsu.XResolution"),
+        ({"hamamatsu.XResolution": "0.226"}, 0.226, "hamamatsu.XResolution"),
+        ({"hamamatsu.XResolution": "44248"}, 0.226, "hamamatsu.XResolution"),
+        ({"openslide.comment": "0.3"}, 0.3, "openslide.comment"),
+        ({"openslide.comment": "Aperio 0.3", "x.mpp": "0.4"}, 0.4, "x.mpp"),
+        ({"tiff.XResolution": "20000", "tiff.ResolutionUnit": "centimeter"}, 0.5, "tiff.XResolution"),
+        ({"tiff.XResolution": "50800", "tiff.ResolutionUnit": "inch"}, 0.5, "tiff.XResolution"),
+        ({"tiff.XResolution": "72", "tiff.ResolutionUnit": "inch", "aperio.AppMag": "40"}, 0.25, "aperio.AppMag"),
+        ({"openslide.objective-power": "20", "aperio.AppMag": "40"}, 0.5, "openslide.objective-power"),
+        ({"openslide.mpp-x": "nan", "aperio.MPP": "-1"}, None, "not recorded"),
+    ],
+)
+def test_resolution_is_looked_up_in_order(properties, mpp, source):
+    found = resolution(properties, mpp_keys=["x.mpp"])
+    assert found.source == source
+    assert found.mpp == (None if mpp is None else pytest.approx(mpp, rel=1e-4))
+    assert resolution(properties, mpp=0.7).mpp == 0.7
+
+
+def test_nominal_magnification():
+    assert [magnification(m) for m in (0.1, 0.17, 0.226, 0.25, 0.499, 1.0, 2.0)] == [80, 60, 40, 40, 20, 10, 5]
+    with pytest.raises(UserError, match="coarser"):
+        magnification(2.4)
+    assert own_mpp(None, 40) == 0.25
+    for wrong in ((0.5, 20), (None, 0)):
+        with pytest.raises(UserError):
+            own_mpp(*wrong)
+
+
+def test_reading_a_pyramid(pyramid, picture):
+    with Slide(pyramid) as slide:
+        assert slide.slide_id == "slide ü"
+        assert slide.levels == [(1500, 1000), (375, 250), (93, 62)]
+        assert (slide.mpp, slide.mpp_source) == (0.5, "openslide.mpp-x")
+        assert [slide.best_level(d) for d in (0.5, 1, 3.7, 4, 5, 16, 64)] == [0, 0, 1, 1, 1, 2, 2]
+        tile = slide.read_tile(200, 300, side=256, size=64)
+        np.testing.assert_allclose(tile.mean(axis=(0, 1)), picture[300:556, 200:456].mean(axis=(0, 1)), atol=3)
+        edge = slide.read(1400, 900, width=200, height=200)
+        assert (edge[:, 110:] == 255).all()
+        assert (edge[110:] == 255).all()
+
+
+def test_an_overview_is_put_together_without_seams(pyramid, monkeypatch):
+    with Slide(pyramid) as slide:
+        whole = slide.overview(8)
+        monkeypatch.setattr("pathology_mil.slides.WHOLE_PIXELS", 1000)
+        monkeypatch.setattr("pathology_mil.slides._BLOCK", 64)
+        pieces = slide.overview(8)
+        assert whole.shape == pieces.shape == (125, 188, 3)
+        assert np.abs(whole.astype(int) - pieces).mean() < 3
+
+
+def test_a_broken_tile_is_background_and_counted(pyramid):
+    data = bytearray(pyramid.read_bytes())
+    data[2000:2600] = b"\xff\xd9" * 300  # inside the first tile's JPEG stream
+    data[8:400] = bytes(392)  # and its header
+    pyramid.write_bytes(data)
+    with Slide(pyramid) as slide:
+        good = slide.read(600, 600, width=200, height=200)
+        bad = slide.read(10, 10, width=100, height=100)
+        assert slide.bad_regions == 1
+        assert (bad == 255).all()
+        assert good.std() > 10
+        assert slide.read_level(0).shape == (1000, 1500, 3)  # only the block is lost
+        assert slide.read_level(0)[600:].std() > 10
+
+
+def test_plain_images(picture, tmp_path):
+    for name in ("a.png", "b.jpg"):
+        Image.fromarray(picture).save(tmp_path / name)
+        with Slide(tmp_path / name) as slide:
+            assert slide.levels == [(1500, 1000)]
+            with pytest.raises(UserError, match="neither a resolution"):
+                slide.known_mpp()
+        with Slide(tmp_path / name, mpp=0.5) as slide:
+            assert slide.known_mpp() == 0.5
+
+
+def test_what_is_no_slide_is_said_plainly(tmp_path, pyramid):
+    text, empty, cut = tmp_path / "text.svs", tmp_path / "empty.tif", tmp_path / "cut.png"
+    text.write_text("not what the name says")
+    empty.touch()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 300, 3), dtype=np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    short = tmp_path / "short.svs"
+    short.write_bytes(pyramid.read_bytes()[:3000])
+    for path in (text, empty, cut, short, tmp_path / "absent.svs", tmp_path):
+        with pytest.raises(UserError) as error:
+            Slide(path)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_slides_are_found_in_nested_folders_and_lists(tmp_path, pyramid):
+    deep = tmp_path / "a/b"
+    deep.mkdir(parents=True)
+    (deep / "two.SVS").write_bytes(pyramid.read_bytes())
+    (deep / "notes.txt").touch()
+    assert [s.slide_id for s in find_slides(tmp_path)] == ["slide ü", "two"]
+    table = tmp_path / "list.csv"
+    table.write_text("wsi,mpp\na/b/two.SVS,0.25\nslide ü,\n", encoding="utf-8")
+    assert [(s.slide_id, s.mpp) for s in find_slides(table, mpp=0.4)] == [("slide ü", 0.4), ("two", 0.25)]
+    table.write_text("wsi\nnone.svs\n")
+    with pytest.raises(UserError, match=r"none\.svs"):
+        find_slides(table)
+    table.write_text("name\nx\n")
+    with pytest.raises(UserError, match="columns"):
+        find_slides(table)
+    (tmp_path / "two.svs").write_bytes(b"")
+    with pytest.raises(UserError, match="share the name"):
+        find_slides(tmp_path)
+    (tmp_path / "void").mkdir()
+    with pytest.raises(UserError, match="no slides"):
+        find_slides(tmp_path / "void")
+
+
+def test_a_real_slide(cmu, tcga):
+    with Slide(cmu) as slide:
+        assert (slide.dimensions, slide.mpp) == ((2220, 2967), 0.499)
+    with Slide(tcga) as slide:
+        assert slide.mpp is None
+        with pytest.raises(UserError) as error:
+            slide.known_mpp()
+        assert "--slide-mpp" in error.value.hint
+        assert "--slide-mag" in error.value.hint

@@ -1,0 +1,112 @@
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from core_runtime.errors import UserError
+from pathology_mil.slides import Slide
+from pathology_mil.tissue import PRESETS, TissueParams, pen_marks, preset, segment
+
+
+def slide_of(tmp_path, draw, size=(1200, 900)):
+    image = np.full((size[1], size[0], 3), 245, np.uint8)
+    draw(image)
+    path = tmp_path / "drawn.png"
+    Image.fromarray(image).save(path)
+    return Slide(path, mpp=0.5)
+
+
+PINK = (220, 130, 180)
+
+
+def test_contours_holes_and_scale(tmp_path):
+    def draw(image):
+        cv2.rectangle(image, (100, 100), (900, 700), PINK, -1)
+        cv2.rectangle(image, (300, 300), (500, 500), (245, 245, 245), -1)
+
+    slide = slide_of(tmp_path, draw)
+    tissue = segment(slide, replace(PRESETS["biopsy"], a_h=0.1))
+    assert len(tissue.contours) == len(tissue.holes[0]) == 1
+    polygons = tissue.polygons()
+    assert polygons.is_valid
+    assert polygons.area == pytest.approx(800 * 600 - 200 * 200, rel=0.03)
+    assert tissue.polygons(holes=False).area == pytest.approx(800 * 600, rel=0.03)
+    assert tissue.area_mm2(0.5) == pytest.approx(0.11, rel=0.03)
+
+
+def test_a_tiny_biopsy_does_not_vanish_silently(tmp_path):
+    slide = slide_of(tmp_path, lambda image: cv2.circle(image, (600, 400), 170, PINK, -1))
+    adapted = segment(slide, PRESETS["default"])
+    assert len(adapted.contours) == 1
+    assert "lowered to 0.25" in adapted.notes[0]
+    assert segment(slide, replace(PRESETS["default"], adapt=False)).contours == []
+    assert segment(slide, preset("default", a_t=100)).contours == []
+
+
+def test_pieces_that_the_filter_drops_are_named(tmp_path):
+    def draw(image):
+        cv2.rectangle(image, (50, 50), (1150, 560), PINK, -1)
+        cv2.circle(image, (300, 740), 150, PINK, -1)
+
+    tissue = segment(slide_of(tmp_path, draw), TissueParams(a_t=1))
+    assert len(tissue.contours) == 1
+    assert "1 smaller piece(s)" in tissue.notes[0]
+    assert "--preset biopsy" in tissue.notes[0]
+
+
+@pytest.mark.parametrize("method", ["clam", "otsu"])
+def test_empty_glass_has_no_tissue(tmp_path, method):
+    tissue = segment(slide_of(tmp_path, lambda image: None), TissueParams(method=method))
+    assert tissue.contours == []
+    assert tissue.polygons().is_empty
+
+
+def test_pen_marks_are_left_out(tmp_path):
+    def draw(image):
+        cv2.rectangle(image, (100, 100), (800, 700), PINK, -1)
+        cv2.line(image, (950, 100), (950, 700), (20, 130, 60), 60)
+
+    slide = slide_of(tmp_path, draw)
+    base = replace(PRESETS["biopsy"], a_t=0.1)
+    with_pen, without = segment(slide, replace(base, drop_pen=False)), segment(slide, base)
+    assert (len(with_pen.contours), len(without.contours)) == (2, 1)
+    assert "pen marks" in without.notes[0]
+
+
+def test_stained_tissue_is_no_pen(cmu, tcga):
+    for path in (cmu, tcga):
+        assert pen_marks(Slide(path).thumbnail(320)).mean() < 0.001
+
+
+def test_otsu_finds_real_tissue(cmu):
+    with Slide(cmu) as slide:
+        clam, otsu = segment(slide, PRESETS["biopsy"]), segment(slide, preset("biopsy", method="otsu"))
+    a, b = clam.polygons(), otsu.polygons()
+    assert a.intersection(b).area / a.union(b).area > 0.6
+
+
+def test_chosen_contours_and_wrong_settings(tmp_path):
+    def draw(image):
+        for x in (200, 600, 1000):
+            cv2.circle(image, (x, 400), 150, PINK, -1)
+
+    slide = slide_of(tmp_path, draw)
+    base = replace(PRESETS["biopsy"], a_t=0.1)
+    assert len(segment(slide, base).contours) == 3
+    assert len(segment(slide, replace(base, keep_ids=(0, 2))).contours) == 2
+    assert len(segment(slide, replace(base, exclude_ids=(0, 2))).contours) == 1
+    with pytest.raises(UserError, match="levels 0 to 0"):
+        segment(slide, replace(base, seg_level=3))
+    with pytest.raises(UserError, match="odd"):
+        replace(base, mthresh=4)
+
+
+def test_a_huge_single_level_is_segmented_from_pieces(cmu, monkeypatch):
+    monkeypatch.setattr("pathology_mil.slides.WHOLE_PIXELS", 100_000)
+    monkeypatch.setattr("pathology_mil.tissue.WHOLE_PIXELS", 100_000)
+    with Slide(cmu) as slide:
+        tissue = segment(slide, PRESETS["biopsy"])
+    assert tissue.scale[0] == pytest.approx(2220 / 512, rel=0.01)
+    assert 0.3 < tissue.polygons().area / (2220 * 2967) < 0.6
