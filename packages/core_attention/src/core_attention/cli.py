@@ -4,12 +4,14 @@ Imports of anything heavy stay inside the verbs, so that ``--help`` answers at o
 """
 
 import argparse
+import difflib
 import glob
 import json
 import math
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +23,52 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     args = _parser().parse_args(argv)
-    return args.run(args)
+    try:
+        return args.run(args)
+    except BrokenPipeError:  # the reader of our output has gone, as after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="core-attention",
         description="Published attention systems: what is here, what it costs, and whether it equals the original.",
+        epilog="example: core-attention show rala --tokens 4096",
     )
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    verify = verbs.add_parser(
+    listing = _verb(
+        verbs,
+        "list",
+        _list,
+        "all published systems, who holds them, and what verify showed here",
+        "core-attention list",
+    )
+    listing.add_argument("--json", action="store_true", help="print everything as JSON")
+
+    show = _verb(
+        verbs,
+        "show",
+        _show,
+        "a system, or what a mechanism costs at N tokens",
+        "core-attention show rala --tokens 4096",
+    )
+    show.add_argument("name", help="the slug of a system, or the name of a mechanism")
+    show.add_argument("--tokens", type=int, default=1024, help="how many tokens the layer is priced at (default: 1024)")
+    show.add_argument("--json", action="store_true", help="print everything as JSON")
+
+    verify = _verb(
+        verbs,
         "verify",
-        help="replay golden cases against the published results",
+        _verify,
+        "replay golden cases against the published results",
+        "core-attention verify packages/core_attention/tests/golden --json",
         description="Replays golden cases: builds each component, runs it on the recorded inputs and compares every "
         "output, gradient and updated state. Exit status: 1 if a case differs or raises, else 2 if one is unknown or "
         "unusable, else 0.",
-        epilog="example: core-attention verify packages/core_attention/tests/golden --json",
     )
     verify.add_argument("cases", nargs="+", metavar="CASE", help="a case's JSON file, a folder of them, or a pattern")
     verify.add_argument("--data", type=Path, metavar="DIR", help="where input files of the cases are looked for")
@@ -45,12 +76,160 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--no-skip", action="store_true", help="a missing input file is a failure")
     verify.add_argument("--json", action="store_true", help="print every comparison as JSON")
     verify.add_argument("-v", "--verbose", action="store_true", help="print the traceback of a component that raises")
-    verify.set_defaults(run=_verify)
+
+    bench = _verb(
+        verbs,
+        "bench",
+        _bench,
+        "time a mechanism against its definition and softmax attention",
+        "core-attention bench rala --tokens 1024 4096 --memory",
+    )
+    bench.add_argument("name", help="the name of a mechanism; core-attention list names them")
+    bench.add_argument("--tokens", type=int, nargs="+", default=[1024], help="how many tokens (default: 1024)")
+    bench.add_argument("--device", default="cpu", help="where it runs (default: cpu)")
+    bench.add_argument("--dtype", default="float32", choices=["float64", "float32", "bfloat16", "float16"])
+    bench.add_argument("--backward", action="store_true", help="time forward and backward")
+    bench.add_argument("--rounds", type=int, default=7, help="paired rounds (default: 7)")
+    bench.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
+    bench.add_argument("--memory", action="store_true", help="measure CPU memory too, each in a process of its own")
+    bench.add_argument("--json", action="store_true", help="print the rows as JSON")
     return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, summary: str, example: str, **more: Any) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(
+        name,
+        help=summary,
+        **{"description": summary[0].upper() + summary[1:] + ".", **more},
+        epilog=f"example: {example}",
+    )
+    verb.set_defaults(run=run)
+    return verb
+
+
+def _list(args: argparse.Namespace) -> int:
+    from core_attention.catalogue import MECHANISMS
+    from core_attention.listing import systems_table
+    from core_attention.measure import table
+
+    rows = systems_table()
+    if args.json:
+        print(json.dumps({"systems": rows, "mechanisms": {name: vars(m) for name, m in MECHANISMS.items()}}, indent=1))
+        return 0
+    lines = []
+    for row in rows:
+        held = [part for part in row["components"].values() if part["distribution"]]
+        passed = [part["verified"] for part in held if part["verified"] and part["verified"]["ok"]]
+        failed = [key for key, part in row["components"].items() if part["verified"] and not part["verified"]["ok"]]
+        oldest = min((one["date"][:10] for one in passed), default="")
+        state = f"{len(passed)} of {len(held)}, {oldest}" if passed else "no run here" if held else ""
+        lines.append(
+            {
+                "system": row["slug"],
+                "year": row.get("year", ""),
+                "components": f"{len(held)} of {len(row['components'])}",
+                "held by": ", ".join(row["distributions"]) or "not in this installation",
+                "verified": state + (f"; failed: {', '.join(failed)}" if failed else ""),
+            }
+        )
+    print(table(lines))
+    for row in rows:
+        for entry, why in row["failures"].items():
+            print(f"{row['slug']}: {entry} could not be imported: {why}", file=sys.stderr)
+    print(f"\nmechanisms (core-attention show NAME, bench NAME): {', '.join(sorted(MECHANISMS))}")
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    from core_attention import listing
+    from core_attention.catalogue import MECHANISMS
+
+    slug = args.name if args.name in listing.papers() else None
+    mechanisms = [n for n, m in MECHANISMS.items() if args.name == n or (slug is not None and m.slug == slug)]
+    if slug is None and not mechanisms:
+        return _unknown("a system or mechanism", args.name, [*listing.papers(), *MECHANISMS])
+    if args.tokens <= 0:
+        return _refuse(f"expected a positive number of tokens, got {args.tokens}")
+    slug = slug or MECHANISMS[mechanisms[0]].slug
+    system = next((row for row in listing.systems_table(slug)), None) if slug else None
+    costs = {name: _cost(name, args.tokens) | vars(MECHANISMS[name]) for name in mechanisms}
+    if args.json:
+        print(json.dumps({"system": system, "mechanisms": costs}, indent=1))
+        return 0
+    if system:
+        print(f"{system['title']} ({system['year']})\n  {listing.paper_line(system)}")
+        for key, part in system["components"].items():
+            print(f"  {key}: {_component_line(part)}")
+        for entry, why in system["failures"].items():
+            print(f"  {entry} could not be imported: {why}")
+    for name, cost in costs.items():
+        print(f"{name} ({cost['page']})\n  {cost['layer']}")
+        print(f"  at {cost['tokens']:,} tokens: {cost['text']}")
+    return 0
+
+
+def _component_line(part: Mapping[str, Any]) -> str:
+    if not part["distribution"]:
+        return "not in this installation"
+    shown = part["verified"]
+    if not shown:
+        return f"{part['distribution']}; no run of verify here"
+    state = "verified" if shown["ok"] else f"FAILED {', '.join(shown['failed'])}"
+    built = ", ".join(f"{key}={value}" for key, value in shown["config"].items())
+    return (
+        f"{part['distribution']}; {state} {shown['date'][:10]}, {shown['cases']} cases, torch {shown['versions'].get('torch')}\n"
+        f"    recorded with {built or 'no options'}; {shown['parameters']:,} parameters"
+    )
+
+
+def _cost(name: str, tokens: int) -> dict[str, Any]:
+    from core_attention import bench
+    from core_attention.measure import size
+
+    made = bench.example(name, tokens)
+    count = sum(p.numel() for p in made.module.parameters())
+    macs = bench.macs(bench.contestants(made)["module"])
+    layer = " ".join(repr(made.module).split())
+    cost: dict[str, Any] = {"layer": layer if len(layer) <= 100 else type(made.module).__name__, "tokens": made.tokens}
+    cost |= {"parameters": count, "macs": macs, "memory": bench.memory(name, tokens)}
+    text = f"{count:,} parameters, {macs / 1e9:.3g} G MACs, {size(cost['memory'])} beyond inputs and weights (forward, CPU)"
+    return cost | {"text": text}
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from core_attention.catalogue import MECHANISMS
+
+    if args.name not in MECHANISMS:
+        return _unknown("a mechanism", args.name, list(MECHANISMS))
+    if min(args.tokens) <= 0 or args.rounds <= 0 or args.threads <= 0:
+        return _refuse("--tokens, --rounds and --threads are positive numbers")
+    import torch
+
+    from core_attention.bench import bench
+    from core_attention.measure import table
+
+    torch.set_num_threads(args.threads)
+    rows = bench(
+        args.name,
+        args.tokens,
+        device=args.device,
+        dtype=getattr(torch, args.dtype),
+        backward=args.backward,
+        rounds=args.rounds,
+        with_memory=args.memory,
+    )
+    what = "forward and backward" if args.backward else "forward"
+    print(
+        json.dumps({"mechanism": args.name, "rows": rows}, indent=1)
+        if args.json
+        else f"{args.name}, {what}, {args.device}, {args.dtype}, {args.threads} threads, {args.rounds} paired rounds\n{table(rows)}"
+    )
+    return 0
 
 
 def _verify(args: argparse.Namespace) -> int:
     from core_attention.golden import verify
+    from core_attention.listing import record
 
     results = []
     for path in _case_paths(args.cases):
@@ -63,6 +242,10 @@ def _verify(args: argparse.Namespace) -> int:
         print(json.dumps({"cases": [_as_json(result) for result in results], "counts": counts}, indent=1))
     elif len(results) > 1:
         print(", ".join(f"{count} {status}" for status, count in sorted(counts.items(), key=_order)))
+    try:
+        record(results, device=args.device)
+    except OSError as error:
+        print(f"the results are not recorded for `core-attention list`: {error}", file=sys.stderr)
     if counts["differs"] or (args.no_skip and counts["skipped"]):
         return 1
     return 2 if counts["unknown"] or counts["unusable"] else 0
@@ -111,14 +294,23 @@ def _describe(row: "Row") -> str:
 
 
 def _as_json(result: "Result") -> dict[str, Any]:
-    rows = [
-        {
-            key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in vars(row).items()
-        }
-        for row in result.rows
-    ]
-    return {**vars(result), "path": str(result.path), "rows": rows}
+    return {**vars(result), "path": str(result.path), "rows": [_finite(vars(row)) for row in result.rows]}
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no infinity: it is written as text."""
+    return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+
+
+def _unknown(what: str, name: str, known: Sequence[str]) -> int:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return _refuse(f"{name!r} is not {what}{hint} Known: {', '.join(sorted(set(known)))}")
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

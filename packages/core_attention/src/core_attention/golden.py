@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Result:
             ``unknown`` (no such component) or ``unusable`` (the file is no valid case, or its keys do not fit).
         message: why, for every status but ``ok`` and plain differences.
         rows: one comparison a recorded value.
+        config: the case's official configuration.
+        parameters: how many parameters the built module has; 0 for a function.
         trace: the traceback of a component that raised.
     """
 
@@ -48,6 +50,8 @@ class Result:
     component: str = ""
     message: str = ""
     rows: tuple[Row, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int = 0
     seconds: float = 0.0
     trace: str = ""
 
@@ -68,7 +72,7 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
     started = time.perf_counter()
 
     def result(status: str, message: str = "", **more: Any) -> Result:
-        named = {"system": case.system, "component": case.component} if case else {}
+        named = {"system": case.system, "component": case.component, "config": case.config} if case else {}
         return Result(path, status, message=message, seconds=time.perf_counter() - started, **named, **more)
 
     case: Case | None = None
@@ -77,7 +81,8 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
         files = find_input_files(case, data)
         component = find_component(case.system, case.component)
         with _reproducible(torch.device(device)):
-            rows = tuple(_replay(case, component, files, torch.device(device)))
+            module = _loaded(case, component, torch.device(device))
+            rows = tuple(_replay(case, component, module, files, torch.device(device)))
     except MissingInput as error:
         return result("skipped", f"needs {error}")
     except UnknownComponent as error:
@@ -86,7 +91,8 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
         return result("unusable", str(error))
     except Exception as error:
         return result("differs", f"raised {_one_line(error)}", trace=traceback.format_exc())
-    return result("ok" if all(row.ok for row in rows) else "differs", rows=rows)
+    parameters = sum(p.numel() for p in module.parameters()) if module else 0
+    return result("ok" if all(row.ok for row in rows) else "differs", rows=rows, parameters=parameters)
 
 
 class UnknownComponent(LookupError):
@@ -135,10 +141,24 @@ class _Replay(nn.Module):
         return outputs
 
 
-def _replay(case: Case, component: Component, files: dict[str, Path], device: torch.device) -> Iterator[Row]:
+def _loaded(case: Case, component: Component, device: torch.device) -> nn.Module | None:
+    """The component's module with the case's weights, strictly; None for a function."""
+    official = _official(case, device)
+    if component.build is None:
+        if component.converted(case.config, official):
+            raise StateError(f"{case.component} is a function, but the case holds a state dict for it")
+        return None
+    module = component.load(case.config, official)
+    if not official and (dtype := systems.floating_dtype(case.input.values())):
+        module = module.to(dtype)
+    return module.to(device).train(case.mode == "train")
+
+
+def _replay(
+    case: Case, component: Component, module: nn.Module | None, files: dict[str, Path], device: torch.device
+) -> Iterator[Row]:
     """Runs the component on the case and yields every comparison."""
-    official = {key: tensor.to(device) for key, tensor in case.state_dict.items()}
-    official = _in_double(case, official)
+    official = _official(case, device)
     twins = _twins(case, official)
     traced = case.grad_state.keys() | {twin for same in twins.values() for twin in same}
     leaves = {key: tensor.clone().requires_grad_() if key in traced else tensor for key, tensor in official.items()}
@@ -146,20 +166,13 @@ def _replay(case: Case, component: Component, files: dict[str, Path], device: to
     for key in case.grad_input:
         inputs[key].requires_grad_()
     given = inputs | case.input_json | files
-    config = dict(case.config)
 
     after: StateDict = {}
-    if component.build is None:
-        if component.converted(config, official):
-            raise StateError(f"{case.component} is a function, but the case holds a state dict for it")
-        outputs = component.run(None, given, config=config, mode=case.mode)
+    if module is None:
+        outputs = component.run(None, given, config=case.config, mode=case.mode)
     else:
-        module = component.load(config, official)
-        if not official and (dtype := systems.floating_dtype(case.input.values())):
-            module = module.to(dtype)
-        module = module.to(device).train(case.mode == "train")
-        replay = _Replay(module, component.run, config, case.mode)
-        ours = _fitted(component.converted(config, leaves), module)
+        replay = _Replay(module, component.run, case.config, case.mode)
+        ours = _fitted(component.converted(case.config, leaves), module)
         named = {f"module.{key}": tensor for key, tensor in ours.items()}
         outputs = torch.func.functional_call(replay, named, (given,))
         after = replay.after
@@ -175,12 +188,13 @@ def _replay(case: Case, component: Component, files: dict[str, Path], device: to
         yield from _state_rows(case, component, official, after, device)
 
 
-def _in_double(case: Case, official: StateDict) -> StateDict:
-    """A rule makes float32 weights; a case whose inputs are float64 runs in float64 all the same."""
-    dtype = systems.floating_dtype(case.input.values())
-    if not case.generated or dtype != torch.float64:
-        return official
-    return {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in official.items()}
+def _official(case: Case, device: torch.device) -> StateDict:
+    """The case's state dict. A rule makes float32 weights; a case whose inputs are float64 runs in float64 all the same."""
+    double = case.generated and systems.floating_dtype(case.input.values()) == torch.float64
+    return {
+        key: tensor.to(device, torch.float64 if double and tensor.is_floating_point() else None)
+        for key, tensor in case.state_dict.items()
+    }
 
 
 def _tensors_of(module: nn.Module) -> StateDict:
@@ -295,7 +309,7 @@ def _state_rows(
     Which of our tensors an official entry feeds is found by changing that entry and converting again, so that an
     entry that was recorded but did not change is compared too.
     """
-    config = dict(case.config)
+    config = case.config
     before = component.converted(config, official)
     expected = component.converted(config, official | {k: v.to(device) for k, v in case.state_after.items()})
     for key in case.state_after:

@@ -186,7 +186,8 @@ def _state_dict(weights: Mapping[str, Any], stored: Tensors) -> Tensors:
         if list(tensor.shape) != shapes[key]:
             raise CaseError(f"state_dict/{key} has shape {list(tensor.shape)}, weights.shapes says {shapes[key]}")
     try:
-        made = generate(weights.get("rule", ""), shapes, gain=gain, scale=scale)
+        factors = {pattern: float(factor) for pattern, factor in scale.items()}
+        made = generate(str(weights.get("rule")), shapes, gain=float(gain), scale=factors)
     except ValueError as error:
         raise CaseError(str(error)) from error
     return {key: torch.from_numpy(array) for key, array in made.items()} | stored

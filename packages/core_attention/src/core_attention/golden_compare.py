@@ -61,7 +61,7 @@ def failed(name: str, problem: str) -> Row:
 
 
 def parse_rules(compare: Any) -> dict[str, dict[str, Any]]:
-    """The field ``compare``, checked.
+    """The field ``compare``, checked; its tolerances as floats.
 
     Raises:
         ValueError: an unknown rule, or a value of the wrong kind.
@@ -78,7 +78,10 @@ def parse_rules(compare: Any) -> dict[str, dict[str, Any]]:
             raise ValueError(f"compare {pattern!r}: rows is {rule['rows']!r}; only 'set' is known")
         if not isinstance(rule.get("optional", False), bool) or not isinstance(rule.get("where", ""), str):
             raise ValueError(f"compare {pattern!r}: optional is true or false, where is a name; got {rule!r}")
-    return compare
+    return {
+        pattern: {key: float(v) if key in ("rtol", "atol", "mismatch") else v for key, v in rule.items()}
+        for pattern, rule in compare.items()
+    }
 
 
 def is_tolerance(value: Any) -> bool:

@@ -145,6 +145,15 @@ def slugs() -> list[str]:
     return sorted({e.name for e in entries()})
 
 
+def load_entry(entry: EntryPoint) -> tuple[System | None, str]:
+    """The system that an entry point names, or None and why it could not be imported."""
+    try:
+        part = entry.load()
+    except (Exception, SystemExit) as error:  # whatever an import does, the other packages stay usable
+        return None, f"{type(error).__name__}: {error}"
+    return (part, "") if isinstance(part, System) else (None, f"is a {type(part).__name__}, expected a System")
+
+
 def system(slug: str) -> System:
     """The merged system of all packages that register parts of `slug`; only their modules are imported.
 
@@ -156,13 +165,9 @@ def system(slug: str) -> System:
     components: dict[str, Component] = {}
     failures: dict[str, str] = {}
     for entry in entries(slug):
-        try:
-            part = entry.load()
-        except (Exception, SystemExit) as error:
-            failures[entry.value] = f"{type(error).__name__}: {error}"
-            continue
-        if not isinstance(part, System):
-            failures[entry.value] = f"is a {type(part).__name__}, expected a System"
+        part, failure = load_entry(entry)
+        if part is None:
+            failures[entry.value] = failure
             continue
         for key, component in part.components.items():
             if key in components:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import record
 from core_attention.fast_weights import linear_attention
 
@@ -193,3 +194,10 @@ class VanillaSelfAttention(_GatedImageAttention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
         q, k, v = (t.transpose(2, 3) for t in (rotate(q, sin, cos), rotate(k, sin, cos), v))
         return attention(q, k, v, scale=self.scale).transpose(2, 3)
+
+
+def example(tokens: int) -> Example:
+    """A layer of RAVLT's first stage, for `core_attention.catalogue`."""
+    side = max(1, round(tokens**0.5))
+    layer = GateLinearAttentionNoSilu(64, 1)
+    return Example(layer, (torch.randn(1, 64, side, side),), tokens=side * side, softmax=(64, 1))

@@ -1,0 +1,41 @@
+"""What a person can look up, price and time by name: the mechanisms of this package.
+
+A mechanism registers with one line in `MECHANISMS`, and a small factory beside its code, named by import path so that a
+listing imports nothing heavy::
+
+    "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
+
+    # at the end of core_attention/mechanisms/rala.py
+    def example(tokens: int) -> Example:
+        side = max(1, round(tokens**0.5))
+        layer = GateLinearAttentionNoSilu(64, 1)
+        return Example(layer, (torch.randn(1, 64, side, side),), tokens=side * side, softmax=(64, 1))
+
+`Example` (in `core_attention.bench`) holds the module with its published defaults, inputs for about that many tokens, and what it
+is compared with: ``reference``, the readable definition on the same inputs, and ``softmax``, the (width, heads) of the softmax
+attention layer that it stands in for. ``core-attention show NAME`` and ``core-attention bench NAME`` use nothing else, and
+``tests/test_catalogue.py`` checks every entry.
+"""
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """One entry: the paper's slug (None where it is no paper's), where its example is made, and its page."""
+
+    slug: str | None
+    example: str
+    page: str
+
+    def make(self, tokens: int) -> Any:
+        """The mechanism's `core_attention.bench.Example` at about `tokens` tokens; imports the mechanism."""
+        module, _, factory = self.example.partition(":")
+        return getattr(import_module(module), factory)(tokens)
+
+
+MECHANISMS: dict[str, Mechanism] = {
+    "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
+}

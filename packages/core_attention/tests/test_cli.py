@@ -1,0 +1,145 @@
+"""The command beside `verify`: list, show, bench, help."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from core_attention import cli
+from core_attention.catalogue import MECHANISMS
+from core_attention.listing import papers
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def listed(capsys) -> dict:
+    assert cli.main(["list", "--json"]) == 0
+    return {row["slug"]: row for row in json.loads(capsys.readouterr().out)["systems"]}
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, core_attention.cli as c\n"
+        "try: c.main(['verify', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'numpy', 'safetensors'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "example: core-attention verify" in shown
+
+
+def test_papers():
+    assert len(papers()) == 36
+    for slug, paper in papers().items():
+        assert {"title", "year", "components"} <= set(paper), slug
+        assert ("repository" in paper) == ("licence" in paper), slug
+
+
+def test_list_names_every_system_and_its_holder(toy, capsys):
+    systems = listed(capsys)
+    assert set(papers()) | {"toy"} == set(systems)
+    assert systems["toy"]["components"]["Toy"] == {"distribution": "unknown", "verified": None}
+    assert (
+        systems["acmil"]["components"]["ACMIL_GA"]["distribution"] is None
+    )  # no package but the toy is registered here
+    assert cli.main(["list"]) == 0
+    assert "not in this installation" in capsys.readouterr().out
+
+
+def test_list_says_verified_only_of_what_passed_here(toy, tmp_path, capsys):
+    path, fields, tensors = toy.record(tmp_path)
+    assert cli.main(["verify", str(path)]) == 0
+    toy.write(tmp_path, "unknown", fields | {"component": "Other"}, tensors)
+    assert cli.main(["verify", str(tmp_path / "unknown.json")]) == 2
+    capsys.readouterr()
+    components = listed(capsys)["toy"]["components"]
+    assert set(components) == {"Toy", "total"}
+    shown = components["Toy"]["verified"]
+    assert shown["ok"]
+    assert shown["cases"] == 1
+    assert shown["config"] == {"width": 6, "dropout": 0.0}
+    assert {"python", "torch"} <= set(shown["versions"])
+    assert components["total"]["verified"] is None
+
+    toy.write(tmp_path, "second", fields, tensors | {"output/y": tensors["output/y"] + 1})
+    assert cli.main(["verify", str(tmp_path / "second.json")]) == 1
+    capsys.readouterr()
+    shown = listed(capsys)["toy"]["components"]["Toy"]["verified"]
+    assert not shown["ok"]
+    assert shown["failed"] == ["second"]
+
+
+def test_an_unwritable_state_folder_costs_one_line(toy, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    path, _, _ = toy.record(tmp_path)
+    assert cli.main(["verify", str(path)]) == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_broken_record_is_left_out(toy, tmp_path, capsys):
+    place = tmp_path / "state" / "core-attention" / "verified" / "toy"
+    place.mkdir(parents=True)
+    for name, text in (("a", "{"), ("b", "[]"), ("c", "{}"), ("d", '{"component": "Toy"}')):
+        (place / f"{name}.json").write_text(text)
+    assert listed(capsys)["toy"]["components"]["Toy"]["verified"] is None
+
+
+def test_a_package_that_cannot_be_imported_is_one_line(toy, capsys):
+    toy.register(toy=ImportError("no module named heavy"))
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr()
+    assert [line for line in out.err.splitlines() if "no module named heavy" in line] == out.err.splitlines()
+
+
+def test_show_prices_a_mechanism(capsys):
+    name = next(iter(MECHANISMS))
+    assert cli.main(["show", name, "--tokens", "64", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    cost = report["mechanisms"][name]
+    assert cost["parameters"] > 0
+    assert cost["macs"] > 0
+    assert cost["memory"] >= 0
+    assert report["system"]["slug"] == MECHANISMS[name].slug
+
+
+def test_show_tells_what_is_published(capsys):
+    assert cli.main(["show", "acmil"]) == 0
+    out = capsys.readouterr().out
+    assert "Attention-Challenging" in out
+    assert "dazhangyu123/ACMIL (MIT)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "rall"], "did you mean rala?"),
+        (["bench", "rall"], "did you mean rala?"),
+        (["show", "rala", "--tokens", "0"], "positive"),
+        (["bench", "rala", "--tokens", "-1"], "positive"),
+        (["bench", "rala", "--rounds", "0"], "positive"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(capsys, arguments, message):
+    assert cli.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_bench_prints_ratios(capsys):
+    assert cli.main(["bench", "rala", "--tokens", "16", "--rounds", "2", "--backward"]) == 0
+    assert "time / softmax" in capsys.readouterr().out
+
+
+def test_macs_are_half_of_the_operations():
+    import torch
+
+    from core_attention.bench import SoftmaxAttention, macs
+
+    layer, tokens, width = SoftmaxAttention(8, 2), 32, 8
+    counted = macs(lambda: layer(torch.zeros(1, tokens, width)))
+    assert counted == 4 * tokens * width**2 + 2 * tokens**2 * width

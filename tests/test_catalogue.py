@@ -1,0 +1,25 @@
+"""Every mechanism of the catalogue can be shown and timed, and equals the reference that it declares."""
+
+from pathlib import Path
+
+import pytest
+
+from core_attention import bench
+from core_attention.catalogue import MECHANISMS
+from core_attention.listing import papers
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+def test_mechanism(name):
+    entry = MECHANISMS[name]
+    assert entry.slug is None or entry.slug in papers()
+    assert (ROOT / entry.page).is_file(), f"{name}: no page {entry.page}"
+    made = bench.example(name, 50)
+    assert 25 <= made.tokens <= 100, f"{name}: {made.tokens} tokens where about 50 were asked for"
+    for tokens in (1, 50):
+        (row,) = bench.bench(name, [tokens], rounds=1)  # raises where module and reference disagree
+    runs = bench.contestants(made, backward=True)
+    runs["module"]()
+    assert float(row["MACs"]) > 0
