@@ -94,7 +94,7 @@ class Problem:
 
 
 def _positions(ids: Tensor, size: int) -> Tensor:
-    return (ids[:, :, None] * size + torch.arange(size)).flatten(1)
+    return (ids[:, :, None] * size + torch.arange(size, device=ids.device)).flatten(1)
 
 
 def _query_major(problem: Problem, index: Tensor) -> Iterator[Tile]:
@@ -132,7 +132,7 @@ def _key_major(problem: Problem, routes: RouteIndex | RouteMask) -> Iterator[Til
             for c, rows in enumerate(row.split(torch.bincount(column, minlength=every).tolist())):
                 for part in problem.causal_parts(rows, c) if problem.causal else (rows,):
                     if len(part):
-                        part, cols = part[None], torch.tensor([[c]])
+                        part, cols = part[None], torch.tensor([[c]], device=part.device)
                         yield Tile(b, heads, kv_heads, part, cols, problem.seen(b, part, cols))
 
 
@@ -154,7 +154,7 @@ def _threshold(problem: Problem, score: Tensor, threshold: Tensor, tie: Tensor |
                         b,
                         heads,
                         kv_heads,
-                        torch.tensor([[tile]]),
+                        torch.tensor([[tile]], device=s.device),
                         cols,
                         _passes(problem, s, limit, oldest, start, cols[0]),
                     )
@@ -167,7 +167,7 @@ def _passes(
 
     def seen(start: int, stop: int) -> Tensor:
         # rows beyond the last query (the stretch is padded) see nothing
-        query = torch.arange(first + start, min(first + stop, problem.queries))
+        query = torch.arange(first + start, min(first + stop, problem.queries), device=key.device)
         bound = limit[query, None]
         passed = value > bound
         equal = value == bound

@@ -18,6 +18,19 @@ from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold,
 BIASED = 1 << 21  # elements of a tile's additive mask
 
 
+def _shared(routes: Sequence[Tensor], q: Tensor, k: Tensor) -> bool:
+    return bool(routes[0].shape[1] == 1 and q.shape[1] == k.shape[1])
+
+
+def _outputs(q: Tensor, v: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
+    """Empty output and log-sum-exp; tokens first in memory if all heads share their routes, as a projection wants it."""
+    batch, heads, queries = q.shape[:3]
+    sizes = (batch, queries, heads) if shared else (batch, heads, queries)
+    out = q.new_empty(*sizes, v.shape[3])
+    out = out.transpose(1, 2) if shared else out
+    return out, q.new_empty(batch, heads, queries, dtype=torch.promote_types(q.dtype, torch.float32))
+
+
 def _routes(tensors: Sequence[Tensor], query_block: int, key_block: int) -> Routes:
     """The routes that the operators carry as plain tensors: blocks of 0 mean a threshold."""
     if query_block == 0:
@@ -27,29 +40,60 @@ def _routes(tensors: Sequence[Tensor], query_block: int, key_block: int) -> Rout
     return RouteIndex(tensors[0], query_block, key_block)
 
 
-def _cut(x: Tensor, size: int) -> Tensor:
-    """(batch, heads, length, dim) → (batch, heads, blocks, size, dim), padded only where the last block is short."""
+def _cut(x: Tensor, size: int, shared: bool) -> Tensor:
+    """(batch, heads, length, dim) → (batch, heads, blocks, size, dim), padded only where the last block is short.
+
+    With routes shared by all heads a tile takes all heads of a block, so tokens-first memory is left as it is.
+    """
     count = blocks(x.shape[2], size)
     if count * size != x.shape[2]:
         x = F.pad(x, (0, 0, 0, count * size - x.shape[2]))
-    return x.contiguous().view(*x.shape[:2], count, size, x.shape[3])
+    if not (shared and x.transpose(1, 2).is_contiguous()):
+        x = x.contiguous()
+    return x.unflatten(2, (count, size))
+
+
+def _blank(like: Tensor, dim: int, shared: bool, kind: torch.dtype) -> Tensor:
+    """Zeros in the blocks of `like`, tokens first in memory if routes are shared."""
+    batch, heads, count, size = like.shape[:4]
+    if shared:
+        return like.new_zeros(batch, count, size, heads, dim, dtype=kind).permute(0, 3, 1, 2, 4)
+    return like.new_zeros(batch, heads, count, size, dim, dtype=kind)
+
+
+def _tokens_first(x: Tensor) -> bool:
+    return x.ndim == 4 and not x.is_contiguous() and x.permute(1, 2, 0, 3).is_contiguous()
 
 
 def _take(x: Tensor, ids: Tensor | None, units: int) -> Tensor:
     """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim)."""
     if ids is None:
         return x.flatten(1, 2).expand(units, -1, -1, -1)
-    picked = x.index_select(1, ids.flatten().clamp(min=0))  # an empty slot is masked later
-    return picked.view(x.shape[0], units, ids.shape[1] * x.shape[2], *x.shape[3:]).transpose(0, 1)
+    flat = ids.flatten().clamp(min=0)  # an empty slot is masked later
+    rows = ids.shape[1] * x.shape[2]
+    if _tokens_first(x):
+        return x.permute(1, 2, 0, 3).index_select(0, flat).view(units, rows, x.shape[0], x.shape[3]).transpose(1, 2)
+    return x.index_select(1, flat).view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
 
 
 def _put(x: Tensor, ids: Tensor, value: Tensor, *, add: bool) -> None:
     """The reverse of `_take`, in place: value (units, heads, n·size, …) into x (heads, blocks, size, …)."""
-    value = value.transpose(0, 1).reshape(x.shape[0], ids.numel(), *x.shape[2:]).to(x.dtype)
-    if add:
-        x.index_add_(1, ids.flatten(), value)
+    value, flat = value.to(x.dtype), ids.flatten()
+    if _tokens_first(x):
+        x = x.permute(1, 2, 0, 3)
+        value, axis = value.transpose(1, 2).reshape(flat.numel(), *x.shape[1:]), 0
     else:
-        x.index_copy_(1, ids.flatten(), value)
+        value, axis = value.transpose(0, 1).reshape(x.shape[0], flat.numel(), *x.shape[2:]), 1
+    if add:
+        x.index_add_(axis, flat, value)
+    else:
+        x.index_copy_(axis, flat, value)
+
+
+def _whole(x: Tensor, like: Tensor) -> Tensor:
+    """(batch, heads, blocks, size, dim) → the shape, memory order and dtype of `like`."""
+    x = x.flatten(2, 3)[:, :, : like.shape[2], : like.shape[3]]
+    return x if x.stride() == like.stride() and x.dtype == like.dtype else torch.empty_like(like).copy_(x)
 
 
 def _spread(x: Tensor, heads: slice) -> Tensor:
@@ -79,12 +123,14 @@ def routed_tiles(
     route = _routes(routes, query_block, key_block)
     sizes = problem(q, k, v, route, causal, key_mask)
     wide = torch.promote_types(q.dtype, torch.float32)
+    shared = _shared(routes, q, k)
+    final, final_lse = _outputs(q, v, shared)
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
-        return v.new_zeros(*q.shape[:3], v.shape[3]), q.new_full(q.shape[:3], -torch.inf, dtype=wide)
+        return final.zero_(), final_lse.fill_(-torch.inf)
     tiles, merging = plan(sizes, route)
-    qs, ks, vs = _cut(q, sizes.query_block), _cut(k, sizes.key_block), _cut(v, sizes.key_block)
-    out = torch.zeros(*qs.shape[:4], v.shape[3], dtype=wide if merging else q.dtype)
-    lse = torch.full(qs.shape[:4], -torch.inf, dtype=wide)
+    qs, ks, vs = (_cut(t, s, shared) for t, s in ((q, sizes.query_block), (k, sizes.key_block), (v, sizes.key_block)))
+    out = _blank(qs, v.shape[3], shared, wide if merging else q.dtype)
+    lse = q.new_full(qs.shape[:4], -torch.inf, dtype=wide)
     for tile in tiles:
         units = tile.rows.shape[0]
         query = _take(qs[tile.batch, tile.heads], tile.rows, units)
@@ -104,16 +150,12 @@ def routed_tiles(
             l = after
         _put(out[tile.batch, tile.heads], tile.rows, o, add=False)
         _put(lse[tile.batch, tile.heads], tile.rows, l, add=False)
-    return out.flatten(2, 3)[:, :, : q.shape[2]].to(q.dtype).contiguous(), lse.flatten(2, 3)[
-        :, :, : q.shape[2]
-    ].contiguous()
+    return _whole(out, final), lse.flatten(2, 3)[:, :, : q.shape[2]].contiguous()
 
 
 @routed_tiles.register_fake
 def _(q, k, v, routes, key_mask, query_block, key_block, causal, scale):
-    return q.new_empty(*q.shape[:3], v.shape[3]), q.new_empty(
-        q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)
-    )
+    return _outputs(q, v, _shared(routes, q, k))
 
 
 @torch.library.custom_op("core_attention::routed_tiles_backward", mutates_args=())
@@ -135,7 +177,7 @@ def routed_tiles_backward(
     """Gradients of q, k and v."""
     route = _routes(routes, query_block, key_block)
     sizes = problem(q, k, v, route, causal, key_mask)
-    dims = q.shape[3], v.shape[3]
+    shared, values = _shared(routes, q, k), v
     if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     if grad_lse is not None:
@@ -143,9 +185,9 @@ def routed_tiles_backward(
         v, grad = F.pad(v, (0, 1)), F.pad(grad, (0, 1), value=1.0)
         out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], -1)
     tiles, merging = plan(sizes, route)
-    qs, outs, grads = (_cut(t, sizes.query_block) for t in (q, out, grad))
-    lses = _cut(lse[..., None], sizes.query_block)[..., 0]
-    ks, vs = _cut(k, sizes.key_block), _cut(v, sizes.key_block)
+    qs, outs, grads = (_cut(t, sizes.query_block, shared) for t in (q, out, grad))
+    lses = _cut(lse[..., None], sizes.query_block, False)[..., 0]
+    ks, vs = (_cut(t, sizes.key_block, shared) for t in (k, v))
     wide = torch.promote_types(q.dtype, torch.float32)
     dq = torch.zeros_like(qs, dtype=wide if merging else q.dtype)
     dk, dv = torch.zeros_like(ks, dtype=wide), torch.zeros_like(vs, dtype=wide)
@@ -173,14 +215,10 @@ def routed_tiles_backward(
             if share.shape[1] != tile.kv_heads.stop - tile.kv_heads.start:
                 share = share.sum(1, keepdim=True)
             if tile.cols is None:
-                total[tile.batch, tile.kv_heads] += share.sum(0).view_as(total[tile.batch, tile.kv_heads])
+                total[tile.batch, tile.kv_heads] += share.sum(0).unflatten(1, total.shape[2:4])
             else:
                 _put(total[tile.batch, tile.kv_heads], tile.cols.clamp(min=0), share, add=True)
-
-    def whole(t: Tensor, like: Tensor, dim: int) -> Tensor:
-        return t.flatten(2, 3)[:, :, : like.shape[2], :dim].to(like.dtype).contiguous()
-
-    return whole(dq, q, dims[0]), whole(dk, k, dims[0]), whole(dv, v, dims[1])
+    return _whole(dq, q), _whole(dk, k), _whole(dv, values)
 
 
 @routed_tiles_backward.register_fake
