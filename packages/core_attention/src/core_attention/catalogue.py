@@ -3,6 +3,12 @@
 A mechanism registers with one line in `MECHANISMS`, and a small factory beside its code, named by import path so that a
 listing imports nothing heavy::
 
+    "deconstructing-approx": Mechanism(
+        "deconstructing", "core_attention.mechanisms.deconstructing:approximate_example", "docs/mechanisms/deconstructing.md"
+    ),
+    "deconstructing-nonapprox": Mechanism(
+        "deconstructing", "core_attention.mechanisms.deconstructing:nonapproximate_example", "docs/mechanisms/deconstructing.md"
+    ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 
     # at the end of core_attention/mechanisms/rala.py
@@ -37,5 +43,15 @@ class Mechanism:
 
 
 MECHANISMS: dict[str, Mechanism] = {
+    "deconstructing-approx": Mechanism(
+        "deconstructing",
+        "core_attention.mechanisms.deconstructing:approximate_example",
+        "docs/mechanisms/deconstructing.md",
+    ),
+    "deconstructing-nonapprox": Mechanism(
+        "deconstructing",
+        "core_attention.mechanisms.deconstructing:nonapproximate_example",
+        "docs/mechanisms/deconstructing.md",
+    ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 }

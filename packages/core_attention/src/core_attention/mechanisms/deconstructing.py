@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import record
 from core_attention.masks import Causal
 from core_attention.rotary import rotary_half
@@ -360,3 +361,26 @@ class DeconstructedAttention(nn.Module):
         batch = v.shape[0]
         # q and k of the one stream are expanded, never copied
         return attention(q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1), v, mask=Causal(offset=begin)), (v,)
+
+
+def approximate_example(tokens: int) -> Example:
+    """A layer of the 70M model with the Taylor polynomial, for `core_attention.catalogue`."""
+    return _example("approx", tokens)
+
+
+def nonapproximate_example(tokens: int) -> Example:
+    """A layer of the 70M model with one score a key, for `core_attention.catalogue`."""
+    return _example("nonapprox", tokens)
+
+
+def _example(kind: str, tokens: int) -> Example:
+    layer = DeconstructedAttention(512, heads=8, kind=kind)
+    explicit = approximate_map if kind == "approx" else nonapproximate_map
+
+    def definition(x: Tensor) -> Tensor:
+        q, k, v = (layer._split(p(x)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+        if kind == "approx":
+            q, k = layer._phase(q, 0), layer._phase(k, 0)
+        return layer.o_proj((explicit(q, k) @ v).transpose(1, 2).flatten(2))
+
+    return Example(layer, (torch.randn(1, tokens, 512),), tokens, definition, softmax=(512, 8))
