@@ -53,5 +53,6 @@ MECHANISMS: dict[str, Mechanism] = {
         "core_attention.mechanisms.deconstructing:nonapproximate_example",
         "docs/mechanisms/deconstructing.md",
     ),
+    "dma": Mechanism("dma", "core_attention.mechanisms.dma_layer:example", "docs/mechanisms/dma.md"),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 }

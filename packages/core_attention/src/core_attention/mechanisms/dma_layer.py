@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core_attention.mechanisms.dma import Form, Selection, dynamic_mask, dynamic_mask_attention, importance
+from core_attention.bench import Example
+from core_attention.mechanisms.dma import Backend, Form, Selection, dynamic_mask, dynamic_mask_attention, importance
 from core_attention.mechanisms.dma_tiles import key_lifetimes
 from core_attention.rotary import rotary_angles, rotate
 
@@ -185,6 +186,7 @@ class DynamicMaskAttention(nn.Module):
         mask: Bool[Tensor, "..."] | None = None,
         cache: DynamicMaskCache | None = None,
         positions: Int[Tensor, "..."] | None = None,
+        backend: Backend = "auto",
     ) -> Float[Tensor, "batch length width"]:
         """Causal self-attention.
 
@@ -192,6 +194,7 @@ class DynamicMaskAttention(nn.Module):
             mask: True = may be seen; (batch, length) padding of these tokens, or without a cache also four axes that broadcast.
             cache: what earlier calls left; updated in place. Per-query selection then equals the full forward, row by row.
             positions: rotary positions, (length,) or (batch, length); by default they go on from the cache.
+            backend: as in `dynamic_mask_attention`.
 
         Raises:
             ValueError: a width that differs, a mask that does not fit, or a cache made for another window.
@@ -222,6 +225,7 @@ class DynamicMaskAttention(nn.Module):
             mask=mask,
             selection=self.selection,
             dropout=self.dropout if self.training else 0.0,
+            backend=backend,
         )
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
@@ -232,3 +236,16 @@ class DynamicMaskAttention(nn.Module):
         bias = self.project(x)[3]
         kept = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
         return kept.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+
+def example(tokens: int) -> Example:
+    """A layer of Doge-20M with a window of 256, for `core_attention.catalogue`."""
+    layer = DynamicMaskAttention(256, 2, kv_heads=1, window=256)
+    nn.init.normal_(layer.A)  # 0 would tie all keys
+    return Example(
+        layer,
+        (torch.randn(1, tokens, 256),),
+        tokens=tokens,
+        reference=lambda x: layer(x, backend="reference"),
+        softmax=(256, 2),
+    )

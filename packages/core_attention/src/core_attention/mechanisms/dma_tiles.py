@@ -76,7 +76,7 @@ def attend_alive(
     scale: float,
     causal: bool = True,
     dropout: float = 0.0,
-    tile: int = 128,
+    tile: int = 64,
 ) -> tuple[Float[Tensor, "rows group queries value_dim"], Float[Tensor, "rows group queries"]]:
     """Softmax attention of query i (at key position i + keys - queries) over the keys j with ``j <= i < expiry[j]``, and its log-sum-exp.
 
@@ -89,6 +89,9 @@ def attend_alive(
         window: an upper bound on the keys that are alive at any one position.
         causal: False places every query at the last position.
     """
+    k, v, bias, expiry = (
+        x.contiguous() for x in (k, v, bias, expiry)
+    )  # else every tile's gather would copy them whole
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
     return _AttendAlive.apply(q, k, v, bias, expiry, window, scale, causal, dropout, seed, tile)  # type: ignore[return-value]
 
@@ -119,17 +122,22 @@ def _tiles(
             alive = longest_lived(index)
 
 
+def _rows(index: Tensor, keys: int) -> Tensor:
+    """The indices of several rows as indices into the rows laid end to end: whole vectors are copied, which gather does not do."""
+    return (index + torch.arange(len(index), device=index.device)[:, None] * keys).flatten()
+
+
 def _take(x: Tensor, index: Tensor | slice) -> Tensor:
     if isinstance(index, slice):
         return x[:, index]
-    return x.gather(1, index if x.ndim == 2 else index[..., None].expand(-1, -1, x.shape[-1]))
+    return x.flatten(0, 1).index_select(0, _rows(index, x.shape[1])).unflatten(0, index.shape)
 
 
 def _put(total: Tensor, index: Tensor | slice, part: Tensor) -> None:
     if isinstance(index, slice):
         total[:, index] += part
     else:
-        total.scatter_add_(1, index if total.ndim == 2 else index[..., None].expand_as(part), part)
+        total.flatten(0, 1).index_add_(0, _rows(index, total.shape[1]), part.flatten(0, 1))
 
 
 class _AttendAlive(torch.autograd.Function):
