@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -197,3 +198,11 @@ def toy(monkeypatch):
         record=record,
         write=write,
     )
+
+
+@pytest.fixture
+def unchecked():
+    """Switches the signatures' own shape checks off: for the errors that users see, and for torch.compile."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from core_attention.attention import attention
     from core_attention.capture import capture
+    from core_attention.insert import insert, inserted, remove
 
-__all__ = ["attention", "capture"]
+__all__ = ["attention", "capture", "insert", "inserted", "remove"]
+_HOME = {"inserted": "insert", "remove": "insert"}  # the module of a name that is not called like its module
 
 
 class _Package(ModuleType):
     """Imports what the package offers on first use, so that the command answers ``--help`` without torch.
 
-    Each name is a function in a module of the same name: a module-level ``__getattr__`` would give the module once that is imported.
+    Most names are functions in a module of the same name: a module-level ``__getattr__`` would give the module once that is imported.
     """
 
     def __getattribute__(self, name: str) -> Any:
         if name in __all__:
-            return getattr(import_module(f"core_attention.{name}"), name)
+            return getattr(import_module(f"core_attention.{_HOME.get(name, name)}"), name)
         return super().__getattribute__(name)
 
 

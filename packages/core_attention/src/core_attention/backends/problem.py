@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from core_attention.masks import Additive, Causal, Factorised, Mask, Size, names, parts
+from core_attention.masks import Additive, Mask, Size, names, parts
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True)
+class Problem:
     """An attention problem without its data.
 
     Args:
@@ -21,9 +22,8 @@ class Problem(NamedTuple):
         dtype: of queries, keys and values.
         device: device type (``"cpu"``, ``"cuda"``, ``"mps"``).
         masks: class names of the masks, empty without one.
-        aligned: causal masks are aligned at the first query and key, as torch's own.
-        factors: rows and columns of factorised biases: what their one-hot places add to the width.
-        needs_grad: a gradient of queries, keys, values or a bias is wanted.
+        needs_grad: a gradient of queries, keys or values is wanted.
+        bias_grad: a gradient of a written-out bias is wanted.
         return_lse: the log-sum-exp is wanted too.
     """
 
@@ -34,10 +34,19 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     device: str
     masks: tuple[str, ...] = ()
-    aligned: bool = True
-    factors: int = 0
     needs_grad: bool = False
+    bias_grad: bool = False
     return_lse: bool = False
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one key head."""
+        return self.size.heads // max(self.kv_heads, 1)
+
+    @property
+    def empty(self) -> bool:
+        """Nothing to compute: no sample, head, query or key."""
+        return 0 in (self.size.batch, self.size.heads, self.size.queries, self.size.keys)
 
 
 def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
@@ -67,11 +76,7 @@ def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
 
 def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool) -> Problem:
     """The `Problem` of tensors that fit together (see `sized`)."""
-    biases = [
-        t
-        for m in parts(mask)
-        for t in ((m.values,) if isinstance(m, Additive) else (m.rows, m.columns) if isinstance(m, Factorised) else ())
-    ]
+    grad = torch.is_grad_enabled()
     return Problem(
         size=Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
         kv_heads=k.shape[1],
@@ -80,8 +85,7 @@ def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: b
         dtype=q.dtype,
         device=q.device.type,
         masks=names(mask),
-        aligned=all(m.offset == 0 for m in parts(mask) if isinstance(m, Causal)),
-        factors=sum(m.rows.shape[-1] + m.columns.shape[-1] for m in parts(mask) if isinstance(m, Factorised)),
-        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *biases)),
+        needs_grad=grad and (q.requires_grad or k.requires_grad or v.requires_grad),
+        bias_grad=grad and any(isinstance(part, Additive) and part.values.requires_grad for part in parts(mask)),
         return_lse=return_lse,
     )

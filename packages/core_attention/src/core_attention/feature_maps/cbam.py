@@ -1,0 +1,89 @@
+"""CBAM: a gate of channels, then a gate of pixels (Woo, Park, Lee, Kweon 2018)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core_attention.feature_maps.checks import feature_map, odd, positive
+from core_attention.feature_maps.recorded import recorded
+from core_attention.feature_maps.squeeze_excitation import channel_gate
+
+
+def largest(x: Tensor, dim: int) -> Tensor:
+    """The maximum along `dim`; its gradient goes to the first of equal values, as published (amax would share it out)."""
+    return x.max(dim).values if x.requires_grad and torch.is_grad_enabled() else x.amax(dim)
+
+
+class ChannelGate(nn.Module):
+    """``y = x · σ(MLP(mean(x)) + MLP(max(x)))``, one gate a channel, the MLP shared (Woo et al. 2018, eq. 2).
+
+    Args:
+        channels: channels of the map.
+        reduction: the MLP has ``max(1, channels // reduction)`` hidden units, ReLU, no biases.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16):
+        super().__init__()
+        positive("CBAM", channels=channels, reduction=reduction)
+        hidden = max(1, channels // reduction)
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False)
+        )
+
+    def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
+        """The gates in (0, 1) of the channels."""
+        return torch.sigmoid(self.fc(torch.stack([x.mean((2, 3)), largest(x.flatten(2), 2)])).sum(0))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The gated map."""
+        return channel_gate(x, self.gate(x))
+
+
+class SpatialGate(nn.Module):
+    """``y = x · σ(conv([mean over channels, max over channels]))``, one gate a pixel, no bias (Woo et al. 2018, eq. 3).
+
+    Args:
+        kernel_size: odd; the map keeps its size.
+    """
+
+    def __init__(self, kernel_size: int = 7):
+        super().__init__()
+        odd("CBAM", kernel_size=kernel_size)
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
+        """The gates in (0, 1) of the pixels."""
+        return torch.sigmoid(self.conv(torch.stack([x.mean(1), largest(x, 1)], 1)))
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The gated map."""
+        gate = self.gate(x)
+        recorded("gates", gate)
+        return x * gate.to(x.dtype)
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention module: `ChannelGate`, then `SpatialGate`.
+
+    Args:
+        channels: channels of the map.
+        reduction: of the channel gate's MLP.
+        kernel_size: of the spatial gate's convolution, odd.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7):
+        super().__init__()
+        self.channels = channels
+        self.channel_attention = ChannelGate(channels, reduction=reduction)
+        self.spatial_attention = SpatialGate(kernel_size)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The gated map.
+
+        Raises:
+            ValueError: not a map (batch, `channels`, height, width) with at least one pixel.
+        """
+        feature_map(x, self.channels, "CBAM")
+        return self.spatial_attention(self.channel_attention(x))

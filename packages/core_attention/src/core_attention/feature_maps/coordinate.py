@@ -1,0 +1,69 @@
+"""Coordinate attention: gates of rows and columns from both strips at once (Hou, Zhou, Feng 2021)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core_attention.feature_maps.checks import feature_map, positive
+from core_attention.feature_maps.strips import strip_attention
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
+
+
+class CoordinateAttention(nn.Module):
+    """Coordinate attention ``y = x · σ(F_h u_h) ⊗ σ(F_w u_w)`` with ``[u_h, u_w] = δ(BN(F₁ [mean_w x, mean_h x]))``.
+
+    All F are 1×1 convolutions. The defaults are those of the paper (h-swish, biases, at least 8 hidden channels); the EuroSAT
+    networks use ``reduction=8, min_hidden=1, activation="relu", bias=False``.
+
+    Args:
+        channels: channels of the map.
+        reduction: the hidden layer has ``max(min_hidden, channels // reduction)`` channels.
+        min_hidden: lower bound of the hidden channels.
+        activation: δ, ``"hardswish"`` or ``"relu"``.
+        bias: biases of the convolutions.
+
+    Raises:
+        ValueError: a size below 1 or an unknown activation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 32,
+        min_hidden: int = 8,
+        activation: str = "hardswish",
+        bias: bool = True,
+    ):
+        super().__init__()
+        positive("CoordinateAttention", channels=channels, reduction=reduction, min_hidden=min_hidden)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}: one of {', '.join(ACTIVATIONS)}")
+        hidden = max(min_hidden, channels // reduction)
+        self.channels = channels
+        self.conv1 = nn.Conv2d(channels, hidden, 1, bias=bias)
+        self.bn1 = nn.BatchNorm2d(hidden)
+        self.act = ACTIVATIONS[activation]()
+        self.conv_h = nn.Conv2d(hidden, channels, 1, bias=bias)
+        self.conv_w = nn.Conv2d(hidden, channels, 1, bias=bias)
+
+    def gates(
+        self, rows: Float[Tensor, "b c h"], columns: Float[Tensor, "b c w"]
+    ) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
+        """The row gates and column gates in (0, 1) that belong to the row means and column means."""
+        height = rows.shape[2]
+        strip = torch.cat([rows, columns], 2)[..., None]
+        u_h, u_w = self.act(self.bn1(self.conv1(strip))).split([height, columns.shape[2]], 2)
+        return torch.sigmoid(self.conv_h(u_h))[..., 0], torch.sigmoid(self.conv_w(u_w))[..., 0]
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The gated map.
+
+        Raises:
+            ValueError: not a map (batch, `channels`, height, width) with at least one pixel.
+        """
+        feature_map(x, self.channels, "CoordinateAttention")
+        return strip_attention(x, self.gates)
