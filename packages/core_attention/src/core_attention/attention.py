@@ -1,7 +1,7 @@
 """The front door: one call for scaled dot-product attention, whatever computes it.
 
 ``softmax(scale · q kᵀ + bias) v`` with typed masks, grouped-query heads, values of another width, and rows without a visible key
-giving 0. `backend="auto"` follows one rule (`auto_order`), and `explain` says what was taken and why each other was not.
+giving 0. `backend="auto"` follows one rule (`core_attention.backends.choice.auto_order`); `explain` says what it takes and why each other was not.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from typing import Literal, overload
 from jaxtyping import Float
 from torch import Tensor
 
-from core_attention.backends import reference, sdpa
-from core_attention.backends.problem import sized
+from core_attention.backends import reference
+from core_attention.backends.choice import BACKENDS, Explanation, choose, explain_shapes, explained
+from core_attention.backends.problem import problem_of, sized
 from core_attention.capture import active, paused, record
 from core_attention.masks import Mask, as_mask
 
-BACKENDS = {module.NAME: module for module in (reference, sdpa)}
+__all__ = ["Explanation", "attention", "explain", "explain_shapes"]
 
 
 @overload
@@ -79,9 +80,7 @@ def attention(
     size = sized(q, k, v)
     both = as_mask(mask, bias, size)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    module = sdpa if backend == "auto" else BACKENDS.get(backend)
-    if module is None:
-        raise ValueError(f"unknown backend {backend!r}: one of auto, {', '.join(BACKENDS)}")
+    module = BACKENDS[choose(problem_of(q, k, v, both, return_lse), backend)[0]]
     if active():
         record(
             "weights",
@@ -94,3 +93,23 @@ def attention(
     else:
         out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
     return (out, lse) if return_lse and lse is not None else out
+
+
+def explain(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | Tensor | None = None,
+    bias: Mask | Tensor | None = None,
+    backend: str = "auto",
+    return_lse: bool = False,
+) -> Explanation:
+    """Which backend `attention` would take for these tensors, and why each other would not be; computes nothing.
+
+    Raises:
+        ValueError: shapes, dtypes or devices that do not fit together, or an unknown backend.
+        RuntimeError: the backend asked for cannot compute this.
+    """
+    both = as_mask(mask, bias, sized(q, k, v))
+    return explained(problem_of(q, k, v, both, return_lse), backend)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import shapely
+import shapely.errors
 import shapely.geometry
 from numpy.typing import NDArray
 
@@ -24,6 +25,20 @@ SUFFIXES = (".xml", ".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
 # what is cut out of a tumour: CAMELYON16 (training, test), CAMELYON17, ImageScope's NegativeROA, QuPath
 _EXCLUDED = re.compile(r"_2$|exclusion|^normal$|^hole|ignore\*?$", re.IGNORECASE)
 _TUMOUR = re.compile(r"_[01]$|tumou?r|metasta|carcinoma|cancer|nest", re.IGNORECASE)
+# what a damaged or foreign file raises while it is read
+_BROKEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    OSError,
+    EOFError,
+    StopIteration,
+    ElementTree.ParseError,
+    zipfile.BadZipFile,
+    shapely.errors.ShapelyError,
+)
 _AREAS = (shapely.Polygon, shapely.MultiPolygon)
 COLOURS = {"tumour": (200, 0, 0), "tissue": (0, 160, 60), "tile": (120, 120, 120)}
 
@@ -65,16 +80,7 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
     try:
         text = _text(path)
         regions = _xml(text, path.name) if text.lstrip().startswith("<") else _geojson(json.loads(text))
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        IndexError,
-        OSError,
-        ElementTree.ParseError,
-        zipfile.BadZipFile,
-        EOFError,
-    ) as error:
+    except _BROKEN as error:
         raise UserError(
             f"{path.name}: not a readable annotation file ({type(error).__name__})",
             "ASAP or ImageScope XML and GeoJSON are read",

@@ -11,6 +11,7 @@ from core_runtime.cli import (
     Device,
     DeviceName,
     Json,
+    Model,
     Out,
     Overwrite,
     Precision,
@@ -54,6 +55,11 @@ class ContourRule(StrEnum):
 class StoredType(StrEnum):
     float16 = "float16"
     float32 = "float32"
+
+
+class ScaleName(StrEnum):
+    n_a = "n-a"
+    percentile = "percentile"
 
 
 Slides = Annotated[
@@ -234,6 +240,64 @@ def encode(
         job, params, slides=slides, workers=workers, overwrite=overwrite, skip_errors=skip_errors
     )
     result = encoded(folder, params, outcomes)
+    emit(result.facts, json, result.show)
+    _exit(result.code)
+
+
+@app.command()
+def heatmap(
+    slides: Slides,
+    model: Model = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Features of the slide, or a folder of them, for --model.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Scores of your own instead (.h5, .npz, .npy), or a folder.")
+    ] = None,
+    coords: Annotated[Path | None, typer.Option(help="Tiles or features with the coordinates of --scores.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="Drawn truth (ASAP XML, GeoJSON), or a folder of it.")
+    ] = None,
+    out: Out = Path("heatmaps"),
+    scale: Annotated[
+        ScaleName, typer.Option(help="n-a: N x attention, 1 is uniform; percentile: ranks.")
+    ] = ScaleName.n_a,
+    zoom: Annotated[float, typer.Option(help="Factor of n-a; below 1 shows differences among high values.")] = 1.0,
+    cmap: Annotated[str, typer.Option(help="A colour map of matplotlib.")] = "jet",
+    alpha: Annotated[float, typer.Option(help="How much the colours cover the slide, 0 to 1.")] = 0.4,
+    blur: Annotated[bool, typer.Option("--blur", help="Smooth over about a tile.")] = False,
+    branches: Annotated[bool, typer.Option("--branches", help="Draw each branch, too.")] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many tiles with most attention are shown.")] = 15,
+    max_side: Annotated[int, typer.Option(min=64, help="Longest side of the picture in pixels.")] = 1600,
+    slide_mpp: SlideMpp = None,
+    device: Device = DeviceName.auto,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draws where the attention lies: picture, QuPath tiles, and the tiles with most of it.
+
+    Example: pathology-mil heatmap slide.svs --features job/20x_256px_0px_overlap/features_uni_v1 --model run/model
+    """
+    from pathology_mil.features import find_bags
+    from pathology_mil.maps import MapOptions, draw_maps
+    from pathology_mil.slides import find_slides
+    from pathology_mil.summaries import mapped
+
+    options = MapOptions(scale.value, zoom, cmap, alpha, blur, max_side, branches, top)
+    outcomes = draw_maps(
+        find_slides(slides, mpp=slide_mpp),
+        out,
+        options,
+        model=model,
+        bags=find_bags(features) if features else None,
+        scores=scores,
+        coords=coords,
+        annotations=annotations,
+        device=resolve_device(device),
+        overwrite=overwrite,
+    )
+    result = mapped(out, outcomes)
     emit(result.facts, json, result.show)
     _exit(result.code)
 

@@ -205,7 +205,10 @@ def encode_slides(
 
 
 def _identity(tiles_file: Path, params: EncodeParams) -> str:
-    return fingerprint({**params.identity(), "tiles": data_fingerprint([tiles_file])})
+    """Digest of what decides the features: encoder, storage, and the tiles by their own fingerprint (by content, where others made them)."""
+    with open_h5(tiles_file) as file:
+        tiles = plain_attributes(file["coords"].attrs).get("fingerprint")
+    return fingerprint({**params.identity(), "tiles": tiles or data_fingerprint([tiles_file])})
 
 
 def _already(item: Item) -> bool:

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import matplotlib
 import numpy as np
+import shapely
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from core_runtime.folders import writing
@@ -91,6 +98,88 @@ def contact_sheet(tiles: Sequence[RGB], *, columns: int = 6, side: int = 192, ti
 
 
 def some_tiles(slide: Slide, tiles: Tiles, n: int = 12) -> list[RGB]:
-    """Tiles from all over the slide, in the order in which they lie."""
-    chosen = np.unique(np.linspace(0, len(tiles.coords) - 1, min(n, len(tiles.coords))).round().astype(int))
-    return [slide.read_tile(*tiles.coords[i].tolist(), side=tiles.side, size=tiles.size) for i in chosen]
+    """Tiles from all over the slide, in the order in which they lie; of those looked at, the ones with most stain."""
+    looked = np.unique(np.linspace(0, len(tiles.coords) - 1, min(3 * n, len(tiles.coords))).round().astype(int))
+    found = [slide.read_tile(*tiles.coords[i].tolist(), side=tiles.side, size=tiles.size) for i in looked]
+    stained = [float((np.ptp(t, axis=-1) > 30).mean()) for t in found]
+    return [found[i] for i in sorted(np.argsort(stained)[::-1][:n])]
+
+
+def map_panels(
+    slide: Slide,
+    heat: RGB,
+    cmap: str,
+    legend: str,
+    *,
+    truth: shapely.MultiPolygon | None = None,
+    title: str = "",
+    max_side: int = 1600,
+) -> RGB:
+    """The slide, what was drawn as tumour (where that is known) and the heat map side by side, with a legend and a scale bar.
+
+    Args:
+        slide: the slide.
+        heat: its heat map, as `heatmaps.render` draws it.
+        cmap: the colour map of the heat map.
+        legend: what its colours mean.
+        truth: area drawn as tumour.
+        title: of the whole figure.
+        max_side: the heat map's own limit; the panels are drawn at its size at most.
+    """
+    thumbnail = slide.thumbnail(min(max_side, 1000))
+    panels: list[tuple[RGB, str]] = [(thumbnail, "Slide")]
+    if truth is not None:
+        panels.append(
+            (
+                outlined(thumbnail, slide.dimensions, truth, fill=0.25),
+                "Truth: drawn as tumour" if not truth.is_empty else "Truth: no tumour",
+            )
+        )
+        heat = outlined(heat, slide.dimensions, truth)
+    panels.append((heat, "Attention of the model" + ("" if truth is None or truth.is_empty else ", truth outlined")))
+    ratio = thumbnail.shape[0] / thumbnail.shape[1]
+    beside = ratio > 0.45  # very wide slides go one below the other
+    n, width = len(panels), 4.6
+    size = (width * n + 0.6, width * ratio + 0.75) if beside else (width * 2, n * width * 2 * ratio + 0.9)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(*((1, n) if beside else (n, 1)), squeeze=False).ravel()
+    for ax, (picture, words) in zip(axes, panels, strict=True):
+        ax.imshow(picture, interpolation="antialiased")
+        ax.set_title(words, fontsize=10)
+        ax.set_axis_off()
+    _scale_bar(axes[0], slide, thumbnail)
+    colours = ScalarMappable(Normalize(0, 1), matplotlib.colormaps[cmap])
+    figure.colorbar(colours, ax=axes[-1], shrink=0.85, label=legend, ticks=[0, 0.25, 0.5, 0.75, 1])
+    figure.suptitle(title, fontsize=11)
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def outlined(picture: RGB, dimensions: tuple[int, int], shape: shapely.MultiPolygon, *, fill: float = 0.0) -> RGB:
+    """Black outlines on white ones (seen on any colour), filled with a share of yellow."""
+    scale = _scale(picture, dimensions)
+    rings = [
+        np.rint(np.array(r.coords) * scale).astype(np.int32) for p in shape.geoms for r in (p.exterior, *p.interiors)
+    ]
+    drawn = picture.copy()
+    if fill and rings:
+        layer = picture.copy()
+        cv2.fillPoly(layer, rings, YELLOW)  # even-odd: holes stay open
+        drawn = np.asarray(cv2.addWeighted(layer, fill, picture, 1 - fill, 0), np.uint8)
+    width = max(1, round(max(picture.shape) / 600))
+    for colour, extra in (((255, 255, 255), 2 * width), ((0, 0, 0), 0)):
+        cv2.polylines(drawn, rings, True, colour, width + extra, cv2.LINE_AA)
+    return drawn
+
+
+def _scale_bar(ax: Axes, slide: Slide, thumbnail: RGB) -> None:
+    if slide.mpp is None:
+        return
+    across = slide.dimensions[0] * slide.mpp  # µm
+    length = next((b for b in (10_000, 5000, 2000, 1000, 500, 200, 100, 50, 20, 10) if b <= across / 4), 10)
+    pixels = length / across * thumbnail.shape[1]
+    x, y = 0.03 * thumbnail.shape[1], 0.96 * thumbnail.shape[0]
+    ax.plot([x, x + pixels], [y, y], color="black", linewidth=3, solid_capstyle="butt")
+    words = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
+    ax.text(x + pixels / 2, y - 0.012 * thumbnail.shape[0], words, ha="center", va="bottom", fontsize=8)

@@ -12,19 +12,24 @@ from pathology_mil.slides import RGB, Slide, resized
 from pathology_mil.tissue import Tissue
 
 
-def n_times_a(scores: ArrayLike, *, zoom: float = 1.0) -> NDArray[np.float64]:
-    """N · softmax(s) averaged over the branches · zoom: 1 is what uniform attention would give (ACMIL's scale).
+def softmax(scores: ArrayLike) -> NDArray[np.float64]:
+    """Attention from raw scores over the last axis, in float64."""
+    s = np.asarray(scores, np.float64)
+    if s.shape[-1] == 0:
+        return s
+    weights = np.exp(s - s.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def n_times_a(attention: ArrayLike, *, zoom: float = 1.0) -> NDArray[np.float64]:
+    """N · a · zoom: 1 is what uniform attention would give (ACMIL's scale).
 
     Args:
-        scores: raw (before softmax) scores, (N,) or (branches, N).
+        attention: (N,), or (branches, N) to be averaged; each row sums to 1.
         zoom: factor.
     """
-    s = np.atleast_2d(np.asarray(scores, np.float64))
-    if s.shape[1] == 0:
-        return np.zeros(0)
-    weights = np.exp(s - s.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
-    return weights.mean(axis=0) * s.shape[1] * zoom
+    a = np.atleast_2d(np.asarray(attention, np.float64))
+    return a.mean(axis=0) * a.shape[1] * zoom
 
 
 def percentiles(scores: ArrayLike, reference: ArrayLike | None = None) -> NDArray[np.float64]:

@@ -261,7 +261,7 @@ def glance(path: Path) -> Glance:
     return Glance(
         title=path.name,
         usable=found.usable,
-        summary=f"{found.kind}: {found.summary}",
+        summary=found.summary,
         facts=list(found.facts.items()),
         pictures=found.pictures,
         next_commands=found.next_commands,

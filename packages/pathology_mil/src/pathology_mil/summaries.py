@@ -124,7 +124,31 @@ def encoded(folder: Path, params: EncodeParams, outcomes: Sequence[Outcome]) -> 
                 "  colour-texture is a computed baseline for samples and demos; take a pathology encoder for real questions"
             )
         _say_notes(outcomes)
-        print(f"Next: pathology-mil train {folder} --labels labels.csv --out run")
+        print(f"Next: pathology-mil train {folder} labels.csv --out run")
+
+    return Result(facts, show, code)
+
+
+def mapped(out: Path, outcomes: Sequence[Outcome]) -> Result:
+    code = verdict(outcomes, single=len(outcomes) == 1)
+    facts = {
+        "folder": str(out),
+        "slides": [{"slide_id": o.name, "status": o.status, "message": o.message, **o.facts} for o in outcomes],
+    }
+
+    def show() -> None:
+        for o in (o for o in outcomes if o.ok):
+            said = [f"{o.facts['tiles']:,} tiles"]
+            if "label" in o.facts:
+                said.insert(0, f"{o.facts['label']} ({o.facts['probabilities'][o.facts['label']]:.3f})")
+            if "encoder" in o.facts:
+                said.append(f"encoder {o.facts['encoder']}")
+            if "auprc" in o.facts:
+                said.append(f"AUPRC of the attention {o.facts['auprc']:.3f}, chance {o.facts['chance']:.3f}")
+            print(f"{o.name}: {', '.join(said)}")
+            print(f"  {o.facts['files']['figure']}")
+            print(f"  for QuPath: {o.facts['files']['qupath']}")
+        _say_notes(outcomes)
 
     return Result(facts, show, code)
 

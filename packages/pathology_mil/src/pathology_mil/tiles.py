@@ -200,7 +200,10 @@ def write_tiles(path: Path, tiles: Tiles) -> None:
         else "save_path"
     )
     with writing(path) as temporary, h5py.File(temporary, "w") as file:
-        data = file.create_dataset("coords", data=tiles.coords.astype(np.int64), maxshape=(None, 2), chunks=(1, 2))
+        rows = (
+            1 if "patch_level" in tiles.attributes else 4096
+        )  # one row a chunk, as CLAM has, costs seconds on 100,000 tiles
+        data = file.create_dataset("coords", data=tiles.coords.astype(np.int64), maxshape=(None, 2), chunks=(rows, 2))
         for key, value in {**tiles.attributes, folder_attribute: str(path.parent)}.items():
             data.attrs[key] = "None" if value is None else value
 

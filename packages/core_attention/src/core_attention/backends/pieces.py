@@ -72,8 +72,7 @@ def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, 
         itemsize: bytes of an element of a written-out mask.
         values: whether lengths and segment ids may be read (not while compiling, and a stall on CUDA).
     """
-    bands = [m.band for m in parts(mask) if isinstance(m, Causal | Window)]
-    band = _tightest(bands)
+    band = tightest(mask)
     others = tuple(m for m in parts(mask) if not isinstance(m, Causal | Window))
     whole = [Piece(None, Run(0, size.queries), Run(0, size.keys), masks=others)]
     if values:
@@ -82,7 +81,9 @@ def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, 
     return [smaller for piece in whole for smaller in _by_band(piece, band, size, itemsize, device)]
 
 
-def _tightest(bands: list[Limits]) -> Limits:
+def tightest(mask: Mask | None) -> Limits:
+    """The band that all causal masks and windows of `mask` leave: lowest and highest ``key - query``."""
+    bands = [m.band for m in parts(mask) if isinstance(m, Causal | Window)]
     lows = [low for low, _ in bands if low is not None]
     highs = [high for _, high in bands if high is not None]
     return max(lows, default=None), min(highs, default=None)

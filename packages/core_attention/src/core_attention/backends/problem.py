@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from core_attention.masks import Additive, Mask, Size, names, parts
+from core_attention.masks import Additive, Causal, Factorised, Mask, Size, names, parts
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """An attention problem without its data.
 
     Args:
@@ -22,8 +21,9 @@ class Problem:
         dtype: of queries, keys and values.
         device: device type (``"cpu"``, ``"cuda"``, ``"mps"``).
         masks: class names of the masks, empty without one.
-        needs_grad: a gradient of queries, keys or values is wanted.
-        bias_grad: a gradient of a written-out bias is wanted.
+        aligned: causal masks are aligned at the first query and key, as torch's own.
+        factors: rows and columns of factorised biases: what their one-hot places add to the width.
+        needs_grad: a gradient of queries, keys, values or a bias is wanted.
         return_lse: the log-sum-exp is wanted too.
     """
 
@@ -34,19 +34,10 @@ class Problem:
     dtype: torch.dtype
     device: str
     masks: tuple[str, ...] = ()
+    aligned: bool = True
+    factors: int = 0
     needs_grad: bool = False
-    bias_grad: bool = False
     return_lse: bool = False
-
-    @property
-    def group(self) -> int:
-        """Query heads that share one key head."""
-        return self.size.heads // max(self.kv_heads, 1)
-
-    @property
-    def empty(self) -> bool:
-        """Nothing to compute: no sample, head, query or key."""
-        return 0 in (self.size.batch, self.size.heads, self.size.queries, self.size.keys)
 
 
 def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
@@ -76,7 +67,11 @@ def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
 
 def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool) -> Problem:
     """The `Problem` of tensors that fit together (see `sized`)."""
-    grad = torch.is_grad_enabled()
+    biases = [
+        t
+        for m in parts(mask)
+        for t in ((m.values,) if isinstance(m, Additive) else (m.rows, m.columns) if isinstance(m, Factorised) else ())
+    ]
     return Problem(
         size=Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
         kv_heads=k.shape[1],
@@ -85,7 +80,8 @@ def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: b
         dtype=q.dtype,
         device=q.device.type,
         masks=names(mask),
-        needs_grad=grad and (q.requires_grad or k.requires_grad or v.requires_grad),
-        bias_grad=grad and any(isinstance(part, Additive) and part.values.requires_grad for part in parts(mask)),
+        aligned=all(m.offset == 0 for m in parts(mask) if isinstance(m, Causal)),
+        factors=sum(m.rows.shape[-1] + m.columns.shape[-1] for m in parts(mask) if isinstance(m, Factorised)),
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *biases)),
         return_lse=return_lse,
     )

@@ -1,0 +1,165 @@
+import gzip
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import shapely
+
+from core_runtime.errors import UserError
+from pathology_mil.annotations import (
+    Region,
+    find_annotation,
+    overlap,
+    read_annotations,
+    tile_regions,
+    tissue_regions,
+    tumour,
+    write_asap,
+    write_geojson,
+)
+from pathology_mil.tissue import Tissue
+
+RING = shapely.Polygon([(0, 0), (100, 0), (100, 100), (0, 100)], [[(20, 20), (40, 20), (40, 40), (20, 40)]])
+
+
+def asap(path, annotations):
+    def one(group, kind, points):
+        rows = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in points)
+        return f'<Annotation Name="a" Type="{kind}" PartOfGroup="{group}" Color="#F4FA58"><Coordinates>{rows}</Coordinates></Annotation>'
+
+    body = "".join(one(*a) for a in annotations)
+    path.write_text(f'<?xml version="1.0"?><ASAP_Annotations><Annotations>{body}</Annotations></ASAP_Annotations>')
+    return path
+
+
+def numbered(points):
+    return list(enumerate(points))
+
+
+SQUARE = [(0, 0), (100, 0), (100, 100), (0, 100)]
+INNER = [(20, 20), (40, 20), (40, 40), (20, 40)]
+
+
+@pytest.mark.parametrize(("inside", "outside"), [("_0", "_2"), ("Tumor", "Exclusion"), ("metastases", "normal")])
+def test_camelyon_holes_are_subtracted(tmp_path, inside, outside):
+    file = asap(tmp_path / "a.xml", [(inside, "Polygon", numbered(SQUARE)), (outside, "Spline", numbered(INNER))])
+    assert tumour(read_annotations(file)).area == 100 * 100 - 20 * 20
+
+
+def test_asap_order_and_locale_commas(tmp_path):
+    shuffled = [(2, ("100,0", "100,0")), (0, ("0,0", "0,0")), (3, ("0,0", "100,0")), (1, ("100,0", "0,0"))]
+    file = asap(tmp_path / "a.xml", [("_1", "Polygon", shuffled), ("_0", "Dot", numbered([(5, 5)]))])
+    regions = read_annotations(file)
+    assert [r.is_area for r in regions] == [True, False]
+    assert tumour(regions).area == 1e4
+
+
+def test_imagescope(tmp_path):
+    def region(points, negative):
+        rows = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in points)
+        return f'<Region NegativeROA="{negative}"><Vertices>{rows}</Vertices></Region>'
+
+    path = tmp_path / "a.xml"
+    path.write_text(
+        f'<Annotations MicronsPerPixel="0.5"><Annotation Name=""><Regions>{region(SQUARE, 0)}{region(INNER, 1)}</Regions></Annotation></Annotations>'
+    )
+    assert tumour(read_annotations(path)).area == 100 * 100 - 20 * 20
+
+
+def feature(geometry, **properties):
+    return {"type": "Feature", "geometry": json.loads(shapely.to_geojson(geometry)), "properties": properties}
+
+
+@pytest.mark.parametrize("wrap", ["collection", "array", "single", "gz", "zip"])
+def test_qupath_exports(tmp_path, wrap):
+    one = feature(RING, objectType="annotation", classification={"name": "Tumor", "color": [200, 0, 0]}, isLocked=False)
+    content = {"array": [one], "single": one}.get(wrap, {"type": "FeatureCollection", "features": [one]})
+    text = json.dumps(content)
+    path = tmp_path / {"gz": "a.geojson.gz", "zip": "a.zip"}.get(wrap, "a.geojson")
+    if wrap == "gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    elif wrap == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.geojson", text)
+    else:
+        path.write_text(text, encoding="utf-8-sig")
+    (region,) = read_annotations(path)
+    assert (region.name, region.kind, region.shape.area) == ("Tumor", "annotation", RING.area)
+    assert read_annotations(path, offset=(10, 20))[0].shape.bounds == (10, 20, 110, 120)
+
+
+def test_old_and_odd_qupath_fields(tmp_path):
+    path = tmp_path / "a.json"
+    old = feature(
+        RING, classification={"name": "Tumor: invasive", "colorRGB": -3670016}, measurements=[{"name": "a", "value": 2}]
+    )
+    nested = feature(RING, classification={"names": ["Tumor", "in situ"]})
+    tissue = feature(RING, tissue_id=3)
+    path.write_text(json.dumps([old, nested, tissue, {"type": "Feature", "geometry": None, "properties": {}}]))
+    regions = read_annotations(path)
+    assert [r.name for r in regions] == ["Tumor: invasive", "Tumor: in situ", "tissue"]
+    assert regions[0].measurements == {"a": 2}
+
+
+def test_round_trip_for_qupath(tmp_path):
+    bow = shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])  # crosses itself: QuPath would refuse it
+    path = tmp_path / "ü.geojson"
+    write_geojson(path, [Region(RING, "Tumor", measurements={"attention": 0.25}), Region(bow, "x")])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["type"] == "FeatureCollection"
+    first = content["features"][0]
+    assert first["properties"] == {
+        "objectType": "annotation",
+        "classification": {"name": "Tumor", "color": [200, 0, 0]},
+        "measurements": {"attention": 0.25},
+    }
+    ids = [f["id"] for f in content["features"]]
+    assert len(set(ids)) == len(ids)
+    for f in content["features"]:
+        shape = shapely.from_geojson(json.dumps(f["geometry"]))
+        assert shape.is_valid
+        assert all(ring.is_closed for p in getattr(shape, "geoms", [shape]) for ring in (p.exterior, *p.interiors))
+    again = read_annotations(path)
+    assert again[0].shape.equals(RING)
+    write_geojson(path, [])
+    assert read_annotations(path) == []
+
+
+def test_asap_round_trip_and_lookup(tmp_path):
+    write_asap(tmp_path / "slide.xml", shapely.MultiPolygon([RING]))
+    assert tumour(read_annotations(tmp_path / "slide.xml")).equals(shapely.MultiPolygon([RING]))
+    assert find_annotation(tmp_path, "slide") == tmp_path / "slide.xml"
+    assert find_annotation(tmp_path, "other") is None
+
+
+def test_share_of_tiles_and_export():
+    coords = np.array([[0, 0], [50, 0], [200, 200]])
+    share = overlap(shapely.MultiPolygon([RING]), coords, 50)
+    assert share.tolist() == [(2500 - 400) / 2500, 1.0, 0.0]
+    tiles = list(tile_regions(coords, 50, {"attention": share}))
+    assert (tiles[0].kind, tiles[0].measurements["attention"]) == ("tile", share[0])
+    outline = np.array(RING.exterior.coords, np.int32)[:-1]
+    tissue = Tissue([outline], [[np.array(RING.interiors[0].coords, np.int32)[:-1]]], [1.0], (1, 1))
+    assert tissue_regions(tissue)[0].shape.area == RING.area
+
+
+def test_what_is_no_annotation_is_said_plainly(tmp_path):
+    contents = {
+        "a.xml": "<x/>",
+        "b.xml": "<ASAP_Annotations>",
+        "c.geojson": "{",
+        "d.geojson": '{"type": "Feature", "geometry": {"type": "Cube"}}',
+        "e.geojson": '[{"type": "Thing"}]',
+        "f.xml": '<!DOCTYPE x [<!ENTITY a "b">]><ASAP_Annotations/>',
+        "g.zip": "PK",
+        "h.geojson": "[1]",
+        "i.geojson": "",
+    }
+    for name, text in contents.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError) as error:
+            read_annotations(tmp_path / name)
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(UserError, match="no such file"):
+        read_annotations(tmp_path / "absent.xml")

@@ -1,0 +1,148 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from core_runtime.errors import UserError
+from pathology_mil.annotations import find_annotation, read_annotations
+from pathology_mil.heatmaps import n_times_a, percentiles, render, softmax
+from pathology_mil.maps import MapOptions, draw_map, draw_maps
+from pathology_mil.scores import Scored, auprc, read_scores
+from pathology_mil.slides import Slide, SlideFile
+from pathology_mil.tissue import PRESETS, segment
+
+
+def test_scales():
+    scores = np.array([[0.0, 1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0]])
+    attention = softmax(scores)
+    np.testing.assert_allclose(attention.sum(axis=1), 1)
+    np.testing.assert_allclose(n_times_a(attention).mean(), 1)
+    np.testing.assert_allclose(n_times_a(np.full(5, 0.2), zoom=0.5), 0.5)
+    assert softmax(np.array([1e4, -1e4])).tolist() == [1.0, 0.0]
+    assert percentiles(np.array([3.0, 1.0, 2.0, 2.0])).tolist() == [100.0, 25.0, 62.5, 62.5]
+    assert percentiles(np.array([0.5, 9.0]), reference=np.array([0.0, 1.0])).tolist() == [50.0, 100.0]
+    assert softmax(np.zeros(0)).shape == percentiles(np.zeros(0)).shape == (0,)
+
+
+@pytest.fixture
+def slide(cmu):
+    with Slide(cmu) as slide:
+        yield slide
+
+
+def test_overlapping_tiles_are_averaged_and_the_rest_stays_blank(slide):
+    coords = np.array([[0, 0], [128, 0]])
+    picture = render(slide, coords, np.array([0.0, 1.0]), 256, vis_level=0, alpha=1.0, blank_canvas=True, cmap="gray")
+    assert picture.shape == (2967, 2220, 3)
+    assert [picture[10, x, 0] for x in (10, 200, 300)] == [0, 128, 255]
+    assert (picture[300:] == 255).all()
+    assert (picture[:, 400:] == 255).all()
+
+
+def test_binary_maps_and_thresholds(slide):
+    coords, scores = np.array([[0, 0], [512, 0], [1024, 0]]), np.array([0.2, 0.6, 0.2])
+    base = {"vis_level": 0, "alpha": 1.0, "blank_canvas": True, "cmap": "gray", "binarize": True}
+    cut = render(slide, coords, scores, 256, thresh=0.5, **base)
+    assert [cut[10, x, 0] for x in (10, 520, 1030)] == [255, 255, 255]
+    negative = render(slide, coords, scores, 256, thresh=-1, **base | {"cmap": "gray_r"})
+    assert [negative[10, x, 0] for x in (10, 520, 1030)] == [255, 0, 255]
+
+
+def test_sizes_tissue_and_blending(slide):
+    coords, scores = np.array([[0, 0], [1024, 1024]]), np.array([0.1, 0.9])
+    small = render(slide, coords, scores, 512, max_side=400)
+    assert max(small.shape) == 400
+    assert max(render(slide, coords, scores, 512, vis_level=0, max_size=300).shape) == 300
+    assert render(slide, coords, scores, 512, vis_level=-1, custom_downsample=2).shape == (1483, 1110, 3)
+    tissue = segment(slide, PRESETS["biopsy"])
+    clipped = render(slide, coords, scores, 512, max_side=400, tissue=tissue, alpha=1.0)
+    plain = slide.thumbnail(400)
+    assert (clipped[:20, :20] == plain[:20, :20]).all(), "glass in a tile keeps its colour"
+    assert (render(slide, coords, scores, 512, max_side=400, alpha=0.0) == plain).all()
+    assert render(slide, coords, scores, 512, max_side=400, blur=True).shape == small.shape
+
+
+def test_what_cannot_be_drawn_is_said_plainly(slide):
+    coords = np.zeros((2, 2))
+    for wrong in (
+        {"scores": np.zeros(3)},
+        {"scores": np.array([0.0, np.nan])},
+        {"scores": np.zeros(2), "cmap": "nope"},
+        {"scores": np.zeros(2), "alpha": 2},
+        {"scores": np.zeros(2), "vis_level": 7},
+    ):
+        with pytest.raises(UserError):
+            render(slide, coords, wrong.pop("scores"), 256, **wrong)
+
+
+def scored(samples):
+    """A tumour slide of the samples, scored by how much of each tile is nest, blurred by nothing: a perfect model."""
+    path = next(p for p in sorted((samples / "slides").iterdir()) if find_annotation(samples / "annotations", p.stem))
+    coords = np.array([[x, y] for x in range(0, 2560, 128) for y in range(0, 2048, 128)])
+    from pathology_mil.annotations import overlap, tumour
+
+    inside = overlap(tumour(read_annotations(find_annotation(samples / "annotations", path.stem))), coords, 128)
+    return path, Scored(coords, 128, softmax(8 * inside), softmax(np.stack([8 * inside, inside])))
+
+
+def test_files_of_a_map(samples, tmp_path):
+    path, score = scored(samples)
+    annotation = find_annotation(samples / "annotations", path.stem)
+    with Slide(path) as slide:
+        made = draw_map(slide, score, tmp_path, MapOptions(branches=True, max_side=500, top=4), annotation)
+    assert all(p.stat().st_size > 1000 for p in made.files.values())
+    assert {"overlay", "figure", "qupath", "top tiles", "branch 0", "branch 1"} == set(made.files)
+    assert made.facts["auprc"] == 1.0
+    assert 0 < made.facts["chance"] < 0.2
+    tiles = json.loads(made.files["qupath"].read_text())["features"]
+    assert len(tiles) == len(score.coords)
+    assert tiles[0]["properties"]["objectType"] == "tile"
+    assert set(tiles[0]["properties"]["measurements"]) == {"attention", "N x attention", "share drawn as tumour"}
+
+
+def test_own_scores_in_every_form(tmp_path):
+    coords = np.array([[0, 0], [256, 0], [0, 256]])
+    raw = np.array([3.0, 1.0, -2.0])
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["attention_scores"] = raw[:, None]
+        file["coords"] = coords
+    read = read_scores(tmp_path / "a.h5")
+    np.testing.assert_allclose(read.attention, softmax(raw))
+    assert read.side == 256
+    assert any("raw" in n for n in read.notes)
+    np.savez(tmp_path / "b.npz", attention=softmax(np.stack([raw, raw])), coords=coords)
+    assert read_scores(tmp_path / "b.npz").branches.shape == (2, 3)
+    np.save(tmp_path / "c.npy", softmax(raw))
+    with pytest.raises(UserError, match="without coordinates"):
+        read_scores(tmp_path / "c.npy")
+    np.testing.assert_allclose(read_scores(tmp_path / "c.npy", coords_from=tmp_path / "a.h5").attention, softmax(raw))
+    np.save(tmp_path / "d.npy", np.zeros(5))
+    np.save(tmp_path / "e.npy", np.array([1, np.nan, 0]))
+    for name in "de":
+        with pytest.raises(UserError):
+            read_scores(tmp_path / f"{name}.npy", coords_from=tmp_path / "a.h5")
+
+
+def test_other_slides_scores_and_changed_options_are_refused(samples, tmp_path):
+    path, score = scored(samples)
+    np.savez(tmp_path / "s.npz", attention=score.attention, coords=score.coords)
+    slides = [SlideFile(path)]
+    options = MapOptions(max_side=300, top=2)
+    first = draw_maps(slides, tmp_path / "out", options, scores=tmp_path / "s.npz")
+    again = draw_maps(slides, tmp_path / "out", options, scores=tmp_path / "s.npz")
+    assert first[0].facts == again[0].facts
+    with pytest.raises(UserError, match="drawn otherwise"):
+        draw_maps(slides, tmp_path / "out", MapOptions(max_side=300, top=2, zoom=2), scores=tmp_path / "s.npz")
+    np.savez(tmp_path / "far.npz", attention=score.attention, coords=score.coords + 100_000)
+    with pytest.raises(UserError, match="outside the slide"):
+        draw_maps(slides, tmp_path / "far", options, scores=tmp_path / "far.npz")
+    with pytest.raises(UserError, match="needs a model"):
+        draw_maps(slides, tmp_path / "none", options)
+
+
+def test_auprc_and_its_chance():
+    truth = np.array([1, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    assert auprc(truth + 0.1, truth) == 1
+    assert auprc(np.ones(10), truth) == pytest.approx(0.2)
+    assert np.isnan(auprc(np.ones(3), np.zeros(3)))
