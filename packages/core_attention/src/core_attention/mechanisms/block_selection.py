@@ -1,0 +1,245 @@
+"""Which key blocks a query attends to, by the gate ``g = b_c · q`` on block means: threshold and top-k over four kinds of groups.
+
+Sources: Wu et al., "VMoBA: Mixture-of-Block Attention for Video Diffusion Models", 2025 (threshold, groups); Lu et al., "MoBA:
+Mixture of Block Attention for Long-Context LLMs", 2025 (gate, top-k).
+
+A threshold over a whole head (hundreds of thousands of entries) needs no sort of all of them: a sample brackets the cut, one pass
+sums what lies above the bracket, and only the few entries inside it are sorted.
+"""
+
+import math
+from itertools import product
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Group = Literal["query_head", "head_global", "block", "overall"]
+Pool = Literal["sample", "packed"]
+
+SAMPLE = 1 << 14  # entries that bracket a cut; fewer entries than four times this are sorted
+EPS = 1e-6
+
+
+def block_means(
+    k: Float[Tensor, "batch heads tokens dim"], block: int, real: Bool[Tensor, "tokens"] | None = None
+) -> Float[Tensor, "batch heads blocks dim"]:
+    """The mean key of each block of `block` tokens in float32 (float64 for float64), over its `real` tokens; the last may be short."""
+    wide = torch.promote_types(k.dtype, torch.float32)
+    tokens = k.shape[2]
+    owner = torch.arange(tokens, device=k.device) // block
+    if real is not None:
+        k = k * real[:, None].to(k.dtype)
+    sums = k.new_zeros(*k.shape[:2], -(-tokens // block), k.shape[3], dtype=wide)
+    whole = tokens // block * block
+    sums[:, :, : tokens // block] = k[:, :, :whole].unflatten(2, (-1, block)).sum(3, dtype=wide)
+    if whole < tokens:
+        sums[:, :, -1] = k[:, :, whole:].sum(2, dtype=wide)
+    ones = torch.ones(tokens, device=k.device, dtype=wide) if real is None else real.to(wide)
+    count = torch.zeros(sums.shape[2], device=k.device, dtype=wide).index_add_(0, owner, ones)
+    return sums / count.clamp(min=1)[:, None]
+
+
+def gate(
+    q: Float[Tensor, "batch heads queries dim"], means: Float[Tensor, "batch kv_heads blocks dim"]
+) -> Float[Tensor, "batch heads queries blocks"]:
+    """``g = q · b_c``, unscaled, in the precision of the means; each group of query heads with its key head."""
+    share = q.shape[1] // means.shape[1]
+    grouped = q.to(means.dtype).unflatten(1, (means.shape[1], share))
+    return (grouped @ means.transpose(2, 3)[:, :, None]).flatten(1, 2)
+
+
+def select_blocks(
+    gates: Float[Tensor, "batch heads queries blocks"],
+    own: Int[Tensor, "queries"],
+    *,
+    group: Group = "head_global",
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    include_self: bool = True,
+    pool: Pool = "sample",
+    exact_sort: bool = False,
+) -> Bool[Tensor, "batch heads queries blocks"]:
+    """The blocks that each query attends to.
+
+    Threshold (`tau`): gates are brought to 0…1 over their group; the largest are kept until they and the own blocks hold `tau`
+    of the group's sum, at least one beside the own. Top-k (`topk`): own blocks first, then the best, `topk` a query on average
+    over the group. A gate that is not finite is never chosen and does not count. Of equal gates the first in
+    (head, query, block) order wins.
+
+    Args:
+        gates: see `gate`.
+        own: the block that each query lies in.
+        group: over what gates compete: all blocks of a "query_head", all (query, block) of a head ("head_global"), all
+            (head, query) of a "block" (threshold only), or "overall".
+        tau: share of the sum to keep; 1 or more keeps all. Ignored with `topk`.
+        topk: blocks a query, the own one included.
+        include_self: always attend to the own block.
+        pool: each sample for itself, or (as published) groups and budgets over the whole batch.
+        exact_sort: sort every group (the definition) instead of bracketing the cut.
+
+    Raises:
+        ValueError: neither or useless tau and topk, an unknown group or pool, or "block" with topk.
+    """
+    _check(group, tau, topk, pool)
+    queries, blocks = gates.shape[2:]
+    mine = torch.zeros(queries, blocks, dtype=torch.bool, device=gates.device)
+    if include_self and blocks:
+        mine.scatter_(1, own[:, None], True)
+    if not gates.numel():
+        return mine.expand(gates.shape).clone()
+    if (tau is not None and tau >= 1) if topk is None else topk >= blocks:
+        return gates.isfinite() | mine
+    if group == "query_head":
+        return _each_query(gates, mine, tau, topk)
+    order, leading = {
+        ("head_global", "sample"): ((0, 1, 2, 3), 2),
+        ("head_global", "packed"): ((1, 0, 2, 3), 1),
+        ("block", "sample"): ((0, 3, 1, 2), 2),
+        ("block", "packed"): ((0, 3, 1, 2), 2),  # other samples' blocks are never valid
+        ("overall", "sample"): ((0, 1, 2, 3), 1),
+        ("overall", "packed"): ((0, 1, 2, 3), 0),
+    }[group, pool]
+    chosen = torch.empty(gates.shape, dtype=torch.bool, device=gates.device)
+    turned, owned, result = gates.permute(order), mine.expand(gates.shape).permute(order), chosen.permute(order)
+    for place in product(*(range(size) for size in turned.shape[:leading])):
+        line = turned[place].flatten()
+        inside = owned[place].reshape(-1) if include_self else None
+        rows = line.numel() // blocks  # queries of the group, of all its heads
+        result[place] = _one_group(line, inside, tau, topk, rows, exact_sort).view(turned.shape[leading:])
+    return chosen
+
+
+def _check(group: str, tau: float | None, topk: int | None, pool: str) -> None:
+    if group not in ("query_head", "head_global", "block", "overall"):
+        raise ValueError(f"unknown group {group!r}: one of query_head, head_global, block, overall")
+    if pool not in ("sample", "packed"):
+        raise ValueError(f"pool is 'sample' or 'packed', got {pool!r}")
+    if topk is None and (tau is None or not tau >= 0):
+        raise ValueError(f"either topk, or a share tau of at least 0, is needed; got tau={tau}")
+    if topk is not None and topk < 1:
+        raise ValueError(f"topk must be at least 1, got {topk}")
+    if topk is not None and group == "block":
+        raise ValueError(
+            "the group 'block' exists with a threshold only: top-k of a block would leave queries without any"
+        )
+
+
+def _each_query(
+    gates: Tensor, mine: Bool[Tensor, "queries blocks"], tau: float | None, topk: int | None
+) -> Bool[Tensor, "batch heads queries blocks"]:
+    """The group "query_head": every query sorts its own few gates."""
+    valid = gates.isfinite()
+    rest = gates.masked_fill(~valid | mine, -torch.inf)
+    best, order = rest.sort(dim=-1, descending=True, stable=True)
+    if topk is not None:
+        kept = torch.arange(gates.shape[3], device=gates.device) < topk - mine.any(-1, keepdim=True).long()
+    else:
+        assert tau is not None
+        low = gates.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
+        span = gates.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True) - low
+        span = torch.where(span > EPS, span, 1)
+        parts = ((gates - low) / span).masked_fill(~valid, 0)
+        total = parts.sum(-1, keepdim=True) + EPS
+        need = (tau - (parts * mine).sum(-1, keepdim=True) / total).clamp(min=0)
+        running = ((best - low) / span).masked_fill(best == -torch.inf, 0).cumsum(-1) / total
+        before = torch.cat([torch.zeros_like(running[..., :1]), running[..., :-1]], -1)
+        kept = before < need
+        kept[..., 0] = True
+    chosen = torch.zeros_like(valid).scatter(-1, order, kept.expand(order.shape) & (best > -torch.inf))
+    return chosen | mine
+
+
+def _one_group(
+    gates: Float[Tensor, "entries"],
+    owned: Bool[Tensor, "entries"] | None,
+    tau: float | None,
+    topk: int | None,
+    rows: int,
+    exact_sort: bool,
+) -> Bool[Tensor, "entries"]:
+    """The entries of one group that are chosen: `topk` a row, or the share `tau` of the sum."""
+    low, high = (float(value) for value in gates.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        valid = gates.isfinite()
+        if not valid.any():
+            return torch.zeros_like(valid) if owned is None else owned.clone()
+        low, high = (float(value) for value in gates[valid].aminmax())
+    else:
+        valid = None
+    rest = gates if owned is None else gates.masked_fill(owned, -torch.inf)
+    rest = rest if valid is None else rest.masked_fill(~valid, -torch.inf)
+    if topk is not None:
+        taken = 0 if owned is None else int(owned.sum())
+        wanted, low_weight = float(topk * rows - taken), None
+        if wanted < 1:
+            return torch.zeros_like(gates, dtype=torch.bool) if owned is None else owned.clone()
+    else:
+        span = high - low if high - low > EPS else 1.0
+        counted = gates if valid is None else gates[valid]
+        total = (_sum(counted) - counted.numel() * low) / span
+        inside = 0.0
+        if owned is not None:
+            own_gates = gates[owned] if valid is None else gates[owned & valid]
+            inside = (_sum(own_gates) - own_gates.numel() * low) / span
+        need = max(0.0, tau - inside / (total + EPS))  # type: ignore[operator]
+        wanted, low_weight = need * (total + EPS) * span, low
+    kept = _largest(rest, wanted, low_weight, exact_sort)
+    return kept if owned is None else kept | owned
+
+
+def _sum(values: Tensor) -> float:
+    """The sum, exact to a few parts in 10⁸ without a copy in double precision: pieces in their own, their sums in double."""
+    whole = values.numel() // 4096 * 4096
+    return float(values[:whole].view(-1, 4096).sum(1).double().sum()) + float(values[whole:].double().sum())
+
+
+def _largest(values: Tensor, wanted: float, low: float | None, exact_sort: bool) -> Bool[Tensor, "entries"]:
+    """The largest finite entries, in descending order until their weights reach `wanted`, at least one; all if they never do.
+
+    An entry weighs ``value − low``, or 1 if `low` is None.
+    """
+    if exact_sort or values.numel() < 4 * SAMPLE:
+        return _largest_sorted(values, wanted, low)
+    # a low-discrepancy sample, so that no period of the layout is met
+    step = torch.arange(SAMPLE, device=values.device, dtype=torch.float64) * 0.6180339887498949
+    sample = values[(step.frac() * values.numel()).long()].sort(descending=True).values
+    share = values.numel() / SAMPLE
+    weights = torch.ones_like(sample) if low is None else (sample - low)
+    reached = weights.masked_fill(sample == -torch.inf, 0).cumsum(0) * share
+    middle = int(torch.searchsorted(reached, wanted))
+    margin = 2 * math.isqrt(SAMPLE)  # four standard deviations of a random sample's median
+    upper = sample[middle - margin] if middle >= margin else values.new_tensor(torch.inf)
+    lower = sample[middle + margin] if middle + margin < SAMPLE else values.new_tensor(-torch.inf)
+    above = values > upper
+    count = int(above.sum())
+    over = count if low is None else _sum(torch.where(above, values, 0)) - count * low
+    if over >= wanted and count:
+        return _largest_sorted(values, wanted, low)
+    inside = ((values >= lower) & ~above).nonzero()[:, 0]
+    kept, complete = _until(values[inside], wanted - over, low, at_least_one=count == 0)
+    if not complete and math.isfinite(lower):
+        return _largest_sorted(values, wanted, low)
+    above[inside] = kept
+    return above
+
+
+def _largest_sorted(values: Tensor, wanted: float, low: float | None) -> Bool[Tensor, "entries"]:
+    return _until(values, wanted, low, at_least_one=True)[0]
+
+
+def _until(
+    values: Tensor, wanted: float, low: float | None, *, at_least_one: bool
+) -> tuple[Bool[Tensor, "entries"], bool]:
+    """See `_largest`, by sorting; and whether `wanted` was reached."""
+    best, order = values.sort(descending=True, stable=True)
+    finite = best > -torch.inf
+    weights = torch.ones_like(best, dtype=torch.float64) if low is None else best.double() - low
+    running = weights.masked_fill(~finite, 0).cumsum(0)
+    # an entry is kept while those before it have not reached what is wanted
+    count = int((running < wanted).sum()) + (1 if wanted > 0 else 0)
+    count = max(count, int(at_least_one))
+    kept = torch.zeros_like(values, dtype=torch.bool)
+    kept[order[:count]] = True
+    return kept & (values > -torch.inf), bool(running.numel()) and float(running[-1]) >= wanted
