@@ -7,8 +7,8 @@
     maps["blocks.11.attn"]                # (batch, heads, 1, keys): what the class token looks at
 
 It sees `core_attention` mechanisms, `torch.nn.functional.scaled_dot_product_attention` wherever it is called from (timm and most
-other libraries), `nn.MultiheadAttention` and the fused path of `nn.TransformerEncoderLayer`, and the attention functions of
-transformers. A mechanism of ours makes itself seen with one line (see `record`)::
+other libraries), `nn.MultiheadAttention` and the fused path of `nn.TransformerEncoderLayer`, the attention functions of transformers,
+and timm's layers without a fused path. A mechanism of ours makes itself seen with one line (see `record`)::
 
     record("weights", lambda rows, heads: my_weights(q[:, heads][:, :, rows], k), shape=(b, h, n, m), device=q.device)
 """
@@ -146,9 +146,16 @@ class _Session:
     held: int = 0
     order: dict[str, int] = field(default_factory=dict)  # attention layers in the order of their first call
 
-    def enter(self, module: nn.Module, args: object) -> None:
-        if id(module) in self.names and self in _thread.sessions:
-            self.stack.append(module)
+    def enter(self, module: nn.Module, args: tuple) -> None:
+        if id(module) not in self.names or self not in _thread.sessions:
+            return
+        if self.names[id(module)].endswith(".attn_drop") and isinstance(args[0], Tensor) and args[0].ndim == 4:
+            full, (b, h, n, m) = (
+                args[0],
+                args[0].shape,
+            )  # timm's layers without a fused path hand their weights to this dropout
+            self.take("weights", lambda rows, heads: full[:, heads][:, :, rows], (b, h, n, m), full.device, 1)
+        self.stack.append(module)
 
     def leave(self, module: nn.Module, args: object, output: object) -> None:
         if any(module is m for m in self.stack) and self in _thread.sessions:

@@ -60,8 +60,7 @@ def intercepting() -> Iterator[None]:
 
 
 def _install() -> None:
-    _replace_everywhere(F.scaled_dot_product_attention, _watch_sdpa)
-    _replace_everywhere(F.multi_head_attention_forward, _watch_mha)
+    _replace_everywhere({F.scaled_dot_product_attention: _watch_sdpa, F.multi_head_attention_forward: _watch_mha})
     _replace(torch, "_native_multi_head_attention", _watch_native_mha)
     _replace(torch, "_transformer_encoder_layer_fwd", _watch_encoder_layer)
     modeling = sys.modules.get("transformers.modeling_utils")
@@ -75,16 +74,16 @@ def _replace(owner: Any, name: str, watch: Callable[[Callable], Callable]) -> No
     _undo.append(lambda: setattr(owner, name, original))
 
 
-def _replace_everywhere(original: Callable, watch: Callable[[Callable], Callable]) -> None:
-    """Replaces a function under every name that a loaded module holds it by (``from torch.nn.functional import …``)."""
-    watcher = wraps(original)(watch(original))
+def _replace_everywhere(watches: dict[Callable, Callable[[Callable], Callable]]) -> None:
+    """Replaces functions under every name that a loaded module holds them by (``from torch.nn.functional import …``)."""
+    watchers = {id(original): (original, wraps(original)(watch(original))) for original, watch in watches.items()}
     for module in list(sys.modules.values()):
         space = getattr(module, "__dict__", None)
         if not isinstance(space, dict) or module.__name__ == __name__:
             continue
-        for name in [name for name, value in list(space.items()) if value is original]:
-            space[name] = watcher
-            _undo.append(lambda space=space, name=name: space.__setitem__(name, original))
+        for name in [name for name, value in list(space.items()) if id(value) in watchers]:
+            original, space[name] = watchers[id(space[name])]
+            _undo.append(lambda space=space, name=name, original=original: space.__setitem__(name, original))
 
 
 def _watch_sdpa(original: Callable) -> Callable:
