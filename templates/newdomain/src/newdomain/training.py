@@ -1,5 +1,6 @@
 """Training and evaluation with Lightning: a folder of signals with labels.csv in, a run folder with a model folder out."""
 
+import sys
 from pathlib import Path
 
 import lightning
@@ -11,6 +12,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from core_attention.checkpoints import load_model, save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, open_run
+from core_runtime.quiet import quiet_lightning
 from newdomain.model import BurstClassifier, BurstConfig
 from newdomain.signals import read_labels, read_signal, signal_files
 
@@ -72,20 +74,21 @@ def train(
     )
     lightning.seed_everything(seed, verbose=False)
     module = BurstTraining(BurstClassifier(BurstConfig()), lr)
-    trainer = lightning.Trainer(
-        max_epochs=epochs,
-        accelerator={"cuda": "gpu"}.get(device, device),
-        devices=1,
-        precision=precision,  # pyright: ignore[reportArgumentType]
-        logger=lightning.pytorch.loggers.CSVLogger(out, name="", version=""),
-        callbacks=[lightning.pytorch.callbacks.ModelCheckpoint(out / "checkpoints", save_last=True)],
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
     loader = DataLoader(data, batch_size=16, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     last = out / "checkpoints" / "last.ckpt"
-    trainer.fit(module, loader, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            max_epochs=epochs,
+            accelerator={"cuda": "gpu"}.get(device, device),
+            devices=1,
+            precision=precision,  # pyright: ignore[reportArgumentType]
+            logger=lightning.pytorch.loggers.CSVLogger(out, name="", version=""),
+            callbacks=[lightning.pytorch.callbacks.ModelCheckpoint(out / "checkpoints", save_last=True)],
+            enable_progress_bar=progress and sys.stdout.isatty(),  # it writes where results go
+            enable_model_summary=False,
+            log_every_n_steps=1,
+        )
+        trainer.fit(module, loader, ckpt_path=last if resume and last.exists() else None, weights_only=True)
     save_model(
         module.model,
         out / "model",
