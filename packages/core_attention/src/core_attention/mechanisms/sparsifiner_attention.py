@@ -1,0 +1,157 @@
+"""The attention layer that `MaskPredictor` makes sparse (Sparsifiner), with the pruning of tokens beside it."""
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core_attention.attention import attention
+from core_attention.capture import active, paused, record
+from core_attention.mechanisms.sparsifiner import Connectivity, MaskPredictor
+from core_attention.routed import RouteIndex, routed_attention
+
+GATHER_BELOW = 1 / 32  # share of keys below which gathering them beats a dense mask
+
+
+class Sparse(NamedTuple):
+    """What a layer computed.
+
+    `token_mask` (batch, tokens − 1) tells who is alive after the layer; None if nobody was ever pruned. `connectivity` and
+    `weights` (the unmasked softmax attention, batch, heads, tokens, tokens) only where details were asked for.
+    """
+
+    y: Tensor
+    token_mask: Tensor | None
+    connectivity: Connectivity | None
+    weights: Tensor | None
+
+
+class SparsifinerAttention(nn.Module):
+    """Self-attention of a vision transformer over predicted pairs only.
+
+    Args:
+        dim: width.
+        num_heads: heads.
+        num_tokens: tokens with the class token.
+        qkv_bias: bias of the joint projection.
+        scale: of the scores; default ``(dim / num_heads) ** -0.5``.
+        attn_drop: dropout of the weights in training, on the mask path; the published DeiT has none, LV-ViT has.
+        token_keep_rate: after this layer only ``ceil(rate · (num_tokens − 1))`` patches stay alive, those that the class
+            token attends to most; None prunes nobody.
+        path: how the pairs are computed: "gather" lists of keys, a dense "mask", or whichever is faster for N and k.
+        predictor: options of `MaskPredictor`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 8,
+        num_tokens: int = 197,
+        qkv_bias: bool = False,
+        scale: float | None = None,
+        attn_drop: float = 0.0,
+        token_keep_rate: float | None = None,
+        path: Literal["auto", "gather", "mask"] = "auto",
+        **predictor,
+    ):
+        super().__init__()
+        self.mask_predictor = MaskPredictor(dim, num_heads=num_heads, num_tokens=num_tokens, **predictor)
+        if path not in ("auto", "gather", "mask"):
+            raise ValueError(f"path is 'auto', 'gather' or 'mask', got {path!r}")
+        if token_keep_rate is not None and not 0 < token_keep_rate <= 1:
+            raise ValueError(f"token_keep_rate is above 0 and at most 1, got {token_keep_rate}")
+        self.num_heads, self.attn_drop, self.path = num_heads, attn_drop, path
+        self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
+        self.tokens_kept = None if token_keep_rate is None else math.ceil(token_keep_rate * (num_tokens - 1))
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], *, token_mask: Bool[Tensor, "batch patches"] | None = None
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """y of the shape of `x`; see `detailed` for pruning, warm-up and the maps."""
+        return self.detailed(x, token_mask=token_mask).y
+
+    def detailed(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *,
+        token_mask: Bool[Tensor, "batch patches"] | None = None,
+        warm_up: bool = False,
+        details: bool = False,
+    ) -> Sparse:
+        """y, who is alive after this layer, and the maps on request.
+
+        Args:
+            x: tokens, the class token first.
+            token_mask: who is alive (True), class token excluded. Queries, keys and values of the dead are 0; nobody prunes
+                during warm-up.
+            warm_up: dense attention while only the predictor learns.
+            details: also `connectivity`, differentiable, and the unmasked `weights`; both are tokens × tokens.
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        if token_mask is not None and not warm_up:
+            alive = F.pad(token_mask, (1, 0), value=True)[:, None, :, None]
+            q, k, v = (t.masked_fill(~alive, 0) for t in (q, k, v))
+        found = self.mask_predictor(q, k, token_mask=token_mask, warm_up=warm_up) if details else None
+        if warm_up:
+            out = attention(q, k, v, scale=self.scale)
+        else:
+            with paused():
+                out = self._sparse(q, k, v, token_mask, found)
+            if active():
+                self._record(q, k, token_mask)
+        weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1) if details else None
+        y = self.proj(out.transpose(1, 2).flatten(2))
+        if self.tokens_kept is not None and not warm_up:
+            token_mask = self._pruned(q, k, token_mask)
+        return Sparse(y, token_mask, found, weights)
+
+    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, token_mask: Tensor | None, found: Connectivity | None) -> Tensor:
+        predictor, dropout = self.mask_predictor, self.attn_drop if self.training else 0.0
+        gathers = self.path == "gather"
+        if self.path == "auto":
+            few = predictor.budget <= GATHER_BELOW * predictor.num_tokens
+            gathers = few and predictor.score_threshold is None and not dropout
+        if gathers:
+            if dropout:
+                raise ValueError("dropout of the weights exists on the mask path only")
+            lists = predictor.index(q, k, token_mask=token_mask)
+            rest = routed_attention(q[:, :, 1:], k, v, RouteIndex(lists, 1, 1), scale=self.scale)
+            return torch.cat([attention(q[:, :, :1], k, v, scale=self.scale), rest], 2)
+        if found is not None:
+            mask = found.mask
+        else:
+            with torch.no_grad():
+                mask = predictor(q, k, token_mask=token_mask).mask
+        if not dropout:
+            return attention(q, k, v, mask=mask, scale=self.scale)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
+        return out.masked_fill(~mask.any(-1, keepdim=True), 0)
+
+    def _pruned(self, q: Tensor, k: Tensor, token_mask: Tensor | None) -> Bool[Tensor, "batch patches"]:
+        """The patches that the class token attends to most, over all heads; of equal ones the first."""
+        with torch.no_grad():
+            score = (q[:, :, :1] * self.scale @ k.transpose(2, 3)).softmax(-1)[:, :, 0, 1:].mean(1)
+            if token_mask is not None:
+                score = score.masked_fill(~token_mask, -torch.inf)
+            best = score.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_kept]
+            return torch.zeros_like(score, dtype=torch.bool).scatter(1, best, True)
+
+    def _record(self, q: Tensor, k: Tensor, token_mask: Tensor | None) -> None:
+        """Offers "weights" and "blocks", the connected keys."""
+        batch, heads, tokens, _ = q.shape
+        with torch.no_grad():
+            mask = self.mask_predictor(q, k, token_mask=token_mask).mask
+
+        def weights(rows: Tensor, picked: Tensor) -> Tensor:
+            scores = q[:, picked][:, :, rows].float() @ k[:, picked].float().transpose(2, 3) * self.scale
+            return scores.masked_fill(~mask[:, picked][:, :, rows], -torch.inf).softmax(-1).nan_to_num(0)
+
+        shape = (batch, heads, tokens, tokens)
+        record("weights", weights, shape=shape, device=q.device)
+        record("blocks", lambda rows, picked: mask[:, picked][:, :, rows], shape=shape, device=q.device)
