@@ -36,6 +36,7 @@ class _Thread(threading.local):
     """The captures that are active in this thread; a class attribute is each thread's default."""
 
     sessions: tuple[_Session, ...] = ()
+    recorded: int = 0  # maps offered so far
 
 
 _thread = _Thread()
@@ -49,6 +50,11 @@ def active() -> bool:
 def sessions() -> tuple[_Session, ...]:
     """The captures that are active in this thread."""
     return _thread.sessions
+
+
+def recorded() -> int:
+    """How many maps were offered in this thread so far."""
+    return _thread.recorded
 
 
 @contextmanager
@@ -81,6 +87,9 @@ def record(
         device: where the indices are wanted.
         row_block: how many queries one row of the map stands for (block-wise maps): a person asks for queries.
     """
+    if not _thread.sessions:
+        return
+    _thread.recorded += 1
     for session in _thread.sessions:
         session.take(kind, compute, shape, torch.device(device), row_block)
 

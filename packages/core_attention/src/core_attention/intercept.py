@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core_attention.backends import reference
-from core_attention.capture import active, record, sessions
+from core_attention.capture import active, record, recorded, sessions
 from core_attention.masks import Additive, Causal, Dense, KeyLengths, Mask, Window, together
 
 _lock = threading.Lock()
@@ -31,7 +31,6 @@ _undo: list[Callable[[], None]] = []
 class _Thread(threading.local):
     looking = False  # walking torch's readable path only to see queries and keys
     heads: int | None = None  # query heads of the transformers layer that is calling
-    seen = 0  # calls seen so far
 
 
 _thread = _Thread()
@@ -132,7 +131,6 @@ def _offer(query: Tensor, key: Tensor, mask: Mask | None, scale: float | None) -
             and (full := mask.visible if isinstance(mask, Dense) else mask.values).shape[1] > 1
         ):
             mask = type(mask)(full.reshape(full.shape[0], _thread.heads, 1, full.shape[3]))
-    _thread.seen += 1
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     record(
         "weights",
@@ -164,9 +162,9 @@ def _watch_mha(original: Callable) -> Callable:
     signature = inspect.signature(original)
 
     def multi_head_attention_forward(*args: Any, **kwargs: Any) -> Any:
-        before = _thread.seen
+        before = recorded()
         out = original(*args, **kwargs)
-        if active() and not _thread.looking and _thread.seen == before:  # need_weights=True: torch computes them apart
+        if active() and not _thread.looking and recorded() == before:  # need_weights=True: torch computes them apart
             given = signature.bind(*args, **kwargs).arguments | {"need_weights": False, "is_causal": False}
             _look(lambda: original(**given))
         return out
@@ -255,12 +253,12 @@ def _watch_interface(original: Callable) -> Callable:
         def attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *rest: Any, **options: Any) -> Any:
             if not active():
                 return function(module, query, key, value, *rest, **options)
-            before, heads, _thread.heads = _thread.seen, _thread.heads, query.shape[1]
+            before, heads, _thread.heads = recorded(), _thread.heads, query.shape[1]
             try:
                 out = function(module, query, key, value, *rest, **options)
             finally:
                 _thread.heads = heads
-            if _thread.seen == before:
+            if recorded() == before:
                 attention_mask = rest[0] if rest else options.get("attention_mask")
                 weights = out[1] if isinstance(out, tuple) and len(out) > 1 else None
                 _of_interface(module, query, key, attention_mask, weights, options)
