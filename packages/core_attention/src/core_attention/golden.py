@@ -27,7 +27,19 @@ from core_attention.golden_compare import Row
 from core_attention.golden_weights import generate
 from core_attention.systems import Component, StateDict, StateError
 
-__all__ = ["Case", "CaseError", "MissingInput", "Result", "Row", "find_input_files", "generate", "read_case", "verify"]
+__all__ = [
+    "Case",
+    "CaseError",
+    "MissingInput",
+    "Result",
+    "Row",
+    "UnknownComponent",
+    "find_component",
+    "find_input_files",
+    "generate",
+    "read_case",
+    "verify",
+]
 
 
 @dataclass(frozen=True)

@@ -127,8 +127,9 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if problems:
         raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
     given = {id(tensor) for key, tensor in tensors.items() if key in state}
-    missing, unexpected = module.load_state_dict(dict(state), strict=False)
-    missing = [key for key in missing if key not in tensors or id(tensors[key]) not in given]
+    # not what torch reports as missing: batch normalisation tolerates the lack of its counter
+    missing = [key for key, tensor in tensors.items() if key not in state and id(tensor) not in given]
+    _, unexpected = module.load_state_dict(dict(state), strict=False)
     if missing or unexpected:
         named = [(what, ", ".join(keys)) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise StateError(f"the state dict does not fit: {'; '.join(f'{what}: {keys}' for what, keys in named)}")

@@ -10,7 +10,6 @@ from functools import lru_cache
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from core_attention.attention import attention
 from core_attention.bench import Example
@@ -54,6 +53,11 @@ def rotate(
     pairs = t.unflatten(2, (-1, 2))
     turned = torch.stack([-pairs[:, :, :, 1], pairs[:, :, :, 0]], 3).flatten(2, 3)
     return torch.addcmul(t * cos, turned, sin)
+
+
+def _phi(x: Tensor) -> Tensor:
+    """``ELU(x) + 1``. Not through `F.elu`: its backward keeps other strides on the CPU than torch.compile assumes."""
+    return x.clamp(max=0).exp() + x.relu()
 
 
 def rank_coefficients(
@@ -105,7 +109,7 @@ def rank_augmented_attention(
         raise ValueError(f"there are no tokens to attend to: q has shape {tuple(q.shape)}")
     if sin is not None and sin.shape != (tokens, q.shape[2]):
         raise ValueError(f"the rotary table has shape {tuple(sin.shape)}, these queries need {(tokens, q.shape[2])}")
-    q, k = F.elu(q) + 1, F.elu(k) + 1
+    q, k = _phi(q), _phi(k)
     a = rank_coefficients(q, k, q.shape[2] ** -0.5 if scale is None else scale)
     with torch.autocast(q.device.type, enabled=False):
         mean_key = k.to(a.dtype) @ a.mT / tokens
