@@ -178,21 +178,16 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(module_case):
 @pytest.fixture(scope="session")
 def compiled():
     """Asks a process without the import hook of the shape checks whether a compiled component equals itself."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests" / "compiling.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+    command = [sys.executable, str(ROOT / "tests" / "compiling.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
 
-    def ask(path: Path) -> str | None:
-        print(path, file=process.stdin, flush=True)
-        answer = process.stdout.readline()
-        assert answer, f"the compiling process ended with {process.wait()}"
-        return json.loads(answer)
+        def ask(path: Path) -> str | None:
+            print(path, file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            assert answer, f"the compiling process ended with {process.wait()}"
+            return json.loads(answer)
 
-    yield ask
-    process.stdin.close()
-    process.wait(timeout=60)
+        yield ask
 
 
 def test_compiled_it_is_the_same(module_case, compiled: Callable[[Path], str | None]):

@@ -5,7 +5,7 @@ slug (``biformer = "core_attention.official.biformer:system"``). Several package
 merges them.
 """
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -127,9 +127,14 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     if problems:
         raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
     given = {id(tensor) for key, tensor in tensors.items() if key in state}
-    # not what torch reports as missing: batch normalisation tolerates the lack of its counter
-    missing = [key for key, tensor in tensors.items() if key not in state and id(tensor) not in given]
-    _, unexpected = module.load_state_dict(dict(state), strict=False)
+    versioned = OrderedDict(state)
+    # as a state dict of today: batch normalisation tolerates the lack of its counter in one without versions
+    versioned._metadata = module.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        missing, unexpected = module.load_state_dict(versioned, strict=False)
+    except RuntimeError as error:  # shapes of a module that joins or renames keys while it loads
+        raise StateError(f"the state dict does not fit: {' '.join(str(error).split())}") from error
+    missing = [key for key in missing if key not in tensors or id(tensors[key]) not in given]
     if missing or unexpected:
         named = [(what, ", ".join(keys)) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
         raise StateError(f"the state dict does not fit: {'; '.join(f'{what}: {keys}' for what, keys in named)}")
