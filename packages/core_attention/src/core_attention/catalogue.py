@@ -55,6 +55,8 @@ MECHANISMS: dict[str, Mechanism] = {
         "docs/mechanisms/deconstructing.md",
     ),
     "dma": Mechanism("dma", "core_attention.mechanisms.dma_layer:example", "docs/mechanisms/dma.md"),
-    "landmark": Mechanism("landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"),
+    "landmark": Mechanism(
+        "landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"
+    ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 }
