@@ -9,7 +9,6 @@ listing imports nothing heavy::
     "deconstructing-nonapprox": Mechanism(
         "deconstructing", "core_attention.mechanisms.deconstructing:nonapproximate_example", "docs/mechanisms/deconstructing.md"
     ),
-    "landmark": Mechanism("landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 
     # at the end of core_attention/mechanisms/rala.py
