@@ -98,7 +98,7 @@ def train(
     selection: Annotated[SelectionName, typer.Option(help="Which epoch is kept.")] = SelectionName.best,
     splits: Annotated[Path | None, typer.Option(help="Split file or folder: CLAM, ACMIL, or slide_id,fold.")] = None,
     folds: Annotated[int, typer.Option(min=1, help="Folds of cross-validation, where no splits are given.")] = 1,
-    n_shot: Annotated[int, typer.Option(min=0, help="Training slides a class; 0: all.")] = 0,
+    n_shot: Annotated[int, typer.Option(help="Training slides a class; 0 or less: all.")] = 0,
     label_col: LabelColumn = "label",
     label_map: LabelMap = None,
     dataset: Annotated[str | None, typer.Option(help="camelyon, bracs, lct: published splits or label merges.")] = None,

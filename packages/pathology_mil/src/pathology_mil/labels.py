@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from core_runtime.errors import UserError
 from pathology_mil.formats import SLIDE_SUFFIXES
@@ -89,10 +90,11 @@ def read_labels(
         raise UserError(
             f"{path.name} is not a CSV table", "its columns are slide_id,label and, if known, case_id"
         ) from None
-    table.columns = [str(c).strip() for c in table.columns]
+    columns = [str(c).strip() for c in table.columns]
+    table.columns = columns
     for column in ("slide_id", label_col):
         if column not in table:
-            there = ", ".join(c for c in table.columns if c)
+            there = ", ".join(c for c in columns if c)
             hint = (
                 "--label-col names the column to learn"
                 if column == label_col
@@ -105,7 +107,8 @@ def read_labels(
     split: dict[str, str] = {}
     without = 0
     where = next((c for c in ("split", "split_info") if c in table), None)
-    for row in table.to_dict("records"):  # pyright: ignore[reportGeneralTypeIssues]
+    records: list[Any] = table.to_dict(orient="records")
+    for row in records:
         slide, label = slide_id(row["slide_id"]), row[label_col].strip()
         label = merge.get(label, label)
         if not label or label in ignore:

@@ -108,7 +108,7 @@ def train(
         splits: a file or folder (`read_splits`) or the splits themselves; default: those in the label table, else patient-grouped,
             stratified ones made here.
         folds: of cross-validation, where no splits are given.
-        n_shot: training slides a class; 0 takes all.
+        n_shot: training slides a class; 0 or less takes all.
         label_col, classes, merge, ignore_missing: as `open_cohort`.
         dataset, n_class: names of the published configurations; they choose label merges and check the classes.
         feature_width: width that the features must have.
@@ -153,7 +153,7 @@ def train(
     )
     _check(cohort, n_class, feature_width)
     chosen = _splits(cohort, splits, dataset, folds, seed, ignore_missing)
-    if n_shot:
+    if n_shot > 0:
         chosen = [few_shot(s, cohort.labels, n_shot, seed) for s in chosen]
     config = {
         "n_features": cohort.facts["feature_width"],
