@@ -3,6 +3,7 @@
 A mechanism registers with one line in `MECHANISMS`, and a small factory beside its code, named by import path so that a
 listing imports nothing heavy::
 
+    "davit": Mechanism("davit", "core_attention.mechanisms.davit:example", "docs/mechanisms/davit.md"),
     "deconstructing-approx": Mechanism(
         "deconstructing", "core_attention.mechanisms.deconstructing:approximate_example", "docs/mechanisms/deconstructing.md"
     ),
@@ -43,6 +44,7 @@ class Mechanism:
 
 
 MECHANISMS: dict[str, Mechanism] = {
+    "davit": Mechanism("davit", "core_attention.mechanisms.davit:example", "docs/mechanisms/davit.md"),
     "deconstructing-approx": Mechanism(
         "deconstructing",
         "core_attention.mechanisms.deconstructing:approximate_example",

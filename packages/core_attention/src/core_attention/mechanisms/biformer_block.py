@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core_attention.mechanisms.biformer import AttentionLePE, BiLevelRoutingAttention, depthwise
+from core_attention.stochastic_depth import stochastic_depth
 
 
 class BiFormerBlock(nn.Module):
@@ -67,17 +68,10 @@ class BiFormerBlock(nn.Module):
         x = x.permute(0, 2, 3, 1)
         for norm, branch, gamma in ((self.norm1, self.attn, self.gamma1), (self.norm2, self.mlp, self.gamma2)):
             y = branch(norm(x) if self.pre_norm else x)
-            x = x + self._dropped(y if gamma is None else gamma * y)
+            x = x + stochastic_depth(y if gamma is None else gamma * y, self.drop_path, self.training)
             if not self.pre_norm:
                 x = norm(x)
         return x.permute(0, 3, 1, 2)
-
-    def _dropped(self, y: Tensor) -> Tensor:
-        """Stochastic depth: a sample's branch is left out at the rate `drop_path`, the others are scaled up."""
-        if not self.training or not self.drop_path:
-            return y
-        kept = y.new_empty(y.shape[0], 1, 1, 1).bernoulli_(1 - self.drop_path)
-        return y * kept / (1 - self.drop_path)
 
 
 class OnMap(nn.Sequential):
