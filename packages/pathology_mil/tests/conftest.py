@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 
@@ -55,3 +57,35 @@ def cli(capsys):
         return end.value.code, got.out, got.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def cohort(tmp_path_factory):
+    """Twenty-four slides with features, two classes that a few tiles tell apart, two slides a patient: (features, labels.csv)."""
+    folder = tmp_path_factory.mktemp("cohort")
+    rng = np.random.default_rng(0)
+    (folder / "features").mkdir()
+    rows = ["case_id,slide_id,label"]
+    for i in range(24):
+        tumour, n = i // 2 % 2, int(rng.integers(20, 40))
+        x = rng.normal(size=(n, 16)).astype(np.float16)
+        if tumour:
+            x[:6, :6] += 3
+        with h5py.File(folder / "features" / f"slide{i:02}.h5", "w") as file:
+            file["features"] = x
+            file["features"].attrs["encoder"] = "toy"
+            file["coords"] = np.stack([np.arange(n) * 256, np.zeros(n, int)], 1)
+            file["coords"].attrs.update(patch_size_level0=256, patch_size=256, target_magnification=20)
+        rows.append(f"patient{i // 2},slide{i:02}.svs,{'tumour' if tumour else 'normal'}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder / "features", folder / "labels.csv"
+
+
+@pytest.fixture(scope="session")
+def trained(cohort, tmp_path_factory):
+    """A model trained on the cohort."""
+    from pathology_mil.recipes import Recipe
+    from pathology_mil.runs import train
+
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return train(*cohort, out, recipe=Recipe(epochs=15, lr=1e-2), top_k=0, seed=1, progress=False)

@@ -238,7 +238,11 @@ def test_loss_weights_and_entropy_term():
     torch.testing.assert_close(losses.total, expected)
     each = [F.cross_entropy(y[None], label) for y in out.branch_logits[0]]
     torch.testing.assert_close(losses.branch, torch.stack(each).mean())
-    assert negative_entropy(torch.tensor([[[0.0, 1.0]]])) == 0  # 0 log 0
+    for masked in (EXCLUDED, -math.inf):
+        scores = torch.tensor([[[masked, 2.0, masked]]], requires_grad=True)
+        negative_entropy(scores).backward()
+        assert negative_entropy(scores) == 0
+        assert (scores.grad == 0).all()
 
 
 def test_refuses_what_does_not_fit():

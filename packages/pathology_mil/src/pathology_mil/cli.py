@@ -24,6 +24,7 @@ from core_runtime.cli import (
     resolve_device,
     run,
 )
+from pathology_mil.cli_learning import add_to
 
 app = application("pathology-mil", "Whole slides to tiles, features, a slide label and a heat map (ACMIL).")
 
@@ -300,6 +301,9 @@ def heatmap(
     result = mapped(out, outcomes)
     emit(result.facts, json, result.show)
     _exit(result.code)
+
+
+add_to(app)
 
 
 def _exit(code: int) -> None:

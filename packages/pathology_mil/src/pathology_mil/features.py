@@ -249,12 +249,16 @@ def _not_features(folder: str) -> bool:
 
 
 def _in_file(path: Path) -> Iterable[BagFile]:
+    whole = [BagFile(path.stem, path)]
     if path.suffix == ".pt":
-        return [BagFile(path.stem, path)]
-    with open_h5(path) as file:
-        if any(name in file for name in (*_NAMES, "coords")):
-            return [BagFile(path.stem, path)]
-        return [BagFile(k, path, k) for k, v in file.items() if isinstance(v, h5py.Group)] or [BagFile(path.stem, path)]
+        return whole
+    try:
+        with open_h5(path) as file:
+            if any(name in file for name in (*_NAMES, "coords")):
+                return whole
+            return [BagFile(k, path, k) for k, v in file.items() if isinstance(v, h5py.Group)] or whole
+    except UserError:
+        return whole  # damaged: found here, named when it is opened, so that the rest of a folder goes on
 
 
 def write_acmil(path: Path, bags: Iterable[tuple[Bag, int | None]]) -> None:

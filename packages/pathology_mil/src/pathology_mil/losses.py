@@ -47,9 +47,11 @@ def diversity(attention: Float[Tensor, "heads branches instances"]) -> Float[Ten
     return (pairs / (branches * (branches - 1))).mean()
 
 
-def negative_entropy(attention: Float[Tensor, "heads branches instances"]) -> Float[Tensor, ""]:
-    """``Σ_i a_i log a_i``, averaged over branches and heads (AEM): lowest, −log N, for uniform attention."""
-    return torch.special.entr(attention).sum(-1).neg().mean()
+def negative_entropy(scores: Float[Tensor, "heads branches instances"]) -> Float[Tensor, ""]:
+    """``Σ_i a_i log a_i`` for ``a = softmax(scores)``, averaged over branches and heads (AEM): lowest, −log N, for uniform attention."""
+    logs = torch.log_softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    weights = logs.exp()
+    return (weights * logs.masked_fill(weights == 0, 0.0)).sum(-1).mean()  # 0 log 0 = 0, in the gradient too
 
 
 def acmil_loss(
@@ -73,10 +75,10 @@ def acmil_loss(
     if branches > 1:
         branch = F.cross_entropy(output.branch_logits.reshape(-1, classes), labels.repeat_interleave(branches))
     spread, entropy = zero, zero
-    if (branches > 1 and weights.diversity) or weights.aem:
-        parts = [attention(part) for part in output.scores.split(lengths or [output.scores.shape[-1]], dim=-1)]
-        spread = torch.stack([diversity(part) for part in parts]).mean()
-        if weights.aem:
-            entropy = torch.stack([negative_entropy(part) for part in parts]).mean()
+    parts = output.scores.split(lengths or [output.scores.shape[-1]], dim=-1)
+    if branches > 1 and weights.diversity:
+        spread = torch.stack([diversity(attention(part)) for part in parts]).mean()
+    if weights.aem:
+        entropy = torch.stack([negative_entropy(part) for part in parts]).mean()
     total = weights.slide * slide + weights.branch * branch + weights.diversity * spread + weights.aem * entropy
     return Losses(total, slide, branch, spread, entropy)

@@ -1,0 +1,243 @@
+"""Training, judging and predicting on a small cohort: files, metrics, options, resumption, and mistakes in one line."""
+
+import csv
+import json
+import math
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from core_runtime.errors import UserError
+from pathology_mil.data import BagData, EpochShuffle, open_cohort, pack
+from pathology_mil.evaluation import evaluate
+from pathology_mil.features import find_bags, write_acmil
+from pathology_mil.labels import read_labels
+from pathology_mil.recipes import Recipe
+from pathology_mil.runs import train
+from pathology_mil.splits import make_splits, read_splits
+from pathology_mil.training import rate
+
+QUICK = Recipe(epochs=1)
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_folder_holds_what_it_should(trained):
+    run = trained.run
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "metrics.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "model/model.safetensors",
+        "model/config.json",
+        "splits/splits_0.csv",
+        "figures/training.png",
+        "fold_0.csv",
+        "summary.csv",
+    ):
+        assert (run / name).stat().st_size, name
+    history = rows_of(run / "metrics.csv")
+    assert len(history) == 15
+    assert {"train_slide", "train_branch", "train_diversity", "val_f1_macro", "val_f1_micro", "val_auc"} <= history[
+        0
+    ].keys()
+    assert float(history[-1]["train_slide"]) < float(history[0]["train_slide"]) / 2
+    described = json.loads((run / "model/config.json").read_text())
+    assert described["preprocessing"]["classes"] == ["normal", "tumour"]
+    assert described["preprocessing"]["features"]["encoder"] == "toy"
+    assert described["provenance"]["selection"]["rule"] == "val_f1+val_auc"
+    assert trained.folds[0].test.auroc > 0.9
+    state = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    kept = next(v for k, v in state["callbacks"].items() if k.startswith("RunFiles"))
+    assert kept["selection"] == "val_f1+val_auc"
+    best = max(float(r["val_f1_macro"]) + float(r["val_auc"]) for r in history)
+    assert kept["best"]["score"] == pytest.approx(best)
+    assert str(trained.run) not in json.dumps(described), (
+        "a model folder names no path of the machine it was trained on"
+    )
+
+
+def test_evaluate_and_the_test_part_of_a_split(trained, cohort, tmp_path):
+    split = read_splits(trained.run / "splits/splits_0.csv")[0]
+    found = evaluate(trained.model, *cohort, tmp_path / "eval", part=split.test, resamples=20, progress=False)
+    assert found.metrics.accuracy == pytest.approx(trained.folds[0].test.accuracy)
+    assert found.metrics.auroc == pytest.approx(trained.folds[0].test.auroc)
+    assert found.facts["encoder"] == "toy"
+    assert found.facts["slides"] == len(split.test)
+    rows = rows_of(tmp_path / "eval/fold_0.csv")
+    assert {r["slide_id"] for r in rows} == set(split.test)
+    with pytest.raises(UserError, match="already holds"):
+        evaluate(trained.model, *cohort, tmp_path / "eval")
+
+
+def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path):
+    recipe = Recipe(epochs=3, lr=1e-3)
+    options = {"model": "acmil-mha", "width": 16, "mask_drop": 0.6, "seed": 5, "progress": False}
+    whole = train(*cohort, tmp_path / "whole", recipe=recipe, **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(*cohort, tmp_path / "cut", recipe=recipe, trainer={"callbacks": [_stop_after(1)]}, **options)
+    assert not (tmp_path / "cut/model").exists()
+    cut = train(*cohort, tmp_path / "cut", recipe=recipe, resume=True, **options)
+    assert (cut.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+    assert (cut.run / "metrics.csv").read_text() == (whole.run / "metrics.csv").read_text()
+    assert (cut.run / "fold_0.csv").read_text() == (whole.run / "fold_0.csv").read_text()
+    with pytest.raises(UserError, match="already holds a run"):
+        train(*cohort, tmp_path / "cut", recipe=recipe, **options)
+    with pytest.raises(UserError, match="other values of lr"):
+        train(*cohort, tmp_path / "cut", recipe=Recipe(epochs=3, lr=1e-2), resume=True, **options)
+
+
+def test_folds_shots_and_packed_batches(cohort, tmp_path):
+    made = train(
+        *cohort, tmp_path / "run", model="abmil", recipe=Recipe(epochs=1, batch=3), folds=3, n_shot=2, progress=False
+    )
+    assert len(made.folds) == 3
+    tested = [r["slide_id"] for i in range(3) for r in rows_of(tmp_path / f"run/fold_{i}.csv")]
+    assert sorted(tested) == sorted(read_labels(cohort[1]).label)
+    for i, split in enumerate(read_splits(tmp_path / "run/splits")):
+        assert len(split.train) == 4
+        assert (tmp_path / f"run/fold_{i}/model/model.safetensors").is_file()
+    assert len((tmp_path / "run/summary.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize("model", ["mean", "acmil-mha"])
+def test_every_model_trains_with_the_optional_loss(cohort, tmp_path, model):
+    made = train(
+        *cohort,
+        tmp_path / "run",
+        model=model,
+        width=16,
+        recipe=Recipe(epochs=1, aem=0.1, warmup_epochs=0.5),
+        progress=False,
+    )
+    assert math.isfinite(made.folds[0].test.auroc)
+
+
+def test_acmil_file_with_its_own_labels(cohort, tmp_path):
+    labels = read_labels(cohort[1])
+    write_acmil(tmp_path / "all.h5", ((b.open(), labels.label[s]) for s, b in find_bags(cohort[0]).items()))
+    made = train(tmp_path / "all.h5", None, tmp_path / "run", recipe=QUICK, progress=False)
+    assert made.facts["slides"] == 24
+    assert len(made.folds) == 1
+    assert json.loads((made.model / "config.json").read_text())["preprocessing"]["classes"] == ["0", "1"]
+
+
+def test_slides_without_tiles_are_left_out_and_named(cohort, tmp_path):
+    shutil.copytree(cohort[0], tmp_path / "features")
+    with h5py.File(tmp_path / "features/slide03.h5", "w") as file:
+        file["features"], file["coords"] = np.zeros((0, 16), np.float16), np.zeros((0, 2), int)
+    found = open_cohort(tmp_path / "features", cohort[1], progress=False)
+    assert found.skipped == {"slide03": "no tiles"}
+    assert len(found.labels) == 23
+
+
+def _damage(path, kind):
+    if kind == "corrupt":
+        path.write_bytes(path.read_bytes()[:200])
+        return
+    with h5py.File(path, "r+") as file:
+        x = file["features"][:]
+        del file["features"]
+        if kind == "NaN":
+            x[3, 2] = np.nan
+        file["features"] = x[:, :8] if kind == "width" else x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("corrupt", "slide05"), ("width", "16 wide, those of slide05 8"), ("NaN", "slide05: 1 of")]
+)
+def test_damaged_features_are_one_line(cohort, tmp_path, kind, message):
+    shutil.copytree(cohort[0], tmp_path / "features")
+    _damage(tmp_path / "features/slide05.h5", kind)
+    with pytest.raises(UserError, match=message) as error:
+        train(tmp_path / "features", cohort[1], tmp_path / "run", recipe=QUICK, progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_that_name_absent_slides(cohort, tmp_path):
+    table = tmp_path / "labels.csv"
+    table.write_text(cohort[1].read_text() + "\np99,ghost,tumour")
+    with pytest.raises(UserError, match="ghost"):
+        open_cohort(cohort[0], table, progress=False)
+    assert len(open_cohort(cohort[0], table, ignore_missing=True, progress=False).labels) == 24
+    table.write_text("slide_id,label\nghost,1")
+    with pytest.raises(UserError, match="no slide in common"):
+        open_cohort(cohort[0], table, ignore_missing=True, progress=False)
+
+
+def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
+    def run(**options):
+        return train(*cohort, tmp_path / "run", recipe=QUICK, progress=False, **options)
+
+    with pytest.raises(UserError, match="3 classes are asked for"):
+        run(n_class=3)
+    with pytest.raises(UserError, match="384 wide are asked for, these are 16 wide"):
+        run(feature_width=384)
+    with pytest.raises(UserError, match="divisible by the heads: got 12 and 8"):
+        run(model="acmil-mha", width=12)
+    assert not (tmp_path / "run").exists()
+    other = tmp_path / "labels.csv"
+    other.write_text(cohort[1].read_text().replace("tumour", "cancer"))
+    with pytest.raises(UserError, match="cancer are none of the classes normal, tumour"):
+        evaluate(trained.model, cohort[0], other, tmp_path / "eval", progress=False)
+
+
+def test_learning_rate_follows_the_published_schedule():
+    recipe = Recipe(epochs=50, lr=2e-4)
+    assert rate(0, recipe) == 2e-4
+    assert rate(25, recipe) == pytest.approx(1e-4)
+    assert rate(50, recipe) == pytest.approx(0)
+    warm = Recipe(epochs=10, lr=1e-3, warmup_epochs=2, min_lr=1e-5)
+    assert rate(1, warm) == pytest.approx(5e-4)
+    assert rate(2, warm) == pytest.approx(1e-3)
+    assert rate(10, warm) == pytest.approx(1e-5)
+
+
+def test_order_of_slides_is_a_function_of_seed_and_epoch():
+    order = EpochShuffle(10, 3)
+    first = list(order)
+    order.set_epoch(1)
+    assert list(order) != first
+    order.set_epoch(0)
+    assert list(order) == first
+    assert sorted(first) == list(range(10))
+
+
+def test_bags_are_packed_in_the_precision_of_the_file(cohort):
+    found = open_cohort(*cohort, progress=False)
+    data = BagData(found, make_splits(found.labels)[0], batch=2)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.features.dtype == torch.float16
+    assert batch.lengths == torch.bincount(batch.segments).tolist()
+    assert len(batch.labels) == len(batch.slides) == 2
+    one = pack([(torch.zeros(3, 2), 1, "a")])
+    assert one.lengths == [3]
+
+
+def test_arguments_are_recorded(trained):
+    record = yaml.safe_load((trained.run / "config.yaml").read_text())
+    assert record["arguments"]["lr"] == 1e-2
+    assert record["arguments"]["model"] == "acmil"
+    assert record["data"]
+    assert {"torch", "lightning"} <= record["versions"].keys()
+
+
+def _stop_after(epoch):
+    """A Lightning callback that interrupts the run after an epoch."""
+    import lightning
+
+    class Stop(lightning.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.current_epoch > epoch:
+                raise KeyboardInterrupt
+
+    return Stop()
