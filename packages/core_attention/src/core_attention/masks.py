@@ -172,10 +172,10 @@ class Causal(Mask):
 def in_band(band: tuple[int | None, int | None], size: Size, part: Part, device: torch.device) -> Tensor | None:
     """Where ``low <= key - query <= high``."""
     low, high = band
-    distance = positions(part.keys, size.keys, device) - positions(part.rows, size.queries, device)[:, None]
-    found = None if high is None else distance <= high
-    if low is not None:
-        found = distance >= low if found is None else found & (distance >= low)
+    query = positions(part.rows, size.queries, device)[:, None]
+    key = positions(part.keys, size.keys, device)
+    edges = [None if high is None else key <= query + high, None if low is None else key >= query + low]
+    found = joined(edges, torch.logical_and)
     return None if found is None else found[None, None]
 
 
@@ -206,8 +206,8 @@ class Segments(Mask):
         key: id of each key; None: the same as `query`.
     """
 
-    query: Int[Tensor, "batch queries"]
-    key: Int[Tensor, "batch keys"] | None = None
+    query: Int[Tensor, "#batch queries"]
+    key: Int[Tensor, "#batch keys"] | None = None
 
     @property
     def keys(self) -> Tensor:

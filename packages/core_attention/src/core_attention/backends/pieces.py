@@ -29,10 +29,8 @@ from core_attention.masks import (
 )
 
 BUDGET = 64 * 2**20  # bytes of one written-out mask
-NEAR = (
-    64,
-    128,
-)  # queries in a piece of a window of at most 256 keys, and of a wider one: measured, see docs/attention.md
+# queries in a piece of a window of at most 256 keys, and of a wider one: the fastest of 32 … 1024 on a CPU
+NEAR = 64, 128
 
 Limits = tuple[int | None, int | None]
 
@@ -90,7 +88,7 @@ def tightest(mask: Mask | None) -> Limits:
 
 
 def _samples(batch: Run | None, ids: Tensor, size: Size) -> Iterator[tuple[Run | None, int]]:
-    """Each sample of a piece with its row in `ids`; one Run for all where they share the row."""
+    """Each sample of a piece with its row in `ids`; one run of all where they share it."""
     if ids.shape[0] == 1:
         yield batch, 0
         return
@@ -161,7 +159,7 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
         start = max(start, first - high)
     if low is not None:
         stop = min(stop, last - low + 1)
-    if start >= stop or last < first:
+    if start >= stop or last < first or (low is not None and high is not None and low > high):
         return
     if high is not None and start + high >= last:
         high = None
