@@ -5,9 +5,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from core_attention import cli
+from core_attention import attention, cli
+from core_attention.bench import SoftmaxAttention
 from core_attention.catalogue import MECHANISMS
+from core_attention.cost import profile
 from core_attention.listing import papers
 
 
@@ -135,11 +138,36 @@ def test_bench_prints_ratios(capsys):
     assert "time / softmax" in capsys.readouterr().out
 
 
-def test_macs_are_half_of_the_operations():
-    import torch
+def test_macs_count_fused_attention_and_are_half_of_the_operations():
+    tokens, width = 32, 8
+    layer = SoftmaxAttention(width, 2)
+    assert profile(layer, torch.zeros(1, tokens, width)).macs == 4 * tokens * width**2 + 2 * tokens**2 * width
 
-    from core_attention.bench import SoftmaxAttention, macs
 
-    layer, tokens, width = SoftmaxAttention(8, 2), 32, 8
-    counted = macs(lambda: layer(torch.zeros(1, tokens, width)))
-    assert counted == 4 * tokens * width**2 + 2 * tokens**2 * width
+def test_why(capsys):
+    assert cli.main(["why", "1", "8", "64", "32", "--kv-heads", "2", "--mask", "causal & segments"]) == 0
+    out = capsys.readouterr().out
+    assert "1 × 8 heads (2 of keys) × 64 queries" in out
+    assert "sdpa: taken" in out
+    assert cli.main(["why", "1", "8", "64", "32", "--json", "--lse", "--grad"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["backend"] == "sdpa"
+    assert {"reference", "triton"} <= set(answer["others"])
+    for wrong, message in (
+        (["--kv-heads", "3"], "dividing query heads"),
+        (["--mask", "casual"], "unknown mask casual"),
+        (["--dtype", "int8"], "unknown float dtype 'int8'"),
+        (["--backend", "fast"], "unknown backend 'fast'"),
+        (["--backend", "triton"], "cannot compute this attention"),
+    ):
+        assert cli.main(["why", "1", "8", "64", "32", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_verbose_tells_once_what_attention_took(caplog):
+    q = torch.zeros(1, 1, 7, 3)
+    with caplog.at_level("INFO", logger="core_attention"):
+        attention(q, q, q)
+        attention(q, q, q)
+    (record,) = caplog.records
+    assert "sdpa: taken" in record.message

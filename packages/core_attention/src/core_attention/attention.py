@@ -2,22 +2,28 @@
 
 ``softmax(scale · q kᵀ + bias) v`` with typed masks, grouped-query heads, values of another width, and rows without a visible key
 giving 0. `backend="auto"` follows one rule (`core_attention.backends.choice.auto_order`); `explain` says what it takes and why each other was not.
+A logger at INFO (``-v`` of a command) is told the same once for every distinct problem.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Literal, overload
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from core_attention.backends import reference
 from core_attention.backends.choice import BACKENDS, Explanation, choose, explain_shapes, explained
-from core_attention.backends.problem import problem_of, sized
+from core_attention.backends.problem import Problem, problem_of, sized
 from core_attention.capture import active, paused, record
 from core_attention.masks import Mask, as_mask
 
 __all__ = ["Explanation", "attention", "explain", "explain_shapes"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @overload
@@ -80,7 +86,10 @@ def attention(
     size = sized(q, k, v)
     both = as_mask(mask, bias, size)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    module = BACKENDS[choose(problem_of(q, k, v, both, return_lse), backend)[0]]
+    problem = problem_of(q, k, v, both, return_lse)
+    module = BACKENDS[choose(problem, backend)[0]]
+    if not torch.compiler.is_compiling() and _LOG.isEnabledFor(logging.INFO):
+        _tell(problem, backend)
     if active():
         record(
             "weights",
@@ -93,6 +102,12 @@ def attention(
     else:
         out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
     return (out, lse) if return_lse and lse is not None else out
+
+
+@cache
+def _tell(problem: Problem, backend: str) -> None:
+    """Logs once which backend a problem takes and why, which is what ``-v`` of a command shows."""
+    _LOG.info("%s", explained(problem, backend))
 
 
 def explain(

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from core_attention.catalogue import MECHANISMS
+from core_attention.cost import profile
 from core_attention.measure import paired, peak_memory, ratio, size
 
 
@@ -65,19 +65,6 @@ def example(name: str, tokens: int, *, device: str = "cpu", dtype: torch.dtype =
         made = MECHANISMS[name].make(tokens)
     inputs = tuple(_placed(item, device, dtype) for item in made.inputs)
     return Example(made.module.eval().to(device, dtype), inputs, made.tokens, made.reference, made.softmax)
-
-
-def macs(run: Callable[[], Any]) -> int:
-    """Multiply-accumulates of the matrix products, convolutions and fused attention in one call (torch counts two operations
-    for one). Elementwise work is not counted."""
-
-    def cpu_attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-        return sdpa_flop_count(query, key, value)
-
-    extra = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: cpu_attention}  # torch's table leaves it out
-    with FlopCounterMode(display=False, custom_mapping=extra) as counter, torch.no_grad():
-        run()
-    return counter.get_total_flops() // 2
 
 
 def memory(name: str, tokens: int, *, which: str = "module", threads: int = 1) -> int:
@@ -135,7 +122,7 @@ def bench(
                 row[f"time / {peer}"] = ratio(times["module"], times[peer])
         if difference is not None:
             row["difference"] = f"{difference:.1e}"
-        row["MACs"] = f"{macs(contestants(made)['module']):.3g}"
+        row["MACs"] = f"{profile(made.module, *made.inputs).macs:.3g}"
         if with_memory:
             row["memory"] = size(memory(name, count))
             row |= {f"memory of {peer}": size(memory(name, count, which=peer)) for peer in runs if peer != "module"}

@@ -7,6 +7,7 @@ import argparse
 import difflib
 import glob
 import json
+import logging
 import math
 import os
 import sys
@@ -93,6 +94,26 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     bench.add_argument("--memory", action="store_true", help="measure CPU memory too, each in a process of its own")
     bench.add_argument("--json", action="store_true", help="print the rows as JSON")
+    bench.add_argument("-v", "--verbose", action="store_true", help="say which backend each attention() takes and why")
+
+    why = _verb(
+        verbs,
+        "why",
+        _why,
+        "which backend attention() takes, and why each other is not",
+        "core-attention why 1 8 4096 64 --mask 'causal & segments' --dtype bfloat16 --device cuda",
+    )
+    why.add_argument("shape", type=int, nargs=4, metavar=("BATCH", "HEADS", "QUERIES", "WIDTH"), help="of the queries")
+    why.add_argument("--keys", type=int, help="how many keys (default: as queries)")
+    why.add_argument("--kv-heads", type=int, help="heads of keys and values (default: as queries)")
+    why.add_argument("--value-width", type=int, help="width of a value (default: as a key's)")
+    why.add_argument("--mask", default="none", help="kinds joined by &: causal, window, lengths, segments, blocks …")
+    why.add_argument("--dtype", default="float32", help="of queries, keys and values (default: float32)")
+    why.add_argument("--device", default="cpu", help="a device type (default: cpu)")
+    why.add_argument("--backend", default="auto", help="ask for one backend (default: auto)")
+    why.add_argument("--grad", action="store_true", help="a gradient is wanted")
+    why.add_argument("--lse", action="store_true", help="the log-sum-exp is wanted")
+    why.add_argument("--json", action="store_true", help="print the answer as JSON")
     return parser
 
 
@@ -184,15 +205,15 @@ def _component_line(part: Mapping[str, Any]) -> str:
 
 def _cost(name: str, tokens: int) -> dict[str, Any]:
     from core_attention import bench
+    from core_attention.cost import profile
     from core_attention.measure import size
 
     made = bench.example(name, tokens)
-    count = sum(p.numel() for p in made.module.parameters())
-    macs = bench.macs(bench.contestants(made)["module"])
+    price = profile(made.module, *made.inputs)
     layer = " ".join(repr(made.module).split())
     cost: dict[str, Any] = {"layer": layer if len(layer) <= 100 else type(made.module).__name__, "tokens": made.tokens}
-    cost |= {"parameters": count, "macs": macs, "memory": bench.memory(name, tokens)}
-    text = f"{count:,} parameters, {macs / 1e9:.3g} G MACs, {size(cost['memory'])} beyond inputs and weights (forward, CPU)"
+    cost |= vars(price) | {"memory": bench.memory(name, tokens)}
+    text = f"{price.parameters:,} parameters, {price.macs / 1e9:.3g} G MACs, {size(cost['memory'])} beyond inputs and weights (forward, CPU)"
     return cost | {"text": text}
 
 
@@ -209,6 +230,8 @@ def _bench(args: argparse.Namespace) -> int:
     from core_attention.measure import table
 
     torch.set_num_threads(args.threads)
+    if args.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     rows = bench(
         args.name,
         args.tokens,
@@ -224,6 +247,30 @@ def _bench(args: argparse.Namespace) -> int:
         if args.json
         else f"{args.name}, {what}, {args.device}, {args.dtype}, {args.threads} threads, {args.rounds} paired rounds\n{table(rows)}"
     )
+    return 0
+
+
+def _why(args: argparse.Namespace) -> int:
+    from core_attention.attention import explain_shapes
+
+    batch, heads, queries, width = args.shape
+    keys = [batch, args.kv_heads or heads, queries if args.keys is None else args.keys, width]
+    try:
+        told = explain_shapes(
+            args.shape,
+            keys,
+            [*keys[:3], args.value_width or width],
+            mask=args.mask,
+            dtype=args.dtype,
+            device=args.device,
+            backend=args.backend,
+            needs_grad=args.grad,
+            return_lse=args.lse,
+        )
+    except (ValueError, RuntimeError) as error:
+        return _refuse(str(error))
+    answer = {"backend": told.backend, "reason": told.reason, "others": dict(told.others)}
+    print(json.dumps(answer, indent=1) if args.json else told)
     return 0
 
 

@@ -10,6 +10,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def _attention_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + value[3])
+
+
+# torch counts its fused attention on CUDA and leaves out the one on the CPU
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu}
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a network weighs and what one forward takes.
@@ -35,7 +44,7 @@ def profile(model: nn.Module, *inputs: Any, **options: Any) -> Cost:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
             model(*inputs, **options)
     finally:
         for module, mode in training.items():
