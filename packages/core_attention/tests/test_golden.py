@@ -471,7 +471,8 @@ def test_weights_made_by_a_rule_with_stored_ones_over_them(toy, tmp_path):
     toy.write(tmp_path, "case", fields | {"weights": weights}, tensors)
     result = verify(path)
     assert "output/y" in failing(result)  # norm.bias is generated now
-    for spoiled in ({"rule": "mix33"}, {"gain": "x"}, {"scale": {"*": "x"}}, {"shapes": {"qkv": [1, "a"]}}):
+    huge = {"shapes": weights["shapes"] | {"qkv2": [10**9, 10**9]}}
+    for spoiled in (huge, {"rule": "mix33"}, {"gain": "x"}, {"scale": {"*": "x"}}, {"shapes": {"qkv": [1, "a"]}}):
         toy.write(tmp_path, "case", fields | {"weights": weights | spoiled}, tensors)
         assert verify(path).status == "unusable"
 
@@ -538,6 +539,20 @@ def test_json_gives_every_row_and_is_strict_json(toy, tmp_path, capsys):
     assert not rows["output/mask"]["ok"]
     assert rows["output/y"]["ok"]
     assert {key for key in tensors if key.startswith("grad/")} <= set(rows)
+
+
+def test_no_damage_to_a_file_makes_verify_raise(toy, tmp_path):
+    path, _, _ = toy.record(tmp_path)
+    random = np.random.default_rng(0)
+    for place in (path, path.with_suffix(".safetensors")):
+        whole = place.read_bytes()
+        for _ in range(100):
+            spoiled = bytearray(whole)
+            for position in random.integers(0, min(len(whole), 2000), 3):
+                spoiled[position] = int(random.integers(256))
+            place.write_bytes(spoiled)
+            assert verify(path).status in ("ok", "differs", "unknown", "unusable")
+        place.write_bytes(whole)
 
 
 def test_torch_is_left_as_it_was_and_draws_are_repeatable(toy, tmp_path):

@@ -141,7 +141,11 @@ def _list(args: argparse.Namespace) -> int:
     for row in rows:
         held = [part for part in row["components"].values() if part["distribution"]]
         passed = [part["verified"] for part in held if part["verified"] and part["verified"]["ok"]]
-        failed = [key for key, part in row["components"].items() if part["verified"] and not part["verified"]["ok"]]
+        failed = [
+            key
+            for key, part in row["components"].items()
+            if part["distribution"] and part["verified"] and not part["verified"]["ok"]
+        ]
         oldest = min((one["date"][:10] for one in passed), default="")
         state = f"{len(passed)} of {len(held)}, {oldest}" if passed else "no run here" if held else ""
         lines.append(

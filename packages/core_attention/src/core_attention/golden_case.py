@@ -188,8 +188,8 @@ def _state_dict(weights: Mapping[str, Any], stored: Tensors) -> Tensors:
     try:
         factors = {pattern: float(factor) for pattern, factor in scale.items()}
         made = generate(str(weights.get("rule")), shapes, gain=float(gain), scale=factors)
-    except ValueError as error:
-        raise CaseError(str(error)) from error
+    except (ValueError, MemoryError, OverflowError) as error:
+        raise CaseError(f"weights: {error}") from error
     return {key: torch.from_numpy(array) for key, array in made.items()} | stored
 
 

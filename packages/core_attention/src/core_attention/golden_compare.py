@@ -122,6 +122,7 @@ def compare_tensors(
         return failed(name, f"is {_kind(ours)}, recorded {_kind(recorded)}")
     if ours.is_complex():
         ours, recorded = torch.view_as_real(ours.resolve_conj()), torch.view_as_real(recorded.resolve_conj())
+    ours, recorded = (t.double() if t.is_floating_point() else t for t in (ours, recorded))
     if rule.rows:
         return _compare_rows(name, ours, recorded, rule)
     if ours.shape != recorded.shape:
@@ -133,7 +134,7 @@ def compare_tensors(
         return Row(name, ok=True)
     if not recorded.is_floating_point() or is_mask(recorded):
         return _compare_exact(name, ours, recorded, chosen, rule)
-    return _compare_floats(name, ours.double(), recorded.double(), chosen, rule, norm_rule=norm_rule)
+    return _compare_floats(name, ours.double(), recorded, chosen, rule, norm_rule=norm_rule)
 
 
 def is_mask(tensor: Tensor) -> bool:
