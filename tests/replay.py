@@ -93,12 +93,12 @@ def objective(outputs: Mapping[str, Any]) -> Tensor:
 @contextmanager
 def same_everywhere() -> Iterator[None]:
     """Deterministic algorithms, as `verify` uses them."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
+    before = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before)
+        torch.set_deterministic_debug_mode(before)
 
 
 def _float(value: Any) -> Any:

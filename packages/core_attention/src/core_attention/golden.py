@@ -369,8 +369,7 @@ def _one_line(error: BaseException) -> str:
 def _reproducible(device: torch.device) -> Iterator[None]:
     """TF32 off, deterministic algorithms, seed 0, printing to stderr; everything as it was afterwards."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with a fixed workspace
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    deterministic = torch.get_deterministic_debug_mode()
     precision = torch.get_float32_matmul_precision()
     cudnn_tf32, cudnn_benchmark = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     devices = [device] if device.type == "cuda" else []
@@ -379,10 +378,11 @@ def _reproducible(device: torch.device) -> Iterator[None]:
             torch.manual_seed(0)
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = False
-            # some CUDA kernels have no deterministic form: they warn rather than fail a correct component
-            torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+            # Some CUDA kernels have no deterministic form: they warn rather than fail a correct component.
+            # Not use_deterministic_algorithms, which imports Inductor for seconds.
+            torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "warn")
             yield
         finally:
-            torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+            torch.set_deterministic_debug_mode(deterministic)
             torch.set_float32_matmul_precision(precision)
             torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = cudnn_tf32, cudnn_benchmark
