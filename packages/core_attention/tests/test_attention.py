@@ -1,6 +1,5 @@
 """The front door: equal results on every backend that runs here, and defined behaviour at the edges."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -16,14 +15,6 @@ from core_attention.masks import (
     Segments,
     Window,
 )
-
-
-@pytest.fixture
-def unchecked():
-    """Switches the signatures' own shape checks off, so that the errors users see are tested."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def qkv(batch=2, heads=4, kv_heads=2, queries=13, keys=15, width=8, value_width=6, dtype=torch.float32, seed=0):

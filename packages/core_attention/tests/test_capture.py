@@ -4,7 +4,6 @@ import sys
 import threading
 import time
 
-import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -233,13 +232,6 @@ def test_mistakes_are_named(x, options, match):
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
     with pytest.raises(ValueError, match=match), capture(layer, **options):
         layer(x)
-
-
-@pytest.fixture
-def unchecked():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def test_a_compiled_model_is_refused():

@@ -1,6 +1,5 @@
 """Typed masks: what they allow part by part, how they combine, what they refuse, and that no matrix is written that need not be."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -28,11 +27,7 @@ CPU = torch.device("cpu")
 SIZE = Size(2, 3, 6, 8)
 
 
-@pytest.fixture(autouse=True)
-def _unchecked():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def masks():

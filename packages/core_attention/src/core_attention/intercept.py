@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -76,13 +76,28 @@ def _replace(owner: Any, name: str, watch: Callable[[Callable], Callable]) -> No
 def _replace_everywhere(watches: dict[Callable, Callable[[Callable], Callable]]) -> None:
     """Replaces functions under every name that a loaded module holds them by (``from torch.nn.functional import …``)."""
     watchers = {id(original): (original, wraps(original)(watch(original))) for original, watch in watches.items()}
-    for module in list(sys.modules.values()):
+    for space, name in _holders(watchers):
+        original, space[name] = watchers[id(space[name])]
+        _undo.append(lambda space=space, name=name, original=original: space.__setitem__(name, original))
+
+
+_held: tuple[int, list[tuple[dict, str]]] = (0, [])  # how many modules were loaded at the last look, and what was found
+
+
+def _holders(wanted: Container[int]) -> list[tuple[dict, str]]:
+    """Where modules hold the functions with these ids; a look through all of them, again only once more are loaded."""
+    global _held
+    modules = list(sys.modules.values())
+    known, found = _held
+    fresh = modules if known != len(modules) else [sys.modules["__main__"]]
+    found = [] if fresh is modules else [(space, name) for space, name in found if id(space.get(name)) in wanted]
+    for module in fresh:
         space = getattr(module, "__dict__", None)
-        if not isinstance(space, dict) or module.__name__ == __name__:
-            continue
-        for name in [name for name, value in list(space.items()) if id(value) in watchers]:
-            original, space[name] = watchers[id(space[name])]
-            _undo.append(lambda space=space, name=name, original=original: space.__setitem__(name, original))
+        if isinstance(space, dict) and module.__name__ != __name__:
+            names = [name for name, value in list(space.items()) if id(value) in wanted]
+            found += [(space, name) for name in names if not any(space is s and name == n for s, n in found)]
+    _held = len(modules), found
+    return found
 
 
 def _watch_sdpa(original: Callable) -> Callable:

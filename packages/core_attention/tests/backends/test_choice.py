@@ -3,7 +3,6 @@
 import sys
 import types
 
-import jaxtyping
 import pytest
 import torch
 
@@ -14,11 +13,7 @@ from core_attention.masks import Blocks, Causal, Segments
 SHAPE = (2, 4, 64, 32)
 
 
-@pytest.fixture(autouse=True)
-def _unchecked():
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.mark.parametrize(
