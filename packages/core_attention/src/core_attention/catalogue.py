@@ -60,4 +60,7 @@ MECHANISMS: dict[str, Mechanism] = {
         "landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"
     ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
+    "scatterbrain": Mechanism(
+        "scatterbrain", "core_attention.mechanisms.scatterbrain_local:example", "docs/mechanisms/scatterbrain.md"
+    ),
 }
