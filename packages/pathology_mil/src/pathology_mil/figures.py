@@ -90,7 +90,10 @@ def contact_sheet(tiles: Sequence[RGB], *, columns: int = 6, side: int = 192, ti
     sheet = np.full((rows * (side + foot + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
     for i, tile in enumerate(tiles):
         y, x = gap + i // columns * (side + foot + gap), gap + i % columns * (side + gap)
-        sheet[y : y + side, x : x + side] = resized(tile, side, side)
+        shrink = max(tile.shape) / side
+        small = resized(tile, max(1, round(tile.shape[1] / shrink)), max(1, round(tile.shape[0] / shrink)))
+        top, left = y + side - small.shape[0], x + (side - small.shape[1]) // 2
+        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
         if titles:
             at = (x + 2, y + side + 17)
             cv2.putText(sheet, titles[i], at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
