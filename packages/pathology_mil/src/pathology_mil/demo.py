@@ -4,7 +4,9 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +84,16 @@ def demo(out: Path, *, full: bool = False, seed: int = 0, workers: int = 2, over
     _claim(out, {"full": full, "seed": seed}, overwrite)
     clock = _Clock()
     data, job = out / "data", out / "job"
-    with clock("drawing slides"):
-        if not _drawn(data, plan):
-            make_samples(data, SampleParams(plan.slides, seed), workers=workers)
-    with clock("tiling"):
-        folder, tiled = tile_slides(find_slides(data / "slides"), job, TILES, workers=workers)
-    with clock("encoding"):
-        features, encoded = encode_slides(folder, EncodeParams(EncoderChoice("colour-texture")), workers=workers)
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn")
+    ) as pool:  # one for all steps: starting costs seconds
+        with clock("drawing slides"):
+            if not _drawn(data, plan):
+                make_samples(data, SampleParams(plan.slides, seed), executor=pool)
+        with clock("tiling"):
+            folder, tiled = tile_slides(find_slides(data / "slides"), job, TILES, executor=pool)
+        with clock("encoding"):
+            features, encoded = encode_slides(folder, EncodeParams(EncoderChoice("colour-texture")), executor=pool)
     if failed := [o.name for o in (*tiled, *encoded) if not o.ok]:
         raise RuntimeError(f"the drawn slides {', '.join(failed)} could not be used")
     labels = read_labels(data / "labels.csv")

@@ -3,7 +3,7 @@
 import json
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -160,6 +160,7 @@ def encode_slides(
     *,
     slides: Path | None = None,
     workers: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     skip_errors: bool = True,
 ) -> tuple[Path, list[Outcome]]:
@@ -170,6 +171,7 @@ def encode_slides(
         params: encoder and storage.
         slides: where the slides are, if not where they were when they were tiled.
         workers: processes (one, where the device is not the CPU).
+        executor: where to work instead, as `core_runtime.bulk` takes it.
         overwrite: make all again.
         skip_errors: go on after a slide that failed.
 
@@ -198,6 +200,7 @@ def encode_slides(
         log=target / "encode.jsonl",
         description=f"Encoding with {params.encoder.label}",
         workers=workers,
+        executor=executor,
         skip_errors=skip_errors,
         already=(lambda item: False) if overwrite else _already,
     )

@@ -191,7 +191,7 @@ def draw_maps(
         )
     predictor = None
     if scores is None:
-        from pathology_mil.predict import Predictor  # pyright: ignore[reportMissingImports]
+        from pathology_mil.predict import Predictor
 
         predictor = Predictor(str(model), device=device)
 

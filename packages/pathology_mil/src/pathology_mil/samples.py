@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ class _Plan:
         return f"{self.slide_id}{'.svs' if self.mpp == synthesis.MPP else '.tif'}"
 
 
-def make_samples(out: Path, params: SampleParams, *, workers: int = 1, overwrite: bool = False) -> list[Outcome]:
+def make_samples(
+    out: Path, params: SampleParams, *, workers: int = 1, executor: Executor | None = None, overwrite: bool = False
+) -> list[Outcome]:
     """Makes `out/slides`, `out/annotations` and `out/labels.csv`.
 
     One slide in four is a 40× scan (0.25 µm per pixel, `.tif`, truth as QuPath GeoJSON), the others 20× (0.5 µm per pixel, Aperio-like
@@ -85,7 +88,7 @@ def make_samples(out: Path, params: SampleParams, *, workers: int = 1, overwrite
     write_text(out / "labels.csv", table.getvalue())
     items = [Item(p.slide_id, (p, out), out / "slides" / p.file) for p in plans]
     log = out / "sample.jsonl"
-    outcomes = bulk(_make, items, log=log, description="Drawing slides", workers=workers)
+    outcomes = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
     if all(o.ok for o in outcomes):
         log.unlink()  # times differ from run to run, samples do not
     return outcomes

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ def tile_slides(
     *,
     tissue_from: Path | None = None,
     workers: int = 1,
+    executor: Executor | None = None,
     overwrite: bool = False,
     skip_errors: bool = True,
 ) -> tuple[Path, list[Outcome]]:
@@ -59,6 +61,7 @@ def tile_slides(
         params: tiles and tissue.
         tissue_from: folder of GeoJSON files, one a slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
         workers: processes.
+        executor: where to work instead, as `core_runtime.bulk` takes it.
         overwrite: make all again.
         skip_errors: go on after a slide that failed.
 
@@ -84,6 +87,7 @@ def tile_slides(
         log=folder / "tile.jsonl",
         description="Tiling slides",
         workers=workers,
+        executor=executor,
         skip_errors=skip_errors,
         already=(lambda item: False) if overwrite else _already,
     )
