@@ -13,7 +13,7 @@ from pathology_mil import figures
 from pathology_mil.maps import MapMade
 from pathology_mil.measures import Metrics
 from pathology_mil.scores import Scored
-from pathology_mil.slides import Slide, find_slides
+from pathology_mil.slides import RGB, Slide, find_slides
 from pathology_mil.splits import Split
 from pathology_mil.tiles import read_tiles
 
@@ -165,7 +165,7 @@ def _curves(story: Story) -> object:
     return figure
 
 
-def _gallery(story: Story, n: int = 8) -> figures.RGB:
+def _gallery(story: Story, n: int = 8) -> RGB:
     """Thumbnails with their tiles, four a row."""
 
     chosen = [*story.maps, *(s for s in sorted(story.labels) if s not in story.maps)][:n]
