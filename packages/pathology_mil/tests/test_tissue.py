@@ -40,20 +40,28 @@ def test_a_tiny_biopsy_does_not_vanish_silently(tmp_path):
     slide = slide_of(tmp_path, lambda image: cv2.circle(image, (600, 400), 170, PINK, -1))
     adapted = segment(slide, PRESETS["default"])
     assert len(adapted.contours) == 1
-    assert "lowered to 0.25" in adapted.notes[0]
+    assert "lowered from a_t=100 to 0.25: it would drop all tissue" in adapted.notes[0]
     assert segment(slide, replace(PRESETS["default"], adapt=False)).contours == []
     assert segment(slide, preset("default", a_t=100)).contours == []
 
 
-def test_pieces_that_the_filter_drops_are_named(tmp_path):
+def test_pieces_that_the_filter_would_drop_are_kept_or_named(tmp_path):
     def draw(image):
         cv2.rectangle(image, (50, 50), (1150, 560), PINK, -1)
         cv2.circle(image, (300, 740), 150, PINK, -1)
 
-    tissue = segment(slide_of(tmp_path, draw), TissueParams(a_t=1))
-    assert len(tissue.contours) == 1
-    assert "1 smaller piece(s)" in tissue.notes[0]
-    assert "--preset biopsy" in tissue.notes[0]
+    slide = slide_of(tmp_path, draw)
+    adapted = segment(slide, TissueParams(a_t=1))
+    assert len(adapted.contours) == 2
+    assert "it would drop 11% of the tissue" in adapted.notes[0]
+    strict = segment(slide, TissueParams(a_t=1, adapt=False))
+    assert len(strict.contours) == 1
+    assert "1 piece(s), 11% of the tissue, dropped" in strict.notes[0]
+
+
+def test_tinted_glass_is_warned_of(tmp_path):
+    tissue = segment(slide_of(tmp_path, lambda image: image.__setitem__(..., (245, 245, 225))))
+    assert "tinted" in tissue.notes[0]
 
 
 @pytest.mark.parametrize("method", ["clam", "otsu"])

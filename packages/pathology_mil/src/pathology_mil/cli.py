@@ -152,6 +152,7 @@ def tile(
         bool, typer.Option("--keep-holes", help="Count holes in the tissue as tissue (trident).")
     ] = False,
     keep_pen: Annotated[bool, typer.Option("--keep-pen", help="Do not leave pen marks out.")] = False,
+    sthresh: Annotated[int | None, typer.Option(min=0, max=255, help="Saturation above this is tissue (clam).")] = None,
     seg_level: Annotated[int, typer.Option(help="Pyramid level to look for tissue on; -1 chooses.")] = -1,
     area: Annotated[
         float | None, typer.Option("--min-area", help="Smallest piece of tissue, in squares of 512 pixels.")
@@ -188,7 +189,14 @@ def tile(
         min_tissue=min_tissue,
         keep_holes=keep_holes,
         contour_fn=contour_fn.value,
-        tissue=settings(preset.value, method=tissue.value, drop_pen=not keep_pen, seg_level=seg_level, a_t=area),
+        tissue=settings(
+            preset.value,
+            method=tissue.value,
+            drop_pen=not keep_pen,
+            seg_level=seg_level,
+            a_t=area,
+            sthresh=sthresh,
+        ),
     )
     found = find_slides(slides, mpp=own_mpp(slide_mpp, slide_mag))
     folder, outcomes = tile_slides(
@@ -281,21 +289,29 @@ def heatmap(
     Example: pathology-mil heatmap slide.svs --features job/20x_256px_0px_overlap/features_uni_v1 --model run/model
     """
     from pathology_mil.features import find_bags
-    from pathology_mil.maps import MapOptions, draw_maps
+    from pathology_mil.maps import MapOptions, draw_maps, prepared
     from pathology_mil.slides import find_slides
     from pathology_mil.summaries import mapped
 
     options = MapOptions(scale.value, zoom, cmap, alpha, blur, max_side, branches, top)
+    where = resolve_device(device)
+    if features is not None:
+        bags = find_bags(features)
+    elif model is not None:
+        preparation = {"encoder": encoder, "weights": weights, "mpp": slide_mpp}
+        bags = prepared(slides, model, out, device=where, **preparation)
+    else:
+        bags = None
     outcomes = draw_maps(
         find_slides(slides, mpp=slide_mpp),
         out,
         options,
         model=model,
-        bags=find_bags(features) if features else None,
+        bags=bags,
         scores=scores,
         coords=coords,
         annotations=annotations,
-        device=resolve_device(device),
+        device=where,
         overwrite=overwrite,
     )
     result = mapped(out, outcomes)
@@ -304,6 +320,27 @@ def heatmap(
 
 
 add_to(app)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything that is made.")],
+    full: Annotated[bool, typer.Option("--full/--quick", help="Minutes instead of about one.")] = False,
+    seed: Seed = 0,
+    workers: Workers = 2,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Draws slides, learns from their labels, and shows where the model looks: sample, tile, encode, train, heat maps, report.html.
+
+    Example: pathology-mil demo /tmp/demo
+    """
+    from pathology_mil.demo import demo as run_demo
+    from pathology_mil.demo_report import shown
+
+    result = shown(run_demo(out, full=full, seed=seed, workers=workers, overwrite=overwrite))
+    emit(result.facts, json, result.show)
 
 
 def _exit(code: int) -> None:

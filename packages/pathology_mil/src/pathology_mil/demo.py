@@ -46,7 +46,7 @@ class Plan:
     models: tuple[ModelName, ...]
 
 
-QUICK = Plan(slides=24, epochs=40, models=("acmil", "abmil", "mean"))
+QUICK = Plan(slides=24, epochs=30, models=("acmil", "abmil", "mean"))
 FULL = Plan(slides=72, epochs=60, models=("acmil", "acmil-mha", "abmil", "mean"))
 NAMES: Mapping[str, str] = {
     "acmil": "ACMIL (gated)",
@@ -202,6 +202,6 @@ def _maps(story: "_Begun", judged: Judged) -> dict[str, MapMade]:
         with Slide(places[slide_id].path) as slide:
             annotation = find_annotation(story.data / "annotations", slide_id)
             made[slide_id] = draw_map(
-                slide, judged.scored[slide_id], story.out / "heatmaps", MapOptions(max_side=1000), annotation
+                slide, judged.scored[slide_id], story.out / "heatmaps", MapOptions(max_side=1000, zoom=0.5), annotation
             )
     return made

@@ -15,6 +15,7 @@ from pathology_mil.measures import Metrics
 from pathology_mil.scores import Scored
 from pathology_mil.slides import RGB, Slide, find_slides
 from pathology_mil.splits import Split
+from pathology_mil.summaries import Result
 from pathology_mil.tiles import read_tiles
 
 
@@ -123,6 +124,20 @@ def tell(story: Story) -> DemoResult:
         }
     picture = (story.maps[shown].files["figure"], _caption(shown, story, story.maps[shown]))
     return DemoResult(headline, path, [picture], columns, rows, metrics)
+
+
+def shown(result: DemoResult) -> Result:
+    """What the verb `demo` prints at its end."""
+
+    def show() -> None:
+        print(result.headline)
+        for row in result.rows:
+            values = (f"{name} {v:.2f}" for name, v in zip(result.columns[1:], row[1:], strict=True))
+            print(f"  {row[0]}: {', '.join(values)}")
+        print(f"Report: {result.report}")
+
+    facts = {"headline": result.headline, "report": str(result.report), "metrics": dict(result.metrics)}
+    return Result(facts, show)
 
 
 def _right(metrics: Metrics) -> int:

@@ -86,16 +86,18 @@ def stitched(thumbnail: RGB, dimensions: tuple[int, int], coords: NDArray, side:
 def contact_sheet(tiles: Sequence[RGB], *, columns: int = 6, side: int = 192, titles: Sequence[str] = ()) -> RGB:
     """Tiles side by side on white, each with a title under it where there are titles."""
     gap, foot = 8, 24 if titles else 0
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * (side + foot + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = gap + i // columns * (side + foot + gap), gap + i % columns * (side + gap)
+    fitted = []
+    for tile in tiles:
         shrink = max(tile.shape) / side
-        small = resized(tile, max(1, round(tile.shape[1] / shrink)), max(1, round(tile.shape[0] / shrink)))
-        top, left = y + side - small.shape[0], x + (side - small.shape[1]) // 2
-        sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+        fitted.append(resized(tile, max(1, round(tile.shape[1] / shrink)), max(1, round(tile.shape[0] / shrink))))
+    height = max((f.shape[0] for f in fitted), default=side)
+    rows = -(-len(tiles) // columns)
+    sheet = np.full((rows * (height + foot + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
+    for i, tile in enumerate(fitted):
+        y, x = gap + i // columns * (height + foot + gap), gap + i % columns * (side + gap)
+        sheet[y : y + tile.shape[0], x : x + tile.shape[1]] = tile
         if titles:
-            at = (x + 2, y + side + 17)
+            at = (x + 2, y + height + 17)
             cv2.putText(sheet, titles[i], at, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (30, 30, 30), 1, cv2.LINE_AA)
     return sheet
 
@@ -114,6 +116,7 @@ def map_panels(
     cmap: str,
     legend: str,
     *,
+    top: float = 1.0,
     truth: shapely.MultiPolygon | None = None,
     title: str = "",
     max_side: int = 1600,
@@ -125,6 +128,7 @@ def map_panels(
         heat: its heat map, as `heatmaps.render` draws it.
         cmap: the colour map of the heat map.
         legend: what its colours mean.
+        top: the value of the highest colour.
         truth: area drawn as tumour.
         title: of the whole figure.
         max_side: the heat map's own limit; the panels are drawn at its size at most.
@@ -152,8 +156,8 @@ def map_panels(
         ax.set_title(words, fontsize=10)
         ax.set_axis_off()
     _scale_bar(axes[0], slide, thumbnail)
-    colours = ScalarMappable(Normalize(0, 1), matplotlib.colormaps[cmap])
-    figure.colorbar(colours, ax=axes[-1], shrink=0.85, label=legend, ticks=[0, 0.25, 0.5, 0.75, 1])
+    colours = ScalarMappable(Normalize(0, top), matplotlib.colormaps[cmap])
+    figure.colorbar(colours, ax=axes[-1], shrink=0.85, label=legend)
     figure.suptitle(title, fontsize=11)
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # pyright: ignore[reportAttributeAccessIssue]

@@ -15,7 +15,7 @@ from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, write_text
 from pathology_mil import figures
 from pathology_mil.annotations import find_annotation, overlap, read_annotations, tile_regions, tumour, write_geojson
-from pathology_mil.features import BagFile
+from pathology_mil.features import BagFile, find_bags
 from pathology_mil.heatmaps import n_times_a, percentiles, render
 from pathology_mil.scores import Scored, auprc, read_scores, score_with
 from pathology_mil.slides import Slide, SlideFile
@@ -57,10 +57,11 @@ class MapOptions:
         return np.clip(scaled, 0, 1)
 
     @property
-    def legend(self) -> str:
+    def legend(self) -> tuple[str, float]:
+        """What the colours mean, and the value of the highest one."""
         if self.scale == "percentile":
-            return "rank of the attention (1: highest)"
-        return "N × attention" + (f" × {self.zoom:g}" if self.zoom != 1 else " (1 and more: above uniform)")
+            return "rank of the attention (1: highest)", 1.0
+        return f"N × attention (1: uniform; {1 / self.zoom:g} and more: darkest)", 1 / self.zoom
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def draw_map(slide: Slide, scored: Scored, out: Path, options: MapOptions, annot
             slide,
             heat,
             options.cmap,
-            options.legend,
+            options.legend[0],
+            top=options.legend[1],
             truth=truth,
             title=_title(slide, facts),
             max_side=options.max_side,
@@ -232,6 +234,15 @@ def draw_maps(
         replace(o, facts=json.loads(i.output.read_text(encoding="utf-8"))) if o.ok else o
         for i, o in zip(items, outcomes, strict=True)
     ]
+
+
+def prepared(slides: Path, model: str, out: Path, *, device: str, **preparation: Any) -> dict[str, BagFile]:
+    """Features of slides made as those that a model was trained on (`preparing.prepare`), kept in `out/slides`."""
+    from pathology_mil.model_folders import load
+    from pathology_mil.preparing import prepare
+
+    features, _ = prepare(slides, load(model, device=device), out / "slides", device=device, **preparation)
+    return find_bags(features)
 
 
 def _identity(options: MapOptions, model: str | None, scores: Path | None, annotations: Path | None) -> str:

@@ -88,7 +88,7 @@ def _beer_lambert(rng: np.random.Generator, haematoxylin: NDArray, eosin: NDArra
     """Light through two stains; the amount of stain and the lamp differ from slide to slide."""
     amount = rng.uniform(0.85, 1.2, 2).tolist()
     thickness = cv2.GaussianBlur(tissue.astype(np.float32), (0, 0), 1.5) * (1 + 0.12 * _smooth_noise(rng, 8))
-    lamp = rng.uniform(238, 248, 3).tolist()
+    lamp = (rng.uniform(238, 246) + rng.uniform(-2, 2, 3)).tolist()
     grain = (_crop(_grain(), rng) - 0.5) * 5
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for c in range(3):

@@ -21,6 +21,7 @@ from pathology_mil.slides import RGB, WHOLE_PIXELS, Slide
 Contour = NDArray[np.int32]  # (points, 2), x and y
 
 
+_SPECK = 0.25
 _PEN_SIDE = 320  # pixels of the longest side of the picture in which pen marks are looked for
 
 
@@ -82,9 +83,12 @@ def preset(
     drop_pen: bool = True,
     seg_level: int = -1,
     a_t: float | None = None,
+    sthresh: int | None = None,
 ) -> TissueParams:
     """A preset with the settings that a command line can change; a given `a_t` is taken as it is, not adapted."""
     params = replace(PRESETS[name], method=method, drop_pen=drop_pen, seg_level=seg_level)
+    if sthresh is not None:
+        params = replace(params, sthresh=sthresh)
     return params if a_t is None else replace(params, a_t=a_t, adapt=False)
 
 
@@ -147,6 +151,10 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
         if marked > 0.001:
             mask = np.where(pen, 0, mask).astype(np.uint8)
             notes.append(f"pen marks on {marked:.1%} of the slide left out")
+    if np.count_nonzero(mask) > 0.9 * mask.size:
+        notes.append(
+            "nine tenths of the slide count as tissue: if its glass is tinted, --tissue otsu or a higher --sthresh tells them apart"
+        )
     tissue = _contours(mask, scale, params)
     tissue.notes[:0] = notes
     return _chosen(tissue, params)
@@ -248,27 +256,31 @@ def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: Tissu
 
 
 def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -> tuple[float, list[str]]:
-    """The a_t that applies, and what to say about it."""
-    if not areas:
+    """The a_t that applies, and what to say about it.
+
+    With `adapt` it is the largest step at or below the one asked for that drops no more than 5 % of the tissue; specks under a quarter of
+    the reference square (64 µm wide at 40×) are no tissue.
+    """
+    tissue = [a for a in areas if a > _SPECK * reference]
+    if not tissue:
         return params.a_t, []
-    steps = [params.a_t]
-    if params.adapt:
-        steps += [a for a in (16, 4, 1, 0.25) if a < params.a_t]
-    a_t = next((a for a in steps if max(areas) > a * reference), None)
-    if a_t is None:
-        return params.a_t, []  # only specks
-    notes = []
+
+    def dropped(a_t: float) -> list[float]:
+        return [a for a in tissue if a <= a_t * reference]
+
+    steps = [params.a_t, *(a for a in (16, 4, 1, _SPECK) if a < params.a_t)] if params.adapt else [params.a_t]
+    a_t = next((a for a in steps if sum(dropped(a)) <= 0.05 * sum(tissue)), steps[-1])
+    lost = dropped(params.a_t)
     if a_t != params.a_t:
-        notes.append(
-            f"every piece of tissue is below the area filter a_t={params.a_t:g}: lowered to {a_t:g} (preset biopsy has 1)"
-        )
-    dropped = [a for a in areas if a <= a_t * reference and a > 0.25 * reference]
-    if sum(dropped) > 0.05 * sum(areas):
-        notes.append(
-            f"{len(dropped)} smaller piece(s), {sum(dropped) / sum(areas):.0%} of the tissue, dropped by the area filter a_t={a_t:g}:"
-            " --preset biopsy keeps them"
-        )
-    return a_t, notes
+        return a_t, [
+            f"area filter lowered from a_t={params.a_t:g} to {a_t:g}: it would drop "
+            + ("all tissue" if len(lost) == len(tissue) else f"{sum(lost) / sum(tissue):.0%} of the tissue")
+            + " (--preset biopsy has 1)"
+        ]
+    if sum(lost) > 0.05 * sum(tissue):
+        share = f"{len(lost)} piece(s), {sum(lost) / sum(tissue):.0%} of the tissue"
+        return a_t, [f"{share}, dropped by the area filter a_t={a_t:g}: --preset biopsy keeps them"]
+    return a_t, []
 
 
 def _level0(contour: NDArray, scale: tuple[float, float]) -> Contour:
