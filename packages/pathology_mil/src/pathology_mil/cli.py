@@ -258,8 +258,12 @@ def heatmap(
     slides: Slides,
     model: Model = None,
     features: Annotated[
-        Path | None, typer.Option(help="Features of the slide, or a folder of them, for --model.")
+        Path | None, typer.Option(help="Features of the slide, or a folder of them, for --model; made if left out.")
     ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder that makes them, where the model needs a network.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Its local file of weights.")] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Scores of your own instead (.h5, .npz, .npy), or a folder.")
     ] = None,
