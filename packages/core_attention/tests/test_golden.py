@@ -178,7 +178,7 @@ def test_statistics_recorded_as_unchanged_must_not_change(toy, tmp_path):
 
 @pytest.mark.parametrize("where", ["build", "convert", "run"])
 @pytest.mark.parametrize(
-    "error", [RuntimeError("first line\nsecond line"), KeyError("qkv"), IndexError("x"), TypeError("y")]
+    "error", [RuntimeError("first line\nsecond line"), KeyError("qkv"), IndexError("x"), TypeError("y"), SystemExit(0)]
 )
 def test_a_component_that_raises_differs_and_says_so_in_one_line(toy, tmp_path, capsys, where, error):
     path, _, _ = toy.record(tmp_path)
@@ -553,6 +553,21 @@ def test_no_damage_to_a_file_makes_verify_raise(toy, tmp_path):
             place.write_bytes(spoiled)
             assert verify(path).status in ("ok", "differs", "unknown", "unusable")
         place.write_bytes(whole)
+
+
+@pytest.mark.parametrize("device", ["cudaa", "meta:x", "xpu"])
+def test_a_device_that_cannot_be_used_is_one_line(toy, tmp_path, capsys, device):
+    path, _, _ = toy.record(tmp_path)
+    assert exit_status(path, "--device", device) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"the device {device!r} cannot be used" in line
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_case_runs_on_cuda(toy, tmp_path, mode):
+    path, _, _ = toy.record(tmp_path, mode=mode)
+    assert exit_status(path, "--device", "cuda") == 0
 
 
 def test_torch_is_left_as_it_was_and_draws_are_repeatable(toy, tmp_path):

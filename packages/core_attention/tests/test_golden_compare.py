@@ -143,6 +143,7 @@ def test_where_leaves_out_what_it_says_and_broadcasts_over_trailing_axes():
     assert holds(ours, recorded, where=torch.zeros(2))
     integers = torch.arange(6).reshape(2, 3)
     assert holds(integers * torch.tensor([[1], [0]]), integers, where=torch.tensor([1, 0]))
+    assert not holds(torch.tensor([2.0]), torch.tensor([1.0]), where=torch.zeros(2, 3))  # a loss is compared whole
     for wrong in (torch.ones(3), torch.ones(2, 4), torch.ones(2, 3, 4, 1)):
         with pytest.raises(ValueError, match="does not lead"):
             spread(wrong, recorded)

@@ -233,6 +233,8 @@ def _bench(args: argparse.Namespace) -> int:
     from core_attention.bench import bench
     from core_attention.measure import table
 
+    if refused := _no_device(args.device):
+        return _refuse(refused)
     torch.set_num_threads(args.threads)
     if args.verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -282,6 +284,8 @@ def _verify(args: argparse.Namespace) -> int:
     from core_attention.golden import verify
     from core_attention.listing import record
 
+    if refused := _no_device(args.device):
+        return _refuse(refused)
     results = []
     for path in _case_paths(args.cases):
         result = verify(path, device=args.device, data=args.data)
@@ -351,6 +355,17 @@ def _as_json(result: "Result") -> dict[str, Any]:
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no infinity: it is written as text."""
     return {key: str(v) if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}
+
+
+def _no_device(name: str) -> str | None:
+    """Why a device cannot be used, in one line."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return f"the device {name!r} cannot be used: {str(error).splitlines()[0]}"
+    return None
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> int:

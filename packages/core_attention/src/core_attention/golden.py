@@ -101,7 +101,7 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
         return result("unknown", str(error))
     except (CaseError, StateError) as error:
         return result("unusable", str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return result("differs", f"raised {_one_line(error)}", trace=traceback.format_exc())
     parameters = sum(p.numel() for p in module.parameters()) if module else 0
     return result("ok" if all(row.ok for row in rows) else "differs", rows=rows, parameters=parameters)

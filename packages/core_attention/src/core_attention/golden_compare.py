@@ -244,11 +244,14 @@ def _first_difference(path: str, ours: Any, recorded: Any, rule: Rule) -> str | 
 
 
 def spread(where: Tensor, recorded: Tensor) -> Tensor:
-    """`where` as a mask of the recorded shape: aligned with its leading axes, broadcast over the rest.
+    """`where` as a mask of the recorded shape: aligned with its leading axes, broadcast over the rest. A single value, such as
+    a loss beside outputs of the same pattern, is compared whole.
 
     Raises:
         ValueError: it does not lead that shape.
     """
+    if recorded.numel() == 1 and where.numel() != 1:
+        return torch.ones(recorded.shape, dtype=torch.bool)
     mask = where.detach().cpu() != 0
     if mask.ndim <= recorded.ndim:
         aligned = mask.reshape(*mask.shape, *(1,) * (recorded.ndim - mask.ndim))
