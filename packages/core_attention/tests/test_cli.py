@@ -144,6 +144,14 @@ def test_macs_count_fused_attention_and_are_half_of_the_operations():
     assert profile(layer, torch.zeros(1, tokens, width)).macs == 4 * tokens * width**2 + 2 * tokens**2 * width
 
 
+@pytest.mark.parametrize("verb", ["list", "show", "verify", "bench", "why"])
+def test_every_verb_has_its_help(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([verb, "--help"])
+    assert stop.value.code == 0
+    assert f"core-attention {verb}" in capsys.readouterr().out
+
+
 def test_why(capsys):
     assert cli.main(["why", "1", "8", "64", "32", "--kv-heads", "2", "--mask", "causal & segments"]) == 0
     out = capsys.readouterr().out

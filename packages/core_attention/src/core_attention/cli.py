@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "which backend attention() takes, and why each other is not",
         "core-attention why 1 8 4096 64 --mask 'causal & segments' --dtype bfloat16 --device cuda",
     )
-    why.add_argument("shape", type=int, nargs=4, metavar=("BATCH", "HEADS", "QUERIES", "WIDTH"), help="of the queries")
+    why.add_argument("shape", type=int, nargs=4, metavar="N", help="batch, heads, queries, width (of the queries)")
     why.add_argument("--keys", type=int, help="how many keys (default: as queries)")
     why.add_argument("--kv-heads", type=int, help="heads of keys and values (default: as queries)")
     why.add_argument("--value-width", type=int, help="width of a value (default: as a key's)")
