@@ -221,6 +221,22 @@ def test_says_what_does_not_fit(change, message, no_shape_checks):
         attention_pool(**(problem() | change))
 
 
+@pytest.mark.parametrize("chunk", [None, 8])
+def test_capture_sees_the_weights(chunk):
+    from core_attention.capture import capture
+
+    parts = problem(n=30, dtype=torch.float32)
+    segments = torch.tensor([0] * 10 + [2] * 20)
+    plain = attention_pool(**parts, segments=segments, chunk=chunk, return_scores=False)
+    with capture(None, rows=[1, 3]) as maps:
+        seen = attention_pool(**parts, segments=segments, chunk=chunk, return_scores=False)
+    assert torch.equal(seen.pooled, plain.pooled)
+    assert seen.scores is None
+    h = torch.relu(parts["x"] @ parts["project_weight"].T)
+    assert maps["function"].shape == (1, 1, 2, 30)
+    torch.testing.assert_close(maps["function"][0, 0, :, 10:] @ h[10:], plain.pooled[2, [1, 3]])
+
+
 def test_autocast_and_vmap():
     parts = problem(n=40, dtype=torch.float32)
     exact = attention_pool(**parts, chunk=None).pooled

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from core_attention.capture import active, record
 from core_attention.pooling_stream import EXCLUDED, StreamedPool, working
 
 KEPT_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}  # activations that autograd may keep before a bag is streamed
@@ -129,17 +130,29 @@ def attention_pool(
     weights = (project_weight, gate_weight, gate_bias, score_weight, score_bias)
     rows = _chunk_rows(x, weights, chunk)
     use_triton = _takes_triton(x, backend)
+    watched = active()
+    kept = return_scores or watched
     if rows is None and not use_triton:
-        return _pool_plain(x, weights, lengths, mask, exclude, return_scores)
-    pooled, scores = StreamedPool.apply(
-        x, *weights, lengths or [x.shape[0]], mask, exclude, rows or max(x.shape[0], 1), use_triton, return_scores
-    )
+        pooled, scores = _pool_plain(x, weights, lengths, mask, exclude)
+    else:
+        pooled, scores = StreamedPool.apply(
+            x, *weights, lengths or [x.shape[0]], mask, exclude, rows or max(x.shape[0], 1), use_triton, kept
+        )
+    if watched:
+        shape = (1, 1, scores.shape[1], scores.shape[0])
+        record("weights", lambda rows, _: _weight_map(scores[:, rows], lengths), shape=shape, device=x.device)
     return Pooled(pooled, scores if return_scores else None)
 
 
+def _weight_map(scores: Tensor, lengths: list[int] | None) -> Tensor:
+    """Attention weights (1, 1, rows, instances), each bag's softmax for itself."""
+    parts = scores.split(lengths or [scores.shape[0]])
+    return torch.cat([row_weights(part) if len(part) else part for part in parts]).T[None, None]
+
+
 def _pool_plain(
-    x: Tensor, weights: tuple, lengths: list[int] | None, mask: Tensor | None, exclude: Exclude | None, scored: bool
-) -> Pooled:
+    x: Tensor, weights: tuple, lengths: list[int] | None, mask: Tensor | None, exclude: Exclude | None
+) -> tuple[Tensor, Tensor]:
     cast = working(x, weights)
     h = x.to(cast.score.dtype)
     if cast.project is not None:
@@ -151,7 +164,7 @@ def _pool_plain(
         scores = scores.masked_fill(~mask[:, None], -math.inf)
     if exclude is not None:
         scores = scores.masked_fill(exclude(scores.detach()), EXCLUDED)
-    return Pooled(pool_rows(scores, h, lengths), scores if scored else None)
+    return pool_rows(scores, h, lengths), scores
 
 
 def _chunk_rows(x: Tensor, weights: tuple, chunk: int | str | None) -> int | None:
