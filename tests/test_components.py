@@ -111,7 +111,7 @@ def test_official_weights_load_strictly(module_case):
 def feeds_something(component: systems.Component, config: systems.Config, state: systems.StateDict, key: str) -> bool:
     """Whether our state depends on this official key, and on no other of the same values, to which it would be tied."""
     tensor = state[key]
-    if any(k != key and t.shape == tensor.shape and torch.equal(t, tensor) for k, t in state.items()):
+    if any(k != key and systems.same_values(t, tensor) for k, t in state.items()):
         return False
     changed = component.converted(config, state | {key: ~tensor if tensor.dtype == torch.bool else tensor + 1})
     before = component.converted(config, state)

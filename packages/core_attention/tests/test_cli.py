@@ -76,6 +76,14 @@ def test_list_says_verified_only_of_what_passed_here(toy, tmp_path, capsys):
     assert shown["failed"] == ["second"]
 
 
+def test_a_case_cannot_make_records_elsewhere(toy, tmp_path):
+    fields = {"system": "../../elsewhere", "component": "x", "input_files": {"f": "none"}, "output_json": {"y": 1}}
+    toy.write(tmp_path, "case", fields, {})
+    assert cli.main(["verify", str(tmp_path / "case.json")]) == 0
+    assert not (tmp_path / "state").exists()
+    assert not list(tmp_path.rglob("*elsewhere*"))
+
+
 def test_an_unwritable_state_folder_costs_one_line(toy, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))

@@ -245,9 +245,7 @@ def _twins(case: Case, official: StateDict) -> dict[str, list[str]]:
     """For each graded official key the other keys that hold the same values: it may be tied to one of them."""
     return {
         key: [
-            other
-            for other, tensor in official.items()
-            if other != key and tensor.shape == official[key].shape and torch.equal(tensor, official[key])
+            other for other, tensor in official.items() if other != key and systems.same_values(tensor, official[key])
         ]
         for key in case.grad_state
     }

@@ -70,9 +70,11 @@ def record(results: Iterable["Result"], *, device: str) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    holders: dict[str, dict[str, str]] = {}
+    from core_attention import systems
+
+    known, holders = systems.slugs(), {}
     for result in results:
-        if not result.component or result.status == "unknown":
+        if result.system not in known or result.status == "unknown":
             continue
         if result.system not in holders:
             holders[result.system], _ = holders_of(result.system)

@@ -112,6 +112,11 @@ def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
     return elements.most_common(1)[0][0] if elements else None
 
 
+def same_values(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same, as those of tied keys do."""
+    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict in our keys; a tied parameter needs only one of its names.
 
