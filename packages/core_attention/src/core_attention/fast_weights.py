@@ -6,7 +6,7 @@ A fast weight `M` (in, out) is written by outer products kᵢᵀuᵢ and read as
 
 every M_t of a chunk is a combination of the chunk's writes and of the *bases* (S⁽¹⁾ … S⁽ᵒ⁾, M) with which the chunk began. `mixing`
 computes the coefficients, `read` uses them without forming any M_t, and `carry` forms the bases of the next chunk. With κ = 1 and
-no momentum this is causal linear attention; Titans' memory has both gates (`mechanisms/titans_memory.py`); RALA's kernel attention
+no momentum this is causal linear attention; Titans' memory has both gates (`mechanisms/titans_recurrence.py`); RALA's kernel attention
 is the bidirectional case (`linear_attention`).
 """
 

@@ -1,237 +1,258 @@
-"""Neural long-term memory of Titans (Behrouz, Zhong, Mirrokni, arXiv 2501.00663): a network trained by gradient steps on what it reads.
+"""The long-term memory module of Titans: projections, gates, and the recurrence of `titans_recurrence`."""
 
-For every token, with the gates α, η in (0, 1) and θ > 0,
-
-    S_t = η_t S_{t−1} − θ_t ∇‖M(k_t) − v_t‖²      surprise with momentum
-    M_t = (1 − α_t) M_{t−1} + S_t                 forgetting
-    y_t = M_t(q_t)                                reading
-
-where the gradient is taken at the memory with which the token's chunk began. The recurrences are linear in the gradients, so a chunk is
-a few matrix products (`core_attention.fast_weights`): its per-token memories are read and never formed. A chunk of one token is the exact
-recurrence; one chunk as long as the sequence uses the initial memory alone.
-"""
-
-import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint as recomputed
+from torch import Tensor, nn
+from torch.nn.functional import conv1d, normalize, silu
 
-from core_attention.cache import Cache
-from core_attention.fast_weights import Mixing, mixing
 from core_attention.mechanisms import titans_network as network
-
-RECOMPUTE_ABOVE = 256 * 2**20  # bytes of weight sets that a backward pass would keep
+from core_attention.mechanisms.titans_recurrence import MemoryState, neural_memory
 
 
 @dataclass
-class MemoryState(Cache):
-    """What a memory carries from call to call; weight sets are (batch, heads, d_l, d_{l+1}) and float32 or wider.
+class MemoryCache(MemoryState):
+    """State of a `NeuralMemory` between calls: the memory's, and what convolutions and shared gates need of the tokens before.
 
     Attributes:
-        memory: M_t after the last token.
-        momentum: S_t after the last token.
-        reference: the memory at the start of the running chunk, where its gradients are taken.
-        position: tokens of the running chunk that are already written.
+        gates: α, η, θ of the running chunk where they are shared in a chunk, (3, batch, heads).
+        tails: the last tokens that the convolutions of q, k, v and of reading alone have seen, (batch, kernel − 1, inner) each.
+        surprise: of the last call: ‖M(k_t) − v_t‖² of each token, (batch, heads, time); not needed to continue.
     """
 
-    memory: tuple[Tensor, ...] | None = None
-    momentum: tuple[Tensor, ...] | None = None
-    reference: tuple[Tensor, ...] | None = None
-    position: int = 0
+    gates: Tensor | None = None
+    q_tail: Tensor | None = None
+    k_tail: Tensor | None = None
+    v_tail: Tensor | None = None
+    read_tail: Tensor | None = None
+    surprise: Tensor | None = None
 
 
-class MemoryOutput(NamedTuple):
-    """Attributes:
-    y: M_t(q_t), (batch, heads, time, dim).
-    surprise: ‖M(k_t) − v_t‖² before the token is written, at the memory of its chunk's start, (batch, heads, time).
-    state: what the next call continues from.
-    """
+class ShortConv(nn.Conv1d):
+    """Depthwise causal convolution over time, (batch, time, channels), as in the paper's models after each projection."""
 
-    y: Tensor
-    surprise: Tensor
-    state: MemoryState
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__(channels, channels, kernel, groups=channels)
+
+    def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The convolved tokens, and the tail for the next call."""
+        before = self.kernel_size[0] - 1
+        tail = x.new_zeros(x.shape[0], before, x.shape[2]) if tail is None else tail
+        seen = torch.cat([tail, x], 1)
+        out = conv1d(seen.mT, self.weight, self.bias, groups=self.groups).mT
+        return out, seen[:, seen.shape[1] - before :]
 
 
-def neural_memory(
-    q: Float[Tensor, "batch heads time dim"],
-    k: Float[Tensor, "..."],
-    v: Float[Tensor, "..."],
-    *,
-    alpha: Float[Tensor, "..."],
-    eta: Float[Tensor, "..."],
-    theta: Float[Tensor, "..."],
-    weights: tuple[Tensor, ...],
-    chunk_size: int = 64,
-    state: MemoryState | None = None,
-    mask: Bool[Tensor, "batch time"] | None = None,
-    max_grad_norm: float | None = None,
-    recompute: bool | None = None,
-) -> MemoryOutput:
-    """Writes (k_t, v_t) into the memory and reads it with q_t, token after token, in chunks of matrix products (paper §3.1–3.2).
+class NeuralMemory(nn.Module):
+    """Neural long-term memory (paper §3): k, q = normalised SiLU(x W), v = SiLU(x W), gates α, η = σ(x w + b), θ = θ_max σ(x w + b).
 
-    Calls that continue each other's state equal one call, wherever the sequence is cut; one token a call is constant-cost decoding.
+    Defaults are numerically safe: the state is float32 or wider, step sizes are small and the gradient of every token is clamped
+    softly, so that the memory stays bounded whatever it reads. The published recurrence is `max_grad_norm=None`.
 
     Args:
-        q, k, v: (batch, heads, time, dim).
-        alpha, eta, theta: forgetting, momentum and step size of each token, (batch, heads, time).
-        weights: initial memory M₀, matrices (heads, d_l, d_{l+1}) multiplying from the right, d_0 = d_L = dim, GELU between them.
-        chunk_size: tokens whose gradients are taken at the same memory.
-        state: what an earlier call returned; then `weights` is not used.
-        mask: False marks tokens that leave memory and momentum exactly as they are (padding); they still count as positions.
-        max_grad_norm: m of the soft clamp |g| → m tanh(|g|/m) of each token's gradient of each matrix. It bounds the memory whatever
-            the input; None is the formula as published, which diverges for large θ.
-        recompute: recompute groups of chunks in the backward pass in place of keeping their weight sets (2 √n in place of n);
-            None: when they would exceed 256 MiB.
+        dim: width of the tokens.
+        heads, dim_head: independent memories, and their width (default dim / heads). With more than one head, another width or
+            `gated_output`, a projection without bias leads back to dim.
+        depth: layers of the memory; 1 is a linear memory. The paper finds deeper better on long contexts, and slower.
+        expansion: hidden width of the memory over dim_head.
+        chunk_size: tokens whose gradients are taken at the same memory; 1 is the exact recurrence.
+        theta_max: upper bound of the step size.
+        max_grad_norm: soft clamp of each token's gradient of each matrix (`neural_memory`); None: unclamped.
+        gates: "token": each token its own α, η, θ; "chunk": those of the chunk's first token.
+        conv_kernel: depthwise causal convolution after each projection; 4 in the paper's models, None: none.
+        gated_output: RMS-normalise what is read and gate it with σ(x W_g) before the last projection, as in the paper's models.
+        check_finite: raise if the memory stops being finite (one synchronisation a call; skipped under torch.compile).
+        recompute: as in `neural_memory`.
 
     Raises:
-        ValueError: shapes that do not fit, no time step, or a chunk_size below 1.
+        ValueError: heads that do not divide dim, or sizes below 1.
     """
-    _check(q, k, v, (alpha, eta, theta), weights, chunk_size, mask)
-    batch, heads, time, _ = q.shape
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    q, k, v, alpha, eta, theta = (t.to(dtype) for t in (q, k, v, alpha, eta, theta))
-    if state is None or state.memory is None:
-        memory = network.Weights(tuple(w.to(dtype).expand(batch, *w.shape) for w in weights))
-        momentum, reference, position = None, memory, 0
-    else:
-        memory, momentum, reference = map(network.Weights, (state.memory, state.momentum, state.reference))
-        position = state.position
-        if memory.matrices[0].shape[:2] != (batch, heads):
-            raise ValueError(f"the state is of {tuple(memory.matrices[0].shape[:2])} (batch, heads); got {(batch, heads)}")
-    active = None
-    if mask is not None:
-        active = mask[:, None].to(dtype).expand(batch, heads, time)
-        alpha, eta, theta = alpha * active, eta * active + (1 - active), theta * active
-    sizes = _chunk_sizes(time, chunk_size, position)
-    mixes = _mixings(1 - alpha, eta, active, sizes)
-    parts = list(zip(*(t.split(sizes, 2) for t in (q, k, v, theta)), mixes, strict=True))
 
-    if recompute is None:
-        kept = 2 * len(parts) * batch * heads * sum(w[0].numel() for w in weights) * q.element_size()
-        recompute = kept > RECOMPUTE_ABOVE
-    group = math.ceil(math.sqrt(len(parts))) if recompute and torch.is_grad_enabled() else len(parts)
-    ys, losses = [], []
-    for start in range(0, len(parts), group):
-        fresh = start > 0 or position == 0
-        arguments = (parts[start : start + group], memory, momentum, memory if fresh else reference, max_grad_norm)
-        if group < len(parts):
-            done = recomputed(_run, *arguments, use_reentrant=False)
-        else:
-            done = _run(*arguments)
-        y, loss, memory, momentum, reference = done  # pyright: ignore[reportGeneralTypeIssues]
-        ys.append(y)
-        losses.append(loss)
-    position = (position + time) % chunk_size
-    state = MemoryState(memory.matrices, momentum.matrices, reference.matrices, position)
-    return MemoryOutput(torch.cat(ys, 2), torch.cat(losses, 2), state)
-
-
-def _run(parts, memory, momentum, reference, max_grad_norm):
-    """Chunk after chunk; the first one's gradients are taken at `reference`."""
-    ys, losses = [], []
-    for index, (q, k, v, theta, mix) in enumerate(parts):
-        reference = memory if index else reference
-        rows = network.writes(k, v, reference)
-        losses.append(rows.loss)
-        rows = rows.scaled(_step_sizes(rows, theta, max_grad_norm))
-        ys.append(network.read(q, rows, mix.memory, (momentum, memory)))
-        last = mix.memory[..., -1, :]
-        memory, momentum = (
-            network.carry(rows, last, (momentum, memory)),
-            network.carry(rows, mix.momentum[0], (momentum, None)),
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int = 1,
+        dim_head: int | None = None,
+        depth: int = 2,
+        expansion: float = 4.0,
+        chunk_size: int = 64,
+        theta_max: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        gates: Literal["token", "chunk"] = "token",
+        conv_kernel: int | None = None,
+        gated_output: bool = False,
+        check_finite: bool = True,
+        recompute: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if dim_head is None and (heads < 1 or dim % heads):
+            raise ValueError(f"heads divide dim, or dim_head is given; got dim {dim} and {heads} heads")
+        width = dim // heads if dim_head is None else dim_head
+        if min(dim, heads, width, depth, chunk_size, conv_kernel or 1) < 1 or int(width * expansion) < 1:
+            raise ValueError(
+                "dim, heads, dim_head, depth, chunk_size, conv_kernel and the hidden width are at least 1; got "
+                f"{(dim, heads, width, depth, chunk_size, conv_kernel, int(width * expansion))}"
+            )
+        if gates not in ("token", "chunk"):
+            raise ValueError(f'gates are "token" or "chunk"; got {gates!r}')
+        self.dim, self.heads, self.width, self.chunk_size = dim, heads, width, chunk_size
+        self.theta_max, self.max_grad_norm, self.gates = theta_max, max_grad_norm, gates
+        self.check_finite, self.recompute = check_finite, recompute
+        inner = heads * width
+        self.to_q, self.to_k, self.to_v = (nn.Linear(dim, inner, bias=False) for _ in range(3))
+        self.q_conv, self.k_conv, self.v_conv = (ShortConv(inner, conv_kernel) if conv_kernel else None for _ in range(3))
+        self.to_alpha, self.to_eta, self.to_theta = (nn.Linear(dim, heads) for _ in range(3))
+        widths = [width, *[int(width * expansion)] * (depth - 1), width]
+        self.memory = nn.ParameterList(
+            torch.randn(heads, a, b) * a**-0.5 for a, b in zip(widths, widths[1:], strict=False)
         )
-    return torch.cat(ys, 2), torch.cat(losses, 2), memory, momentum, reference
+        self.out_norm = nn.RMSNorm(width, eps=1e-6) if gated_output else None
+        self.out_gate = nn.Linear(dim, inner, bias=False) if gated_output else None
+        self.out = nn.Linear(inner, dim, bias=False) if heads > 1 or inner != dim or gated_output else None
+        self.reset_gates()
 
+    def reset_gates(self) -> None:
+        """Slow forgetting, long momentum, half the greatest step: α ≈ 0.02, η ≈ 0.9, θ = θ_max / 2, at first the same for every token."""
+        for gate, bias in ((self.to_alpha, -4.0), (self.to_eta, 2.2), (self.to_theta, 0.0)):
+            nn.init.zeros_(gate.weight)
+            nn.init.constant_(gate.bias, bias)
 
-def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> list[Tensor]:
-    """θ, times the soft clamp of each token's gradient of each matrix: the norm of an outer product is the product of the norms."""
-    if bound is None:
-        return [theta] * len(rows.updates)
-    scales = []
-    for h, update in zip(rows.inputs, rows.updates, strict=True):
-        norm = (h.square().sum(-1) * update.square().sum(-1) + 1e-20).sqrt()
-        scales.append(theta * bound * torch.tanh(norm / bound) / norm)
-    return scales
+    def new_cache(self) -> MemoryCache:
+        """An empty state: the memory is the learned initial one."""
+        return MemoryCache()
 
+    def forward(
+        self,
+        x: Float[Tensor, "..."],
+        *,
+        mask: Bool[Tensor, "batch time"] | None = None,
+        cache: MemoryCache | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """Writes every token and reads it back with the memory after it: y_t = M_t(q_t).
 
-def _chunk_sizes(time: int, chunk_size: int, position: int) -> list[int]:
-    first = min(chunk_size - position, time)
-    whole, tail = divmod(time - first, chunk_size)
-    return [first] + [chunk_size] * whole + ([tail] if tail else [])
+        Args:
+            x: tokens (batch, time, dim).
+            mask: False marks tokens that leave the memory as it is.
+            cache: the state, updated in place; calls that continue one cache equal one call, wherever the sequence is cut.
 
+        Raises:
+            ValueError: wrong shapes.
+            FloatingPointError: the memory is not finite any more; names the samples, and whether the input was finite.
+        """
+        self._check(x)
+        cache = self.new_cache() if cache is None else cache
+        q, cache.q_tail = self._projected(self.to_q, self.q_conv, x, cache.q_tail)
+        return self._output(self._advance(normalize(q, dim=-1), x, mask, cache), x)
 
-def _mixings(keep: Tensor, eta: Tensor, active: Tensor | None, sizes: list[int]) -> list[Mixing]:
-    """The mixing of every chunk; chunks of one size are solved together."""
-    gates = [keep, eta] if active is None else [keep, eta, active]
-    pieces = [t.split(sizes, -1) for t in gates]
-    out: list[Mixing] = [Mixing(keep, ())] * len(sizes)
-    for size in dict.fromkeys(sizes):
-        chosen = [i for i, s in enumerate(sizes) if s == size]
-        stacked = [torch.stack([piece[i] for i in chosen]) for piece in pieces]
-        # a masked token adds no momentum to the memory either
-        solved = mixing(stacked[0], [stacked[1]], None if active is None else [stacked[2]])
-        for i, memory, momentum in zip(chosen, solved.memory, solved.momentum[0], strict=True):
-            out[i] = Mixing(memory, (momentum,))
-    return out
+    def write(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "batch time"] | None = None, cache: MemoryCache) -> None:
+        """Writes every token without reading."""
+        self._check(x)
+        self._advance(None, x, mask, cache)
 
+    def read(
+        self,
+        x: Float[Tensor, "..."],
+        *,
+        cache: MemoryCache | None = None,
+        at: Literal["now", "chunk start"] = "now",
+        stream: Literal["read", "written"] = "read",
+    ) -> Float[Tensor, "batch time dim"]:
+        """Reads with every token and writes nothing: M(q_t) for the memory as it is, or as it was when the running chunk began.
 
-def _check(q, k, v, gates, weights, chunk_size, mask) -> None:
-    if q.ndim != 4 or k.shape != q.shape or v.shape != q.shape:
-        raise ValueError(
-            f"q, k and v are (batch, heads, time, dim) of one shape; got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}"
+        `stream` says whose past the convolution of the queries continues: that of tokens only read with, or that of tokens written.
+        """
+        self._check(x)
+        tail = "read_tail" if stream == "read" else "q_tail"
+        q, after = self._projected(self.to_q, self.q_conv, x, None if cache is None else getattr(cache, tail))
+        if cache is not None:
+            setattr(cache, tail, after)
+        with network.full_precision(q):
+            state = None
+            if cache is not None:
+                state = cache.memory if at == "now" or cache.position == 0 else cache.reference
+            q = normalize(q, dim=-1).to(torch.promote_types(q.dtype, torch.float32))
+            matrices = tuple(w.to(q.dtype) for w in self.memory) if state is None else state
+            y = network.forward(q, network.Weights(matrices))
+        return self._output(y, x)
+
+    def _advance(self, q: Tensor | None, x: Tensor, mask: Tensor | None, cache: MemoryCache) -> Tensor | None:
+        k, cache.k_tail = self._projected(self.to_k, self.k_conv, x, cache.k_tail)
+        v, cache.v_tail = self._projected(self.to_v, self.v_conv, x, cache.v_tail)
+        alpha, eta, theta = self._gates(x, cache)
+        done = neural_memory(
+            q,
+            normalize(k, dim=-1),
+            v,
+            alpha=alpha,
+            eta=eta,
+            theta=theta,
+            weights=tuple(self.memory),
+            chunk_size=self.chunk_size,
+            state=cache,
+            mask=mask,
+            max_grad_norm=self.max_grad_norm,
+            recompute=self.recompute,
         )
-    batch, heads, time, dim = q.shape
-    if time < 1:
-        raise ValueError(f"a memory needs at least one time step; got q of shape {tuple(q.shape)}")
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")
-    for name, gate in zip(("alpha", "eta", "theta"), gates, strict=True):
-        if gate.shape != q.shape[:3]:
-            raise ValueError(f"{name} is (batch, heads, time) = {(batch, heads, time)}; got {tuple(gate.shape)}")
-    if mask is not None and mask.shape != (batch, time):
-        raise ValueError(f"mask is (batch, time) = {(batch, time)}; got {tuple(mask.shape)}")
-    width = dim
-    for weight in weights:
-        if weight.ndim != 3 or weight.shape[0] != heads or weight.shape[1] != width:
-            shapes = [tuple(w.shape) for w in weights]
-            raise ValueError(f"weights map {dim} to {dim} in each of {heads} heads, (heads, in, out); got {shapes}")
-        width = weight.shape[2]
-    if not weights or width != dim:
-        raise ValueError(f"weights map {dim} to {dim}; got {[tuple(w.shape) for w in weights]}")
+        if self.check_finite and not torch.compiler.is_compiling():
+            self._check_finite(x, done.state)
+        cache.memory, cache.momentum, cache.reference, cache.position, cache.surprise = (
+            done.state.memory,
+            done.state.momentum,
+            done.state.reference,
+            done.state.position,
+            done.surprise,
+        )
+        return done.y
 
+    def _projected(self, linear: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
+        """SiLU of the (convolved) projection, (batch, heads, time, width), and the convolution's tail."""
+        out = linear(x)
+        if conv is not None:
+            out, tail = conv(out, tail)
+        return silu(out).unflatten(-1, (self.heads, self.width)).transpose(1, 2), tail
 
-def neural_memory_stepwise(
-    q: Float[Tensor, "batch heads time dim"],
-    k: Float[Tensor, "batch heads time dim"],
-    v: Float[Tensor, "batch heads time dim"],
-    *,
-    alpha: Float[Tensor, "batch heads time"],
-    eta: Float[Tensor, "batch heads time"],
-    theta: Float[Tensor, "batch heads time"],
-    weights: tuple[Tensor, ...],
-    chunk_size: int = 64,
-) -> MemoryOutput:
-    """The definition, one token at a time with gradients by autograd: what `neural_memory` is tested against."""
-    batch, _, time, _ = q.shape
+    def _gates(self, x: Tensor, cache: MemoryCache) -> Tensor:
+        """α, η and θ, (3, batch, heads, time)."""
+        with network.full_precision(x):
+            wide = x.to(torch.promote_types(x.dtype, self.to_alpha.weight.dtype))
+            alpha, eta, theta = (gate(wide).mT.sigmoid() for gate in (self.to_alpha, self.to_eta, self.to_theta))
+            gates = torch.stack([alpha, eta, theta * self.theta_max])
+        if self.gates == "token":
+            return gates
+        before = gates.new_zeros(*gates.shape[:3]) if cache.gates is None else cache.gates
+        gates = torch.cat([before[..., None], gates], -1)  # place 0: the gates of the chunk that is already running
+        time = torch.arange(x.shape[1], device=x.device)
+        start = time - (cache.position + time) % self.chunk_size
+        gates = gates.index_select(-1, (start + 1).clamp_min(0))
+        cache.gates = gates[..., -1]
+        return gates
 
-    def loss(memory, key, value):
-        return (network.forward(key[None], network.Weights(memory))[0] - value).square().sum()
+    def _output(self, y: Tensor | None, x: Tensor) -> Tensor:
+        assert y is not None
+        if self.out_norm is not None:
+            y = self.out_norm(y.to(self.out_norm.weight.dtype))
+        y = y.transpose(1, 2).flatten(2).to(x.dtype)
+        if self.out_gate is not None:
+            y = y * self.out_gate(x).sigmoid()
+        return y if self.out is None else self.out(y)
 
-    gradient = torch.func.vmap(torch.func.vmap(torch.func.grad_and_value(loss)))
-    memory = reference = tuple(w.expand(batch, *w.shape) for w in weights)
-    momentum = tuple(torch.zeros_like(w) for w in memory)
-    ys, losses = [], []
-    for t in range(time):
-        reference = memory if t % chunk_size == 0 else reference
-        at = lambda gate: gate[:, :, t, None, None]  # noqa: B023, E731
-        grads, surprise = gradient(reference, k[:, :, t], v[:, :, t])
-        momentum = tuple(at(eta) * s - at(theta) * g for s, g in zip(momentum, grads, strict=True))
-        memory = tuple((1 - at(alpha)) * m + s for m, s in zip(memory, momentum, strict=True))
-        ys.append(network.forward(q[:, :, t, None], network.Weights(memory)))
-        losses.append(surprise)
-    state = MemoryState(memory, momentum, reference, time % chunk_size)
-    return MemoryOutput(torch.cat(ys, 2), torch.stack(losses, 2), state)
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim:
+            raise ValueError(f"x is (batch, time, {self.dim}) with at least one time step; got {tuple(x.shape)}")
+
+    def _check_finite(self, x: Tensor, state: MemoryState) -> None:
+        assert state.memory is not None
+        sums = torch.stack([w.detach().sum((1, 2, 3)) for w in state.memory])
+        if bool(torch.isfinite(sums).all()):
+            return
+        rows = (~torch.isfinite(sums).all(0)).nonzero()[:, 0].tolist()
+        source = (~torch.isfinite(x.detach()).all(-1).all(-1)).nonzero()[:, 0].tolist()
+        if source:
+            raise FloatingPointError(f"x has values that are not finite in samples {source}; their memory is lost")
+        raise FloatingPointError(
+            f"the memory of samples {rows} is not finite any more: set max_grad_norm (it is {self.max_grad_norm}), or lower "
+            f"theta_max ({self.theta_max})"
+        )

@@ -72,6 +72,11 @@ class Writes(NamedTuple):
         return self._replace(updates=updates, gain=None if self.gain is None else self.gain * factors[-1][..., None])
 
 
+def full_precision(x: Tensor) -> torch.autocast:
+    """Autocast off: a memory, its gradients and its gates stay in float32 or wider."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 def _apply(x: Tensor, layers: int, linear: Callable[[int, Tensor], Tensor], gain_rows: Tensor | None) -> Tensor:
     h = linear(0, x)
     for layer in range(1, layers):

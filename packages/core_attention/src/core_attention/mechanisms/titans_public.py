@@ -3,7 +3,7 @@
 A memory M(x) = x + LayerNorm(MLP(x)) (γ + 1) per head is written once a chunk of `chunk_size` tokens with the chunk's summed gradient,
 weighted by a step size a token, and with momentum and forgetting a chunk. Gradients are taken at the *reference* weights: the initial
 ones, or those at the last multiple of `batch_size` tokens — not at the chunk's start. A token reads the weights of the last chunk that
-ended with or before it. `core_attention.mechanisms.titans_memory` is the paper's memory.
+ended with or before it. `core_attention.mechanisms.titans_recurrence` is the paper's memory.
 
 The weights of a chunk are not formed (`core_attention.fast_weights`), except with spectral normalisation, which is not linear in the
 gradients, and where another layer asks for them.

@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.mechanisms.titans_memory import neural_memory
+from core_attention.mechanisms.titans_recurrence import neural_memory
+from core_attention.mechanisms.titans import titans_layer
+from core_attention.mechanisms.titans_attention import SegmentedAttention
 from core_attention.mechanisms.titans_public import PublicNeuralMemory
 from core_attention.systems import Component, Config, StateDict, System
 
@@ -101,6 +103,87 @@ def run_paper_memory(module: None, inputs: dict[str, Any], *, config: Config, mo
     return out
 
 
+# --- titans-pytorch's attention
+
+
+def segmented_attention(config: Config) -> SegmentedAttention:
+    """titans-pytorch's arguments."""
+    names = ("segment_len", "num_longterm_mem_tokens", "num_persist_mem_tokens", "dim_head", "heads", "sliding", "accept_value_residual")
+    return SegmentedAttention(config["dim"], **{name: config[name] for name in names if name in config})
+
+
+def segmented_attention_keys(official: StateDict, config: Config) -> StateDict:
+    """One key has another name."""
+    ours = {key.replace("to_learned_v_mix.0.", "to_v_mix."): value for key, value in official.items() if key != "rotary_emb.freqs"}
+    for key in [key for key in official if key != "rotary_emb.freqs"]:
+        del official[key]
+    return ours
+
+
+def run_segmented_attention(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
+    y, values = module(inputs["x"], first_values=inputs.get("value_residual"), return_values=True)
+    return {"y": y, "values": values}
+
+
+# --- the paper's layers
+
+
+def paper_layer(config: Config) -> nn.Module:
+    """The fixed reading of the specification: one memory head, unclamped; a memory's chunk is the segment."""
+    return titans_layer(
+        config["variant"],
+        config["dim"],
+        window=config["segment"],
+        heads=config.get("heads", 1),
+        num_persistent=config["num_persistent"],
+        read=config.get("mac_output_read", "segment_end"),
+        depth=config["memory_depth"],
+        expansion=config["expansion"],
+        theta_max=config["theta_max"],
+        max_grad_norm=None,
+    )
+
+
+PAPER_LINEARS = {
+    "Wq": "attention.to_q",
+    "Wk": "attention.to_k",
+    "Wv": "attention.to_v",
+    "Wo": "attention.out",
+    "Wq_mem": "memory.to_q",
+    "Wk_mem": "memory.to_k",
+    "Wv_mem": "memory.to_v",
+}
+
+
+def paper_layer_keys(official: StateDict, config: Config) -> StateDict:
+    """x W in the paper's notation is a Linear of the transpose; the memory alone has no branches."""
+    inside = "" if config["variant"] == "lmm" else "memory."
+    ours: StateDict = {}
+    for theirs, name in PAPER_LINEARS.items():
+        if theirs in official and (inside or theirs.endswith("_mem")):
+            ours[(name if inside else name.removeprefix("memory.")) + ".weight"] = official.pop(theirs).mT
+    for gate in ("alpha", "eta", "theta"):
+        ours[f"{inside}to_{gate}.weight"] = official.pop(f"w_{gate}")[None]
+        ours[f"{inside}to_{gate}.bias"] = official.pop(f"b_{gate}")[None]
+    for key in [key for key in official if key.startswith("M0_")]:
+        ours[f"{inside}memory.{key[3:]}"] = official.pop(key)[None]
+    if inside:
+        ours["persistent"] = official.pop("persist")
+    if config["variant"] in ("mac", "mag"):
+        ours |= {"gate.core_norm.weight": official.pop("g1"), "gate.memory_norm.weight": official.pop("g2")}
+    return ours
+
+
+def run_paper_layer(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
+    """One sequence without batch axis, and the state that it leaves."""
+    cache = module.new_cache()
+    out = {"o": module(inputs["x"][None], cache=cache)[0]}
+    memory = cache if config["variant"] == "lmm" else cache.memory
+    for layer, (m, s) in enumerate(zip(memory.memory, memory.momentum, strict=True)):
+        out |= {f"M_final_{layer}": m[0, 0], f"S_final_{layer}": s[0, 0]}
+    return out
+
+
 system = System(
     "titans",
     {
@@ -111,6 +194,20 @@ system = System(
             ignore=("memory_model.*",),
             batch={"x": 0, "store_mask": 0, "retrieved": 0, "surprise": 0, "adaptive_lr": 0},
         ),
+        "SegmentedAttention": Component(
+            run=run_segmented_attention,
+            build=segmented_attention,
+            convert=segmented_attention_keys,
+            ignore=("rotary_emb.freqs",),  # always theta^(−2m/dim)
+            batch={"x": 0, "value_residual": 0, "y": 0, "values": 0},
+        ),
         "paper_NeuralMemory": Component(run=run_paper_memory),
+        "paper_layer": Component(
+            run=run_paper_layer,
+            build=paper_layer,
+            convert=paper_layer_keys,
+            # recorded for every variant, without a place where there is no gate or no attention
+            ignore=("g1", "g2", "Wq", "Wk", "Wv", "Wo", "persist"),
+        ),
     },
 )
