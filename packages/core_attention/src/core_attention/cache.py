@@ -5,7 +5,7 @@ a sequence equal one call on the whole. A cache is a dataclass of tensors, tuple
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any, Self
 
 import torch

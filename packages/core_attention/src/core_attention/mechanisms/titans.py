@@ -135,7 +135,9 @@ class MemoryAsContext(_Branches):
     ) -> None:
         super().__init__(dim, memory=memory, window=window, heads=heads, num_persistent=num_persistent)
         if memory.chunk_size != window:
-            raise ValueError(f"the memory's chunk is the segment; got chunk_size {memory.chunk_size} and window {window}")
+            raise ValueError(
+                f"the memory's chunk is the segment; got chunk_size {memory.chunk_size} and window {window}"
+            )
         if read not in ("token", "previous", "segment_end") or context not in (None, "full", "causal"):
             raise ValueError(f"read or context is unknown; got {read!r} and {context!r}")
         self.read = read
@@ -164,7 +166,9 @@ class MemoryAsContext(_Branches):
         cache = self._start(x, mask, cache)
         place = cache.memory.position
         if place and not self.causal:
-            raise ValueError(f"this layer needs whole segments of {self.window} tokens; the last call ended after {place} of one")
+            raise ValueError(
+                f"this layer needs whole segments of {self.window} tokens; the last call ended after {place} of one"
+            )
         sizes = [min(self.window - place, x.shape[1])]
         sizes += [self.window] * ((x.shape[1] - sizes[0]) // self.window)
         sizes += [x.shape[1] - sum(sizes)] if x.shape[1] > sum(sizes) else []

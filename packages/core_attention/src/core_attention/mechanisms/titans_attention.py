@@ -3,6 +3,8 @@
 Windows are computed block by block with torch's fused attention; no (time, time) matrix or mask exists.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -34,13 +36,19 @@ def sliding_attention(
     """
     time, keys = q.shape[2], k.shape[2]
     if window < 1 or keys < time:
-        raise ValueError(f"window is at least 1 and keys reach the last query; got {window}, {tuple(q.shape)}, {tuple(k.shape)}")
+        raise ValueError(
+            f"window is at least 1 and keys reach the last query; got {window}, {tuple(q.shape)}, {tuple(k.shape)}"
+        )
     past = min(keys - time, window - 1)
     k, v = k[:, :, keys - time - past :], v[:, :, keys - time - past :]
     _record(q, k, prefix, lambda rows, columns: (d := rows[:, None] + past - columns).ge(0) & d.lt(window))
 
-    def band(queries: int, before: int) -> Tensor:  # of `queries` tokens, the first of which has `before` keys before it
-        distance = torch.arange(queries, device=q.device)[:, None] + before - torch.arange(before + queries, device=q.device)
+    def band(
+        queries: int, before: int
+    ) -> Tensor:  # of `queries` tokens, the first of which has `before` keys before it
+        distance = (
+            torch.arange(queries, device=q.device)[:, None] + before - torch.arange(before + queries, device=q.device)
+        )
         return (distance >= 0) & (distance < window)
 
     first = min(time, window)
@@ -48,9 +56,9 @@ def sliding_attention(
     blocks = (time - first) // window
     if blocks:  # all inner blocks at once: `window` queries against the window − 1 keys before them and their own
         start, stop = past + 1, past + window + blocks * window
-        each = [t[:, :, start:stop].unfold(2, 2 * window - 1, window).movedim(-1, -2) for t in (k, v)]
+        keys, values = (t[:, :, start:stop].unfold(2, 2 * window - 1, window).movedim(-1, -2) for t in (k, v))
         queries = q[:, :, window : window + blocks * window].unflatten(2, (blocks, window))
-        outs.append(_attend(queries, *each, band(window, window - 1), prefix).flatten(2, 3))
+        outs.append(_attend(queries, keys, values, band(window, window - 1), prefix).flatten(2, 3))
     done = first + blocks * window
     if done < time:
         part = slice(past + done - window + 1, None)
@@ -69,7 +77,12 @@ def segment_attention(
     """Token i sees the tokens of its own segment up to itself, and the whole prefix; arguments as in `sliding_attention`."""
     time = q.shape[2]
     blocks = -(-time // segment)
-    _record(q, k, prefix, lambda rows, columns: (rows[:, None] // segment == columns // segment) & (rows[:, None] >= columns))
+    _record(
+        q,
+        k,
+        prefix,
+        lambda rows, columns: (rows[:, None] // segment == columns // segment) & (rows[:, None] >= columns),
+    )
     q, k, v = (pad(t, (0, 0, 0, blocks * segment - time)).unflatten(2, (blocks, segment)) for t in (q, k, v))
     causal = torch.ones(segment, segment, dtype=torch.bool, device=q.device).tril()
     return _attend(q, k, v, causal, prefix).flatten(2, 3)[:, :, :time]
@@ -179,7 +192,11 @@ class SegmentedAttention(nn.Module):
         theta: float = 10000.0,
     ) -> None:
         super().__init__()
-        if min(dim, segment_len, dim_head, heads) < 1 or min(num_longterm_mem_tokens, num_persist_mem_tokens) < 0 or dim_head % 2:
+        if (
+            min(dim, segment_len, dim_head, heads) < 1
+            or min(num_longterm_mem_tokens, num_persist_mem_tokens) < 0
+            or dim_head % 2
+        ):
             raise ValueError(
                 "dim, segment_len, heads are at least 1, dim_head is even, token counts are not negative; got "
                 f"{(dim, segment_len, heads, dim_head, num_longterm_mem_tokens, num_persist_mem_tokens)}"
@@ -217,10 +234,12 @@ class SegmentedAttention(nn.Module):
         q, k = _rotated(q, self.theta), _rotated(k, self.theta)
         persistent = self.persistent_memory
         prefix = (persistent[0][None], persistent[1][None]) if persistent.shape[2] else None
-        if self.sliding:
-            y = sliding_attention(q, k, v, window=self.block + 1, prefix=prefix)
-        else:
-            y = segment_attention(q, k, v, segment=self.block, prefix=prefix)
+        attend = (
+            partial(sliding_attention, window=self.block + 1)
+            if self.sliding
+            else partial(segment_attention, segment=self.block)
+        )
+        y = attend(q, k, v, prefix=prefix)
         out = self.to_out(y.transpose(1, 2).flatten(2))
         return (out, values) if return_values else out
 

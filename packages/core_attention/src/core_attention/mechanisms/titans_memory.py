@@ -1,6 +1,7 @@
 """The long-term memory module of Titans: projections, gates, and the recurrence of `titans_recurrence`."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -103,12 +104,12 @@ class NeuralMemory(nn.Module):
         self.check_finite, self.recompute = check_finite, recompute
         inner = heads * width
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, inner, bias=False) for _ in range(3))
-        self.q_conv, self.k_conv, self.v_conv = (ShortConv(inner, conv_kernel) if conv_kernel else None for _ in range(3))
+        self.q_conv, self.k_conv, self.v_conv = (
+            ShortConv(inner, conv_kernel) if conv_kernel else None for _ in range(3)
+        )
         self.to_alpha, self.to_eta, self.to_theta = (nn.Linear(dim, heads) for _ in range(3))
         widths = [width, *[int(width * expansion)] * (depth - 1), width]
-        self.memory = nn.ParameterList(
-            torch.randn(heads, a, b) * a**-0.5 for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.memory = nn.ParameterList(torch.randn(heads, a, b) * a**-0.5 for a, b in pairwise(widths))
         self.out_norm = nn.RMSNorm(width, eps=1e-6) if gated_output else None
         self.out_gate = nn.Linear(dim, inner, bias=False) if gated_output else None
         self.out = nn.Linear(inner, dim, bias=False) if heads > 1 or inner != dim or gated_output else None
@@ -145,9 +146,13 @@ class NeuralMemory(nn.Module):
         self._check(x)
         cache = self.new_cache() if cache is None else cache
         q, cache.q_tail = self._projected(self.to_q, self.q_conv, x, cache.q_tail)
-        return self._output(self._advance(normalize(q, dim=-1), x, mask, cache), x)
+        y = self._advance(normalize(q, dim=-1), x, mask, cache)
+        assert y is not None
+        return self._output(y, x)
 
-    def write(self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "batch time"] | None = None, cache: MemoryCache) -> None:
+    def write(
+        self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "batch time"] | None = None, cache: MemoryCache
+    ) -> None:
         """Writes every token without reading."""
         self._check(x)
         self._advance(None, x, mask, cache)
@@ -230,8 +235,7 @@ class NeuralMemory(nn.Module):
         cache.gates = gates[..., -1]
         return gates
 
-    def _output(self, y: Tensor | None, x: Tensor) -> Tensor:
-        assert y is not None
+    def _output(self, y: Tensor, x: Tensor) -> Tensor:
         if self.out_norm is not None:
             y = self.out_norm(y.to(self.out_norm.weight.dtype))
         y = y.transpose(1, 2).flatten(2).to(x.dtype)

@@ -129,7 +129,10 @@ def writes(
 
 
 def read(
-    q: Float[Tensor, "*lead t dim"], rows: Writes, mix: Float[Tensor, "*#lead t columns"], bases: Sequence[Weights | None]
+    q: Float[Tensor, "*lead t dim"],
+    rows: Writes,
+    mix: Float[Tensor, "*#lead t columns"],
+    bases: Sequence[Weights | None],
 ) -> Float[Tensor, "*lead t dim"]:
     """M_t(q_t) for the memory that row t of `mix` describes, without forming any M_t.
 

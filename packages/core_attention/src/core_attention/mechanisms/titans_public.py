@@ -10,6 +10,7 @@ gradients, and where another layer asks for them.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -172,7 +173,7 @@ class PublicNeuralMemory(nn.Module):
         copies = heads if per_head_learned_parameters else 1
         # copies in memory of their own: broadcast views cannot be stepped in place
         self.memory = nn.ParameterList(
-            nn.init.xavier_uniform_(torch.empty(a, b)).repeat(copies, 1, 1) for a, b in zip(widths, widths[1:], strict=False)
+            nn.init.xavier_uniform_(torch.empty(a, b)).repeat(copies, 1, 1) for a, b in pairwise(widths)
         )
         self.memory_gain = nn.Parameter(torch.zeros(copies, width)) if mem_model_norm_add_residual else None
 
@@ -233,7 +234,11 @@ class PublicNeuralMemory(nn.Module):
         normed = self.retrieve_norm(queries)
         q = self.q_norm(self._heads(self.to_queries(normed)))
         state, reference = self._state(cache, q)
-        stored = self._stored(tokens[:, :, :whole], None if mask is None else mask[:, :whole], prev_weights) if chunks else None
+        stored = (
+            self._stored(tokens[:, :, :whole], None if mask is None else mask[:, :whole], prev_weights)
+            if chunks
+            else None
+        )
 
         ys, losses, sets, done, time = [], [], [], 0, q.shape[2]
         plan = self._plan(0 if cache is None else cache.index, chunks)
@@ -256,7 +261,9 @@ class PublicNeuralMemory(nn.Module):
             if boundary and go_on:
                 if self.transition_gate is not None:
                     gate = self.transition_gate.sigmoid()
-                    state = state._replace(memory=reference.map(lambda old, new, g=gate: old.lerp(new, g), state.memory))
+                    state = state._replace(
+                        memory=reference.map(lambda old, new, g=gate: old.lerp(new, g), state.memory)
+                    )
                 reference = state.memory
                 final = state.memory if transition else final
             if last and self.expose_weight_sets:
@@ -328,7 +335,9 @@ class PublicNeuralMemory(nn.Module):
             memory = unflat([t.expand(q.shape[0], self.heads, *t.shape[1:]) for t in initial])
             return steps.State(memory, (None,) * self.orders), memory
         if cache.memory[0].shape[:2] != q.shape[:2]:
-            raise ValueError(f"the cache is of {tuple(cache.memory[0].shape[:2])} (batch, heads); got {tuple(q.shape[:2])}")
+            raise ValueError(
+                f"the cache is of {tuple(cache.memory[0].shape[:2])} (batch, heads); got {tuple(q.shape[:2])}"
+            )
         flat, each = cache.momentum or (), len(cache.memory)
         orders = [unflat(flat[i : i + each]) for i in range(0, len(flat), each)] or [None] * self.orders
         return steps.State(unflat(cache.memory), tuple(orders)), unflat(cache.reference)
@@ -340,7 +349,10 @@ class PublicNeuralMemory(nn.Module):
         k, v = self.k_norm(self._heads(self.to_keys(seen))), self._heads(self.to_values(valued))
         u, heads = self.keys_per_token, self.heads
         # (batch, time, heads · u) → (batch, heads, time · u)
-        rate = self.to_adaptive_step(seen).unflatten(-1, (heads, u)).permute(0, 2, 1, 3).flatten(2).sigmoid() * self.max_rate
+        rate = (
+            self.to_adaptive_step(seen).unflatten(-1, (heads, u)).permute(0, 2, 1, 3).flatten(2).sigmoid()
+            * self.max_rate
+        )
         if mask is not None:
             rate = rate * mask.repeat_interleave(u, 1)[:, None]
         by_chunk = seen.unflatten(1, (-1, self.chunk_size))
@@ -376,7 +388,9 @@ class PublicNeuralMemory(nn.Module):
 
     def _check(self, x: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> None:
         want = f"(3, batch, time, {self.dim})" if self.views else f"(batch, time, {self.dim})"
-        wrong = x.ndim != 3 + self.views or x.shape[-1] != self.dim or (self.views and x.shape[0] != 3) or x.shape[-2] < 1
+        wrong = (
+            x.ndim != 3 + self.views or x.shape[-1] != self.dim or (self.views and x.shape[0] != 3) or x.shape[-2] < 1
+        )
         if wrong:
             raise ValueError(f"x is {want} with at least one time step; got {tuple(x.shape)}")
         if mask is not None and mask.shape != x.shape[-3:-1]:

@@ -140,7 +140,9 @@ def weight_sets(all_rows: Tensor, rows: Writes, state: State, chunks: int) -> li
     return [network.carry(rows, all_rows[..., j, :], bases) for j in range(chunks)]
 
 
-def run_spectral(q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: State) -> tuple[Tensor, State, list[Weights]]:
+def run_spectral(
+    q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: State
+) -> tuple[Tensor, State, list[Weights]]:
     """Reads a run whose updates are orthogonalised: every chunk's weights are formed, one after the other.
 
     Returns:
@@ -158,23 +160,31 @@ def run_spectral(q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: 
         token = slice(chunk * per_chunk, (chunk + 1) * per_chunk)
         stages = [
             Weights(
-                tuple(h[..., token, :].mT @ update[..., token, :] for h, update in zip(rows.inputs, rows.updates, strict=True)),
+                tuple(
+                    h[..., token, :].mT @ update[..., token, :]
+                    for h, update in zip(rows.inputs, rows.updates, strict=True)
+                ),
                 None if rows.gain is None else rows.gain[..., token, :].sum(-2),
             )
         ]
         for order, gate in enumerate(stored.momentum):
             past = momentum[order]
-            if past is None:
-                momentum[order] = stages[-1]
-            else:
-                momentum[order] = past.map(lambda s, new, g=gate[..., chunk]: _times(g, s) + new, stages[-1])
-            stages.append(momentum[order])
+            now = (
+                stages[-1]
+                if past is None
+                else past.map(lambda s, new, g=gate[..., chunk]: _times(g, s) + new, stages[-1])
+            )
+            momentum[order] = now
+            stages.append(now)
         update = stages[-1]
         if stored.combine is not None:
+            mixed = stages[len(stages) - len(stored.combine) :]
             shares = [share[..., chunk] for share in stored.combine]
-            update = stages[-len(shares)].map(
-                lambda *parts, shares=shares: sum(_times(g, part) for g, part in zip(shares, parts, strict=True)),
-                *stages[len(stages) - len(shares) + 1 :],
+            update = mixed[0].map(
+                lambda *parts, shares=shares: torch.stack(
+                    [_times(g, p) for g, p in zip(shares, parts, strict=True)]
+                ).sum(0),
+                *mixed[1:],
             )
         update = update._replace(matrices=tuple(map(orthogonalised, update.matrices)))
         memory = memory.map(lambda m, new, g=stored.keep[..., chunk]: _times(g, m) + new, update)
@@ -184,7 +194,11 @@ def run_spectral(q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: 
 
 def _times(gate: Tensor, tensor: Tensor) -> Tensor:
     """A gate (batch, heads) times a tensor with further axes."""
-    return gate.reshape(*gate.shape, *[1] * (tensor.ndim - gate.ndim)) * tensor if tensor.ndim > gate.ndim else gate * tensor
+    return (
+        gate.reshape(*gate.shape, *[1] * (tensor.ndim - gate.ndim)) * tensor
+        if tensor.ndim > gate.ndim
+        else gate * tensor
+    )
 
 
 def orthogonalised(matrix: Tensor, coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315), steps: int = 5) -> Tensor:

@@ -94,14 +94,16 @@ def neural_memory(
     batch, heads, time, _ = k.shape
     dtype = torch.promote_types(k.dtype, torch.float32)
     k, v, alpha, eta, theta = (t.to(dtype) for t in (k, v, alpha, eta, theta))
-    if state is None or state.memory is None:
+    if state is None or state.memory is None or state.momentum is None or state.reference is None:
         memory = network.Weights(tuple(w.to(dtype).expand(batch, *w.shape) for w in weights))
         momentum, reference, position = None, memory, 0
     else:
         memory, momentum, reference = map(network.Weights, (state.memory, state.momentum, state.reference))
         position = state.position
         if memory.matrices[0].shape[:2] != (batch, heads):
-            raise ValueError(f"the state is of {tuple(memory.matrices[0].shape[:2])} (batch, heads); got {(batch, heads)}")
+            raise ValueError(
+                f"the state is of {tuple(memory.matrices[0].shape[:2])} (batch, heads); got {(batch, heads)}"
+            )
     active = None
     if mask is not None:
         active = mask[:, None].to(dtype).expand(batch, heads, time)
@@ -119,13 +121,11 @@ def neural_memory(
         for start in range(0, len(parts), group):
             fresh = start > 0 or position == 0
             arguments = (parts[start : start + group], memory, momentum, memory if fresh else reference, max_grad_norm)
-            if group < len(parts):
-                done = recomputed(_run, *arguments, use_reentrant=False)
-            else:
-                done = _run(*arguments)
+            done = recomputed(_run, *arguments, use_reentrant=False) if group < len(parts) else _run(*arguments)
             y, loss, memory, momentum, reference = done  # pyright: ignore[reportGeneralTypeIssues]
             ys.append(y)
             losses.append(loss)
+    assert momentum is not None
     state = MemoryState(memory.matrices, momentum.matrices, reference.matrices, (position + time) % chunk_size)
     return MemoryOutput(None if q is None else torch.cat(ys, 2), torch.cat(losses, 2), state)
 

@@ -5,21 +5,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.mechanisms.titans_recurrence import neural_memory
 from core_attention.mechanisms.titans import titans_layer
 from core_attention.mechanisms.titans_attention import SegmentedAttention
 from core_attention.mechanisms.titans_public import PublicNeuralMemory
+from core_attention.mechanisms.titans_recurrence import neural_memory
 from core_attention.systems import Component, Config, StateDict, System
 
 # --- titans-pytorch's NeuralMemory
 
 
 PUBLIC_ARGUMENTS = (
-    "dim chunk_size batch_size dim_head heads default_step_transform_max_lr per_parameter_lr_modulation max_mem_layer_modulation "
-    "per_head_learned_parameters attn_pool_chunks momentum momentum_order learned_momentum_combine learned_combine_include_zeroth "
-    "num_kv_per_token qkv_receives_diff_views pre_rmsnorm post_rmsnorm qk_rmsnorm max_grad_norm activation accept_weight_residual "
-    "spectral_norm_surprises gated_transition mem_model_norm_add_residual init_adaptive_step_bias init_momentum_bias init_decay_bias"
-).split()
+    *("dim", "chunk_size", "batch_size", "dim_head", "heads", "num_kv_per_token", "activation"),
+    *("default_step_transform_max_lr", "per_parameter_lr_modulation", "max_mem_layer_modulation", "max_grad_norm"),
+    *("momentum", "momentum_order", "learned_momentum_combine", "learned_combine_include_zeroth"),
+    *("pre_rmsnorm", "post_rmsnorm", "qk_rmsnorm", "attn_pool_chunks", "per_head_learned_parameters"),
+    *("qkv_receives_diff_views", "accept_weight_residual", "spectral_norm_surprises", "gated_transition"),
+    *("mem_model_norm_add_residual", "init_adaptive_step_bias", "init_momentum_bias", "init_decay_bias"),
+)
 
 
 def public_memory(config: Config) -> PublicNeuralMemory:
@@ -66,7 +68,11 @@ def run_public_memory(module: Any, inputs: dict[str, Any], *, config: Config, mo
     x, mask = inputs["x"], inputs.get("store_mask")
     prev = tuple(inputs[key] for key in sorted(inputs) if key.startswith("prev_weights")) or None
     cache = module.new_cache()
-    out = {"retrieved": module(x, mask=mask, cache=cache, prev_weights=prev), "surprise": cache.surprise, "adaptive_lr": cache.rate}
+    out = {
+        "retrieved": module(x, mask=mask, cache=cache, prev_weights=prev),
+        "surprise": cache.surprise,
+        "adaptive_lr": cache.rate,
+    }
     matrices = [f"model.weights.{i}" for i in range(len(module.memory))]
     names = [*matrices, *([] if module.memory_gain is None else ["norm.gamma"])]
     if module.memory_gain is None:
@@ -79,7 +85,9 @@ def run_public_memory(module: Any, inputs: dict[str, Any], *, config: Config, mo
         state, pieces, start = module.new_cache(), [], 0
         for length in config["chain"]:
             part = slice(start, start + length)
-            pieces.append(module(x[..., part, :], mask=None if mask is None else mask[:, part], cache=state, prev_weights=prev))
+            pieces.append(
+                module(x[..., part, :], mask=None if mask is None else mask[:, part], cache=state, prev_weights=prev)
+            )
             start += length
         out["retrieved_chained"] = torch.cat(pieces, 1)
     return out
@@ -96,10 +104,14 @@ def run_paper_memory(module: None, inputs: dict[str, Any], *, config: Config, mo
     out: dict[str, Tensor] = {}
     for chunk in config["chunks"]:
         done = neural_memory(q, k, v, alpha=alpha, eta=eta, theta=theta, weights=weights, chunk_size=chunk)
+        memory, momentum = done.state.memory, done.state.momentum
+        assert done.y is not None
+        assert memory is not None
+        assert momentum is not None
         out |= {f"y_chunk{chunk}": done.y[0, 0], f"surprise_chunk{chunk}": done.surprise[0, 0]}
         for layer in range(depth):
-            out[f"M{layer}_chunk{chunk}"] = done.state.memory[layer][0, 0]
-            out[f"S{layer}_chunk{chunk}"] = done.state.momentum[layer][0, 0]
+            out[f"M{layer}_chunk{chunk}"] = memory[layer][0, 0]
+            out[f"S{layer}_chunk{chunk}"] = momentum[layer][0, 0]
     return out
 
 
@@ -108,13 +120,25 @@ def run_paper_memory(module: None, inputs: dict[str, Any], *, config: Config, mo
 
 def segmented_attention(config: Config) -> SegmentedAttention:
     """titans-pytorch's arguments."""
-    names = ("segment_len", "num_longterm_mem_tokens", "num_persist_mem_tokens", "dim_head", "heads", "sliding", "accept_value_residual")
+    names = (
+        "segment_len",
+        "num_longterm_mem_tokens",
+        "num_persist_mem_tokens",
+        "dim_head",
+        "heads",
+        "sliding",
+        "accept_value_residual",
+    )
     return SegmentedAttention(config["dim"], **{name: config[name] for name in names if name in config})
 
 
 def segmented_attention_keys(official: StateDict, config: Config) -> StateDict:
     """One key has another name."""
-    ours = {key.replace("to_learned_v_mix.0.", "to_v_mix."): value for key, value in official.items() if key != "rotary_emb.freqs"}
+    ours = {
+        key.replace("to_learned_v_mix.0.", "to_v_mix."): value
+        for key, value in official.items()
+        if key != "rotary_emb.freqs"
+    }
     for key in [key for key in official if key != "rotary_emb.freqs"]:
         del official[key]
     return ours
