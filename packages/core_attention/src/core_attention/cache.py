@@ -6,7 +6,7 @@ a sequence equal one call on the whole. A cache is a dataclass of tensors, tuple
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Cache:
             else:
                 setattr(self, field.name, _empty(field))
 
-    def assign(self, other: Self) -> None:
+    def assign(self, other: "Cache") -> None:
         """Takes over the fields of another cache of the same kind."""
         for field in fields(self):
             setattr(self, field.name, getattr(other, field.name))

@@ -298,12 +298,12 @@ def factorised_op(
     seed: int,
 ) -> Tensor:
     """`forward` as an operator; arguments are the fields of `Problem`."""
-    return forward(
-        Problem(
+    with torch.autocast(q.device.type, enabled=False):
+        p = Problem(
             q, k, v, row_table, column_table, u, w, z, column_bias,
             heads, scale, causal, window, full_last, content, dropout, seed,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+        return forward(p)
 
 
 @torch.library.custom_op("core_attention::factorised_backward", mutates_args=())
@@ -328,13 +328,12 @@ def factorised_backward_op(
     seed: int,
 ) -> list[Tensor]:
     """`backward` as an operator."""
-    return backward(
-        Problem(
+    with torch.autocast(q.device.type, enabled=False):
+        p = Problem(
             q, k, v, row_table, column_table, u, w, z, column_bias,
             heads, scale, causal, window, full_last, content, dropout, seed,
-        ),
-        grad,
-    )  # fmt: skip
+        )  # fmt: skip
+        return backward(p, grad)
 
 
 @factorised_op.register_fake

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from core_attention.cache import Cache
-from core_attention.factorised import Backend, Reach, Tables, factorised_attention
+from core_attention.factorised import Backend, Reach, Tables, factorised_attention, factorised_weights
 
 RelativeIndex = Literal["official", "distance"]
 
@@ -38,17 +38,27 @@ class MVPACache(Cache):
         """Forgets all segments; the limit stays."""
         self.keys = self.values = None
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Past and new keys and values; both are kept for the next call."""
-        if self.keys is not None and self.values is not None:
-            same = (0, 1, 3, 4)
-            if [self.keys.shape[i] for i in same] != [k.shape[i] for i in same]:
-                raise ValueError(f"the cache holds keys of {tuple(self.keys.shape)}, the call brings {tuple(k.shape)}")
-            k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
-        if self.limit:
-            k, v = k[:, :, -self.limit :], v[:, :, -self.limit :]
-        self.keys, self.values = k, v
-        return k, v
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the past and of a call's own segments."""
+        if self.limit and k.shape[2] > self.limit:
+            raise ValueError(f"a call brings at most the cache's {self.limit} segments; got {k.shape[2]}")
+        if self.keys is None or self.values is None:
+            return k, v
+        if self.keys.shape[:2] + self.keys.shape[3:] != k.shape[:2] + k.shape[3:]:
+            raise ValueError(f"the cache holds keys of {tuple(self.keys.shape)}, the call brings {tuple(k.shape)}")
+        k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
+        return (k[:, :, -self.limit :], v[:, :, -self.limit :]) if self.limit else (k, v)
+
+
+def mvpa_reach(
+    window: int | None = 10,
+    last_row_full: bool | None = None,
+    content: bool = True,
+    relative_index: RelativeIndex = "official",
+) -> Reach:
+    """Who sees whom; arguments as in `mvpa`."""
+    full = relative_index == "official" if last_row_full is None else last_row_full
+    return Reach(causal=True, window=window, full_last=full, content=content)
 
 
 def relative_tables(
@@ -111,8 +121,7 @@ def mvpa(
         )
     if dropout and structured:
         v, dropout = v * structured_keep(k.shape[2], k.shape[3], dropout, like=v), 0.0
-    full = relative_index == "official" if last_row_full is None else last_row_full
-    reach = Reach(causal=True, window=window, full_last=full, content=content)
+    reach = mvpa_reach(window, last_row_full, content, relative_index)
     tables = relative_tables(r, s, bias, relative_index)
     return factorised_attention(q, k, v, tables, reach, scale=scale, column_mask=mask, dropout=dropout, backend=backend)
 
@@ -242,25 +251,14 @@ class MVPFormerGQAAttention(nn.Module):
         Raises:
             ValueError: wrong ranks or widths, fewer rows than segments or channels, no segment or no channel.
         """
-        if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape) < 1:
-            raise ValueError(f"x is (batch, time, channels, {self.width}), none of them 0; got {tuple(x.shape)}")
-        # (batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)
-        split = lambda t: t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)  # noqa: E731
-        q = split(self.q_attn(x))
-        k, v = split(self.c_attn(x)).split(self.kv_heads, 1)
-        if cache is not None:
-            k, v = cache.extend(k, v)
-            if q.shape[2] > k.shape[2]:
-                raise ValueError(f"a call brings at most the cache's {cache.limit} segments; got {q.shape[2]}")
-        r = self._rows("positions", positions, k.shape[2], self.position_net)
-        s = self._rows("channels", channels, k.shape[3], self.channel_net)
+        q, k, v, r, s = self._projected(x, positions, channels, cache)
         y = mvpa(
             q,
             k,
             v,
             r,
             s,
-            bias=self.attn_bias.view(3, self.kv_heads, self.dim),
+            bias=self._bias,
             window=self.window,
             last_row_full=self.last_row_full,
             content=self.content,
@@ -270,7 +268,43 @@ class MVPFormerGQAAttention(nn.Module):
             dropout=self.attention_dropout if self.training else 0.0,
             structured=self.structured_dropout,
         )
+        if cache is not None:
+            cache.keys, cache.values = k, v
         return self.resid_dropout(self.c_proj(y.permute(0, 2, 3, 1, 4).flatten(3)))
+
+    def weights(
+        self,
+        x: Float[Tensor, "..."],
+        positions: Float[Tensor, "..."],
+        channels: Float[Tensor, "..."],
+        *,
+        mask: Bool[Tensor, "batch channels"] | None = None,
+    ) -> Float[Tensor, "batch heads queries keys"]:
+        """All attention weights, (batch, heads, time · channels, time · channels): for small grids (some rows: `core_attention.capture`)."""
+        q, k, _, r, s = self._projected(x, positions, channels, None)
+        tables = relative_tables(r, s, self._bias, self.relative_index)
+        reach = mvpa_reach(self.window, self.last_row_full, self.content, self.relative_index)
+        return factorised_weights(q, k, tables, reach, scale=self.scale, column_mask=mask)
+
+    @property
+    def _bias(self) -> Tensor:
+        return self.attn_bias.view(3, self.kv_heads, self.dim)
+
+    def _projected(
+        self, x: Tensor, positions: Tensor, channels: Tensor, cache: MVPACache | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v, r and s of `mvpa`; keys and values with those of the cache before them."""
+        if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape) < 1:
+            raise ValueError(f"x is (batch, time, channels, {self.width}), none of them 0; got {tuple(x.shape)}")
+        # (batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)
+        split = lambda t: t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)  # noqa: E731
+        q = split(self.q_attn(x))
+        k, v = split(self.c_attn(x)).split(self.kv_heads, 1)
+        if cache is not None:
+            k, v = cache.joined(k, v)
+        r = self._rows("positions", positions, k.shape[2], self.position_net)
+        s = self._rows("channels", channels, k.shape[3], self.channel_net)
+        return q, k, v, r, s
 
     def _rows(self, name: str, table: Tensor, count: int, net: nn.Linear) -> Tensor:
         """The first `count` rows of an embedding, projected: (kv_heads, count, dim)."""

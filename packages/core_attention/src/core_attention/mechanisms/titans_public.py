@@ -248,9 +248,9 @@ class PublicNeuralMemory(nn.Module):
             # the transition at a boundary is read by the tokens after it, and by a single token that completes the batch
             transition = boundary and self.transition_gate is not None and not (last and not rest and time > 1)
             until = time if last and not transition else max(0, end * self.chunk_size - held - 1)
-            seen = (torch.arange(done, until, device=x.device) + held + 1) // self.chunk_size - begin
+            reads = steps.Reads(done + held + 1 - begin * self.chunk_size, self.chunk_size)
             go_on = not last or transition or cache is not None
-            arguments = (q[:, :, done:until], seen, stored.chunks(begin, end), reference, state, go_on)
+            arguments = (q[:, :, done:until], reads, stored.chunks(begin, end), reference, state, go_on)
             run = recomputed(self._run, *arguments, use_reentrant=False) if self.recompute else self._run(*arguments)
             y, loss, state, run_sets = run  # pyright: ignore[reportGeneralTypeIssues]
             ys.append(y)
@@ -289,13 +289,13 @@ class PublicNeuralMemory(nn.Module):
             )
         return self._output(torch.cat(ys, 2), normed)
 
-    def _run(self, q, seen, stored, reference, state, go_on):
+    def _run(self, q, reads, stored, reference, state, go_on):
         """One run: what its queries read, its losses, the state after it, and its weight sets if asked for."""
         rows = steps.gradients(stored, reference, self.max_grad_norm)
         if self.spectral:
-            y, state, sets = steps.run_spectral(q, seen, stored, rows, state)
+            y, state, sets = steps.run_spectral(q, reads, stored, rows, state)
             return y, rows.loss, state, sets if self.expose_weight_sets else []
-        y, coefficients = steps.run_linear(q, seen, stored, rows, state)
+        y, coefficients = steps.run_linear(q, reads, stored, rows, state)
         chunks = stored.keep.shape[-1]
         sets = steps.weight_sets(coefficients, rows, state, chunks) if self.expose_weight_sets and go_on else []
         return y, rows.loss, steps.carried(coefficients, rows, state, chunks) if go_on else state, sets
@@ -331,8 +331,8 @@ class PublicNeuralMemory(nn.Module):
         matrices = len(self.memory)
         unflat = lambda ts: Weights(tuple(ts[:matrices]), ts[matrices] if len(ts) > matrices else None)  # noqa: E731
         if cache is None or cache.memory is None or cache.reference is None:
-            initial = [*self.memory, *([] if self.memory_gain is None else [self.memory_gain])]
-            memory = unflat([t.expand(q.shape[0], self.heads, *t.shape[1:]) for t in initial])
+            initial = Weights(tuple(self.memory), self.memory_gain)
+            memory = initial.map(lambda t: t.expand(q.shape[0], self.heads, *t.shape[1:]))
             return steps.State(memory, (None,) * self.orders), memory
         if cache.memory[0].shape[:2] != q.shape[:2]:
             raise ValueError(

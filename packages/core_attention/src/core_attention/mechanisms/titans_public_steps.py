@@ -99,31 +99,45 @@ def _clamps(rows: Writes, chunks: int, bound: float) -> list[Tensor]:
     return [(torch.tanh(norm / (bound / 2)) + 1) * (bound / 2) / norm for norm in norms]
 
 
-def run_linear(q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: State) -> tuple[Tensor, Tensor]:
+class Reads(NamedTuple):
+    """Query t of a run has seen (first + t) // chunk_size of its chunks."""
+
+    first: int
+    chunk_size: int
+
+    def seen(self, query: int) -> int:
+        return (self.first + query) // self.chunk_size
+
+    def after(self, chunks: int) -> int:
+        """The number of queries that have seen fewer than this many chunks."""
+        return max(0, chunks * self.chunk_size - self.first)
+
+
+def run_linear(q: Tensor, reads: Reads, stored: Stored, rows: Writes, state: State) -> tuple[Tensor, Tensor]:
     """Reads a run whose weights are linear in its gradients, without forming any weight set.
 
     Args:
         q: (batch, heads, tokens, dim).
-        reads: for each query the number of chunks of this run that it has seen, ascending, (tokens,).
+        reads: what each query has seen.
 
     Returns:
         y, and the coefficients of the weights after 0 … chunks chunks over (momentum, memory, stored tokens), followed by those of the
-        momentum of each order after the last chunk: what `carried` makes weight sets of.
+        momentum of each order after the last chunk: what `carried` and `weight_sets` make weight sets of.
     """
     per_chunk = stored.rate.shape[-1] // stored.keep.shape[-1]
-    orders = len(stored.momentum)
+    orders, count = len(stored.momentum), q.shape[-2]
     mix = mixing(stored.keep, stored.momentum, stored.combine)
     untouched = pad(torch.ones_like(stored.keep[..., :1, None]), (orders, stored.keep.shape[-1])).to(mix.memory.dtype)
     all_rows = torch.cat([untouched, mix.memory, *(row[..., None, :] for row in mix.momentum)], -2)
     bases, chunk_columns = all_rows.split([orders + 1, stored.keep.shape[-1]], -1)
     all_rows = torch.cat([bases, chunk_columns.repeat_interleave(per_chunk, -1)], -1)
     ys = []
-    for part in reads.split(READ_TOKENS):
-        seen = int(part[-1]) * per_chunk
-        coefficients = all_rows[..., : orders + 1 + seen].index_select(-2, part)
-        start = sum(y.shape[-2] for y in ys)
-        query = q[..., start : start + len(part), :]
-        ys.append(network.read(query, rows.first(seen), coefficients, (*state.momentum, state.memory)))
+    for start in range(0, count, READ_TOKENS):
+        stop = min(start + READ_TOKENS, count)
+        seen = reads.seen(stop - 1) * per_chunk
+        row = (torch.arange(start, stop, device=q.device) + reads.first) // reads.chunk_size
+        coefficients = all_rows[..., : orders + 1 + seen].index_select(-2, row)
+        ys.append(network.read(q[..., start:stop, :], rows.first(seen), coefficients, (*state.momentum, state.memory)))
     return (torch.cat(ys, -2) if ys else q), all_rows
 
 
@@ -141,7 +155,7 @@ def weight_sets(all_rows: Tensor, rows: Writes, state: State, chunks: int) -> li
 
 
 def run_spectral(
-    q: Tensor, reads: Tensor, stored: Stored, rows: Writes, state: State
+    q: Tensor, reads: Reads, stored: Stored, rows: Writes, state: State
 ) -> tuple[Tensor, State, list[Weights]]:
     """Reads a run whose updates are orthogonalised: every chunk's weights are formed, one after the other.
 
@@ -152,8 +166,8 @@ def run_spectral(
     per_chunk = stored.rate.shape[-1] // chunks
     memory, momentum = state.memory, list(state.momentum)
     ys, sets = [], []
-    *sizes, after = torch.bincount(reads, minlength=chunks + 1).tolist()
-    for chunk, query in enumerate(q.split([*sizes, after], -2)[:-1]):
+    for chunk in range(chunks):
+        query = q[..., reads.after(chunk) : reads.after(chunk + 1), :]
         sets.append(memory)
         if query.shape[-2]:
             ys.append(network.forward(query, memory))
@@ -188,7 +202,7 @@ def run_spectral(
             )
         update = update._replace(matrices=tuple(map(orthogonalised, update.matrices)))
         memory = memory.map(lambda m, new, g=stored.keep[..., chunk]: _times(g, m) + new, update)
-    ys.append(network.forward(q[..., q.shape[-2] - after :, :], memory))
+    ys.append(network.forward(q[..., reads.after(chunks) :, :], memory))
     return torch.cat(ys, -2), State(memory, tuple(momentum)), sets
 
 

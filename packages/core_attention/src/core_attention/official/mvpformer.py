@@ -4,7 +4,6 @@ from typing import Any
 
 from torch import Tensor
 
-from core_attention.capture import capture
 from core_attention.mechanisms.mvpa import MVPFormerGQAAttention
 from core_attention.systems import Component, Config, System
 
@@ -29,9 +28,8 @@ def build(config: Config) -> MVPFormerGQAAttention:
 
 def run(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
     """The layer's output, its attention map, and with LoRA the merged weights."""
-    with capture(module) as maps:
-        out = module(inputs["hidden_states"], inputs["positional_embedding"], inputs["channel_embedding"])
-    found = {"attn_output": out, "attn_weights": next(iter(maps.values()))}
+    given = inputs["hidden_states"], inputs["positional_embedding"], inputs["channel_embedding"]
+    found = {"attn_output": module(*given), "attn_weights": module.weights(*given)}
     if config.get("lora", False):
         found |= {f"merged/{name}.weight": getattr(module, name).merged() for name in ("q_attn", "c_attn")}
     return found
