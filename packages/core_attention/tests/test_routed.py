@@ -15,7 +15,7 @@ from core_attention.routed import (
     merge_attention,
     routed_attention,
 )
-from core_attention.routes import sorted_index
+from core_attention.routed.routes import sorted_index
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_blocks_equal_the_definition(shape, kind, causal):
 @pytest.mark.parametrize("kind", ["limit", "tie"])
 @pytest.mark.parametrize("shape", SIZES, ids=str)
 def test_thresholds_equal_the_definition(shape, kind, monkeypatch):
-    monkeypatch.setattr("core_attention.routed_plan.QUERY_STRETCH", 16)
+    monkeypatch.setattr("core_attention.routed.plan.QUERY_STRETCH", 16)
     batch, heads, kv_heads, queries, keys = shape
     q, k, v = qkv(*shape)
     for route_heads in {1, kv_heads, heads}:
@@ -102,8 +102,8 @@ def test_padding_and_bias_of_keys(kind):
 
 
 def test_slabs_of_a_large_masked_tile(monkeypatch):
-    monkeypatch.setattr("core_attention.routed_tiles.BIASED", 100)
-    monkeypatch.setattr("core_attention.attention_tile.SCORES", 100)
+    monkeypatch.setattr("core_attention.routed.tiles.BIASED", 100)
+    monkeypatch.setattr("core_attention.routed.tile.SCORES", 100)
     q, k, v = qkv()
     same(both(q, k, v, routes("index", 1, 1, 37, 37, 20, 10), causal=True))
 
@@ -268,4 +268,6 @@ def test_operators_are_sound():
     """Schema, fake tensors and autograd registration of the opaque operators."""
     q, k, v = qkv(batch=1, heads=2, kv_heads=1, queries=9, keys=9)
     mask = routes("mask", 1, 1, 9, 9, 1, 16).mask
-    torch.library.opcheck(torch.ops.core_attention.routed_tiles.default, (q, k, v, [mask], None, 1, 16, True, 0.3))
+    torch.library.opcheck(
+        torch.ops.core_attention.routed.default, (q, k, v, None, [mask], None, 1, 16, True, 0.3, False)
+    )

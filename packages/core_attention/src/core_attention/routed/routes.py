@@ -58,6 +58,16 @@ def blocks(length: int, size: int) -> int:
     return -(-length // size)
 
 
+def heads_share(routes: Routes, q: Tensor, k: Tensor) -> bool:
+    """Whether all heads have the same routes and their own keys, so that a block of tokens can be taken whole."""
+    given = routes.score if isinstance(routes, RouteThreshold) else _given(routes)
+    return bool(given.shape[1] == 1 and q.shape[1] == k.shape[1])
+
+
+def _given(routes: RouteIndex | RouteMask) -> Tensor:
+    return routes.index if isinstance(routes, RouteIndex) else routes.mask
+
+
 def check_routes(routes: Routes, q: Tensor, k: Tensor) -> None:
     """Raises a ValueError that quotes both shapes when `routes` cannot belong to queries `q` and keys `k`."""
     batch, heads, queries, _ = q.shape
@@ -78,7 +88,7 @@ def check_routes(routes: Routes, q: Tensor, k: Tensor) -> None:
     else:
         if routes.query_block < 1 or routes.key_block < 1:
             raise ValueError(f"block sizes must be positive, got {routes.query_block} and {routes.key_block}")
-        given = routes.index if isinstance(routes, RouteIndex) else routes.mask
+        given = _given(routes)
         leading = given.shape[:2]
         rows = blocks(queries, routes.query_block)
         if given.shape[2] != rows:
@@ -99,6 +109,18 @@ def check_routes(routes: Routes, q: Tensor, k: Tensor) -> None:
         )
 
 
+def block_mask(
+    routes: RouteIndex | RouteMask, keys: int
+) -> Bool[Tensor, "route_batch route_heads query_blocks key_blocks"]:
+    """Routes of blocks as a map."""
+    if isinstance(routes, RouteMask):
+        return routes.mask
+    columns = blocks(keys, routes.key_block)
+    slots = routes.index.long().masked_fill(routes.index < 0, columns)
+    chosen = torch.zeros(*slots.shape[:3], columns + 1, dtype=torch.bool, device=slots.device)
+    return chosen.scatter_(3, slots, True)[..., :columns]
+
+
 def dense_mask(
     routes: Routes, queries: int, keys: int, *, causal: bool = False, key_mask: Bool[Tensor, "batch keys"] | None = None
 ) -> Bool[Tensor, "route_batch route_heads queries keys"]:
@@ -111,13 +133,7 @@ def dense_mask(
             mask = (score > threshold) | ((score == threshold) & late)
         mask &= threshold < torch.inf
     else:
-        if isinstance(routes, RouteIndex):
-            columns = blocks(keys, routes.key_block)
-            chosen = routes.index.new_zeros(*routes.index.shape[:3], columns + 1, dtype=torch.bool)
-            slots = routes.index.long().masked_fill(routes.index < 0, columns)
-            chosen = chosen.scatter(3, slots, True)[..., :columns]
-        else:
-            chosen = routes.mask
+        chosen = block_mask(routes, keys)
         mask = chosen.repeat_interleave(routes.query_block, 2).repeat_interleave(routes.key_block, 3)
         mask = mask[:, :, :queries, :keys]
     if causal:

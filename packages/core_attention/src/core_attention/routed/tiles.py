@@ -1,43 +1,21 @@
 """Routed attention in plain torch, tile by tile: the path of the CPU.
 
-`routed_plan` cuts the work into dense tiles; only one tile's keys and scores exist at a time. The backward pass walks the
-same plan again. Both are opaque operators, so that `torch.compile` does not look inside.
+`plan` cuts the work into dense tiles; only one tile's keys and scores exist at a time. The backward pass walks the
+same plan again.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_attention.attention_tile import tile_backward, tile_forward
-from core_attention.routed_plan import Tile, plan, problem
-from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold, blocks
+from core_attention.routed.plan import Tile, plan, problem
+from core_attention.routed.routes import Routes, blocks, heads_share
+from core_attention.routed.tile import tile_backward, tile_forward
 
 BIASED = 1 << 21  # elements of a tile's additive mask
-
-
-def _shared(routes: Sequence[Tensor], q: Tensor, k: Tensor) -> bool:
-    return bool(routes[0].shape[1] == 1 and q.shape[1] == k.shape[1])
-
-
-def _outputs(q: Tensor, v: Tensor, shared: bool) -> tuple[Tensor, Tensor]:
-    """Empty output and log-sum-exp; tokens first in memory if all heads share their routes, as a projection wants it."""
-    batch, heads, queries = q.shape[:3]
-    sizes = (batch, queries, heads) if shared else (batch, heads, queries)
-    out = q.new_empty(*sizes, v.shape[3])
-    out = out.transpose(1, 2) if shared else out
-    return out, q.new_empty(batch, heads, queries, dtype=torch.promote_types(q.dtype, torch.float32))
-
-
-def _routes(tensors: Sequence[Tensor], query_block: int, key_block: int) -> Routes:
-    """The routes that the operators carry as plain tensors: blocks of 0 mean a threshold."""
-    if query_block == 0:
-        return RouteThreshold(*tensors)
-    if tensors[0].dtype == torch.bool:
-        return RouteMask(tensors[0], query_block, key_block)
-    return RouteIndex(tensors[0], query_block, key_block)
 
 
 def _cut(x: Tensor, size: int, shared: bool) -> Tensor:
@@ -107,27 +85,14 @@ def _slabs(tile: Tile, rows: int, keys: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, rows)
 
 
-@torch.library.custom_op("core_attention::routed_tiles", mutates_args=())
-def routed_tiles(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    routes: Sequence[Tensor],
-    key_mask: Tensor | None,
-    query_block: int,
-    key_block: int,
-    causal: bool,
-    scale: float,
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, routes: Routes, key_mask: Tensor | None, causal: bool, scale: float, final: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Output (batch, heads, queries, value dim) and log-sum-exp (batch, heads, queries)."""
-    route = _routes(routes, query_block, key_block)
-    sizes = problem(q, k, v, route, causal, key_mask)
+    """Output, in `final` or as it, and log-sum-exp; no axis is empty."""
+    sizes = problem(q, k, v, routes, causal, key_mask)
+    shared = heads_share(routes, q, k)
+    tiles, merging = plan(sizes, routes)
     wide = torch.promote_types(q.dtype, torch.float32)
-    shared = _shared(routes, q, k)
-    final, final_lse = _outputs(q, v, shared)
-    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
-        return final.zero_(), final_lse.fill_(-torch.inf)
-    tiles, merging = plan(sizes, route)
     qs, ks, vs = (_cut(t, s, shared) for t, s in ((q, sizes.query_block), (k, sizes.key_block), (v, sizes.key_block)))
     out = _blank(qs, v.shape[3], shared, wide if merging else q.dtype)
     lse = q.new_full(qs.shape[:4], -torch.inf, dtype=wide)
@@ -153,13 +118,7 @@ def routed_tiles(
     return _whole(out, final), lse.flatten(2, 3)[:, :, : q.shape[2]].contiguous()
 
 
-@routed_tiles.register_fake
-def _(q, k, v, routes, key_mask, query_block, key_block, causal, scale):
-    return _outputs(q, v, _shared(routes, q, k))
-
-
-@torch.library.custom_op("core_attention::routed_tiles_backward", mutates_args=())
-def routed_tiles_backward(
+def backward(
     grad: Tensor,
     grad_lse: Tensor | None,
     q: Tensor,
@@ -167,24 +126,19 @@ def routed_tiles_backward(
     v: Tensor,
     out: Tensor,
     lse: Tensor,
-    routes: Sequence[Tensor],
+    routes: Routes,
     key_mask: Tensor | None,
-    query_block: int,
-    key_block: int,
     causal: bool,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    route = _routes(routes, query_block, key_block)
-    sizes = problem(q, k, v, route, causal, key_mask)
-    shared, values = _shared(routes, q, k), v
-    if q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2] == 0:
-        return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    sizes = problem(q, k, v, routes, causal, key_mask)
+    shared, values = heads_share(routes, q, k), v
     if grad_lse is not None:
         # ds = p (dp − grad·out + grad_lse): a value channel that is 0, whose "output" is −grad_lse and whose gradient is 1
         v, grad = F.pad(v, (0, 1)), F.pad(grad, (0, 1), value=1.0)
         out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], -1)
-    tiles, merging = plan(sizes, route)
+    tiles, merging = plan(sizes, routes)
     qs, outs, grads = (_cut(t, sizes.query_block, shared) for t in (q, out, grad))
     lses = _cut(lse[..., None], sizes.query_block, False)[..., 0]
     ks, vs = (_cut(t, sizes.key_block, shared) for t in (k, v))
@@ -219,28 +173,3 @@ def routed_tiles_backward(
             else:
                 _put(total[tile.batch, tile.kv_heads], tile.cols.clamp(min=0), share, add=True)
     return _whole(dq, q), _whole(dk, k), _whole(dv, values)
-
-
-@routed_tiles_backward.register_fake
-def _(grad, grad_lse, q, k, v, *rest):
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def _setup(ctx, inputs, output):
-    q, k, v, routes, key_mask, *ctx.numbers = inputs
-    ctx.has_mask = key_mask is not None
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(q, k, v, *output, *routes, *([key_mask] if ctx.has_mask else []))
-
-
-def _backward(ctx, grad, grad_lse):
-    q, k, v, out, lse, *rest = ctx.saved_tensors
-    key_mask = rest.pop() if ctx.has_mask else None
-    if grad is None and grad_lse is None:
-        return (None,) * 9
-    grad = torch.zeros_like(out) if grad is None else grad
-    grads = routed_tiles_backward(grad, grad_lse, q, k, v, out, lse, rest, key_mask, *ctx.numbers)
-    return *grads, [None] * len(rest), None, None, None, None, None
-
-
-routed_tiles.register_autograd(_backward, setup_context=_setup)

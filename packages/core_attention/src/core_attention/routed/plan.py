@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold, blocks, sorted_index
+from core_attention.routed.routes import RouteIndex, RouteMask, Routes, RouteThreshold, blocks, sorted_index
 
 GATHERED = 1 << 19  # elements of keys and values that one tile gathers: stays in the second-level cache
 QUERY_STRETCH = 128  # queries of a threshold tile

@@ -1,14 +1,9 @@
-"""Routed attention: each query block names the key blocks it may see; exact softmax over their union.
+"""The routine: checks, the choice of backend, the dense definition, and the merging of parts.
 
-Three ways to say what a query sees, one routine:
-
-- `RouteIndex`: a list of key blocks for each query block (bi-level routing, landmark retrieval, top-k blocks);
-- `RouteMask`: a boolean (query block, key block) map (mixture of blocks by threshold);
-- `RouteThreshold`: a score for each key and a limit for each query (dynamic masks).
-
-`routed_attention` builds neither a queries × keys array nor copies of the keys for each route;
-`routed_attention_reference` builds the array and is the definition that the others are tested against. Parts computed
-apart are joined by `merge_attention`.
+Three ways to say what a query sees: `RouteIndex`, a list of key blocks for each query block (bi-level routing, landmark retrieval,
+top-k blocks); `RouteMask`, a boolean map of blocks (mixture of blocks by threshold); `RouteThreshold`, a score for each key and
+a limit for each query. `routed_attention` builds neither a queries × keys array nor copies of the keys for each route;
+`routed_attention_reference` builds the array, and is the definition that the others are tested against.
 """
 
 from collections.abc import Sequence
@@ -19,21 +14,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_attention.routed_tiles import routed_tiles
-from core_attention.routes import RouteIndex, RouteMask, Routes, RouteThreshold, check_routes, dense_mask
+from core_attention.routed import flex, triton
+from core_attention.routed.ops import as_tensors, routed
+from core_attention.routed.routes import Routes, check_routes, dense_mask
 
-__all__ = [
-    "RouteIndex",
-    "RouteMask",
-    "RouteThreshold",
-    "Routes",
-    "dense_mask",
-    "merge_attention",
-    "routed_attention",
-    "routed_attention_reference",
-]
-
-Backend = Literal["auto", "tiles", "reference"]
+Backend = Literal["auto", "tiles", "triton", "flex", "reference"]
 
 
 @overload
@@ -91,34 +76,44 @@ def routed_attention(
         key_mask: True where a key is real, False where it is padding.
         key_bias: added to the scaled scores, differentiable; batch is 1 or `batch`, heads 1 or `kv_heads`.
         scale: of the scores, default ``dim ** -0.5``.
-        backend: "tiles" (torch, any device), "reference" (dense definition) or "auto".
+        backend: "tiles" (torch, any device), "triton" (our kernel, CUDA), "flex" (FlexAttention, CUDA), "reference" (the dense
+            definition), or "auto": triton on CUDA where it can, else tiles.
         return_lse: also return each row's log-sum-exp (float32; float64 for float64), with gradient, so that parts
             can be joined by `merge_attention`.
 
     Raises:
         ValueError: shapes that do not fit one another, or an unknown backend.
+        RuntimeError: the backend asked for cannot compute this; says why.
     """
     _check(q, k, v, routes, key_mask, key_bias)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
-    if backend == "reference":
+    chosen = _chosen(backend, q, v)
+    if chosen == "reference":
         out, lse = routed_attention_reference(
             q, k, v, routes, causal=causal, key_mask=key_mask, key_bias=key_bias, scale=factor
         )
-    elif backend in ("auto", "tiles"):
-        if key_bias is not None:
-            q, k = _fold_bias(q, k, key_bias, factor)
-        if isinstance(routes, RouteThreshold):
-            tie = [] if routes.tie is None else [routes.tie]
-            tensors, sizes = [routes.score.detach(), routes.threshold.detach(), *tie], (0, 0)
-        else:
-            tensors = [routes.mask if isinstance(routes, RouteMask) else routes.index]
-            sizes = (routes.query_block, routes.key_block)
-        out, lse = routed_tiles(q, k, v, tensors, key_mask, *sizes, causal, factor)
+    elif chosen == "flex":
+        out, lse = flex.run(q, k, v, key_bias, routes, key_mask, causal, factor)
     else:
-        raise ValueError(f"unknown backend {backend!r}: one of auto, tiles, reference")
+        if key_bias is not None and chosen == "tiles":
+            q, k = _fold_bias(q, k, key_bias, factor)
+            key_bias = None
+        tensors, *sizes = as_tensors(routes)
+        out, lse = routed(q, k, v, key_bias, tensors, key_mask, *sizes, causal, factor, chosen == "triton")
     return (out, lse) if return_lse else out
+
+
+def _chosen(backend: str, q: Tensor, v: Tensor) -> str:
+    if backend == "auto":
+        return "tiles" if triton.why_not(q, v) or q.device.type != "cuda" else "triton"
+    if backend not in ("tiles", "triton", "flex", "reference"):
+        raise ValueError(f"unknown backend {backend!r}: one of auto, tiles, triton, flex, reference")
+    reason = {"triton": triton.why_not, "flex": flex.why_not}.get(backend, lambda q, v: None)(q, v)
+    if reason:
+        raise RuntimeError(f"the backend {backend!r} cannot compute this: {reason}")
+    return backend
 
 
 def routed_attention_reference(

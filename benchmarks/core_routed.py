@@ -1,0 +1,179 @@
+"""What attention that chooses costs: time and peak memory of each mechanism against its dense definition and full attention.
+
+    python benchmarks/core_routed.py                          all contests, on one thread and on two
+    python benchmarks/core_routed.py --only bra --threads 1   those whose names begin with "bra"
+    python benchmarks/core_routed.py --growth                 the growth table of docs/performance.md
+
+A contest is a small function that returns what to run under names, our own first (see `Contest`); `contests_*.py` beside this
+file hold them. Memory is the peak of a fresh process beyond inputs and weights, after a small warm-up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from measure import paired, parser, peak_memory, ratio, show, size
+from torch import Tensor
+
+Run = Callable[[], Any]
+HERE = Path(__file__).parent
+FILES = ("contests_blocks", "contests_selective")  # each has CONTESTS and GROWTH
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Contestants at one size.
+
+    Attributes:
+        make: ``make(small)`` → name → (function, inputs); the function's output is differentiated with respect to the inputs and
+            the function's parameters. `small` is a size at which a first call loads libraries. The first contestant is ours.
+        required: what must be reached, in words; printed beside the figures.
+        forward, backward: which passes are measured.
+        rounds: paired rounds at most (long runs need few).
+        memory: whether peak memory is taken; `threads` of it is 1.
+    """
+
+    make: Callable[[bool], Mapping[str, tuple[Callable[..., Any], tuple[Any, ...]]]]
+    required: str = ""
+    forward: bool = True
+    backward: bool = True
+    rounds: int = 7
+    memory: bool = True
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One mechanism over a range of lengths: ``make(tokens)`` → (function, inputs)."""
+
+    make: Callable[[int], tuple[Callable[..., Any], tuple[Any, ...]]]
+    most: int = 65536
+
+
+def contests() -> dict[str, Contest]:
+    """All contests by name."""
+    return {name: contest for part in _parts() for name, contest in part.CONTESTS.items()}
+
+
+def growths() -> dict[str, Growth]:
+    """All mechanisms of the growth table by name."""
+    return {name: growth for part in _parts() for name, growth in part.GROWTH.items()}
+
+
+def _parts() -> list[Any]:
+    sys.path[:0] = [str(HERE)] if str(HERE) not in sys.path else []
+    return [import_module(name) for name in FILES if (HERE / f"{name}.py").exists()]
+
+
+def runner(function: Callable[..., Any], inputs: tuple[Any, ...], backward: bool) -> Run:
+    """One forward, without gradients; or forward and backward of the output's sum."""
+    leaves = [t for t in inputs if isinstance(t, Tensor) and t.is_floating_point()]
+    weights = list(function.parameters()) if isinstance(function, torch.nn.Module) else []
+
+    def forward() -> None:
+        with torch.no_grad():
+            function(*inputs)
+
+    def both() -> None:
+        for leaf in leaves:
+            leaf.requires_grad_()
+        torch.autograd.grad(function(*inputs).sum(), leaves + weights, allow_unused=True)
+
+    return both if backward else forward
+
+
+def memory(kind: str, name: str, who: str, backward: bool) -> int:
+    """Peak bytes of one contestant ("contest"), or of one mechanism at `who` tokens ("growth"), in a fresh process."""
+    make = {
+        "contest": "core_routed.contests()[{0!r}].make({2})[{1!r}]",
+        "growth": "core_routed.growths()[{0!r}].make(256 if {2} else {1})",
+    }[kind]
+    setup = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import core_routed\n"
+        f"core_routed.runner(*{make.format(name, who, True)}, {backward})()\n"
+        f"run = core_routed.runner(*{make.format(name, who, False)}, {backward})"
+    )
+    return peak_memory(setup, "run()", timeout=3600)
+
+
+def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory: bool) -> list[dict[str, str]]:
+    """The rows of one contest on so many threads."""
+    rows = []
+    for backward in [b for b, wanted in ((False, contest.forward), (True, contest.backward)) if wanted]:
+        torch.set_num_threads(threads)
+        made = contest.make(False)
+        runs = {who: runner(*one, backward) for who, one in made.items()}
+        times = paired(runs, rounds=min(rounds, contest.rounds), warm=int(contest.rounds > 2))
+        ours, *_ = runs
+        del made, runs
+        peaks = {who: memory("contest", name, who, backward) for who in times} if with_memory and contest.memory else {}
+        for who in times:
+            row = {"contest": name, "pass": "both" if backward else "forward", "threads": str(threads), "who": who}
+            row["ms"] = f"{1000 * times[who].median:.4g}"
+            row["ours / this"] = "" if who == ours else ratio(times[ours], times[who])
+            if peaks:
+                row["memory"] = size(peaks[who])
+                row["ours / its memory"] = "" if who == ours else f"{peaks[ours] / max(1, peaks[who]):.2f}×"
+            rows.append(row)
+    return rows
+
+
+def grow(name: str, growth: Growth, backward: bool) -> dict[str, str]:
+    """One line of the growth table: seconds and memory at each length, and the exponents of the last step but one and all."""
+    lengths = [n for n in (1024, 4096, 16384, 65536) if n <= growth.most]
+    seconds, peaks = [], []
+    for tokens in lengths:
+        run = runner(*growth.make(tokens), backward)
+        seconds.append(paired({"x": run}, rounds=3 if tokens < 16384 else 1, warm=int(tokens < 16384))["x"].median)
+        del run
+        peaks.append(memory("growth", name, str(tokens), backward))
+    row = {"mechanism": name, "pass": "both" if backward else "forward"}
+    for tokens, second, peak in zip(lengths, seconds, peaks, strict=True):
+        row[f"{tokens // 1024}k"] = f"{second:.3g} s, {size(peak)}"
+    row["time ~ N^"] = f"{exponent(lengths, seconds):.2f}"
+    row["memory ~ N^"] = f"{exponent(lengths[1:], peaks[1:]):.2f}"
+    return row
+
+
+def exponent(lengths: list[int], values: list[float] | list[int]) -> float:
+    """The slope of log value over log length, by least squares."""
+    x, y = [math.log(n) for n in lengths], [math.log(max(v, 1e-9)) for v in values]
+    middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
+
+
+def main() -> None:
+    """The command."""
+    made = parser(__doc__ or "")
+    made.set_defaults(threads=0)
+    made.add_argument("--only", default="", help="contests or mechanisms whose names begin so")
+    made.add_argument("--growth", action="store_true", help="the growth table instead of the contests (one thread)")
+    made.add_argument("--no-memory", action="store_true", help="times only")
+    made.add_argument("--list", action="store_true", help="only name the contests")
+    args: argparse.Namespace = made.parse_args()
+    if args.list:
+        print("\n".join([*contests(), *(f"growth {name}" for name in growths())]))
+    elif args.growth:
+        torch.set_num_threads(args.threads or 1)
+        for name, growth in growths().items():
+            if name.startswith(args.only):
+                show(name, [grow(name, growth, backward) for backward in (False, True)], args.json)
+    else:
+        for name, contest in contests().items():
+            if name.startswith(args.only):
+                for threads in [args.threads] if args.threads else [1, 2]:
+                    rows = measure(
+                        name, contest, threads, args.rounds, not args.no_memory and threads == (args.threads or 1)
+                    )
+                    show(f"{name}: {contest.required}" if contest.required else name, rows, args.json)
+
+
+if __name__ == "__main__":
+    main()
