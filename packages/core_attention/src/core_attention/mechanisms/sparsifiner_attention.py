@@ -16,6 +16,76 @@ from core_attention.routed import RouteIndex, routed_attention
 GATHER_BELOW = 1 / 32  # share of keys below which gathering them beats a dense mask
 
 
+Path = Literal["auto", "gather", "mask"]
+
+
+def sparse_attention(
+    q: Float[Tensor, "batch heads tokens dim"],
+    k: Float[Tensor, "batch heads tokens dim"],
+    v: Float[Tensor, "batch heads tokens value_dim"],
+    predictor: MaskPredictor,
+    *,
+    scale: float | None = None,
+    token_mask: Bool[Tensor, "batch patches"] | None = None,
+    path: Path = "auto",
+    dropout: float = 0.0,
+    mask: Bool[Tensor, "batch heads tokens tokens"] | None = None,
+) -> Float[Tensor, "batch heads tokens value_dim"]:
+    """Softmax attention over the pairs that `predictor` connects; the class token, first, attends to all.
+
+    Args:
+        q: queries, whose rows of dead tokens are 0.
+        k: keys, likewise.
+        v: values, likewise.
+        predictor: see there; it gets no gradient.
+        scale: default ``dim ** -0.5``.
+        token_mask: who is alive.
+        path: "gather" lists of keys, a dense "mask", or whichever is faster for the numbers of tokens and keys.
+        dropout: of the weights, on the mask path.
+        mask: the connections, if they are known.
+
+    Raises:
+        ValueError: dropout, or connections by a score threshold, on the gather path.
+    """
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    if active():
+        _record(predictor, q, k, token_mask, factor)
+    with paused():
+        return _computed(q, k, v, predictor, factor, token_mask, path, dropout, mask)
+
+
+def _computed(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    predictor: MaskPredictor,
+    scale: float,
+    token_mask: Tensor | None,
+    path: Path,
+    dropout: float,
+    mask: Tensor | None,
+) -> Tensor:
+    gathers = path == "gather"
+    if path == "auto":
+        few = predictor.budget <= GATHER_BELOW * predictor.num_tokens
+        gathers = few and predictor.score_threshold is None and not dropout and mask is None
+    if gathers:
+        if dropout:
+            raise ValueError("dropout of the weights exists on the mask path only")
+        lists = predictor.index(q, k, token_mask=token_mask)
+        rest = routed_attention(q[:, :, 1:], k, v, RouteIndex(lists, 1, 1), scale=scale)
+        return torch.cat([attention(q[:, :, :1], k, v, scale=scale), rest], 2)
+    if mask is None:
+        with torch.no_grad():
+            seen = predictor(q, k, token_mask=token_mask).mask
+    else:
+        seen = mask
+    if not dropout:
+        return attention(q, k, v, mask=seen, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
+    return out.masked_fill(~seen.any(-1, keepdim=True), 0)
+
+
 class Sparse(NamedTuple):
     """What a layer computed.
 
@@ -55,7 +125,7 @@ class SparsifinerAttention(nn.Module):
         scale: float | None = None,
         attn_drop: float = 0.0,
         token_keep_rate: float | None = None,
-        path: Literal["auto", "gather", "mask"] = "auto",
+        path: Path = "auto",
         **predictor,
     ):
         super().__init__()
@@ -64,7 +134,8 @@ class SparsifinerAttention(nn.Module):
             raise ValueError(f"path is 'auto', 'gather' or 'mask', got {path!r}")
         if token_keep_rate is not None and not 0 < token_keep_rate <= 1:
             raise ValueError(f"token_keep_rate is above 0 and at most 1, got {token_keep_rate}")
-        self.num_heads, self.attn_drop, self.path = num_heads, attn_drop, path
+        self.num_heads, self.attn_drop = num_heads, attn_drop
+        self.path: Path = path
         self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
         self.tokens_kept = None if token_keep_rate is None else math.ceil(token_keep_rate * (num_tokens - 1))
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
@@ -101,37 +172,22 @@ class SparsifinerAttention(nn.Module):
         if warm_up:
             out = attention(q, k, v, scale=self.scale)
         else:
-            with paused():
-                out = self._sparse(q, k, v, token_mask, found)
-            if active():
-                self._record(q, k, token_mask)
+            out = sparse_attention(
+                q,
+                k,
+                v,
+                self.mask_predictor,
+                scale=self.scale,
+                token_mask=token_mask,
+                path=self.path,
+                dropout=self.attn_drop if self.training else 0.0,
+                mask=None if found is None else found.mask,
+            )
         weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1) if details else None
         y = self.proj(out.transpose(1, 2).flatten(2))
         if self.tokens_kept is not None and not warm_up:
             token_mask = self._pruned(q, k, token_mask)
         return Sparse(y, token_mask, found, weights)
-
-    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, token_mask: Tensor | None, found: Connectivity | None) -> Tensor:
-        predictor, dropout = self.mask_predictor, self.attn_drop if self.training else 0.0
-        gathers = self.path == "gather"
-        if self.path == "auto":
-            few = predictor.budget <= GATHER_BELOW * predictor.num_tokens
-            gathers = few and predictor.score_threshold is None and not dropout
-        if gathers:
-            if dropout:
-                raise ValueError("dropout of the weights exists on the mask path only")
-            lists = predictor.index(q, k, token_mask=token_mask)
-            rest = routed_attention(q[:, :, 1:], k, v, RouteIndex(lists, 1, 1), scale=self.scale)
-            return torch.cat([attention(q[:, :, :1], k, v, scale=self.scale), rest], 2)
-        if found is not None:
-            mask = found.mask
-        else:
-            with torch.no_grad():
-                mask = predictor(q, k, token_mask=token_mask).mask
-        if not dropout:
-            return attention(q, k, v, mask=mask, scale=self.scale)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
-        return out.masked_fill(~mask.any(-1, keepdim=True), 0)
 
     def _pruned(self, q: Tensor, k: Tensor, token_mask: Tensor | None) -> Bool[Tensor, "batch patches"]:
         """The patches that the class token attends to most, over all heads; of equal ones the first."""
@@ -142,16 +198,17 @@ class SparsifinerAttention(nn.Module):
             best = score.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_kept]
             return torch.zeros_like(score, dtype=torch.bool).scatter(1, best, True)
 
-    def _record(self, q: Tensor, k: Tensor, token_mask: Tensor | None) -> None:
-        """Offers "weights" and "blocks", the connected keys."""
-        batch, heads, tokens, _ = q.shape
-        with torch.no_grad():
-            mask = self.mask_predictor(q, k, token_mask=token_mask).mask
 
-        def weights(rows: Tensor, picked: Tensor) -> Tensor:
-            scores = q[:, picked][:, :, rows].float() @ k[:, picked].float().transpose(2, 3) * self.scale
-            return scores.masked_fill(~mask[:, picked][:, :, rows], -torch.inf).softmax(-1).nan_to_num(0)
+def _record(predictor: MaskPredictor, q: Tensor, k: Tensor, token_mask: Tensor | None, scale: float) -> None:
+    """Offers "weights" and "blocks", the connected keys."""
+    batch, heads, tokens, _ = q.shape
+    with torch.no_grad():
+        mask = predictor(q, k, token_mask=token_mask).mask
 
-        shape = (batch, heads, tokens, tokens)
-        record("weights", weights, shape=shape, device=q.device)
-        record("blocks", lambda rows, picked: mask[:, picked][:, :, rows], shape=shape, device=q.device)
+    def weights(rows: Tensor, picked: Tensor) -> Tensor:
+        scores = q[:, picked][:, :, rows].float() @ k[:, picked].float().transpose(2, 3) * scale
+        return scores.masked_fill(~mask[:, picked][:, :, rows], -torch.inf).softmax(-1).nan_to_num(0)
+
+    shape = (batch, heads, tokens, tokens)
+    record("weights", weights, shape=shape, device=q.device)
+    record("blocks", lambda rows, picked: mask[:, picked][:, :, rows], shape=shape, device=q.device)
