@@ -6,6 +6,7 @@ import sys
 import jaxtyping
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from core_attention.routed import (
     RouteIndex,
@@ -271,3 +272,18 @@ def test_operators_are_sound():
     torch.library.opcheck(
         torch.ops.core_attention.routed.default, (q, k, v, None, [mask], None, 1, 16, True, 0.3, False)
     )
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("kind", ["mask", "index", "limit"])
+def test_operations_are_those_of_the_seen_pairs(kind, causal):
+    q, k, v = qkv(value_dim=6)
+    for blocks in ((1, 16), (5, 20)):
+        route = routes(kind, 1, 2, 37, 37, *blocks)
+        pairs = int(dense_mask(route, 37, 37, causal=causal).sum()) * 2 * 2  # batch, and two query heads a route head
+        with FlopCounterMode(display=False) as counter:
+            out = routed_attention(q, k, v, route, causal=causal)
+        assert counter.get_total_flops() == 2 * pairs * (8 + 6)
+        with FlopCounterMode(display=False) as counter:
+            out.sum().backward()
+        assert counter.get_total_flops() == 5 * pairs * (8 + 6)

@@ -44,6 +44,7 @@ class Mechanism:
 
 
 MECHANISMS: dict[str, Mechanism] = {
+    "biformer": Mechanism("biformer", "core_attention.mechanisms.biformer:example", "docs/mechanisms/biformer.md"),
     "davit": Mechanism("davit", "core_attention.mechanisms.davit:example", "docs/mechanisms/davit.md"),
     "deconstructing-approx": Mechanism(
         "deconstructing",
@@ -59,8 +60,13 @@ MECHANISMS: dict[str, Mechanism] = {
     "landmark": Mechanism(
         "landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"
     ),
+    "moba": Mechanism("vmoba", "core_attention.mechanisms.moba:example", "docs/mechanisms/vmoba.md"),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
     "scatterbrain": Mechanism(
         "scatterbrain", "core_attention.mechanisms.scatterbrain_local:example", "docs/mechanisms/scatterbrain.md"
     ),
+    "sparsifiner": Mechanism(
+        "sparsifiner", "core_attention.mechanisms.sparsifiner_attention:example", "docs/mechanisms/sparsifiner.md"
+    ),
+    "vmoba": Mechanism("vmoba", "core_attention.mechanisms.vmoba:example", "docs/mechanisms/vmoba.md"),
 }

@@ -109,7 +109,7 @@ def test_layers_take_partitions_in_turn():
     assert [layer.chunk for layer in layers] == [*chunks, 2]
     assert not layers[0].state_dict()
     q, k, v = qkv()
-    out = layers[3](q, k, v, grid=(4, 4, 4))
+    out = layers[3](q, k, v, (4, 4, 4))
     torch.testing.assert_close(out, mixture_of_blocks(q, k, v, grid=(4, 4, 4), chunk=2, tau=0.3))
     with pytest.raises(TypeError, match="unknown options: threshold"):
         MixtureOfBlocks(chunks, threshold=0.3)

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import active, record
-from core_attention.routed import RouteIndex, merge_attention, routed_attention
+from core_attention.routed import Backend, RouteIndex, merge_attention, routed_attention
 
 PadMode = Literal["masked", "legacy", "nchw", "refuse"]
 Pool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]
@@ -53,6 +54,7 @@ def bi_level_routing_attention(
     scale: float,
     weight: Float[Tensor, "batch regions topk"] | None = None,
     real: Bool[Tensor, "batch regions keys"] | None = None,
+    backend: Backend = "auto",
 ) -> Float[Tensor, "batch regions queries dim"]:
     """Attention of each region's tokens to the tokens of the regions it chose (paper, eq. 5–6), without gathering them.
 
@@ -65,6 +67,7 @@ def bi_level_routing_attention(
         scale: of the scores.
         weight: soft routing: the keys *and* values of a chosen region are multiplied by its weight, differentiably.
         real: True for keys that are no padding.
+        backend: see `routed_attention`.
     """
     queries, keys = q.shape[2], k.shape[2]
     q, k, v = (t.flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
@@ -72,7 +75,7 @@ def bi_level_routing_attention(
 
     def attend(query: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         route = RouteIndex(chosen[:, None], queries, keys)
-        return routed_attention(query, k, v, route, key_mask=key_mask, scale=scale, return_lse=True)
+        return routed_attention(query, k, v, route, key_mask=key_mask, scale=scale, backend=backend, return_lse=True)
 
     if weight is None:
         out = attend(q, index)[0]
@@ -202,9 +205,9 @@ class BiLevelRoutingAttention(nn.Module):
         self.pool = _pool(kv_downsample_mode, kv_per_win, kv_downsample_ratio)
 
     def forward(
-        self, x: Float[Tensor, "batch height width dim"], *, return_routing: bool = False
+        self, x: Float[Tensor, "batch height width dim"], *, return_routing: bool = False, backend: Backend = "auto"
     ) -> Tensor | tuple[Tensor, Routing]:
-        """y of the shape of `x`; with `return_routing` also what each region chose.
+        """y of the shape of `x`; with `return_routing` also what each region chose. For `backend` see `routed_attention`.
 
         Raises:
             ValueError: the width is not `dim`, the map is empty, or `pad_mode` refuses its size.
@@ -231,9 +234,8 @@ class BiLevelRoutingAttention(nn.Module):
         weight = routing.affinity.softmax(-1) if self.soft_routing else None
         if active():
             self._record(q, key, routing, weight, real, grid, size, (height, width))
-        out = bi_level_routing_attention(
-            q, key, value, routing.index, num_heads=self.num_heads, scale=self.scale, weight=weight, real=real
-        )
+        options = {"num_heads": self.num_heads, "scale": self.scale, "weight": weight, "real": real, "backend": backend}
+        out = bi_level_routing_attention(q, key, value, routing.index, **options)
         out = from_regions(out, grid, size)[:, :height, :width]
         out = self.wo(out if positions is None else out + positions)
         return (out, routing) if return_routing else out
@@ -384,3 +386,11 @@ class AttentionLePE(nn.Module):
             image = x if self.lepe_of == "input" else v
             out = out + self.lepe(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return self.proj(out)
+
+
+def example(tokens: int) -> Example:
+    """The second stage of BiFormer-T, with its 7 × 7 regions, for `core_attention.catalogue`."""
+    side = max(1, round(tokens**0.5))
+    layer = BiLevelRoutingAttention(64, num_heads=2, n_win=7, topk=4, side_dwconv=5)
+    x = torch.randn(1, side, side, 64)
+    return Example(layer, (x,), side * side, reference=lambda x: layer(x, backend="reference"), softmax=(64, 2))

@@ -10,9 +10,10 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import active, paused, record
 from core_attention.masks import Causal
 from core_attention.mechanisms.block_selection import block_means, gate
@@ -207,3 +208,30 @@ def _record(q: Tensor, k: Tensor, chosen: Tensor, block: int, scale: float | Non
     record("weights", weights, shape=(batch, heads, queries, keys), device=q.device)
     shape = (batch, heads, queries, chosen.shape[3])
     record("blocks", lambda rows, picked: chosen[:, picked][:, :, rows], shape=shape, device=q.device)
+
+
+class MoBA(nn.Module):
+    """`moba_attention` as a layer without weights.
+
+    Args:
+        block: tokens of a block.
+        topk: blocks of a query, its own counted.
+        full_below: plain causal attention for fewer keys than this.
+        backend: see `routed_attention`.
+    """
+
+    def __init__(self, *, block: int = 512, topk: int = 3, full_below: int = 0, backend: Backend = "auto"):
+        super().__init__()
+        self.block, self.topk, self.full_below = block, topk, full_below
+        self.backend: Backend = backend
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cache: MoBACache | None = None) -> Tensor:
+        """See `moba_attention`."""
+        options = {"block": self.block, "topk": self.topk, "full_below": self.full_below, "backend": self.backend}
+        return moba_attention(q, k, v, cache=cache, **options)
+
+
+def example(tokens: int) -> Example:
+    """Blocks of 64 tokens, three a query, for `core_attention.catalogue`."""
+    layer, dense = MoBA(block=64, topk=3), MoBA(block=64, topk=3, backend="reference")
+    return Example(layer, tuple(torch.randn(1, 4, tokens, 64) for _ in range(3)), tokens, reference=dense)

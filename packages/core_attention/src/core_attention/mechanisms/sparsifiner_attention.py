@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import active, paused, record
 from core_attention.mechanisms.sparsifiner import Connectivity, MaskPredictor
 from core_attention.routed import RouteIndex, routed_attention
@@ -212,3 +213,16 @@ def _record(predictor: MaskPredictor, q: Tensor, k: Tensor, token_mask: Tensor |
     shape = (batch, heads, tokens, tokens)
     record("weights", weights, shape=shape, device=q.device)
     record("blocks", lambda rows, picked: mask[:, picked][:, :, rows], shape=shape, device=q.device)
+
+
+def example(tokens: int) -> Example:
+    """A layer of Sparsifiner-S, for `core_attention.catalogue`; its reference computes and masks all pairs."""
+    tokens = max(2, tokens)
+    layer = SparsifinerAttention(384, num_heads=6, num_tokens=tokens, rank=max(1, tokens // 6), qkv_bias=True)
+
+    def masked(x: Tensor) -> Tensor:
+        q, k, v = layer.qkv(x).unflatten(-1, (3, 6, -1)).permute(2, 0, 3, 1, 4)
+        out = sparse_attention(q, k, v, layer.mask_predictor, path="mask")
+        return layer.proj(out.transpose(1, 2).flatten(2))
+
+    return Example(layer, (torch.randn(1, tokens, 384),), tokens, reference=masked, softmax=(384, 6))

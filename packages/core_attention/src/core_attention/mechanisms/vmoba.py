@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from core_attention.attention import attention
+from core_attention.bench import Example
 from core_attention.capture import active, paused, record
 from core_attention.mechanisms.block_selection import Group, Pool, block_means, gate, select_blocks
 from core_attention.routed import Backend, RouteMask, routed_attention
@@ -242,6 +243,16 @@ class MixtureOfBlocks(nn.Module):
             raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         self.options = options
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, grid: Grid) -> Float[Tensor, "batch heads tokens value_dim"]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "batch heads tokens value_dim"]:
         """See `mixture_of_blocks`."""
         return mixture_of_blocks(q, k, v, grid=grid, chunk=self.chunk, **self.options)
+
+
+def example(tokens: int) -> Example:
+    """A head-global layer over cubes of 4 × 4 × 4 tokens, for `core_attention.catalogue`."""
+    side = max(1, round((tokens / 4) ** 0.5))
+    grid = (min(4, tokens), side, side)
+    layer = MixtureOfBlocks([(4, 4, 4)])
+    dense = MixtureOfBlocks([(4, 4, 4)], backend="reference")
+    inputs = tuple(torch.randn(1, 4, math.prod(grid), 64) for _ in range(3))
+    return Example(layer, (*inputs, grid), math.prod(grid), reference=dense)

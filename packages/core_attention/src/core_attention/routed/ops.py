@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from core_attention.routed import tiles, triton
+from core_attention.routed import count, tiles, triton
 from core_attention.routed.routes import RouteIndex, RouteMask, Routes, RouteThreshold, heads_share
 
 
@@ -124,3 +124,4 @@ def _backward(ctx, grad, grad_lse):
 
 
 routed.register_autograd(_backward, setup_context=_setup)
+count.register(torch.ops.core_attention.routed, torch.ops.core_attention.routed_backward, _routes)
