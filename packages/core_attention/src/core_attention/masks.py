@@ -295,7 +295,7 @@ class Dense(Mask):
         _check_matrix("Dense", self.visible, size)
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        return _picked(self.visible, part)
+        return _picked(self.visible.to(device), part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +315,7 @@ class Additive(Mask):
         _check_matrix("Additive", self.values, size)
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        return _picked(self.values, part)
+        return _picked(self.values.to(device), part)
 
 
 def _picked(tensor: Tensor, part: Part) -> Tensor:
@@ -351,7 +351,8 @@ class Factorised(Mask):
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
         place = positions(part.keys, size.keys, device)
         rows, columns = (
-            pick(pick(pick(t, 0, part.batch), 1, part.heads), 2, part.rows) for t in (self.rows, self.columns)
+            pick(pick(pick(t, 0, part.batch), 1, part.heads), 2, part.rows)
+            for t in (self.rows.to(device), self.columns.to(device))
         )
         width = self.columns.shape[-1]
         return rows.index_select(3, place // width) + columns.index_select(3, place % width)

@@ -63,7 +63,7 @@ def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple
     for bias in factorised:
         height, width = bias.rows.shape[-1], bias.columns.shape[-1]
         exact = torch.promote_types(q.dtype, torch.float32)
-        extra_q += [(t.to(exact) / scale).to(q.dtype).expand(b, h, n, -1) for t in (bias.rows, bias.columns)]
+        extra_q += [(t.to(q.device, exact) / scale).to(q.dtype).expand(b, h, n, -1) for t in (bias.rows, bias.columns)]
         hot = [F.one_hot(place // width, height), F.one_hot(place % width, width)]
         extra_k += [t.to(k.dtype).expand(k.shape[0], k.shape[1], -1, -1) for t in hot]
     return (
