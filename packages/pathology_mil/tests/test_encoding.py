@@ -20,7 +20,7 @@ from pathology_mil.texture import DIM, colour_texture
 from pathology_mil.tiles import TileParams, read_tiles
 from pathology_mil.tiling import tile_slides
 
-PARAMS = TileParams(patch_size=256, mag=10)
+PARAMS = TileParams(patch_size=256, mag=5)
 ENCODE = EncodeParams(EncoderChoice("colour-texture"))
 
 
@@ -141,7 +141,7 @@ def test_kills_at_random_moments(samples, job, tmp_path):
     rng = np.random.default_rng(0)
     command = [sys.executable, "-c", "from pathology_mil.cli import main; main()"]
     steps = [
-        ["tile", samples / "slides", "--out", tmp_path, "--mag", "10"],
+        ["tile", samples / "slides", "--out", tmp_path, "--mag", "5"],
         ["encode", tmp_path, "--encoder", "colour-texture"],
     ]
     for step in steps:
