@@ -271,9 +271,9 @@ def test_nothing_stays_after_an_exception(x):
 
 def test_captures_nest_and_do_not_see_other_threads(x):
     mha = nn.MultiheadAttention(16, 4, batch_first=True).eval()
-    with capture(mha) as outer:
+    with capture(mha, rows=torch.arange(7)) as outer:
         mha(x, x, x)
-        with capture(mha, rows=0) as inner:
+        with capture(mha, rows=torch.tensor([0])) as inner:
             mha(x, x, x)
         other = threading.Thread(target=lambda: mha(x, x, x))
         other.start()

@@ -140,7 +140,7 @@ class Maps(Mapping[str, Tensor]):
         self._taken.setdefault(layer, {}).setdefault(kind, []).append(taken)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Session:
     """One active capture: which layers, heads and rows, and what it holds so far."""
 
@@ -159,10 +159,8 @@ class _Session:
         if id(module) not in self.names or self not in _thread.sessions:
             return
         if self.names[id(module)].endswith(".attn_drop") and isinstance(args[0], Tensor) and args[0].ndim == 4:
-            full, (b, h, n, m) = (
-                args[0],
-                args[0].shape,
-            )  # timm's layers without a fused path hand their weights to this dropout
+            # timm's layers without a fused path hand their weights to this dropout
+            full, (b, h, n, m) = args[0], args[0].shape
             self.take("weights", lambda rows, heads: full[:, heads][:, :, rows], (b, h, n, m), full.device, 1)
         self.stack.append(module)
 
@@ -263,7 +261,7 @@ def capture(
         heads: which query heads: a number, several, a slice; None: all.
         rows: which queries, likewise; negative ones count from the end.
         kinds: which kinds of maps (``"weights"``, ``"blocks"``, ``"gates"`` …); None: all that a mechanism offers.
-        limit: bytes that all maps together may take.
+        limit: bytes that all maps together may take, reckoned at four a number; computing one takes about three times its size on the way.
 
     Yields:
         `Maps`, filled while the block runs.
