@@ -44,7 +44,20 @@ class Mechanism:
 
 
 MECHANISMS: dict[str, Mechanism] = {
+    "balanced": Mechanism(
+        "eurosat_bmta", "core_attention.feature_maps.balanced:example", "docs/mechanisms/balanced.md"
+    ),
     "biformer": Mechanism("biformer", "core_attention.mechanisms.biformer:example", "docs/mechanisms/biformer.md"),
+    "cbam": Mechanism("eurosat_bmta", "core_attention.feature_maps.cbam:example", "docs/mechanisms/feature_maps.md"),
+    "channel-attention": Mechanism(
+        "msdual", "core_attention.feature_maps.dual:channel_example", "docs/mechanisms/position_channel_attention.md"
+    ),
+    "class-semantics": Mechanism(
+        "csa_action", "core_attention.feature_maps.class_semantics:example", "docs/mechanisms/class_semantics.md"
+    ),
+    "coordinate": Mechanism(
+        "eurosat_bmta", "core_attention.feature_maps.coordinate:example", "docs/mechanisms/feature_maps.md"
+    ),
     "davit": Mechanism("davit", "core_attention.mechanisms.davit:example", "docs/mechanisms/davit.md"),
     "deconstructing-approx": Mechanism(
         "deconstructing",
@@ -56,17 +69,39 @@ MECHANISMS: dict[str, Mechanism] = {
         "core_attention.mechanisms.deconstructing:nonapproximate_example",
         "docs/mechanisms/deconstructing.md",
     ),
+    "dhvt-attention": Mechanism("dhvt", "core_attention.mechanisms.dhvt:attention_example", "docs/mechanisms/dhvt.md"),
+    "dhvt-feed-forward": Mechanism(
+        "dhvt", "core_attention.mechanisms.dhvt:feed_forward_example", "docs/mechanisms/dhvt.md"
+    ),
     "dma": Mechanism("dma", "core_attention.mechanisms.dma_layer:example", "docs/mechanisms/dma.md"),
+    "ela": Mechanism("ela", "core_attention.feature_maps.ela:example", "docs/mechanisms/ela.md"),
     "landmark": Mechanism(
         "landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"
     ),
     "moba": Mechanism("vmoba", "core_attention.mechanisms.moba:example", "docs/mechanisms/vmoba.md"),
+    "position-attention": Mechanism(
+        "msdual", "core_attention.feature_maps.dual:position_example", "docs/mechanisms/position_channel_attention.md"
+    ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
+    "scale-aware": Mechanism(
+        "featenhancer", "core_attention.feature_maps.scale_aware:example", "docs/mechanisms/scale_aware.md"
+    ),
     "scatterbrain": Mechanism(
         "scatterbrain", "core_attention.mechanisms.scatterbrain_local:example", "docs/mechanisms/scatterbrain.md"
+    ),
+    "sentence-attention": Mechanism(
+        "sentence_attention", "core_attention.feature_maps.sentence:example", "docs/mechanisms/sentence_attention.md"
     ),
     "sparsifiner": Mechanism(
         "sparsifiner", "core_attention.mechanisms.sparsifiner_attention:example", "docs/mechanisms/sparsifiner.md"
     ),
+    "squeeze-excitation": Mechanism(
+        "eurosat_bmta", "core_attention.feature_maps.squeeze_excitation:example", "docs/mechanisms/feature_maps.md"
+    ),
+    "subspace-attention-layer": Mechanism(
+        "dynsubspace", "core_attention.feature_maps.attention_layer:example", "docs/mechanisms/feature_maps.md"
+    ),
+    "tcpa": Mechanism("tcpa", "core_attention.mechanisms.tcpa:example", "docs/mechanisms/tcpa.md"),
+    "ulsam": Mechanism("ulsam", "core_attention.feature_maps.ulsam:example", "docs/mechanisms/ulsam.md"),
     "vmoba": Mechanism("vmoba", "core_attention.mechanisms.vmoba:example", "docs/mechanisms/vmoba.md"),
 }

@@ -3,7 +3,7 @@ import torch
 
 from core_attention.capture import capture
 from core_attention.feature_maps import BalancedMultiTaskAttention, CoordinateAttention
-from core_attention.feature_maps.balanced import balanced_fusion, three_steps
+from core_attention.feature_maps.balanced import balanced_fusion, definition
 from core_attention.feature_maps.squeeze_excitation import channel_gate
 from core_attention.feature_maps.strips import strip_gate, strip_means
 
@@ -25,7 +25,7 @@ def test_fused_gate_is_the_three_step_form(size, dtype):
     module, x = module_and_map(size=size)
     module, x = module.to(dtype), x.to(dtype).requires_grad_()
     y = module(x)
-    want = three_steps(x, *branches(module, x), module.balance)
+    want = definition(module, x)
     torch.testing.assert_close(y, want, rtol=1e-6, atol=1e-6)
     given = [x, *module.parameters()]
     probe = torch.randn_like(y)
@@ -37,8 +37,7 @@ def test_training_updates_the_running_statistics_once():
     module, x = module_and_map()
     plain, _ = module_and_map()
     module.train()(x)
-    plain.train()
-    three_steps(x, *branches(plain, x), plain.balance)
+    definition(plain.train(), x)
     for one, other in zip(module.buffers(), plain.buffers(), strict=True):
         torch.testing.assert_close(one, other)
 
@@ -74,7 +73,8 @@ def test_gradient_of_the_scalar_in_closed_form():
 def test_fusion_function():
     x, a_h, a_w, e = (torch.rand(s) for s in [(2, 3, 4, 5), (2, 3, 4), (2, 3, 5), (2, 3)])
     alpha = torch.tensor(0.3)
-    torch.testing.assert_close(balanced_fusion(x, a_h, a_w, e, alpha), three_steps(x, a_h, a_w, e, alpha))
+    want = 0.3 * x * a_h[..., None] * a_w[:, :, None] + 0.7 * x * e[..., None, None]
+    torch.testing.assert_close(balanced_fusion(x, a_h, a_w, e, alpha), want)
 
 
 def test_gate_on_request():

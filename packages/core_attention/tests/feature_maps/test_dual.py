@@ -4,7 +4,7 @@ import torch
 from core_attention.capture import capture
 from core_attention.feature_maps import CAM, PAM
 from core_attention.feature_maps import dual as dual_module
-from core_attention.feature_maps.dual import PAMCAMLayer, channel_attention, position_attention
+from core_attention.feature_maps.dual import PAMCAMLayer, channel_attention, definition, position_attention
 
 
 def image(*size, seed=0, dtype=torch.float64, scale=0.3):
@@ -14,12 +14,6 @@ def image(*size, seed=0, dtype=torch.float64, scale=0.3):
 def plain_position(q, k, v):
     a = torch.softmax(q.flatten(2).mT @ k.flatten(2), 2)
     return (v.flatten(2) @ a.mT).view_as(v)
-
-
-def plain_channel(x):
-    e = x.flatten(2) @ x.flatten(2).mT
-    a = torch.softmax(e.amax(2, keepdim=True) - e, 2)
-    return (a @ x.flatten(2)).view_as(x), a
 
 
 @pytest.mark.parametrize("narrow", [2, 24])
@@ -45,9 +39,11 @@ def test_no_array_of_all_pairs_of_pixels():
     assert max(sizes) < 1056**2 / 10
 
 
-def test_channel_attention_is_its_definition():
-    x = image(2, 6, 4, 5).requires_grad_()
-    y, (want, _) = channel_attention(x), plain_channel(x)
+@pytest.mark.parametrize("kind", [PAM, CAM])
+def test_layers_are_their_definition(kind):
+    x, layer = image(2, 6, 4, 5).requires_grad_(), kind(6).double()
+    torch.nn.init.constant_(layer.gamma, 0.7)
+    y, want = layer(x), definition(layer, x)
     torch.testing.assert_close(y, want)
     torch.testing.assert_close(*(torch.autograd.grad(t.pow(2).sum(), x)[0] for t in (y, want)))
 
@@ -92,7 +88,8 @@ def test_the_most_similar_channel_gets_the_least_weight():
     a = maps["function"][0, 0]
     torch.testing.assert_close(a.sum(1), torch.ones(5, dtype=a.dtype))
     assert a[1].argmin() == 3
-    torch.testing.assert_close(a, plain_channel(x)[1][0])
+    e = (x.flatten(2) @ x.flatten(2).mT)[0]
+    torch.testing.assert_close(a, torch.softmax(e.amax(1, keepdim=True) - e, 1))
 
 
 def test_rows_of_the_position_map_on_request():

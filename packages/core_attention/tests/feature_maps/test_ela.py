@@ -3,7 +3,7 @@ import torch
 
 from core_attention.cost import profile
 from core_attention.feature_maps import ELA
-from core_attention.feature_maps.ela import VARIANTS
+from core_attention.feature_maps.ela import VARIANTS, definition
 from core_attention.feature_maps.strips import strip_means
 
 
@@ -34,6 +34,18 @@ def test_parameters_and_multiply_accumulates_as_published(variant, factor):
 @pytest.mark.parametrize("size", [(2, 32, 5, 9), (1, 32, 1, 6), (1, 32, 6, 1), (1, 32, 2, 3), (1, 32, 1, 1)])
 def test_keeps_every_size(size):
     assert ela(variant="L")(image(*size)).shape == size
+
+
+@pytest.mark.parametrize("options", [{"variant": "S"}, {"variant": "T", "shared": False}])
+@pytest.mark.parametrize("size", [(2, 32, 6, 9), (2, 32, 6, 6)])
+def test_is_its_definition(size, options):
+    module, x = ela(**options), image(*size).requires_grad_()
+    y, want = module(x), definition(module, x)
+    torch.testing.assert_close(y, want)
+    given = [x, *module.parameters()]
+    gradients = (torch.autograd.grad(t.pow(2).sum(), given) for t in (y, want))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("size", [(2, 32, 6, 9), (2, 32, 6, 6)])

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, positive
 from core_attention.feature_maps.recorded import recorded
 
@@ -62,3 +63,9 @@ def attention_pool(
     a = attention.flatten(1)
     weights = a / (a.sum(1, keepdim=True) if normalise else a.shape[1])
     return torch.einsum("bcn,bn->bc", x.flatten(2), weights.to(x.dtype))
+
+
+def example(tokens: int) -> Example:
+    """The layer on the features of ResNet-50's third stage, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    return Example(AttentionLayer(1024), (torch.randn(1, 1024, side, side),), tokens=side * side)

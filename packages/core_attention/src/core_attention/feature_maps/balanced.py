@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map
 from core_attention.feature_maps.coordinate import CoordinateAttention
 from core_attention.feature_maps.squeeze_excitation import SqueezeExcitation
@@ -21,19 +24,6 @@ def balanced_fusion(
 ) -> Float[Tensor, "b c h w"]:
     """``α · (x ⊙ rows ⊙ columns) + (1 − α) · (x ⊙ channels)`` with α in [0, 1], as one product with the map."""
     return strip_gate(x, alpha * rows, columns, (1 - alpha) * channels)
-
-
-def three_steps(
-    x: Float[Tensor, "b c h w"],
-    rows: Float[Tensor, "b c h"],
-    columns: Float[Tensor, "b c w"],
-    channels: Float[Tensor, "b c"],
-    alpha: Float[Tensor, ""],
-) -> Float[Tensor, "b c h w"]:
-    """`balanced_fusion` by its definition: two gated maps and their blend, as published."""
-    coordinate = x * rows[..., None] * columns[:, :, None, :]
-    spectral = x * channels[..., None, None]
-    return alpha * coordinate + (1 - alpha) * spectral
 
 
 class BalancedMultiTaskAttention(nn.Module):
@@ -74,3 +64,19 @@ class BalancedMultiTaskAttention(nn.Module):
         a_h, a_w = self.coord_attention.gates(rows, columns)
         alpha = self.balance
         return alpha * a_h, a_w, (1 - alpha) * self.se_attention.gate(rows.mean(2))
+
+
+def definition(layer: BalancedMultiTaskAttention, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The layer in three steps, as published: the map gated by either branch, and the blend of both."""
+    a_h, a_w = layer.coord_attention.gates(x.mean(3), x.mean(2))
+    coordinate = x * a_h[..., None] * a_w[:, :, None]
+    spectral = x * layer.se_attention.gate(x.mean((2, 3)))[..., None, None]
+    return layer.balance * coordinate + (1 - layer.balance) * spectral
+
+
+def example(tokens: int) -> Example:
+    """The layer on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    layer = BalancedMultiTaskAttention(64)
+    x = torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, odd, positive
 from core_attention.feature_maps.recorded import recorded
 from core_attention.feature_maps.squeeze_excitation import channel_gate
@@ -87,3 +90,18 @@ class CBAM(nn.Module):
         """
         feature_map(x, self.channels, "CBAM")
         return self.spatial_attention(self.channel_attention(x))
+
+
+def definition(layer: CBAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The layer step by step, as published: the MLP once for the mean and once for the maximum."""
+    fc, conv = layer.channel_attention.fc, layer.spatial_attention.conv
+    x = x * torch.sigmoid(fc(x.mean((2, 3))) + fc(x.flatten(2).max(2).values))[..., None, None]
+    return x * torch.sigmoid(conv(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)))
+
+
+def example(tokens: int) -> Example:
+    """The layer on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    layer = CBAM(64)
+    x = torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))

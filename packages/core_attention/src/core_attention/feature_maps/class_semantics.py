@@ -8,12 +8,14 @@ are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import odd, positive
 from core_attention.feature_maps.recorded import recorded
 
@@ -148,3 +150,22 @@ class CSABlock(nn.Module):
         recorded("gates.channel", a_c[..., None])
         recorded("gates.time", a_t[:, None])
         return FUSIONS[self.fuse](f, a_c.to(f.dtype), a_t.to(f.dtype))
+
+
+def definition(layer: CSABlock, r: Float[Tensor, "b c_r t"], f: Float[Tensor, "b c_f t"]) -> Float[Tensor, "b c_f t"]:
+    """The block step by step: two attended features, and their fusion (no mask, R and F of one length, no `self_se`)."""
+    channel, temporal = layer.channel, layer.temporal
+    z = torch.relu(channel.conv(r)).mean(2)
+    attended_c = torch.sigmoid(channel.fc2(torch.relu(channel.fc1(z))))[..., None]
+    attended_t = torch.sigmoid(temporal.conv2(torch.relu(temporal.conv1(r))))
+    if layer.fuse == "product":
+        return f * attended_c * attended_t
+    both = f * attended_c, f * attended_t
+    return torch.maximum(*both) if layer.fuse == "max" else both[0] + both[1]
+
+
+def example(tokens: int) -> Example:
+    """The block after BMN's base module on ActivityNet features, for `core_attention.catalogue`; its tokens are time steps."""
+    layer = CSABlock(400, 256)
+    inputs = torch.randn(1, 400, tokens), torch.randn(1, 256, tokens)
+    return Example(layer, inputs, tokens=tokens, reference=partial(definition, layer))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, positive
 from core_attention.feature_maps.strips import strip_attention
 
@@ -67,3 +70,17 @@ class CoordinateAttention(nn.Module):
         """
         feature_map(x, self.channels, "CoordinateAttention")
         return strip_attention(x, self.gates)
+
+
+def definition(layer: CoordinateAttention, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The layer step by step: two means, the gates, and one product after the other."""
+    a_h, a_w = layer.gates(x.mean(3), x.mean(2))
+    return x * a_h[..., None] * a_w[:, :, None]
+
+
+def example(tokens: int) -> Example:
+    """The layer on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    layer = CoordinateAttention(64)
+    x = torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))

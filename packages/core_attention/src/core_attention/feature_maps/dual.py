@@ -5,11 +5,14 @@ As used by the multi-scale self-guided segmentation network (Sinha and Dolz 2020
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, positive
 from core_attention.feature_maps.recorded import recorded
 
@@ -127,3 +130,32 @@ class PAMCAMLayer(nn.Module):
         """
         feature_map(x, 2 * self.channels, "PAMCAMLayer")
         return self.attn(x)
+
+
+def definition(layer: PAM | CAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """Either layer step by step, with its whole array of weights."""
+    flat = x.flatten(2)
+    if isinstance(layer, PAM):
+        q, k, v = (conv(x).flatten(2) for conv in (layer.query_conv, layer.key_conv, layer.value_conv))
+        attended = v @ torch.softmax(q.mT @ k, 2).mT
+    else:
+        scores = flat @ flat.mT
+        attended = torch.softmax(scores.amax(2, keepdim=True) - scores, 2) @ flat
+    return layer.gamma * attended.view_as(x) + x
+
+
+def _example(layer: PAM | CAM, tokens: int) -> Example:
+    torch.nn.init.constant_(layer.gamma, 0.5)
+    side = max(1, round(tokens**0.5))
+    x = 0.3 * torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))
+
+
+def position_example(tokens: int) -> Example:
+    """Position attention on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    return _example(PAM(64), tokens)
+
+
+def channel_example(tokens: int) -> Example:
+    """Channel attention on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    return _example(CAM(64), tokens)

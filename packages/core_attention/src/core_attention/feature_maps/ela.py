@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, odd, positive
 from core_attention.feature_maps.strips import strip_attention, strip_conv
 
@@ -132,3 +135,22 @@ class ELA(nn.Module):
 def _divisor(whole: int, bound: int) -> int:
     """The largest divisor of `whole` not above `bound`."""
     return next(n for n in range(min(bound, whole), 0, -1) if whole % n == 0)
+
+
+def definition(layer: ELA, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The layer step by step: each axis by itself, and one product after the other."""
+
+    def gate(strip: Tensor, end: str) -> Tensor:
+        conv, gn = (getattr(layer, part + ("" if layer.shared else end)) for part in ("conv", "gn"))
+        z = F.conv1d(strip, conv.weight, padding=conv.weight.shape[2] // 2, groups=layer.groups)
+        return torch.sigmoid(gn(z))
+
+    return x * gate(x.mean(3), "_h")[..., None] * gate(x.mean(2), "_w")[:, :, None]
+
+
+def example(tokens: int) -> Example:
+    """The layer on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    layer = ELA(64)
+    x = torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import divides, feature_map
 from core_attention.feature_maps.recorded import recorded
 
@@ -69,3 +72,24 @@ class ScaleAwareFeatureAggregation(nn.Module):
         blended, w_k = scale_blend(self.query_conv2(self.query_conv1(x)), self.key_conv(quarter), self.heads)
         recorded("weights.key", w_k)
         return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def definition(
+    layer: ScaleAwareFeatureAggregation, x: Float[Tensor, "b c h w"], quarter: Float[Tensor, "b c h4 w4"]
+) -> Float[Tensor, "b c h w"]:
+    """The layer step by step: both scales in one stack, and a softmax over it."""
+    q, k = layer.query_conv2(layer.query_conv1(x)), layer.key_conv(quarter)
+    b, c, h, w = q.shape
+    m, d = layer.heads, c // layer.heads
+    stack = torch.stack([q, k], 1).view(b, 2, m, d, h, w)
+    weights = torch.softmax((stack * k.view(b, 1, m, d, h, w)).sum(3) / d**0.5, 1)
+    blended = (weights[:, :, :, None] * stack).sum(1).view(b, c, h, w)
+    return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def example(tokens: int) -> Example:
+    """The published layer, for `core_attention.catalogue`; its tokens are the pixels at an eighth, where it blends."""
+    side = max(1, round(tokens**0.5))
+    layer = ScaleAwareFeatureAggregation()
+    x, quarter = (torch.randn(1, 24, n, n) for n in (8 * side + 7, 2 * side + 1))
+    return Example(layer, (x, quarter), tokens=side * side, reference=partial(definition, layer))

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, positive
 from core_attention.feature_maps.squeeze_excitation import channel_gate
 
@@ -69,3 +70,10 @@ class SentenceAttention(nn.Module):
                 f"SentenceAttention needs one sentence a map, got maps {tuple(image.shape)}, sentences {tuple(text.shape)}"
             )
         return channel_gate(image, self.gate(text, image))
+
+
+def example(tokens: int) -> Example:
+    """The block of the finest level of EfficientNet-B7, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    inputs = torch.randn(1, 32, side, side), torch.randn(1, 384)
+    return Example(SentenceAttention(384, 32), inputs, tokens=side * side)

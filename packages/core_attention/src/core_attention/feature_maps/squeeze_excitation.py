@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import feature_map, odd, positive
 from core_attention.feature_maps.recorded import recorded
 
@@ -81,3 +82,9 @@ class EfficientChannelAttention(nn.Module):
         """
         feature_map(x, self.channels, "EfficientChannelAttention")
         return channel_gate(x, self.gate(x.mean((2, 3))))
+
+
+def example(tokens: int) -> Example:
+    """Squeeze-and-excitation of 64 channels, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    return Example(SqueezeExcitation(64), (torch.randn(1, 64, side, side),), tokens=side * side)

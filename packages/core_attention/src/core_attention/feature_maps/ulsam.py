@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.feature_maps.checks import divides, feature_map
 from core_attention.feature_maps.recorded import recorded
 
@@ -105,3 +107,34 @@ def _to_official(module: ULSAM, state_dict: dict[str, Tensor], prefix: str, loca
         if (joined := state_dict.pop(prefix + part, None)) is not None:
             parts = [joined.clone() for _ in range(g)] if part in COUNTERS else joined.chunk(g)
             state_dict.update({f"{prefix}subspaces.{n}.{part}": one for n, one in enumerate(parts)})
+
+
+def definition(layer: ULSAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """The layer as published, one subspace after the other; leaves running statistics as they are."""
+    state, out = layer.state_dict(keep_vars=True), []
+
+    def normed(t: Tensor, name: str) -> Tensor:
+        if not layer.norm:
+            return t
+        mean, var, weight, bias = (
+            state[f"{name}.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.relu(F.batch_norm(t, mean.clone(), var.clone(), weight, bias, layer.training))
+
+    def convolved(t: Tensor, name: str, groups: int) -> Tensor:
+        return F.conv2d(t, state[f"{name}.weight"], state.get(f"{name}.bias"), groups=groups)
+
+    for n, part in enumerate(x.chunk(layer.num_splits, 1)):
+        name = f"subspaces.{n}"
+        d = normed(convolved(part, f"{name}.conv_dws", part.shape[1]), f"{name}.bn_dws")
+        s = normed(convolved(F.max_pool2d(d, 3, stride=1, padding=1), f"{name}.conv_point", 1), f"{name}.bn_point")
+        out.append(part * s.flatten(2).softmax(2).view_as(s) + part)
+    return torch.cat(out, 1)
+
+
+def example(tokens: int) -> Example:
+    """The layer on a square map, for `core_attention.catalogue`; its tokens are pixels."""
+    side = max(1, round(tokens**0.5))
+    layer = ULSAM(64)
+    x = torch.randn(1, layer.channels, side, side)
+    return Example(layer, (x,), tokens=side * side, reference=partial(definition, layer))

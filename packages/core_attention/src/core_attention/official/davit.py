@@ -12,7 +12,8 @@ _BOTH = ("mlp_ratio", "qkv_bias", "ffn", "cpe_act")
 
 
 def _channel(config: Config) -> nn.Module:
-    options = {name: config[name] for name in (*_BOTH, "scaling") if name in config}
+    options: dict[str, Any] = {"qkv_bias": False}  # the official default of this block only
+    options |= {name: config[name] for name in (*_BOTH, "scaling") if name in config}
     return ChannelBlock(config["dim"], config["num_heads"], drop_path=config.get("drop_path", 0.0), **options)
 
 
