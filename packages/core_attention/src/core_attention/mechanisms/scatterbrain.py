@@ -343,7 +343,8 @@ class ScatterbrainAttention(nn.Module):
         return scatterbrain_matrices(
             q[:, :, rows],
             k,
-            features._replace(q=features.q[:, :, rows], q_scale=features.q_scale[:, :, rows]),
+            # not _replace: Dynamo rebuilds such a tuple wrongly
+            Features(features.q[:, :, rows], features.q_scale[:, :, rows], features.k, features.k_scale),
             pairs.unflatten(0, q.shape[:2]) if pairs.ndim == 3 else pairs,
             softmax_temp=self.softmax_temp,
             causal=self.causal,
