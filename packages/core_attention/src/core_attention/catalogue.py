@@ -4,12 +4,6 @@ A mechanism registers with one line in `MECHANISMS`, and a small factory beside 
 listing imports nothing heavy::
 
     "davit": Mechanism("davit", "core_attention.mechanisms.davit:example", "docs/mechanisms/davit.md"),
-    "deconstructing-approx": Mechanism(
-        "deconstructing", "core_attention.mechanisms.deconstructing:approximate_example", "docs/mechanisms/deconstructing.md"
-    ),
-    "deconstructing-nonapprox": Mechanism(
-        "deconstructing", "core_attention.mechanisms.deconstructing:nonapproximate_example", "docs/mechanisms/deconstructing.md"
-    ),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
 
     # at the end of core_attention/mechanisms/rala.py
@@ -82,6 +76,7 @@ MECHANISMS: dict[str, Mechanism] = {
     "position-attention": Mechanism(
         "msdual", "core_attention.feature_maps.dual:position_example", "docs/mechanisms/position_channel_attention.md"
     ),
+    "moh": Mechanism("moh", "core_attention.mechanisms.moh:example", "docs/mechanisms/moh.md"),
     "rala": Mechanism("rala", "core_attention.mechanisms.rala:example", "docs/mechanisms/rala.md"),
     "scale-aware": Mechanism(
         "featenhancer", "core_attention.feature_maps.scale_aware:example", "docs/mechanisms/scale_aware.md"

@@ -1,0 +1,171 @@
+"""Attention of the heads that each token chose, and of no others.
+
+A head reads only the queries that selected it, against all keys (a dropped head still serves keys to other tokens). The queries of a head are
+gathered, attended to in tiles, and put back; what was not selected is 0.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from core_attention.attention_tile import tile_backward, tile_forward
+
+ROWS = 128  # selected queries in a tile under a causal mask; without one a head is one tile
+
+
+def selected_heads_attention(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch kv_heads keys dim"],
+    v: Float[Tensor, "batch kv_heads keys value_dim"],
+    selected: Bool[Tensor, "batch queries heads"],
+    *,
+    kv_head: Sequence[int] | None = None,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "batch keys"] | None = None,
+    scale: float | None = None,
+) -> Float[Tensor, "batch heads queries value_dim"]:
+    """Softmax attention where `selected`, 0 elsewhere; costs in proportion to what is selected.
+
+    Args:
+        kv_head: the key head of each query head; by default groups of equal size.
+        causal: query i of N sees keys up to ``keys − N + i``.
+        key_mask: True = may be seen.
+        scale: defaults to dim^-1/2.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, selected {tuple(selected.shape)}"
+    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4 or q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"q and k must be (batch, heads, length, dim) with equal batch and dim: {shapes}")
+    if k.shape[:3] != v.shape[:3] or tuple(selected.shape) != (q.shape[0], q.shape[2], q.shape[1]):
+        raise ValueError(f"v must match k, and selected be (batch, queries, heads): {shapes}")
+    if kv_head is None:
+        if q.shape[1] % max(k.shape[1], 1):
+            raise ValueError(f"query heads must be a multiple of key heads: {shapes}")
+        kv_head = [i // (q.shape[1] // k.shape[1]) for i in range(q.shape[1])]
+    if len(kv_head) != q.shape[1] or any(not 0 <= i < k.shape[1] for i in kv_head):
+        raise ValueError(
+            f"kv_head must name one of {k.shape[1]} key heads for each of {q.shape[1]} heads, got {list(kv_head)}"
+        )
+    if causal and q.shape[2] > k.shape[2] > 0:
+        raise ValueError(f"more queries than keys, although the last query is the last key: {shapes}")
+    if key_mask is not None and tuple(key_mask.shape) != (k.shape[0], k.shape[2]):
+        raise ValueError(f"key_mask must be (batch, keys) = {(k.shape[0], k.shape[2])}, got {tuple(key_mask.shape)}")
+    factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    return _selected_heads(q, k, v, selected, key_mask, list(kv_head), causal, factor)[0]
+
+
+def _tiles(
+    selected: Tensor, key_mask: Tensor | None, keys: int, causal: bool
+) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None, int]]:
+    """Yields a head, its queries (batch, n) in order, which of them are selected, what they see (batch, n, keys), and how many keys."""
+    queries = selected.shape[1]
+    by_head = selected.movedim(-1, 0)
+    order = (~by_head).to(torch.uint8).argsort(dim=-1, stable=True)
+    counts = by_head.sum(-1)
+    for head, longest in enumerate(counts.amax(1).tolist()):
+        step = ROWS if causal else max(longest, 1)
+        for start in range(0, longest, step):
+            stop = min(start + step, longest)
+            index = order[head, :, start:stop]
+            valid = torch.arange(start, stop, device=index.device) < counts[head, :, None]
+            seen, end = None, keys
+            if causal:
+                # what pads a sample with fewer queries may stand anywhere; it is thrown away
+                position = (index + keys - queries).masked_fill(~valid, 0)
+                end = int(position.max()) + 1
+                seen = torch.arange(end, device=index.device) <= position[..., None]
+            if key_mask is not None:
+                allowed = key_mask[:, None, :end]
+                seen = allowed if seen is None else seen & allowed
+            yield head, index, valid, seen, end
+
+
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))[:, None]
+
+
+@torch.library.custom_op("core_attention::selected_heads", mutates_args=())
+def _selected_heads(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    selected: Tensor,
+    key_mask: Tensor | None,
+    kv_head: Sequence[int],
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output (batch, heads, queries, value_dim) and log-sum-exp (batch, heads, queries)."""
+    out = v.new_zeros(*q.shape[:3], v.shape[-1])
+    lse = q.new_full(q.shape[:3], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
+    if not k.shape[2] or not selected.numel():
+        return out, lse
+    for head, index, valid, seen, end in _tiles(selected, key_mask, k.shape[2], causal):
+        key, value = (x[:, kv_head[head], None, :end] for x in (k, v))
+        part, part_lse = tile_forward(_rows(q[:, head], index), key, value, seen, scale)
+        part = part[:, 0].masked_fill(~valid[..., None], 0)
+        out[:, head].scatter_(1, index[..., None].expand_as(part), part)
+        lse[:, head].scatter_(1, index, part_lse[:, 0].masked_fill(~valid, -torch.inf))
+    return out, lse
+
+
+@_selected_heads.register_fake
+def _(q, k, v, selected, key_mask, kv_head, causal, scale):
+    return v.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(
+        q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)
+    )
+
+
+@torch.library.custom_op("core_attention::selected_heads_backward", mutates_args=())
+def _selected_heads_backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    selected: Tensor,
+    key_mask: Tensor | None,
+    kv_head: Sequence[int],
+    causal: bool,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v."""
+    grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+    if not k.shape[2] or not selected.numel():
+        return grads[0], grads[1], grads[2]
+    for head, index, valid, seen, end in _tiles(selected, key_mask, k.shape[2], causal):
+        kv = kv_head[head]
+        key, value = (x[:, kv, None, :end] for x in (k, v))
+        of_rows = [_rows(x[:, head], index) for x in (grad, q, out)]
+        of_rows[0] = of_rows[0].masked_fill(~valid[:, None, :, None], 0)
+        tile_lse = lse[:, head].gather(1, index)[:, None].contiguous()
+        parts = tile_backward(of_rows[0], of_rows[1], key, value, of_rows[2], tile_lse, seen, scale)
+        part = parts[0][:, 0].to(q.dtype)
+        grads[0][:, head].scatter_add_(1, index[..., None].expand_as(part), part.masked_fill(~valid[..., None], 0))
+        grads[1][:, kv, :end] += parts[1][:, 0]
+        grads[2][:, kv, :end] += parts[2][:, 0]
+    return grads[0], grads[1], grads[2]
+
+
+@_selected_heads_backward.register_fake
+def _(grad, q, k, v, *rest):
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+
+
+def _setup(ctx, inputs, output) -> None:
+    q, k, v, selected, key_mask, *ctx.rest = inputs
+    ctx.save_for_backward(q, k, v, *output, selected, key_mask)
+
+
+def _backward(ctx, grad, grad_lse):
+    q, k, v, out, lse, selected, key_mask = ctx.saved_tensors
+    grads = _selected_heads_backward(grad, q, k, v, out, lse, selected, key_mask, *ctx.rest)
+    return *grads, None, None, None, None, None
+
+
+_selected_heads.register_autograd(_backward, setup_context=_setup)
