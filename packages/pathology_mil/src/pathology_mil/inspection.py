@@ -1,12 +1,9 @@
 """What a file holds, whether it can be used, and what to do next."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from core_runtime.errors import UserError
 from core_runtime.suite import Glance
@@ -267,8 +264,3 @@ def glance(path: Path) -> Glance:
         next_commands=found.next_commands,
         warnings=found.warnings,
     )
-
-
-def shown(values: Sequence[float]) -> str:
-    """Numbers as a range."""
-    return f"{min(values):g}" if np.ptp(values) == 0 else f"{min(values):g} to {max(values):g}"

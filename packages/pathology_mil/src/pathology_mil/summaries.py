@@ -9,7 +9,7 @@ from typing import Any
 from core_runtime.bulk import Outcome
 from core_runtime.cli import note
 from pathology_mil.encoding import EncodeParams
-from pathology_mil.inspection import Findings, shown
+from pathology_mil.inspection import Findings
 from pathology_mil.slides import SlideFile
 from pathology_mil.tiles import TileParams
 from pathology_mil.tiling import tile_facts, verdict
@@ -88,12 +88,17 @@ def tiled(
         print(f"{facts['tiles']} tiles of {wanted} from {len(slides)} slide(s) in {folder}")
         if resolutions:
             print(
-                f"  scanned at {shown(resolutions)} µm per pixel ({', '.join(sorted({r['mpp_source'] for r in rows if r['mpp']}))})"
+                f"  scanned at {_range(resolutions)} µm per pixel ({', '.join(sorted({r['mpp_source'] for r in rows if r['mpp']}))})"
             )
         _say_notes(outcomes)
         print(f"Next: pathology-mil encode {folder} --encoder colour-texture")
 
     return Result(facts, show, code)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def _job(folder: Path, params: TileParams) -> Path:

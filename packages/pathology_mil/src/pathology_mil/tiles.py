@@ -52,6 +52,9 @@ class TileParams:
     tissue: TissueParams = field(default_factory=TissueParams)
 
     def __post_init__(self) -> None:
+        for name in ("mag", "mpp", "min_tissue"):  # 20 and 20.0 are one wish: the same fingerprint
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
         if self.patch_size < 1:
             raise UserError(f"the patch size must be a positive number of pixels, got {self.patch_size}")
         if not 0 <= self.overlap < self.patch_size:

@@ -62,6 +62,8 @@ class TissueParams:
     exclude_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("a_t", "a_h"):  # 100 and 100.0 are one wish: the same fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))
         if self.method not in ("clam", "otsu"):
             raise UserError(f"unknown tissue method {self.method!r}", "choose clam or otsu")
         if self.mthresh < 1 or self.mthresh % 2 == 0:
