@@ -9,14 +9,19 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from core_attention import factorised_tiles
+
 
 def _attention_on_cpu(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])
 
 
-# torch counts its fused attention on CUDA and leaves out the one on the CPU
-_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu}
+# torch counts its fused attention on CUDA and leaves out the one on the CPU, and cannot look into an operator of ours
+_UNCOUNTED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_on_cpu,
+    torch.ops.core_attention.factorised: factorised_tiles.flops,
+}
 
 
 @dataclass(frozen=True)

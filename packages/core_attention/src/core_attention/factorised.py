@@ -11,8 +11,7 @@ normaliser is (Σ exp f)(Σ exp g), and their values are averaged with the outer
 is kept, forward or backward (`factorised_tiles`). A bias that is already computed goes to `core_attention.masks.Factorised`.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,8 +23,7 @@ from core_attention.factorised_tiles import factorised_op
 Backend = Literal["auto", "tiles", "triton", "flex"]
 
 
-@dataclass(frozen=True)
-class Reach:
+class Reach(NamedTuple):
     """Which keys a query in grid row t sees, and where its score has a content term.
 
     Attributes:
@@ -41,13 +39,11 @@ class Reach:
     full_last: bool = False
     content: bool = True
 
-    def __post_init__(self) -> None:
-        if self.window is not None and (not self.causal or self.window < 0):
-            raise ValueError(f"a window is not negative and needs causal rows; got {self}")
+
+EVERYTHING = Reach()
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """Relative positions: what is multiplied with the query, by distance.
 
     Attributes:
@@ -69,7 +65,7 @@ def factorised_attention(
     k: Float[Tensor, "..."],
     v: Float[Tensor, "..."],
     tables: Tables,
-    reach: Reach = Reach(),
+    reach: Reach = EVERYTHING,
     *,
     scale: float | None = None,
     column_mask: Bool[Tensor, "batch columns"] | None = None,
@@ -152,8 +148,7 @@ def _chosen(backend: Backend, q: Tensor, dropout: float) -> str:
 def _fused(backend, q, k, v, tables, reach, scale, column_mask) -> Tensor:
     """The two CUDA backends, which take the biases ready-made."""
     kv_heads, wide = k.shape[1], torch.float32
-    cast = lambda t: None if t is None else t.to(wide)  # noqa: E731
-    by_distance = Tables(*(cast(t) for t in (tables.rows, tables.columns, tables.u, tables.w, tables.z)))  # pyright: ignore[reportArgumentType]
+    by_distance = Tables(*(None if t is None else t.to(wide) for t in tables))  # pyright: ignore[reportArgumentType]
     by_row, by_column = relative_bias(q.to(wide), by_distance, key_rows=k.shape[2], kv_heads=kv_heads)
     by_column = by_column * scale
     if column_mask is not None:
@@ -204,7 +199,7 @@ def factorised_weights(
     q: Float[Tensor, "batch heads rows columns dim"],
     k: Float[Tensor, "batch kv_heads key_rows columns dim"],
     tables: Tables,
-    reach: Reach = Reach(),
+    reach: Reach = EVERYTHING,
     *,
     scale: float | None = None,
     column_mask: Bool[Tensor, "batch columns"] | None = None,
@@ -252,7 +247,7 @@ def factorised_reference(
     k: Float[Tensor, "batch kv_heads key_rows columns dim"],
     v: Float[Tensor, "batch kv_heads key_rows columns dim"],
     tables: Tables,
-    reach: Reach = Reach(),
+    reach: Reach = EVERYTHING,
     *,
     scale: float | None = None,
     column_mask: Bool[Tensor, "batch columns"] | None = None,
@@ -265,6 +260,8 @@ def factorised_reference(
 
 def _check(q: Tensor, k: Tensor, v: Tensor, tables: Tables, reach: Reach, column_mask: Tensor | None) -> int:
     """Query heads a key/value head, after checking all shapes."""
+    if reach.window is not None and (not reach.causal or reach.window < 0):
+        raise ValueError(f"a window is not negative and needs causal rows; got {reach}")
     if q.ndim != 5 or k.ndim != 5 or v.shape != k.shape:
         raise ValueError(
             "q is (batch, heads, rows, columns, dim), k and v (batch, kv_heads, key_rows, columns, dim); got "

@@ -17,9 +17,7 @@ def _compiled():
 
 @lru_cache(maxsize=16)
 def _causal_rows(rows: int, key_rows: int, columns: int, device: torch.device) -> BlockMask:
-    def visible(b, h, query, key):
-        return query // columns + key_rows - rows >= key // columns
-
+    visible = lambda b, h, i, j: i // columns + key_rows - rows >= j // columns  # noqa: E731
     return create_block_mask(visible, None, None, rows * columns, key_rows * columns, device=device)  # pyright: ignore[reportArgumentType]
 
 
@@ -41,21 +39,19 @@ def attend(
     rows, columns = q.shape[2:4]
     key_rows = k.shape[2]
 
-    def score(value, b, h, query, key):
-        row, key_row = query // columns + key_rows - rows, key // columns
-        bias = (
-            by_row[b, h, query // columns, query % columns, key_row]
-            + by_column[b, h, query // columns, query % columns, key % columns]
+    bias = lambda b, h, i, j: (  # noqa: E731
+        by_row[b, h, i // columns, i % columns, j // columns] + by_column[b, h, i // columns, i % columns, j % columns]
+    )
+    if not content:
+        score = lambda value, b, h, i, j: bias(b, h, i, j)  # noqa: E731
+    elif window < 0:
+        score = lambda value, b, h, i, j: value + bias(b, h, i, j)  # noqa: E731
+    else:
+        last = key_rows - 1 if full_last else key_rows  # the row whose window is everything
+        row = lambda i: i // columns + key_rows - rows  # noqa: E731
+        score = lambda value, b, h, i, j: (  # noqa: E731
+            torch.where((row(i) - j // columns <= window) | (row(i) == last), value, 0.0) + bias(b, h, i, j)
         )
-        if not content:
-            return bias
-        if window < 0:
-            return value + bias
-        near = row - key_row <= window
-        if full_last:
-            near = near | (row == key_rows - 1)
-        return torch.where(near, value, 0.0) + bias
-
     mask = _causal_rows(rows, key_rows, columns, q.device) if causal else None
     call = _compiled() if compiled else flex_attention
     out = call(*(t.flatten(2, 3) for t in (q, k, v)), score_mod=score, block_mask=mask, scale=scale, enable_gqa=True)

@@ -17,6 +17,16 @@ from torch import Tensor
 TILE = 2**19  # elements of a tile's scores: 2 MiB of float32
 
 
+def near_rows(row: int, key_rows: int, causal: bool, window: int, full_last: bool, content: bool) -> tuple[int, int]:
+    """First key row with a content term, and end of the visible key rows, for a query in absolute row `row`."""
+    end = row + 1 if causal else key_rows
+    if not content:
+        return end, end
+    if window < 0 or (full_last and row == key_rows - 1):
+        return 0, end
+    return max(0, row - window), end
+
+
 class Problem(NamedTuple):
     """One call.
 
@@ -61,13 +71,8 @@ class Problem(NamedTuple):
         return self.k.shape[1] // self.columns
 
     def near(self, row: int) -> tuple[int, int]:
-        """First key row with a content term, and end of the visible key rows, for a query in absolute row `row`."""
-        end = row + 1 if self.causal else self.key_rows
-        if not self.content:
-            return end, end
-        if self.window < 0 or (self.full_last and row == self.key_rows - 1):
-            return 0, end
-        return max(0, row - self.window), end
+        """`near_rows` of an absolute query row."""
+        return near_rows(row, self.key_rows, self.causal, self.window, self.full_last, self.content)
 
     def tiles(self) -> Iterator["Tile"]:
         groups, rows = self.q.shape[:2]
@@ -277,75 +282,33 @@ def backward(p: Problem, grad: Tensor) -> list[Tensor]:
     return [dq, dk, dv, d_rows, d_columns, *d_biases]
 
 
-@torch.library.custom_op("core_attention::factorised", mutates_args=())
-def factorised_op(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    row_table: Tensor,
-    column_table: Tensor,
-    u: Tensor | None,
-    w: Tensor | None,
-    z: Tensor | None,
-    column_bias: Tensor | None,
-    heads: int,
-    scale: float,
-    causal: bool,
-    window: int,
-    full_last: bool,
-    content: bool,
-    dropout: float,
-    seed: int,
-) -> Tensor:
-    """`forward` as an operator; arguments are the fields of `Problem`."""
-    with torch.autocast(q.device.type, enabled=False):
-        p = Problem(
-            q, k, v, row_table, column_table, u, w, z, column_bias,
-            heads, scale, causal, window, full_last, content, dropout, seed,
-        )  # fmt: skip
-        return forward(p)
+# Registered by schema: torch.library.custom_op would import torch._dynamo, for seconds, at the first call.
+_FIELDS = (
+    "Tensor q, Tensor k, Tensor v, Tensor row_table, Tensor column_table, Tensor? u, Tensor? w, Tensor? z, Tensor? column_bias, "
+    "int heads, float scale, bool causal, int window, bool full_last, bool content, float dropout, int seed"
+)
+_LIBRARY = torch.library.Library("core_attention", "FRAGMENT")
+_LIBRARY.define(f"factorised({_FIELDS}) -> Tensor")
+_LIBRARY.define(f"factorised_backward(Tensor grad, {_FIELDS}) -> Tensor[]")
 
 
-@torch.library.custom_op("core_attention::factorised_backward", mutates_args=())
-def factorised_backward_op(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    row_table: Tensor,
-    column_table: Tensor,
-    u: Tensor | None,
-    w: Tensor | None,
-    z: Tensor | None,
-    column_bias: Tensor | None,
-    heads: int,
-    scale: float,
-    causal: bool,
-    window: int,
-    full_last: bool,
-    content: bool,
-    dropout: float,
-    seed: int,
-) -> list[Tensor]:
-    """`backward` as an operator."""
-    with torch.autocast(q.device.type, enabled=False):
-        p = Problem(
-            q, k, v, row_table, column_table, u, w, z, column_bias,
-            heads, scale, causal, window, full_last, content, dropout, seed,
-        )  # fmt: skip
-        return backward(p, grad)
+def _forward(*fields):
+    with torch.autocast(fields[0].device.type, enabled=False):
+        return forward(Problem(*fields))
 
 
-@factorised_op.register_fake
-def _(q, *rest):
+def _backward(grad, *fields):
+    with torch.autocast(grad.device.type, enabled=False):
+        return backward(Problem(*fields), grad)
+
+
+def _fake_forward(q, *rest):
     return torch.empty_like(q)
 
 
-@factorised_backward_op.register_fake
-def _(grad, q, k, v, row_table, column_table, u, w, z, *rest):
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    given = [t.new_empty(t.shape, dtype=dtype) for t in (q, k, v, row_table, column_table)]
-    return [*given, *(q.new_empty(0 if b is None else b.shape, dtype=dtype) for b in (u, w, z))]
+def _fake_backward(grad, *fields):
+    dtype = torch.promote_types(fields[0].dtype, torch.float32)
+    return [grad.new_empty(0 if t is None else t.shape, dtype=dtype) for t in fields[:8]]
 
 
 def _keep(ctx, inputs, output) -> None:
@@ -355,9 +318,31 @@ def _keep(ctx, inputs, output) -> None:
 
 def _differentiate(ctx, grad: Tensor):
     tensors = ctx.saved_tensors
-    grads = factorised_backward_op(grad, *tensors, *ctx.settings)
+    grads = torch.ops.core_attention.factorised_backward(grad, *tensors, *ctx.settings)
     out = [None if t is None else g.to(t.dtype) for t, g in zip(tensors[:8], grads, strict=True)]
     return (*out, None, *[None] * len(ctx.settings))
 
 
-factorised_op.register_autograd(_differentiate, setup_context=_keep)
+_LIBRARY.impl("factorised", _forward, "CompositeExplicitAutograd")
+_LIBRARY.impl("factorised_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("core_attention::factorised", _fake_forward, lib=_LIBRARY)
+torch.library.register_fake("core_attention::factorised_backward", _fake_backward, lib=_LIBRARY)
+torch.library.register_autograd("core_attention::factorised", _differentiate, setup_context=_keep, lib=_LIBRARY)
+
+
+def factorised_op(*fields) -> Tensor:
+    """`forward` of the fields of a `Problem`, as an operator with a gradient."""
+    return torch.ops.core_attention.factorised(*fields)
+
+
+def flops(q, k, *rest, out_shape=None, **kwargs) -> int:
+    """Operations of the matrix products in a forward call, by shapes, for torch's flop counter."""
+    heads, _, causal, window, full_last, content = rest[7:13]
+    groups, rows, queries, dim = q
+    columns = queries // heads
+    key_rows = k[1] // columns
+    products = 0
+    for row in range(key_rows - rows, key_rows):
+        near, end = near_rows(row, key_rows, causal, window, full_last, content)
+        products += (2 * (end - near) + near) * columns + end + 2 * columns - 1
+    return 2 * groups * queries * dim * products

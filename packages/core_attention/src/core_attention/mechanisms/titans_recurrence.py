@@ -218,17 +218,19 @@ def neural_memory_stepwise(
     """The definition, one token at a time with gradients by autograd: what `neural_memory` is tested against."""
     batch, _, time, _ = q.shape
 
-    def loss(memory, key, value):
-        return (network.forward(key[None], network.Weights(memory))[0] - value).square().sum()
+    def gradient(memory, key, value):
+        with torch.enable_grad():
+            memory = tuple(w if w.requires_grad else w.detach().requires_grad_() for w in memory)
+            loss = (network.forward(key, network.Weights(memory)) - value).square().sum((-2, -1))
+            return torch.autograd.grad(loss.sum(), memory, create_graph=True), loss  # samples and heads do not mix
 
-    gradient = torch.func.vmap(torch.func.vmap(torch.func.grad_and_value(loss)))
     memory = reference = tuple(w.expand(batch, *w.shape) for w in weights)
     momentum = tuple(torch.zeros_like(w) for w in memory)
     ys, losses = [], []
     for t in range(time):
         reference = memory if t % chunk_size == 0 else reference
         at = lambda gate: gate[:, :, t, None, None]  # noqa: B023, E731
-        grads, surprise = gradient(reference, k[:, :, t], v[:, :, t])
+        grads, surprise = gradient(reference, k[:, :, t, None], v[:, :, t, None])
         momentum = tuple(at(eta) * s - at(theta) * g for s, g in zip(momentum, grads, strict=True))
         memory = tuple((1 - at(alpha)) * m + s for m, s in zip(memory, momentum, strict=True))
         ys.append(network.forward(q[:, :, t, None], network.Weights(memory)))
