@@ -44,6 +44,9 @@ class Gate(nn.Module):
         self.core_norm, self.memory_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
+        y, m = (
+            t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm))
+        )  # autocast mixes dtypes
         return self.core_norm(y).sigmoid() * self.memory_norm(m)
 
 
@@ -64,17 +67,17 @@ class _Branches(nn.Module):
 
     def new_cache(self) -> TitansCache:
         """An empty state."""
-        return TitansCache()
+        return TitansCache(MemoryCache())
 
     def _start(self, x: Tensor, mask: Tensor | None, cache: TitansCache | None) -> TitansCache:
-        if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim:
-            raise ValueError(f"x is (batch, time, {self.dim}) with at least one time step; got {tuple(x.shape)}")
+        cache = self.new_cache() if cache is None else cache
+        self.memory.check(x, cache.memory)
         if mask is not None:
             if mask.shape != x.shape[:2]:
                 raise ValueError(f"mask is (batch, time) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
             if not torch.compiler.is_compiling() and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
                 raise ValueError("mask marks padding at the end of the sequences: no token that counts may follow it")
-        return self.new_cache() if cache is None else cache
+        return cache
 
     def _persistent(self, x: Tensor) -> Tensor:
         """P for every sample, (batch, num_persistent, dim)."""

@@ -134,6 +134,17 @@ def _record(q: Tensor, k: Tensor, prefix: Prefix | None, visible) -> None:
     record("weights", weights, shape=(batch, heads, time, count + k.shape[2]), device=q.device)
 
 
+class HeadRMSNorm(nn.Module):
+    """x / rms(x) · (γ + 1) with γ (heads, 1, dim), on (batch, heads, tokens, dim)."""
+
+    def __init__(self, heads: int, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(heads, 1, dim))
+
+    def forward(self, x: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens dim"]:
+        return nn.functional.rms_norm(x, x.shape[-1:]) * (self.gamma + 1)
+
+
 class HeadProjections(nn.Module):
     """Queries, keys and values of `heads` heads, and the projection back, all without bias."""
 

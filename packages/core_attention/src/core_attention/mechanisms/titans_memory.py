@@ -143,7 +143,7 @@ class NeuralMemory(nn.Module):
             ValueError: wrong shapes.
             FloatingPointError: the memory is not finite any more; names the samples, and whether the input was finite.
         """
-        self._check(x)
+        self.check(x, cache)
         cache = self.new_cache() if cache is None else cache
         q, cache.q_tail = self._projected(self.to_q, self.q_conv, x, cache.q_tail)
         y = self._advance(normalize(q, dim=-1), x, mask, cache)
@@ -154,7 +154,7 @@ class NeuralMemory(nn.Module):
         self, x: Float[Tensor, "..."], *, mask: Bool[Tensor, "batch time"] | None = None, cache: MemoryCache
     ) -> None:
         """Writes every token without reading."""
-        self._check(x)
+        self.check(x, cache)
         self._advance(None, x, mask, cache)
 
     def read(
@@ -169,7 +169,7 @@ class NeuralMemory(nn.Module):
 
         `stream` says whose past the convolution of the queries continues: that of tokens only read with, or that of tokens written.
         """
-        self._check(x)
+        self.check(x, cache)
         tail = "read_tail" if stream == "read" else "q_tail"
         q, after = self._projected(self.to_q, self.q_conv, x, None if cache is None else getattr(cache, tail))
         if cache is not None:
@@ -243,9 +243,12 @@ class NeuralMemory(nn.Module):
             y = y * self.out_gate(x).sigmoid()
         return y if self.out is None else self.out(y)
 
-    def _check(self, x: Tensor) -> None:
+    def check(self, x: Tensor, cache: MemoryCache | None = None) -> None:
+        """Raises ValueError if x is not (batch, time ≥ 1, dim), or the cache is of another batch."""
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim:
             raise ValueError(f"x is (batch, time, {self.dim}) with at least one time step; got {tuple(x.shape)}")
+        if cache is not None and cache.memory is not None and len(cache.memory[0]) != len(x):
+            raise ValueError(f"the cache is of {len(cache.memory[0])} samples; got x of shape {tuple(x.shape)}")
 
     def _check_finite(self, x: Tensor, state: MemoryState) -> None:
         assert state.memory is not None

@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from core_attention.cache import Cache
 from core_attention.mechanisms import titans_network as network
 from core_attention.mechanisms import titans_public_steps as steps
+from core_attention.mechanisms.titans_attention import HeadRMSNorm
 from core_attention.mechanisms.titans_network import Weights
 
 
@@ -48,17 +49,6 @@ class PublicMemoryCache(Cache):
     surprise: Tensor | None = None
     rate: Tensor | None = None
     weight_sets: tuple[Tensor, ...] | None = None
-
-
-class HeadRMSNorm(nn.Module):
-    """x / rms(x) · (γ + 1) with γ (heads, 1, dim), on (batch, heads, tokens, dim)."""
-
-    def __init__(self, heads: int, dim: int) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(heads, 1, dim))
-
-    def forward(self, x: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens dim"]:
-        return nn.functional.rms_norm(x, x.shape[-1:]) * (self.gamma + 1)
 
 
 class PublicNeuralMemory(nn.Module):
@@ -233,16 +223,34 @@ class PublicNeuralMemory(nn.Module):
         whole = chunks * self.chunk_size
         normed = self.retrieve_norm(queries)
         q = self.q_norm(self._heads(self.to_queries(normed)))
-        state, reference = self._state(cache, q)
-        stored = (
-            self._stored(tokens[:, :, :whole], None if mask is None else mask[:, :whole], prev_weights)
-            if chunks
-            else None
-        )
+        stored = None
+        if chunks:
+            stored = self._stored(tokens[:, :, :whole], None if mask is None else mask[:, :whole], prev_weights)
+        with network.full_precision(q):
+            wide = torch.promote_types(q.dtype, torch.float32)
+            y, ended = self._runs(q.to(wide), None if stored is None else stored.to(wide), cache, held, rest)
+        if cache is not None:
+            ended.index = cache.index + whole
+            ended.remainder = tokens[:, :, whole:] if rest else None
+            ended.remainder_mask = mask[:, whole:] if rest and mask is not None else None
+            cache.assign(ended)
+        y = self.multihead_rmsnorm(y.to(q.dtype))
+        if self.retrieve_gate is not None:
+            y = y * self.retrieve_gate(normed).sigmoid().mT[..., None]
+        return self.combine_heads(y.transpose(1, 2).flatten(2))
 
+    def _runs(
+        self, q: Tensor, stored: steps.Stored | None, cache: PublicMemoryCache | None, held: int, rest: int
+    ) -> tuple[Tensor, PublicMemoryCache]:
+        """Run after run: what is read, and the state at the end (without it if no cache asks for it).
+
+        Args:
+            held, rest: tokens of the last call that are stored with this one's, and tokens that remain unstored.
+        """
+        state, reference = self._state(cache, q)
+        chunks = 0 if stored is None else stored.keep.shape[-1]
         ys, losses, sets, done, time = [], [], [], 0, q.shape[2]
-        plan = self._plan(0 if cache is None else cache.index, chunks)
-        for begin, end, boundary in plan:
+        for begin, end, boundary in self._plan(0 if cache is None else cache.index, chunks):
             assert stored is not None
             last = end == chunks
             # the transition at a boundary is read by the tokens after it, and by a single token that completes the batch
@@ -256,38 +264,31 @@ class PublicNeuralMemory(nn.Module):
             ys.append(y)
             losses.append(loss)
             sets.extend(run_sets)
-            done = until
-            final = state.memory
+            done, final = until, state.memory
             if boundary and go_on:
                 if self.transition_gate is not None:
-                    gate = self.transition_gate.sigmoid()
-                    state = state._replace(
-                        memory=reference.map(lambda old, new, g=gate: old.lerp(new, g), state.memory)
-                    )
+                    gate = self.transition_gate.sigmoid().to(q.dtype)
+                    moved = reference.map(lambda old, new, g=gate: old.lerp(new, g), state.memory)
+                    state = state._replace(memory=moved)
                 reference = state.memory
                 final = state.memory if transition else final
-            if last and self.expose_weight_sets:
+            if last:
                 sets.append(final)
         if done < time:
             ys.append(network.forward(q[:, :, done:], state.memory))
-        if cache is not None:
-            sets = sets or [state.memory]
-            cache.assign(
-                PublicMemoryCache(
-                    index=cache.index + whole,
-                    reference=reference.flat(),
-                    memory=state.memory.flat(),
-                    momentum=tuple(t for order in state.momentum if order is not None for t in order.flat()) or None,
-                    remainder=tokens[:, :, whole:] if rest else None,
-                    remainder_mask=mask[:, whole:] if rest and mask is not None else None,
-                    surprise=torch.cat(losses, 2) if losses else q.new_zeros(*q.shape[:2], 0),
-                    rate=q.new_zeros(*q.shape[:2], 0) if stored is None else stored.rate,
-                    weight_sets=tuple(torch.stack(parts, 2) for parts in zip(*(s.flat() for s in sets), strict=True))
-                    if self.expose_weight_sets
-                    else None,
-                )
-            )
-        return self._output(torch.cat(ys, 2), normed)
+        none = q.new_zeros(*q.shape[:2], 0)
+        momentum = tuple(t for order in state.momentum if order is not None for t in order.flat())
+        ended = PublicMemoryCache(
+            reference=reference.flat(),
+            memory=state.memory.flat(),
+            momentum=momentum or None,
+            surprise=torch.cat(losses, 2) if losses else none,
+            rate=none if stored is None else stored.rate,
+        )
+        if self.expose_weight_sets and cache is not None:
+            each = zip(*(one.flat() for one in sets or [state.memory]), strict=True)
+            ended.weight_sets = tuple(torch.stack(parts, 2) for parts in each)
+        return torch.cat(ys, 2), ended
 
     def _run(self, q, reads, stored, reference, state, go_on):
         """One run: what its queries read, its losses, the state after it, and its weight sets if asked for."""
@@ -332,7 +333,7 @@ class PublicNeuralMemory(nn.Module):
         unflat = lambda ts: Weights(tuple(ts[:matrices]), ts[matrices] if len(ts) > matrices else None)  # noqa: E731
         if cache is None or cache.memory is None or cache.reference is None:
             initial = Weights(tuple(self.memory), self.memory_gain)
-            memory = initial.map(lambda t: t.expand(q.shape[0], self.heads, *t.shape[1:]))
+            memory = initial.map(lambda t: t.to(q.dtype).expand(q.shape[0], self.heads, *t.shape[1:]))
             return steps.State(memory, (None,) * self.orders), memory
         if cache.memory[0].shape[:2] != q.shape[:2]:
             raise ValueError(
@@ -379,12 +380,6 @@ class PublicNeuralMemory(nn.Module):
         """(batch, time, heads · u · width) → (batch, heads, time · u, width), after the activation."""
         projected = silu(projected) if self.activation == "silu" else projected
         return projected.unflatten(-1, (self.heads, -1, self.width)).transpose(1, 2).flatten(2, 3)
-
-    def _output(self, y: Tensor, normed: Tensor) -> Tensor:
-        y = self.multihead_rmsnorm(y)
-        if self.retrieve_gate is not None:
-            y = y * self.retrieve_gate(normed).sigmoid().mT[..., None]
-        return self.combine_heads(y.transpose(1, 2).flatten(2))
 
     def _check(self, x: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> None:
         want = f"(3, batch, time, {self.dim})" if self.views else f"(batch, time, {self.dim})"

@@ -36,6 +36,20 @@ class Stored(NamedTuple):
     modulation: tuple[Tensor, ...] | None
     offset: Weights | None
 
+    def to(self, dtype: torch.dtype) -> "Stored":
+        """The same in another dtype."""
+        several = lambda ts: None if ts is None else tuple(t.to(dtype) for t in ts)  # noqa: E731
+        return Stored(
+            self.k.to(dtype),
+            self.v.to(dtype),
+            self.rate.to(dtype),
+            self.keep.to(dtype),
+            several(self.momentum) or (),
+            several(self.combine),
+            several(self.modulation),
+            None if self.offset is None else self.offset.map(lambda t: t.to(dtype)),
+        )
+
     def chunks(self, begin: int, end: int) -> "Stored":
         """The chunks begin … end − 1 of this."""
         per_chunk = self.rate.shape[-1] // self.keep.shape[-1]

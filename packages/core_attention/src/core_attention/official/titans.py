@@ -145,7 +145,9 @@ def segmented_attention_keys(official: StateDict, config: Config) -> StateDict:
 
 
 def run_segmented_attention(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
-    y, values = module(inputs["x"], first_values=inputs.get("value_residual"), return_values=True)
+    x, first = inputs["x"], inputs.get("value_residual")
+    first = None if first is None else first[:, :, : x.shape[1]]  # published values are padded to whole blocks
+    y, values = module(x, first_values=first, return_values=True)
     return {"y": y, "values": values}
 
 
