@@ -48,6 +48,17 @@ def test_killed_ten_times_it_ends_as_if_it_had_not_been(cohort, tmp_path):
     assert not left, f"remains of killed processes: {left}"
 
 
+def test_two_processes_train_one_model(cohort, tmp_path):
+    from pathology_mil.recipes import Recipe
+    from pathology_mil.runs import train
+
+    made = train(
+        *cohort, tmp_path / "run", recipe=Recipe(epochs=8, lr=1e-2), top_k=0, trainer={"devices": 2}, progress=False
+    )
+    assert _epochs(tmp_path / "run") == 8
+    assert made.folds[0].test.auroc > 0.9
+
+
 def _epochs(run):
     try:
         with (run / "metrics.csv").open() as file:

@@ -165,6 +165,45 @@ def train(
     _end(trained(made), json)
 
 
+def sweep(
+    features: Features,
+    labels: Labels = None,
+    out: Out = Path("sweep"),
+    model: Annotated[ModelKind, typer.Option("--model", help="acmil or acmil-mha.")] = ModelKind.acmil,
+    mask_drops: Annotated[str, typer.Option(help="Shares of masking to try.")] = "0,0.3,0.6",
+    seeds: Annotated[str, typer.Option(help="Seeds of every share.")] = "1,2,3,4,5",
+    epochs: Annotated[int, typer.Option(min=1)] = 50,
+    splits: Annotated[Path | None, typer.Option(help="Split file or folder, as in 'train'.")] = None,
+    folds: Annotated[int, typer.Option(min=1, help="Folds of cross-validation, where no splits are given.")] = 1,
+    label_col: LabelColumn = "label",
+    device: Device = DeviceName.auto,
+    json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Trains over shares of masking and seeds: whether masking helps with your encoder. A rerun goes on.
+
+    Example: pathology-mil sweep features labels.csv --mask-drops 0,0.6 --seeds 1,2,3 --out sweep
+    """
+    from pathology_mil.learning import numbers, recipe_of, swept
+    from pathology_mil.sweeps import sweep as run_all
+
+    rows = run_all(
+        features,
+        labels,
+        out,
+        mask_drops=numbers(mask_drops),
+        seeds=[int(s) for s in numbers(seeds)],
+        model=model.value,
+        recipe=recipe_of(epochs=epochs),
+        splits=splits,
+        folds=folds,
+        label_col=label_col,
+        device=resolve_device(device),
+        progress=not json,
+    )
+    _end(swept(rows, out), json)
+
+
 def evaluate(
     features: Features,
     labels: Labels = None,
@@ -251,7 +290,7 @@ def models(
 
 def add_to(app: typer.Typer) -> None:
     """Adds the verbs of this file to the command."""
-    for verb in (train, evaluate, predict, models):
+    for verb in (train, sweep, evaluate, predict, models):
         app.command()(verb)
 
 

@@ -17,6 +17,7 @@ from pathology_mil.recipes import Recipe
 from pathology_mil.runs import Trained
 from pathology_mil.splits import read_splits
 from pathology_mil.summaries import Result
+from pathology_mil.sweeps import SweepRow
 
 
 def recipe_of(**options: Any) -> Recipe:
@@ -81,6 +82,25 @@ def trained(made: Trained) -> Result:
         print(f"Next: pathology-mil predict FEATURES --model {made.model}")
 
     return Result(made.plain(), show, code)
+
+
+def numbers(text: str) -> list[float]:
+    """``'0,0.3,0.6'`` as numbers."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{text!r} is no list of numbers", "write them as 0,0.3,0.6") from None
+
+
+def swept(rows: Sequence[SweepRow], out: Path) -> Result:
+    def show() -> None:
+        print("share masked   runs   macro F1          AUROC")
+        for r in rows:
+            cells = [f"{r.mean[m]:.3f} ± {r.deviation[m]:.3f}" for m in ("f1_macro", "auroc")]
+            print(f"{r.mask_drop:<14g} {r.runs:<6} {'     '.join(cells)}")
+        print(f"Table: {out / 'sweep.csv'}")
+
+    return Result({"rows": [vars(r) for r in rows], "table": str(out / "sweep.csv")}, show)
 
 
 def evaluated(made: Evaluation) -> Result:

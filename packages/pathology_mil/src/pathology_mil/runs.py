@@ -184,7 +184,7 @@ def train(
         torch.manual_seed(seed)
         network = build_model(model, config)
         data = BagData(cohort, split, batch=recipe.batch, workers=workers, seed=seed)
-        files_left = fit(
+        rule, best = fit(
             network,
             data,
             folder,
@@ -196,9 +196,7 @@ def train(
             show=progress,
             trainer=trainer,
         )
-        made.append(
-            _finish(out, i, folder, network, cohort, split, files_left.rule, files_left.best, arguments, device)
-        )
+        made.append(_finish(out, i, folder, network, cohort, split, rule, best, arguments, device))
     write_summary(out / "summary.csv", [_clam_row(f) for f in made])
     trained = Trained(out, made, cohort.facts, cohort.skipped)
     write_text(out / "metrics.json", json_text(trained.plain()))

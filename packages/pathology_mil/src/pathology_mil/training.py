@@ -184,12 +184,16 @@ def fit(
     precision: str = "32-true",
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
-) -> RunFiles:
+) -> tuple[str, dict[str, float]]:
     """Trains `model` in place (it ends as the selected epoch left it), going on from ``checkpoints/last.ckpt`` where there is one.
 
     Args:
         validated: whether there are validation slides.
-        trainer: further arguments of Lightning's Trainer (`devices`, `strategy`, `num_nodes` …).
+        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that what
+            comes before and after runs once; then validation slides are shared out, and a few count twice where they do not divide.
+
+    Returns:
+        The selection rule, and the history's row of the selected epoch.
     """
     module, files = MILTraining(model, recipe, seed), RunFiles(folder, recipe, validated=validated, show=show)
     options: dict[str, Any] = {
@@ -205,6 +209,8 @@ def fit(
         **(trainer or {}),
     }
     options["callbacks"] = [files, *options.get("callbacks", ())]
+    if options["devices"] != 1 and "strategy" not in options:
+        options["strategy"] = "ddp_spawn"
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True, exist_ok=True)
     with quiet():
@@ -215,7 +221,8 @@ def fit(
             raise KeyboardInterrupt from None
     best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()})
-    return files
+    left = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
+    return left["selection"], left["best"]
 
 
 @contextmanager
