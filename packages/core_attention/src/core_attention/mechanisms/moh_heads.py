@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from core_attention.attention_tile import tile_backward, tile_forward
+from core_attention.routed.tile import tile_backward, tile_forward
 
 ROWS = 128  # selected queries in a tile under a causal mask; without one a head is one tile
 
