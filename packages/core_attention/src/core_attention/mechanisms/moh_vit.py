@@ -144,9 +144,8 @@ class MoHCosineAttention(_CosineAttention):
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).transpose(1, 2).chunk(3, dim=1)
         scale = F.softplus(self.temperature) * math.log(x.shape[1])
         q = (F.normalize(q, dim=-1) + self.query_embedding) * scale
-        out = attention(
-            q, F.normalize(k, dim=-1), v, bias=Additive(self.position_bias(coordinates).to(q.dtype)), scale=1.0
-        )
+        q, k = q.to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)  # under autocast the norms are computed wider
+        out = attention(q, k, v, bias=Additive(self.position_bias(coordinates).to(v.dtype)), scale=1.0)
         return self.gated(out, x)
 
 
