@@ -116,8 +116,10 @@ def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory:
         peaks = {who: memory("contest", name, who, backward) for who in times} if with_memory and contest.memory else {}
         for who in times:
             row = {"contest": name, "pass": "both" if backward else "forward", "threads": str(threads), "who": who}
-            row["ms"] = f"{1000 * times[who].median:.4g}"
+            best = {one: min(times[one].seconds) for one in (ours, who)}
+            row["ms"], row["best"] = f"{1000 * times[who].median:.4g}", f"{1000 * best[who]:.4g}"
             row["ours / this"] = "" if who == ours else ratio(times[ours], times[who])
+            row["best / best"] = "" if who == ours else f"{best[ours] / best[who]:.2f}×"
             if peaks:
                 row["memory"] = size(peaks[who])
                 row["ours / its memory"] = "" if who == ours else f"{peaks[ours] / max(1, peaks[who]):.2f}×"

@@ -77,11 +77,12 @@ def test_models_give_the_same_as_with_their_own(name, padding):
 
 @pytest.mark.usefixtures("registered")
 @pytest.mark.parametrize("name", ["llama", "mistral"])
+@pytest.mark.parametrize("padding", ["none", "left"])
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
-def test_generation_with_a_cache(name, cache):
+def test_generation_with_a_cache(name, cache, padding):
     torch.manual_seed(0)
     model = models()[name]().eval()
-    inputs = given(name, "left") | {
+    inputs = given(name, padding) | {
         "max_new_tokens": 8,
         "do_sample": False,
         "pad_token_id": 0,

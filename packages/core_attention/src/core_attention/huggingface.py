@@ -33,12 +33,28 @@ from core_attention.masks import Additive, Causal, Dense, KeyLengths, Mask, Part
 # name in transformers → "module:function"; imported on its first call
 ATTENTIONS: dict[str, str] = {
     "core_attention": "core_attention.huggingface:plain",
+    "moba": "core_attention.huggingface_routed:moba",
+    "routed_topk": "core_attention.huggingface_routed:routed_topk",
+    "vmoba": "core_attention.huggingface_routed:vmoba",
 }
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
     """`core_attention.attention` as it is."""
     return attention(q, k, v, mask=mask, scale=scale)
+
+
+def options_of(module: nn.Module, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The options of a mechanism: `defaults`, and over them what the model's ``config.core_attention[name]`` says.
+
+    Raises:
+        ValueError: an unknown option.
+    """
+    given = (getattr(getattr(module, "config", None), "core_attention", None) or {}).get(name, {})
+    unknown = sorted(set(given) - set(defaults))
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(defaults)}")
+    return defaults | given
 
 
 def register_with_transformers(*names: str) -> tuple[str, ...]:
@@ -206,7 +222,8 @@ def typed_mask(
     found: list[Mask] = []
     if use_vmap or q_length == 1:
         options |= {
-            "allow_is_causal_skip": q_length == 1,
+            "allow_is_causal_skip": q_length == 1
+            and options.get("allow_is_causal_skip", True),  # not for a static cache
             "local_size": local_size,
             "use_vmap": use_vmap,
             "device": device,

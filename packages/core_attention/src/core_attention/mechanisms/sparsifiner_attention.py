@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from core_attention.attention import attention
 from core_attention.bench import Example
 from core_attention.capture import active, paused, record
+from core_attention.converters import Layer
 from core_attention.mechanisms.sparsifiner import Connectivity, MaskPredictor
 from core_attention.routed import RouteIndex, routed_attention
 
@@ -213,6 +214,39 @@ def _record(predictor: MaskPredictor, q: Tensor, k: Tensor, token_mask: Tensor |
     shape = (batch, heads, tokens, tokens)
     record("weights", weights, shape=shape, device=q.device)
     record("blocks", lambda rows, picked: mask[:, picked][:, :, rows], shape=shape, device=q.device)
+
+
+class SparseCore(nn.Module):
+    """`sparse_attention` between the projections of a vision transformer's layer; see `MaskPredictor` for the options."""
+
+    def __init__(self, dim: int, *, path: Path = "auto", **predictor):
+        super().__init__()
+        self.mask_predictor = MaskPredictor(dim, **predictor)
+        self.path: Path = path
+
+    def forward(
+        self, q: Float[Tensor, "batch heads tokens dim"], k: Tensor, v: Tensor, *, scale: float
+    ) -> Float[Tensor, "batch heads tokens dim"]:
+        """Attention of the shape of `q`."""
+        return sparse_attention(q, k, v, self.mask_predictor, scale=scale, path=self.path)
+
+
+def for_layer(layer: Layer, *, num_tokens: int | None = None, **options) -> SparseCore:
+    """For `core_attention.converters`: one class token in front; options are those of `MaskPredictor`, and `path`.
+
+    Raises:
+        ValueError: the number of tokens is unknown, or grouped keys.
+    """
+    if layer.heads != layer.kv_heads:
+        raise ValueError(
+            f"{layer.name} groups its queries ({layer.heads} heads, {layer.kv_heads} of keys): no vision transformer"
+        )
+    tokens = layer.tokens() if num_tokens is None else num_tokens
+    if tokens is None:
+        raise ValueError(
+            f"the predictor has a row for each token and {type(layer.model).__name__} does not say how many: give num_tokens="
+        )
+    return SparseCore(layer.heads * layer.head_dim, num_heads=layer.heads, num_tokens=tokens, **options)
 
 
 def example(tokens: int) -> Example:

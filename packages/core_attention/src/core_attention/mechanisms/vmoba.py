@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -148,6 +149,42 @@ def choose_blocks(
     return whole
 
 
+@overload
+def mixture_of_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    grid: Grid,
+    chunk: Chunk,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def mixture_of_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    grid: Grid,
+    chunk: Chunk,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def mixture_of_blocks(
     q: Float[Tensor, "batch heads tokens dim"],
     k: Float[Tensor, "batch kv_heads tokens dim"],
@@ -163,7 +200,8 @@ def mixture_of_blocks(
     full_below: int = 0,
     scale: float | None = None,
     backend: Backend = "auto",
-) -> Float[Tensor, "batch heads tokens value_dim"]:
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Attention of video tokens to the blocks that their head selects.
 
     Args:
@@ -180,6 +218,7 @@ def mixture_of_blocks(
         full_below: plain attention for fewer tokens than this.
         scale: of the scores, default ``dim ** -0.5``. Gates are unscaled.
         backend: see `routed_attention`.
+        return_lse: also return each row's log-sum-exp, (batch, heads, tokens).
 
     Raises:
         ValueError: the grid does not hold the tokens, or options that exclude one another.
@@ -189,7 +228,7 @@ def mixture_of_blocks(
             f"a grid of {grid} holds {math.prod(grid)} tokens: queries {tuple(q.shape)}, keys {tuple(k.shape)}"
         )
     if q.shape[2] < full_below:
-        return attention(q, k, v, scale=scale)
+        return attention(q, k, v, scale=scale, return_lse=True) if return_lse else attention(q, k, v, scale=scale)
     blocks = partition(tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk)
     query, key, value = (blocks.permute(t) for t in (q, k, v))
     options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
@@ -200,8 +239,11 @@ def mixture_of_blocks(
     key_mask = None if real is None else real.expand(q.shape[0], -1)
     route = RouteMask(chosen, 1, blocks.block)
     with paused():
-        out = routed_attention(query, key, value, route, key_mask=key_mask, scale=scale, backend=backend)
-    return blocks.inverse(out)
+        out, lse = routed_attention(
+            query, key, value, route, key_mask=key_mask, scale=scale, backend=backend, return_lse=True
+        )
+    out = blocks.inverse(out)
+    return (out, blocks.inverse(lse[..., None])[..., 0]) if return_lse else out
 
 
 def _record(q: Tensor, k: Tensor, chosen: Tensor, blocks: Partition, scale: float | None) -> None:
@@ -243,7 +285,7 @@ class MixtureOfBlocks(nn.Module):
             raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
         self.options = options
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Float[Tensor, "batch heads tokens value_dim"]:
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
         """See `mixture_of_blocks`."""
         return mixture_of_blocks(q, k, v, grid=grid, chunk=self.chunk, **self.options)
 

@@ -20,18 +20,22 @@ GATHERED = 1 << 19  # elements of keys and values that one tile gathers: stays i
 QUERY_STRETCH = 128  # queries of a threshold tile
 
 
+Ids = Tensor | range
+
+
 class Tile(NamedTuple):
     """A dense attention between query blocks `rows` and key blocks `cols`, for the heads of one batch item.
 
-    `rows` is (units, row blocks), `cols` (units, key blocks), or None for all keys in order; `seen(start, stop)` is the
-    boolean (units, 1 or rows, keys) of the query rows start…stop of each unit, None where everything is seen.
+    `rows` is (units, row blocks) and `cols` (units, key blocks); a range has one block a unit, in order; None as `cols` are all
+    keys in order. `seen(start, stop)` is the boolean (units, 1 or rows, keys) of the query rows start…stop of each unit,
+    None where everything is seen.
     """
 
     batch: int
     heads: slice
     kv_heads: slice
-    rows: Tensor
-    cols: Tensor | None
+    rows: Ids
+    cols: Ids | None
     seen: Callable[[int, int], Tensor] | None
 
 
@@ -74,14 +78,19 @@ class Problem:
         inside = (first + self.query_block - 1 >= begin) & (first < end)
         return rows[inside], rows[first >= end]
 
-    def seen(self, batch: int, rows: Tensor, cols: Tensor) -> Callable[[int, int], Tensor] | None:
-        """The visibility inside a tile of blocks, or None where every key of it is seen by every row."""
-        short = self.keys % self.key_block != 0
+    def seen(self, batch: int, rows: Ids, cols: Ids, gaps: bool) -> Callable[[int, int], Tensor] | None:
+        """The visibility inside a tile of blocks, or None where every key of it is seen by every row; `gaps`: cols may hold −1."""
+        last = self.keys // self.key_block if self.keys % self.key_block else None  # the short block
+        reached = cols.stop - 1 if isinstance(cols, range) else int(cols.max())
+        short = last is not None and reached >= last
+        if not (self.causal or gaps or short or self.key_mask is not None):
+            return None
+        device = next((t.device for t in (self.key_mask, rows, cols) if isinstance(t, Tensor)), None)
+        rows, cols = (torch.tensor(t, device=device)[:, None] if isinstance(t, range) else t for t in (rows, cols))
         future = self.causal and bool(
             ((cols.amax(-1) + 1) * self.key_block - 1 > rows.amin(-1) * self.query_block + self.late).any()
         )
-        empty = bool((cols < 0).any()) or (short and bool((cols == self.keys // self.key_block).any()))
-        if not (future or empty or self.key_mask is not None):
+        if not (future or gaps or short or self.key_mask is not None):
             return None
         key = _positions(cols, self.key_block)
         allowed = (cols >= 0).repeat_interleave(self.key_block, 1) & (key < self.keys)
@@ -103,18 +112,20 @@ def _query_major(problem: Problem, index: Tensor) -> Iterator[Tile]:
         for h, heads, kv_heads in problem.head_groups(index.shape[1]):
             listed = index[b % index.shape[0], h]
             count = (listed >= 0).sum(-1)
-            order = count.argsort(descending=True, stable=True)
-            sizes = count[order].tolist()
+            least, most = (int(size) for size in count.aminmax()) if count.numel() else (0, 0)
+            order = None if least == most else count.argsort(descending=True, stable=True)
+            sizes = [most] * len(count) if order is None else count[order].tolist()
             start = 0
             while start < len(sizes) and sizes[start]:
                 wide = sizes[start]
                 gathered = wide * problem.key_block * problem.width * (kv_heads.stop - kv_heads.start)
-                rows = order[start : start + max(1, GATHERED // gathered), None]
-                cols = listed[rows[:, 0], :wide]
-                seen = problem.seen(b, rows, cols)
-                everything = wide == every and sizes[start + len(rows) - 1] == every
-                yield Tile(b, heads, kv_heads, rows, None if everything else cols, seen)
-                start += len(rows)
+                stop = min(len(sizes), start + max(1, GATHERED // gathered))
+                rows = range(start, stop) if order is None else order[start:stop, None]
+                cols = listed[start:stop, :wide] if order is None else listed[order[start:stop], :wide]
+                gaps = sizes[stop - 1] < wide
+                seen = problem.seen(b, rows, cols, gaps)
+                yield Tile(b, heads, kv_heads, rows, None if wide == every and not gaps else cols, seen)
+                start = stop
 
 
 def _key_major(problem: Problem, routes: RouteIndex | RouteMask) -> Iterator[Tile]:
@@ -132,8 +143,8 @@ def _key_major(problem: Problem, routes: RouteIndex | RouteMask) -> Iterator[Til
             for c, rows in enumerate(row.split(torch.bincount(column, minlength=every).tolist())):
                 for part in problem.causal_parts(rows, c) if problem.causal else (rows,):
                     if len(part):
-                        part, cols = part[None], torch.tensor([[c]], device=part.device)
-                        yield Tile(b, heads, kv_heads, part, cols, problem.seen(b, part, cols))
+                        part, cols = part[None], range(c, c + 1)
+                        yield Tile(b, heads, kv_heads, part, cols, problem.seen(b, part, cols, False))
 
 
 def _threshold(problem: Problem, score: Tensor, threshold: Tensor, tie: Tensor | None) -> Iterator[Tile]:

@@ -170,6 +170,7 @@ def sorted_index(
     index = index.sort(-1).values
     if isinstance(routes, RouteIndex) and index.shape[-1] > 1:
         again = index[..., 1:] == index[..., :-1]
-        index = torch.cat([index[..., :1], index[..., 1:].masked_fill(again, columns)], -1).sort(-1).values
+        if bool((again & (index[..., 1:] < columns)).any()):
+            index = torch.cat([index[..., :1], index[..., 1:].masked_fill(again, columns)], -1).sort(-1).values
     width = int((index < columns).sum(-1).max()) if index.numel() else 0
     return index[..., :width].masked_fill(index[..., :width] == columns, -1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_attention.routed.plan import Tile, plan, problem
+from core_attention.routed.plan import Ids, Tile, plan, problem
 from core_attention.routed.routes import Routes, blocks, heads_share
 from core_attention.routed.tile import tile_backward, tile_forward
 
@@ -43,10 +43,12 @@ def _tokens_first(x: Tensor) -> bool:
     return x.ndim == 4 and not x.is_contiguous() and x.permute(1, 2, 0, 3).is_contiguous()
 
 
-def _take(x: Tensor, ids: Tensor | None, units: int) -> Tensor:
-    """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim)."""
+def _take(x: Tensor, ids: Ids | None, units: int) -> Tensor:
+    """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim); a view where `ids` is a range or everything."""
     if ids is None:
         return x.flatten(1, 2).expand(units, -1, -1, -1)
+    if isinstance(ids, range):
+        return x[:, ids.start : ids.stop].transpose(0, 1)
     flat = ids.flatten().clamp(min=0)  # an empty slot is masked later
     rows = ids.shape[1] * x.shape[2]
     if _tokens_first(x):
@@ -54,9 +56,13 @@ def _take(x: Tensor, ids: Tensor | None, units: int) -> Tensor:
     return x.index_select(1, flat).view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
 
 
-def _put(x: Tensor, ids: Tensor, value: Tensor, *, add: bool) -> None:
+def _put(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
     """The reverse of `_take`, in place: value (units, heads, n·size, …) into x (heads, blocks, size, …)."""
-    value, flat = value.to(x.dtype), ids.flatten()
+    if isinstance(ids, range):
+        place = x[:, ids.start : ids.stop]
+        place.add_(value.transpose(0, 1)) if add else place.copy_(value.transpose(0, 1))
+        return
+    value, flat = value.to(x.dtype), ids.flatten().clamp(min=0)
     if _tokens_first(x):
         x = x.permute(1, 2, 0, 3)
         value, axis = value.transpose(1, 2).reshape(flat.numel(), *x.shape[1:]), 0
@@ -80,7 +86,7 @@ def _spread(x: Tensor, heads: slice) -> Tensor:
 
 
 def _slabs(tile: Tile, rows: int, keys: int) -> Iterator[tuple[int, int]]:
-    step = rows if tile.seen is None else max(1, BIASED // (tile.rows.shape[0] * keys))
+    step = rows if tile.seen is None else max(1, BIASED // (len(tile.rows) * keys))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 
@@ -97,7 +103,7 @@ def forward(
     out = _blank(qs, v.shape[3], shared, wide if merging else q.dtype)
     lse = q.new_full(qs.shape[:4], -torch.inf, dtype=wide)
     for tile in tiles:
-        units = tile.rows.shape[0]
+        units = len(tile.rows)
         query = _take(qs[tile.batch, tile.heads], tile.rows, units)
         key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
         value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
@@ -146,7 +152,7 @@ def backward(
     dq = torch.zeros_like(qs, dtype=wide if merging else q.dtype)
     dk, dv = torch.zeros_like(ks, dtype=wide), torch.zeros_like(vs, dtype=wide)
     for tile in tiles:
-        units = tile.rows.shape[0]
+        units = len(tile.rows)
         query, o, g, l = (_take(t[tile.batch, tile.heads], tile.rows, units) for t in (qs, outs, grads, lses))
         key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
         value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
@@ -171,5 +177,5 @@ def backward(
             if tile.cols is None:
                 total[tile.batch, tile.kv_heads] += share.sum(0).unflatten(1, total.shape[2:4])
             else:
-                _put(total[tile.batch, tile.kv_heads], tile.cols.clamp(min=0), share, add=True)
+                _put(total[tile.batch, tile.kv_heads], tile.cols, share, add=True)
     return _whole(dq, q), _whole(dk, k), _whole(dv, values)
