@@ -26,6 +26,7 @@ from torch import Tensor
 Run = Callable[[], Any]
 HERE = Path(__file__).parent
 FILES = ("contests_blocks", "contests_selective")  # each has CONTESTS and GROWTH
+STRUCTURED = ("contests_structured",)  # those of core_structured.py
 
 
 @dataclass(frozen=True)
@@ -51,25 +52,26 @@ class Contest:
 
 @dataclass(frozen=True)
 class Growth:
-    """One mechanism over a range of lengths: ``make(tokens)`` → (function, inputs)."""
+    """One mechanism over a range of lengths up to `most`: ``make(tokens)`` → (function, inputs)."""
 
     make: Callable[[int], tuple[Callable[..., Any], tuple[Any, ...]]]
     most: int = 65536
+    lengths: tuple[int, ...] = (1024, 4096, 16384, 65536)
 
 
-def contests() -> dict[str, Contest]:
-    """All contests by name."""
-    return {name: contest for part in _parts() for name, contest in part.CONTESTS.items()}
+def contests(files: tuple[str, ...] = FILES) -> dict[str, Contest]:
+    """All contests of some files by name."""
+    return {name: contest for part in _parts(files) for name, contest in part.CONTESTS.items()}
 
 
-def growths() -> dict[str, Growth]:
+def growths(files: tuple[str, ...] = FILES) -> dict[str, Growth]:
     """All mechanisms of the growth table by name."""
-    return {name: growth for part in _parts() for name, growth in part.GROWTH.items()}
+    return {name: growth for part in _parts(files) for name, growth in part.GROWTH.items()}
 
 
-def _parts() -> list[Any]:
+def _parts(files: tuple[str, ...]) -> list[Any]:
     sys.path[:0] = [str(HERE)] if str(HERE) not in sys.path else []
-    return [import_module(name) for name in FILES if (HERE / f"{name}.py").exists()]
+    return [import_module(name) for name in files if (HERE / f"{name}.py").exists()]
 
 
 def runner(function: Callable[..., Any], inputs: tuple[Any, ...], backward: bool) -> Run:
@@ -92,8 +94,8 @@ def runner(function: Callable[..., Any], inputs: tuple[Any, ...], backward: bool
 def memory(kind: str, name: str, who: str, backward: bool) -> int:
     """Peak bytes of one contestant ("contest"), or of one mechanism at `who` tokens ("growth"), in a fresh process."""
     make = {
-        "contest": "core_routed.contests()[{0!r}].make({2})[{1!r}]",
-        "growth": "core_routed.growths()[{0!r}].make(256 if {2} else {1})",
+        "contest": "core_routed.contests(core_routed.FILES + core_routed.STRUCTURED)[{0!r}].make({2})[{1!r}]",
+        "growth": "core_routed.growths(core_routed.FILES + core_routed.STRUCTURED)[{0!r}].make(256 if {2} else {1})",
     }[kind]
     setup = (
         f"import sys; sys.path.insert(0, {str(HERE)!r}); import core_routed\n"
@@ -129,7 +131,7 @@ def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory:
 
 def grow(name: str, growth: Growth, backward: bool) -> dict[str, str]:
     """One line of the growth table: seconds and memory at each length, and the exponents of the last step but one and all."""
-    lengths = [n for n in (1024, 4096, 16384, 65536) if n <= growth.most]
+    lengths = [n for n in growth.lengths if n <= growth.most]
     seconds, peaks = [], []
     for tokens in lengths:
         run = runner(*growth.make(tokens), backward)
@@ -138,7 +140,7 @@ def grow(name: str, growth: Growth, backward: bool) -> dict[str, str]:
         peaks.append(memory("growth", name, str(tokens), backward))
     row = {"mechanism": name, "pass": "both" if backward else "forward"}
     for tokens, second, peak in zip(lengths, seconds, peaks, strict=True):
-        row[f"{tokens // 1024}k"] = f"{second:.3g} s, {size(peak)}"
+        row[f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)] = f"{second:.3g} s, {size(peak)}"
     row["time ~ N^"] = f"{exponent(lengths, seconds):.2f}"
     row["memory ~ N^"] = f"{exponent(lengths[1:], peaks[1:]):.2f}"
     return row
@@ -151,9 +153,9 @@ def exponent(lengths: list[int], values: list[float] | list[int]) -> float:
     return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
 
 
-def main() -> None:
-    """The command."""
-    made = parser(__doc__ or "")
+def main(files: tuple[str, ...] = FILES, description: str = __doc__ or "") -> None:
+    """The command over the contests of some files."""
+    made = parser(description)
     made.set_defaults(threads=0)
     made.add_argument("--only", default="", help="contests or mechanisms whose names begin so")
     made.add_argument("--growth", action="store_true", help="the growth table instead of the contests (one thread)")
@@ -161,14 +163,14 @@ def main() -> None:
     made.add_argument("--list", action="store_true", help="only name the contests")
     args: argparse.Namespace = made.parse_args()
     if args.list:
-        print("\n".join([*contests(), *(f"growth {name}" for name in growths())]))
+        print("\n".join([*contests(files), *(f"growth {name}" for name in growths(files))]))
     elif args.growth:
         torch.set_num_threads(args.threads or 1)
-        for name, growth in growths().items():
+        for name, growth in growths(files).items():
             if name.startswith(args.only):
                 show(name, [grow(name, growth, backward) for backward in (False, True)], args.json)
     else:
-        for name, contest in contests().items():
+        for name, contest in contests(files).items():
             if name.startswith(args.only):
                 for threads in [args.threads] if args.threads else [1, 2]:
                     rows = measure(

@@ -73,6 +73,7 @@ MECHANISMS: dict[str, Mechanism] = {
         "landmark", "core_attention.mechanisms.landmark_layer:example", "docs/mechanisms/landmark.md"
     ),
     "moba": Mechanism("vmoba", "core_attention.mechanisms.moba:example", "docs/mechanisms/vmoba.md"),
+    "mvpa": Mechanism("mvpformer", "core_attention.mechanisms.mvpa:example", "docs/mechanisms/mvpa.md"),
     "position-attention": Mechanism(
         "msdual", "core_attention.feature_maps.dual:position_example", "docs/mechanisms/position_channel_attention.md"
     ),
@@ -97,6 +98,10 @@ MECHANISMS: dict[str, Mechanism] = {
         "dynsubspace", "core_attention.feature_maps.attention_layer:example", "docs/mechanisms/feature_maps.md"
     ),
     "tcpa": Mechanism("tcpa", "core_attention.mechanisms.tcpa:example", "docs/mechanisms/tcpa.md"),
+    "titans-lmm": Mechanism("titans", "core_attention.mechanisms.titans:lmm_example", "docs/mechanisms/titans.md"),
+    "titans-mac": Mechanism("titans", "core_attention.mechanisms.titans:mac_example", "docs/mechanisms/titans.md"),
+    "titans-mag": Mechanism("titans", "core_attention.mechanisms.titans:mag_example", "docs/mechanisms/titans.md"),
+    "titans-mal": Mechanism("titans", "core_attention.mechanisms.titans:mal_example", "docs/mechanisms/titans.md"),
     "ulsam": Mechanism("ulsam", "core_attention.feature_maps.ulsam:example", "docs/mechanisms/ulsam.md"),
     "vmoba": Mechanism("vmoba", "core_attention.mechanisms.vmoba:example", "docs/mechanisms/vmoba.md"),
 }

@@ -23,7 +23,7 @@ LAYERS = {
     "mag": {"variant": "mag"},
     "mal": {"variant": "mal"},
     "lmm": {"variant": "lmm"},
-    "mag, convolved heads": {"variant": "mag", "heads": 2, "conv_kernel": 3, "gated_output": True},
+    "mag, convolved heads": {"variant": "mag", "heads": 2, "memory_heads": 3, "conv_kernel": 3, "gated_output": True},
     "mac, convolved": {"variant": "mac", "conv_kernel": 3},
     "mac previous, convolved": {"variant": "mac", "read": "previous", "conv_kernel": 3, "gates": "chunk"},
     "lmm, gates a chunk": {"variant": "lmm", "gates": "chunk", "depth": 1},

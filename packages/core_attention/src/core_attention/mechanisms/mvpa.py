@@ -16,8 +16,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.cache import Cache
-from core_attention.factorised import Backend, Reach, Tables, factorised_attention, factorised_weights
+from core_attention.factorised import (
+    Backend,
+    Reach,
+    Tables,
+    factorised_attention,
+    factorised_reference,
+    factorised_weights,
+)
 
 RelativeIndex = Literal["official", "distance"]
 
@@ -312,3 +320,19 @@ class MVPFormerGQAAttention(nn.Module):
         if table.ndim != 2 or table.shape[1] != self.width or len(table) < count:
             raise ValueError(f"{name} is ({count} or more, {self.width}); got {tuple(table.shape)}")
         return net(table[:count]).unflatten(-1, (self.kv_heads, self.dim)).transpose(0, 1)
+
+
+def example(tokens: int) -> Example:
+    """MVPFormer-S's layer on 32 channels."""
+    channels = min(32, tokens)
+    time = max(1, round(tokens / channels))
+    layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
+
+    def definition(x: Tensor, positions: Tensor, table: Tensor) -> Tensor:
+        q, k, v, r, s = layer._projected(x, positions, table, None)
+        tables = relative_tables(r, s, layer._bias, layer.relative_index)
+        y = factorised_reference(q, k, v, tables, mvpa_reach(), scale=layer.scale)
+        return layer.c_proj(y.permute(0, 2, 3, 1, 4).flatten(3))
+
+    inputs = (torch.randn(1, time, channels, 768), torch.randn(time, 768), torch.randn(channels, 768))
+    return Example(layer, inputs, tokens=time * channels, reference=definition, softmax=(768, 12))

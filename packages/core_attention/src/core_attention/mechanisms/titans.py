@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core_attention.bench import Example
 from core_attention.cache import Cache
 from core_attention.mechanisms.titans_attention import HeadProjections, Prefix, masked_attention, sliding_attention
 from core_attention.mechanisms.titans_memory import MemoryCache, NeuralMemory
@@ -259,6 +260,7 @@ def titans_layer(
     num_persistent: int = 4,
     read: ReadMode = "token",
     context: Literal["full", "causal"] | None = None,
+    memory_heads: int = 1,
     **memory: object,
 ) -> MemoryAsContext | MemoryAsGate | MemoryAsLayer | NeuralMemory:
     """One of the four layers with a memory of its own.
@@ -267,12 +269,13 @@ def titans_layer(
         variant: memory as context, as gate, as layer, or the memory alone.
         dim, window, heads, num_persistent: as in `MemoryAsContext`; the memory's chunk is the window.
         read, context: of MAC.
+        memory_heads: heads of the memory; `heads` are those of the attention, which the memory alone does not have.
         memory: further arguments of `NeuralMemory` (depth, expansion, theta_max …).
 
     Raises:
         ValueError: an unknown variant.
     """
-    lmm = NeuralMemory(dim, chunk_size=window, **memory)  # pyright: ignore[reportArgumentType]
+    lmm = NeuralMemory(dim, heads=memory_heads, chunk_size=window, **memory)  # pyright: ignore[reportArgumentType]
     if variant == "lmm":
         return lmm
     if variant == "mac":
@@ -283,3 +286,29 @@ def titans_layer(
     if variant not in classes:
         raise ValueError(f"variant is mac, mag, mal or lmm; got {variant!r}")
     return classes[variant](dim, memory=lmm, window=window, heads=heads, num_persistent=num_persistent)
+
+
+def _example(variant: Literal["mac", "mag", "mal", "lmm"], tokens: int) -> Example:
+    heads = {"heads": 6} if variant != "lmm" else {}
+    layer = titans_layer(variant, 384, **heads)
+    return Example(layer, (torch.randn(1, tokens, 384),), tokens=tokens, softmax=(384, 6))
+
+
+def mac_example(tokens: int) -> Example:
+    """Memory as context, segments of 64."""
+    return _example("mac", tokens)
+
+
+def mag_example(tokens: int) -> Example:
+    """Memory as gate, window 64."""
+    return _example("mag", tokens)
+
+
+def mal_example(tokens: int) -> Example:
+    """Memory as layer, window 64."""
+    return _example("mal", tokens)
+
+
+def lmm_example(tokens: int) -> Example:
+    """The memory alone, chunks of 64."""
+    return _example("lmm", tokens)
