@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.factorised import factorised_reference, relative_bias
-from core_attention.mechanisms.mvpa import MVPFormerGQAAttention, mvpa_reach, relative_tables
+from core_attention.mechanisms.mvpa import MVPFormerGQAAttention, mvpa, mvpa_reach, relative_tables
 from core_attention.mechanisms.titans_memory import NeuralMemory
-from core_attention.mechanisms.titans_public import PublicNeuralMemory
+from core_attention.mechanisms.titans_public import PublicMemoryCache, PublicNeuralMemory
 from core_attention.official.titans import system as titans
 
 
@@ -45,8 +45,8 @@ class DenseSDPA(Definition):
         f = f.masked_fill(segment[:, None, None] < segment, -torch.inf)
         bias = ((f[..., None] + g[..., None, :]) * self.ours.scale).flatten(4).flatten(2, 3)
         content = (q.unflatten(1, (k.shape[1], -1)) + self.ours._bias[0][:, None, None, None]).flatten(1, 2)
-        flat = (t.flatten(2, 3) for t in (content, k, v))
-        y = F.scaled_dot_product_attention(*flat, attn_mask=bias, scale=self.ours.scale, enable_gqa=True)
+        content, k, v = (t.flatten(2, 3) for t in (content, k, v))
+        y = F.scaled_dot_product_attention(content, k, v, attn_mask=bias, scale=self.ours.scale, enable_gqa=True)
         return y.unflatten(2, (time, channels))
 
 
@@ -67,11 +67,11 @@ def braindecode_layer(ours: MVPFormerGQAAttention) -> nn.Module | None:
     return theirs
 
 
-def grid(time: int, channels: int, batch: int = 1) -> tuple[Tensor, ...]:
+def grid(time: int, channels: int, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
     return torch.randn(batch, time, channels, 768), torch.randn(1, time, 768), torch.randn(1, channels, 768)
 
 
-def mvpa(time: int, channels: int, batch: int, peers: tuple[str, ...], small: bool):
+def mvpa_layer(time: int, channels: int, batch: int, peers: tuple[str, ...], small: bool):
     """MVPFormer-S's layer (E = 768, 12 heads, 4 of keys) on a grid."""
     torch.manual_seed(0)
     layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
@@ -82,19 +82,16 @@ def mvpa(time: int, channels: int, batch: int, peers: tuple[str, ...], small: bo
     return {name: (every[name], given) for name in ("ours", *peers) if name in every}
 
 
-def mvpa_core(time: int, channels: int, batch: int, small: bool):
+def mvpa_alone(time: int, channels: int, batch: int, small: bool):
     """The same without the linear maps, which every form shares."""
     torch.manual_seed(0)
     layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
     given = grid(2, 4) if small else grid(time, channels, batch)
     with torch.no_grad():
         q, k, v, r, s = (t.contiguous() for t in layer._projected(*given, None))
-
-    from core_attention.mechanisms.mvpa import mvpa as attend
-
     bias = layer._bias.detach()
     return {
-        "ours": (partial(attend, bias=bias), (q, k, v, r, s)),
+        "ours": (partial(mvpa, bias=bias), (q, k, v, r, s)),
         "definition": (Definition(layer).attend, (q, k, v, r, s)),
         "sdpa": (DenseSDPA(layer).attend, (q, k, v, r, s)),
     }
@@ -103,12 +100,12 @@ def mvpa_core(time: int, channels: int, batch: int, small: bool):
 class LeavingState(nn.Module):
     """Our public memory, made to leave the state that the package always computes."""
 
-    def __init__(self, ours: PublicNeuralMemory):
+    def __init__(self, ours: nn.Module):
         super().__init__()
         self.ours = ours
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ours(x, cache=self.ours.new_cache())
+        return self.ours(x, cache=PublicMemoryCache())
 
 
 class OutputAlone(nn.Module):
@@ -126,20 +123,20 @@ def memory(small: bool):
     """Titans' memory, batch 2, 1024 × 384, chunk 64: the public form with the package's weights, and the paper's."""
     torch.manual_seed(0)
     x = torch.randn(1, 8, 384) if small else torch.randn(2, 1024, 384)
-    options = {"dim": 384, "chunk_size": 4 if small else 64}
+    chunk = 4 if small else 64
     theirs = None
     try:
         from titans_pytorch import NeuralMemory as Package  # pyright: ignore[reportMissingImports]
 
-        theirs = Package(**options)
-        ours = titans.components["NeuralMemory"].load(options, theirs.state_dict())
+        theirs = Package(dim=384, chunk_size=chunk)
+        ours = titans.components["NeuralMemory"].load({"dim": 384, "chunk_size": chunk}, theirs.state_dict())
         probe = torch.randn(1, 130, 384)
         with torch.no_grad():
             torch.testing.assert_close(ours(probe), theirs(probe)[0], rtol=1e-3, atol=1e-4)
     except ImportError:
         print("titans-pytorch is not installed (uv sync --group bench)")
-        ours = PublicNeuralMemory(**options)
-    made = {"ours": LeavingState(ours), "ours, no state": ours, "the paper's": NeuralMemory(**options)}  # type: ignore[arg-type]
+        ours = PublicNeuralMemory(384, chunk_size=chunk)
+    made = {"ours": LeavingState(ours), "ours, no state": ours, "the paper's": NeuralMemory(384, chunk_size=chunk)}
     if theirs is not None:
         made["titans-pytorch"] = OutputAlone(theirs)
     return {name: (module, (x,)) for name, module in made.items()}
@@ -147,11 +144,11 @@ def memory(small: bool):
 
 EVERY = ("definition", "sdpa", "braindecode")
 CONTESTS = {
-    "mvpa-25x32": Contest(partial(mvpa, 25, 32, 1, EVERY), "≥ 3× faster than braindecode"),
-    "mvpa-25x32-batch4": Contest(partial(mvpa, 25, 32, 4, EVERY), "≥ 3× faster than braindecode", rounds=5),
-    "mvpa-core-25x32": Contest(partial(mvpa_core, 25, 32, 1)),
+    "mvpa-25x32": Contest(partial(mvpa_layer, 25, 32, 1, EVERY), "≥ 3× faster than braindecode"),
+    "mvpa-25x32-batch4": Contest(partial(mvpa_layer, 25, 32, 4, EVERY), "≥ 3× faster than braindecode", rounds=5),
+    "mvpa-alone-25x32": Contest(partial(mvpa_alone, 25, 32, 1)),
     # the dense forms are not run: one tensor of all scores is 12 · 14080² · 4 B = 8.9 GiB, and they hold several
-    "mvpa-110x128": Contest(partial(mvpa, 110, 128, 1, ()), "≤ 1 GiB, forward and backward", rounds=1),
+    "mvpa-110x128": Contest(partial(mvpa_layer, 110, 128, 1, ()), "≤ 1 GiB, forward and backward", rounds=1),
     "memory-1024": Contest(memory, "≥ 5× faster than titans-pytorch, both passes, at ≤ ¼ of its memory", rounds=5),
 }
 

@@ -82,7 +82,7 @@ class _Branches(nn.Module):
 
     def _persistent(self, x: Tensor) -> Tensor:
         """P for every sample, (batch, num_persistent, dim)."""
-        return self.persistent.to(x.dtype).expand(len(x), -1, -1)
+        return self.persistent.to(x.dtype).repeat(len(x), 1, 1)
 
     def _prefix(self, tokens: Tensor) -> Prefix | None:
         return self.attention.keys_values(tokens) if tokens.shape[1] else None
@@ -289,8 +289,7 @@ def titans_layer(
 
 
 def _example(variant: Literal["mac", "mag", "mal", "lmm"], tokens: int) -> Example:
-    heads = {"heads": 6} if variant != "lmm" else {}
-    layer = titans_layer(variant, 384, **heads)
+    layer = titans_layer(variant, 384, heads=6)
     return Example(layer, (torch.randn(1, tokens, 384),), tokens=tokens, softmax=(384, 6))
 
 
