@@ -180,8 +180,9 @@ def test_layout_does_not_matter(backend, name):
         torch.testing.assert_close(attention(layout, k, v, mask=mask, backend=backend), want, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [None, 0.0])
 @pytest.mark.parametrize("small", [False, True], ids=["one mask", "pieces"])
-def test_gradients_of_biases(small, monkeypatch):
+def test_gradients_of_biases(small, scale, monkeypatch):
     if small:
         monkeypatch.setattr(pieces, "BUDGET", 10_000)  # a few rows at a time
     g = torch.Generator().manual_seed(3)
@@ -192,7 +193,7 @@ def test_gradients_of_biases(small, monkeypatch):
         leaves = [t.clone().requires_grad_() for t in (full, rows, columns)]
         q, k, v = qkv(dtype=torch.float64)
         mask = Causal(4) & Additive(leaves[0]) & Factorised(leaves[1], leaves[2])
-        out, lse = attention(q, k, v, mask=mask, backend=backend, return_lse=True)
+        out, lse = attention(q, k, v, mask=mask, scale=scale, backend=backend, return_lse=True)
         loss = (out**2).sum() + (lse**2).sum()
         found[backend] = torch.autograd.grad(loss, [q, k, v, *leaves])
     for ours, theirs in zip(found["sdpa"], found["reference"], strict=True):

@@ -349,12 +349,13 @@ class Factorised(Mask):
             )
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        place = positions(part.keys, size.keys, device)
         rows, columns = (
             pick(pick(pick(t, 0, part.batch), 1, part.heads), 2, part.rows)
             for t in (self.rows.to(device), self.columns.to(device))
         )
-        width = self.columns.shape[-1]
+        if part.keys is None or part.keys == (0, size.keys):
+            return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
+        place, width = positions(part.keys, size.keys, device), self.columns.shape[-1]
         return rows.index_select(3, place // width) + columns.index_select(3, place % width)
 
 

@@ -51,16 +51,19 @@ def masked(piece: Piece) -> bool:
     return len(piece.masks) > 0 or piece.band != (None, None)
 
 
-def written(piece: Piece, size: Size, like: Tensor) -> tuple[Tensor, Tensor]:
-    """What is added to the scores of a masked piece (−inf hides) in the dtype of `like`, and which of its rows see a key."""
+def written(piece: Piece, size: Size, like: Tensor) -> Tensor:
+    """What is added to the scores of a masked piece (−inf hides), in the dtype of `like`, broadcastable to its shape."""
     part = Part(batch=piece.batch, rows=piece.rows, keys=piece.keys)
     found = [mask.allowed(size, part, like.device) for mask in piece.masks]
     allowed = joined([*found, in_band(piece.band, size, part, like.device)], torch.logical_and)
     bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
     added = like.new_zeros(()) if bias is None else bias.to(like.dtype)
-    if allowed is not None:
-        added = torch.where(allowed, added, float("-inf"))
-    return added, (added > float("-inf")).any(-1)
+    return added if allowed is None else torch.where(allowed, added, float("-inf"))
+
+
+def seeing(added: Tensor) -> Tensor:
+    """Which rows of a written-out mask see a key."""
+    return (added > float("-inf")).any(-1)
 
 
 def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, values: bool) -> list[Piece]:

@@ -1,12 +1,13 @@
 """Attention by torch's `scaled_dot_product_attention`, with what its kernels lack: masks without a matrix, and the log-sum-exp.
 
 Masks are cut into `pieces`. One piece is one call of torch's function; several run through its CPU kernel one by one, forward and
-backward, so that nothing larger than a piece's mask exists (on other devices through checkpoints). A factorised bias becomes extra
-columns of queries and keys, a value of another width is filled up with zeros: the kernel takes neither.
+backward, so that nothing larger than a piece's mask exists (on other devices through checkpoints). A factorised bias that needs a
+gradient becomes extra columns of queries and keys, a value of another width is filled up with zeros: the kernel takes neither.
 """
 
 from __future__ import annotations
 
+from types import UnionType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from core_attention.backends import reference
-from core_attention.backends.pieces import Piece, masked, plan, written
+from core_attention.backends.pieces import Piece, masked, plan, seeing, written
 from core_attention.backends.problem import Problem
 from core_attention.masks import Additive, Causal, Factorised, Mask, Run, Size, parts, together
 
@@ -32,12 +33,14 @@ def run(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
-    q, k, mask = with_factors(q, k, mask, scale)
+    if _learned(
+        mask, Factorised
+    ):  # without a gradient a sum written out piece by piece is faster than the wider product
+        q, k, mask = with_factors(q, k, mask, scale)
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     by_kernel = q.device.type == "cpu" and not torch.compiler.is_compiling()
     pieces = plan(mask, size, q.element_size(), q.device, values=by_kernel)
-    bias_grad = torch.is_grad_enabled() and any(isinstance(m, Additive) and m.values.requires_grad for m in parts(mask))
-    if bias_grad or not by_kernel:
+    if _learned(mask, Additive | Factorised) or not by_kernel:
         return _by_autograd(q, k, v, pieces, scale, size, return_lse)
     width = v.shape[-1]
     wide = max(q.shape[-1], width)
@@ -47,6 +50,12 @@ def run(
         out, lse = _Pieces.apply(q, k, v, pieces, scale, size)
         return out[..., :width], lse if return_lse else None
     return _call(*_cut(q, k, v, pieces[0]), pieces[0], scale, size)[..., :width], None
+
+
+def _learned(mask: Mask | None, kinds: type[Mask] | UnionType) -> bool:
+    """Whether a gradient of a bias of these kinds is wanted."""
+    held = [vars(m).values() for m in parts(mask) if isinstance(m, kinds)]
+    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for values in held for t in values)
 
 
 def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple[Tensor, Tensor, Mask | None]:
@@ -91,23 +100,26 @@ def _place(tensor: Tensor, batch: Run | None, run: Run) -> Tensor:
 
 def _call(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, size: Size) -> Tensor:
     """One piece by torch's own call; a row that sees nothing gives 0 on every device, and a NaN in a query stays one."""
-    gqa = q.shape[1] != k.shape[1]
-    added = seen = None
-    if masked(piece):
-        added, seen = written(piece, size, q)
-        if q.device.type != "cpu":  # some kernels divide by the empty sum
-            added = added.masked_fill(~seen[..., None], 0.0)
-        added = added.expand(-1, -1, q.shape[2], k.shape[2])
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale, is_causal=piece.causal, enable_gqa=gqa)
-    if q.device.type != "cpu":
-        return out if seen is None else out.masked_fill(~seen[..., None], 0.0)
-    return out + _nan_rows(q, seen).to(out.dtype)
+    cpu, gqa = q.device.type == "cpu", q.shape[1] != k.shape[1]
+    added = given = written(piece, size, q) if masked(piece) else None
+    if given is not None:
+        if not cpu:  # some kernels divide by the empty sum
+            given = given.masked_fill(~seeing(given)[..., None], 0.0)
+        given = given.expand(-1, -1, q.shape[2], k.shape[2])
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=given, scale=scale, is_causal=piece.causal, enable_gqa=gqa)
+    if cpu:
+        return _with_nan(out, q, added)
+    return out if added is None else out.masked_fill(~seeing(added)[..., None], 0.0)
 
 
-def _nan_rows(q: Tensor, seen: Tensor | None) -> Tensor:
-    """0, and NaN for a query that holds NaN or inf: torch's CPU kernel takes its row for a hidden one and answers 0."""
+def _with_nan(out: Tensor, q: Tensor, added: Tensor | None) -> Tensor:
+    """NaN for a query that holds NaN or inf and sees a key: torch's CPU kernel takes its row for a hidden one and answers 0."""
     lost = q.detach().sum(-1, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32)) * 0
-    return lost if seen is None else lost.masked_fill(~seen[..., None], 0.0)
+    if not torch.compiler.is_compiling() and not bool(lost.isnan().any()):
+        return out
+    if added is not None:
+        lost = lost.masked_fill(~seeing(added)[..., None], 0.0)
+    return out + lost.to(out.dtype)
 
 
 def _one(
@@ -118,7 +130,7 @@ def _one(
         return _call(q, k, v, piece, scale, size), None
     mask: Mask | None = Causal() if piece.causal else None
     if masked(piece):
-        mask = Additive(written(piece, size, q)[0])
+        mask = Additive(written(piece, size, q))
     return reference.run(q, k, v, mask=mask, scale=scale, return_lse=True)
 
 
@@ -158,12 +170,14 @@ class _Pieces(torch.autograd.Function):
         lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
         for piece in pieces:
             qp, kp, vp = _cut(q, k, v, piece)
-            added, seen = _added(piece, qp, kp, size)
+            added = _added(piece, qp, kp, size)
             found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 qp, kp, vp, 0.0, piece.causal, attn_mask=added, scale=scale
             )
-            torch.add(found, _nan_rows(qp, seen).to(found.dtype), out=_place(out, piece.batch, piece.rows))
-            _place(lse, piece.batch, piece.rows).copy_(sums if seen is None else sums.masked_fill(~seen, float("-inf")))
+            if added is not None and bool((sums == 0).any()):  # the kernel's sum of a row that sees nothing
+                sums = sums.masked_fill(~seeing(added), float("-inf"))
+            _place(out, piece.batch, piece.rows).copy_(_with_nan(found, qp, added))
+            _place(lse, piece.batch, piece.rows).copy_(sums)
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.pieces, ctx.scale, ctx.size = pieces, scale, size
         ctx.set_materialize_grads(False)
@@ -173,6 +187,7 @@ class _Pieces(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
+        lse = lse.masked_fill(lse == float("-inf"), 0.0)
         if grad is None:
             grad = torch.zeros_like(out)
         if grad_lse is not None:
@@ -183,9 +198,8 @@ class _Pieces(torch.autograd.Function):
         grads = [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]  # pieces share keys: their sum is kept in float32
         for piece in ctx.pieces:
             qp, kp, vp = _cut(q, k, v, piece)
-            added, seen = _added(piece, qp, kp, ctx.size)
+            added = _added(piece, qp, kp, ctx.size)
             given, had, sums = (_place(t, piece.batch, piece.rows) for t in (grad, out, lse))
-            sums = sums if seen is None else sums.masked_fill(~seen, 0.0)
             found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 given, qp, kp, vp, had, sums, 0.0, piece.causal, attn_mask=added, scale=ctx.scale
             )
@@ -195,9 +209,6 @@ class _Pieces(torch.autograd.Function):
         return (*(t[..., :width].to(q.dtype) for t in grads), None, None, None)
 
 
-def _added(piece: Piece, q: Tensor, k: Tensor, size: Size) -> tuple[Tensor | None, Tensor | None]:
-    """The written-out mask of a piece as the kernel takes it, and which rows see a key (None: all)."""
-    if not masked(piece):
-        return None, None
-    added, seen = written(piece, size, q)
-    return added.expand(-1, -1, q.shape[2], k.shape[2]), seen
+def _added(piece: Piece, q: Tensor, k: Tensor, size: Size) -> Tensor | None:
+    """The written-out mask of a piece as the kernel takes it."""
+    return written(piece, size, q).expand(-1, -1, q.shape[2], k.shape[2]) if masked(piece) else None
