@@ -7,7 +7,6 @@ gradient becomes extra columns of queries and keys, a value of another width is 
 
 from __future__ import annotations
 
-from types import UnionType
 from typing import Any
 
 import torch
@@ -33,14 +32,12 @@ def run(
     q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
-    if _learned(
-        mask, Factorised
-    ):  # without a gradient a sum written out piece by piece is faster than the wider product
+    if _learned(mask)[1]:  # without a gradient a sum written out piece by piece is faster than the wider product
         q, k, mask = with_factors(q, k, mask, scale)
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     by_kernel = q.device.type == "cpu" and not torch.compiler.is_compiling()
     pieces = plan(mask, size, q.element_size(), q.device, values=by_kernel)
-    if _learned(mask, Additive | Factorised) or not by_kernel:
+    if any(_learned(mask)) or not by_kernel:
         return _by_autograd(q, k, v, pieces, scale, size, return_lse)
     width = v.shape[-1]
     wide = max(q.shape[-1], width)
@@ -52,10 +49,12 @@ def run(
     return _call(*_cut(q, k, v, pieces[0]), pieces[0], scale, size)[..., :width], None
 
 
-def _learned(mask: Mask | None, kinds: type[Mask] | UnionType) -> bool:
-    """Whether a gradient of a bias of these kinds is wanted."""
-    held = [vars(m).values() for m in parts(mask) if isinstance(m, kinds)]
-    return torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for values in held for t in values)
+def _learned(mask: Mask | None) -> tuple[bool, bool]:
+    """Whether a gradient of an additive bias is wanted, and of a factorised one."""
+    on = torch.is_grad_enabled()
+    additive = any(m.values.requires_grad for m in parts(mask) if isinstance(m, Additive))
+    factorised = any(m.rows.requires_grad or m.columns.requires_grad for m in parts(mask) if isinstance(m, Factorised))
+    return on and additive, on and factorised
 
 
 def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple[Tensor, Tensor, Mask | None]:
