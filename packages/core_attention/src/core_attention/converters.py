@@ -132,9 +132,18 @@ def converted(model: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
 class Converted(nn.Module):
     """timm's attention layer with a mechanism between its projections; its parts keep their names."""
 
+    qkv: nn.Module
+    proj: nn.Module
+    mechanism: nn.Module
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+    norm: nn.Module | None
+    gate: nn.Module | None
+    proj_drop: nn.Module | None
+
     def __init__(self, layer: Layer, core: nn.Module):
         super().__init__()
-        old = layer.module
+        old: Any = layer.module
         self.num_heads, self.scale = layer.heads, layer.scale
         self.qkv, self.proj = old.qkv, old.proj
         self.mechanism = core
@@ -198,17 +207,18 @@ def _layers(model: nn.Module, patterns: str | Sequence[str] | None) -> list[Laye
 def _layer(name: str, module: nn.Module, model: nn.Module) -> Layer | None:
     if isinstance(module, Converted) or hasattr(module, "mechanism"):
         return None
+    part: Any = module  # of another library's class, known by its attributes
     has = lambda *names: all(isinstance(getattr(module, n, None), nn.Linear) for n in names)  # noqa: E731
     if has("qkv", "proj") and hasattr(module, "num_heads"):
-        heads, width = int(module.num_heads), module.qkv.out_features // 3  # type: ignore[arg-type, operator, union-attr]
-        scale = float(getattr(module, "scale", (width // heads) ** -0.5))  # type: ignore[arg-type]
+        heads, width = int(part.num_heads), int(part.qkv.out_features) // 3
+        scale = float(getattr(module, "scale", (width // heads) ** -0.5))
         return Layer(name, module, model, heads, heads, width // heads, scale, "timm")
     if has("q_proj", "k_proj", "v_proj") and hasattr(module, "head_dim") and hasattr(module, "config"):
-        dim = int(module.head_dim)  # type: ignore[arg-type]
+        dim = int(part.head_dim)
         heads, kv_heads = (int(getattr(module, n).out_features) // dim for n in ("q_proj", "k_proj"))
         return Layer(
             name, module, model, heads, kv_heads, dim, float(getattr(module, "scaling", dim**-0.5)), "transformers"
-        )  # type: ignore[arg-type]
+        )
     return None
 
 
