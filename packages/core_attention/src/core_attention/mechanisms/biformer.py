@@ -14,7 +14,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core_attention.attention import attention
 from core_attention.bench import Example
 from core_attention.capture import active, record
 from core_attention.routed import Backend, RouteIndex, merge_attention, routed_attention
@@ -216,29 +215,41 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         pad = (0, 0, 0, grid[1] * size[1] - width, 0, grid[0] * size[0] - height)
         padded = pad[3] > 0 or pad[5] > 0
-        q, k, v = self._project(to_regions(F.pad(x, pad) if padded else x, size))
         real = None
         if padded and self.pad_mode != "legacy":
             if self.pad_mode == "masked" and self.pool is not None:
                 raise ValueError(
                     f"pooled keys cannot leave out the padding of a {height} × {width} map: choose another pad_mode"
                 )
-            real = to_regions(F.pad(q.new_ones(1, height, width, 1), pad), size)
-            if self.pad_mode == "nchw":
-                q, k, v = (t * real.to(t.dtype) for t in (q, k, v))
+            real = to_regions(F.pad(x.new_ones(1, height, width, 1), pad), size)
+        regions = to_regions(F.pad(x, pad) if padded else x, size)
+        out, positions, routing = self._attend(regions, real, grid, size, (height, width), backend)
+        out = from_regions(out, grid, size)[:, :height, :width]
+        out = self.wo(out if positions is None else positions.add_(out))
+        return (out, routing) if return_routing else out
+
+    def _attend(
+        self,
+        x: Tensor,
+        real: Tensor | None,
+        grid: tuple[int, int],
+        size: tuple[int, int],
+        crop: tuple[int, int],
+        backend: Backend,
+    ) -> tuple[Tensor, Tensor | None, Routing]:
+        """Attention by region, LePE on the map, and what was chosen; queries, keys and values end with this call."""
+        q, k, v = self._project(x)
+        if real is not None and self.pad_mode == "nchw":
+            q, k, v = (t * real.to(t.dtype) for t in (q, k, v))
         routing = self._route(q, k, real)
-        positions = self._positions(v, grid, size, (height, width))
-        if real is not None:
-            real = (real[..., 0] > 0).expand(len(q), -1, -1) if self.pad_mode == "masked" else None
+        positions = self._positions(v, grid, size, crop)
+        seen = (real[..., 0] > 0).expand(len(q), -1, -1) if real is not None and self.pad_mode == "masked" else None
         key, value = self._pooled(k, size), self._pooled(v, size)
         weight = routing.affinity.softmax(-1) if self.soft_routing else None
         if active():
-            self._record(q, key, routing, weight, real, grid, size, (height, width))
-        options = {"num_heads": self.num_heads, "scale": self.scale, "weight": weight, "real": real, "backend": backend}
-        out = bi_level_routing_attention(q, key, value, routing.index, **options)
-        out = from_regions(out, grid, size)[:, :height, :width]
-        out = self.wo(out if positions is None else out + positions)
-        return (out, routing) if return_routing else out
+            self._record(q, key, routing, weight, seen, grid, size, crop)
+        options = {"num_heads": self.num_heads, "scale": self.scale, "weight": weight, "real": seen, "backend": backend}
+        return bi_level_routing_attention(q, key, value, routing.index, **options), positions, routing
 
     def _regions(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
         """Tokens of a region (height, width), and the grid of regions."""
@@ -342,50 +353,6 @@ def _pool(mode: Pool, side: int, ratio: int) -> nn.Module | None:
     if mode == "identity" or ratio <= 1:
         return None
     return nn.AvgPool2d(ratio) if mode == "avgpool" else nn.MaxPool2d(ratio)
-
-
-class AttentionLePE(nn.Module):
-    """Full attention on a feature map with LePE beside it: the last stage of BiFormer.
-
-    Args:
-        dim: channels.
-        num_heads: heads; the published networks have 8 at every width.
-        qkv_bias: bias of the joint projection.
-        scale: of the scores; default ``(dim / num_heads) ** -0.5``.
-        side_dwconv: kernel size of LePE; 0 leaves it out.
-        lepe_of: what LePE convolves: the layer's "input" (the published checkpoints) or its "value" (the paper, and the
-            refactored networks).
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        *,
-        num_heads: int = 8,
-        qkv_bias: bool = False,
-        scale: float | None = None,
-        side_dwconv: int = 5,
-        lepe_of: Literal["input", "value"] = "input",
-    ):
-        super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"num_heads {num_heads} must divide dim {dim}")
-        if lepe_of not in ("input", "value"):
-            raise ValueError(f"lepe_of is 'input' or 'value', got {lepe_of!r}")
-        self.num_heads, self.scale, self.lepe_of = num_heads, scale, lepe_of
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
-        self.proj = nn.Linear(dim, dim)
-        self.lepe = depthwise(dim, side_dwconv) if side_dwconv else None
-
-    def forward(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch height width dim"]:
-        """y of the shape of `x`."""
-        q, k, v = self.qkv(x).chunk(3, -1)
-        heads = (t.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
-        out = attention(*heads, scale=self.scale).transpose(1, 2).reshape(x.shape)
-        if self.lepe is not None:
-            image = x if self.lepe_of == "input" else v
-            out = out + self.lepe(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.proj(out)
 
 
 def example(tokens: int) -> Example:

@@ -1,13 +1,58 @@
-"""The block of BiFormer: position convolution, attention by `topk`, and an MLP, on (batch, channels, height, width) maps."""
+"""The last stage's attention of BiFormer, and its block: position convolution, attention by `topk`, and an MLP, on (batch, channels, height, width) maps."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core_attention.mechanisms.biformer import AttentionLePE, BiLevelRoutingAttention, depthwise
+from core_attention.attention import attention
+from core_attention.mechanisms.biformer import BiLevelRoutingAttention, depthwise
 from core_attention.stochastic_depth import stochastic_depth
+
+
+class AttentionLePE(nn.Module):
+    """Full attention on a feature map with LePE beside it: the last stage of BiFormer.
+
+    Args:
+        dim: channels.
+        num_heads: heads; the published networks have 8 at every width.
+        qkv_bias: bias of the joint projection.
+        scale: of the scores; default ``(dim / num_heads) ** -0.5``.
+        side_dwconv: kernel size of LePE; 0 leaves it out.
+        lepe_of: what LePE convolves: the layer's "input" (the published checkpoints) or its "value" (the paper, and the
+            refactored networks).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int = 8,
+        qkv_bias: bool = False,
+        scale: float | None = None,
+        side_dwconv: int = 5,
+        lepe_of: Literal["input", "value"] = "input",
+    ):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"num_heads {num_heads} must divide dim {dim}")
+        if lepe_of not in ("input", "value"):
+            raise ValueError(f"lepe_of is 'input' or 'value', got {lepe_of!r}")
+        self.num_heads, self.scale, self.lepe_of = num_heads, scale, lepe_of
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.lepe = depthwise(dim, side_dwconv) if side_dwconv else None
+
+    def forward(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch height width dim"]:
+        """y of the shape of `x`."""
+        q, k, v = self.qkv(x).chunk(3, -1)
+        heads = (t.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
+        out = attention(*heads, scale=self.scale).transpose(1, 2).reshape(x.shape)
+        if self.lepe is not None:
+            image = x if self.lepe_of == "input" else v
+            out = out + self.lepe(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj(out)
 
 
 class BiFormerBlock(nn.Module):

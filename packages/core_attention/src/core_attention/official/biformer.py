@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core_attention.mechanisms.biformer import AttentionLePE, BiLevelRoutingAttention
-from core_attention.mechanisms.biformer_block import BiFormerBlock
+from core_attention.mechanisms.biformer import BiLevelRoutingAttention
+from core_attention.mechanisms.biformer_block import AttentionLePE, BiFormerBlock
 from core_attention.systems import Component, Config, StateDict, System
 
 RENAMED = {"qkv.qkv.": "qkv.", "router.emb.": "router.", "qkv_linear.": "qkv.", "output_linear.": "wo."}

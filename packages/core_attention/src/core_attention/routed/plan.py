@@ -106,7 +106,7 @@ def _positions(ids: Tensor, size: int) -> Tensor:
     return (ids[:, :, None] * size + torch.arange(size, device=ids.device)).flatten(1)
 
 
-def _query_major(problem: Problem, index: Tensor) -> Iterator[Tile]:
+def _query_major(problem: Problem, index: Tensor, most: int) -> Iterator[Tile]:
     every = blocks(problem.keys, problem.key_block)
     for b in range(problem.batch):
         for h, heads, kv_heads in problem.head_groups(index.shape[1]):
@@ -119,7 +119,7 @@ def _query_major(problem: Problem, index: Tensor) -> Iterator[Tile]:
             while start < len(sizes) and sizes[start]:
                 wide = sizes[start]
                 gathered = wide * problem.key_block * problem.width * (kv_heads.stop - kv_heads.start)
-                stop = min(len(sizes), start + max(1, GATHERED // gathered))
+                stop = min(len(sizes), start + max(1, most // gathered))
                 rows = range(start, stop) if order is None else order[start:stop, None]
                 cols = listed[start:stop, :wide] if order is None else listed[order[start:stop], :wide]
                 gaps = sizes[stop - 1] < wide
@@ -191,8 +191,8 @@ def _passes(
     return seen
 
 
-def plan(problem: Problem, routes: Routes) -> tuple[Iterator[Tile], bool]:
-    """The tiles of a problem, and whether a query row may come in several of them."""
+def plan(problem: Problem, routes: Routes, gathered: int = GATHERED) -> tuple[Iterator[Tile], bool]:
+    """The tiles of a problem, each gathering about `gathered` elements at most, and whether a query row may come in several."""
     if isinstance(routes, RouteThreshold):
         return _threshold(problem, routes.score, routes.threshold, routes.tie), False
     given = routes.mask if isinstance(routes, RouteMask) else routes.index
@@ -201,7 +201,7 @@ def plan(problem: Problem, routes: Routes) -> tuple[Iterator[Tile], bool]:
     if routes.query_block < 32 and routes.key_block >= 16 and rows_a_key_block >= 2:
         return _key_major(problem, routes), True
     index = sorted_index(routes, problem.queries, problem.keys, causal=problem.causal)
-    return _query_major(problem, index), False
+    return _query_major(problem, index, gathered), False
 
 
 def problem(q: Tensor, k: Tensor, v: Tensor, routes: Routes, causal: bool, key_mask: Tensor | None) -> Problem:

@@ -38,10 +38,11 @@ def tile_forward(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: fl
         empty = ~seen.any(-1)[:, None].expand(lse.shape)
         if bool(empty.any()):
             out, lse = out.masked_fill(empty[..., None], 0), lse.masked_fill(empty, -torch.inf)
-    # The kernel answers 0 and 0 for a row of not-a-numbers.
-    if bool((lse == 0).any()):
-        return _plain_forward(q, k, v, seen, scale)
-    return out[..., : v.shape[-1]], lse
+    out, zero = out[..., : v.shape[-1]], lse == 0
+    if bool(zero.any()):  # the kernel answers 0 and 0 for a row of not-a-numbers
+        right = _plain_forward(q, k, v, seen, scale)
+        out, lse = torch.where(zero[..., None], right[0], out), torch.where(zero, right[1], lse)
+    return out, lse
 
 
 def tile_backward(

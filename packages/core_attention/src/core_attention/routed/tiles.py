@@ -5,13 +5,15 @@ same plan again.
 """
 
 import functools
-from collections.abc import Iterator
+import math
+import threading
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_attention.routed.plan import Ids, Tile, plan, problem
+from core_attention.routed.plan import GATHERED, Ids, Tile, plan, problem
 from core_attention.routed.routes import Routes, blocks, heads_share
 from core_attention.routed.tile import tile_backward, tile_forward
 
@@ -43,17 +45,52 @@ def _tokens_first(x: Tensor) -> bool:
     return x.ndim == 4 and not x.is_contiguous() and x.permute(1, 2, 0, 3).is_contiguous()
 
 
-def _take(x: Tensor, ids: Ids | None, units: int) -> Tensor:
-    """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim); a view where `ids` is a range or everything."""
+class _Room(threading.local):
+    """Memory that gathered blocks are written to again and again, a thread its own: fresh pages for every tile and call would cost
+    more than the copy. Rooms beyond the size of a usual tile last only as long as their call."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+
+    def of(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A contiguous tensor of this shape, valid until the next of this name."""
+        key, count = (name, like.dtype, like.device), math.prod(shape)
+        if key not in self.held or self.held[key].numel() < count:
+            with torch.inference_mode(False):  # else it could not serve training later
+                self.held[key] = torch.empty(max(count, GATHERED // 2), dtype=like.dtype, device=like.device)
+        return self.held[key][:count].view(shape)
+
+    def shrink(self) -> None:
+        """Gives back what is larger than a usual tile."""
+        self.held = {
+            key: held for key, held in self.held.items() if held.numel() <= GATHERED // 2 and held.device.type == "cpu"
+        }
+
+
+_room = _Room()
+
+
+def _take(x: Tensor, ids: Ids | None, units: int, name: str = "") -> Tensor:
+    """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim); a view where `ids` is a range or everything.
+
+    With a `name` the result lasts until the next of that name.
+    """
     if ids is None:
         return x.flatten(1, 2).expand(units, -1, -1, -1)
     if isinstance(ids, range):
         return x[:, ids.start : ids.stop].transpose(0, 1)
     flat = ids.flatten().clamp(min=0)  # an empty slot is masked later
     rows = ids.shape[1] * x.shape[2]
-    if _tokens_first(x):
-        return x.permute(1, 2, 0, 3).index_select(0, flat).view(units, rows, x.shape[0], x.shape[3]).transpose(1, 2)
-    return x.index_select(1, flat).view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
+    tokens_first = _tokens_first(x)
+    x, axis = (x.permute(1, 2, 0, 3), 0) if tokens_first else (x, 1)
+    if not name:
+        found = x.index_select(axis, flat)
+    else:
+        shape = [*x.shape[:axis], flat.numel(), *x.shape[axis + 1 :]]
+        found = torch.index_select(x, axis, flat, out=_room.of(name, shape, x))
+    if tokens_first:
+        return found.view(units, rows, *x.shape[2:]).transpose(1, 2)
+    return found.view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
 
 
 def _put(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
@@ -105,8 +142,8 @@ def forward(
     for tile in tiles:
         units = len(tile.rows)
         query = _take(qs[tile.batch, tile.heads], tile.rows, units)
-        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
-        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
+        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
         parts = [
             tile_forward(query[:, :, a:b], key, value, tile.seen and tile.seen(a, b), scale)
             for a, b in _slabs(tile, query.shape[2], key.shape[2])
@@ -121,6 +158,7 @@ def forward(
             l = after
         _put(out[tile.batch, tile.heads], tile.rows, o, add=False)
         _put(lse[tile.batch, tile.heads], tile.rows, l, add=False)
+    _room.shrink()
     return _whole(out, final), lse.flatten(2, 3)[:, :, : q.shape[2]].contiguous()
 
 
@@ -144,7 +182,7 @@ def backward(
         # ds = p (dp − grad·out + grad_lse): a value channel that is 0, whose "output" is −grad_lse and whose gradient is 1
         v, grad = F.pad(v, (0, 1)), F.pad(grad, (0, 1), value=1.0)
         out = torch.cat([out, -grad_lse[..., None].to(out.dtype)], -1)
-    tiles, merging = plan(sizes, routes)
+    tiles, merging = plan(sizes, routes, GATHERED // 2)  # a tile holds gradients of what it gathers too
     qs, outs, grads = (_cut(t, sizes.query_block, shared) for t in (q, out, grad))
     lses = _cut(lse[..., None], sizes.query_block, False)[..., 0]
     ks, vs = (_cut(t, sizes.key_block, shared) for t in (k, v))
@@ -154,8 +192,8 @@ def backward(
     for tile in tiles:
         units = len(tile.rows)
         query, o, g, l = (_take(t[tile.batch, tile.heads], tile.rows, units) for t in (qs, outs, grads, lses))
-        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
-        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units), tile.heads)
+        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
+        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
         shares = [
             tile_backward(
                 g[:, :, a:b],
@@ -178,4 +216,5 @@ def backward(
                 total[tile.batch, tile.kv_heads] += share.sum(0).unflatten(1, total.shape[2:4])
             else:
                 _put(total[tile.batch, tile.kv_heads], tile.cols, share, add=True)
+    _room.shrink()
     return _whole(dq, q), _whole(dk, k), _whole(dv, values)
