@@ -30,6 +30,8 @@ from torch import Tensor, nn
 # name → "module:maker"; imported when it is asked for
 CONVERTERS: dict[str, str] = {
     "biformer": "core_attention.mechanisms.biformer_vit:for_layer",
+    "dma": "core_attention.converters_selective:dma",
+    "moh": "core_attention.converters_selective:moh",
     "sparsifiner": "core_attention.mechanisms.sparsifiner_attention:for_layer",
 }
 TRANSFORMERS_NAME = "core_attention_converted"

@@ -33,8 +33,10 @@ from core_attention.masks import Additive, Causal, Dense, KeyLengths, Mask, Part
 # name in transformers → "module:function"; imported on its first call
 ATTENTIONS: dict[str, str] = {
     "core_attention": "core_attention.huggingface:plain",
+    "landmark": "core_attention.huggingface_selective:landmark",
     "moba": "core_attention.huggingface_routed:moba",
     "routed_topk": "core_attention.huggingface_routed:routed_topk",
+    "scatterbrain": "core_attention.huggingface_selective:scatterbrain",
     "vmoba": "core_attention.huggingface_routed:vmoba",
 }
 

@@ -130,7 +130,22 @@ def mixture_of_heads(
     scale: float | None = None,
     skip: bool = True,
 ) -> Float[Tensor, "batch queries heads_value_dim"]:
-    """Head outputs times their gates, side by side: what the output projection takes.
+    """Head outputs times their gates, side by side: what the output projection takes. Arguments as in `gated_heads`."""
+    return gated_heads(q, k, v, routing, mask=mask, causal=causal, scale=scale, skip=skip).transpose(1, 2).flatten(2)
+
+
+def gated_heads(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch kv_heads keys dim"],
+    v: Float[Tensor, "batch kv_heads keys value_dim"],
+    routing: Routing,
+    *,
+    mask: Bool[Tensor, "..."] | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+    skip: bool = True,
+) -> Float[Tensor, "batch heads queries value_dim"]:
+    """Head outputs times their gates, ``g_{t,i} o_{t,i}``.
 
     Args:
         routing: of the queries' tokens.
@@ -164,8 +179,7 @@ def mixture_of_heads(
             out = attention(q, k, v, mask=four, scale=scale)
         else:
             out = _skipping(q, k, v, routing.selected, four, key_mask, causal, scale)
-    gated = out.transpose(1, 2) * routing.gates[..., None].to(out.dtype)
-    return gated.flatten(2)
+    return out * routing.gates.transpose(1, 2)[..., None].to(out.dtype)
 
 
 def _skipping(q, k, v, selected: Tensor, mask: Mask | None, key_mask: Tensor | None, causal: bool, scale) -> Tensor:

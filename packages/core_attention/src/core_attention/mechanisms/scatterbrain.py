@@ -315,12 +315,16 @@ class ScatterbrainAttention(nn.Module):
             choice = self.choose(q, k, mask) if choice is None else choice
             features = self.feature_map(q, k, key_mask=mask)
             if active():
-                record(
-                    "weights",
-                    lambda rows, heads: self._matrices(q, k, features, choice, mask, rows).weights[:, heads],
-                    shape=(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
-                    device=q.device,
-                )
+
+                def weights(rows: Tensor, heads: Tensor) -> Tensor:
+                    # not _replace: Dynamo rebuilds such a tuple wrongly
+                    of_rows = Features(
+                        features.q[:, :, rows], features.q_scale[:, :, rows], features.k, features.k_scale
+                    )
+                    return self._matrices(q[:, :, rows], k, of_rows, choice, mask, rows).weights[:, heads]
+
+                shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+                record("weights", weights, shape=shape, device=q.device)
             with paused():
                 return self.attend(q, k, v, features, choice, mask).to(dtype)
 
@@ -331,20 +335,20 @@ class ScatterbrainAttention(nn.Module):
         *,
         mask: Bool[Tensor, "batch keys"] | None = None,
         choice: Any = None,
+        rows: Int[Tensor, " queries"] | None = None,
     ) -> Matrices:
-        """The matrices that stand behind `forward`, queries × keys."""
+        """The matrices that stand behind `forward`, queries × keys; `rows` are the places of the queries, if not 0, 1, …"""
         q, k = widened(q, k)
         choice = self.choose(q, k, mask) if choice is None else choice
-        features = self.feature_map(q, k, key_mask=mask)
-        return self._matrices(q, k, features, choice, mask, torch.arange(q.shape[2], device=q.device))
+        rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows
+        return self._matrices(q, k, self.feature_map(q, k, key_mask=mask), choice, mask, rows)
 
     def _matrices(self, q, k, features: Features, choice, mask, rows: Tensor) -> Matrices:
         pairs = self.pairs(choice, rows, k.shape[2])
         return scatterbrain_matrices(
-            q[:, :, rows],
+            q,
             k,
-            # not _replace: Dynamo rebuilds such a tuple wrongly
-            Features(features.q[:, :, rows], features.q_scale[:, :, rows], features.k, features.k_scale),
+            features,
             pairs.unflatten(0, q.shape[:2]) if pairs.ndim == 3 else pairs,
             softmax_temp=self.softmax_temp,
             causal=self.causal,
