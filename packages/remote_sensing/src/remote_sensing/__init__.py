@@ -1,0 +1,1 @@
+"""Land use from satellite tiles (EuroSAT), vector features from historical map sheets (MapSAM)."""
