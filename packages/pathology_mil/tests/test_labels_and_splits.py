@@ -64,6 +64,10 @@ def test_unusable_tables_are_one_line(tmp_path, lines, message):
 
 def test_labels_in_an_acmil_file():
     assert labels_of_bags({"a": 2, "b": 0}).classes == ("0", "2")
+    assert labels_of_bags({"a": 1}, classes=["normal", "tumour"]).label == {"a": 1}
+    assert labels_of_bags({"a": 2}, classes=["0", "2"]).label == {"a": 1}
+    with pytest.raises(UserError, match="class numbers 5 are none"):
+        labels_of_bags({"a": 5}, classes=["normal", "tumour"])
     with pytest.raises(UserError, match="no labels"):
         labels_of_bags({"a": 2, "b": None})
 
@@ -139,6 +143,7 @@ def test_splits_are_refused_where_they_would_mislead():
     with pytest.raises(UserError, match="absent1, absent2, absent3 and 1 more"):
         check_splits([Split(("s0", "absent1", "absent2", "absent3", "absent4"))], labels)
     assert check_splits([Split(("s0", "absent"))], labels, ignore_missing=True) == [Split(("s0",))]
+    assert check_splits([Split(("s0", "empty"))], labels, left_out=["empty"]) == [Split(("s0",))]
     with pytest.raises(UserError, match="no training slide"):
         check_splits([Split((), (), ("s0",))], labels)
     with pytest.raises(UserError, match="class 'a' has 3 cases, too few for 5 parts"):

@@ -115,7 +115,7 @@ def attention_pool(
         return_scores: whether to return the scores; they may carry gradients.
         chunk: rows read at once; None keeps everything (plain autograd); "auto" streams what would keep more than `KEPT_BYTES`, and
             without gradients whatever exceeds one chunk of `CHUNK_BYTES`.
-        backend: "triton" runs the scores and the sums of a chunk in one CUDA kernel each; "auto" takes it on CUDA.
+        backend: "triton" runs the scores and the sums of a chunk in one CUDA kernel each; "auto" takes it on CUDA for streamed bags.
 
     Returns:
         `Pooled`; in float64 if any input is, else float32.
@@ -129,7 +129,7 @@ def attention_pool(
         raise ValueError(f"bags={bags} needs segments: without them all {x.shape[0]} instances are one bag")
     weights = (project_weight, gate_weight, gate_bias, score_weight, score_bias)
     rows = _chunk_rows(x, weights, chunk)
-    use_triton = _takes_triton(x, backend)
+    use_triton = _takes_triton(x, backend, streamed=rows is not None)
     watched = active()
     kept = return_scores or watched
     if rows is None and not use_triton:
@@ -191,10 +191,10 @@ def _chunk_rows(x: Tensor, weights: tuple, chunk: int | str | None) -> int | Non
     return None if row_bytes * x.shape[0] <= bound else max(256, CHUNK_BYTES[device] // row_bytes)
 
 
-def _takes_triton(x: Tensor, backend: Backend) -> bool:
+def _takes_triton(x: Tensor, backend: Backend, *, streamed: bool) -> bool:
     if backend not in ("auto", "torch", "triton"):
         raise ValueError(f"backend must be 'auto', 'torch' or 'triton', got {backend!r}")
-    if backend == "torch" or (backend == "auto" and not x.is_cuda):
+    if backend == "torch" or (backend == "auto" and not (x.is_cuda and streamed)):
         return False
     from core_attention.kernels import pooling as kernels
 

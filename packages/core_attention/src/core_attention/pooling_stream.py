@@ -139,13 +139,11 @@ class StreamedPool(torch.autograd.Function):
 
 
 def working(x: Tensor, given: Sequence[Tensor | None]) -> Weights:
-    """Weights in the dtype that products run in: float64 if anything is, float32 on the CPU, the features' own half precision on CUDA
-    (whose products accumulate in float32)."""
-    wide = torch.promote_types(x.dtype, torch.float32)
+    """Weights in the dtype that products run in: float64 if anything is, else float32."""
+    work = torch.promote_types(x.dtype, torch.float32)
     for weight in given:
         if weight is not None:
-            wide = torch.promote_types(wide, weight.dtype)
-    work = x.dtype if x.is_cuda and x.dtype.itemsize == 2 else wide
+            work = torch.promote_types(work, weight.dtype)
     cast = [None if weight is None else weight.to(work) for weight in given]
     return Weights(*cast)  # pyright: ignore[reportArgumentType]  (score is never None)
 

@@ -252,6 +252,7 @@ def predict(
     slide_mpp: Annotated[
         float | None, typer.Option("--slide-mpp", help="For slides whose file says no resolution.")
     ] = None,
+    slide_mag: Annotated[float | None, typer.Option("--slide-mag", help="Or the scan's objective (20, 40).")] = None,
     device: Device = DeviceName.auto,
     workers: Workers = 0,
     overwrite: Overwrite = False,
@@ -263,8 +264,10 @@ def predict(
     Example: pathology-mil predict features/slide.h5 --model run/model
     """
     from pathology_mil.learning import chosen, predict_path
+    from pathology_mil.resolution import own_mpp
 
-    preparation = {"encoder": encoder, "weights": weights, "mpp": slide_mpp, "workers": workers}
+    mpp = own_mpp(slide_mpp, slide_mag)
+    preparation = {"encoder": encoder, "weights": weights, "mpp": mpp, "workers": workers}
     made = predict_path(path, chosen(model), out, device=resolve_device(device), overwrite=overwrite, **preparation)
     _end(made, json)
 

@@ -86,7 +86,7 @@ def open_cohort(
     slides = track(files, "Opening features") if progress else files
     bags = {slide: files[slide].open() for slide in slides}
     if table is None:
-        table = labels_of_bags({s: b.label for s, b in bags.items()}, merge)
+        table = labels_of_bags({s: b.label for s, b in bags.items()}, merge, classes)
     skipped = {s: "no tiles" for s, b in bags.items() if len(b) == 0}
     used = {s: b for s, b in bags.items() if s not in skipped}
     if not used:

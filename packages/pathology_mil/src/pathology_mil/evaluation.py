@@ -1,6 +1,7 @@
 """The job `evaluate`: a model judged on labelled slides."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,23 +82,21 @@ def evaluate(
         features,
         labels,
         label_col=label_col,
-        classes=loaded.classes if labels is not None else None,
+        classes=loaded.classes,
         merge=merge,
         ignore_missing=ignore_missing,
         progress=progress,
     )
     loaded.check_width(cohort.facts["feature_width"], str(features))
-    if len(cohort.labels.classes) > len(loaded.classes):
-        raise UserError(
-            f"the labels have classes {', '.join(cohort.labels.classes)}, the model knows {', '.join(loaded.classes)}"
-        )
-    slides = sorted(cohort.labels.label if part is None else part)
+    slides = sorted(cohort.labels.label if part is None else set(part) - set(cohort.skipped))
     if absent := [s for s in slides if s not in cohort.labels.label]:
         raise UserError(f"slide {absent[0]} has no label or no features")
     slides, y, probabilities = judge(loaded.network, cohort, slides, device, progress)
     metrics = measure(probabilities, y, loaded.classes, resamples=resamples)
     write_fold_table(out / "fold_0.csv", slides, y.tolist(), probabilities)
-    made = Evaluation(metrics, {**cohort.facts, "slides": len(slides)}, out / "fold_0.csv", cohort.skipped)
+    tiles = [len(cohort.features[s]) for s in slides]
+    judged = {"slides": len(slides), "tiles": sum(tiles), "tiles_per_slide": float(statistics.median(tiles))}
+    made = Evaluation(metrics, {**cohort.facts, **judged}, out / "fold_0.csv", cohort.skipped)
     write_text(out / "metrics.json", json_text(made.plain()))
     return made
 

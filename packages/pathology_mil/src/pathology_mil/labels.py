@@ -1,7 +1,7 @@
 """Tables of slide labels: which slide is what, whose it is, and which number a class gets."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,18 +129,28 @@ def read_labels(
     return Labels({s: number[label] for s, label in given.items()}, names, cases, split, notes)
 
 
-def labels_of_bags(numbers: Mapping[str, int | None], merge: Mapping[str, str] | None = None) -> Labels:
+def labels_of_bags(
+    numbers: Mapping[str, int | None], merge: Mapping[str, str] | None = None, classes: Sequence[str] | None = None
+) -> Labels:
     """The table that an ACMIL feature file carries itself: the class number of every slide's group.
 
+    Args:
+        merge: number → number, applied first.
+        classes: names that are known already (a model's): a number stands for the class of that name, else for the class of that number.
+
     Raises:
-        UserError: a slide has none.
+        UserError: a slide has none, or one that is none of `classes`.
     """
     if missing := [s for s, n in numbers.items() if n is None]:
         raise UserError(
             f"no labels: neither a CSV was given nor does {missing[0]} carry a class number", "--labels names a CSV"
         )
     text = {s: (merge or {}).get(str(n), str(n)) for s, n in numbers.items()}
-    names = sorted_classes(set(text.values()))
+    names = sorted_classes(set(text.values())) if classes is None else tuple(classes)
+    if not set(text.values()) <= set(names):
+        if unknown := sorted({t for t in text.values() if not 0 <= int(t) < len(names)}):
+            raise UserError(f"class numbers {', '.join(unknown)} are none of the classes {', '.join(names)}")
+        text = {s: names[int(t)] for s, t in text.items()}
     return Labels({s: names.index(t) for s, t in text.items()}, names, {s: s for s in text})
 
 

@@ -1,5 +1,6 @@
 """The job `train`: from a folder of features and a table of labels to a run folder with a model."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -227,7 +228,8 @@ def _splits(
         return check_splits(
             read_splits(given) if isinstance(given, str | Path) else given,
             labels,
-            ignore_missing=ignore_missing or bool(cohort.skipped),
+            ignore_missing=ignore_missing,
+            left_out=cohort.skipped,
         )
     if labels.split:
         try:
@@ -247,11 +249,12 @@ def _camelyon16(labels: Labels, seed: int) -> Split:
 
 
 def _clear(out: Path) -> None:
-    import shutil
-
-    for folder in out.glob("fold_*"):
-        if folder.is_dir():
-            shutil.rmtree(folder)
+    """Removes what an earlier run left beside the names that `open_run` knows."""
+    for old in [*out.glob("fold_*"), out / "splits"]:
+        if old.is_dir():
+            shutil.rmtree(old)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def _finish(

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,10 @@ def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: 
     return splits if folds > 1 else splits[:1]
 
 
-def check_splits(splits: Sequence[Split], labels: Labels, *, ignore_missing: bool = False) -> list[Split]:
-    """The splits restricted to labelled slides.
+def check_splits(
+    splits: Sequence[Split], labels: Labels, *, ignore_missing: bool = False, left_out: Collection[str] = ()
+) -> list[Split]:
+    """The splits restricted to labelled slides; `left_out` are slides whose absence is known.
 
     Raises:
         UserError: slides without a label (unless ignored), a slide or a patient in two parts, nothing to train on.
@@ -145,7 +147,7 @@ def check_splits(splits: Sequence[Split], labels: Labels, *, ignore_missing: boo
     checked = []
     for i, split in enumerate(splits):
         names = [s for part in split for s in part]
-        missing = [s for s in names if s not in labels.label]
+        missing = [s for s in names if s not in labels.label and s not in left_out]
         if missing and not ignore_missing:
             raise UserError(
                 f"the splits name {few(missing)}, which the labels or features lack", "--ignore-missing leaves them out"

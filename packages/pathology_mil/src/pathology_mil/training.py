@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from core_runtime.cli import progress as progress_bar
+from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
 from pathology_mil.data import Batch
@@ -64,7 +65,7 @@ class MILTraining(lightning.LightningModule):
         losses = acmil_loss(forward(self.model, batch), batch.labels, lengths=batch.lengths, weights=self.weights)
         self.epoch_losses.append({k: v.item() for k, v in losses._asdict().items()})
         if not math.isfinite(self.epoch_losses[-1]["total"]):
-            raise FloatingPointError(f"the loss of {', '.join(batch.slides)} is {self.epoch_losses[-1]['total']}")
+            raise UserError(f"the loss of {', '.join(batch.slides)} is no longer a finite number", "try a lower --lr")
         return losses.total
 
     def validation_step(self, batch: Batch, index: int) -> None:
