@@ -88,4 +88,4 @@ def trained(cohort, tmp_path_factory):
     from pathology_mil.runs import train
 
     out = tmp_path_factory.mktemp("trained") / "run"
-    return train(*cohort, out, recipe=Recipe(epochs=15, lr=1e-2), top_k=0, seed=1, progress=False)
+    return train(*cohort, out, recipe=Recipe(epochs=15, lr=1e-2), top_k=0, seed=1, resamples=50, progress=False)

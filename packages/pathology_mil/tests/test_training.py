@@ -82,7 +82,7 @@ def test_evaluate_and_the_test_part_of_a_split(trained, cohort, tmp_path):
 
 def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path):
     recipe = Recipe(epochs=3, lr=1e-3)
-    options = {"model": "acmil-mha", "width": 16, "mask_drop": 0.6, "seed": 5, "progress": False}
+    options = {"model": "acmil-mha", "width": 16, "mask_drop": 0.6, "seed": 5, "progress": False, "resamples": 5}
     whole = train(*cohort, tmp_path / "whole", recipe=recipe, **options)
     with pytest.raises(KeyboardInterrupt):
         train(*cohort, tmp_path / "cut", recipe=recipe, trainer={"callbacks": [_stop_after(1)]}, **options)
@@ -99,7 +99,14 @@ def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path):
 
 def test_folds_shots_and_packed_batches(cohort, tmp_path):
     made = train(
-        *cohort, tmp_path / "run", model="abmil", recipe=Recipe(epochs=1, batch=3), folds=3, n_shot=2, progress=False
+        *cohort,
+        tmp_path / "run",
+        model="abmil",
+        recipe=Recipe(epochs=1, batch=3),
+        folds=3,
+        n_shot=2,
+        progress=False,
+        resamples=5,
     )
     assert len(made.folds) == 3
     tested = [r["slide_id"] for i in range(3) for r in rows_of(tmp_path / f"run/fold_{i}.csv")]
@@ -111,7 +118,7 @@ def test_folds_shots_and_packed_batches(cohort, tmp_path):
 
 
 def test_a_sweep_trains_every_combination_and_goes_on(cohort, tmp_path):
-    options = {"mask_drops": (0.0, 0.6), "seeds": (1, 2), "recipe": QUICK, "progress": False}
+    options = {"mask_drops": (0.0, 0.6), "seeds": (1, 2), "recipe": QUICK, "progress": False, "resamples": 5}
     rows = sweep(*cohort, tmp_path, **options)
     assert [(r.mask_drop, r.runs) for r in rows] == [(0.0, 2), (0.6, 2)]
     assert math.isfinite(rows[0].deviation["auroc"])
@@ -131,6 +138,7 @@ def test_every_model_trains_with_the_optional_loss(cohort, tmp_path, model):
         recipe=Recipe(epochs=1, aem=0.1, warmup_epochs=0.5),
         precision="bf16-mixed" if model == "acmil-mha" else "32-true",
         progress=False,
+        resamples=5,
     )
     assert math.isfinite(made.folds[0].test.auroc)
 
@@ -138,7 +146,7 @@ def test_every_model_trains_with_the_optional_loss(cohort, tmp_path, model):
 def test_acmil_file_with_its_own_labels(cohort, tmp_path):
     labels = read_labels(cohort[1])
     write_acmil(tmp_path / "all.h5", ((b.open(), labels.label[s]) for s, b in find_bags(cohort[0]).items()))
-    made = train(tmp_path / "all.h5", None, tmp_path / "run", recipe=QUICK, progress=False)
+    made = train(tmp_path / "all.h5", None, tmp_path / "run", recipe=QUICK, progress=False, resamples=5)
     assert made.facts["slides"] == 24
     assert len(made.folds) == 1
     assert json.loads((made.model / "config.json").read_text())["preprocessing"]["classes"] == ["0", "1"]
@@ -172,7 +180,7 @@ def test_damaged_features_are_one_line(cohort, tmp_path, kind, message):
     shutil.copytree(cohort[0], tmp_path / "features")
     _damage(tmp_path / "features/slide05.h5", kind)
     with pytest.raises(UserError, match=message) as error:
-        train(tmp_path / "features", cohort[1], tmp_path / "run", recipe=QUICK, progress=False)
+        train(tmp_path / "features", cohort[1], tmp_path / "run", recipe=QUICK, progress=False, resamples=5)
     assert "\n" not in str(error.value)
 
 
@@ -189,7 +197,7 @@ def test_labels_that_name_absent_slides(cohort, tmp_path):
 
 def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
     def run(**options):
-        return train(*cohort, tmp_path / "run", recipe=QUICK, progress=False, **options)
+        return train(*cohort, tmp_path / "run", recipe=QUICK, progress=False, resamples=5, **options)
 
     with pytest.raises(UserError, match="3 classes are asked for"):
         run(n_class=3)
@@ -201,7 +209,7 @@ def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
     other = tmp_path / "labels.csv"
     other.write_text(cohort[1].read_text().replace("tumour", "cancer"))
     with pytest.raises(UserError, match="cancer are none of the classes normal, tumour"):
-        evaluate(trained.model, cohort[0], other, tmp_path / "eval", progress=False)
+        evaluate(trained.model, cohort[0], other, tmp_path / "eval", progress=False, resamples=5)
 
 
 def test_learning_rate_follows_the_published_schedule():

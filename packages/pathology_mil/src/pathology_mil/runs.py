@@ -90,6 +90,7 @@ def train(
     precision: str = "32-true",
     workers: int = 0,
     seed: int = 0,
+    resamples: int = 1000,
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
@@ -113,6 +114,7 @@ def train(
         label_col, classes, merge, ignore_missing: as `open_cohort`.
         dataset, n_class: names of the published configurations; they choose label merges and check the classes.
         feature_width: width that the features must have.
+        resamples: of the bootstrap intervals; 0 leaves them out.
         resume: go on with an interrupted run; the result equals an uninterrupted one.
         trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
 
@@ -197,7 +199,7 @@ def train(
             show=progress,
             trainer=trainer,
         )
-        made.append(_finish(out, i, folder, network, cohort, split, rule, best, arguments, device))
+        made.append(_finish(out, i, folder, network, cohort, split, rule, best, arguments, device, resamples))
     write_summary(out / "summary.csv", [_clam_row(f) for f in made])
     trained = Trained(out, made, cohort.facts, cohort.skipped)
     write_text(out / "metrics.json", json_text(trained.plain()))
@@ -268,6 +270,7 @@ def _finish(
     best: Mapping[str, float],
     arguments: Mapping[str, Any],
     device: str,
+    resamples: int,
 ) -> Fold:
     """The model folder and CLAM's table of one fold."""
     network.eval().to(device)
@@ -281,7 +284,7 @@ def _finish(
     )
     write_fold_table(out / f"fold_{number}.csv", slides, labels.tolist(), probabilities)
     names = cohort.labels.classes
-    measured = {name: measure(p, y, names) for name, (_, y, p) in judged.items()}
+    measured = {name: measure(p, y, names, resamples=resamples) for name, (_, y, p) in judged.items()}
     save_model(
         network.cpu(),
         folder / "model",
