@@ -1,3 +1,5 @@
+import csv
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import torch
 
 from core_runtime.errors import UserError
 from pathology_mil import encoding, tiling
+from pathology_mil.data import open_cohort
 from pathology_mil.encoders import EncoderChoice, build, pairing_warning
 from pathology_mil.encoding import EncodeParams, encode_slides, stream
 from pathology_mil.features import find_bags, open_bag
@@ -19,6 +22,7 @@ from pathology_mil.slides import Slide, find_slides
 from pathology_mil.texture import DIM, colour_texture
 from pathology_mil.tiles import TileParams, read_tiles
 from pathology_mil.tiling import tile_slides
+from pathology_mil.tissue import TissueParams
 
 PARAMS = TileParams(patch_size=256, mag=5)
 ENCODE = EncodeParams(EncoderChoice("colour-texture"))
@@ -202,6 +206,62 @@ def test_clam_job_folder(samples, tmp_path):
     assert tensor.dtype == torch.float32
     np.testing.assert_array_equal(tensor.numpy(), bag.features)
     assert list(find_bags(folder.parent)) == [f"sample_00{i}" for i in (1, 2, 3, 4)]
+
+
+def test_an_edited_process_list_is_read_back(samples, tmp_path, cli):
+    params = ("--layout", "clam", "--mag", 5, "--out", tmp_path, "--workers", 1)
+    assert cli("tile", samples / "slides", *params)[0] == 0
+    table = tmp_path / "process_list_autogen.csv"
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    before = {r["slide_id"]: int(r["tiles"]) for r in rows}
+    rows[1] |= {"process": "1", "sthresh": "60", "contour_fn": "four_pt_hard", "max_n_holes": ""}
+    edited = tmp_path / "edited.csv"
+    with edited.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    code, out, _ = cli("tile", samples / "slides", *params, "--process-list", edited, "--json")
+    assert code == 0
+    assert [r["slide_id"] for r in json.loads(out)["slides"]] == [Path(rows[1]["slide_id"]).stem]
+    with table.open(newline="") as file:
+        after = {r["slide_id"]: r for r in csv.DictReader(file)}
+    name = rows[1]["slide_id"]
+    assert int(after[name]["tiles"]) < before.pop(name)
+    assert (after[name]["sthresh"], after[name]["contour_fn"], after[name]["max_n_holes"]) == (
+        "60",
+        "four_pt_hard",
+        "8",
+    )
+    assert {n: int(after[n]["tiles"]) for n in before} == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("name\nx", "no process list"),
+        ("slide_id,process\na.svs,0", "names no slide to process"),
+        ("slide_id\na.svs\na.tif", "slide a stands there twice"),
+        ("slide_id,sthresh\na.svs,eight", "line 2: invalid literal"),
+        ("slide_id,use_otsu\na.svs,maybe", "line 2: maybe"),
+        ("slide_id,mthresh\na.svs,4", "must be odd"),
+        ("slide_id\nelsewhere.svs", "names elsewhere: no such slide"),
+    ],
+)
+def test_unusable_process_lists_are_one_line(samples, tmp_path, cli, lines, message):
+    (tmp_path / "list.csv").write_text(lines)
+    code, _, err = cli("tile", samples / "slides", "--out", tmp_path / "job", "--process-list", tmp_path / "list.csv")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_model_notes_how_its_tiles_were_cut(samples, tmp_path):
+    params = TileParams(patch_size=128, mag=5, min_tissue=0.25, tissue=TissueParams(sthresh=12, keep_ids=(0,)))
+    tile(samples, tmp_path, params)
+    features, _ = encode_slides(tmp_path / params.folder, ENCODE)
+    noted = open_cohort(features, samples / "labels.csv", progress=False).preprocessing["tiles"]
+    assert TileParams.of(json.loads(json.dumps(noted))) == params
 
 
 def test_tissue_mended_in_qupath_is_read_back(samples, job, tmp_path):

@@ -157,6 +157,9 @@ def tile(
     area: Annotated[
         float | None, typer.Option("--min-area", help="Smallest piece of tissue, in squares of 512 pixels.")
     ] = None,
+    process_list: Annotated[
+        Path | None, typer.Option(help="CLAM's process list, edited: which slides, and how each.")
+    ] = None,
     tissue_from: Annotated[
         Path | None, typer.Option(help="Folder of tissue GeoJSON (mended in QuPath) to use instead.")
     ] = None,
@@ -173,6 +176,7 @@ def tile(
 
     Example: pathology-mil tile slides --out job --mag 20 --patch-size 256
     """
+    from pathology_mil.process_list import chosen, read_process_list
     from pathology_mil.resolution import own_mpp
     from pathology_mil.slides import find_slides
     from pathology_mil.summaries import tiled
@@ -199,8 +203,18 @@ def tile(
         ),
     )
     found = find_slides(slides, mpp=own_mpp(slide_mpp, slide_mag))
+    listed = read_process_list(process_list, params) if process_list is not None else None
+    if listed is not None:
+        found = chosen(found, listed)
     folder, outcomes = tile_slides(
-        found, out, params, tissue_from=tissue_from, workers=workers, overwrite=overwrite, skip_errors=skip_errors
+        found,
+        out,
+        params,
+        listed=listed,
+        tissue_from=tissue_from,
+        workers=workers,
+        overwrite=overwrite,
+        skip_errors=skip_errors,
     )
     result = tiled(folder, found, params, outcomes, single=slides.is_file() and len(found) == 1)
     emit(result.facts, json, result.show)

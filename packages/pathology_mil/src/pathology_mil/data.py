@@ -1,5 +1,6 @@
 """Bags for training: labelled slides with feature files, read one bag at a time, and the LightningDataModule around them."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from core_runtime.errors import UserError
 from pathology_mil.features import Bag, LazyFeatures, find_bags
 from pathology_mil.labels import Labels, labels_of_bags, read_labels
 from pathology_mil.splits import Split, few
+from pathology_mil.tiles import TileParams
 
 
 class Batch(NamedTuple):
@@ -111,7 +113,16 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
         values = {str(b.encoder if key == "encoder" else b.attributes.get(key)) for b in bags.values()}
         if len(values) == 1 and (value := values.pop()) != "None":
             found[key] = value
+    tiles = [_tile_params(b.attributes.get("parameters")) for b in bags.values()]
+    if tiles[0] is not None and all(t == tiles[0] for t in tiles):
+        found["tiles"] = tiles[0].plain()
     return found
+
+
+def _tile_params(parameters: str | None) -> TileParams | None:
+    """What `tile` noted beside the coordinates; None for files of other programs."""
+    plain = json.loads(parameters) if parameters else {}
+    return TileParams.of(plain) if "patch_size" in plain else None
 
 
 def _facts(bags: Mapping[str, Bag]) -> dict[str, Any]:

@@ -59,6 +59,8 @@ def prepare(
 def tiles_of(model: LoadedModel) -> TileParams:
     """The tiles that the model's training features were made of."""
     made = model.features
+    if "tiles" in made:
+        return TileParams.of(made["tiles"])
     if "patch_size" not in made or not {"target_magnification", "target_mpp"} & made.keys():
         raise UserError(
             "the model does not say how the tiles of its features were cut",

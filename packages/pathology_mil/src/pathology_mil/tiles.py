@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +66,22 @@ class TileParams:
         wanted = self.mag if self.mpp is None else self.mpp
         if not (wanted is not None and math.isfinite(wanted) and wanted > 0):
             raise UserError(f"the magnification or resolution wanted must be positive, got {wanted}")
+
+    def plain(self) -> dict[str, Any]:
+        """As a flat table that JSON keeps (`tissue.sthresh` …)."""
+        values = asdict(self)
+        tissue: dict[str, Any] = values.pop("tissue")
+        return {**values, **{f"tissue.{k}": list(v) if isinstance(v, tuple) else v for k, v in tissue.items()}}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "TileParams":
+        """The parameters that `plain` wrote; further entries are ignored."""
+        own = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
+        given: dict[str, Any] = {}
+        for name in (f.name for f in fields(TissueParams)):
+            if (value := plain.get(f"tissue.{name}")) is not None:
+                given[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**own, tissue=TissueParams(**given))
 
     @property
     def resolution_name(self) -> str:

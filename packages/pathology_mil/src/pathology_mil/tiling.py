@@ -3,9 +3,10 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, fingerprint, write_text
 from pathology_mil import figures
 from pathology_mil.annotations import find_annotation, read_annotations, tissue_regions, write_geojson
+from pathology_mil.process_list import process_row
 from pathology_mil.slides import Slide, SlideFile
 from pathology_mil.tiles import TileParams, Tiles, make_tiles, open_h5, plain_attributes, write_tiles
-from pathology_mil.tissue import Tissue, TissueParams
+from pathology_mil.tissue import Tissue
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,8 @@ class _Work:
 
     def identity(self) -> dict[str, Any]:
         """What decides the tiles: kept beside them, compared on a rerun."""
-        values = asdict(self.params)
-        tissue = values.pop("tissue")
         return {
-            **values,
-            **{f"tissue.{k}": list(v) if isinstance(v, tuple) else v for k, v in tissue.items()},
+            **self.params.plain(),
             "slide_mpp_given": self.slide.mpp,
             "slide": data_fingerprint([self.slide.path]),
             "tissue_file": data_fingerprint([self.tissue_file]) if self.tissue_file else None,
@@ -47,6 +46,7 @@ def tile_slides(
     job: Path,
     params: TileParams,
     *,
+    listed: Mapping[str, TileParams] | None = None,
     tissue_from: Path | None = None,
     workers: int = 1,
     executor: Executor | None = None,
@@ -59,6 +59,8 @@ def tile_slides(
         slides: what to tile.
         job: the job folder.
         params: tiles and tissue.
+        listed: slide id → parameters of its own (`process_list.read_process_list`); tiles that were made otherwise are made
+            again.
         tissue_from: folder of GeoJSON files, one a slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
         workers: processes.
         executor: where to work instead, as `core_runtime.bulk` takes it.
@@ -79,7 +81,8 @@ def tile_slides(
         tissue_file = find_annotation(tissue_from, slide.slide_id) if tissue_from else None
         if tissue_from and tissue_file is None:
             raise UserError(f"{tissue_from} holds no tissue of {slide.slide_id}", f"expected {slide.slide_id}.geojson")
-        items.append(Item(slide.slide_id, _Work(slide, params, job, tissue_file), params.file(job, slide.slide_id)))
+        own = params if listed is None else listed[slide.slide_id]
+        items.append(Item(slide.slide_id, _Work(slide, own, job, tissue_file), own.file(job, slide.slide_id)))
     folder = job / params.folder
     outcomes = bulk(
         _tile,
@@ -89,7 +92,7 @@ def tile_slides(
         workers=workers,
         executor=executor,
         skip_errors=skip_errors,
-        already=(lambda item: False) if overwrite else _already,
+        already=(lambda item: False) if overwrite else partial(_already, remake=listed is not None),
     )
     _write_table(folder, params, items, outcomes)
     return folder, outcomes
@@ -107,11 +110,11 @@ def verdict(outcomes: Sequence[Outcome], *, single: bool) -> int:
     return summary(outcomes)
 
 
-def _already(item: Item) -> bool:
+def _already(item: Item, *, remake: bool) -> bool:
     """Whether the tiles are there, of the same slide, made in the same way.
 
     Raises:
-        UserError: they are there, made otherwise.
+        UserError: they are there, made otherwise, and `remake` is off.
     """
     if not item.output.exists() or not item.source.slide.path.is_file():
         return False
@@ -123,6 +126,8 @@ def _already(item: Item) -> bool:
         return False  # damaged from outside: made again
     wanted = item.source.identity()
     if attributes.get("fingerprint") != fingerprint(wanted):
+        if remake:
+            return False
         before = json.loads(attributes.get("parameters") or "{}")
         changed = [f"{k} ({before.get(k)} before, now {v})" for k, v in wanted.items() if before.get(k) != v]
         raise UserError(
@@ -193,15 +198,16 @@ def _pictures(slide: Slide, tiles: Tiles, tissue: Tissue, work: _Work) -> None:
 
 def _write_table(folder: Path, params: TileParams, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
     """CLAM's `process_list_autogen.csv`, or `slides.csv`; rows of slides that were not part of this run stay."""
-    name = "process_list_autogen.csv" if params.layout == "clam" else "slides.csv"
+    clam = params.layout == "clam"
+    name = "process_list_autogen.csv" if clam else "slides.csv"
     rows: dict[str, dict[str, Any]] = {}
     table = folder / name
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as file:
             rows = {row["slide_id"]: row for row in csv.DictReader(file) if row.get("slide_id")}
     for item, outcome in zip(items, outcomes, strict=True):
-        row = _clam_row(item, outcome, params.tissue) if params.layout == "clam" else _row(item, outcome)
-        rows[row["slide_id"]] = row
+        row = process_row(item.source.slide.path.name, item.source.params, outcome) if clam else _row(item, outcome)
+        rows[row["slide_id"]] = {**row, **tile_facts(item.output)}
     text = io.StringIO()
     columns = list(dict.fromkeys(k for row in rows.values() for k in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
@@ -230,30 +236,5 @@ def _row(item: Item, outcome: Outcome) -> dict[str, Any]:
         "slide_id": item.name,
         "wsi": str(item.source.slide.path),
         "status": "done" if outcome.ok else outcome.status,
-        **tile_facts(item.output),
         "message": outcome.message,
-    }
-
-
-def _clam_row(item: Item, outcome: Outcome, tissue: TissueParams) -> dict[str, Any]:
-    status = {"done": "processed", "already done": "already_exist"}.get(outcome.status, "failed_seg")
-    return {
-        "slide_id": item.source.slide.path.name,
-        "process": int(not outcome.ok),
-        "status": status,
-        "seg_level": tissue.seg_level,
-        "sthresh": tissue.sthresh,
-        "mthresh": tissue.mthresh,
-        "close": tissue.close,
-        "use_otsu": tissue.use_otsu,
-        "keep_ids": ",".join(map(str, tissue.keep_ids)) or "none",
-        "exclude_ids": ",".join(map(str, tissue.exclude_ids)) or "none",
-        "a_t": tissue.a_t,
-        "a_h": tissue.a_h,
-        "max_n_holes": tissue.max_n_holes,
-        "vis_level": -1,
-        "line_thickness": 250,
-        "use_padding": item.source.params.use_padding,
-        "contour_fn": item.source.params.contour_fn,
-        **tile_facts(item.output),
     }
