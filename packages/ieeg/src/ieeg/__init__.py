@@ -1,0 +1,1 @@
+"""Intracranial EEG: recordings to forecasts and seizure events."""
