@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from core_attention.systems import Component, Config, System
 from torch import nn
 
+from core_attention.systems import Component, Config, System
 from ieeg.scoring import EventRules, Score, score_events, score_samples
 from ieeg.wavelets import WaveEncoder, wavelet_transform
 
@@ -23,7 +23,11 @@ def _row(score: Score) -> torch.Tensor:
 def _run_scoring(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     p = config.get("params", {})
     rules = EventRules(
-        p.get("toleranceStart", 30), p.get("toleranceEnd", 60), p.get("minOverlap", 0), p.get("maxEventDuration", 300), p.get("minDurationBetweenEvents", 90)
+        p.get("toleranceStart", 30),
+        p.get("toleranceEnd", 60),
+        p.get("minOverlap", 0),
+        p.get("maxEventDuration", 300),
+        p.get("minDurationBetweenEvents", 90),
     )
     reference, hypothesis, duration = inputs["ref_events"].numpy(), inputs["hyp_events"].numpy(), config["duration_s"]
     events = score_events(reference, hypothesis, duration, rules=rules)
@@ -38,7 +42,11 @@ def _run_scoring(module: None, inputs: Mapping[str, Any], *, config: Config, mod
 system = System(
     "mvpformer",
     {
-        "WaveEncoder": Component(run=_run_encoder, build=lambda c: WaveEncoder(c["size_input"], c["size_output"]), batch={"x": 0, "embedding": 0}),
+        "WaveEncoder": Component(
+            run=_run_encoder,
+            build=lambda c: WaveEncoder(c["size_input"], c["size_output"]),
+            batch={"x": 0, "embedding": 0},
+        ),
         "EventScoring": Component(run=_run_scoring),
     },
 )

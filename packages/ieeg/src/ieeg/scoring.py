@@ -113,7 +113,9 @@ class EventScore:
     false: NDArray[np.bool_]  # of the hypothesis events
 
 
-def score_events(reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 10, rules: EventRules | None = None) -> EventScore:
+def score_events(
+    reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 10, rules: EventRules | None = None
+) -> EventScore:
     """SzCORE's event scores.
 
     Both sides are put on a grid of `rate` Hz, merged and split by the rules. A reference event, extended by the tolerances and clipped to the

@@ -1,0 +1,237 @@
+"""EDF, EDF+ and BDF read where they lie: a fixed ASCII header, then records of int16 (BDF: int24) samples, mapped and never loaded whole.
+
+Format: Kemp et al. 1992 (EDF), Kemp and Olivan 2003 (EDF+), BioSemi (BDF).
+"""
+
+import mmap
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+
+ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
+_HEAD, _SIGNAL = 256, 256  # bytes of the fixed header, and of the header of each signal
+_WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # of a signal's fields; each field of all signals stands together
+_TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?((?:\x14[^\x14\x00]*)*)\x14\x00")
+
+
+@dataclass(frozen=True)
+class EdfSignal:
+    """One signal of the header. `samples` is per record; physical = (digital − digital_min) · gain + physical_min, in `unit`."""
+
+    label: str
+    unit: str
+    physical_min: float
+    physical_max: float
+    digital_min: float
+    digital_max: float
+    samples: int
+    offset: int  # in samples, inside a record
+
+    @property
+    def gain(self) -> float:
+        return (self.physical_max - self.physical_min) / (self.digital_max - self.digital_min)
+
+
+@dataclass
+class EdfFile:
+    """An open EDF, EDF+ or BDF file.
+
+    Attributes:
+        signals: the ordinary signals; annotation signals are read by `annotations`.
+        records, record_seconds: number and length of the data records, as the file's size has them.
+        start: when the recording began, or None if the header's date is unreadable.
+        warnings: what the header claims and the file does not hold.
+    """
+
+    path: Path
+    signals: list[EdfSignal]
+    records: int
+    record_seconds: float
+    start: datetime | None
+    discontinuous: bool
+    warnings: list[str] = field(default_factory=list)
+    _annotation_signals: list[EdfSignal] = field(default_factory=list)
+    _bytes_a_sample: int = 2
+    _record_samples: int = 0
+    _data_offset: int = 0
+
+    @cached_property
+    def _map(self) -> NDArray[np.uint8]:
+        """The records as bytes, (records, bytes a record), in the operating system's page cache."""
+        size = self._record_samples * self._bytes_a_sample
+        with self.path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(mapped, np.uint8, self.records * size, self._data_offset).reshape(self.records, size)
+
+    def read(self, signals: list[int], begin: int, end: int) -> NDArray[np.float32]:
+        """Samples `begin` to `end` (excluded) of signals of one rate, (signals, end − begin), in their header's unit.
+
+        Raises:
+            ValueError: signals of different rates, or samples outside the recording.
+        """
+        chosen = [self.signals[i] for i in signals]
+        if not chosen or end <= begin:
+            return np.zeros((len(chosen), 0), np.float32)
+        per = chosen[0].samples
+        if any(s.samples != per for s in chosen):
+            raise ValueError("signals read together must have one rate")
+        if begin < 0 or end > self.records * per:
+            raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per}")
+        first, last = begin // per, -(-end // per)
+        out = np.empty((len(chosen), (last - first) * per), np.float32)
+        width = self._bytes_a_sample
+        for row, s in zip(out, chosen, strict=True):
+            raw = self._map[first:last, s.offset * width : (s.offset + per) * width]
+            np.subtract(self._integers(raw).reshape(-1), s.digital_min, out=row, casting="unsafe")
+            row *= s.gain
+            row += s.physical_min
+        return out[:, begin - first * per : end - first * per]
+
+    def _integers(self, raw: NDArray[np.uint8]) -> NDArray[np.integer]:
+        raw = np.ascontiguousarray(raw)
+        if self._bytes_a_sample == 2:
+            return raw.view("<i2")
+        wide = np.zeros((*raw.shape[:-1], raw.shape[-1] // 3, 4), np.uint8)
+        wide[..., 1:] = raw.reshape(*raw.shape[:-1], -1, 3)
+        return wide.view("<i4")[..., 0] >> 8  # the sign comes along with the top byte
+
+    @cached_property
+    def _lists(self) -> list[list[tuple[float, float, list[str]]]]:
+        """The time-stamped annotation lists of every record: (onset, duration, texts), seconds."""
+        width = self._bytes_a_sample
+        found: list[list[tuple[float, float, list[str]]]] = []
+        for record in range(self.records if self._annotation_signals else 0):
+            here = []
+            for s in self._annotation_signals:
+                block = self._map[record, s.offset * width : (s.offset + s.samples) * width].tobytes()
+                for onset, duration, texts in _TAL.findall(block):
+                    words = [t.decode("utf-8", "replace") for t in texts.split(b"\x14")[1:]]
+                    here.append((float(onset), float(duration or 0), words))
+            found.append(here)
+        return found
+
+    @cached_property
+    def first_onset(self) -> float:
+        """Seconds from the header's start time to the first sample: EDF+ keeps the fraction of a second here."""
+        head = self._lists[0][:1] if self._lists else []
+        return head[0][0] if head and not any(head[0][2]) else 0.0
+
+    @cached_property
+    def annotations(self) -> list[tuple[float, float, str]]:
+        """(onset, duration, text) of every annotation, seconds from the first sample, in order."""
+        return sorted(
+            (o - self.first_onset, d, text)
+            for record in self._lists
+            for o, d, texts in record
+            for text in texts
+            if text
+        )
+
+    @cached_property
+    def record_onsets(self) -> NDArray[np.float64]:
+        """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other."""
+        onsets = np.arange(self.records) * self.record_seconds
+        if self.discontinuous and self._annotation_signals:
+            for i, record in enumerate(self._lists):
+                if record:
+                    onsets[i] = record[0][0]
+            onsets -= self.first_onset
+        return onsets
+
+
+def open_edf(path: Path) -> EdfFile:
+    """Reads the header and checks it against the file's size.
+
+    Raises:
+        UserError: not an EDF or BDF file, an unreadable header, or no samples.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        bdf = head[:1] == b"\xff"
+        if len(head) < _HEAD or not ((bdf and head[1:8] == b"BIOSEMI") or head[:8].strip() == b"0"):
+            raise UserError(
+                f"{path} is not an EDF or BDF file",
+                "its header does not begin with the version number; look at the export",
+            )
+        try:
+            count = int(head[252:256])
+            block = file.read(count * _SIGNAL)
+            if len(block) < count * _SIGNAL or count < 1:
+                raise ValueError
+            fields = _signal_fields(block, count)
+            records, seconds, offset = int(head[236:244]), float(head[244:252]), int(head[184:192])
+            signals, position = [], 0
+            for label, unit, pmin, pmax, dmin, dmax, samples in fields:
+                signals.append(
+                    EdfSignal(label, unit, float(pmin), float(pmax), float(dmin), float(dmax), int(samples), position)
+                )
+                position += int(samples)
+        except ValueError:
+            raise UserError(
+                f"{path}: the EDF header is damaged", "copy the file again from the recorder, or export it anew"
+            ) from None
+    width = 3 if bdf else 2
+    warnings = []
+    expected = (count + 1) * _HEAD
+    if offset != expected:
+        warnings.append(f"the header says that data begin at byte {offset}; {count} signals put them at {expected}")
+    held = (size - expected) // (position * width) if position else 0
+    if records != held:
+        claim = "does not say how many records there are" if records < 0 else f"claims {records} records"
+        warnings.append(f"the header {claim}, the file holds {held} whole ones; those are read")
+    if held < 1 or (seconds <= 0 and any(s.label not in ANNOTATIONS for s in signals)):
+        raise UserError(
+            f"{path} holds no samples",
+            "the file ends before the first record (truncated copy?) or its record length is 0",
+        )
+    ordinary = [s for s in signals if s.label not in ANNOTATIONS]
+    for s in ordinary:
+        if s.digital_max == s.digital_min or s.samples < 1:
+            raise UserError(
+                f"{path}: signal {s.label!r} has an impossible header",
+                "its digital range or its samples a record are 0; export it anew",
+            )
+    if not ordinary:
+        raise UserError(f"{path} holds annotations only, no signals", "give the recording itself")
+    reserved = head[192:236].decode("ascii", "replace")
+    return EdfFile(
+        path,
+        ordinary,
+        held,
+        seconds,
+        _start(head),
+        reserved.startswith(("EDF+D", "BDF+D")),
+        warnings,
+        [s for s in signals if s.label in ANNOTATIONS],
+        width,
+        position,
+        expected,
+    )
+
+
+def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:
+    columns, at = [], 0
+    for width in _WIDTHS:
+        columns.append([block[at + i * width : at + (i + 1) * width].decode("latin-1").strip() for i in range(count)])
+        at += width * count
+    labels, _, units, pmin, pmax, dmin, dmax, _, samples, _ = columns
+    return list(zip(labels, units, pmin, pmax, dmin, dmax, samples, strict=True))
+
+
+def _start(head: bytes) -> datetime | None:
+    try:
+        day, month, year = (int(x) for x in head[168:176].decode("ascii").split("."))
+        hour, minute, second = (int(x) for x in head[176:184].decode("ascii").replace(":", ".").split("."))
+        return datetime(
+            year + (1900 if year >= 85 else 2000), month, day, hour, minute, second
+        )  # the clipping date of EDF
+    except ValueError:
+        return None
