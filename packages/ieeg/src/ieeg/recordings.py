@@ -204,7 +204,8 @@ class MneRecording(Recording):
         rate = float(raw.info["sfreq"])
         for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
             located = raw.info["chs"][raw.ch_names.index(name)]["loc"][:3]
-            position = tuple(float(x) for x in located) if np.isfinite(located).all() and np.any(located) else None
+            x, y, z = (float(value) for value in located)
+            position = (x, y, z) if np.isfinite(located).all() and np.any(located) else None
             kind = (
                 kind
                 if kind in ("seeg", "ecog", "ecg", "eog", "emg", "stim")
