@@ -89,9 +89,10 @@ class EdfFile:
         width = self._bytes_a_sample
         for row, s in zip(out, chosen, strict=True):
             raw = self._map[first:last, s.offset * width : (s.offset + per) * width]
-            np.subtract(self._integers(raw).reshape(-1), s.digital_min, out=row, casting="unsafe")
-            row *= s.gain
-            row += s.physical_min
+            np.multiply(self._integers(raw).reshape(-1), np.float32(s.gain), out=row, casting="unsafe")
+            row += (
+                s.physical_min - s.digital_min * s.gain
+            )  # one float64 number: no cancellation where the range is wide
         return out[:, begin - first * per : end - first * per]
 
     def _integers(self, raw: NDArray[np.uint8]) -> NDArray[np.integer]:
@@ -137,7 +138,7 @@ class EdfFile:
     @cached_property
     def record_onsets(self) -> NDArray[np.float64]:
         """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other."""
-        onsets = np.arange(self.records) * self.record_seconds
+        onsets = np.arange(self.records, dtype=np.float64) * self.record_seconds
         if self.discontinuous and self._annotation_signals:
             for i, record in enumerate(self._lists):
                 if record:
@@ -201,6 +202,9 @@ def open_edf(path: Path) -> EdfFile:
             )
     if not ordinary:
         raise UserError(f"{path} holds annotations only, no signals", "give the recording itself")
+    flat = [s.label for s in ordinary if s.physical_max == s.physical_min]
+    if flat:
+        warnings.append(f"the header gives {', '.join(flat[:4])} no physical range: they read as constant")
     reserved = head[192:236].decode("ascii", "replace")
     return EdfFile(
         path,
@@ -220,10 +224,19 @@ def open_edf(path: Path) -> EdfFile:
 def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:
     columns, at = [], 0
     for width in _WIDTHS:
-        columns.append([block[at + i * width : at + (i + 1) * width].decode("latin-1").strip() for i in range(count)])
+        columns.append([_text(block[at + i * width : at + (i + 1) * width]) for i in range(count)])
         at += width * count
     labels, _, units, pmin, pmax, dmin, dmax, _, samples, _ = columns
     return list(zip(labels, units, pmin, pmax, dmin, dmax, samples, strict=True))
+
+
+def _text(raw: bytes) -> str:
+    """The format says ASCII; what recorders write is UTF-8 or Latin-1."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return text.strip().strip("\0").strip()
 
 
 def _start(head: bytes) -> datetime | None:
