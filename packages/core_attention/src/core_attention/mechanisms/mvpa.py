@@ -243,6 +243,7 @@ class MVPFormerGQAAttention(nn.Module):
         *,
         mask: Bool[Tensor, "batch channels"] | None = None,
         cache: MVPACache | None = None,
+        queries: int | None = None,
     ) -> Float[Tensor, "batch time channels width"]:
         """Attention of tokens on the grid.
 
@@ -255,11 +256,12 @@ class MVPFormerGQAAttention(nn.Module):
                 there are segments (past ones too) and channels.
             mask: as in `mvpa`.
             cache: past segments, updated in place.
+            queries: only the last so many segments ask, and only they are returned; default all.
 
         Raises:
             ValueError: wrong ranks or widths, fewer rows than segments or channels, no segment or no channel.
         """
-        q, k, v, r, s = self._projected(x, positions, channels, cache)
+        q, k, v, r, s = self._projected(x, positions, channels, cache, queries)
         y = mvpa(
             q,
             k,
@@ -299,14 +301,21 @@ class MVPFormerGQAAttention(nn.Module):
         return self.attn_bias.view(3, self.kv_heads, self.dim)
 
     def _projected(
-        self, x: Tensor, positions: Tensor, channels: Tensor, cache: MVPACache | None
+        self,
+        x: Tensor,
+        positions: Tensor,
+        channels: Tensor,
+        cache: MVPACache | None,
+        queries: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k, v, r and s of `mvpa`; keys and values with those of the cache before them."""
         if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape) < 1:
             raise ValueError(f"x is (batch, time, channels, {self.width}), none of them 0; got {tuple(x.shape)}")
+        if queries is not None and not 1 <= queries <= x.shape[1]:
+            raise ValueError(f"queries is from 1 to the {x.shape[1]} segments of x; got {queries}")
         # (batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)
         split = lambda t: t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)  # noqa: E731
-        q = split(self.q_attn(x))
+        q = split(self.q_attn(x if queries is None else x[:, -queries:]))
         k, v = split(self.c_attn(x)).split(self.kv_heads, 1)
         if cache is not None:
             k, v = cache.joined(k, v)

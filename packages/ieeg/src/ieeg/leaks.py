@@ -1,0 +1,125 @@
+"""Whether two recordings are the same under different names: by what they hold, never by their names.
+
+The public SWEC data set is the reason: 18 of its 68 folders are copies of others, and a split by folder trains on what it tests.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from core_runtime.errors import UserError
+from ieeg.recordings import Recording
+
+CHUNKS, SECONDS, SHARES = 8, 2.0, (0.0, 0.25, 0.5, 0.75, 1.0)
+TOLERANCE = 2e-3  # relative: formats round differently (EDF has 16 bits)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What is compared of a recording.
+
+    Attributes:
+        name, patient: what it is called.
+        channels, rate, samples: number of neural channels, their rate in Hz, samples of each.
+        values: standard deviations (µV) of the channels in stretches spread over the recording: least, greatest and quartiles of each
+            stretch, so that neither names nor order nor the file format matter.
+    """
+
+    name: str
+    patient: str
+    channels: int
+    rate: float
+    samples: int
+    values: tuple[float, ...]
+
+    def same_as(self, other: "Signature") -> bool:
+        """Whether both are one recording. Recordings without any signal are equal to nothing."""
+        if (self.channels, self.samples) != (other.channels, other.samples) or abs(self.rate - other.rate) > 1e-3:
+            return False
+        mine, theirs = np.array(self.values), np.array(other.values)
+        varies = np.maximum(mine, theirs) > 1e-3
+        return bool(varies.any()) and bool(np.allclose(mine[varies], theirs[varies], rtol=TOLERANCE))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON; `signature_of` is its inverse."""
+        return asdict(self) | {"values": [float(f"{v:.6g}") for v in self.values]}
+
+
+def signature_of(plain: Mapping[str, Any]) -> Signature:
+    """From `Signature.plain`."""
+    return Signature(**{**plain, "values": tuple(plain["values"])})
+
+
+def signature(recording: Recording, name: str, patient: str) -> Signature:
+    """The signature of a recording; reads a few seconds of it.
+
+    Raises:
+        UserError: the file cannot be read there.
+    """
+    rates: dict[float, list[int]] = {}
+    for i, channel in enumerate(recording.channels):
+        if channel.neural:
+            rates.setdefault(channel.rate, []).append(i)
+    if not rates:
+        return Signature(name, patient, 0, 0.0, 0, ())
+    rate, chosen = max(rates.items(), key=lambda item: len(item[1]))
+    samples = recording.samples(rate)
+    length = min(samples, max(1, round(SECONDS * rate)))
+    values: list[float] = []
+    for start in np.linspace(0, samples - length, CHUNKS).astype(int):
+        spread = np.nan_to_num(recording.read(chosen, int(start), int(start) + length)).std(1)
+        values += np.quantile(spread, SHARES).tolist()
+    return Signature(name, patient, len(chosen), rate, samples, tuple(values))
+
+
+def copies(signatures: Sequence[Signature]) -> list[list[Signature]]:
+    """Groups of two or more signatures of one recording, each in the order given."""
+    groups: list[list[Signature]] = []
+    for one in signatures:
+        for group in groups:
+            if group[0].same_as(one):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return [group for group in groups if len(group) > 1]
+
+
+def refuse_copies(signatures: Sequence[Signature]) -> None:
+    """Refuses data in which one recording stands under two names.
+
+    Raises:
+        UserError: names them.
+    """
+    found = copies(signatures)
+    if found:
+        named = "; ".join(" = ".join(f"{s.name} ({s.patient})" for s in group) for group in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(
+            f"the same recording under different names: {named}{more}",
+            "a split by patient would train on what it tests: take one of each away, or let --drop-copies keep the first",
+        )
+
+
+def refuse_leaks(learned: Iterable[Signature], judged: Iterable[Signature]) -> None:
+    """Refuses to judge on what was learned from: the same recording, whatever its names, or the same patient.
+
+    Raises:
+        UserError: names them.
+    """
+    learned = list(learned)
+    for one in judged:
+        twin = next((s for s in learned if s.same_as(one)), None)
+        if twin is not None:
+            raise UserError(
+                f"{one.name} is {twin.name} of the training data under another name"
+                if one.name != twin.name
+                else f"{one.name} is in the training data",
+                "judge on recordings that the model has not seen",
+            )
+        if any(s.patient == one.patient for s in learned):
+            raise UserError(
+                f"{one.name}: patient {one.patient} is in the training data", "split by patient, not by recording"
+            )
