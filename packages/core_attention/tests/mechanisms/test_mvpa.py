@@ -287,3 +287,11 @@ def test_compiles_in_one_graph():
     weights = list(m.parameters())
     for a, b in zip(*(torch.autograd.grad(f(*given).square().sum(), weights) for f in (m, compiled)), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_only_the_last_segments_ask():
+    layer = MVPFormerGQAAttention(32, heads=4, kv_heads=2).eval()
+    x, positions, channels = torch.randn(2, 13, 3, 32), torch.randn(16, 32), torch.randn(4, 32)
+    torch.testing.assert_close(layer(x, positions, channels, queries=2), layer(x, positions, channels)[:, -2:])
+    with pytest.raises(ValueError, match="from 1 to the 13"):
+        layer(x, positions, channels, queries=14)
