@@ -115,12 +115,12 @@ def _tissue(rng: np.random.Generator) -> NDArray[np.bool_]:
 def _nests(rng: np.random.Generator, tissue: NDArray[np.bool_]) -> list[Nest]:
     room = cv2.erode(np.pad(tissue.astype(np.uint8), 1), np.ones((3, 3), np.uint8), iterations=90)[1:-1, 1:-1] > 0
     nests = []
-    for _ in range(int(rng.integers(3, 7))):
+    for _ in range(int(rng.integers(2, 6))):
         if not room.any():
             break
         centre = _points(rng, room, 1)[0]
-        radius = rng.uniform(110, 230)
-        hole = _blob(rng, centre, radius * 0.38) if radius > 180 and rng.random() < 0.7 else None
+        radius = rng.uniform(80, 200)
+        hole = _blob(rng, centre, radius * 0.38) if radius > 160 and rng.random() < 0.7 else None
         nests.append(Nest(_blob(rng, centre, radius), hole))
         taken = np.ones((HEIGHT, WIDTH), np.uint8)
         cv2.circle(taken, (int(centre[0]), int(centre[1])), int(radius * 2 + 60), 0, -1)
