@@ -3,11 +3,13 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20", "transformers>=4.55")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv (pip install uv)")]
 
 
@@ -38,22 +40,20 @@ def test_one_domain_alone(wheels, tmp_path):
     assert end.returncode == 0, end.stderr
 
 
-def test_lowest_direct_versions(wheels, tmp_path):
-    uv("venv", tmp_path / "env", "--python", sys.executable)
-    uv(
-        "pip",
-        "install",
-        "--python",
-        tmp_path / "env",
-        "--resolution",
-        "lowest-direct",
-        *wheels,
-        "pytest",
-        "pytest-xdist",
-        "beartype>=0.20",
-        "transformers>=4.55",
-    )
+def requirements() -> list[str]:
+    """What the packages ask for beside each other."""
+    found: set[str] = set()
+    for file in ROOT.glob("packages/*/pyproject.toml"):
+        found.update(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"])
+    return sorted(r for r in found if not r.startswith("attention-suite-"))
+
+
+def test_lowest_versions(wheels, tmp_path):
+    """All packages' tests pass with the lowest version of everything that they ask for (without the development pins)."""
     python = scripts(tmp_path / "env") / "python"
+    uv("venv", tmp_path / "env", "--python", sys.executable)
+    lowest = ["--no-config", "--resolution", "lowest-direct"]
+    uv("pip", "install", "--python", python, *lowest, *wheels, *requirements(), *TOOLS)
     tests = list(ROOT.glob("packages/*/tests"))
     end = subprocess.run(
         [python, "-m", "pytest", *tests, "-c", ROOT / "pyproject.toml", "-p", "no:cacheprovider", "-W", "default"],
