@@ -37,6 +37,7 @@ class Channel:
     unit: str = "µV"
     bad: str = ""
     position: tuple[float, float, float] | None = None  # metres
+    group: str = ""  # shaft or grid, where a sidecar says
 
     @property
     def neural(self) -> bool:
@@ -78,6 +79,7 @@ class Recording(ABC):
         events: what the file marks.
         warnings: what is odd about the file, in plain words.
         gaps: stretches without samples, (begin, end) in seconds.
+        power_line: mains frequency, Hz, where a sidecar says; else 0.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class Recording(ABC):
     events: list[Event] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     gaps: list[tuple[float, float]] = field(default_factory=list)
+    power_line: float = 0.0
 
     @property
     def name(self) -> str:
@@ -192,6 +195,7 @@ def open_recording(path: Path) -> Recording:
     if path.is_file() and path.stat().st_size == 0:
         raise UserError(f"{path} is empty", "copy it again from the recorder")
     from ieeg import readers
+    from ieeg.bids import join_sidecars
 
     for suffixes, reader in (
         ((".mefd",), readers.MefRecording),
@@ -202,6 +206,7 @@ def open_recording(path: Path) -> Recording:
         if name.endswith(suffixes):
             recording = reader(path)
             recording.make_names_unique()
+            join_sidecars(recording)
             return recording
     raise UserError(
         f"{path} is of no known recording format",
