@@ -132,7 +132,7 @@ def _join(recording: Recording, rows: Sequence[dict[str, str]], name: str, chang
     hit = set()
     for i, channel in enumerate(recording.channels):
         key = _key(channel.name)
-        row = by_name.get(key) or by_name.get(_key(channel.name.split("-")[0]))
+        row = by_name.get(key) or by_name.get(_key(re.sub(r"-\d+$", "", channel.name)))
         if row is not None:
             recording.channels[i] = change(channel, row)
             hit.add(_key(row.get("name") or ""))

@@ -173,8 +173,11 @@ def recognises(path: Path) -> str | None:
     if head == b"\x89HDF\r\n\x1a\n" and name.endswith((".h5", ".hdf5")):
         import h5py
 
-        with h5py.File(path, "r") as file:
-            return "SWEC iEEG recording" if "data/ieeg" in file else None
+        try:
+            with h5py.File(path, "r") as file:
+                return "SWEC iEEG recording" if "data/ieeg" in file else None
+        except OSError:
+            return None
     if name.endswith((".vhdr", ".lay", ".set", ".mff", ".nxe", ".cnt", ".fif", ".fif.gz")) and path.stat().st_size:
         return "recording (through MNE)"
     return None

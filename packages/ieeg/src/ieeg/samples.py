@@ -22,7 +22,10 @@ MAINS = 50.0
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """What is simulated: patients, runs of each, seconds of a run, and the seed. Rates and channel counts vary from patient to patient."""
+    """What is simulated: patients, runs of each, seconds of a run, and the seed; `first` is the first patient's number.
+
+    Rates and channel counts vary from patient to patient.
+    """
 
     patients: int = 4
     runs: int = 1
@@ -30,6 +33,7 @@ class SampleOptions:
     seed: int = 0
     rates: Sequence[int] = RATES
     channels: tuple[int, int] = (8, 16)
+    first: int = 1
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def make_samples(out: Path, options: SampleOptions | None = None, *, overwrite: 
     write_text(description, json.dumps(about, indent=1) + "\n")
     write_text(out / "README", "Simulated recordings, made by 'ieeg sample'. They are no data of a person.\n")
     paths, rows = [], ["participant_id\tage\tsex"]
-    for patient in range(o.patients):
+    for patient in range(o.first - 1, o.first - 1 + o.patients):
         rows.append(f"sub-{patient + 1:02}\tn/a\tn/a")
         for run in range(o.runs):
             stem = f"sub-{patient + 1:02}_task-ltm_run-{run + 1:02}"
