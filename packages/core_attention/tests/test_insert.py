@@ -208,3 +208,44 @@ def test_profile_restores_the_mode_and_counts_shared_parameters_once():
     cost = profile(model, torch.randn(1, 4))
     assert (cost.parameters, cost.macs) == (28, 32)
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("after", ["features.3.conv.1", "features.3.conv.1.1", "features.3", "features.3.conv"])
+def test_attention_runs_once_whatever_holds_it(after):
+    """A Sequential runs its children by itself; others do not."""
+
+    class Closed(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.runs = 0
+
+        def forward(self, x):
+            self.runs += 1
+            return 0 * x
+
+    model = tv.mobilenet_v2().eval()
+    before = model(X)
+    core_attention.insert(model, Closed, after=after)
+    after_it = model(X)
+    assert model.get_submodule(f"{after}.closed").runs == 1
+    assert not torch.equal(after_it, before)
+    core_attention.remove(model)
+    assert torch.equal(model(X), before)
+
+
+def test_a_second_attention_does_not_look_at_the_first():
+    model = tv.mobilenet_v2().eval()
+    core_attention.insert(model, "cbam", after="depthwise")  # its last convolution has one channel
+    core_attention.insert(model, "coordinate", after="residual")  # it has norms of its own
+    before = places(model)
+    core_attention.insert(model, "ela", after="depthwise", strict=False)
+    channels = {one.place: one.channels for one in core_attention.inserted(model) if one.name == "cbam"}
+    assert {one.place: one.channels for one in core_attention.inserted(model) if one.name == "ela"} == channels
+    assert places(model) == before == places(tv.mobilenet_v2())
+    assert model(X).isfinite().all()
+
+
+def test_containers_are_refused():
+    model = nn.ModuleDict({"a": nn.ModuleList([nn.Conv2d(3, 4, 1)])})
+    with pytest.raises(ValueError, match="a is a ModuleList, a container"):
+        core_attention.insert(model, "se", after="a")

@@ -15,7 +15,7 @@ it. So no existing parameter changes its name: checkpoints of the bare network s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -80,6 +80,8 @@ def insert(
     made: list[tuple[nn.Module, nn.Module]] = []
     for place in _matches(model, after):
         module = model.get_submodule(place)
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            raise ValueError(f"{place} is a {type(module).__name__}, a container: name a module inside it")
         if hasattr(module, child):
             raise ValueError(f"{place} already has a {child!r}: remove it first, or give another name=")
         made.append((module, _made(make, place, _channels(module, place) if channels is None else channels, options)))
@@ -133,7 +135,7 @@ def inserted(model: nn.Module) -> list[Inserted]:
         for name in _children(module):
             attention = module.get_submodule(name)
             count = sum(p.numel() for p in attention.parameters())
-            found.append(Inserted(place, name, _given(attention) or _channels(module, place, skip=name), count))
+            found.append(Inserted(place, name, _given(attention) or _channels(module, place), count))
     return found
 
 
@@ -159,27 +161,24 @@ def places(model: nn.Module) -> dict[str, list[str]]:
     for start, block in model.named_modules():
         if not any(kind in type(block).__name__ for kind in BLOCKS):
             continue
-        inner = [
-            (f"{start}.{name}", m)
-            for name, m in block.named_modules()
-            if not name.startswith(("downsample", "shortcut"))
-        ]
+        inner = [(n, m) for n, m in _own(block) if not n.startswith(("downsample", "shortcut"))]
         norms = [name for name, m in inner if hasattr(m, "num_features")]
-        depthwise = [n for n, m in inner if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels]
+        depthwise = [name for name, m in inner if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels]
+        prefix = f"{start}." if start else ""
         if norms:
-            found["residual"].append(norms[-1])
+            found["residual"].append(prefix + norms[-1])
         if depthwise and norms:
-            found["depthwise"].append(_activated(model, depthwise[0], norms))
+            found["depthwise"].append(prefix + _activated(block, depthwise[0], norms))
     return {place: names for place, names in found.items() if names}
 
 
-def _activated(model: nn.Module, convolution: str, norms: list[str]) -> str:
+def _activated(block: nn.Module, convolution: str, norms: list[str]) -> str:
     """The module whose output is a convolution's after norm and activation: the small Sequential around all three, or a joint norm."""
     parent = convolution.rpartition(".")[0]
-    siblings = list(model.get_submodule(parent).children())
-    if isinstance(model.get_submodule(parent), nn.Sequential) and sum(isinstance(m, nn.Conv2d) for m in siblings) == 1:
+    around = block.get_submodule(parent)
+    if parent and isinstance(around, nn.Sequential) and sum(isinstance(m, nn.Conv2d) for m in around) == 1:
         return parent
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in block.named_modules()]
     return next(name for name in norms if names.index(name) > names.index(convolution))
 
 
@@ -190,11 +189,22 @@ class _Pass:
         self.child = child
 
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        if type(module).forward is nn.Sequential.forward:  # it runs its children itself, this one last
+            return output
         return module.get_submodule(self.child)(output)
 
 
 def _children(module: nn.Module) -> list[str]:
     return [hook.child for hook in module._forward_hooks.values() if isinstance(hook, _Pass)]
+
+
+def _own(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The named modules in `module`, itself included, without what was inserted."""
+    yield prefix, module
+    skipped = _children(module)
+    for name, child in module.named_children():
+        if name not in skipped:
+            yield from _own(child, f"{prefix}.{name}" if prefix else name)
 
 
 def _constructor(mechanism: Mechanism) -> Callable[..., nn.Module]:
@@ -219,8 +229,7 @@ def _made(make: Callable[..., nn.Module], place: str, channels: int, options: di
 
 def _matches(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the modules that the patterns or places name, in the order of the model."""
-    own = {f"{place}.{child}" for place, module in model.named_modules() for child in _children(module)}
-    names = [n for n, _ in model.named_modules() if n and not any(n == o or n.startswith(f"{o}.") for o in own)]
+    names = [name for name, _ in _own(model) if name]
     wanted: set[str] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         found = [name for name in names if fnmatchcase(name, pattern)] or places(model).get(pattern, [])
@@ -242,10 +251,9 @@ def _given(module: nn.Module) -> int | None:
     return None
 
 
-def _channels(module: nn.Module, place: str, *, skip: str | None = None) -> int:
+def _channels(module: nn.Module, place: str) -> int:
     """The channels of a module's output: its own, or those of the last convolution or norm inside."""
-    inside = [m for name, m in module.named_modules() if skip is None or name.split(".")[0] != skip]
-    for one in [module, *reversed(inside)]:
+    for one in [module, *reversed([m for _, m in _own(module)])]:
         if not isinstance(one, nn.Conv1d | nn.Conv3d) and (channels := _given(one)) is not None:
             return channels
     raise ValueError(f"{place} ({type(module).__name__}) does not say how many channels it gives: pass channels=")

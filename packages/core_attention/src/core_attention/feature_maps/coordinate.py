@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -57,10 +58,14 @@ class CoordinateAttention(nn.Module):
         self, rows: Float[Tensor, "b c h"], columns: Float[Tensor, "b c w"]
     ) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
         """The row gates and column gates in (0, 1) that belong to the row means and column means."""
-        height = rows.shape[2]
-        strip = torch.cat([rows, columns], 2)[..., None]
-        u_h, u_w = self.act(self.bn1(self.conv1(strip))).split([height, columns.shape[2]], 2)
-        return torch.sigmoid(self.conv_h(u_h))[..., 0], torch.sigmoid(self.conv_w(u_w))[..., 0]
+        # the 1×1 convolutions as linear maps of the strips' positions: one product of matrices a batch, not one a sample
+        strip = torch.cat([rows.mT, columns.mT], 1)
+        u = F.linear(strip, self.conv1.weight.flatten(1), self.conv1.bias)
+        u = self.act(self.bn1(u.flatten(0, 1)[..., None, None])).view(u.shape)
+        u_h, u_w = u.split([rows.shape[2], columns.shape[2]], 1)
+        a_h = torch.sigmoid(F.linear(u_h, self.conv_h.weight.flatten(1), self.conv_h.bias))
+        a_w = torch.sigmoid(F.linear(u_w, self.conv_w.weight.flatten(1), self.conv_w.bias))
+        return a_h.mT, a_w.mT
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The gated map.

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from core_attention.capture import record
 
+PIECE = 2**18  # elements: 1 MiB of float32
+
 
 def strip_means(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
     """The mean of each row (over the width) and of each column (over the height)."""
@@ -91,7 +93,7 @@ def strip_conv(
 
 
 def _gate(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> Tensor:
-    """``rows ⊗ columns + offset`` in the memory format of `x`, each of the three already (b, c, h or 1, w or 1)."""
+    """``rows ⊗ columns + offset`` of strips that `_over_maps` laid out, in the memory format of `x`."""
     if offset is None:
         return rows * columns
     if x.is_contiguous():
@@ -100,26 +102,32 @@ def _gate(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> Te
     return torch.addcmul(offset, rows, columns)
 
 
+def _over_maps(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Strips as (b, c, h or 1, w or 1), in the memory format of `x`, so that what they are multiplied to has it too."""
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    form = torch.channels_last if last else torch.contiguous_format
+    a, b = rows[..., None].contiguous(memory_format=form), columns[:, :, None].contiguous(memory_format=form)
+    return a, b, None if offset is None else offset[..., None, None].contiguous(memory_format=form)
+
+
+def _pieces(x: Tensor) -> list[slice]:
+    """The batch of `x`, on CPUs in pieces that stay in a core's cache between one pass over them and the next."""
+    samples = len(x) if x.device.type != "cpu" else max(1, PIECE // max(1, x[:1].numel()))
+    return [slice(start, start + samples) for start in range(0, len(x), max(1, samples))]
+
+
 def _picked(picked: Tensor, heads: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None = None) -> Tensor:
     """The gate of the pixels of some channels and rows."""
     gate = rows[:, heads][:, :, picked, None] * columns[:, heads, None]
     return gate if offset is None else gate + offset[:, heads, None, None]
 
 
-def _laid_out(x: Tensor, *strips: Tensor | None) -> list[Tensor | None]:
-    """Strips in the memory format of `x`, so that what they are multiplied to has it too."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    form = torch.channels_last if last else torch.contiguous_format
-    return [None if s is None else s.contiguous(memory_format=form) for s in strips]
-
-
 class _StripGate(torch.autograd.Function):
-    """`strip_gate` with two passes forward and five backward, and nothing but its inputs kept."""
+    """`strip_gate` with two passes over the map forward and, on CPUs, one backward; nothing but its inputs is kept."""
 
     @staticmethod
     def forward(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> Tensor:
-        parts = _laid_out(x, rows[..., None], columns[:, :, None], None if offset is None else offset[..., None, None])
-        return _gate(x, *parts).mul_(x)  # pyright: ignore[reportArgumentType]
+        return _gate(x, *_over_maps(x, rows, columns, offset)).mul_(x)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -127,15 +135,24 @@ class _StripGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, rows, columns, offset = ctx.saved_tensors
-        a, b, e = _laid_out(
-            x, rows[..., None], columns[:, :, None], None if offset is None else offset[..., None, None]
-        )
-        dx = _gate(x, a, b, e).mul_(dy) if ctx.needs_input_grad[0] else None  # pyright: ignore[reportArgumentType]
-        if not any(ctx.needs_input_grad[1:]):
-            return dx, None, None, None
-        p = dy * x
-        return dx, (p * b).sum(3), (p * a).sum(2), None if e is None else p.sum((2, 3))
+        x, *strips = ctx.saved_tensors
+        a, b, e = _over_maps(x, *strips)
+        if torch.is_grad_enabled():  # this backward is to be differentiated in its turn
+            p = dy * x
+            return _gate(x, a, b, e) * dy, (p * b).sum(3), (p * a).sum(2), None if e is None else p.sum((2, 3))
+        batch, channels, height, width = x.shape
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        rows, columns = x.new_empty(batch, channels, height), x.new_empty(batch, channels, width)
+        offset = None if e is None else x.new_empty(batch, channels)
+        for at in _pieces(x):
+            p = dy[at] * x[at]
+            if offset is not None:
+                torch.sum(p, (2, 3), out=offset[at])
+            torch.sum(p * b[at], 3, out=rows[at])
+            torch.sum(p.mul_(a[at]), 2, out=columns[at])
+            if dx is not None:
+                torch.mul(_gate(x[at], a[at], b[at], None if e is None else e[at]), dy[at], out=dx[at])
+        return dx, rows, columns, offset
 
 
 class _StripMeans(torch.autograd.Function):
@@ -152,5 +169,9 @@ class _StripMeans(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dx: Tensor, rows: Tensor, columns: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         height, width = ctx.size
-        rows, columns = _laid_out(dx, (rows / width)[..., None], (columns / height)[:, :, None])  # pyright: ignore
-        return torch.add(dx, rows).add_(columns)
+        a, b, _ = _over_maps(dx, rows / width, columns / height, None)
+        if torch.is_grad_enabled():
+            return dx + a + b
+        for at in _pieces(dx):  # in place: `strip_gate` made this gradient, and nothing else sees it
+            dx[at].add_(a[at]).add_(b[at])
+        return dx
