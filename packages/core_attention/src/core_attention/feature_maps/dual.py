@@ -22,17 +22,19 @@ SMALL = 1024  # pixels up to which the score array (4 MB a sample) is cheaper th
 def position_attention(
     q: Float[Tensor, "b d h w"], k: Float[Tensor, "b d h w"], v: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, "b c h w"]:
-    """``v softmax(qᵀ k)ᵀ`` over the pixels, without a scale; no N×N array above 1024 pixels.
+    """``v softmax(qᵀ k)ᵀ`` over the pixels, without a scale; no N×N array above 1024 pixels, nor in half precision.
 
-    Above that, queries and keys are filled up with zeros to the width of the values, which torch's fused kernels ask for (the scores
-    stay the same); below, the array is smaller than what this costs.
+    Queries and keys are then filled up with zeros to the width of the values, which torch's fused kernels ask for (the scores stay the
+    same); up to 1024 pixels the array costs less than that.
     """
-    tokens = [t.flatten(2).transpose(1, 2)[:, None] for t in (q, k, v)]
-    if tokens[0].shape[2] > SMALL:
-        wide = max(q.shape[1], v.shape[1])
-        tokens = [F.pad(t, (0, wide - t.shape[3])).contiguous() for t in tokens]
-    y = F.scaled_dot_product_attention(*tokens, scale=1.0)[:, 0, :, : v.shape[1]]
-    return y.transpose(1, 2).reshape(v.shape)
+    pixels = v.shape[2] * v.shape[3]
+    if pixels <= SMALL and v.dtype in (torch.float32, torch.float64):
+        a = torch.softmax(q.flatten(2).mT @ k.flatten(2), 2)
+        recorded("weights", a[:, None])
+        return (v.flatten(2) @ a.mT).view(v.shape)
+    wide = max(q.shape[1], v.shape[1])
+    tokens = [F.pad(t.flatten(2).mT[:, None], (0, wide - t.shape[1])).contiguous() for t in (q, k, v)]
+    return F.scaled_dot_product_attention(*tokens, scale=1.0)[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
 
 
 def channel_attention(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -83,11 +83,10 @@ def strip_conv(
 ) -> Float[Tensor, "b c_out l"]:
     """A 1-D convolution along a strip, stride 1, zero padding of half the (odd) kernel, no bias.
 
-    With gradients it runs as a 2-D convolution of width 1: on CPUs that backward is two to four times faster than the 1-D one for
-    depthwise kernels.
+    With gradients a depthwise one runs as a 2-D convolution of width 1: on CPUs that backward is two to four times faster.
     """
     half = weight.shape[-1] // 2
-    if torch.is_grad_enabled() and (z.requires_grad or weight.requires_grad):
+    if weight.shape[1] == 1 and torch.is_grad_enabled() and (z.requires_grad or weight.requires_grad):
         return F.conv2d(z[..., None], weight[..., None], padding=(half, 0), groups=groups)[..., 0]
     return F.conv1d(z, weight, padding=half, groups=groups)
 
