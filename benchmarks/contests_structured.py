@@ -145,7 +145,9 @@ def memory(small: bool):
 EVERY = ("definition", "sdpa", "braindecode")
 CONTESTS = {
     "mvpa-25x32": Contest(partial(mvpa_layer, 25, 32, 1, EVERY), "≥ 3× faster than braindecode"),
-    "mvpa-25x32-batch4": Contest(partial(mvpa_layer, 25, 32, 4, ("braindecode",)), "≥ 3× faster than braindecode", rounds=3),
+    "mvpa-25x32-batch4": Contest(
+        partial(mvpa_layer, 25, 32, 4, ("braindecode",)), "≥ 3× faster than braindecode", rounds=3
+    ),
     "mvpa-alone-25x32": Contest(partial(mvpa_alone, 25, 32, 1)),
     # the dense forms are not run: one tensor of all scores is 12 · 14080² · 4 B = 8.9 GiB, and they hold several
     "mvpa-110x128": Contest(partial(mvpa_layer, 110, 128, 1, ()), "≤ 1 GiB, forward and backward", rounds=1),

@@ -33,8 +33,8 @@ def position_attention(
         recorded("weights", a[:, None])
         return (v.flatten(2) @ a.mT).view(v.shape)
     wide = max(q.shape[1], v.shape[1])
-    tokens = [F.pad(t.flatten(2).mT[:, None], (0, wide - t.shape[1])).contiguous() for t in (q, k, v)]
-    return F.scaled_dot_product_attention(*tokens, scale=1.0)[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
+    rows, keys, values = (F.pad(t.flatten(2).mT[:, None], (0, wide - t.shape[1])).contiguous() for t in (q, k, v))
+    return F.scaled_dot_product_attention(rows, keys, values, scale=1.0)[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
 
 
 def channel_attention(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
