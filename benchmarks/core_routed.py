@@ -26,7 +26,7 @@ from torch import Tensor
 Run = Callable[[], Any]
 HERE = Path(__file__).parent
 FILES = ("contests_blocks", "contests_selective")  # each has CONTESTS and GROWTH
-STRUCTURED = ("contests_structured",)  # those of core_structured.py
+STRUCTURED = ("contests_structured", "contests_images")  # those of core_structured.py
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from core_attention.capture import capture
+from core_attention.mechanisms import davit
 from core_attention.mechanisms.davit import (
     ChannelAttention,
     ChannelBlock,
@@ -26,6 +27,27 @@ def test_channel_attention_is_its_definition():
     torch.testing.assert_close(channel_attention(q, k, v), torch.einsum("bhij,bhnj->bhni", m, q))
     m = torch.softmax(30**-0.5 * torch.einsum("bhni,bhnj->bhij", q, k), -1)
     torch.testing.assert_close(channel_attention(q, k, v, scaling="tokens"), torch.einsum("bhij,bhnj->bhni", m, v))
+
+
+@pytest.mark.parametrize("scaling", ["channels", "tokens"])
+@pytest.mark.parametrize("qkv_bias", [True, False])
+def test_many_tokens_take_the_folded_form_with_the_same_gradients(scaling, qkv_bias, monkeypatch):
+    torch.manual_seed(0)
+    layer = ChannelAttention(12, 3, scaling=scaling, qkv_bias=qkv_bias).double()
+    x = torch.randn(2, 5, 12, 12, dtype=torch.float64, requires_grad=True)
+    given, found = [x, *layer.parameters()], []
+    for many in (60, 61):
+        monkeypatch.setattr(davit, "MANY", many)
+        with capture(layer) as maps:
+            y = layer(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), given), maps["ChannelAttention"]])
+    for folded, plain in zip(*found, strict=True):
+        torch.testing.assert_close(folded, plain)
+    monkeypatch.setattr(layer, "_folded", None)  # not in half precision, nor under autocast
+    monkeypatch.setattr(davit, "MANY", 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.float()(x.float()).isfinite().all()
+    assert layer.bfloat16()(x.bfloat16()).isfinite().all()
 
 
 @pytest.mark.parametrize("scaling", ["channels", "tokens"])
@@ -140,13 +162,13 @@ def test_unfitting_sizes_are_refused():
 
 
 def test_weights_of_timm_give_the_same_outputs():
-    davit = pytest.importorskip("timm.models.davit")
+    published = pytest.importorskip("timm.models.davit")
     torch.manual_seed(0)
     x = torch.randn(2, 16, 9, 13)
     pairs = [
-        (davit.SpatialBlock(16, num_heads=2, window_size=7, qkv_bias=True), SpatialBlock(16, 2)),
-        (davit.ChannelBlock(16, num_heads=2, qkv_bias=True), ChannelBlock(16, 2)),
-        (davit.ChannelBlock(16, num_heads=2, qkv_bias=True, v2=True), ChannelBlock(16, 2, scaling="tokens")),
+        (published.SpatialBlock(16, num_heads=2, window_size=7, qkv_bias=True), SpatialBlock(16, 2)),
+        (published.ChannelBlock(16, num_heads=2, qkv_bias=True), ChannelBlock(16, 2)),
+        (published.ChannelBlock(16, num_heads=2, qkv_bias=True, v2=True), ChannelBlock(16, 2, scaling="tokens")),
     ]
     for theirs, ours in pairs:
         ours.load_state_dict(

@@ -14,6 +14,8 @@ from core_attention.bench import Example
 from core_attention.capture import record
 from core_attention.stochastic_depth import stochastic_depth
 
+MANY = 512  # tokens from which their products are worth folding together (`ChannelAttention`)
+
 
 def channel_map(
     left: Float[Tensor, "batch heads tokens d"], right: Float[Tensor, "batch heads tokens d"], scale: float
@@ -51,13 +53,19 @@ def channel_attention(
     else:
         raise ValueError(f"unknown scaling {scaling!r}: channels or tokens")
     m = channel_map(left, right, scale)
-    record(
-        "weights",
-        lambda rows, heads: m[:, heads][:, :, rows],
-        shape=(m.shape[0], m.shape[1], m.shape[2], m.shape[3]),
-        device=m.device,
-    )
+    _recorded(m)
     return mixed @ m.to(mixed.dtype).mT
+
+
+def _recorded(m: Float[Tensor, "batch heads d d"]) -> None:
+    """Offers the map of channels to `core_attention.capture`."""
+    b, heads, rows, columns = m.shape
+    record("weights", lambda rows, heads: m[:, heads][:, :, rows], shape=(b, heads, rows, columns), device=m.device)
+
+
+def _exact(x: Tensor) -> bool:
+    """Whether products of x are computed in float32 or wider."""
+    return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
 def partition(x: Float[Tensor, "batch height width channels"], window: int) -> Float[Tensor, "windows tokens channels"]:
@@ -118,6 +126,8 @@ class WindowAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """`channel_attention` between projections.
 
+    In float32, maps of at least 512 tokens and four tokens a channel take a form with half the products (`_folded`).
+
     Args:
         dim: channels.
         num_heads: groups of channels; divide `dim`.
@@ -136,9 +146,33 @@ class ChannelAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
-        q, k, v = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        tokens = x.flatten(1, 2)
+        if tokens.shape[1] >= max(MANY, 4 * tokens.shape[2]) and _exact(tokens):
+            return self._folded(tokens).view(x.shape)
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         y = channel_attention(q, k, v, scaling=self.scaling)
         return self.proj(y.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
+
+    def _folded(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
+        """The same with two products over the tokens instead of six, for maps of many more tokens than channels.
+
+        All that the map of channels needs of the tokens is ``G = Σ xᵀ x`` and ``s = Σ x``: ``Σ kᵀ v = W_k G W_vᵀ + …`` with the biases' terms.
+        What is mixed is linear in x, so that one matrix a sample, ``W_proj M W_q``, takes x to the output.
+        """
+        count = x.shape[1]
+        gram, total = x.mT @ x, x.sum(1)
+        weight = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))  # (3, heads, d, channels)
+        bias = weight.new_zeros(weight.shape[:3]) if self.qkv.bias is None else self.qkv.bias.view(weight.shape[:3])
+        left, right, mixed = (1, 2, 0) if self.scaling == "channels" else (0, 1, 2)
+        scale = weight.shape[2] ** -0.5 if self.scaling == "channels" else count**-0.5
+        of_left = weight[left] @ gram[:, None] + bias[left][..., None] * total[:, None, None]  # Σ leftᵀ x
+        sums = torch.einsum("hdc,bc->bhd", weight[left], total) + count * bias[left]  # Σ left
+        m = torch.softmax(scale * (of_left @ weight[right].mT + sums[..., None] * bias[right][:, None]), -1)
+        _recorded(m)
+        out = self.proj.weight.unflatten(1, (self.num_heads, -1)).transpose(0, 1) @ m  # (batch, heads, channels, d)
+        out = out.transpose(1, 2).flatten(2)
+        shift = out @ bias[mixed].flatten() + self.proj.bias
+        return torch.baddbmm(shift[:, None], x, (out @ weight[mixed].flatten(0, 1)).mT)
 
 
 class ConvPosEnc(nn.Module):
