@@ -3,7 +3,7 @@
 Everything drawn for a batch is a function of the seed and the batch's number, so that a resumed run sees what an uninterrupted one sees.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -267,14 +267,15 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class BatchNumbers(Sampler[int]):
-    """The numbers of an epoch's batches; every process takes its share, and no number comes twice."""
+    """The numbers of an epoch's batches; every process takes its share, and no number comes twice.
 
-    def __init__(self, an_epoch: int) -> None:
-        self.an_epoch, self.epoch = an_epoch, 0
+    Args:
+        an_epoch: batches an epoch and process.
+        epoch: says which epoch it is when one begins (also in a resumed run).
+    """
 
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls it before every epoch, also of a resumed run."""
-        self.epoch = epoch
+    def __init__(self, an_epoch: int, epoch: Callable[[], int]) -> None:
+        self.an_epoch, self.epoch = an_epoch, epoch
 
     def __len__(self) -> int:
         return self.an_epoch
@@ -282,19 +283,26 @@ class BatchNumbers(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        first = self.epoch * self.an_epoch * world
+        first = self.epoch() * self.an_epoch * world
         return iter(range(first + rank, first + self.an_epoch * world, world))
 
 
 class WindowModule(lightning.LightningDataModule):
-    """The loaders of a run."""
+    """The loaders of a run, which goes on with `first_epoch`."""
 
-    def __init__(self, train: WindowData, judge: FixedWindows | None, *, batches: int, workers: int = 0) -> None:
+    def __init__(
+        self, train: WindowData, judge: FixedWindows | None, *, batches: int, first_epoch: int = 0, workers: int = 0
+    ) -> None:
         super().__init__()
         self.train, self.judge, self.batches, self.workers = train, judge, batches, workers
+        self.first_epoch = first_epoch
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, BatchNumbers(self.batches))
+        return self._loader(self.train, BatchNumbers(self.batches, self._epoch))
+
+    def _epoch(self) -> int:
+        # a resumed trainer asks for its first batches before it knows its epoch
+        return max(self.first_epoch, self.trainer.current_epoch if self.trainer else 0)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return [] if self.judge is None else self._loader(self.judge, None)

@@ -1,9 +1,10 @@
 """The next segments of every channel: what a generative MVPFormer predicts, and how near the truth it comes.
 
-The model predicts embeddings, and only their direction is trained (the objective is a cosine). A waveform is made of one as the smallest
-signal that the encoder would give this direction, scaled to the channel's last known segment; what an embedding does not hold (it is
-narrower than a segment) cannot appear in it. The honest measures are therefore in embeddings: the cosine with the true next
-segment's, beside that of the simplest forecast (the last known segment again), and how often the truth is found among other segments.
+The model predicts embeddings, and only their direction is trained (the objective is a cosine). A waveform is made of one as the likeliest
+signal, given the spectrum of the segments before, that the encoder would give this direction, scaled to the channel's last known segment;
+what an embedding does not hold (it is narrower than a segment) comes from that spectrum alone. The honest measures are in embeddings: the
+cosine with the true next segment's, beside that of the simplest forecast (the last known segment again), and how often the truth is found
+among other segments.
 """
 
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def forecast(
             ahead = torch.cat([ahead[:, 1:], (direction * length)[:, None]], 1)
         predicted = torch.stack(directions)
         context = known[first - begin - 1]
-        waves = waveforms(model, predicted).float().cpu()
+        waves = waveforms(model, predicted, known[: first - begin]).float().cpu()
         level = context.std(-1) / waves.std(-1).clamp_min(1e-12)
         similarity, persistence, found = _measured(predicted[: len(future)], future, tokens)
     return Forecast(
@@ -116,19 +117,29 @@ def _measured(predicted: Tensor, future: Tensor, past: Tensor) -> tuple[NDArray[
     return tuple(t.float().cpu().numpy() for t in (similarity, persistence, found))
 
 
-def waveforms(model: MVPFormer, embeddings: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead samples"]:
-    """The smallest signals (in the mean-square sense) whose embeddings have these directions; their scale says nothing.
+def waveforms(
+    model: MVPFormer,
+    embeddings: Float[Tensor, "*lead width"],
+    like: Float[Tensor, "segments channels samples"] | None = None,
+) -> Float[Tensor, "*lead samples"]:
+    """The likeliest signals with these directions as embeddings, among Gaussian ones with the spectrum of `like`; their scale says nothing.
 
-    The encoder is linear but for its scale, e ∝ M x; the answer is Mᵀ (M Mᵀ + ε)⁻¹ e.
+    The encoder is linear but for its scale, e ∝ M x. With Σ the covariance of the spectrum, x = Σ Mᵀ (M Σ Mᵀ + ε)⁻¹ e; without `like`,
+    Σ = 1, which is the smallest signal.
     """
     encoder = model.encoder
     weight = encoder.proj.weight
     unit = torch.eye(encoder.size_input, dtype=torch.float32, device=weight.device)
     matrix = (weight * encoder.ln.weight).float() @ wavelet_transform(unit).T  # (width, samples)
-    gram = matrix @ matrix.T
+    coloured = matrix
+    if like is not None:
+        power = torch.fft.rfft(like.to(weight.device, torch.float32)).abs().square().mean((0, 1))
+        power = power / power.mean().clamp_min(1e-12) + 1e-6
+        coloured = torch.fft.irfft(torch.fft.rfft(matrix) * power, encoder.size_input)
+    gram = coloured @ matrix.T
     gram.diagonal().add_(1e-5 * gram.diagonal().mean())
     solved = torch.linalg.solve(gram, embeddings.float().flatten(0, -2).T)
-    return (matrix.T @ solved).T.unflatten(0, embeddings.shape[:-1])
+    return (coloured.T @ solved).T.unflatten(0, embeddings.shape[:-1])
 
 
 def draw(made: Forecast, rate: float, *, most: int = 6):
@@ -163,8 +174,9 @@ def draw(made: Forecast, rate: float, *, most: int = 6):
         side.scatter(made.persistence.ravel(), made.similarity.ravel(), s=9, color="C1", alpha=0.7)
         low = min(float(made.persistence.min()), float(made.similarity.min()), 0.0)
         side.plot([low, 1], [low, 1], color="k", lw=0.8)
-        side.set(xlabel="similarity if the last segment is repeated", ylabel="similarity of the forecast")
-        side.set_title("above the line: better than repeating", fontsize=9)
+        side.set_xlabel("similarity of the last segment", fontsize=8)
+        side.set_ylabel("similarity of the forecast", fontsize=8)
+        side.set_title("above the line: better than\nrepeating the last segment", fontsize=8)
     else:
         side.text(0.5, 0.5, "the recording ends here:\nno truth to compare with", ha="center", va="center")
         side.axis("off")

@@ -103,6 +103,23 @@ def refuse_copies(signatures: Sequence[Signature]) -> None:
         )
 
 
+def seen_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> str:
+    """What a person must know who judges a model on this recording: whether the model was trained (or its threshold chosen) on it; "" if not.
+
+    Args:
+        provenance: of a model folder (`ieeg.model_folders.LoadedModel.provenance`).
+    """
+    for plain in (provenance or {}).get("recordings", ()):
+        held_out = plain.get("held_out", False)
+        known = signature_of({k: v for k, v in plain.items() if k != "held_out"})
+        use = "its threshold was chosen on" if held_out else "the model was trained on"
+        if known.same_as(one):
+            return f"{one.name}: {use} this recording" + (f", as {known.name}" if known.name != one.name else "")
+        if known.patient == one.patient and not held_out:
+            return f"{one.name}: the model was trained on other recordings of patient {one.patient}"
+    return ""
+
+
 def refuse_leaks(learned: Iterable[Signature], judged: Iterable[Signature]) -> None:
     """Refuses to judge on what was learned from: the same recording, whatever its names, or the same patient.
 

@@ -1,6 +1,7 @@
 """From a prepared recording to what the model says of it, segment by segment: probability of a seizure, what each channel says, attention."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -74,12 +75,21 @@ def probabilities(
     end = signals.segment_count if last is None else min(last, signals.segment_count)
     sliding = SlidingWindow(model, window)
     context = max(0, first - window + 1)
-    for start in range(context, end, block):
-        segments = torch.from_numpy(signals.segments(start, min(start + block, end)))
-        evidence = log_odds(sliding.push(segments)).float().cpu()
-        for i, row in enumerate(evidence):
-            if start + i >= first:
-                yield Said(start + i, float(row.mean().sigmoid()), row.numpy() if channels else None)
+    starts = list(range(context, end, block))
+
+    def read(start: int) -> torch.Tensor:
+        return torch.from_numpy(signals.segments(start, min(start + block, end)))
+
+    with ThreadPoolExecutor(1) as reader:  # one block is read and filtered while the model works on the one before
+        ahead = reader.submit(read, starts[0]) if starts else None
+        for start, following in zip(starts, [*starts[1:], None], strict=True):
+            assert ahead is not None
+            segments = ahead.result()
+            ahead = None if following is None else reader.submit(read, following)
+            evidence = log_odds(sliding.push(segments)).float().cpu()
+            for i, row in enumerate(evidence):
+                if start + i >= first:
+                    yield Said(start + i, float(row.mean().sigmoid()), row.numpy() if channels else None)
 
 
 def log_odds(contributions: torch.Tensor) -> torch.Tensor:

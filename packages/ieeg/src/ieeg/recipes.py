@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from core_runtime.errors import UserError
+
 Task = Literal["pretrain", "detect"]
 Tune = Literal["lora", "all", "head"]
 
@@ -82,3 +84,25 @@ PUBLISHED_CONFIG: Mapping[str, str | None] = {
 
 # What a small model on a laptop wants: higher rates, fewer steps, no LoRA.
 TINY: Mapping[str, Any] = {"tune": "all", "lr": 2e-3, "epochs": 6, "batches": 100, "batch": 16, "dropout": 0.0}
+
+
+def recipe_for(model: str, **options: Any) -> Recipe:
+    """A recipe: what was asked for, else what suits the model, else the published values.
+
+    Args:
+        model: a size, or a model folder.
+        options: fields of `Recipe`; None means not asked for.
+
+    Raises:
+        UserError: values that do not fit.
+    """
+    asked = {k: v for k, v in options.items() if v is not None}
+    suits: Mapping[str, Any] = TINY if model == "tiny" else {}
+    if not suits and model in ("s", "m"):
+        suits = {"tune": "all"}  # nothing is there that LoRA could add to
+    if asked.get("selection", "best") not in ("best", "last"):
+        raise UserError(f"--selection is best or last, got {asked['selection']!r}")
+    try:
+        return Recipe(**{**suits, **asked})
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -76,6 +76,7 @@ def stream(
     window: int = 25,
     alarms: Alarms | None = None,
     first: int = 0,
+    running_since: int | None = None,
     every_segment: bool = False,
     follow: bool = False,
     poll: float = 5.0,
@@ -92,6 +93,7 @@ def stream(
         reopen: opens the prepared recording; called again to see whether it has grown.
         seconds: length of a segment.
         first: begin here (a resumed stream); the segments before are context and are not spoken of again.
+        running_since: the segment with which an alarm began that was running when the stream was interrupted.
         follow: wait for more at the end, instead of ending.
         poll: seconds between two looks.
         hold_back: segments at the growing end that are left for the next look, because filters still change them.
@@ -104,26 +106,29 @@ def stream(
     signals = reopen()
     check(model, signals)
     state = AlarmState(alarms or Alarms(), seconds)
+    if running_since is not None:
+        state.running, state.began = True, running_since
     sliding = SlidingWindow(model, window)
-    done, last_news = max(0, first - window + 1), time.monotonic()
+    done, last_news = max(0, first - window + 2 - state.rules.confirm), time.monotonic()
     while True:
         end = signals.segment_count - (hold_back if follow else 0)
         while done < end:
             stop = min(done + 16, end)
             evidence = log_odds(sliding.push(torch.from_numpy(signals.segments(done, stop)))).float().cpu()
             for index, row in enumerate(evidence, done):
-                if index < first:
-                    continue
                 probability = float(row.mean().sigmoid())
-                if every_segment:
+                if index < first:
+                    state.above = state.above + 1 if probability >= state.rules.threshold else 0
+                    continue
+                names = [signals.names[i] for i in row.argsort(descending=True)[:top]]
+                yield from state.step(index, probability, names)
+                if every_segment:  # last: who reads it knows that the segment's alarms have been said
                     yield {
                         "type": "segment",
                         "index": index,
                         "onset": index * seconds,
                         "probability": round(probability, 6),
                     }
-                names = [signals.names[i] for i in row.argsort(descending=True)[:top]]
-                yield from state.step(index, probability, names)
             done, last_news = stop, time.monotonic()
         if not follow or (patience is not None and time.monotonic() - last_news > patience):
             if follow and hold_back:  # nothing more will come: the rest is as final as it gets

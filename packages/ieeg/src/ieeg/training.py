@@ -72,10 +72,8 @@ class MVPFormerTraining(lightning.LightningModule):
         self.seen.append((logits[:, 0] - logits.logsumexp(1), logits.argmax(1) == 0))
 
     def on_validation_epoch_end(self) -> None:
-        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
+        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))  # every process judges all
         self.seen.clear()
-        if self.trainer.world_size > 1:
-            first, second = (t.flatten(0, 1) for t in self.all_gather((first, second)))  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
         if self.recipe.task == "pretrain":
             self.validated = {"val_loss": -first.mean().item(), "val_accuracy": second.float().mean().item()}
         else:
@@ -258,15 +256,20 @@ def fit(
         options["strategy"] = "ddp_spawn"
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True, exist_ok=True)
+    done = len(_left(last, files)["history"]) if last.exists() else 0
     with quiet_lightning():
         runner = lightning.Trainer(**options)
-        loaders = WindowModule(data, judge, batches=recipe.batches, workers=workers)
+        loaders = WindowModule(data, judge, batches=recipe.batches, first_epoch=done, workers=workers)
         try:
             runner.fit(module, loaders, ckpt_path=last if last.exists() else None, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
     best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)["state_dict"]
     model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()})
-    left = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
     model.eval()
-    return left["best"]
+    return _left(last, files)["best"]
+
+
+def _left(checkpoint: Path, files: RunFiles) -> dict[str, Any]:
+    """What `files` left in a checkpoint."""
+    return torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"][files.state_key]

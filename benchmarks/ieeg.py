@@ -1,0 +1,37 @@
+"""What intracranial recordings cost here: MVPFormer against braindecode's, reading against MNE's.
+
+    uv sync --group bench                        braindecode, the peer
+    python benchmarks/ieeg.py                    everything, on two threads
+    python benchmarks/ieeg.py --only forward     rows whose names begin so
+
+Rows are functions in `ieeg_*.py` beside this file, in a mapping ROWS: name → (function(threads, rounds) → rows, what is required).
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from measure import parser, show
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    made = parser(__doc__ or "")
+    made.set_defaults(threads=2)
+    made.add_argument("--only", default="", help="rows whose names begin so")
+    made.add_argument("--list", action="store_true", help="only name the rows")
+    args = made.parse_args()
+    sys.path.insert(0, str(HERE))
+    for file in sorted(HERE.glob("ieeg_*.py")):
+        for name, (measure, required) in import_module(file.stem).ROWS.items():
+            if args.list:
+                print(name)
+            elif name.startswith(args.only):
+                show(f"{name}: {required}", measure(args.threads, args.rounds), args.json)
+
+
+if __name__ == "__main__":
+    main()
