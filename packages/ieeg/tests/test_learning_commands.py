@@ -172,3 +172,25 @@ def test_real_recordings_are_forecast_with_the_padding_said(data, folder, tmp_pa
         assert len(facts["channels"]) == channels
         assert facts["padded_segments"] > 0
         assert any("its first segment stands for them" in note for note in facts["notes"])
+
+
+def test_a_file_that_is_still_written_is_followed_to_its_end(folder, detector, tmp_path):
+    import threading
+
+    whole = (folder / "sub-03/ieeg/sub-03_task-x_ieeg.edf").read_bytes()
+    growing = tmp_path / "growing.edf"
+    growing.write_bytes(whole[: len(whole) // 3])
+
+    def write_on():
+        with growing.open("ab") as file:
+            for part in (whole[len(whole) // 3 : len(whole) // 2], whole[len(whole) // 2 :]):
+                file.write(part)
+                file.flush()
+                threading.Event().wait(0.3)
+
+    writer = threading.Timer(0.2, write_on)
+    writer.start()
+    follow = ["--follow", "--poll", "0.05", "--patience", "2"]
+    said = call("stream", growing, "--model", detector / "model", "--every", *follow)
+    writer.join()
+    assert [r["index"] for r in said if r["type"] == "segment"] == list(range(60))

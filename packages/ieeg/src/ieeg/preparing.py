@@ -6,7 +6,7 @@ rate; the margins are thrown away. So blocks join without seams and memory does 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Literal
 
@@ -113,6 +113,12 @@ class Prepared:
         self._kept = np.arange(len(self._derived))
         if s.max_channels and len(self._derived) > s.max_channels:
             self._choose(s.max_channels)
+
+    def again(self, recording: Recording) -> "Prepared":
+        """The same preparation of a recording that has grown: channels, filters and references stay as they were chosen."""
+        grown = Prepared(recording, replace(self.settings, notch=self.notch, max_channels=0), self.quality)
+        grown._kept = self._kept
+        return grown
 
     @property
     def channels(self) -> list[Channel]:
