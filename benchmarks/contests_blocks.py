@@ -175,16 +175,9 @@ def _qkv(tokens: int) -> tuple[Tensor, ...]:
 
 
 def _vmoba(tokens: int):
-    side = round(tokens ** (1 / 2) / 4)
-    layer = MixtureOfBlocks([max(1, 16 // 16)])
-    return (
-        lambda q, k, v: layer(
-            q,
-            k,
-            v,
-            grid=(16, side, side),
-        )
-    ), _qkv(16 * side * side)
+    side = round(tokens**0.5 / 4)
+    layer = MixtureOfBlocks([1])  # a frame is a block
+    return (lambda q, k, v: layer(q, k, v, grid=(16, side, side))), _qkv(16 * side * side)
 
 
 GROWTH = {

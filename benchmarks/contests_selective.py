@@ -165,7 +165,7 @@ CONTESTS = {
     "landmark-1024-64": Contest(landmark(1024, 64, "sdpa causal"), "≤ 3 × causal SDPA", rounds=15),
     "landmark-8192": Contest(landmark(8192, 64, "sdpa causal"), rounds=2),
     "scatterbrain-512": Contest(
-        scatterbrain(512, "ours causal", "clusters", "blocks", "sdpa", "sdpa causal"), rounds=15
+        scatterbrain(512, "ours causal", "clusters", "blocks", "sdpa", "sdpa causal"), rounds=15, memory=False
     ),
     "scatterbrain-1024": Contest(
         scatterbrain(1024, "ours causal", "clusters", "blocks", "definition", "sdpa", "sdpa causal"),
@@ -173,7 +173,10 @@ CONTESTS = {
         rounds=15,
     ),
     "scatterbrain-2048": Contest(
-        scatterbrain(2048, "ours causal", "clusters", "blocks", "sdpa", "sdpa causal"), "faster than SDPA", rounds=7
+        scatterbrain(2048, "ours causal", "clusters", "blocks", "sdpa", "sdpa causal"),
+        "faster than SDPA",
+        rounds=7,
+        memory=False,
     ),
     "moh-1024-50": Contest(moh(1024, 3, 3), "faster than all heads", rounds=15),
     "moh-1024-75": Contest(moh(1024, 6, 3), "faster than all heads", rounds=15),

@@ -1,7 +1,7 @@
 """What attention that chooses costs: time and peak memory of each mechanism against its dense definition and full attention.
 
     python benchmarks/core_routed.py                          all contests, on one thread and on two
-    python benchmarks/core_routed.py --only bra --threads 1   those whose names begin with "bra"
+    python benchmarks/core_routed.py --only bra,moba --threads 1    those whose names begin with "bra" or "moba"
     python benchmarks/core_routed.py --growth                 the growth table of docs/performance.md
 
 A contest is a small function that returns what to run under names, our own first (see `Contest`); `contests_*.py` beside this
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,6 +26,7 @@ from torch import Tensor
 
 Run = Callable[[], Any]
 HERE = Path(__file__).parent
+LONGEST = 40  # seconds that one run of the growth table may be expected to take
 FILES = ("contests_blocks", "contests_selective")  # each has CONTESTS and GROWTH
 STRUCTURED = ("contests_structured", "contests_images")  # those of core_structured.py
 
@@ -91,7 +93,7 @@ def runner(function: Callable[..., Any], inputs: tuple[Any, ...], backward: bool
     return both if backward else forward
 
 
-def memory(kind: str, name: str, who: str, backward: bool) -> int:
+def memory(kind: str, name: str, who: str, backward: bool, write_seconds: Path | None = None) -> int:
     """Peak bytes of one contestant ("contest"), or of one mechanism at `who` tokens ("growth"), in a fresh process."""
     make = {
         "contest": "core_routed.contests(core_routed.FILES + core_routed.STRUCTURED)[{0!r}].make({2})[{1!r}]",
@@ -102,7 +104,14 @@ def memory(kind: str, name: str, who: str, backward: bool) -> int:
         f"core_routed.runner(*{make.format(name, who, True)}, {backward})()\n"
         f"run = core_routed.runner(*{make.format(name, who, False)}, {backward})"
     )
-    return peak_memory(setup, "run()", timeout=3600)
+    work = "run()"
+    if write_seconds is not None:
+        setup += "\nimport time, pathlib"
+        work = (
+            "start = time.perf_counter(); run(); "
+            f"pathlib.Path({str(write_seconds)!r}).write_text(str(time.perf_counter() - start))"
+        )
+    return peak_memory(setup, work, timeout=3600)
 
 
 def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory: bool) -> list[dict[str, str]]:
@@ -130,24 +139,50 @@ def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory:
 
 
 def grow(name: str, growth: Growth, backward: bool) -> dict[str, str]:
-    """One line of the growth table: seconds and memory at each length, and the exponents of the last step but one and all."""
-    lengths = [n for n in growth.lengths if n <= growth.most]
+    """One line of the growth table: seconds and memory at each length, and the fitted exponents (of memory without the first length)."""
+    lengths: list[int] = []
     seconds, peaks = [], []
-    for tokens in lengths:
-        run = runner(*growth.make(tokens), backward)
-        seconds.append(paired({"x": run}, rounds=3 if tokens < 16384 else 1, warm=int(tokens < 16384))["x"].median)
-        del run
-        peaks.append(memory("growth", name, str(tokens), backward))
+    for tokens in growth.lengths:
+        if len(lengths) > 1:
+            expected = seconds[-1] * (tokens / lengths[-1]) ** max(1.0, exponent(lengths[-2:], seconds[-2:]))
+            if expected > LONGEST:
+                break
+        if tokens > growth.most:
+            break
+        lengths.append(tokens)
+        second, peak = _one_length(name, growth, tokens, backward)
+        seconds.append(second)
+        peaks.append(peak)
     row = {"mechanism": name, "pass": "both" if backward else "forward"}
+    row |= {_thousands(tokens): "not run" for tokens in growth.lengths}
     for tokens, second, peak in zip(lengths, seconds, peaks, strict=True):
-        row[f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)] = f"{second:.3g} s, {size(peak)}"
+        row[_thousands(tokens)] = f"{second:.3g} s, {size(peak)}"
     row["time ~ N^"] = f"{exponent(lengths, seconds):.2f}"
     row["memory ~ N^"] = f"{exponent(lengths[1:], peaks[1:]):.2f}"
     return row
 
 
+def _one_length(name: str, growth: Growth, tokens: int, backward: bool) -> tuple[float, int]:
+    """Seconds and peak bytes at one length; long runs are timed where their memory is measured, in one run."""
+    if tokens < 16384:
+        run = runner(*growth.make(tokens), backward)
+        seconds = paired({"x": run}, rounds=3)["x"].median
+        del run
+        return seconds, memory("growth", name, str(tokens), backward)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "seconds"
+        peak = memory("growth", name, str(tokens), backward, write_seconds=path)
+        return float(path.read_text()), peak
+
+
+def _thousands(tokens: int) -> str:
+    return f"{tokens // 1024}k" if tokens >= 1024 else str(tokens)
+
+
 def exponent(lengths: list[int], values: list[float] | list[int]) -> float:
-    """The slope of log value over log length, by least squares."""
+    """The slope of log value over log length, by least squares; not a number of fewer than two lengths."""
+    if len(lengths) < 2:
+        return math.nan
     x, y = [math.log(n) for n in lengths], [math.log(max(v, 1e-9)) for v in values]
     middle_x, middle_y = sum(x) / len(x), sum(y) / len(y)
     return sum((a - middle_x) * (b - middle_y) for a, b in zip(x, y, strict=True)) / sum((a - middle_x) ** 2 for a in x)
@@ -157,21 +192,22 @@ def main(files: tuple[str, ...] = FILES, description: str = __doc__ or "") -> No
     """The command over the contests of some files."""
     made = parser(description)
     made.set_defaults(threads=0)
-    made.add_argument("--only", default="", help="contests or mechanisms whose names begin so")
+    made.add_argument("--only", default="", help="contests or mechanisms whose names begin so; several with commas")
     made.add_argument("--growth", action="store_true", help="the growth table instead of the contests (one thread)")
     made.add_argument("--no-memory", action="store_true", help="times only")
     made.add_argument("--list", action="store_true", help="only name the contests")
     args: argparse.Namespace = made.parse_args()
+    wanted = tuple(args.only.split(","))
     if args.list:
         print("\n".join([*contests(files), *(f"growth {name}" for name in growths(files))]))
     elif args.growth:
         torch.set_num_threads(args.threads or 1)
         for name, growth in growths(files).items():
-            if name.startswith(args.only):
+            if name.startswith(wanted):
                 show(name, [grow(name, growth, backward) for backward in (False, True)], args.json)
     else:
         for name, contest in contests(files).items():
-            if name.startswith(args.only):
+            if name.startswith(wanted):
                 for threads in [args.threads] if args.threads else [1, 2]:
                     rows = measure(
                         name, contest, threads, args.rounds, not args.no_memory and threads == (args.threads or 1)

@@ -16,6 +16,7 @@ from core_attention.routed import (
     merge_attention,
     routed_attention,
 )
+from core_attention.routed.plan import plan, problem
 from core_attention.routed.routes import sorted_index
 
 
@@ -145,6 +146,17 @@ def test_merging_parts_over_disjoint_keys():
     )
     with pytest.raises(ValueError, match="nothing to merge"):
         merge_attention([])
+
+
+def test_a_tile_takes_as_many_query_blocks_as_the_cache_holds():
+    q, route = torch.zeros(1, 2, 49 * 64, 32), RouteIndex(torch.arange(4).expand(1, 1, 49, 4), 64, 64)
+    sizes = problem(q, q, q, route, False, None)
+    for elements, tiles in (
+        (1 << 19, 4),
+        (1 << 18, 7),
+        (1, 49),
+    ):  # 2 heads × 4 blocks × 64 keys × 64 elements a query block
+        assert len(list(plan(sizes, route, elements)[0])) == tiles
 
 
 def test_lists_are_sorted_once_each_and_without_the_future():

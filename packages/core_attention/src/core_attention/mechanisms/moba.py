@@ -18,6 +18,7 @@ from core_attention.capture import active, paused, record
 from core_attention.masks import Causal
 from core_attention.mechanisms.block_selection import block_means, gate
 from core_attention.routed import Backend, RouteMask, routed_attention
+from core_attention.routed.routes import check_heads
 
 
 class MoBACache:
@@ -123,7 +124,7 @@ def moba_attention(
         backend: see `routed_attention`.
 
     Raises:
-        ValueError: more queries than keys, useless block or topk, a cache with another block.
+        ValueError: shapes that do not fit, more queries than keys, useless block or topk, a cache with another block.
     """
     if block < 1 or topk < 1:
         raise ValueError(f"block and topk must be at least 1, got {block} and {topk}")
@@ -134,6 +135,7 @@ def moba_attention(
         k, v = cache.keys, cache.values
     if q.shape[2] > k.shape[2]:
         raise ValueError(f"more queries {tuple(q.shape)} than keys {tuple(k.shape)}")
+    check_heads(q, k, v)
     if not q.numel():
         return v.new_zeros(*q.shape[:3], v.shape[3])
     if k.shape[2] < full_below:

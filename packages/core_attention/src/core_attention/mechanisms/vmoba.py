@@ -23,6 +23,7 @@ from core_attention.bench import Example
 from core_attention.capture import active, paused, record
 from core_attention.mechanisms.block_selection import Group, Pool, block_means, gate, select_blocks
 from core_attention.routed import Backend, RouteMask, routed_attention
+from core_attention.routed.routes import check_heads
 
 Grid = tuple[int, int, int]
 Chunk = int | float | tuple[int, int] | tuple[int, int, int]
@@ -221,12 +222,13 @@ def mixture_of_blocks(
         return_lse: also return each row's log-sum-exp, (batch, heads, tokens).
 
     Raises:
-        ValueError: the grid does not hold the tokens, or options that exclude one another.
+        ValueError: the grid does not hold the tokens, shapes that do not fit, or options that exclude one another.
     """
     if math.prod(grid) != q.shape[2] or q.shape[2] != k.shape[2]:
         raise ValueError(
             f"a grid of {grid} holds {math.prod(grid)} tokens: queries {tuple(q.shape)}, keys {tuple(k.shape)}"
         )
+    check_heads(q, k, v)
     if q.shape[2] < full_below:
         return attention(q, k, v, scale=scale, return_lse=True) if return_lse else attention(q, k, v, scale=scale)
     blocks = partition(tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from core_attention.routed import flex, triton
 from core_attention.routed.ops import as_tensors, routed
-from core_attention.routed.routes import Routes, check_routes, dense_mask
+from core_attention.routed.routes import Routes, check_heads, check_routes, dense_mask
 
 Backend = Literal["auto", "tiles", "triton", "flex", "reference"]
 
@@ -182,19 +182,8 @@ def _fold_bias(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> tuple[Tensor
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, routes: Routes, key_mask: Tensor | None, key_bias: Tensor | None) -> None:
+    check_heads(q, k, v)
     shapes = f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
-    if not (q.ndim == k.ndim == v.ndim == 4):
-        raise ValueError(f"expected four axes (batch, heads, length, dim): {shapes}")
-    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise ValueError(f"batch, key heads, keys and dim must agree: {shapes}")
-    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
-        raise ValueError(f"the number of query heads must be a multiple of the key heads: {shapes}")
-    if not q.shape[3] or not v.shape[3]:
-        raise ValueError(f"an empty dim cannot be attended: {shapes}")
-    if not (q.dtype == k.dtype == v.dtype) and not torch.is_autocast_enabled(q.device.type):
-        raise ValueError(f"dtypes must agree: queries {q.dtype}, keys {k.dtype}, values {v.dtype}")
-    if not q.is_floating_point():
-        raise ValueError(f"queries, keys and values must be floating point, got {q.dtype}")
     if key_mask is not None and tuple(key_mask.shape) != (k.shape[0], k.shape[2]):
         raise ValueError(f"key mask {tuple(key_mask.shape)} must be (batch, keys) for {shapes}")
     if key_bias is not None and (

@@ -106,7 +106,7 @@ def _positions(ids: Tensor, size: int) -> Tensor:
     return (ids[:, :, None] * size + torch.arange(size, device=ids.device)).flatten(1)
 
 
-def _query_major(problem: Problem, index: Tensor, most: int) -> Iterator[Tile]:
+def _query_major(problem: Problem, index: Tensor, elements: int) -> Iterator[Tile]:
     every = blocks(problem.keys, problem.key_block)
     for b in range(problem.batch):
         for h, heads, kv_heads in problem.head_groups(index.shape[1]):
@@ -119,7 +119,7 @@ def _query_major(problem: Problem, index: Tensor, most: int) -> Iterator[Tile]:
             while start < len(sizes) and sizes[start]:
                 wide = sizes[start]
                 gathered = wide * problem.key_block * problem.width * (kv_heads.stop - kv_heads.start)
-                stop = min(len(sizes), start + max(1, most // gathered))
+                stop = min(len(sizes), start + max(1, elements // gathered))
                 rows = range(start, stop) if order is None else order[start:stop, None]
                 cols = listed[start:stop, :wide] if order is None else listed[order[start:stop], :wide]
                 gaps = sizes[stop - 1] < wide

@@ -68,6 +68,23 @@ def _given(routes: RouteIndex | RouteMask) -> Tensor:
     return routes.index if isinstance(routes, RouteIndex) else routes.mask
 
 
+def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raises a ValueError that quotes all shapes when these cannot be the queries, keys and values of one attention."""
+    shapes = f"queries {tuple(q.shape)}, keys {tuple(k.shape)}, values {tuple(v.shape)}"
+    if not (q.ndim == k.ndim == v.ndim == 4):
+        raise ValueError(f"expected four axes (batch, heads, length, dim): {shapes}")
+    if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"batch, key heads, keys and dim must agree: {shapes}")
+    if k.shape[1] == 0 or q.shape[1] % k.shape[1]:
+        raise ValueError(f"the number of query heads must be a multiple of the key heads: {shapes}")
+    if not q.shape[3] or not v.shape[3]:
+        raise ValueError(f"an empty dim cannot be attended: {shapes}")
+    if not (q.dtype == k.dtype == v.dtype) and not torch.is_autocast_enabled(q.device.type):
+        raise ValueError(f"dtypes must agree: queries {q.dtype}, keys {k.dtype}, values {v.dtype}")
+    if not q.is_floating_point():
+        raise ValueError(f"queries, keys and values must be floating point, got {q.dtype}")
+
+
 def check_routes(routes: Routes, q: Tensor, k: Tensor) -> None:
     """Raises a ValueError that quotes both shapes when `routes` cannot belong to queries `q` and keys `k`."""
     batch, heads, queries, _ = q.shape

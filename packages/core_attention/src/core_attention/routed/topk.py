@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core_attention.routed.attention import Backend, routed_attention
-from core_attention.routed.routes import RouteIndex, blocks
+from core_attention.routed.routes import RouteIndex, blocks, check_heads
 
 
 def topk_block_attention(
@@ -25,10 +25,11 @@ def topk_block_attention(
     Not for causal attention: a query's choice depends on the later queries of its block (see `core_attention.mechanisms.moba`).
 
     Raises:
-        ValueError: useless `block` or `topk`.
+        ValueError: useless `block` or `topk`, or shapes that do not fit one another.
     """
     if block < 1 or topk < 1:
         raise ValueError(f"block and topk must be at least 1, got {block} and {topk}")
+    check_heads(q, k, v)
     with torch.no_grad():
         means = [_means(t, block) for t in (q, k)]
         fits = means[0] @ means[1].repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(2, 3)
