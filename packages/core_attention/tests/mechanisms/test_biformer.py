@@ -17,6 +17,7 @@ from core_attention.mechanisms.biformer import (
     to_regions,
 )
 from core_attention.mechanisms.biformer_block import AttentionLePE, BiFormerBlock
+from core_attention.systems import system
 
 
 def attention_of(dim=16, *, seed=0, **options):
@@ -62,6 +63,18 @@ def test_masked_equals_the_others_where_nothing_is_padded():
     y = attention_of(pad_mode="masked")(x)
     for pad_mode in ("legacy", "nchw", "refuse"):
         torch.testing.assert_close(attention_of(pad_mode=pad_mode)(x), y)
+
+
+def test_weights_of_both_published_forms_give_the_same():
+    """Linear layers of the first, 1 × 1 convolutions of the second."""
+    module, components = attention_of(), system("biformer").components
+    config = {"dim": 16, "num_heads": 2, "n_win": 4, "topk": 3, "side_dwconv": 3}
+    state = dict(module.state_dict())
+    legacy = {key.replace("qkv.", "qkv.qkv."): value for key, value in state.items()}
+    nchw = {key.replace("qkv.", "qkv_linear.").replace("wo.", "output_linear."): v for key, v in state.items()}
+    nchw = {key: v[..., None, None] if v.ndim == 2 else v for key, v in nchw.items()}
+    for name, official in (("BiLevelRoutingAttention", legacy), ("nchwBRA", nchw)):
+        torch.testing.assert_close(components[name].load(config, official).double()(image()), module(image()))
 
 
 def test_masked_padding_does_not_move_the_region_means():

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from core_attention.capture import capture
+from core_attention.measure import peak_memory
 from core_attention.mechanisms.dma import (
     create_mask,
     dynamic_mask,
@@ -310,3 +311,19 @@ def test_block_smoothing_needs_more_than_half():
         True,
         False,
     ]
+
+
+@pytest.mark.slow
+def test_memory_is_linear_in_length():
+    """A window of 1,024 at 4,096 and 16,384 tokens, in fresh processes."""
+    setup = """
+from core_attention.mechanisms.dma import dynamic_mask_attention
+def layer(n):
+    q, k, v = (torch.randn(1, 2, n, 32) for _ in range(3))
+    return q, k, v, torch.randn(1, 2, 1, n)
+dynamic_mask_attention(*layer(256), window=64)
+inputs = layer({length})
+"""
+    work = "dynamic_mask_attention(*inputs, window=1024)"
+    short, long = (peak_memory(setup.replace("{length}", str(n)), work) for n in (4096, 16384))
+    assert long < 5 * max(short, 2**20)

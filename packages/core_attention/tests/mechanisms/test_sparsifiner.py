@@ -170,6 +170,14 @@ def test_published_sizes():
     assert one.budget == 50
 
 
+def test_a_dense_layers_weights_lack_the_predictor_alone():
+    layer = layer_of(qkv_bias=True)
+    dense = {key: value for key, value in layer.state_dict().items() if key.split(".")[0] in ("qkv", "proj")}
+    missing, unexpected = layer.load_state_dict(dense, strict=False)
+    assert set(missing) == {f"mask_predictor.{name}" for name in layer.mask_predictor.state_dict()}
+    assert not unexpected
+
+
 def test_another_image_size():
     predictor = grown(MaskPredictor(16, **PREDICTOR)).float()
     before = predictor.proj_n.clone()

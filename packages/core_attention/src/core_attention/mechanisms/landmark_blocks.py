@@ -118,8 +118,8 @@ def _forward(
     keys = k.shape[1]
     out, lse = v.new_zeros(*q.shape[:3], v.shape[-1]), q.new_full(q.shape[:3], -torch.inf)
     if block > 1:
-        own = (_own_blocks(q, x, block) for x in (k, v))
-        part, part_lse = tile_forward(_by_block(q, block), *own, _tokens_so_far(block, q.device), scale)
+        own_k, own_v = (_own_blocks(q, x, block) for x in (k, v))
+        part, part_lse = tile_forward(_by_block(q, block), own_k, own_v, _tokens_so_far(block, q.device), scale)
         out, lse = _whole(part, rows), _whole(part_lse[..., None], rows)[..., 0]
     own_lse = lse
     for run, first in _blocks(q, keys, block):
@@ -159,11 +159,12 @@ def _gradients(
     safe = lse.masked_fill(lse == -torch.inf, 0)
     if block > 1:
         # dL/dscore = p (dL/dp − row) of the own block, which is what a tile of a longer row computes; dropout scales it, not `row`
-        own = [_own_blocks(q, x, block) for x in (k, v)]
-        of_rows = [_by_block(x, block) for x in (grad / (1 - dropout), q, out * (1 - dropout), lse[..., None])]
-        parts = tile_backward(
-            of_rows[0], of_rows[1], *own, of_rows[2], of_rows[3][..., 0], _tokens_so_far(block, q.device), scale
+        own_k, own_v = (_own_blocks(q, x, block) for x in (k, v))
+        wanted, query, result, weight = (
+            _by_block(x, block) for x in (grad / (1 - dropout), q, out * (1 - dropout), lse[..., None])
         )
+        so_far = _tokens_so_far(block, q.device)
+        parts = tile_backward(wanted, query, own_k, own_v, result, weight[..., 0], so_far, scale)
         grad_q += _whole(parts[0], rows)
         for total, part in ((grad_k, parts[1]), (grad_v, parts[2])):
             total[:, offset:].unflatten(1, (-1, block))[:, :, : block - 1] += part.sum(1).unflatten(0, (rows, -1))
@@ -175,14 +176,14 @@ def _gradients(
             after = max(0, (g + 1) * block - offset)
             tokens = slice(g * block, (g + 1) * block - 1)
             place = (slice(None), slice(None), slice(after - first, None), g - run.start)
-            query, of_block = q[:, :, after:], [_shared(x[:, tokens], group) for x in (k, v)]
-            part, part_lse = tile_forward(query, *of_block, None, scale)
+            query, key, value = q[:, :, after:], _shared(k[:, tokens], group), _shared(v[:, tokens], group)
+            part, part_lse = tile_forward(query, key, value, None, scale)
             weight, inner = share[place], (grad[:, :, after:] * part).sum(-1)
             if kept is not None:
                 weight, inner = weight * kept[place], inner * kept[place]
             grad_share[place] = inner
             wanted = grad[:, :, after:] * weight[..., None]
-            parts = tile_backward(wanted, query.contiguous(), *of_block, part, part_lse, None, scale)
+            parts = tile_backward(wanted, query.contiguous(), key, value, part, part_lse, None, scale)
             grad_q[:, :, after:] += parts[0]
             grad_k[:, tokens] += parts[1].sum(1)
             grad_v[:, tokens] += parts[2].sum(1)
@@ -200,8 +201,8 @@ def _landmark_blocks(
     frame = _Frame(q.shape[2], k.shape[1], block)
     out, lse = v.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(q.shape[:3])
     for rows in _pieces(q):
-        framed = frame.of_queries(q[rows]), frame.of_keys(k[rows]), frame.of_keys(v[rows])
-        piece, piece_lse = _forward(*framed, block, scale, dropout, seed + (rows.start << 32))
+        query, key, value = frame.of_queries(q[rows]), frame.of_keys(k[rows]), frame.of_keys(v[rows])
+        piece, piece_lse = _forward(query, key, value, block, scale, dropout, seed + (rows.start << 32))
         out[rows], lse[rows] = piece[:, :, frame.real], piece_lse[:, :, frame.real]
     return out, lse
 
