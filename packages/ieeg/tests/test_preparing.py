@@ -126,6 +126,12 @@ def test_references(memory):
         Prepared(memory({"LFP left": (common, 512)}), Settings(reference="bipolar"))
 
 
+def test_one_channel_is_not_referenced_to_itself(memory):
+    prepared = Prepared(memory({"A1": (brown(60, 512), 512)}))
+    assert prepared.read(0, 5120).std() > 1
+    assert any("one channel alone" in note for note in prepared.notes)
+
+
 def test_median_is_numpys(memory):
     from ieeg.montage import channel_median
 

@@ -73,8 +73,10 @@ def derivations(names: Sequence[str], reference: Reference, groups: Sequence[str
 def rereference(
     x: Float[np.ndarray, "channels samples"], derived: Sequence[Derivation], reference: Reference
 ) -> Float[np.ndarray, "derived samples"]:
-    """Applies the derivations, and the common median or average of all channels where asked."""
+    """Applies the derivations, and the common median or average of all channels where asked; one channel alone has no common reference."""
     reference = Reference(reference)
+    if len(x) == 1:
+        return x
     if reference is Reference.median:
         return x - channel_median(x)
     if reference is Reference.average:

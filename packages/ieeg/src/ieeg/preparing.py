@@ -98,6 +98,8 @@ class Prepared:
                 f"{recording.path.name} has no usable channel: {neural} of {len(recording.channels)} are neural, all of them bad",
                 "'ieeg inspect' gives each one's reason; --keep-bads uses them all the same",
             )
+        if len(self._inputs) == 1 and Reference(s.reference) in (Reference.median, Reference.average):
+            self.notes.append(f"one channel alone: no {Reference(s.reference)} reference")
         if self.scale != 1:
             self.notes.append(
                 f"amplitudes of {self.quality.microvolts:.1e} µV are impossible: the file's numbers are taken as volts"

@@ -61,12 +61,13 @@ def simulate(options: SampleOptions, patient: int, run: int) -> Simulated:
     onset_zone = int(fixed.integers(0, count - 2))
     seizures = _times(options.seconds, rng)
     for onset, offset in seizures:
+        strength = rng.uniform(0.5, 1.0)
         for c in range(count):
             distance = abs(c - onset_zone - 0.5) // 2
             delay, gain = 1.5 * distance + rng.uniform(0, 0.8), 1.6 * np.exp(-distance / 3.5)
             a, b = int((onset + delay) * rate), int(offset * rate)
             if b - a > rate:
-                x[c, a:b] += gain * 60 * _epileptor((b - a) / rate, b - a, rng)
+                x[c, a:b] += strength * gain * 60 * _epileptor((b - a) / rate, b - a, rng)
     _spikes(x, rate, onset_zone, rng)
     artefacts = _artefacts(x, rate, seizures, options.seconds, rng)
     t = np.arange(samples) / rate
@@ -134,10 +135,10 @@ def _artefacts(
     seconds: int,
     rng: np.random.Generator,
 ) -> list[tuple[float, float]]:
-    """Muscle and movement, as loud as a seizure or louder, on many channels, outside the seizures."""
+    """Muscle, chewing and movement, as loud as a seizure or louder, on many channels, outside the seizures."""
     found = []
-    for _ in range(max(2, seconds // 75)):
-        length = float(rng.uniform(6, 25))
+    for i in range(max(2, seconds // 50)):
+        length = float(rng.uniform(8, 35))
         onset = float(rng.uniform(2, seconds - length - 2))
         if any(onset < b + 15 and a - 15 < onset + length for a, b in seizures):
             continue
@@ -145,8 +146,10 @@ def _artefacts(
         chosen = rng.random(len(x)) < 0.7
         muscle = rng.normal(size=(int(chosen.sum()), b - a))
         movement = np.cumsum(rng.normal(size=b - a)) / np.sqrt(rate)
-        window = np.hanning(b - a)
-        x[chosen, a:b] += (window * (90 * muscle + 160 * movement)).astype(np.float32)
+        times = np.arange(b - a) / rate
+        chewing = np.clip(np.sin(2 * np.pi * rng.uniform(0.8, 1.6) * times), 0, 1) if i % 2 else 1.0
+        window = rng.uniform(1, 3) * np.minimum(1, 4 * np.hanning(b - a))
+        x[chosen, a:b] += (window * (90 * chewing * muscle + 120 * movement)).astype(np.float32)
         found.append((round(onset, 2), round(onset + length, 2)))
     return sorted(found)
 
