@@ -13,9 +13,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from measure import parser, show
-
 HERE = Path(__file__).parent
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != HERE.resolve()] + [
+    str(HERE)
+]  # this file is not `ieeg`
+
+from measure import parser, show  # noqa: E402
 
 
 def main() -> None:
@@ -24,7 +27,6 @@ def main() -> None:
     made.add_argument("--only", default="", help="rows whose names begin so")
     made.add_argument("--list", action="store_true", help="only name the rows")
     args = made.parse_args()
-    sys.path.insert(0, str(HERE))
     for file in sorted(HERE.glob("ieeg_*.py")):
         for name, (measure, required) in import_module(file.stem).ROWS.items():
             if args.list:

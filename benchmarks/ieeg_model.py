@@ -78,7 +78,7 @@ def against_braindecode(
     if memory:
         peaks = [
             peak_memory(
-                f"import sys; sys.path.insert(0, {str(HERE)!r})\nfrom ieeg_model import {who}, run\n"
+                f"import sys; sys.path.append({str(HERE)!r})\nfrom ieeg_model import {who}, run\n"
                 f"run({who}(2, 2, layers={layers})); made = {who}({time}, {channels}, layers={layers})",
                 "run(made)",
                 threads=threads,
