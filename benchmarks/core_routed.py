@@ -15,7 +15,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,7 @@ def main(files: tuple[str, ...] = FILES, description: str = __doc__ or "") -> No
     made.set_defaults(threads=0)
     made.add_argument("--only", default="", help="contests or mechanisms whose names begin so; several with commas")
     made.add_argument("--growth", action="store_true", help="the growth table instead of the contests (one thread)")
+    made.add_argument("--forward", action="store_true", help="forward passes only")
     made.add_argument("--no-memory", action="store_true", help="times only")
     made.add_argument("--list", action="store_true", help="only name the contests")
     args: argparse.Namespace = made.parse_args()
@@ -204,10 +205,12 @@ def main(files: tuple[str, ...] = FILES, description: str = __doc__ or "") -> No
         torch.set_num_threads(args.threads or 1)
         for name, growth in growths(files).items():
             if name.startswith(wanted):
-                show(name, [grow(name, growth, backward) for backward in (False, True)], args.json)
+                passes = (False,) if args.forward else (False, True)
+                show(name, [grow(name, growth, backward) for backward in passes], args.json)
     else:
         for name, contest in contests(files).items():
             if name.startswith(wanted):
+                contest = replace(contest, backward=contest.backward and not args.forward)
                 for threads in [args.threads] if args.threads else [1, 2]:
                     rows = measure(
                         name, contest, threads, args.rounds, not args.no_memory and threads == (args.threads or 1)
