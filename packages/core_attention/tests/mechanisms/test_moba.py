@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from core_attention.capture import capture
+from core_attention.mechanisms import moba
 from core_attention.mechanisms.moba import MoBACache, moba_attention, moba_attention_packed
 
 
@@ -40,6 +41,13 @@ def written_out(q, k, v, block, topk):
 def test_is_the_rule(topk):
     q, k, v = qkv(batch=1)
     torch.testing.assert_close(moba_attention(q, k, v, block=8, topk=topk), written_out(q, k, v, 8, topk))
+
+
+def test_gates_of_a_few_queries_at_a_time(monkeypatch):
+    q, k, v = qkv()
+    whole = moba_attention(q, k, v, block=8, topk=3)
+    monkeypatch.setattr(moba, "ROWS", 7)
+    assert torch.equal(moba_attention(q, k, v, block=8, topk=3), whole)
 
 
 def test_enough_blocks_is_full_causal_attention():

@@ -6,7 +6,7 @@ A query attends to its own block, causally, and to the k − 1 earlier blocks wi
 if there are fewer. k = 1 is attention inside the own block (where the published fast path falls back to full attention).
 """
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,8 @@ from core_attention.masks import Causal
 from core_attention.mechanisms.block_selection import block_means, gate
 from core_attention.routed import Backend, RouteMask, routed_attention
 from core_attention.routed.routes import check_heads
+
+ROWS = 4096  # queries whose gates exist at once
 
 
 class MoBACache:
@@ -187,11 +189,12 @@ def _choose(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tenso
     own = (torch.arange(queries, device=q.device) + keys - queries) // block
     order = torch.arange(count, device=q.device)
     chosen = torch.zeros(batch, heads, queries, count, dtype=torch.bool, device=q.device)
-    for h in range(heads):  # one head's gates at a time
-        g = gate(q[:, h, None], means[:, h // share, None])[:, 0]
-        g = g.masked_fill((order >= own[:, None]) | ~g.isfinite(), -torch.inf)
+    for h, start in product(range(heads), range(0, queries, ROWS)):  # the gates of a few queries of one head at a time
+        rows = slice(start, start + ROWS)
+        g = gate(q[:, h, None, rows], means[:, h // share, None])[:, 0]
+        g = g.masked_fill((order >= own[rows, None]) | ~g.isfinite(), -torch.inf)
         best, place = g.sort(dim=-1, descending=True, stable=True)
-        chosen[:, h].scatter_(-1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf)
+        chosen[:, h, rows].scatter_(-1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf)
     return chosen | (order == own[:, None])
 
 
