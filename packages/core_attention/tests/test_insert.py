@@ -202,6 +202,61 @@ def test_mobilenet_with_blocks_replaced_by_ulsam_has_the_published_size():
             replace(model, "ulsam", at=f"features.{block}")
 
 
+MOBILENET = (3.4, 300.01)  # millions of parameters and multiply-accumulates as published for version 2
+ROWS = {  # positions replaced → the same of the published table
+    (14, 17): (2.96, 261.88),
+    (14,): (3.28, 277.34),
+    (17,): (3.08, 284.54),
+    (16, 17): (2.77, 269.07),
+    (13, 14, 16, 17): (2.54, 224.0),
+}
+
+
+@pytest.mark.parametrize("positions", list(ROWS))
+def test_every_row_of_the_published_table_of_replacements(positions):
+    """What a row saves, as the published pairs say it; their figures are rounded, of parameters to 0.01 M and of the network to 0.1 M."""
+    x = torch.randn(1, 3, 224, 224)
+    full = profile(tv.mobilenet_v2(), x)
+    slim = profile(replace(tv.mobilenet_v2(), "ulsam", at=[f"features.{p - 1}" for p in positions]), x)
+    parameters, macs = ROWS[positions]
+    assert abs((full.parameters - slim.parameters) / 1e6 - (MOBILENET[0] - parameters)) < 0.025
+    assert abs((full.macs - slim.macs) / 1e6 - (MOBILENET[1] - macs)) < 0.6
+
+
+def test_insertion_costs_what_the_table_says():
+    """MobileNetV2 with one attention after a late block: + 0.01 to 0.03 M multiply-accumulates in the published table."""
+    x, model = torch.randn(1, 3, 224, 224), tv.mobilenet_v2()
+    full = profile(model, x)
+    core_attention.insert(model, "ulsam", after="features.14")
+    more = profile(model, x)
+    assert more.parameters - full.parameters == 812
+    assert 0.005 < (more.macs - full.macs) / 1e6 < 0.03
+
+
+def test_mobilenet_version_1_with_a_block_replaced():
+    """One of the five 512 → 512 blocks at 14×14: 4.2 M and 569 M become 3.9 M and 517 M."""
+    x, model = torch.randn(1, 3, 224, 224), timm.create_model("mobilenetv1_100")
+    full = profile(model, x)
+    slim = profile(replace(model, "ulsam", at="blocks.3.3"), x)
+    assert [round(n / 1e6, 1) for n in (full.parameters, slim.parameters)] == [4.2, 4.0]
+    assert (full.parameters - slim.parameters) == 512 * 512 + 512 * 9 + 4 * 512 - 2572
+    assert [round(n / 1e6) for n in (full.macs, slim.macs)] == [569, 517]
+
+
+@pytest.mark.parametrize(("variant", "factor"), [("T", 7), ("B", 9), ("S", 42), ("L", 58)])
+def test_parameters_of_ela_in_a_residual_network(variant, factor):
+    model = tv.resnet18()
+    bare = profile(model, X[:1])
+    core_attention.insert(model, "ela", after="layer*.bn2", variant=variant)
+    full = profile(model, X[:1])
+    channels = 2 * (64 + 128 + 256 + 512)
+    assert full.parameters - bare.parameters == factor * channels
+    kernel = {7: 5, 9: 7, 42: 40, 58: 56}[factor]  # K · C / groups
+    sides = [8, 8, 4, 4, 2, 2, 1, 1]
+    strips = sum(2 * side * c for side, c in zip(sides, [64, 64, 128, 128, 256, 256, 512, 512], strict=True))
+    assert full.macs - bare.macs == kernel * strips
+
+
 def test_profile_restores_the_mode_and_counts_shared_parameters_once():
     layer = nn.Linear(4, 4)
     model = nn.Sequential(layer, nn.BatchNorm1d(4), layer)

@@ -178,8 +178,14 @@ def _weights(p: Problem, tile: Tile) -> Weights:
     if not far:
         return Weights(content_q, row_q, column_q, torch.softmax(scores, -1), None, None)
     f = f[..., : tile.near]
-    scores[..., -1] = f.logsumexp(-1) + g.logsumexp(-1)
-    return Weights(content_q, row_q, column_q, torch.softmax(scores, -1), torch.softmax(f, -1), torch.softmax(g, -1))
+    over_rows, over_columns = torch.softmax(f, -1), torch.softmax(g, -1)
+    scores[..., -1] = _normaliser(f, over_rows) + _normaliser(g, over_columns)
+    return Weights(content_q, row_q, column_q, torch.softmax(scores, -1), over_rows, over_columns)
+
+
+def _normaliser(logits: Tensor, weights: Tensor) -> Tensor:
+    """The log-sum-exp of logits whose softmax is at hand: that of the greatest is at least 1 / their number."""
+    return logits.amax(-1) - weights.amax(-1).log()
 
 
 class _Dropout:

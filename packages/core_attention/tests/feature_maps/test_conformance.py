@@ -2,12 +2,14 @@
 
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
 
 from core_attention.feature_maps import MECHANISMS
 from core_attention.feature_maps.attention_layer import AttentionLayer
+from core_attention.feature_maps.class_semantics import CSABlock
 from core_attention.feature_maps.dual import PAMCAMLayer
 from core_attention.feature_maps.scale_aware import ScaleAwareFeatureAggregation
 from core_attention.feature_maps.sentence import SentenceAttention
@@ -125,7 +127,40 @@ def everything():
     given["attention layer"] = AttentionLayer(C), (torch.randn(2, C, 6, 7),)
     given["sentence"] = SentenceAttention(5, C), (torch.randn(2, C, 6, 7), torch.randn(2, 5))
     given["scale aware"] = ScaleAwareFeatureAggregation(), (torch.randn(2, 24, 16, 20), torch.randn(2, 24, 3, 4))
+    given["class semantics"] = CSABlock(5, C), (torch.randn(2, 5, 9), torch.randn(2, C, 9))
     return given
+
+
+OTHERS = [name for name in everything() if name not in modules()]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_layers_keep_samples_apart_and_take_any_layout(name):
+    module, given = everything()[name]
+    module.eval()
+    want = module(*given)
+    torch.testing.assert_close(module(*(t[1:] for t in given)), want[1:], rtol=1e-4, atol=1e-5)
+    strided = [t.mT.contiguous().mT for t in given]
+    torch.testing.assert_close(module(*strided), want, rtol=1e-4, atol=1e-5, check_stride=False)
+    for place, t in enumerate(given):
+        spoilt = [u.clone() for u in given]
+        spoilt[place][(0,) * t.ndim] = torch.nan
+        y = module(*spoilt)
+        assert y[0].isnan().any()
+        torch.testing.assert_close(y[1], want[1], rtol=1e-4, atol=1e-5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(module(*given).float(), want, rtol=5e-2, atol=5e-2)
+
+
+def test_other_layers_refuse_no_channel():
+    for make in (AttentionLayer, PAMCAMLayer, partial(CSABlock, 5), partial(CSABlock, feat_channels=5)):
+        with pytest.raises(ValueError, match="of at least 1, got 0"):
+            make(0)
+    for sizes in ((0, 4), (4, 0)):
+        with pytest.raises(ValueError, match="of at least 1, got 0"):
+            SentenceAttention(*sizes)
+    with pytest.raises(ValueError, match="of at least 1, got 0"):
+        ScaleAwareFeatureAggregation(0)
 
 
 @pytest.mark.parametrize("name", list(everything()))
@@ -144,7 +179,7 @@ def test_compiles_into_one_graph_forward_and_backward(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["balanced", "ela"])
+@pytest.mark.parametrize("name", ["balanced", "coordinate", "ela", "se", "eca", "cbam", "ulsam"])
 @pytest.mark.usefixtures("unchecked")
 def test_inductor_fuses_gate_and_product_into_one_loop(name):
     """The product with the map and all that makes its gate is one kernel: no buffer of the map's size but the output."""

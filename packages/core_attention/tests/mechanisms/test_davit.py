@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -156,9 +158,69 @@ def test_unfitting_sizes_are_refused():
             make()
     with pytest.raises(ValueError, match="scaling"):
         ChannelBlock(8, 2, scaling="other")
-    for shape in ((1, 2, 2, 9), (1, 0, 2, 8)):
-        with pytest.raises(ValueError, match="expected a map"):
-            ChannelBlock(8, 2)(torch.zeros(shape))
+    with pytest.raises(ValueError, match="num_heads"):
+        ChannelBlock(0, 1)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [SpatialBlock, ChannelBlock, WindowAttention, ChannelAttention])
+def test_unfitting_maps_are_refused(kind):
+    for shape in ((1, 2, 2, 9), (1, 0, 2, 8), (1, 2, 0, 8), (2, 2, 8), (1, 1, 2, 2, 8)):
+        with pytest.raises(
+            ValueError, match=re.escape(f"(batch, height, width, 8) of at least one pixel, got shape {shape}")
+        ):
+            kind(8, 2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("kind", [SpatialBlock, ChannelBlock])
+@pytest.mark.parametrize("side", [5, 24])
+def test_not_a_number_stays_in_its_sample(kind, side):
+    torch.manual_seed(0)
+    block, x = kind(8, 2), torch.randn(2, side, side, 8)
+    want, spoilt = block(x), x.clone()
+    spoilt[0, 0, 0, 0] = torch.nan
+    y = block(spoilt)
+    assert y[0].isnan().any()
+    torch.testing.assert_close(y[1], want[1])
+
+
+@pytest.mark.parametrize("kind", [SpatialBlock, ChannelBlock])
+def test_one_channel_and_autocast(kind):
+    torch.manual_seed(0)
+    assert kind(1, 1)(torch.randn(2, 3, 4, 1)).shape == (2, 3, 4, 1)
+    block, x = kind(16, 2), torch.randn(2, 24, 24, 16)
+    want = block(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(block(x), want, rtol=5e-2, atol=5e-2, check_dtype=False)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [SpatialBlock, ChannelBlock])
+@pytest.mark.parametrize("side", [5, 24])
+def test_compiles_in_one_graph(kind, side):
+    torch.manual_seed(0)
+    block, x = kind(8, 2), torch.randn(2, side, side, 8, requires_grad=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    given = [x, *block.parameters()]
+    for a, b in zip(*(torch.autograd.grad(f(x).square().sum(), given) for f in (block, compiled)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_an_identical_map_of_channels_passes_the_queries_through(monkeypatch):
+    q, k, v = qkv()
+    monkeypatch.setattr(davit, "channel_map", lambda left, right, scale: torch.eye(8, dtype=q.dtype).expand(2, 3, 8, 8))
+    torch.testing.assert_close(channel_attention(q, k, v), q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", [SpatialBlock, ChannelBlock])
+def test_half_precision_is_finite_over_a_megapixel(kind, dtype):
+    """1024×1024 pixels, whose stride-4 map has 256×256 tokens."""
+    torch.manual_seed(0)
+    block = kind(8, 1, mlp_ratio=1.0)
+    with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
+        assert block(torch.randn(1, 256, 256, 8)).isfinite().all()
 
 
 def test_weights_of_timm_give_the_same_outputs():

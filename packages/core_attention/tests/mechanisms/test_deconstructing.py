@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -169,3 +172,52 @@ def test_captured_weights_are_those_that_mix_the_values(kind):
     weights = next(iter(maps.values()))
     values = layer.v_proj(x).unflatten(-1, (3, 4)).transpose(1, 2)
     torch.testing.assert_close(layer.o_proj((weights @ values).transpose(1, 2).flatten(2)), y[:, [3, 9]])
+
+
+def test_static_maps_depend_on_the_embeddings_alone():
+    layer, x, source = layer_and_inputs("static")
+    with capture(layer) as maps:
+        layer(x, source=source)
+        layer(x.flip(0) + 1, source=source)
+        layer(x, source=source + torch.randn_like(source))
+    first, same, other = maps.all(next(iter(maps)))
+    assert torch.equal(first, same)
+    assert not torch.allclose(first, other)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_and_odd_inputs(kind):
+    layer, x, source = layer_and_inputs(kind)
+    for bad in (x[0], x[None], x[..., :5], x[:, :0]):
+        with pytest.raises(ValueError, match=r"\(batch, length, 12\).*got shape"):
+            layer(bad, source=source)
+    want = layer(x, source=source)
+    torch.testing.assert_close(layer(x.mT.contiguous().mT, source=source), want)
+    spoilt = x.clone()
+    spoilt[0, 4] = torch.nan
+    y = layer(spoilt, source=source)
+    assert y[0, 4].isnan().all()
+    torch.testing.assert_close(y[1], want[1])
+    narrow = DeconstructedAttention(2, heads=1, kind=kind)
+    one = torch.randn(1, 1, 2)
+    assert narrow(one, source=None if source is None else one).shape == (1, 1, 2)
+    layer, x, source = layer.float(), x.float(), None if source is None else source.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer(x, source=source), want.float(), rtol=5e-2, atol=5e-2, check_dtype=False)
+
+
+def test_compiles_in_one_graph():
+    """Without the tests' own checks of signatures, which Dynamo cannot trace."""
+    code = """
+import torch
+from core_attention.mechanisms.deconstructing import KINDS, DeconstructedAttention
+for kind in KINDS:
+    torch._dynamo.reset()
+    layer, x = DeconstructedAttention(12, heads=3, kind=kind).double(), torch.randn(2, 10, 12).double()
+    source = {"static": x + 1, "rnd": x[:1], "fixedseq": x[:1]}.get(kind)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, source=source), layer(x, source=source))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

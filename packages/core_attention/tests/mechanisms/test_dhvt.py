@@ -130,3 +130,16 @@ def test_dropout_only_in_training():
     layer, x = attention(attn_drop=0.5, proj_drop=0.5), tokens(2, 7, 12)
     assert torch.equal(layer(x), layer(x))
     assert not torch.equal(layer.train()(x), layer(x))
+
+
+@pytest.mark.parametrize("make", [attention, feed_forward])
+def test_samples_do_not_mix_and_strides_do_not_matter(make):
+    layer, x = make(), tokens(2, 10, 12)
+    want = layer(x)
+    torch.testing.assert_close(layer(x[1:]), want[1:])
+    torch.testing.assert_close(layer(x.mT.contiguous().mT), want)
+    spoilt = x.clone()
+    spoilt[0, 3, 0] = torch.nan
+    y = layer(spoilt)
+    assert y[0].isnan().any()
+    torch.testing.assert_close(y[1], want[1])

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -140,3 +143,56 @@ def test_captured_weights_are_those_that_mix_the_values(kind):
     weights = next(iter(maps.values()))
     y = (weights @ v.flatten(2).unflatten(1, (2, 4)).mT).mT.flatten(1, 2).unflatten(2, (3, 4))
     torch.testing.assert_close(layer.proj((y + layer.lepe(v)) * gate), plain)
+
+
+def test_equal_keys_make_it_plain_linear_attention():
+    """ELU + 1, with the phase in the numerator alone."""
+    q, k, v = qkv()
+    k = k[..., :1].expand_as(k)
+    sin, cos = (t.double() for t in rotary_table(5, 7, 8))
+    phi_q, phi_k = F.elu(q) + 1, F.elu(k) + 1
+    weights = rotate(phi_q, sin, cos).mT @ rotate(phi_k, sin, cos) / (phi_q.mT @ phi_k).sum(-1, keepdim=True)
+    torch.testing.assert_close(rank_augmented_attention(q, k, v, sin, cos), (weights @ v.mT).mT, rtol=1e-5, atol=1e-6)
+
+
+def test_nothing_of_the_size_of_all_pairs_is_kept():
+    sizes, layer = [], GateLinearAttentionNoSilu(8, 1)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        layer(torch.randn(1, 8, 40, 40)).sum().backward()
+    assert max(sizes) <= 4 * 8 * 1600
+
+
+@BOTH
+@pytest.mark.usefixtures("unchecked")
+def test_wrong_ranks(kind):
+    for shape in ((8, 2, 2), (1, 8, 4), (1, 8, 2, 2, 2)):
+        with pytest.raises(ValueError, match=r"map of 8 channels.*got shape"):
+            kind(8, 1)(torch.zeros(shape))
+
+
+@BOTH
+def test_not_a_number_stays_in_its_sample(kind):
+    torch.manual_seed(0)
+    layer, x = kind(8, 2), torch.randn(2, 8, 3, 4)
+    want, spoilt = layer(x), x.clone()
+    spoilt[0, 0, 0, 0] = torch.nan
+    y = layer(spoilt)
+    assert y[0].isnan().any()
+    torch.testing.assert_close(y[1], want[1])
+
+
+def test_compiles_in_one_graph():
+    """Without the tests' own checks of signatures, which Dynamo cannot trace."""
+    code = """
+import torch
+from core_attention.mechanisms.rala import GateLinearAttentionNoSilu, VanillaSelfAttention
+for kind in (GateLinearAttentionNoSilu, VanillaSelfAttention):
+    layer, x = kind(8, 2), torch.randn(2, 8, 3, 4)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    weights = list(layer.parameters())
+    for a, b in zip(*(torch.autograd.grad(f(x).square().sum(), weights) for f in (layer, compiled))):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "lru_cache" not in done.stderr

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,46 @@ def test_gradients_reach_keys_by_the_distance_and_prompts_by_the_task_only():
     assert prompts.cls.prompts.grad is None
     assert prompts.image.keys.grad[2].abs().sum() > 0
     assert (prompts.image.keys.grad[:2] == 0).all()
+
+
+def test_later_matching_reaches_earlier_prompts_but_not_the_last():
+    prompts, norm, attn = layer()
+    x, total = X, 0.0
+    for number in range(3):
+        z, distance = prompts(number, x, norm, attn)
+        x, total = x + z, total + distance
+    total.backward()
+    for pool in (prompts.cls, prompts.image):
+        assert (pool.prompts.grad[2] == 0).all()
+        assert pool.prompts.grad[0].abs().sum() > 0
+
+
+def test_samples_do_not_mix_and_strides_do_not_matter():
+    prompts, norm, attn = layer()
+    want, _ = prompts(0, X, norm, attn)
+    torch.testing.assert_close(prompts(0, X[1:], norm, attn)[0], want[1:])
+    torch.testing.assert_close(prompts(0, X.mT.contiguous().mT, norm, attn)[0], want)
+    spoilt = X.clone()
+    spoilt[0, 3, 0] = torch.nan
+    y, _ = prompts(0, spoilt, norm, attn)
+    assert y[0].isnan().any()
+    torch.testing.assert_close(y[1], want[1])
+
+
+def test_compiles_in_one_graph():
+    """Without the tests' own checks of signatures, which Dynamo cannot trace."""
+    code = """
+import torch
+from timm.models.vision_transformer import Attention
+from core_attention.mechanisms.tcpa import TokenCoordinatedPrompts
+prompts = TokenCoordinatedPrompts(1, 12, cls_entries=4, image_entries=5, cls_k=2, image_k=3).double().eval()
+norm, attn, x = torch.nn.LayerNorm(12).double(), Attention(12, 3).double(), torch.randn(2, 10, 12).double()
+call = lambda x: prompts(0, x, norm, attn)
+for one, other in zip(torch.compile(call, backend="aot_eager", fullgraph=True)(x), call(x)):
+    torch.testing.assert_close(one, other)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_order_of_entries_matters_to_the_fourier_form_only():

@@ -259,13 +259,15 @@ def test_options_that_do_not_exist():
     assert TitansCache().state_dict().keys() == {"memory.position"}
 
 
-def test_compiles():
-    code = """
+@pytest.mark.parametrize(
+    "variant", ["mag", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mac", "mal", "lmm"))]
+)
+def test_compiles(variant):
+    code = f"""
 import torch
 from core_attention.mechanisms.titans import titans_layer
-for variant in ("mag",):
-    m, x = titans_layer(variant, 6, window=4, expansion=2), torch.randn(2, 7, 6)
-    torch.testing.assert_close(torch.compile(m, backend="aot_eager", fullgraph=True)(x), m(x))
+m, x = titans_layer({variant!r}, 6, window=4, expansion=2), torch.randn(2, 7, 6)
+torch.testing.assert_close(torch.compile(m, backend="aot_eager", fullgraph=True)(x), m(x))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

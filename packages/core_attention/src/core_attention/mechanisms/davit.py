@@ -86,6 +86,13 @@ def merge(
     return x.reshape(-1, rows * window, columns * window, windows.shape[-1])[:, :height, :width]
 
 
+def _check(x: Tensor, dim: int) -> None:
+    if x.ndim != 4 or x.shape[-1] != dim or 0 in x.shape[1:3]:
+        raise ValueError(
+            f"expected a map (batch, height, width, {dim}) of at least one pixel, got shape {tuple(x.shape)}"
+        )
+
+
 class WindowAttention(nn.Module):
     """Multi-head softmax attention inside windows; no shift and no position bias.
 
@@ -101,7 +108,7 @@ class WindowAttention(nn.Module):
         self, dim: int, num_heads: int, *, window_size: int = 7, qkv_bias: bool = True, mask_pad: bool = False
     ) -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads or window_size < 1:
+        if min(dim, num_heads, window_size) < 1 or dim % num_heads:
             raise ValueError(
                 f"num_heads must divide dim and window_size be positive, got dim {dim}, {num_heads} heads, window {window_size}"
             )
@@ -110,6 +117,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
+        _check(x, self.proj.in_features)
         h, w = x.shape[1:3]
         windows = partition(x, self.window_size)
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -137,7 +145,7 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, scaling: str = "channels") -> None:
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
+        if min(dim, num_heads) < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got dim {dim} and {num_heads} heads")
         if scaling not in ("channels", "tokens"):
             raise ValueError(f"unknown scaling {scaling!r}: channels or tokens")
@@ -146,6 +154,7 @@ class ChannelAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
+        _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
         if tokens.shape[1] >= max(MANY, 4 * tokens.shape[2]) and _exact(tokens):
             return self._folded(tokens).view(x.shape)
@@ -219,12 +228,9 @@ class _Block(nn.Module):
         """Mixes a map.
 
         Raises:
-            ValueError: another number of channels, or an empty map.
+            ValueError: another rank or number of channels, or an empty map.
         """
-        if x.shape[-1] != self.dim or 0 in x.shape[1:3]:
-            raise ValueError(
-                f"expected a map (batch, height, width, {self.dim}) of at least one pixel, got shape {tuple(x.shape)}"
-            )
+        _check(x, self.dim)
         x = self.cpe[0](x)
         x = x + stochastic_depth(self.attn(self.norm1(x)), self.drop_path, self.training)
         x = self.cpe[1](x)

@@ -296,8 +296,12 @@ class DeconstructedAttention(nn.Module):
             cache: go on after the tokens that it has seen; updated in place.
 
         Raises:
-            ValueError: a missing or ill-shaped `source`; a sequence longer than the fixed stream.
+            ValueError: another rank or width, no tokens, a missing or ill-shaped `source`, a sequence longer than the fixed stream.
         """
+        if x.ndim != 3 or x.shape[2] != self.width or x.shape[1] == 0:
+            raise ValueError(
+                f"expected tokens (batch, length, {self.width}) of at least one, got shape {tuple(x.shape)}"
+            )
         if self.needs_source != (source is not None):
             raise ValueError(f"kind {self.kind!r} {'needs' if self.needs_source else 'takes no'} source")
         if self.kind == "mlp":

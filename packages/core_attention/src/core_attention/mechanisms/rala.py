@@ -30,17 +30,22 @@ def rotary_table(
     """
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 (pairs for y and for x), got {head_dim}")
-    return _cached_table(height, width, head_dim, torch.device(device))
+    made = _table if torch.compiler.is_compiling() else _cached_table  # Dynamo looks through a cache, with a warning
+    return made(height, width, head_dim, torch.device(device))
+
+
+def _table(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    theta = (10000 ** -torch.linspace(0, 1, head_dim // 4)).repeat_interleave(2)
+    y = (torch.arange(height)[:, None] * theta)[:, None].expand(-1, width, -1)
+    x = (torch.arange(width)[:, None] * theta)[None].expand(height, -1, -1)
+    phase = torch.cat([y, x], -1).reshape(height * width, head_dim).to(device)
+    return phase.sin(), phase.cos()
 
 
 @lru_cache(maxsize=64)
 def _cached_table(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # a table made under inference_mode could not serve training later
-        theta = (10000 ** -torch.linspace(0, 1, head_dim // 4)).repeat_interleave(2)
-        y = (torch.arange(height)[:, None] * theta)[:, None].expand(-1, width, -1)
-        x = (torch.arange(width)[:, None] * theta)[None].expand(height, -1, -1)
-        phase = torch.cat([y, x], -1).reshape(height * width, head_dim).to(device)
-        return phase.sin(), phase.cos()
+        return _table(height, width, head_dim, device)
 
 
 def rotate(
@@ -158,9 +163,9 @@ class _GatedImageAttention(nn.Module):
         """Attends over all positions of the map. `sin` and `cos` default to the cached `rotary_table` of its grid.
 
         Raises:
-            ValueError: another number of channels, or an empty map.
+            ValueError: another rank or number of channels, or an empty map.
         """
-        if x.shape[1] != self.dim or 0 in x.shape[2:]:
+        if x.ndim != 4 or x.shape[1] != self.dim or 0 in x.shape[2:]:
             raise ValueError(
                 f"expected a map of {self.dim} channels and at least one pixel, got shape {tuple(x.shape)}"
             )
