@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from core_attention.capture import capture
+from core_attention.measure import peak_memory
 from core_attention.mechanisms.biformer import (
     BiLevelRoutingAttention,
     bi_level_routing_attention,
@@ -308,3 +309,17 @@ print(status("VmHWM") - before)
         return int(done.stdout)
 
     assert peak("ours") <= peak("gather") / 2
+
+
+@pytest.mark.slow
+def test_a_map_of_600_by_500_takes_less_than_4_gb():
+    """7 × 7 regions, k = 4; the gather form would need 60 GB for its scores."""
+    setup = """
+from core_attention.mechanisms.biformer import BiLevelRoutingAttention
+module = BiLevelRoutingAttention(64, num_heads=2, n_win=7, topk=4, side_dwconv=5).eval()
+x = torch.randn(1, 600, 500, 64)
+torch.set_grad_enabled(False)
+module(x[:, :14, :14])
+"""
+    peak = peak_memory(setup, "module(x)")
+    assert peak < 4e9
