@@ -45,8 +45,17 @@ def test_many_tokens_take_the_folded_form_with_the_same_gradients(scaling, qkv_b
         found.append([y, *torch.autograd.grad(y.square().sum(), given), maps["ChannelAttention"]])
     for folded, plain in zip(*found, strict=True):
         torch.testing.assert_close(folded, plain)
-    monkeypatch.setattr(layer, "_folded", None)  # not in half precision, nor under autocast
+    monkeypatch.setattr(
+        layer, "_folded", None
+    )  # not in half precision, nor under autocast, nor past an adapter or a hook
     monkeypatch.setattr(davit, "MANY", 1)
+    handle = layer.qkv.register_forward_hook(lambda module, args, output: output + 1)
+    assert not torch.allclose(layer(x), found[0][0])
+    handle.remove()
+    adapted = type("Adapted", (torch.nn.Linear,), {"forward": lambda self, t: torch.nn.Linear.forward(self, t) + 1})
+    layer.proj.__class__ = adapted
+    torch.testing.assert_close(layer(x), found[0][0] + 1)
+    layer.proj.__class__ = torch.nn.Linear
     with torch.autocast("cpu", torch.bfloat16):
         assert layer.float()(x.float()).isfinite().all()
     assert layer.bfloat16()(x.bfloat16()).isfinite().all()

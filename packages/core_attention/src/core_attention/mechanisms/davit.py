@@ -68,6 +68,11 @@ def _exact(x: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
+def _bare(linear: nn.Module) -> bool:
+    """Whether a map is its weight and bias and no more: no adapter, quantisation or hook that a folded form would pass by."""
+    return type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
+
+
 def partition(x: Float[Tensor, "batch height width channels"], window: int) -> Float[Tensor, "windows tokens channels"]:
     """Cuts a map into windows of `window`² tokens, row by row; the map is zero-padded right and below where it does not divide."""
     _, h, w, c = x.shape
@@ -156,7 +161,8 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
         _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
-        if tokens.shape[1] >= max(MANY, 4 * tokens.shape[2]) and _exact(tokens):
+        long = tokens.shape[1] >= max(MANY, 4 * tokens.shape[2])
+        if long and _exact(tokens) and _bare(self.qkv) and _bare(self.proj):
             return self._folded(tokens).view(x.shape)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         y = channel_attention(q, k, v, scaling=self.scaling)
