@@ -1,0 +1,43 @@
+"""Where a network's attention lets features through: the gates of its attention modules, averaged over channels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core_attention.feature_maps.balanced import BalancedMultiTaskAttention
+from core_attention.feature_maps.cbam import CBAM
+
+
+@torch.inference_mode()
+def with_attention(
+    network: nn.Module, x: Float[Tensor, "b bands h w"], side: int
+) -> tuple[Float[Tensor, "b classes"], Float[Tensor, "b side side"] | None]:
+    """Class logits, and how much of its features each pixel keeps: the mean over attention modules of ``Σ_c |out| / Σ_c |in|``.
+
+    Each module's map is divided by its own mean over the tile before they are averaged, so that 1 is "as much as elsewhere".
+
+    Args:
+        side: of the returned maps.
+
+    Returns:
+        Logits, and the maps; None for a network without attention modules.
+    """
+    kept: list[Tensor] = []
+
+    def look(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        share = output.abs().sum(1) / inputs[0].abs().sum(1).clamp_min(1e-9)
+        if min(share.shape[1:]) >= 4:
+            share = share / share.mean((1, 2), keepdim=True).clamp_min(1e-9)
+            kept.append(F.interpolate(share[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0])
+
+    modules = [m for m in network.modules() if isinstance(m, BalancedMultiTaskAttention | CBAM)]
+    hooks = [m.register_forward_hook(look) for m in modules]
+    try:
+        logits = network(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return logits, torch.stack(kept).mean(0) if kept else None

@@ -1,0 +1,61 @@
+"""Where the shared material is; drawn samples; a small trained model; the command as the console script calls it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Decoded tiles go to a folder of the tests."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("XDG_CACHE_HOME") if before is None else os.environ.update(XDG_CACHE_HOME=before)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    given = os.environ.get("CORE_ATTENTION_SHARED")
+    places = [Path(given)] if given else [p / "shared" for p in Path(__file__).resolve().parents]
+    folder = next((p for p in places if p.is_dir()), None)
+    if folder is None:
+        pytest.skip("the shared papers and pictures are not here (set CORE_ATTENTION_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def samples(tmp_path_factory):
+    """Five drawn tiles a class in every layout, and a scene of 192 pixels."""
+    from remote_sensing.landuse.samples import SampleParams, make_samples
+
+    folder = tmp_path_factory.mktemp("samples")
+    make_samples(folder, SampleParams(tiles=5, scene=192), progress=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(samples, tmp_path_factory):
+    """A small balanced network after one epoch on the RGB tiles."""
+    from remote_sensing.landuse.recipes import Recipe
+    from remote_sensing.landuse.training import train
+
+    recipe = Recipe(epochs=1, batch=16, patience=0)
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return train(samples, out, recipe=recipe, width=8, depths=(1, 1), split="torchgeo", progress=False)
+
+
+@pytest.fixture
+def cli(capsys):
+    """Calls the command as the console script does: (exit status, standard output, standard error)."""
+    from core_runtime.cli import run
+    from remote_sensing.cli import app
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as end:
+            run(app, [str(a) for a in arguments])
+        got = capsys.readouterr()
+        return end.value.code, got.out, got.err
+
+    return call
