@@ -1,0 +1,1 @@
+"""Vector features from historical map sheets: MapSAM."""

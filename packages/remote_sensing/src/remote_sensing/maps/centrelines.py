@@ -1,0 +1,121 @@
+"""Masks of lines to centre-lines: skeleton, graph, spurs pruned, gaps bridged."""
+
+from __future__ import annotations
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from shapely.geometry import LineString, Point
+
+
+def centre_lines(
+    mask: NDArray[np.bool_], *, spur: float = 10.0, gap: float = 0.0, angle: float = 40.0
+) -> list[LineString]:
+    """Centre-lines of a mask, in pixel coordinates (pixel centres are at .5), from junction to junction.
+
+    Args:
+        mask: where the feature is.
+        spur: dead ends shorter than this many pixels that hang on a junction are pruned.
+        gap: ends at most this many pixels apart that point at each other are joined; 0 joins none.
+        angle: by how many degrees both may miss each other's direction.
+    """
+    from skimage.morphology import skeletonize
+
+    if not mask.any():
+        return []
+    lines = _traced(skeletonize(np.ascontiguousarray(mask)))
+    lines = pruned(lines, spur)
+    if gap > 0:
+        lines = pruned(bridged(lines, gap, angle), spur)
+    return [line for line in lines if line.length > 0]
+
+
+def _traced(skeleton: NDArray[np.bool_]) -> list[LineString]:
+    """The pixel graph of a skeleton as lines between junctions; a diagonal step only where no straight one leads there."""
+    s = np.pad(skeleton, 1)
+    y, x = np.nonzero(s)
+    found = []
+    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        there = s[y + dy, x + dx]
+        if dy and dx:
+            there &= ~s[y + dy, x] & ~s[y, x + dx]
+        a = np.stack([x[there], y[there]], 1)
+        found.append(np.stack([a, a + np.array([dx, dy])], 1))
+    segments = np.concatenate(found) - 0.5  # the padding takes one pixel off, the centre adds a half
+    return _merged([LineString(pair) for pair in segments])
+
+
+def _merged(lines: list[LineString]) -> list[LineString]:
+    """Joined at every point where exactly two meet."""
+    if not lines:
+        return []
+    merged = shapely.line_merge(shapely.multilinestrings(lines))
+    return [g for g in shapely.get_parts(merged) if g.length > 0]
+
+
+def _ends(lines: list[LineString]) -> NDArray:
+    """First and last points (lines, 2, 2), rounded so that equal ones compare equal."""
+    return np.round([[line.coords[0], line.coords[-1]] for line in lines], 6)
+
+
+def pruned(lines: list[LineString], spur: float) -> list[LineString]:
+    """Without dead ends shorter than `spur` that hang on a junction, the shortest of each junction first."""
+    for _ in range(10):
+        if spur <= 0 or not lines:
+            return lines
+        ends = _ends(lines)
+        _, number, count = np.unique(ends.reshape(-1, 2), axis=0, return_inverse=True, return_counts=True)
+        number = number.reshape(-1, 2)
+        degree = count[number]
+        hanging = (degree.min(1) == 1) & (degree.max(1) > 1)
+        short = [i for i in np.flatnonzero(hanging) if lines[i].length < spur]
+        if not short:
+            return lines
+        taken: set[int] = set()
+        drop = set()
+        for i in sorted(short, key=lambda i: lines[i].length):
+            junction = int(number[i][degree[i].argmax()])
+            if junction not in taken:
+                taken.add(junction)
+                drop.add(i)
+        lines = _merged([line for i, line in enumerate(lines) if i not in drop])
+    return lines
+
+
+def bridged(lines: list[LineString], gap: float, angle: float) -> list[LineString]:
+    """With straight pieces between dead ends that are near and point at each other, the nearest pairs first."""
+    from scipy.spatial import KDTree
+
+    if len(lines) < 2:
+        return lines
+    ends = _ends(lines).reshape(-1, 2)
+    _, number, count = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    dead = np.flatnonzero(count[number.reshape(-1)] == 1)
+    if len(dead) < 2:
+        return lines
+    points = ends[dead]
+    outward = np.array([_direction(lines[i // 2], last=bool(i % 2)) for i in dead])
+    pairs = KDTree(points).query_pairs(gap, output_type="ndarray")
+    if not len(pairs):
+        return lines
+    step = points[pairs[:, 1]] - points[pairs[:, 0]]
+    distance = np.linalg.norm(step, axis=1)
+    unit = step / np.maximum(distance, 1e-9)[:, None]
+    least = np.cos(np.radians(angle))
+    facing = ((unit * outward[pairs[:, 0]]).sum(1) >= least) & ((-unit * outward[pairs[:, 1]]).sum(1) >= least)
+    used: set[int] = set()
+    more = []
+    for i in np.argsort(distance):
+        a, b = (int(v) for v in pairs[i])
+        if (facing[i] or distance[i] < 1.5) and dead[a] // 2 != dead[b] // 2 and not used & {a, b}:
+            used |= {a, b}
+            more.append(LineString([points[a], points[b]]))
+    return _merged([*lines, *more])
+
+
+def _direction(line: LineString, *, last: bool, reach: float = 12.0) -> NDArray:
+    """Unit vector out of a line's end."""
+    end = Point(line.coords[-1 if last else 0])
+    back = line.interpolate(max(line.length - reach, 0) if last else min(reach, line.length))
+    vector = np.array([end.x - back.x, end.y - back.y])
+    return vector / max(float(np.linalg.norm(vector)), 1e-9)
