@@ -22,8 +22,9 @@ from remote_sensing.fitting import EpochOrder, Training, finite, fit
 from remote_sensing.maps.augment import augmented
 from remote_sensing.maps.checkpoints import load_adapter, load_sam, save_adapter, variant_of
 from remote_sensing.maps.labels import Examples
-from remote_sensing.maps.losses import image_measures, mask_loss
+from remote_sensing.maps.losses import mask_loss
 from remote_sensing.maps.mapsam import MapSAM, MapSamConfig, mapsam_config
+from remote_sensing.maps.measures import PixelCounts
 from remote_sensing.maps.model_folders import SheetModel, prepared, save
 
 # A small encoder for tests, demos and first tries without SAM's weights; all of it is trained.
@@ -117,11 +118,19 @@ class MapTraining(Training):
         self.count(train_loss=(main + coarse).item(), train_mask=main.item(), train_coarse=coarse.item())
         return finite(main + coarse)
 
+    def on_validation_epoch_start(self) -> None:
+        self.found = PixelCounts()
+
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
         main, coarse, logits = self.losses(batch)
         full = F.interpolate(logits, tuple(batch["label"].shape[1:]), mode="bilinear", align_corners=False)
-        iou = image_measures((full > 0).any(1), batch["label"] > 0, empty="one")[:, 3]
-        self.count(val_loss=(main + coarse).item(), val_iou=iou.mean().item())
+        self.found.add((full > 0).any(1).cpu().numpy(), (batch["label"] > 0).cpu().numpy())
+        self.count(val_loss=(main + coarse).item())
+
+    def on_validation_epoch_end(self) -> None:
+        # of all pixels at once: a mean over images would reward seeing nothing where many tiles are empty
+        iou = self.found.measures()["iou"]
+        self.count(val_iou=1.0 if iou != iou else iou)
 
     def configure_optimizers(self) -> Any:
         recipe, total = self.recipe, int(self.trainer.estimated_stepping_batches)
