@@ -1,18 +1,15 @@
-"""Rows of `benchmarks/ieeg.py` about MVPFormer: against braindecode's with the same weights, a large grid, a day of recording."""
+"""Rows of `benchmarks/ieeg.py` about MVPFormer: against braindecode's with the same weights, and a large grid."""
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from measure import paired, peak_memory, ratio, size
 from torch import nn
@@ -136,65 +133,8 @@ def large_grid(threads: int, rounds: int) -> list[dict[str, str]]:
     ]
 
 
-def write_day(path: Path, hours: float, channels: int = 64, rate: int = 256) -> None:
-    """An EDF of 1/f noise: ten minutes of it, over and over, shifted from channel to channel."""
-    samples = 600 * rate
-    spectrum = np.fft.rfft(np.random.default_rng(0).standard_normal((channels, samples)))
-    spectrum /= np.sqrt(np.maximum(np.arange(samples // 2 + 1), 1))
-    noise = np.fft.irfft(spectrum, samples)
-    digital = (noise / noise.std() * 50 * 10).astype("<i2")  # 50 µV; a step is 0.1 µV
-    fields = [
-        [f"A{i + 1}" for i in range(channels)], [""] * channels, ["uV"] * channels, ["-3276.8"] * channels, ["3276.7"] * channels,
-        ["-32768"] * channels, ["32767"] * channels, [""] * channels, [str(rate)] * channels, [""] * channels,
-    ]  # fmt: skip
-    widths = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
-    head = f"{'0':<8}{'X':<80}{'X':<80}{'01.01.20':<8}{'00.00.00':<8}{256 * (channels + 1):<8}{'':<44}{round(hours * 3600):<8}{1:<8}{channels:<4}"
-    header = head + "".join(f"{v:<{w}}" for column, w in zip(fields, widths, strict=True) for v in column)
-    block = digital.reshape(channels, 600, rate).transpose(1, 0, 2).tobytes()
-    with path.open("wb") as file:
-        file.write(header.encode("ascii"))
-        for _ in range(round(hours * 6)):
-            file.write(block)
-
-
-def day(threads: int, rounds: int, hours: float = 24.0) -> list[dict[str, str]]:
-    """A simulated day of 64 channels at 256 Hz through reading, filtering and the tiny model: speed against real time, peak memory."""
-    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        path = Path(folder) / "day.edf"
-        write_day(path, hours)
-        setup = (
-            "import time\nfrom pathlib import Path\nfrom ieeg.mvpformer import build\nfrom ieeg.predict import probabilities\n"
-            "from ieeg.preparing import Prepared, Settings\nfrom ieeg.recordings import open_recording\n"
-            "model = build('tiny', classes=2).eval()"
-        )
-        work = (
-            f"began = time.perf_counter()\nsignals = Prepared(open_recording(Path({str(path)!r})), Settings(rate=128.0, segment=2.0))\n"
-            "count = sum(1 for _ in probabilities(model, signals, window=12))\n"
-            f"assert count == round({hours} * 1800), count\n"
-            f"Path({str(path)!r} + '.seconds').write_text(str(time.perf_counter() - began))"
-        )
-        peak = peak_memory(setup, work, threads=threads, timeout=3600)
-        seconds = float(Path(str(path) + ".seconds").read_text())
-    return [
-        {
-            "recording": f"{hours:g} h × 64 channels × 256 Hz",
-            "threads": str(threads),
-            "seconds": f"{seconds:.0f}",
-            "real time": f"{hours * 3600 / seconds:.0f}×",
-            "memory": size(peak),
-        }
-    ]
-
-
-def hour(threads: int, rounds: int) -> list[dict[str, str]]:
-    """As `day`, one hour."""
-    return day(threads, rounds, 1.0)
-
-
 ROWS = {
     "forward-25x32": (forward_25x32, "≥ 1.5× faster than braindecode on two threads"),
     "forward-60x64": (forward_60x64, "≥ 4× faster at ≤ ¼ of braindecode's memory"),
     "grid-110x128": (large_grid, "≤ 4 GB, where braindecode's cannot run"),
-    "hour": (hour, "≥ 200× real time, ≤ 2 GB, on two cores"),
-    "day": (day, "≥ 200× real time, ≤ 2 GB, on two cores"),
 }

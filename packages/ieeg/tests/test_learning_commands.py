@@ -103,6 +103,7 @@ def test_fine_tuning_a_generative_model_and_forecasting_with_it(folder, tmp_path
     assert isinstance(facts, dict)
     assert [s["step"] for s in facts["steps"]] == [1, 2]
     assert facts["notice"] == RESEARCH_ONLY
+    assert any("no test of the model" in note for note in facts["notes"])
     assert {"forecast.npz", "forecast.tsv", "figures", "report.html"} == {p.name for p in (tmp_path / "f").iterdir()}
     arrays = np.load(tmp_path / "f" / "forecast.npz")
     assert arrays["predicted"].shape == arrays["truth"].shape == (2, 4, 256)

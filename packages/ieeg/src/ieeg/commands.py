@@ -13,7 +13,9 @@ from core_runtime.bulk import Outcome, summary
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.report import Report
+from ieeg.bids import patient_of
 from ieeg.forecasting import Forecast, draw, forecast
+from ieeg.leaks import seen_in_training, signature
 from ieeg.model_folders import RESEARCH_ONLY, LoadedModel, chosen
 from ieeg.models import check, convert, get, listed
 from ieeg.preparing import Prepared
@@ -72,7 +74,11 @@ def forecast_file(
     seconds = signals_of.segment_seconds
     first = None if at is None else round(at / seconds)
     made = forecast(signals_of.network, signals, first=first, steps=steps, window=signals_of.window)
-    facts = _facts(made, path, seconds, list(signals.notes))
+    notes = list(signals.notes)
+    one = signature(signals.recording, path.name.split(".")[0], patient_of(path, path.parent))
+    if seen := seen_in_training(signals_of.provenance, one):
+        notes.append(f"{seen}: this is no test of the model")
+    facts = _facts(made, path, seconds, notes)
     _write_forecast(made, out, facts, signals_of.rate)
 
     def show() -> None:
@@ -271,7 +277,8 @@ def trained(made: Trained) -> Result:
         for name, value in made.best.items():
             if name not in ("score", "lr"):
                 print(f"  {name.replace('_', ' '):16} {value:.4g}")
-        print(f"  threshold        {made.threshold:g}")
+        if made.detects:
+            print(f"  threshold        {made.threshold:g}")
         print(f"Model folder: {made.model}")
         print(RESEARCH_ONLY)
         print(f"Next: ieeg {'detect' if made.detects else 'forecast'} RECORDING --model {made.model}")
