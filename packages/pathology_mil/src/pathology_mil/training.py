@@ -2,12 +2,9 @@
 
 import csv
 import io
-import logging
 import math
 import os
-import warnings
 from collections.abc import Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from core_runtime.cli import progress as progress_bar
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
+from core_runtime.quiet import quiet_lightning
 from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
 from pathology_mil.data import Batch
 from pathology_mil.losses import LossWeights, acmil_loss
@@ -214,7 +212,7 @@ def fit(
         options["strategy"] = "ddp_spawn"
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
+    with quiet_lightning():
         runner = lightning.Trainer(**options)
         try:
             runner.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -224,18 +222,3 @@ def fit(
     model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()})
     left = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
     return left["selection"], left["best"]
-
-
-@contextmanager
-def quiet() -> Any:
-    """Lightning's hints about loaders, loggers and devices, which are not for the person at the terminal, stay silent."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    with warnings.catch_warnings():
-        for module in (r"lightning\.", r"torch\.utils\.data"):
-            warnings.filterwarnings("ignore", module=module)
-        logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
