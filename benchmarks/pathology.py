@@ -148,7 +148,8 @@ def memory() -> list[dict[str, str]]:
         "from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA\n"
         "ours, definition = b.pair({form}); model = {who}; b.{how}(model, torch.randn(64, 1024))\n"
         "x = torch.empty({n}, 1024, dtype=torch.{dtype})\n"
-        "for part in x.split(8192): part.copy_(torch.randn(len(part), 1024))\n"
+        "block = torch.randn(8192, 1024)\n"
+        "for part in x.split(8192): part.copy_(block[: len(part)])\n"
     )
     rows = []
 
