@@ -176,3 +176,27 @@ def test_a_scheduler_that_does_not_answer_is_one_line(model, ieeg, tmp_path, wri
     assert code == 2
     assert len(err.splitlines()) <= 2
     assert os.listdir(tmp_path) == ["a.edf"]
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_nothing_is_doubled_or_half(model, ieeg, tmp_path):
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    make_samples(tmp_path / "data", SampleOptions(patients=4, seconds=60))
+    out = tmp_path / "d"
+    words = ["detect", str(tmp_path / "data"), "--model", str(model), "--out", str(out)]
+    command = [sys.executable, "-c", "import sys; from ieeg.cli import main; main()", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not list(out.glob("sub-*")):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    done = {p.name: p.stat().st_mtime_ns for p in out.glob("sub-*/detection.json")}
+    assert len(list(out.glob("sub-*"))) < 4, "it was killed in the middle"
+    assert ieeg(*words)[0] == 0
+    assert len([p for p in out.iterdir() if p.is_dir()]) == 4, "no remains of the killed run"
+    for name, when in done.items():
+        assert (out / name).stat().st_mtime_ns == when
+    assert len({json.loads(line)["name"] for line in (out / "log.jsonl").read_text().splitlines()}) == 4

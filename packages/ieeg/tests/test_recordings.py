@@ -255,3 +255,29 @@ def open_edf_small(tmp_path):
 
     edfio.Edf([edfio.EdfSignal(np.arange(256.0), 256, label="A")]).write(tmp_path / "small.edf")
     return open_edf(tmp_path / "small.edf")
+
+
+def test_brainvision(tmp_path):
+    values = RNG.integers(-3000, 3000, (3, 2000)).astype("<i2")
+    (tmp_path / "a.eeg").write_bytes(values.T.tobytes())
+    (tmp_path / "a.vhdr").write_text(
+        "Brain Vision Data Exchange Header File Version 1.0\n[Common Infos]\nDataFile=a.eeg\nMarkerFile=a.vmrk\n"
+        "DataFormat=BINARY\nDataOrientation=MULTIPLEXED\nNumberOfChannels=3\nSamplingInterval=2000\n"
+        "[Binary Infos]\nBinaryFormat=INT_16\n[Channel Infos]\nCh1=A1,,0.5,µV\nCh2=A2,,0.5,µV\nCh3=ECG,,0.5,µV\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "a.vmrk").write_text(
+        "Brain Vision Data Exchange Marker File, Version 1.0\n[Common Infos]\nDataFile=a.eeg\n"
+        "[Marker Infos]\nMk1=New Segment,,1,1,0,20240201235500000000\nMk2=Comment,seizure,501,250,0\n"
+    )
+    recording = open_recording(tmp_path / "a.vhdr")
+    assert [(c.name, c.neural, c.rate) for c in recording.channels] == [
+        ("A1", True, 500),
+        ("A2", True, 500),
+        ("ECG", False, 500),
+    ]
+    np.testing.assert_allclose(recording.read([1, 0], 10, 700), values[[1, 0], 10:700] * 0.5, rtol=1e-5, atol=1e-3)
+    assert ("Comment/seizure", 1.0, 0.5) in [(e.label, e.onset, e.duration) for e in recording.events]
+    (tmp_path / "a.eeg").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_recording(tmp_path / "a.vhdr")

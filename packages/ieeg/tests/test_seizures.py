@@ -58,6 +58,7 @@ def test_marks_inside_a_recording():
     ]
     assert from_annotations(events, 100) == [(10, 50), (70, 79)]
     assert from_annotations(events[:1], 21.7) == [(10, 21.7)]
+    assert from_annotations([Event(5, 2, "Comment/seizure"), Event(9, 2, "Comment/size")], 100) == [(5, 7)]
 
 
 def test_seizures_outside_the_recording_are_cut_or_left_out(tmp_path, write_edf):

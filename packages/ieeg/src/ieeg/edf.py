@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -76,24 +77,33 @@ class EdfFile:
         Raises:
             ValueError: signals of different rates, or samples outside the recording.
         """
-        chosen = [self.signals[i] for i in signals]
-        if not chosen or end <= begin:
-            return np.zeros((len(chosen), 0), np.float32)
-        per = chosen[0].samples
-        if any(s.samples != per for s in chosen):
+        rows = np.asarray(signals, dtype=np.intp)
+        if not len(rows) or end <= begin:
+            return np.zeros((len(rows), 0), np.float32)
+        lengths, offsets, gains, zeros = self._scales
+        per = int(lengths[rows[0]])
+        if (lengths[rows] != per).any():
             raise ValueError("signals read together must have one rate")
         if begin < 0 or end > self.records * per:
             raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per}")
         first, last = begin // per, -(-end // per)
-        out = np.empty((len(chosen), (last - first) * per), np.float32)
-        width = self._bytes_a_sample
-        for row, s in zip(out, chosen, strict=True):
-            raw = self._map[first:last, s.offset * width : (s.offset + per) * width]
-            np.multiply(self._integers(raw).reshape(-1), np.float32(s.gain), out=row, casting="unsafe")
-            row += (
-                s.physical_min - s.digital_min * s.gain
-            )  # one float64 number: no cancellation where the range is wide
-        return out[:, begin - first * per : end - first * per]
+        out = np.empty((len(rows), last - first, per), np.float32)
+        width, at = self._bytes_a_sample, offsets[rows]
+        edges = [0, *(np.flatnonzero(np.diff(at) != per) + 1).tolist(), len(rows)]
+        for i, j in pairwise(edges):  # signals that stand side by side in the records are read as one
+            raw = self._map[first:last, at[i] * width : (at[i] + (j - i) * per) * width]
+            digital = self._integers(raw).reshape(last - first, j - i, per).transpose(1, 0, 2)
+            np.multiply(digital, gains[rows[i:j], None, None], out=out[i:j], casting="unsafe")
+            out[i:j] += zeros[rows[i:j], None, None]
+        return out.reshape(len(rows), -1)[:, begin - first * per : end - first * per]
+
+    @cached_property
+    def _scales(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
+        """Of every signal: samples a record, place in it, gain, and physical value of digital 0 (from float64: no cancellation)."""
+        signals = self.signals
+        zeros = [s.physical_min - s.digital_min * s.gain for s in signals]
+        places = (np.array([getattr(s, name) for s in signals], np.intp) for name in ("samples", "offset"))
+        return *places, np.array([s.gain for s in signals], np.float32), np.array(zeros, np.float32)  # pyright: ignore[reportReturnType]
 
     def _integers(self, raw: NDArray[np.uint8]) -> NDArray[np.integer]:
         raw = np.ascontiguousarray(raw)

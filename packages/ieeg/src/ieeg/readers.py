@@ -42,7 +42,8 @@ class EdfRecording(Recording):
         per = self._file.signals[channels[0]].samples
         scale = self._scales[channels, None]
         if not self.gaps:
-            return self._file.read(channels, begin, end) * scale
+            x = self._file.read(channels, begin, end)
+            return x if (scale == 1).all() else x * scale
         out = np.zeros((len(channels), end - begin), np.float32)
         starts = np.round(self._file.record_onsets / self._file.record_seconds * per).astype(int)
         for record in range(max(np.searchsorted(starts, begin, "right") - 1, 0), np.searchsorted(starts, end)):

@@ -179,7 +179,7 @@ def from_annotations(events: Sequence[Event], duration: float) -> list[tuple[flo
     spans = [
         (e.onset, e.onset + e.duration)
         for e in events
-        if e.duration > 0 and _SEIZURE.match(e.label.strip()) and not _END.search(e.label)
+        if e.duration > 0 and _SEIZURE.match(_said(e.label)) and not _END.search(e.label)
     ]
     ends = sorted(e.onset for e in events if _END.search(e.label))
     spans += [
@@ -188,6 +188,11 @@ def from_annotations(events: Sequence[Event], duration: float) -> list[tuple[flo
         if e.duration == 0 and _BEGIN.search(e.label)
     ]
     return sorted(spans)
+
+
+def _said(label: str) -> str:
+    """BrainVision's markers come as kind and text: "Comment/seizure"."""
+    return label.rpartition("/")[2].strip()
 
 
 def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
