@@ -193,10 +193,9 @@ def test_killed_and_run_again_nothing_is_doubled_or_half(model, ieeg, tmp_path):
         while process.poll() is None and not list(out.glob("sub-*")):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    done = {p.name: p.stat().st_mtime_ns for p in out.glob("sub-*/detection.json")}
+    done = {p: p.stat().st_mtime_ns for p in out.glob("sub-*/detection.json")}
     assert len(list(out.glob("sub-*"))) < 4, "it was killed in the middle"
     assert ieeg(*words)[0] == 0
     assert len([p for p in out.iterdir() if p.is_dir()]) == 4, "no remains of the killed run"
-    for name, when in done.items():
-        assert (out / name).stat().st_mtime_ns == when
+    assert all(p.stat().st_mtime_ns == when for p, when in done.items()), "what was done is not done again"
     assert len({json.loads(line)["name"] for line in (out / "log.jsonl").read_text().splitlines()}) == 4
