@@ -87,15 +87,18 @@ class EdfFile:
         if begin < 0 or end > self.records * per:
             raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per}")
         first, last = begin // per, -(-end // per)
-        out = np.empty((len(rows), last - first, per), np.float32)
+        out = np.empty((len(rows), end - begin), np.float32)
         width, at = self._bytes_a_sample, offsets[rows]
         edges = [0, *(np.flatnonzero(np.diff(at) != per) + 1).tolist(), len(rows)]
         for i, j in pairwise(edges):  # signals that stand side by side in the records are read as one
-            raw = self._map[first:last, at[i] * width : (at[i] + (j - i) * per) * width]
-            digital = self._integers(raw).reshape(last - first, j - i, per).transpose(1, 0, 2)
-            np.multiply(digital, gains[rows[i:j], None, None], out=out[i:j], casting="unsafe")
-            out[i:j] += zeros[rows[i:j], None, None]
-        return out.reshape(len(rows), -1)[:, begin - first * per : end - first * per]
+            low, high = int(at[i]) * width, int(at[i] + (j - i) * per) * width
+            for record in range(first, last):
+                a, b = max(begin - record * per, 0), min(end - record * per, per)
+                digital = self._integers(self._map[record, low:high]).reshape(j - i, per)
+                out[i:j, record * per + a - begin : record * per + b - begin] = digital[:, a:b]
+        out *= gains[rows, None]
+        out += zeros[rows, None]
+        return out
 
     @cached_property
     def _scales(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
