@@ -44,7 +44,7 @@ from pathology_mil.slides import find_slides
 from pathology_mil.tiles import TileParams
 from pathology_mil.tiling import tile_slides
 slide, job = map(Path, sys.argv[1:])
-_, tiled = tile_slides(find_slides(slide), job, TileParams(mag=5, min_tissue=0.5))
+_, tiled = tile_slides(find_slides(slide), job, TileParams(mag=10, min_tissue=0.5))
 _, encoded = encode_slides(job, EncodeParams(EncoderChoice("colour-texture"), batch=16))
 print(tiled[0].status, encoded[0].facts["tiles"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
