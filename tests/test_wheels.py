@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "beartype>=0.20", "transformers>=5")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv (pip install uv)")]
 
 
@@ -41,8 +40,8 @@ def test_one_domain_alone(wheels, tmp_path):
 
 
 def requirements() -> list[str]:
-    """What the packages ask for beside each other."""
-    found: set[str] = set()
+    """What the packages ask for beside each other, and what their tests do."""
+    found = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["dev"])
     for file in ROOT.glob("packages/*/pyproject.toml"):
         found.update(tomllib.loads(file.read_text(encoding="utf-8"))["project"]["dependencies"])
     return sorted(r for r in found if not r.startswith("attention-suite-"))
@@ -53,7 +52,7 @@ def test_lowest_versions(wheels, tmp_path):
     python = scripts(tmp_path / "env") / "python"
     uv("venv", tmp_path / "env", "--python", sys.executable)
     lowest = ["--no-config", "--resolution", "lowest-direct"]
-    uv("pip", "install", "--python", python, *lowest, *wheels, *requirements(), *TOOLS)
+    uv("pip", "install", "--python", python, *lowest, *wheels, *requirements())
     # without jaxtyping's hook, which is a tool of development: what it can check differs from version to version
     options = ["-o", "addopts=-n 2 --import-mode=importlib -q", "-m", "not slow and not gpu", "-p", "no:cacheprovider"]
     end = subprocess.run(
