@@ -121,7 +121,7 @@ raw.filter(0.5, 150, method="iir", iir_params=dict(order=4, ftype="butter"), ver
 
 
 def day(threads: int, rounds: int, hours: int = 24) -> list[dict[str, Any]]:
-    """A day of 64 channels at 512 Hz (5.7 GB) through the tiny model, with the default choice of 32 channels: time and peak memory of a process that detects."""
+    """A day of 64 channels at 512 Hz (5.7 GB) through the tiny model, with the default choice of 32 channels: time, and peak memory of a process."""
     with folder() as place:
         piece = write(place / "piece.edf", 64, 512, 600).read_bytes()
         header = int(piece[184:192])  # EDF: bytes of the header; at 236 the number of data records

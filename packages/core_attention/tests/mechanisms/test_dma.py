@@ -315,7 +315,7 @@ def test_block_smoothing_needs_more_than_half():
 
 @pytest.mark.slow
 def test_memory_is_linear_in_length():
-    """A window of 1,024 at 4,096 and 16,384 tokens, in fresh processes."""
+    """A window of 512 at 16,384 and 65,536 tokens, in fresh processes."""
     setup = """
 from core_attention.mechanisms.dma import dynamic_mask_attention
 def layer(n):
@@ -324,6 +324,6 @@ def layer(n):
 dynamic_mask_attention(*layer(256), window=64)
 inputs = layer({length})
 """
-    work = "dynamic_mask_attention(*inputs, window=1024)"
-    short, long = (peak_memory(setup.replace("{length}", str(n)), work) for n in (4096, 16384))
-    assert long < 5 * max(short, 2**20)
+    work = "dynamic_mask_attention(*inputs, window=512)"
+    short, long = (peak_memory(setup.replace("{length}", str(n)), work) for n in (16384, 65536))
+    assert long < 5 * max(short, 2**22)  # 4 MB, the output at 16,384: less is lost in what the process had freed
