@@ -220,6 +220,9 @@ def test_without_a_separator_it_is_a_hub_name(tmp_path, monkeypatch, folder):
     assert asked == ["tiny", "tiny", "owner/tiny", "owner/tiny"] or asked == ["tiny", "owner/tiny"]
     with pytest.raises(OSError, match=r"'absent': 404$"):
         load_model("absent", Tiny)
+    Path("notes.txt").write_text("no model")
+    with pytest.raises(OSError, match=r"notes\.txt is a file, no model folder"):
+        load_model("notes.txt", Tiny)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"'model' is a hub name \(the folder here is \./model\).*pip install"):
         load_model("model", Tiny)

@@ -62,6 +62,15 @@ def detector(folder, tmp_path_factory):
     return out
 
 
+def test_the_same_seed_gives_the_same_model(folder, tmp_path):
+    quick = ["--epochs", "1", "--batches", "1", "--batch", "2", "--window", "4", "--validation", "0", "--json"]
+    for name, seed in (("one", 7), ("two", 7), ("three", 8)):
+        call("train", folder, "--out", tmp_path / name, *quick, "--seed", seed)
+    one, two, three = ((tmp_path / n / "model/model.safetensors").read_bytes() for n in ("one", "two", "three"))
+    assert one == two
+    assert one != three
+
+
 def test_train_leaves_a_run_folder_and_a_model_that_says_what_it_is(detector, folder):
     made = json.loads((detector / "metrics.json").read_text())
     assert (made["learned"], made["held_out"]) == (["sub-01", "sub-02"], ["sub-03"])

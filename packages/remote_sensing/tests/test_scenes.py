@@ -10,6 +10,7 @@ from torch import nn
 
 from core_runtime.errors import UserError
 from remote_sensing.landuse.bands import FILE_ORDER, RGB, preprocessing
+from remote_sensing.landuse.inspection import inspect
 from remote_sensing.landuse.mapping import map_scene
 from remote_sensing.landuse.networks import LandUseModel, load
 from remote_sensing.landuse.predict import predict
@@ -212,3 +213,16 @@ def test_the_real_tiles_run(shared, trained, tmp_path):
     made = predict(load(trained.model), shared / "data/eurosat_bmta/overview_tiles", tmp_path, progress=False)
     assert len(made.tiles) == 171
     assert (tmp_path / "tiles.png").stat().st_size > 100_000
+
+
+def test_pictures_without_labels_are_looked_at(tmp_path):
+    from PIL import Image
+
+    for name in ("a.png", "b.jpg"):
+        Image.new("RGB", (64, 64)).save(tmp_path / name)
+    found = inspect(tmp_path)
+    assert (found.kind, found.facts["tiles"], found.facts["scenes"]) == ("pictures", 2, 0)
+    assert "landuse predict" in found.next_commands[0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no pictures or rasters"):
+        inspect(tmp_path / "empty")

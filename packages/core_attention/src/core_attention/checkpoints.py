@@ -142,6 +142,8 @@ def find_folder(name: Path | str) -> Path:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         return folder
+    if Path(name).is_file():
+        raise NotADirectoryError(f"{name} is a file, no model folder")
     repository = str(name).removeprefix(HUB)
     here = f" (the folder here is ./{name})" if Path(name).exists() else ""
     try:

@@ -370,7 +370,7 @@ def _no_device(name: str) -> str | None:
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> int:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    hint = f"; did you mean {nearest[0]}?" if nearest else "."
     return _refuse(f"{name!r} is not {what}{hint} Known: {', '.join(sorted(set(known)))}")
 
 

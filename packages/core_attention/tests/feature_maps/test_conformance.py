@@ -179,7 +179,15 @@ def test_compiles_into_one_graph_forward_and_backward(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["balanced", "coordinate", "ela", "se", "eca", "cbam"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("balanced", "coordinate", "ela", "se", "eca", "cbam"),
+        pytest.param(
+            "ulsam", marks=pytest.mark.xfail(strict=True, reason="its product keeps one buffer of the map's size")
+        ),
+    ],
+)
 @pytest.mark.usefixtures("unchecked")
 def test_inductor_fuses_gate_and_product_into_one_loop(name):
     """The product with the map and all that makes its gate is one kernel: no buffer of the map's size but the output."""

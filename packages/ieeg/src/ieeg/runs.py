@@ -107,6 +107,7 @@ def train(
         "precision": precision,
         "seed": seed,
     }
+    torch.manual_seed(seed)  # a fresh model is drawn here
     start = _start(model, recipe, window, rate, preparing, relative_index)
     cohort = open_cohort(paths, drop_copies=drop_copies, need_seizures=recipe.task == "detect", progress=progress)
     learned, held_out = split(cohort, validation, seed=seed)
@@ -124,7 +125,7 @@ def train(
         left_out |= unusable
         parts.append([s for s in found if s.signals.segment_count >= start.window])
         left_out |= {s.name: f"shorter than {start.window} segments" for s in found if s not in parts[-1]}
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # and here its head and LoRA, whatever was drawn in between
     network = _network(start, recipe)
     best = fit(
         network,

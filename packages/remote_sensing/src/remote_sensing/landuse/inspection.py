@@ -13,7 +13,7 @@ from core_runtime.errors import UserError
 from core_runtime.suite import Glance
 from remote_sensing.landuse.bands import RGB
 from remote_sensing.landuse.data import shown
-from remote_sensing.landuse.layouts import find_tiles
+from remote_sensing.landuse.layouts import NoTiles, find_tiles
 from remote_sensing.landuse.predict import inputs
 from remote_sensing.landuse.scenes import Scene, is_scene_folder
 from remote_sensing.landuse.splits import choose
@@ -40,7 +40,10 @@ def inspect(path: Path) -> Findings:
         UserError: nothing there that can be read.
     """
     if path.is_dir() and not is_scene_folder(path):
-        return _tile_folder(path)
+        try:
+            return _tile_folder(path)
+        except NoTiles:
+            return _pictures(path)
     if path.suffix.lower() == ".zip":
         return _tile_folder(path)
     tiles, _ = inputs(path)
@@ -69,6 +72,14 @@ def _tile_folder(path: Path) -> Findings:
         warnings=[f"few tiles (under 20) of {len(warnings)} classes"] if warnings else [],
         next_commands=[f"remote-sensing landuse train '{path}' --out run"],
     )
+
+
+def _pictures(path: Path) -> Findings:
+    """A folder of tiles that nobody has labelled."""
+    tiles, scenes = inputs(path)
+    facts = {"tiles": len(tiles), "scenes": len(scenes), "labels": "none: no class folders"}
+    summary = f"{len(tiles)} tiles and {len(scenes)} scenes without labels: to predict, not to train on"
+    return Findings("pictures", summary, facts, next_commands=[_predict(path)])
 
 
 def _tile(path: Path) -> Findings:

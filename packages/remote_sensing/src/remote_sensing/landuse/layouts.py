@@ -72,6 +72,10 @@ class TileSet:
                     yield archive.read(str(PurePosixPath(self.base) / name))
 
 
+class NoTiles(UserError):
+    """A folder without labelled tiles in any known layout."""
+
+
 def find_tiles(root: Path, kind: str = "auto") -> TileSet:
     """Finds the tiles of a download.
 
@@ -101,7 +105,7 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
     for name in ARCHIVES:
         if (root / name).is_file() and (found := _in_archive(root / name, root, kind)) is not None:
             return found
-    raise UserError(
+    raise NoTiles(
         f"{root}: no EuroSAT tiles" + ("" if kind == "auto" else f" of the kind {kind!r}"),
         "expected class folders with .jpg, .png or .tif: plain, or in 2750, EuroSAT_RGB, EuroSAT, EuroSATallBands or ds/images/…/tif",
     )
