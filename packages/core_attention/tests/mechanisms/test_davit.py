@@ -15,6 +15,7 @@ from core_attention.mechanisms.davit import (
     merge,
     partition,
 )
+from core_attention.official.davit import system
 
 
 def qkv(tokens=30, dtype=torch.float64):
@@ -236,15 +237,16 @@ def test_weights_of_timm_give_the_same_outputs():
     published = pytest.importorskip("timm.models.davit")
     torch.manual_seed(0)
     x = torch.randn(2, 16, 9, 13)
-    pairs = [
-        (published.SpatialBlock(16, num_heads=2, window_size=7, qkv_bias=True), SpatialBlock(16, 2)),
-        (published.ChannelBlock(16, num_heads=2, qkv_bias=True), ChannelBlock(16, 2)),
-        (published.ChannelBlock(16, num_heads=2, qkv_bias=True, v2=True), ChannelBlock(16, 2, scaling="tokens")),
-    ]
-    for theirs, ours in pairs:
-        ours.load_state_dict(
-            {k.replace("cpe1.", "cpe.0.").replace("cpe2.", "cpe.1."): v for k, v in theirs.state_dict().items()}
-        )
-        torch.testing.assert_close(
-            ours(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), theirs.eval()(x), rtol=1e-4, atol=1e-5
-        )
+    for kind, options in (
+        ("SpatialBlock", {"window_size": 7}),
+        ("SpatialBlock", {"cpe_act": True, "qkv_bias": False}),
+        ("ChannelBlock", {}),
+        ("ChannelBlock", {"v2": True}),
+        ("ChannelBlock", {"ffn": False, "v2": False}),
+    ):
+        config = {"dim": 16, "num_heads": 2, "qkv_bias": True, "mlp_ratio": 2.0} | options
+        theirs = getattr(published, kind)(**config).eval()
+        component = system.components[kind]
+        ours = component.load(config, theirs.state_dict())
+        got = component.run(ours, {"x": x}, config=config, mode="eval")["y"]
+        torch.testing.assert_close(got, theirs(x), rtol=1e-4, atol=1e-5)

@@ -22,7 +22,7 @@ def feed_forward(dim=12, **options):
     return layer.eval()
 
 
-@pytest.mark.parametrize("make", [attention, feed_forward])
+@pytest.mark.parametrize("make", [attention, lambda: attention(scale=0.7), feed_forward])
 @pytest.mark.parametrize("n", [2, 5, 17])
 def test_layers_are_their_definition(make, n):
     layer, x = make(), tokens(2, n, 12).requires_grad_()

@@ -302,6 +302,10 @@ def test_block_smoothing_needs_more_than_half():
     bias = torch.tensor([3.0, 2.0, 1.0, 0.0, 5.0, 4.0, -1.0])[None, None, None]
     assert create_mask(bias, queries=1, window=4)[0, 0, 0].tolist() == [True, True, False, False, True, True, False]
     assert create_mask(bias, queries=1, window=4, block=4)[0, 0, 0].tolist() == [False] * 4 + [True] * 3
+    filled = bias.masked_fill(
+        bias > 3, torch.finfo(bias.dtype).min
+    )  # masked keys of a bias are not counted among the largest
+    assert create_mask(filled, queries=1, window=6)[0, 0, 0].tolist() == [True, True, True, True, False, False, True]
     assert create_mask(bias, queries=1, window=4, kind="relu")[0, 0, 0].tolist() == [
         True,
         True,

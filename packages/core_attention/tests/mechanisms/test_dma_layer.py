@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from core_attention.mechanisms.dma_layer import DynamicMaskAttention, DynamicMaskCache
+from core_attention.official.dma import system
 
 
 def layer(window=4, **options):
@@ -13,6 +14,14 @@ def layer(window=4, **options):
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
+
+
+def test_the_windows_name_tells_whose_layer_a_config_is():
+    build = system.components["DogeAttention"].build
+    config = {"hidden_size": 8, "num_attention_heads": 2}
+    transformers, kernels = (build(config | {name: 3}) for name in ("keep_window_size", "window_size"))
+    assert (transformers.form, transformers.selection, transformers.window) == ("exp", "per_query", 3)
+    assert (kernels.form, kernels.selection, kernels.window) == ("log", "shared", 3)
 
 
 @pytest.mark.parametrize("name", ["doge_lm", "doge_lm_padded"])

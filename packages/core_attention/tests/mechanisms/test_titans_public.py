@@ -39,7 +39,7 @@ OPTIONS = {
         "post_rmsnorm": True,
         "activation": "silu",
     },
-    "views": {"chunk_size": 3, "qkv_receives_diff_views": True},
+    "views, another activation": {"chunk_size": 3, "qkv_receives_diff_views": True, "activation": "gelu"},
     "weight residual": {"chunk_size": 2, "batch_size": 4, "accept_weight_residual": True, "heads": 2, "dim_head": 4},
 }
 
@@ -165,7 +165,16 @@ def test_weight_sets_are_those_before_each_chunk():
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "batches", "spectral", "no momentum, masked", "views", "orders", "pooled, shared, plain network"]
+    "name",
+    [
+        "plain",
+        "batches",
+        "spectral",
+        "no momentum, masked",
+        "views, another activation",
+        "orders",
+        "pooled, shared, plain network",
+    ],
 )
 def test_equals_the_package(name):
     package = pytest.importorskip("titans_pytorch")
@@ -174,7 +183,7 @@ def test_equals_the_package(name):
         DIM,
         default_step_transform_max_lr=0.3,
         **options,
-        **({"activation": nn.SiLU()} if "activation" in OPTIONS[name] else {}),
+        activation={"silu": nn.SiLU(), "gelu": nn.GELU()}.get(OPTIONS[name].get("activation")),
     )
     with torch.no_grad():
         for parameter in theirs.parameters():
@@ -225,7 +234,7 @@ def test_errors_quote_shapes():
         with pytest.raises(ValueError, match=message):
             m(wrong)
     with pytest.raises(ValueError, match=r"\(3, batch, time, 6\).*got \(2, 13, 6\)"):
-        memory("views")(x)
+        memory("views, another activation")(x)
     with pytest.raises(ValueError, match=r"\(2, 13\); got \(2, 3\)"):
         m(x, mask=torch.ones(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="accept_weight_residual"):
@@ -240,7 +249,7 @@ def test_errors_quote_shapes():
         ({"chunk_size": 3, "batch_size": 4}, "multiple"),
         ({"attn_pool_chunks": True}, "chunk_size above 1"),
         ({"learned_momentum_combine": True}, "order 2"),
-        ({"activation": "relu"}, "'relu'"),
+        ({"activation": "linear"}, "'linear'"),
     ):
         with pytest.raises(ValueError, match=message):
             PublicNeuralMemory(DIM, **options)

@@ -27,6 +27,7 @@ class HeadInteractedAttention(nn.Module):
         dim: channels C.
         num_heads: heads; must divide the channels.
         qkv_bias: biases of the joint projection.
+        scale: of the scores; default ``(dim / num_heads) ** -0.5``.
         attn_drop: dropout of the attention weights in training.
         proj_drop: dropout of the output in training.
         use_head_tokens: False: ordinary multi-head attention (the head tokens' parameters stay unused).
@@ -41,6 +42,7 @@ class HeadInteractedAttention(nn.Module):
         num_heads: int = 8,
         *,
         qkv_bias: bool = True,
+        scale: float | None = None,
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         use_head_tokens: bool = True,
@@ -49,6 +51,7 @@ class HeadInteractedAttention(nn.Module):
         if dim < 1 or num_heads < 1 or dim % num_heads:
             raise ValueError(f"heads must divide the channels: {dim} channels, {num_heads} heads")
         self.dim, self.num_heads, self.attn_drop, self.use_head_tokens = dim, num_heads, attn_drop, use_head_tokens
+        self.scale = scale
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
@@ -77,7 +80,8 @@ class HeadInteractedAttention(nn.Module):
             x = torch.cat([x, self.head_tokens(x)], 1)
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         drop = self.attn_drop if self.training else 0.0
-        y = self.proj(F.scaled_dot_product_attention(q, k, v, dropout_p=drop).transpose(1, 2).flatten(2))
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
+        y = self.proj(y.transpose(1, 2).flatten(2))
         if self.use_head_tokens:
             # written as a sum over all tokens: only the class token, the first, gains
             gain = y[:, n:].mean(1, keepdim=True)
@@ -168,7 +172,8 @@ def definition(layer: HeadInteractedAttention | DAFF, x: Float[Tensor, "b n c"])
     heads = F.gelu(layer.ht_norm(layer.ht_proj(means).reshape(-1, h, h, d))).reshape(-1, h, h * d) + layer.pos_embed
     every = torch.cat([x, heads], 1)
     q, k, v = layer.qkv(every).reshape(*every.shape[:2], 3, h, d).permute(2, 0, 3, 1, 4)
-    y = layer.proj((torch.softmax(q @ k.mT * d**-0.5, -1) @ v).transpose(1, 2).reshape(every.shape))
+    scale = d**-0.5 if layer.scale is None else layer.scale
+    y = layer.proj((torch.softmax(q @ k.mT * scale, -1) @ v).transpose(1, 2).reshape(every.shape))
     return torch.cat([y[:, :1] + y[:, n:].mean(1, keepdim=True), y[:, 1:n]], 1)
 
 

@@ -278,7 +278,8 @@ def create_mask(
     Args:
         bias: importance, ({batch|1}, {heads|1}, {queries|1}, keys).
         mask: (batch, keys), (batch, queries) — keys before the queries are then allowed — or four axes that broadcast.
-        kind: ``"topk"`` keeps the `window` largest, ``"relu"`` the positive ones.
+        kind: ``"topk"`` keeps the `window` largest — never one that is the lowest number of its type, the usual fill of masked
+            biases —, ``"relu"`` the positive ones.
         block: smooths along keys: a block (also the shorter last one) becomes wholly on if more than half of it is on, else wholly off. A key that
             `mask` forbids may thereby come on.
 
@@ -298,6 +299,7 @@ def create_mask(
         kept &= ranked > 0
     elif keys > window:
         kept = dynamic_mask(ranked, window=window, queries=ranked.shape[2], causal=False, mask=allowed)
+        kept &= ranked != torch.finfo(ranked.dtype).min
     if block is None:
         return kept
     blocks = -(-keys // block)

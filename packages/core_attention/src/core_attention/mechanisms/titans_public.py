@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from core_attention.cache import Cache
@@ -23,6 +23,8 @@ from core_attention.mechanisms import titans_network as network
 from core_attention.mechanisms import titans_public_steps as steps
 from core_attention.mechanisms.titans_attention import HeadRMSNorm
 from core_attention.mechanisms.titans_network import Weights
+
+ACTIVATIONS = ("silu", "gelu", "relu", "tanh", "sigmoid", "elu", "selu", "softplus", "mish", "hardswish")
 
 
 @dataclass
@@ -70,7 +72,7 @@ class PublicNeuralMemory(nn.Module):
         qkv_receives_diff_views: x is (3, batch, time, dim): views for queries, keys and values.
         pre_rmsnorm, post_rmsnorm, qk_rmsnorm: normalisation of the tokens, of what is read, and of queries and keys.
         max_grad_norm: clamp of each chunk's gradient of each tensor.
-        activation: "silu" after the projections of queries, keys and values, or None.
+        activation: after the projections of queries, keys and values: a name in ACTIVATIONS, or None.
         accept_weight_residual: forward takes `prev_weights`, an earlier layer's weight sets, which move the reference of each chunk.
         spectral_norm_surprises: orthogonalise the updates.
         gated_transition: at a batch boundary the memory becomes lerp(reference, memory, σ(gate)).
@@ -134,8 +136,8 @@ class PublicNeuralMemory(nn.Module):
             raise ValueError("attn_pool_chunks needs a chunk_size above 1")
         if learned_momentum_combine and not (momentum and momentum_order > 1):
             raise ValueError("learned_momentum_combine needs momentum of order 2 or more")
-        if activation not in (None, "silu"):
-            raise ValueError(f'activation is "silu" or None; got {activation!r}')
+        if activation is not None and activation not in ACTIVATIONS:
+            raise ValueError(f"activation is None or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
         self.dim, self.width, self.heads = dim, width, heads
         self.chunk_size, self.batch_size, self.keys_per_token = chunk_size, batch_size, num_kv_per_token
         self.max_rate, self.max_modulation, self.max_grad_norm = (
@@ -144,7 +146,8 @@ class PublicNeuralMemory(nn.Module):
             max_grad_norm,
         )
         self.orders = momentum_order if momentum else 0
-        self.views, self.activation, self.spectral = qkv_receives_diff_views, activation, spectral_norm_surprises
+        self.views, self.spectral = qkv_receives_diff_views, spectral_norm_surprises
+        self.activation = None if activation is None else getattr(functional, activation)
         self.expose_weight_sets, self.recompute = expose_weight_sets, recompute
 
         inner = width * heads
@@ -378,7 +381,7 @@ class PublicNeuralMemory(nn.Module):
 
     def _heads(self, projected: Tensor) -> Tensor:
         """(batch, time, heads · u · width) → (batch, heads, time · u, width), after the activation."""
-        projected = silu(projected) if self.activation == "silu" else projected
+        projected = projected if self.activation is None else self.activation(projected)
         return projected.unflatten(-1, (self.heads, -1, self.width)).transpose(1, 2).flatten(2, 3)
 
     def _check(self, x: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> None:

@@ -25,15 +25,16 @@ def _run(module: nn.Module | None, inputs: Mapping[str, Any], *, config: Config,
     onehot = torch.eye(q.shape[-2], dtype=q.dtype).expand(*q.shape[:2], -1, -1)
     standard_map = attention(q, k, onehot, mask=causal)
     indicators = d.attention_indicators(standard_map[0])
-    return {
+    apart = {}
+    if "q_pos" in inputs:  # separate denominators may vanish for anything but positive queries and keys
+        mixed = d.approximate_attention(inputs["q_pos"], inputs["k_pos"], v, form="paper_recurrent")[0]
+        apart = {"approx_paper_recurrent_pos": mixed}
+    return apart | {
         "standard": attention(q, k, v, mask=causal),
         "standard_map": standard_map,
         "standard_rope": attention(rotary_half(q, positions, theta), rotary_half(k, positions, theta), v, mask=causal),
         "approx_joint_outer": d.approximate_attention(q, k, v)[0],
         "approx_joint_outer_map": d.approximate_map(q, k),
-        "approx_paper_recurrent_pos": d.approximate_attention(
-            inputs["q_pos"], inputs["k_pos"], v, form="paper_recurrent"
-        )[0],
         "nonapprox": d.nonapproximate_attention(q, k, v)[0],
         "nonapprox_map": d.nonapproximate_map(q, k),
         "ind_entropy": indicators["entropy"],

@@ -13,7 +13,8 @@ from core_attention.systems import Component, Config, System
 
 def _attention(config: Config) -> nn.Module:
     names = ("attn_drop", "proj_drop", "use_head_tokens")
-    options = {"qkv_bias": config.get("qkv_bias", False)} | {name: config[name] for name in names if name in config}
+    options = {"qkv_bias": config.get("qkv_bias", False), "scale": config.get("qk_scale")}
+    options |= {name: config[name] for name in names if name in config}
     return HeadInteractedAttention(config["dim"], config.get("num_heads", 8), **options)
 
 

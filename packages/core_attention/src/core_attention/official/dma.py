@@ -5,9 +5,13 @@ from core_attention.mechanisms.dma_layer import DynamicMaskAttention
 from core_attention.systems import Component, Config, System
 
 
+def _boolean(inputs):
+    return None if (mask := inputs.get("attention_mask")) is None else mask.bool()
+
+
 def _attention(module, inputs, *, config, mode):
     q, k, v, bias = (inputs[name] for name in ("q", "k", "v", "attn_bias"))
-    options = {"window": config["window_size"], "causal": config["is_causal"], "mask": inputs.get("attention_mask")}
+    options = {"window": config["window_size"], "causal": config["is_causal"], "mask": _boolean(inputs)}
     out = dynamic_mask_attention(q, k, v, bias, scale=config.get("scaling"), **options)
     kept = dynamic_mask(bias, queries=q.shape[2], **options)
     kept = kept.expand(q.shape[0], max(kept.shape[1], k.shape[1]), -1, -1)
@@ -19,7 +23,7 @@ def _mask(module, inputs, *, config, mode):
         inputs["attn_bias"],
         queries=config["query_len"],
         window=config["window_size"],
-        mask=None if (mask := inputs.get("attention_mask")) is None else mask.bool(),
+        mask=_boolean(inputs),
         kind=config.get("type", "topk"),
         block=config.get("block_size"),
     )
@@ -27,14 +31,16 @@ def _mask(module, inputs, *, config, mode):
 
 
 def _build_layer(config: Config) -> DynamicMaskAttention:
+    """The layer of transformers, which names its window `keep_window_size`, or that of the kernel repository."""
+    transformers = "keep_window_size" in config
     return DynamicMaskAttention(
         config["hidden_size"],
         config["num_attention_heads"],
         kv_heads=config.get("num_key_value_heads"),
         head_dim=config.get("head_dim"),
         window=config.get("window_size", config.get("keep_window_size", 2048)),
-        form="log",
-        selection="shared",
+        form="exp" if transformers else "log",
+        selection="per_query" if transformers else "shared",
         bias=config.get("attention_bias", False),
         eps=config.get("rms_norm_eps", 1e-6),
         theta=config.get("rope_theta", 10000.0),
@@ -43,8 +49,7 @@ def _build_layer(config: Config) -> DynamicMaskAttention:
 
 
 def _layer(module: DynamicMaskAttention, inputs, *, config, mode):
-    x, mask = inputs["x"], inputs.get("attention_mask")
-    mask = None if mask is None else mask.bool()
+    x, mask = inputs["x"], _boolean(inputs)
     return {"y": module(x, mask=mask, positions=inputs.get("position_ids")), "kept": module.kept(x, mask=mask)}
 
 

@@ -10,7 +10,7 @@ OPTIONS = ("variant", "kernel_size", "groups", "num_groups", "shared", "strict")
 
 
 def build(config: Config) -> ELA:
-    return ELA(config["channels"], **{name: config[name] for name in OPTIONS if name in config})
+    return ELA(config["channels"], **{name: config[name] for name in OPTIONS if config.get(name) is not None})
 
 
 def convert(official: StateDict, config: Config) -> StateDict:

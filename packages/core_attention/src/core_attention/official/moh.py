@@ -80,6 +80,8 @@ def _build_llama(config: Config) -> MoHLlamaAttention:
 
 
 def _build_layer(config: Config) -> MoHLlamaLayer:
+    if config.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"the layers of MoH-LLaMA3 are SwiGLU (silu), got hidden_act {config['hidden_act']!r}")
     return MoHLlamaLayer(
         config["hidden_size"],
         config["num_attention_heads"],
@@ -107,7 +109,9 @@ def _vit(module, inputs, *, config, mode):
 def _decoder(module, inputs, *, config, mode):
     _no_dropout(config, mode)
     mask = inputs.get("attention_mask")
-    y, loss = module(inputs["x"], positions=inputs.get("position_ids"), mask=None if mask is None else mask.bool())
+    if mask is not None:  # transformers adds a mask of four axes to the scores
+        mask = mask == 0 if mask.is_floating_point() and mask.ndim == 4 else mask.bool()
+    y, loss = module(inputs["x"], positions=inputs.get("position_ids"), mask=mask)
     return {"y": y, "aux_loss": loss}
 
 

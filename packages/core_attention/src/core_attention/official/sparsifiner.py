@@ -40,7 +40,9 @@ def _convert(official: StateDict, config: Config) -> StateDict:
 
 def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     warm_up = mode == "train" and config["cfg"]["LOSS"]["USE_ATTN_RECON"]
-    found = module(inputs["q"], inputs["k"], token_mask=inputs.get("token_mask"), warm_up=warm_up)
+    alive = inputs.get("token_mask")
+    alive = None if alive is None else alive.bool()
+    found = module(inputs["q"], inputs["k"], token_mask=alive, warm_up=warm_up)
     sparsity = found.sparsity()
     return {
         "basis_coef": found.coefficients,

@@ -25,8 +25,10 @@ PUBLIC_ARGUMENTS = (
 
 
 def public_memory(config: Config) -> PublicNeuralMemory:
-    """titans-pytorch's arguments; its nested `default_model_kwargs` hold depth and expansion_factor."""
+    """titans-pytorch's arguments; its nested `default_model_kwargs` hold depth and expansion_factor, its activation is a module."""
     given = {name: config[name] for name in PUBLIC_ARGUMENTS if name in config}
+    if given.get("activation") is not None:
+        given["activation"] = given["activation"].removeprefix("nn.").removesuffix("()").lower()
     return PublicNeuralMemory(**given, **config.get("default_model_kwargs", {}))
 
 
@@ -148,6 +150,8 @@ def run_segmented_attention(module: Any, inputs: dict[str, Any], *, config: Conf
     x, first = inputs["x"], inputs.get("value_residual")
     first = None if first is None else first[:, :, : x.shape[1]]  # published values are padded to whole blocks
     y, values = module(x, first_values=first, return_values=True)
+    if "output_gating" in inputs:
+        y = y * inputs["output_gating"]
     return {"y": y, "values": values}
 
 
