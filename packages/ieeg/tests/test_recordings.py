@@ -102,6 +102,29 @@ def test_a_truncated_file_reads_as_far_as_it_goes(tmp_path, write_edf):
         open_recording(path)
 
 
+def test_a_recording_in_one_long_record(tmp_path):
+    """Some exports have a single record: then only the samples asked for are read."""
+    import edfio
+
+    values = RNG.normal(scale=50, size=(3, 60 * 1024))
+    signals = [edfio.EdfSignal(v, 1024, label=f"A{i}", physical_range=(-400, 400)) for i, v in enumerate(values)]
+    edfio.Edf(signals, data_record_duration=60).write(tmp_path / "a.edf")
+    recording = open_recording(tmp_path / "a.edf")
+    np.testing.assert_allclose(recording.read([2, 0], 30_001, 30_777), values[[2, 0], 30_001:30_777], atol=0.02)
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read(tmp_path, write_edf):
+    path = write_edf(tmp_path / "a.edf", {"A1": noise(10), "A2": noise(10)})
+    recording = open_recording(path)
+    path.write_bytes(path.read_bytes()[:-700])
+    assert recording.read([0, 1], 0, 256).any()
+    with pytest.raises(UserError, match="become shorter"):
+        recording.read([0, 1], 0, 2560)
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        recording.read([0], 0, 10)
+
+
 @pytest.mark.parametrize(
     ("at", "text", "says"),
     [

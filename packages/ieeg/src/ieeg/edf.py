@@ -1,15 +1,18 @@
-"""EDF, EDF+ and BDF read where they lie: a fixed ASCII header, then records of int16 (BDF: int24) samples, mapped and never loaded whole.
+"""EDF, EDF+ and BDF read where they lie: a fixed ASCII header, then records of int16 (BDF: int24) samples; only what is asked for is read.
 
 Format: Kemp et al. 1992 (EDF), Kemp and Olivan 2003 (EDF+), BioSemi (BDF).
 """
 
-import mmap
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
+LONG_RECORD = 2**16  # bytes of a signal in a record
 _HEAD, _SIGNAL = 256, 256  # bytes of the fixed header, and of the header of each signal
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # of a signal's fields; each field of all signals stands together
 _TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?((?:\x14[^\x14\x00]*)*)\x14\x00")
@@ -40,6 +44,16 @@ class EdfSignal:
         return (self.physical_max - self.physical_min) / (self.digital_max - self.digital_min)
 
 
+class _Plan(NamedTuple):
+    """How some signals are read: samples a record; those that stand side by side in the records as one (first, last, bytes of a record);
+    physical = digital · gain + zero."""
+
+    samples: int
+    runs: list[tuple[int, int, int, int]]
+    gains: NDArray[np.float32]
+    zeros: NDArray[np.float32]
+
+
 @dataclass
 class EdfFile:
     """An open EDF, EDF+ or BDF file.
@@ -49,6 +63,7 @@ class EdfFile:
         records, record_seconds: number and length of the data records, as the file's size has them.
         start: when the recording began, or None if the header's date is unreadable.
         warnings: what the header claims and the file does not hold.
+        scales: factor of each signal that `read` applies besides, to bring all to one unit; default 1.
     """
 
     path: Path
@@ -58,58 +73,87 @@ class EdfFile:
     start: datetime | None
     discontinuous: bool
     warnings: list[str] = field(default_factory=list)
+    scales: list[float] = field(default_factory=list)
+    _plans: dict[tuple[int, ...], _Plan] = field(default_factory=dict, repr=False)
     _annotation_signals: list[EdfSignal] = field(default_factory=list)
     _bytes_a_sample: int = 2
     _record_samples: int = 0
     _data_offset: int = 0
 
-    @cached_property
-    def _map(self) -> NDArray[np.uint8]:
-        """The records as bytes, (records, bytes a record), in the operating system's page cache."""
-        size = self._record_samples * self._bytes_a_sample
-        with self.path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(mapped, np.uint8, self.records * size, self._data_offset).reshape(self.records, size)
+    @contextmanager
+    def _open(self) -> Iterator[Callable[[int, int, int], NDArray[np.uint8]]]:
+        """A function that reads bytes `low` to `high` of a record into a buffer, which its next call takes again.
+
+        Plain reads, not a map: a day of them never counts as this process's memory, and a share that goes away is an error, not a crash.
+
+        Raises:
+            UserError: the file has become shorter, or cannot be read.
+        """
+        size, buffer = self._record_samples * self._bytes_a_sample, np.empty(0, np.uint8)
+        try:
+            with FileIO(self.path) as file:
+
+                def read(record: int, low: int, high: int) -> NDArray[np.uint8]:
+                    nonlocal buffer
+                    if len(buffer) < high - low:
+                        buffer = np.empty(high - low, np.uint8)
+                    raw = buffer[: high - low]
+                    file.seek(self._data_offset + record * size + low)
+                    if file.readinto(raw.data) != len(raw):
+                        raise OSError("it has become shorter since it was opened")
+                    return raw
+
+                yield read
+        except OSError as error:
+            raise UserError(
+                f"{self.path} cannot be read: {error.strerror or error}", "check the disk or share, or copy it again"
+            ) from None
 
     def read(self, signals: list[int], begin: int, end: int) -> NDArray[np.float32]:
-        """Samples `begin` to `end` (excluded) of signals of one rate, (signals, end − begin), in their header's unit.
+        """Samples `begin` to `end` (excluded) of signals of one rate, (signals, end − begin), in their header's unit times `scales`.
 
         Raises:
             ValueError: signals of different rates, or samples outside the recording.
         """
-        rows = np.asarray(signals, dtype=np.intp)
-        if not len(rows) or end <= begin:
-            return np.zeros((len(rows), 0), np.float32)
-        lengths, offsets, gains, zeros = self._scales
-        per = int(lengths[rows[0]])
-        if (lengths[rows] != per).any():
-            raise ValueError("signals read together must have one rate")
+        if not signals or end <= begin:
+            return np.zeros((len(signals), 0), np.float32)
+        plan = self._plans.get(key := tuple(signals)) or self._plans.setdefault(key, self._plan(signals))
+        per = plan.samples
         if begin < 0 or end > self.records * per:
             raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per}")
         first, last = begin // per, -(-end // per)
-        out = np.empty((len(rows), end - begin), np.float32)
-        width, at = self._bytes_a_sample, offsets[rows]
-        edges = [0, *(np.flatnonzero(np.diff(at) != per) + 1).tolist(), len(rows)]
-        for i, j in pairwise(edges):  # signals that stand side by side in the records are read as one
-            low, high = int(at[i]) * width, int(at[i] + (j - i) * per) * width
-            for record in range(first, last):
-                a, b = max(begin - record * per, 0), min(end - record * per, per)
-                digital = self._integers(self._map[record, low:high]).reshape(j - i, per)
-                out[i:j, record * per + a - begin : record * per + b - begin] = digital[:, a:b]
-        out *= gains[rows, None]
-        out += zeros[rows, None]
+        out = np.empty((len(signals), end - begin), np.float32)
+        width = self._bytes_a_sample
+        with self._open() as bytes_of:
+            for i, j, low, high in plan.runs:
+                for record in range(first, last):
+                    a, b = max(begin - record * per, 0), min(end - record * per, per)
+                    here = slice(record * per + a - begin, record * per + b - begin)
+                    if j - i == 1:
+                        out[i, here] = self._integers(bytes_of(record, low + a * width, low + b * width))
+                    else:
+                        digital = self._integers(bytes_of(record, low, high)).reshape(j - i, per)
+                        out[i:j, here] = digital[:, a:b]
+        out *= plan.gains
+        out += plan.zeros
         return out
 
-    @cached_property
-    def _scales(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]:
-        """Of every signal: samples a record, place in it, gain, and physical value of digital 0 (from float64: no cancellation)."""
-        signals = self.signals
-        zeros = [s.physical_min - s.digital_min * s.gain for s in signals]
-        places = (np.array([getattr(s, name) for s in signals], np.intp) for name in ("samples", "offset"))
-        return *places, np.array([s.gain for s in signals], np.float32), np.array(zeros, np.float32)  # pyright: ignore[reportReturnType]
+    def _plan(self, signals: list[int]) -> _Plan:
+        chosen = [self.signals[i] for i in signals]
+        per, width = chosen[0].samples, self._bytes_a_sample
+        if any(s.samples != per for s in chosen):
+            raise ValueError("signals read together must have one rate")
+        at = np.array([s.offset for s in chosen])
+        long = per * width > LONG_RECORD  # then only the samples asked for are read
+        apart = (np.diff(at) != per) | long
+        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(at)]
+        runs = [(i, j, int(at[i]) * width, int(at[i] + (j - i) * per) * width) for i, j in pairwise(edges)]
+        scales = np.array([self.scales[i] if self.scales else 1.0 for i in signals])
+        zeros = np.array([s.physical_min - s.digital_min * s.gain for s in chosen])  # in float64: no cancellation
+        gains = np.array([s.gain for s in chosen])
+        return _Plan(per, runs, *((v * scales).astype(np.float32)[:, None] for v in (gains, zeros)))
 
     def _integers(self, raw: NDArray[np.uint8]) -> NDArray[np.integer]:
-        raw = np.ascontiguousarray(raw)
         if self._bytes_a_sample == 2:
             return raw.view("<i2")
         wide = np.zeros((*raw.shape[:-1], raw.shape[-1] // 3, 4), np.uint8)
@@ -120,15 +164,14 @@ class EdfFile:
     def _lists(self) -> list[list[tuple[float, float, list[str]]]]:
         """The time-stamped annotation lists of every record: (onset, duration, texts), seconds."""
         width = self._bytes_a_sample
-        found: list[list[tuple[float, float, list[str]]]] = []
-        for record in range(self.records if self._annotation_signals else 0):
-            here = []
+        found: list[list[tuple[float, float, list[str]]]] = [[] for _ in range(self.records)]
+        with self._open() as bytes_of:
             for s in self._annotation_signals:
-                block = self._map[record, s.offset * width : (s.offset + s.samples) * width].tobytes()
-                for onset, duration, texts in _TAL.findall(block):
-                    words = [t.decode("utf-8", "replace") for t in texts.split(b"\x14")[1:]]
-                    here.append((float(onset), float(duration or 0), words))
-            found.append(here)
+                for record, here in enumerate(found):
+                    block = bytes_of(record, s.offset * width, (s.offset + s.samples) * width).tobytes()
+                    for onset, duration, texts in _TAL.findall(block):
+                        words = [t.decode("utf-8", "replace") for t in texts.split(b"\x14")[1:]]
+                        here.append((float(onset), float(duration or 0), words))
         return found
 
     @cached_property
@@ -227,10 +270,10 @@ def open_edf(path: Path) -> EdfFile:
         _start(head),
         reserved.startswith(("EDF+D", "BDF+D")),
         warnings,
-        [s for s in signals if s.label in ANNOTATIONS],
-        width,
-        position,
-        expected,
+        _annotation_signals=[s for s in signals if s.label in ANNOTATIONS],
+        _bytes_a_sample=width,
+        _record_samples=position,
+        _data_offset=expected,
     )
 
 

@@ -1,4 +1,4 @@
-"""The formats: EDF and BDF mapped, SWEC's HDF5 by chunk, MEF3 through pymef, everything else through MNE's lazy readers."""
+"""The formats: EDF and BDF by our own reader, SWEC's HDF5 by chunk, MEF3 through pymef, everything else through MNE's lazy readers."""
 
 import re
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class EdfRecording(Recording):
                 unknown.append(s.label)
             scales.append(1.0 if scale is None else scale)
             self.channels.append(Channel(_label(s.label), _edf_kind(s.label), s.samples / file.record_seconds, s.unit))
-        self._scales = np.array(scales, np.float32)
+        file.scales = scales
         self.warnings += file.warnings
         if unknown:
             self.warnings.append(f"unknown unit of {some_of(unknown)}: taken as microvolts")
@@ -40,17 +40,15 @@ class EdfRecording(Recording):
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         per = self._file.signals[channels[0]].samples
-        scale = self._scales[channels, None]
         if not self.gaps:
-            x = self._file.read(channels, begin, end)
-            return x if (scale == 1).all() else x * scale
+            return self._file.read(channels, begin, end)
         out = np.zeros((len(channels), end - begin), np.float32)
         starts = np.round(self._file.record_onsets / self._file.record_seconds * per).astype(int)
         for record in range(max(np.searchsorted(starts, begin, "right") - 1, 0), np.searchsorted(starts, end)):
             a, b = max(begin, starts[record]), min(end, starts[record] + per)
             if b > a:
                 at = record * per - starts[record]
-                out[:, a - begin : b - begin] = self._file.read(channels, int(a + at), int(b + at)) * scale
+                out[:, a - begin : b - begin] = self._file.read(channels, int(a + at), int(b + at))
         return out
 
 

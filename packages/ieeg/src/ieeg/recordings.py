@@ -1,6 +1,6 @@
 """Recordings of any format as one thing: channels with names, kinds and rates, and windows of microvolts read where they are needed.
 
-Nothing is loaded whole: EDF and BDF are mapped (`ieeg.edf`), SWEC's HDF5 is read by chunk, the rest goes through MNE's lazy readers.
+Nothing is loaded whole: of EDF and BDF the samples asked for are read (`ieeg.edf`), SWEC's HDF5 is read by chunk, the rest goes through MNE's lazy readers.
 """
 
 import re
@@ -90,6 +90,7 @@ class Recording(ABC):
     warnings: list[str] = field(default_factory=list)
     gaps: list[tuple[float, float]] = field(default_factory=list)
     power_line: float = 0.0
+    _of_one_rate: set[tuple[int, ...]] = field(default_factory=set, repr=False)
 
     @property
     def name(self) -> str:
@@ -135,8 +136,10 @@ class Recording(ABC):
             ValueError: channels of different rates.
             UserError: the file cannot be read there.
         """
-        if len({self.channels[i].rate for i in channels}) > 1:
-            raise ValueError("channels read together must have one rate")
+        if (key := tuple(channels)) not in self._of_one_rate:
+            if len({self.channels[i].rate for i in channels}) > 1:
+                raise ValueError("channels read together must have one rate")
+            self._of_one_rate.add(key)
         total = self.samples(self.channels[channels[0]].rate) if channels else 0
         inside = max(begin, 0), min(max(end, 0), total)
         if channels and inside == (begin, end) and end > begin:
