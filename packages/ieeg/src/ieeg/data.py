@@ -3,7 +3,7 @@
 Everything drawn for a batch is a function of the seed and the batch's number, so that a resumed run sees what an uninterrupted one sees.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
+from core_runtime.training import first_epoch
 from ieeg.predict import Signals
 
 FINE = 25  # starts a segment, near seizures
@@ -271,11 +272,14 @@ class BatchNumbers(Sampler[int]):
 
     Args:
         an_epoch: batches an epoch and process.
-        epoch: says which epoch it is when one begins (also in a resumed run).
+        epoch: the first one.
     """
 
-    def __init__(self, an_epoch: int, epoch: Callable[[], int]) -> None:
+    def __init__(self, an_epoch: int, epoch: int = 0) -> None:
         self.an_epoch, self.epoch = an_epoch, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return self.an_epoch
@@ -283,26 +287,19 @@ class BatchNumbers(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
-        first = self.epoch() * self.an_epoch * world
+        first = self.epoch * self.an_epoch * world
         return iter(range(first + rank, first + self.an_epoch * world, world))
 
 
 class WindowModule(lightning.LightningDataModule):
-    """The loaders of a run, which goes on with `first_epoch`."""
+    """The loaders of a run."""
 
-    def __init__(
-        self, train: WindowData, judge: FixedWindows | None, *, batches: int, first_epoch: int = 0, workers: int = 0
-    ) -> None:
+    def __init__(self, train: WindowData, judge: FixedWindows | None, *, batches: int, workers: int = 0) -> None:
         super().__init__()
         self.train, self.judge, self.batches, self.workers = train, judge, batches, workers
-        self.first_epoch = first_epoch
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.train, BatchNumbers(self.batches, self._epoch))
-
-    def _epoch(self) -> int:
-        # a resumed trainer asks for its first batches before it knows its epoch
-        return max(self.first_epoch, self.trainer.current_epoch if self.trainer else 0)
+        return self._loader(self.train, BatchNumbers(self.batches, first_epoch(self)))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return [] if self.judge is None else self._loader(self.judge, None)

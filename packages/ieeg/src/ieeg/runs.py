@@ -11,7 +11,8 @@ import torch
 
 from core_attention.systems import load_strictly
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, open_run, write_text, writing
+from core_runtime.folders import data_fingerprint, open_run, write_text
+from core_runtime.training import draw_history
 from ieeg.cohort import Case, Cohort, open_cohort, sources, split
 from ieeg.data import Source
 from ieeg.leaks import refuse_leaks
@@ -127,7 +128,7 @@ def train(
         left_out |= {s.name: f"shorter than {start.window} segments" for s in found if s not in parts[-1]}
     torch.manual_seed(seed)  # and here its head and LoRA, whatever was drawn in between
     network = _network(start, recipe)
-    best = fit(
+    history, best = fit(
         network,
         parts[0],
         parts[1],
@@ -160,8 +161,8 @@ def train(
         preparing=start.preparing,
         provenance=provenance,
     )
-    with writing(out / "figures" / "training.png") as picture:
-        _draw_history(out / "metrics.csv", picture)
+    measures = ("val_kappa", "val_f1", "val_auroc", "val_accuracy")
+    draw_history(history, out / "figures" / "training.png", [("train_loss", "val_loss"), measures])
     _remove(out / "prepared")
     named = [sorted({c.patient for c in cases}) for cases in (learned, held_out)]
     made = Trained(out, folder, best, threshold, named[0], named[1], left_out, recipe.task == "detect")
@@ -266,26 +267,6 @@ def _summary(cohort: Cohort, learned: Sequence[Case], held_out: Sequence[Case]) 
         f"{len(learned)} recordings of {patients} patients, {hours:.1f} h, {seizures} seizures; "
         f"{len({c.patient for c in held_out})} patients held out"
     )
-
-
-def _draw_history(metrics: Path, picture: Path) -> None:
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    history = pd.read_csv(metrics)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    for axes, columns in zip(
-        figure.subplots(1, 2),
-        (("train_loss", "val_loss"), ("val_kappa", "val_f1", "val_auroc", "val_accuracy")),
-        strict=True,
-    ):
-        for column in columns:
-            if column in history:
-                axes.plot(history["epoch"], history[column], marker=".", label=column.replace("_", " "))
-        axes.set(xlabel="epoch")
-        if axes.lines:
-            axes.legend(frameon=False)
-    figure.savefig(picture, format="png", dpi=110)
 
 
 def _remove(folder: Path) -> None:

@@ -1,21 +1,15 @@
-"""Training: the LightningModule for both objectives, and what it leaves after every epoch so that a killed run goes on as if it had not been."""
+"""Training: both objectives, AdamW and its schedule, what is measured on the patients held out."""
 
-import csv
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from core_runtime.cli import progress as progress_bar
-from core_runtime.folders import write_text
-from core_runtime.quiet import quiet_lightning
+from core_runtime import training
 from ieeg.data import Batch, FixedWindows, Source, WindowData, WindowModule
 from ieeg.lora import freeze_base
 from ieeg.mvpformer import MVPFormer
@@ -24,40 +18,26 @@ from ieeg.recipes import Recipe
 from ieeg.scoring import cohen_kappa
 
 
-class MVPFormerTraining(lightning.LightningModule):
-    """Loss, AdamW, a cosine after a warm-up, set every step.
-
-    What is drawn in a step (dropout, negatives) is a function of the seed and the step's number, so that a resumed run draws the same.
-    """
+class MVPFormerTraining(training.Training):
+    """Loss, AdamW, a cosine after a warm-up, set every step."""
 
     def __init__(self, model: MVPFormer, recipe: Recipe, seed: int) -> None:
-        super().__init__()
-        self.model, self.recipe, self.seed = model, recipe, seed
+        super().__init__(model, seed)
+        self.recipe = recipe
         weights = torch.tensor(recipe.class_weights) if recipe.class_weights else None
         self.register_buffer("class_weights", weights, persistent=False)
-        self.losses: list[float] = []
         self.seen: list[tuple[Tensor, Tensor]] = []
-        self.validated: dict[str, float] = {}
-
-    def on_train_epoch_start(self) -> None:
-        self.losses.clear()
-        self.validated = {}
-
-    def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        step = self.current_epoch * self.recipe.batches + index
-        torch.manual_seed((self.seed * 1_000_003 + step) * 4096 + self.global_rank)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.recipe.task == "pretrain":
             loss = contrastive_loss(self._generative(batch, self.recipe.law))
         else:
             loss = F.cross_entropy(self.model(batch.x), batch.y, weight=self.class_weights)  # pyright: ignore[reportArgumentType]
-        self.losses.append(loss.item())
-        if not math.isfinite(self.losses[-1]):
-            raise FloatingPointError(f"the loss of patient {batch.patient} is {self.losses[-1]}")
-        return loss
+        self.count(train_loss=loss.item())
+        return self.finite(loss, f"patient {batch.patient}")
 
     def _generative(self, batch: Batch, law: Any, generator: torch.Generator | None = None) -> Tensor:
+        assert isinstance(self.model, MVPFormer)
         encoded = self.model.encode(batch.x)
         predicted = self.model.predict_next(encoded)
         batch_, time, channels = encoded.shape[:3]
@@ -75,9 +55,9 @@ class MVPFormerTraining(lightning.LightningModule):
         first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))  # every process judges all
         self.seen.clear()
         if self.recipe.task == "pretrain":
-            self.validated = {"val_loss": -first.mean().item(), "val_accuracy": second.float().mean().item()}
+            self.count(val_loss=-first.mean().item(), val_accuracy=second.float().mean().item())
         else:
-            self.validated = judged(first, second)
+            self.count(**judged(first, second))
 
     def configure_optimizers(self) -> Any:
         recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
@@ -110,82 +90,6 @@ def rate(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
 
 
-class RunFiles(lightning.Callback):
-    """After every epoch: ``checkpoints/best.ckpt`` where the selection asks, then ``checkpoints/last.ckpt``, then ``metrics.csv``.
-
-    Each is renamed into place whole. The history and the choice are inside the checkpoint, so a resumed run continues both.
-    """
-
-    def __init__(self, folder: Path, recipe: Recipe, *, validated: bool, show: bool) -> None:
-        self.folder, self.show, self.epochs = folder, show, recipe.epochs
-        self.measure = "last"
-        if validated and recipe.selection == "best":
-            self.measure = "val_kappa" if recipe.task == "detect" else "val_loss"
-        self.history: list[dict[str, float]] = []
-        self.best: dict[str, float] = {}
-        self.bar: Any = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "best": self.best, "measure": self.measure}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.best = state_dict["history"], state_dict["best"]
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self.show and trainer.is_global_zero:
-            self.bar = progress_bar("Training", self.epochs * int(trainer.num_training_batches))
-            self.bar.start()
-            self.bar.advance(self.bar.task_ids[0], trainer.current_epoch * int(trainer.num_training_batches))
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.bar:
-            self.bar.advance(self.bar.task_ids[0])
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        assert isinstance(pl_module, MVPFormerTraining)
-        row = {
-            "epoch": float(trainer.current_epoch),
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "train_loss": sum(pl_module.losses) / len(pl_module.losses),
-            **pl_module.validated,
-        }
-        self.history.append(row)
-        score = self._score(row)
-        if not self.best or score > self.best["score"]:
-            self.best = {**row, "score": score}
-            self._save(trainer, "best.ckpt", weights_only=True)
-        self._save(trainer, "last.ckpt")
-        if trainer.is_global_zero:
-            write_text(self.folder / "metrics.csv", _table(self.history))
-
-    def _score(self, row: Mapping[str, float]) -> float:
-        if self.measure == "last":
-            return row["epoch"]
-        value = row[self.measure]
-        if math.isnan(value):
-            return -math.inf
-        return -value if self.measure == "val_loss" else value
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def _save(self, trainer: lightning.Trainer, name: str, weights_only: bool = False) -> None:
-        path = self.folder / "checkpoints" / name
-        part = path.with_name(f".{name}.part")  # the same on every process: the strategy writes once
-        trainer.save_checkpoint(part, weights_only)
-        if trainer.is_global_zero:
-            os.replace(part, path)
-
-
-def _table(history: Sequence[Mapping[str, float]]) -> str:
-    out = io.StringIO()
-    writer = csv.DictWriter(out, history[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return out.getvalue()
-
-
 def fit(
     model: MVPFormer,
     train: Sequence[Source],
@@ -200,7 +104,7 @@ def fit(
     workers: int = 0,
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
-) -> dict[str, float]:
+) -> training.Left:
     """Trains `model` in place (it ends as the selected epoch left it), going on from ``checkpoints/last.ckpt`` where there is one.
 
     Args:
@@ -209,9 +113,6 @@ def fit(
         folder: gets ``checkpoints/`` and ``metrics.csv``.
         window: segments T.
         trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
-
-    Returns:
-        The history's row of the selected epoch.
 
     Raises:
         UserError: no recording holds a window.
@@ -234,42 +135,26 @@ def fit(
         seed=seed,
     )
     judge = FixedWindows(validation, window=window, batch=recipe.batch, max_channels=channels) if validation else None
-    module = MVPFormerTraining(model, recipe, seed)
-    files = RunFiles(folder, recipe, validated=judge is not None, show=show)
-    options: dict[str, Any] = {
-        "accelerator": {"cuda": "gpu"}.get(device, device),
-        "devices": 1,
-        "precision": precision,
-        "max_epochs": recipe.epochs,
-        "accumulate_grad_batches": recipe.accumulate,
-        "gradient_clip_val": recipe.clip or None,
-        "use_distributed_sampler": False,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        **(trainer or {}),
-    }
-    options["callbacks"] = [files, *options.get("callbacks", ())]
-    if options["devices"] != 1 and "strategy" not in options:
-        options["strategy"] = "ddp_spawn"
-    last = folder / "checkpoints" / "last.ckpt"
-    last.parent.mkdir(parents=True, exist_ok=True)
-    done = len(_left(last, files)["history"]) if last.exists() else 0
-    with quiet_lightning():
-        runner = lightning.Trainer(**options)
-        loaders = WindowModule(data, judge, batches=recipe.batches, first_epoch=done, workers=workers)
-        try:
-            runner.fit(module, loaders, ckpt_path=last if last.exists() else None, weights_only=True)
-        except SystemExit:  # what Lightning makes of Ctrl-C
-            raise KeyboardInterrupt from None
-    best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)["state_dict"]
-    model.load_state_dict({k.removeprefix("model."): v for k, v in best.items()})
-    model.eval()
-    return _left(last, files)["best"]
+    score: training.Score = "epoch"
+    if judge is not None and recipe.selection == "best":
+        score = "val_kappa" if recipe.task == "detect" else _likelihood
+    return training.fit(
+        MVPFormerTraining(model, recipe, seed),
+        WindowModule(data, judge, batches=recipe.batches, workers=workers),
+        folder,
+        epochs=recipe.epochs,
+        score=score,
+        device=device,
+        precision=precision,
+        show=show,
+        trainer={
+            "accumulate_grad_batches": recipe.accumulate,
+            "gradient_clip_val": recipe.clip or None,
+            "use_distributed_sampler": False,
+            **(trainer or {}),
+        },
+    )
 
 
-def _left(checkpoint: Path, files: RunFiles) -> dict[str, Any]:
-    """What `files` left in a checkpoint."""
-    return torch.load(checkpoint, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
+def _likelihood(row: training.Row) -> float:
+    return -row["val_loss"]

@@ -1,7 +1,7 @@
 """Bags for training: labelled slides with feature files, read one bag at a time, and the LightningDataModule around them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,11 @@ import lightning
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from core_runtime.cli import track
 from core_runtime.errors import UserError
+from core_runtime.training import EpochOrder, first_epoch
 from pathology_mil.features import Bag, LazyFeatures, find_bags
 from pathology_mil.labels import Labels, labels_of_bags, read_labels
 from pathology_mil.splits import Split, few
@@ -182,23 +183,6 @@ def pack(bags: Sequence[tuple[Tensor, int, str]]) -> Batch:
     )
 
 
-class EpochShuffle(Sampler[int]):
-    """A permutation that is a function of (seed, epoch) alone, so that a resumed run sees the same order."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        self.size, self.seed, self.epoch = size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        return iter(torch.randperm(self.size, generator=generator).tolist())
-
-
 class BagData(lightning.LightningDataModule):
     """Training, validation and test bags of one split.
 
@@ -213,7 +197,7 @@ class BagData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         data = BagDataset(self.cohort, self.split.train)
-        order = EpochShuffle(len(data), self.seed)
+        order = EpochOrder(len(data), self.seed, epoch=first_epoch(self))
         return self._loader(data, batch=min(self.batch, len(data)), sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader | list:

@@ -12,14 +12,15 @@ from torch import nn
 from core_attention.checkpoints import save_model
 from core_runtime.cli import note
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, open_run, write_text, writing
+from core_runtime.folders import data_fingerprint, open_run, write_text
+from core_runtime.training import draw_history, fit
 from pathology_mil.data import BagData, Cohort, open_cohort
 from pathology_mil.evaluation import json_text, judge
 from pathology_mil.labels import MERGES, Labels
 from pathology_mil.measures import Metrics, measure, write_fold_table, write_summary
 from pathology_mil.recipes import ModelName, Recipe
 from pathology_mil.splits import Split, check_splits, few_shot, from_names, make_splits, read_splits, write_splits
-from pathology_mil.training import build_model, fit
+from pathology_mil.training import MILTraining, build_model, f1_and_auc
 
 
 @dataclass(frozen=True)
@@ -187,18 +188,20 @@ def train(
         torch.manual_seed(seed)
         network = build_model(model, config)
         data = BagData(cohort, split, batch=recipe.batch, workers=workers, seed=seed)
-        rule, best = fit(
-            network,
+        rule = recipe.selection if split.val else "last"
+        history, best = fit(
+            MILTraining(network, recipe, seed),
             data,
             folder,
-            recipe,
-            validated=bool(split.val),
-            seed=seed,
+            epochs=recipe.epochs,
+            score="epoch" if rule == "last" else f1_and_auc,
             device=device,
             precision=precision,
             show=progress,
             trainer=trainer,
         )
+        losses = ("train_slide", "train_branch", "train_diversity", "val_loss")
+        draw_history(history, folder / "figures" / "training.png", [losses, ("val_auc", "val_f1_macro", "val_acc")])
         made.append(_finish(out, i, folder, network, cohort, split, rule, best, arguments, device, resamples))
     write_summary(out / "summary.csv", [_clam_row(f) for f in made])
     trained = Trained(out, made, cohort.facts, cohort.skipped)
@@ -296,30 +299,7 @@ def _finish(
             "test": measured["test"].plain() if "test" in measured else None,
         },
     )
-    with writing(folder / "figures" / "training.png") as picture:
-        _draw_history(folder / "metrics.csv", picture)
     return Fold(folder / "model", int(best["epoch"]), measured.get("validation"), measured.get("test"))
-
-
-def _draw_history(metrics: Path, picture: Path) -> None:
-    """Losses and validation measures over the epochs."""
-    import pandas as pd
-    from matplotlib.figure import Figure
-
-    history = pd.read_csv(metrics)
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for column in ("train_slide", "train_branch", "train_diversity", "val_loss"):
-        if column in history:
-            left.plot(history["epoch"], history[column], label=column.replace("_", " "))
-    for column in ("val_auc", "val_f1_macro", "val_acc"):
-        if column in history:
-            right.plot(history["epoch"], history[column], label=column.replace("_", " "))
-    for axes, name in ((left, "loss"), (right, "validation")):
-        axes.set(xlabel="epoch", ylabel=name)
-        if axes.lines:
-            axes.legend(frameon=False)
-    figure.savefig(picture, format="png", dpi=110)
 
 
 def _clam_row(fold: Fold) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from remote_sensing.fitting import EpochOrder
+from core_runtime.training import EpochOrder, first_epoch
 from remote_sensing.landuse.bands import RGB, picture
 from remote_sensing.landuse.layouts import TileSet
 from remote_sensing.landuse.splits import Split
@@ -101,7 +101,7 @@ class LandUseData(lightning.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         last = len(self.train) > self.batch and len(self.train) % self.batch == 1  # batch norm needs two tiles
-        order = EpochOrder(len(self.train), self.seed)
+        order = EpochOrder(len(self.train), self.seed, epoch=first_epoch(self))
         return DataLoader(self.train, self.batch, sampler=order, num_workers=self.workers, drop_last=last)
 
     def val_dataloader(self) -> DataLoader:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from core_attention.checkpoints import save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, open_run, write_text
-from remote_sensing.fitting import Training, finite, fit
+from core_runtime.training import Training, fit
 from remote_sensing.landuse.augment import augmented
 from remote_sensing.landuse.bands import Preprocessing, preprocessing
 from remote_sensing.landuse.data import LandUseData
@@ -42,7 +42,7 @@ class LandUseTraining(Training):
             rgb = self.prepare.is_rgb
             image = augmented(image, limit=255.0 if rgb else 10_000.0, rgb=rgb)
         logits = self.model(self.prepare(image))
-        loss = finite(self.loss(logits, batch["label"]))
+        loss = self.finite(self.loss(logits, batch["label"]))
         self.count(train_loss=loss.item(), train_accuracy=(logits.argmax(1) == batch["label"]).float().mean().item())
         return loss
 
@@ -233,7 +233,7 @@ def train(
         loaders,
         out,
         epochs=recipe.epochs,
-        best="val_accuracy",
+        score="val_accuracy",
         patience=recipe.patience,
         device=device,
         precision=precision,

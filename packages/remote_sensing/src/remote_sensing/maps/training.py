@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from core_attention.checkpoints import read_official
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, open_run, write_text
-from remote_sensing.fitting import EpochOrder, Training, finite, fit
+from core_runtime.training import EpochOrder, Training, first_epoch, fit
 from remote_sensing.maps.augment import augmented
 from remote_sensing.maps.checkpoints import load_adapter, load_sam, save_adapter, variant_of
 from remote_sensing.maps.labels import Examples
@@ -116,7 +116,7 @@ class MapTraining(Training):
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
         main, coarse, _ = self.losses(batch)
         self.count(train_loss=(main + coarse).item(), train_mask=main.item(), train_coarse=coarse.item())
-        return finite(main + coarse)
+        return self.finite(main + coarse)
 
     def on_validation_epoch_start(self) -> None:
         self.found = PixelCounts()
@@ -156,7 +156,7 @@ class MapData(lightning.LightningDataModule):
         self.train, self.val, self.batch, self.seed = train, val, batch, seed
 
     def train_dataloader(self) -> DataLoader:
-        order = EpochOrder(len(self.train), self.seed, with_epoch=True)
+        order = EpochOrder(len(self.train), self.seed, epoch=first_epoch(self), with_epoch=True)
         return DataLoader(self.train, min(self.batch, len(self.train)), sampler=order)
 
     def val_dataloader(self) -> DataLoader:
@@ -268,7 +268,7 @@ def train(
         MapData(*data, recipe.batch, seed),
         out,
         epochs=recipe.epochs,
-        best="val_iou",
+        score="val_iou",
         device=device,
         precision=precision,
         show=progress,

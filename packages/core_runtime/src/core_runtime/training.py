@@ -1,0 +1,264 @@
+"""Training with Lightning so that a killed run goes on as if it had not been: state, history and the best epoch in a run folder.
+
+The one module here that needs Lightning (``attention-suite-core-runtime[training]``); nothing else of this package imports it.
+"""
+
+import csv
+import io
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from core_runtime.cli import progress
+from core_runtime.errors import UserError
+from core_runtime.folders import write_text, writing
+
+Row = Mapping[str, float]
+Score = str | Callable[[Row], float]
+
+
+class Training(lightning.LightningModule):
+    """What `fit` trains: the network as `model`, and the means that its steps `count`.
+
+    What is drawn in a step (dropout, masks, augmentation) is a function of the seed, the step's number and the process, so that a resumed
+    run draws the same.
+    """
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.model, self.seed = model, seed
+        self._counted: dict[str, list[float]] = {}
+
+    def count(self, **values: float) -> None:
+        """Adds to the means of this epoch."""
+        for name, value in values.items():
+            self._counted.setdefault(name, []).append(float(value))
+
+    def finite(self, loss: Tensor, of: str = "") -> Tensor:
+        """The loss.
+
+        Raises:
+            UserError: it is NaN or infinite; `of` says of what.
+        """
+        if not math.isfinite(loss.item()):
+            whose = f" of {of}" if of else ""
+            raise UserError(f"the training loss{whose} is {loss.item()}, no longer a number", "try a lower --lr")
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._counted = {}
+
+    def on_train_batch_start(self, batch: Any, index: int) -> None:
+        step = self.current_epoch * int(self.trainer.num_training_batches) + index
+        torch.manual_seed((self.seed * 1_000_003 + step) * 4096 + self.global_rank)
+
+    def close_epoch(self) -> dict[str, float]:
+        """What the history keeps of this epoch beside its number and learning rate."""
+        return {name: sum(v) / len(v) for name, v in self._counted.items()}
+
+
+class EpochOrder(Sampler[Any]):
+    """A shuffled order that is a function of the seed and the epoch (which Lightning tells it): a resumed run sees the same one.
+
+    Args:
+        size: how many items.
+        seed: of the order.
+        epoch: the first one; `first_epoch` says it.
+        with_epoch: yield (epoch, number) instead of numbers, for data sets that draw by epoch.
+    """
+
+    def __init__(self, size: int, seed: int, *, epoch: int = 0, with_epoch: bool = False) -> None:
+        self.size, self.seed, self.epoch, self.with_epoch = size, seed, epoch, with_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[Any]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        for number in torch.randperm(self.size, generator=generator).tolist():
+            yield (self.epoch, number) if self.with_epoch else number
+
+
+class Left(NamedTuple):
+    """What `fit` leaves: a row an epoch, and the row of the kept epoch with its "score"."""
+
+    history: list[dict[str, float]]
+    best: dict[str, float]
+
+
+class RunFiles(lightning.Callback):
+    """After every epoch: ``checkpoints/best.ckpt`` where the score rose, then ``checkpoints/last.ckpt``, then ``metrics.csv``.
+
+    Each is renamed into place whole. The history is inside the checkpoint, so a resumed run continues it.
+    """
+
+    def __init__(self, folder: Path, *, epochs: int, score: Score, patience: int, show: bool) -> None:
+        self.folder, self.epochs, self.score, self.patience, self.show = folder, epochs, score, patience, show
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, float] = {}
+        self.bar: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history, self.best = state_dict["history"], state_dict["best"]
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self.show and trainer.is_global_zero:
+            batches = int(trainer.num_training_batches)
+            self.bar = progress("Training", self.epochs * batches)
+            self.bar.start()
+            self.bar.advance(self.bar.task_ids[0], trainer.current_epoch * batches)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.bar:
+            self.bar.advance(self.bar.task_ids[0])
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        assert isinstance(pl_module, Training)
+        epoch, lr = trainer.current_epoch, trainer.optimizers[0].param_groups[0]["lr"]
+        row = {"epoch": float(epoch), "lr": lr, **pl_module.close_epoch()}
+        self.history.append(row)
+        score = row[self.score] if isinstance(self.score, str) else self.score(row)
+        score = -math.inf if math.isnan(score) else score
+        if not self.best or score > self.best["score"]:
+            self.best = {**row, "score": score}
+            self._save(trainer, "best.ckpt", weights_only=True)
+        if self.patience and epoch - self.best["epoch"] >= self.patience:
+            trainer.should_stop = True
+        self._save(trainer, "last.ckpt")
+        if trainer.is_global_zero:
+            write_text(self.folder / "metrics.csv", _table(self.history))
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def _save(self, trainer: lightning.Trainer, name: str, weights_only: bool = False) -> None:
+        path = self.folder / "checkpoints" / name
+        part = path.with_name(f".{name}.part")  # the same on every process: the strategy writes once
+        trainer.save_checkpoint(part, weights_only)
+        if trainer.is_global_zero:
+            os.replace(part, path)
+
+
+def _table(history: Sequence[Row]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, history[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return out.getvalue()
+
+
+def first_epoch(data: lightning.LightningDataModule) -> int:
+    """The epoch that `fit` begins or goes on with, for the data module while it makes its loaders.
+
+    They fetch their first batches before Lightning tells samplers the epoch of a resumed run.
+    """
+    callbacks = data.trainer.callbacks if data.trainer else []  # pyright: ignore[reportAttributeAccessIssue]
+    return next((len(c.history) for c in callbacks if isinstance(c, RunFiles)), 0)
+
+
+def fit(
+    training: Training,
+    data: lightning.LightningDataModule,
+    folder: Path,
+    *,
+    epochs: int,
+    score: Score = "epoch",
+    patience: int = 0,
+    device: str = "cpu",
+    precision: str = "32-true",
+    show: bool = True,
+    trainer: Mapping[str, Any] | None = None,
+) -> Left:
+    """Trains in place (the model ends as the kept epoch left it, in eval mode), going on from ``checkpoints/last.ckpt`` where there is one.
+
+    Args:
+        data: its training loader takes its order from a sampler that knows the epoch: `EpochOrder`, made with `first_epoch`.
+        folder: gets ``checkpoints/`` and ``metrics.csv``.
+        score: a column of the history, or a function of a row; the epoch with the greatest is kept (NaN counts as the least): "epoch" keeps
+            the last.
+        patience: epochs without a better score after which training ends; 0: never.
+        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that what comes
+            before and after runs once; then validation items are shared out, and a few count twice where they do not divide.
+
+    Raises:
+        UserError: a loss that is not finite.
+    """
+    files = RunFiles(folder, epochs=epochs, score=score, patience=patience, show=show)
+    last = folder / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True, exist_ok=True)
+    options: dict[str, Any] = {
+        "accelerator": {"cuda": "gpu"}.get(device, device),
+        "devices": 1,
+        "precision": precision,
+        "max_epochs": epochs,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        **(trainer or {}),
+    }
+    options["callbacks"] = [files, *options.get("callbacks", ())]
+    if options["devices"] != 1:
+        options.setdefault("strategy", "ddp_spawn")
+    with quiet_lightning():
+        runner = lightning.Trainer(**options)
+        try:
+            runner.fit(training, data, ckpt_path=last if last.exists() else None, weights_only=True)
+        except SystemExit:  # what Lightning makes of Ctrl-C
+            raise KeyboardInterrupt from None
+    kept = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)["state_dict"]
+    weights = {k.removeprefix("model."): v for k, v in kept.items() if k.startswith("model.")}
+    training.model.load_state_dict(weights)
+    training.model.eval()
+    left = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
+    return Left(left["history"], left["best"])
+
+
+def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[str]]) -> None:
+    """A picture of the history: a panel for each group of columns, those that it has."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, columns in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for column in columns:
+            if column in history[0]:
+                axes.plot(epochs, [row[column] for row in history], marker=".", label=column.replace("_", " "))
+        axes.set(xlabel="epoch")
+        if axes.lines:
+            axes.legend(frameon=False)
+    with writing(path) as picture:
+        figure.savefig(picture, format="png", dpi=110)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silences Lightning's hardware listing, tips and advice on loaders while a `Trainer` is made and runs; our own warnings stay."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        for module in (r"lightning\.", r"lightning_utilities\.", r"torch\.utils\.data"):
+            warnings.filterwarnings("ignore", module=module)
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

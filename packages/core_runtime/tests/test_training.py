@@ -1,0 +1,114 @@
+"""A run folder's training: killed and resumed, the kept epoch, patience, a loss that is no number."""
+
+import csv
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch and lightning: uv sync --all-groups")
+lightning = pytest.importorskip("lightning", reason="training needs lightning: uv sync --all-groups")
+
+from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
+
+from core_runtime.errors import UserError  # noqa: E402
+from core_runtime.training import EpochOrder, Training, draw_history, first_epoch, fit  # noqa: E402
+
+
+class Line(Training):
+    """A line with dropout on its input; the validation scores are given."""
+
+    def __init__(self, *, seed=0, scores=None, broken=False):
+        torch.manual_seed(seed)
+        super().__init__(torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(4, 1)), seed)
+        self.scores, self.broken, self.seen = scores, broken, []
+
+    def training_step(self, batch, index):
+        self.seen.append(batch[0][:, 0].tolist())
+        loss = (self.model(batch[0]) - batch[0].sum(1, keepdim=True)).square().mean() / (0 if self.broken else 1)
+        self.count(train_loss=loss.item())
+        return self.finite(loss, "the line")
+
+    def close_epoch(self):
+        given = {} if self.scores is None else {"val": self.scores[self.current_epoch]}
+        return super().close_epoch() | given
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 0.05)
+
+
+class Data(lightning.LightningDataModule):
+    def __init__(self, workers=0):
+        super().__init__()
+        self.workers = workers
+
+    def train_dataloader(self):
+        data = TensorDataset(torch.arange(40.0).view(10, 4) / 40)
+        order = EpochOrder(10, 7, epoch=first_epoch(self))
+        return DataLoader(data, 3, sampler=order, num_workers=self.workers, persistent_workers=self.workers > 0)
+
+
+class Killed(BaseException):
+    pass
+
+
+class Kill(lightning.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 6:  # in the second of four steps of the second epoch
+            raise Killed
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, workers):
+    whole, halved, again = Line(), Line(), Line()
+    expected = fit(whole, Data(), tmp_path / "whole", epochs=3, show=False)
+    with pytest.raises(Killed):
+        fit(halved, Data(), tmp_path / "run", epochs=3, show=False, trainer={"callbacks": [Kill()]})
+    with open(tmp_path / "run/metrics.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) == 1
+    found = fit(again, Data(workers), tmp_path / "run", epochs=3, show=False)
+    assert found == expected
+    assert again.seen == whole.seen[4:]
+    for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not again.model.training
+    assert [row["epoch"] for row in found.history] == [0, 1, 2]
+    assert (tmp_path / "run/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
+    assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert fit(Line(), Data(), tmp_path / "run", epochs=3, show=False) == expected  # nothing left to do
+
+
+def test_the_epoch_with_the_greatest_score_is_kept_and_patience_ends_a_run(tmp_path):
+    scores = [math.nan, 0.5, 0.9, 0.7, 0.9, 0.8, 1.0]
+    left = fit(Line(scores=scores), Data(), tmp_path / "a", epochs=7, score="val", patience=2, show=False)
+    assert left.best["epoch"] == 2
+    assert left.best["score"] == 0.9
+    assert len(left.history) == 5
+    other = fit(Line(scores=scores), Data(), tmp_path / "b", epochs=4, score=lambda row: -row["val"], show=False)
+    assert other.best["epoch"] == 1
+    kept = torch.load(tmp_path / "b/checkpoints/best.ckpt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert fit(Line(), Data(), tmp_path / "c", epochs=2, show=False).best["epoch"] == 1
+
+
+def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
+    with pytest.raises(UserError, match="of the line is inf") as caught:
+        fit(Line(broken=True), Data(), tmp_path, epochs=2, show=False)
+    assert "--lr" in str(caught.value.hint)
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_an_order_is_a_function_of_seed_and_epoch():
+    order = EpochOrder(10, 3)
+    first = list(order)
+    order.set_epoch(1)
+    assert list(order) != first
+    order.set_epoch(0)
+    assert list(order) == first
+    assert sorted(first) == list(range(10))
+    assert list(EpochOrder(10, 3, with_epoch=True)) == [(0, i) for i in first]
+
+
+def test_the_history_is_drawn(tmp_path):
+    history = [{"epoch": 0.0, "loss": 2.0}, {"epoch": 1.0, "loss": 1.0}]
+    draw_history(history, tmp_path / "figures" / "training.png", [("loss", "val_loss"), ("val_auc",)])
+    assert (tmp_path / "figures/training.png").read_bytes().startswith(b"\x89PNG")
