@@ -109,6 +109,34 @@ def test_a_folder_goes_on_where_it_was_killed(model, ieeg, tmp_path):
     assert "other options" in err
 
 
+def test_what_is_written_passes_the_conventions_of_bids(model, ieeg, tmp_path):
+    """By BIDS' own rules for names, and read by mne-bids: the samples, and detections laid beside the recording."""
+    import shutil
+
+    import mne_bids
+    from bids_validator import BIDSValidator
+
+    make_samples(tmp_path / "data", SampleOptions(patients=1, seconds=60))
+    recording = next((tmp_path / "data").rglob("*.edf"))
+    as_json(ieeg("detect", recording, "--model", model, "--out", tmp_path / "d", "--threshold", "0", "--json"))
+    stem = "sub-01_task-ltm_run-01"
+    for suffix in ("tsv", "json"):
+        found = tmp_path / "d" / f"{stem}_ieeg" / f"{stem}_events.{suffix}"
+        shutil.copy(found, recording.with_name(found.name))
+    files = [p for p in (tmp_path / "data").rglob("*") if p.is_file()]
+    assert [p for p in files if not BIDSValidator().is_bids(f"/{p.relative_to(tmp_path / 'data')}")] == []
+    header = (recording.parent / f"{stem}_events.tsv").read_text().split("\n")[0].split("\t")
+    assert header[:2] == ["onset", "duration"]
+    assert set(json.loads((recording.parent / f"{stem}_events.json").read_text())) == set(header)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = mne_bids.BIDSPath(subject="01", task="ltm", run="01", datatype="ieeg", root=tmp_path / "data")
+        raw = mne_bids.read_raw_bids(path, verbose="error")
+    assert set(raw.get_channel_types()) == {"seeg", "ecg"}
+    assert raw.info["line_freq"] == 50
+    assert raw.annotations.onset.tolist() == [0.0]
+
+
 def test_evaluate_model_and_detections(model, ieeg, tmp_path):
     make_samples(tmp_path / "data", SampleOptions(patients=3, seconds=60))
     out = tmp_path / "e"

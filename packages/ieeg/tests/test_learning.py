@@ -131,6 +131,36 @@ def test_copies_are_found_by_content_and_refused():
     assert not flat.same_as(signed("g", "y", values=(0.0,) * 40))
 
 
+def test_parts_of_a_recording_are_found_whatever_their_ends_order_and_format(tmp_path, write_edf):
+    from ieeg.leaks import KEPT, signature
+    from ieeg.recordings import open_recording
+
+    rng = np.random.default_rng(3)
+    x = 30 * np.cumsum(rng.normal(size=(4, 300 * 128)), 1) / 100 + rng.normal(scale=10, size=(4, 300 * 128))
+
+    def of(name, values, names="ABCD", unit="uV"):
+        path = write_edf(
+            tmp_path / f"{name}.edf", {f"{n}1": (v, 128, unit) for n, v in zip(names, values, strict=False)}
+        )
+        return signature(open_recording(path), name, name)
+
+    whole = of("whole", x)
+    part = of("part", x[::-1, 128 * 101 : 128 * 230] / 1000, "WXYZ", "mV")
+    other = of("other", rng.permutation(x.ravel()).reshape(x.shape)[:, : 128 * 129])
+    calibration = np.tile(np.sin(np.arange(128 * 5) * 2 * np.pi / 640), (4, 60))
+    assert 10 < len(part.landmarks) < len(whole.landmarks) < KEPT
+    assert whole.same_as(part)
+    assert signature_of(json.loads(json.dumps(part.plain()))).same_as(whole)
+    assert not other.same_as(whole)
+    assert of("sine", calibration).landmarks == ()
+    with pytest.raises(UserError, match=r"whole \(whole\) = part \(part\)"):
+        refuse_copies([whole, other, part])
+    known = {"recordings": [part.plain() | {"held_out": False}]}
+    assert "trained on a stretch of this recording, as part" in seen_in_training(known, whole)
+    old = {k: v for k, v in whole.plain().items() if k != "landmarks"}  # of a model folder made before there were any
+    assert signature_of(old).landmarks == ()
+
+
 def test_the_rate_rises_and_falls():
     assert rate(0.0, 0.1) == 0
     assert rate(0.05, 0.1) == pytest.approx(0.5)

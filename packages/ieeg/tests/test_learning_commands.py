@@ -4,27 +4,19 @@ import json
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from core_runtime.cli import application
 from core_runtime.errors import UserError
-from ieeg.cli_learning import add_to
+from ieeg.cli import app
 from ieeg.model_folders import RESEARCH_ONLY, load, save
 from ieeg.mvpformer import build
 
 QUICK = ["--epochs", "2", "--batches", "3", "--batch", "4", "--window", "4"]
 
 
-def app() -> typer.Typer:
-    made = application("ieeg", "test")
-    add_to(made)
-    return made
-
-
 def call(*arguments) -> dict | list:
     """The JSON of a verb that succeeds."""
-    result = CliRunner().invoke(app(), [str(a) for a in arguments])
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     lines = [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
@@ -93,16 +85,34 @@ def test_a_copy_under_another_name_is_refused_or_dropped(folder, tmp_path):
     copy = data / "sub-09" / "ieeg"
     copy.mkdir(parents=True)
     shutil.copy(data / "sub-01/ieeg/sub-01_task-x_ieeg.edf", copy / "sub-09_task-x_ieeg.edf")
-    with pytest.raises(UserError, match="the same recording under different names"):
+    with pytest.raises(UserError, match="the same recording, or parts of one, under different names"):
         call("train", data, "--out", tmp_path / "run", *QUICK, "--json")
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit):  # status 1: one recording was left out
         raise (
             CliRunner()
-            .invoke(app(), ["train", str(data), "--out", str(tmp_path / "run"), *QUICK, "--drop-copies", "--json"])
+            .invoke(app, ["train", str(data), "--out", str(tmp_path / "run"), *QUICK, "--drop-copies", "--json"])
             .exception
             or AssertionError
         )
+
+
+def test_judging_on_what_the_model_knows_is_said(folder, detector, tmp_path):
+    made = call("evaluate", folder, "--model", detector / "model", "--out", tmp_path / "e", "--json")
+    assert isinstance(made, dict)
+    seen = made["seen_in_training"]
+    assert "the model was trained on this recording" in seen["sub-01_task-x_ieeg"]
+    assert "its threshold was chosen on this recording" in seen["sub-03_task-x_ieeg"]
+    assert json.loads((tmp_path / "e/metrics.json").read_text())["seen_in_training"] == seen
+    assert "No test of the model: 3 of 3 recordings" in (tmp_path / "e/report.html").read_text()
+    said = CliRunner().invoke(
+        app, ["evaluate", str(folder), "--model", str(detector / "model"), "--out", str(tmp_path / "f")]
+    )
+    assert "No test of the model: 3 of 3 recordings are known to it" in said.output
+    file = folder / "sub-01/ieeg/sub-01_task-x_ieeg.edf"
+    found = call("detect", file, "--model", detector / "model", "--out", tmp_path / "d", "--no-report", "--json")
+    assert isinstance(found, dict)
+    assert any("trained on this recording: this is no test" in note for note in found["detections"][0]["notes"])
 
 
 def test_fine_tuning_a_generative_model_and_forecasting_with_it(folder, tmp_path):

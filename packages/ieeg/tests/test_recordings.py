@@ -304,3 +304,105 @@ def test_brainvision(tmp_path):
     (tmp_path / "a.eeg").unlink()
     with pytest.raises(UserError, match="cannot be read"):
         open_recording(tmp_path / "a.vhdr")
+
+
+def test_persyst(tmp_path):
+    values = RNG.integers(-3000, 3000, (3, 2000)).astype("<i2")
+    (tmp_path / "a.dat").write_bytes(values.T.tobytes())
+    lay = "[FileInfo]\nFile=a.dat\nFileType=Interleaved\nSamplingRate=256\nCalibration=0.25\nWaveformCount=3\nDataType=0\n"
+    lay += "[ChannelMap]\nA1-Ref=1\nA2-Ref=2\nEKG-Ref=3\n[Patient]\nBirthDate=01/31/80\nSex=\nHand=\nTestDate=02/01/2024\nTestTime=23:59:50\n"
+    (tmp_path / "a.lay").write_text(lay + "[Comments]\n2.5,1.5,0,100,seizure\n")
+    recording = open_recording(tmp_path / "a.lay")
+    assert [(c.name, c.neural, c.rate) for c in recording.channels] == [
+        ("A1", True, 256),
+        ("A2", True, 256),
+        ("EKG", False, 256),
+    ]
+    np.testing.assert_allclose(recording.read([1, 0], 10, 700), values[[1, 0], 10:700] * 0.25, rtol=1e-5, atol=1e-3)
+    assert [(e.onset, e.duration, e.label) for e in recording.events] == [(2.5, 1.5, "seizure")]
+    assert recording.start == datetime(2024, 2, 1, 23, 59, 50)
+    assert recognises(tmp_path / "a.lay") is not None
+    (tmp_path / "a.dat").unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        open_recording(tmp_path / "a.lay")
+
+
+def test_eeglab(tmp_path):
+    """A .set file with its data in it, and with a .fdt file beside it."""
+    from scipy.io import savemat
+
+    values = RNG.normal(scale=40, size=(3, 1280)).astype(np.float32)
+    places = np.array([(n, n, "") for n in ("A1", "A2", "EKG")], dtype=[(k, object) for k in ("labels", "ref", "type")])
+    marks = np.array(
+        [("seizure", 257.0, 256.0), ("boundary", 640.5, 90.0)],
+        dtype=[("type", object), ("latency", object), ("duration", object)],
+    )
+    about = {
+        "setname": "a",
+        "nbchan": 3.0,
+        "pnts": 1280.0,
+        "trials": 1.0,
+        "srate": 256.0,
+        "xmin": 0.0,
+        "xmax": 1279 / 256,
+    }
+    about |= {"chanlocs": places, "event": marks, "epoch": [], "icawinv": [], "icaweights": [], "icasphere": []}
+    savemat(tmp_path / "in.set", {"EEG": {**about, "data": values}}, appendmat=False)
+    savemat(tmp_path / "out.set", {"EEG": {**about, "data": "out.fdt"}}, appendmat=False)
+    values.T.astype("<f4").tofile(tmp_path / "out.fdt")
+    for name in ("in.set", "out.set"):
+        recording = open_recording(tmp_path / name)
+        assert [(c.name, c.neural, c.rate) for c in recording.channels] == [
+            ("A1", True, 256),
+            ("A2", True, 256),
+            ("EKG", False, 256),
+        ]
+        np.testing.assert_allclose(recording.read([1, 0], 10, 700), values[[1, 0], 10:700], rtol=1e-4, atol=1e-3)
+        assert ("seizure", 1.0, 1.0) in [(e.label, e.onset, e.duration) for e in recording.events]
+        assert any("joined at 2.5 s" in w for w in recording.warnings)
+
+
+def test_nihon_kohden(tmp_path):
+    """Written from the layout that MNE reads: no file of a recorder was at hand."""
+    import struct
+
+    names = {0: "A1", 1: "NA'2", 2: "X1", 3: "ECG"}
+    values = RNG.integers(-3000, 3000, (4, 2000))
+    block, data, version = 0x400, 0x1900, b"EEG-1100A V01.00"
+    raw = bytearray(data + 0x27 + 40)
+    raw[0:16] = raw[0x81:0x91] = raw[block + 1 : block + 17] = version
+    raw[0x91], raw[0x17FE], raw[block + 17], raw[data + 0x26] = 1, 1, 1, len(names)
+    raw[0x92:0x96], raw[block + 18 : block + 22] = struct.pack("<I", block), struct.pack("<I", data)
+    raw[data + 0x1A : data + 0x20] = struct.pack("<HI", 500 | 0xC000, 40)
+    for i, number in enumerate(names):
+        raw[data + 0x27 + 10 * i] = number
+    samples = np.concatenate([values, np.zeros((1, 2000), int)]).T + 32768  # offset binary, a marker channel at the end
+    (tmp_path / "a.EEG").write_bytes(bytes(raw) + samples.astype("<u2").tobytes())
+    electrodes = "".join(f"{number:04}={name}\n" for number, name in names.items())
+    (tmp_path / "a.21E").write_text("[ELECTRODE]\n" + electrodes)
+    assert recognises(tmp_path / "a.EEG") == "Nihon Kohden recording"
+    recording = open_recording(tmp_path / "a.EEG")
+    assert [(c.name, c.neural) for c in recording.channels] == [
+        ("A1", True),
+        ("NA'2", True),
+        ("X1", True),
+        ("ECG", False),
+    ]
+    assert (recording.duration, recording.channels[0].rate) == (4.0, 500)
+    microvolts = values * (6399.902 / 65535)
+    np.testing.assert_allclose(recording.read([2, 0], 10, 700), microvolts[[2, 0], 10:700], rtol=1e-4, atol=0.1)
+
+
+def test_what_mne_marks_as_not_recorded(tmp_path):
+    import mne
+
+    info = mne.create_info(["A1", "A2"], 256, "dbs")
+    raw = mne.io.RawArray(RNG.normal(scale=4e-5, size=(2, 2560)), info, verbose="error")
+    raw.set_annotations(
+        mne.Annotations([2.0, 5.0, 5.0], [1.5, 0, 0], ["BAD_ACQ_SKIP", "BAD boundary", "EDGE boundary"])
+    )
+    raw.save(tmp_path / "a_ieeg.fif", verbose="error")
+    recording = open_recording(tmp_path / "a_ieeg.fif")
+    assert all(c.neural for c in recording.channels)
+    assert recording.gaps == [(2.0, 3.5)]
+    assert any("joined at 5 s:" in w for w in recording.warnings)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,7 @@ from ieeg.preparing import Prepared
 from ieeg.recordings import open_recording
 from ieeg.runs import Trained, settings_of
 from ieeg.streaming import Alarms, stream
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a verb ends with: facts for programs, lines for people, an exit status."""
-
-    facts: Any
-    show: Callable[[], None]
-    code: int = 0
+from ieeg.summaries import Result
 
 
 def prepared_for(loaded: LoadedModel, path: Path, **changes: Any) -> Prepared:

@@ -18,7 +18,8 @@ from core_runtime.bulk import Item, Outcome, bulk
 from core_runtime.cli import track
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, write_text, writing
-from ieeg.bids import Found
+from ieeg.bids import Found, patient_of
+from ieeg.leaks import seen_in_training, signature
 from ieeg.model_folders import RESEARCH_ONLY, LoadedModel, chosen
 from ieeg.outputs import annotations, events_sidecar, events_table, write_edf, write_trace
 from ieeg.postprocess import EventOptions, SeizureEvent, to_events
@@ -55,6 +56,7 @@ class Detection:
         evidence: (segments, channels) log-odds of each channel; their mean is that of the probability.
         involved: for each event, (channel, seconds of its first sustained evidence), earliest first.
         map: attention of the most certain segment, if asked for; `at` is its index.
+        seen: what the model's training has to do with this recording (`ieeg.leaks.seen_in_training`), or "".
     """
 
     prepared: Prepared
@@ -69,6 +71,7 @@ class Detection:
     notes: list[str]
     map: AttentionMap | None = None
     at: int = 0
+    seen: str = ""
 
     def facts(self) -> dict[str, Any]:
         """For JSON."""
@@ -92,13 +95,24 @@ class Detection:
                 for e, early in zip(self.events, self.involved, strict=True)
             ],
             "marked_seizures": self.marked.events.tolist() if self.marked.known else None,
+            "seen_in_training": self.seen or None,
             "notes": self.notes,
             "notice": RESEARCH_ONLY,
         }
 
 
-def detect(loaded: LoadedModel, path: Path, options: DetectOptions | None = None, *, show: bool = False) -> Detection:
+def detect(
+    loaded: LoadedModel,
+    path: Path,
+    options: DetectOptions | None = None,
+    *,
+    patient: str | None = None,
+    show: bool = False,
+) -> Detection:
     """The seizures that a model sees in a recording. Memory does not grow with the recording but for a few numbers a segment.
+
+    Args:
+        patient: whose recording it is; default: as its path says.
 
     Raises:
         UserError: the recording or the model cannot be used.
@@ -127,8 +141,23 @@ def detect(loaded: LoadedModel, path: Path, options: DetectOptions | None = None
         notes.append(
             f"shorter than the model's window ({count} of {loaded.window} segments): the first segment stands for what is missing before it"
         )
+    seen = ""
+    if (loaded.provenance or {}).get("recordings"):
+        one = signature(prepared.recording, path.name.split(".")[0], patient or patient_of(path, path.parent))
+        if seen := seen_in_training(loaded.provenance, one):
+            notes.append(f"{seen}: this is no test of the model")
     made = Detection(
-        prepared, loaded.segment_seconds, loaded.window, rules, probability, evidence, events, involved, marked, notes
+        prepared,
+        loaded.segment_seconds,
+        loaded.window,
+        rules,
+        probability,
+        evidence,
+        events,
+        involved,
+        marked,
+        notes,
+        seen=seen,
     )
     if o.report:
         at = int(np.argmax(probability))
@@ -198,13 +227,14 @@ class Job:
     model: str
     device: str
     options: DetectOptions
+    patient: str
     show: bool = False
 
 
 def detect_item(item: Item) -> dict[str, Any]:
     """Detects in one recording and writes its folder, whole or not at all."""
     job: Job = item.source
-    made = detect(_model(job.model, job.device), Path(job.path), job.options, show=job.show)
+    made = detect(_model(job.model, job.device), Path(job.path), job.options, patient=job.patient, show=job.show)
     facts = made.facts()
     with writing(item.output) as part:
         part.mkdir()
@@ -247,7 +277,8 @@ def detect_all(
         raise UserError(f"{out} already holds a detection of {found[0].name}", "--overwrite replaces it")
     path = str(Path(model).resolve()) if Path(model).exists() else model
     items = [
-        Item(f.name, Job(str(f.path.resolve()), path, device, o, show=len(found) == 1), out / f.name) for f in found
+        Item(f.name, Job(str(f.path.resolve()), path, device, o, f.patient, show=len(found) == 1), out / f.name)
+        for f in found
     ]
     with _executor(scheduler) as executor:
         write_text(note, json.dumps({"fingerprint": asked, "model": str(model), "notice": RESEARCH_ONLY}) + "\n")

@@ -147,7 +147,8 @@ def evaluate(
         against: a second detector: a model folder or a folder of detections.
 
     Returns:
-        The measures as in metrics.json.
+        The measures as in metrics.json; `seen_in_training` names the recordings that the model was trained on, or whose patients it knows (None:
+        detections of a tool whose training is unknown).
 
     Raises:
         UserError: nothing to judge or to judge with, or results that are there already.
@@ -160,6 +161,7 @@ def evaluate(
     judged, failed, rules = _judged(known, model, detections, out / "detections", o, how)
     result = judge(judged, rules, seed=seed)
     result["left_out"] = left | {f.name: f.message for f in failed}
+    result["seen_in_training"] = _seen([j.name for j in judged], out / "detections") if detections is None else None
     if against is not None:
         second_model = None if _is_detections(Path(against)) else against
         folder = Path(against) if second_model is None else None
@@ -172,6 +174,23 @@ def evaluate(
     result["notice"] = RESEARCH_ONLY
     _write(result, out)
     return result
+
+
+def _seen(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """What the model's training has to do with the recordings that it was judged on, by name."""
+    facts = {n: json.loads((folder / n / "detection.json").read_text(encoding="utf-8")) for n in names}
+    return {n: f["seen_in_training"] for n, f in facts.items() if f.get("seen_in_training")}
+
+
+def unfair(result: Mapping[str, Any]) -> str:
+    """The sentence that must stand over measures on recordings that the model knows, or ""."""
+    seen = list((result.get("seen_in_training") or {}).values())
+    if not seen:
+        return ""
+    return (
+        f"No test of the model: {len(seen)} of {result['recordings']} recordings are known to it. {'; '.join(seen[:4])}"
+        + (" …" if len(seen) > 4 else "")
+    )
 
 
 def _is_detections(folder: Path) -> bool:
@@ -240,6 +259,8 @@ def _write(result: Mapping[str, Any], out: Path) -> None:
         figure.savefig(part, format="png", dpi=110)
     seizures = f"{result['seizures']} seizures in {result['hours']:.1f} h of {result['subjects']} subjects"
     page = Report("Evaluation of a seizure detector", lead=seizures).warning(RESEARCH_ONLY)
+    if warned := unfair(result):
+        page.warning(warned)
     columns = ["measure", "mean over subjects", "95 %", "pooled", "95 %"]
     page.table(columns, table(result), caption="Intervals: bootstrap over subjects. Events and samples as SzCORE.")
     page.picture(figure, "Sensitivity against false alarms an hour over thresholds; calibration of the probability.")

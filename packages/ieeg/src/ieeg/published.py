@@ -1,7 +1,8 @@
 """Published MVPFormer weights, as data. Imports nothing heavy.
 
-Licences, sizes and gating are what the pages said when this list was written (2026); the page decides. All of them: for research only, not for
-diagnosis.
+Licences, restriction and parameter counts are what IBM's README and the hub's pages said when this list was written (2026; of mvpformer-s-swec the
+page was not seen, its numbers are those of its siblings). Sizes of downloads follow from the parameters in float32; those of IBM's files, whose share
+lists none, are estimates. The page decides. All of them: for research only, not for diagnosis.
 """
 
 from dataclasses import dataclass
@@ -74,6 +75,14 @@ PUBLISHED: tuple[Published, ...] = (
         "s",
         "mayo",
         "detector of pathological activity in 3 s clips (MAYO), LoRA merged",
+        "74 M",
+        "0.3 GB",
+        detects=False,
+    ),
+    _hub(
+        "s",
+        "fnusa",
+        "detector of pathological activity in 3 s clips (FNUSA), LoRA merged",
         "74 M",
         "0.3 GB",
         detects=False,

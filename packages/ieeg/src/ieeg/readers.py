@@ -70,6 +70,10 @@ def _edf_kind(label: str) -> str:
     return kind_by_name(label)
 
 
+_JOINTS = ("bad boundary", "edge boundary", "boundary")
+_MNE_KINDS = ("seeg", "dbs", "ecog", "ecg", "eog", "emg", "stim")
+
+
 @dataclass
 class MneRecording(Recording):
     """Everything that MNE reads lazily: BrainVision, FIF, EEGLAB, Persyst, Nihon Kohden and more."""
@@ -82,23 +86,25 @@ class MneRecording(Recording):
                 self._raw: Any = mne.io.read_raw(self.path, preload=False)
         except Exception as error:  # MNE's readers raise anything
             detail = " ".join(str(error).split())[:160]
-            raise UserError(
-                f"{self.path} cannot be read: {detail}",
-                "check that all files of the recording are there, or export it as EDF+",
-            ) from None
+            hint = "check that all files of the recording are there, or export it as EDF+"
+            if self.path.suffix.lower() == ".lay":
+                hint += "; MNE also wants the lines BirthDate, Sex and Hand under [Patient], which anonymising may have taken out"
+            raise UserError(f"{self.path} cannot be read: {detail}", hint) from None
         raw = self._raw
         rate = float(raw.info["sfreq"])
         for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
             located = raw.info["chs"][raw.ch_names.index(name)]["loc"][:3]
             x, y, z = (float(value) for value in located)
             position = (x, y, z) if np.isfinite(located).all() and np.any(located) else None
-            kind = (
-                kind
-                if kind in ("seeg", "ecog", "ecg", "eog", "emg", "stim")
-                else kind_by_name(name, "eeg")
-                if kind == "eeg"
-                else "misc"
-            )
+            if (
+                self.path.suffix.lower() == ".eeg"
+            ):  # of Nihon Kohden MNE types by letters: a contact X1 or NA3 would be none
+                kind = kind_by_name(name) if kind != "stim" else kind
+            elif kind == "eeg":
+                kind = kind_by_name(name, "eeg")
+            elif kind not in _MNE_KINDS:
+                kind = "misc"
+            kind = "seeg" if kind == "dbs" else kind
             self.channels.append(
                 Channel(name, kind, rate, "µV", "marked bad in the file" if name in raw.info["bads"] else "", position)
             )
@@ -111,6 +117,16 @@ class MneRecording(Recording):
                 raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True
             )
         ]
+        self._mark_gaps()
+
+    def _mark_gaps(self) -> None:
+        """MNE's marks of samples that were not recorded become gaps; where pieces were joined, the signal jumps: that is said."""
+        skips = [e for e in self.events if e.label.upper().startswith("BAD_ACQ_SKIP") and e.duration > 0]
+        self.gaps = [(e.onset, min(e.onset + e.duration, self.duration)) for e in skips]
+        joints = sorted({round(e.onset, 2) for e in self.events if e.label.lower() in _JOINTS})
+        if joints:
+            named = some_of([f"{t:g} s" for t in joints])
+            self.warnings.append(f"pieces were joined at {named}: filters and windows run across the joints")
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         return (self._raw.get_data(picks=channels, start=begin, stop=end, verbose="error") * 1e6).astype(np.float32)

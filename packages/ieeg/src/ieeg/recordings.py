@@ -183,6 +183,8 @@ def recognises(path: Path) -> str | None:
                 return "SWEC iEEG recording" if "data/ieeg" in file else None
         except OSError:
             return None
+    if name.endswith(".eeg") and head.startswith((b"EEG-", b"QI-", b"DAE-")):
+        return "Nihon Kohden recording"
     if name.endswith((".vhdr", ".lay", ".set", ".mff", ".nxe", ".cnt", ".fif", ".fif.gz")) and path.stat().st_size:
         return "recording (through MNE)"
     return None

@@ -12,13 +12,13 @@ from core_runtime.errors import UserError
 from core_runtime.folders import writing
 from ieeg.bids import Found
 from ieeg.inspection import Inspected
-from ieeg.judging import table
+from ieeg.judging import table, unfair
 from ieeg.model_folders import RESEARCH_ONLY
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a verb ends with."""
+    """What a verb ends with: facts for programs, lines for people, an exit status."""
 
     facts: Any
     show: Callable[[], None]
@@ -90,6 +90,8 @@ def evaluated(result: Mapping[str, Any], out: Path) -> Result:
     """Of `evaluate`."""
 
     def show() -> None:
+        if warned := unfair(result):
+            note.print(warned, style="bold red", markup=False, soft_wrap=True)
         print(
             f"{result['recordings']} recordings of {result['subjects']} subjects, {result['seizures']} seizures, {result['hours']:.1f} h"
         )
