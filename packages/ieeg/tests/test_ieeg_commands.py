@@ -190,6 +190,9 @@ def test_inputs_that_are_odd_but_usable(model, ieeg, tmp_path, write_edf):
     code, _, err = ieeg("detect", flat, "--model", model, "--out", tmp_path / "flat")
     assert code == 2
     assert "no usable channel" in err
+    assert as_json(ieeg("inspect", flat, "--json"))["microvolts"] is None
+    kept = ("--keep-bads", "--no-report", "--json")  # a run that failed does not stand in the way of other options
+    as_json(ieeg("detect", flat, "--model", model, "--out", tmp_path / "flat", *kept))
     heart = write_edf(tmp_path / "heart.edf", {"ECG": signal(256)})
     assert ieeg("detect", heart, "--model", model, "--out", tmp_path / "heart")[0] == 2
 

@@ -207,6 +207,11 @@ def test_swec(tmp_path):
         file.create_virtual_dataset("data/ieeg", layout)
         file.attrs["sampling_rate"] = 512
     np.testing.assert_array_equal(open_recording(total).read([1], 0, 4000), values[[1]])
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["data/ieeg"] = values[:, :0]
+        file.attrs["sampling_rate"] = 512
+    with pytest.raises(UserError, match="holds no samples"):
+        open_recording(tmp_path / "empty.h5")
     path.rename(tmp_path / "elsewhere.h5")
     with pytest.raises(UserError, match=r"ID20_part_1\.h5"):
         open_recording(total)

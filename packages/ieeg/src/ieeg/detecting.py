@@ -267,7 +267,7 @@ def detect_all(
     EventOptions(**{"threshold": loaded.threshold, **o.events})
     asked = fingerprint({"model": _identity(Path(model)), "options": o})
     note = out / "detect.json"
-    if note.exists() and not overwrite:
+    if any(out.glob("*/detection.json")) and note.exists() and not overwrite:
         if json.loads(note.read_text(encoding="utf-8")).get("fingerprint") != asked:
             raise UserError(
                 f"{out} holds detections of another model or with other options",

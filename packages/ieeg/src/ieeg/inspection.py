@@ -1,5 +1,6 @@
 """The first look at a recording: montage, bad channels with reasons, rates, gaps, duration, seizures, a picture, and whether it can be used."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,12 @@ class Inspection:
     def used(self) -> list[str]:
         """Names of the neural channels that are not bad."""
         return [c.name for c in self.recording.channels if c.neural and c.name not in self.quality.bads]
+
+    @property
+    def level(self) -> float | None:
+        """Median over the usable channels of the standard deviation, µV; None without any."""
+        found = self.quality.microvolts * self.quality.scale
+        return None if math.isnan(found) else found
 
     @property
     def problem(self) -> str:
@@ -83,7 +90,7 @@ class Inspection:
             "shafts": {name: len(numbers) for name, numbers in self.shafts.items()},
             "bads": self.quality.bads,
             "mains": r.power_line or self.quality.line or None,
-            "microvolts": self.quality.microvolts * self.quality.scale,
+            "microvolts": self.level,
             "gaps": r.gaps,
             "seizures": self.seizures.events.tolist() if self.seizures.known else None,
             "seizures_from": self.seizures.source or None,
@@ -120,7 +127,10 @@ class Inspection:
                 + (f" … ({len(bads)})" if len(bads) > 12 else "")
                 or "none",
             ),
-            ("amplitude", f"{self.quality.microvolts * self.quality.scale:.0f} µV (median over channels)"),
+            (
+                "amplitude",
+                "no channel to tell it from" if self.level is None else f"{self.level:.0f} µV (median over channels)",
+            ),
             (
                 "mains",
                 f"{r.power_line or self.quality.line:g} Hz" if r.power_line or self.quality.line else "none stands out",

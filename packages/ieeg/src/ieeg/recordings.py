@@ -215,6 +215,8 @@ def open_recording(path: Path) -> Recording:
     ):
         if name.endswith(suffixes):
             recording = reader(path)
+            if not recording.channels or recording.duration <= 0:
+                raise UserError(f"{path} holds no samples", "the recorder wrote nothing, or the copy was cut off")
             recording.make_names_unique()
             join_sidecars(recording)
             return recording
