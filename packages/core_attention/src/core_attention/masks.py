@@ -183,7 +183,7 @@ def in_band(band: tuple[int | None, int | None], size: Size, part: Part, device:
 class KeyLengths(Mask):
     """Sample ``b`` has ``lengths[b]`` keys; those behind are padding. A sample of length 0 gives zeros."""
 
-    lengths: Int[Tensor, "batch"]
+    lengths: Int[Tensor, " batch"]
 
     def check(self, size: Size) -> None:
         if self.lengths.ndim != 1 or self.lengths.shape[0] not in (1, size.batch) or self.lengths.is_floating_point():

@@ -4,7 +4,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def stochastic_depth(branch: Float[Tensor, "batch *rest"], rate: float, training: bool) -> Float[Tensor, "batch *rest"]:
+def stochastic_depth(
+    branch: Float[Tensor, " batch *rest"], rate: float, training: bool
+) -> Float[Tensor, " batch *rest"]:
     """Leaves out a sample's branch with probability `rate` and scales the others up by 1 / (1 − rate); nothing outside training."""
     if not training or rate == 0:
         return branch

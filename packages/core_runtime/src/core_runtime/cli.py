@@ -13,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -46,6 +47,15 @@ class PrecisionName(StrEnum):
     bf16 = "bf16-mixed"
     fp16 = "16-mixed"
     double = "64-true"
+
+
+class ModelsAction(StrEnum):
+    """What ``models`` does."""
+
+    list = "list"
+    get = "get"
+    convert = "convert"
+    check = "check"
 
 
 def config_option(aliases: Mapping[str, str | None] | None = None) -> Any:
@@ -213,6 +223,22 @@ def emit(result: Any, as_json: bool, human: Callable[[], None]) -> None:
         print(json.dumps(_plain(result), ensure_ascii=False, allow_nan=False))
     else:
         human()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a verb ends with: facts for programs, lines for people, an exit status."""
+
+    facts: Any
+    show: Callable[[], None]
+    code: int = 0
+
+
+def end(result: Result, as_json: bool) -> None:
+    """Prints a result (`emit`) and ends with its exit status."""
+    emit(result.facts, as_json, result.show)
+    if result.code:
+        raise typer.Exit(result.code)
 
 
 def _plain(value: Any) -> Any:

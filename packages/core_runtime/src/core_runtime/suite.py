@@ -54,6 +54,11 @@ class DemoResult:
     rows: Sequence[Sequence[Any]] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def emit(self, as_json: bool) -> None:
+        """Prints it, for a domain's own ``demo``."""
+        made = {"headline": self.headline, "report": self.report, "metrics": dict(self.metrics)}
+        emit(made, as_json, lambda: print(f"{self.headline}\nReport: {self.report}"))
+
 
 @dataclass(frozen=True)
 class Domain:

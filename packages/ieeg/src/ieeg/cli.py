@@ -18,6 +18,7 @@ from core_runtime.cli import (
     Workers,
     application,
     emit,
+    end,
     resolve_device,
     run,
 )
@@ -77,8 +78,7 @@ def inspect(
     from ieeg.summaries import inspected
 
     result = inspected(look(path), picture)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 def detect(
@@ -137,8 +137,7 @@ def detect(
         skip_errors=skip_errors,
     )
     result = detected(found, outcomes, out)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 app.command("detect")(detect)
@@ -193,8 +192,7 @@ def evaluate(
         overwrite=overwrite,
     )
     result = evaluated(made, out)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 add_to(app)
@@ -215,9 +213,7 @@ def demo(
     """
     from ieeg.demo import run_demo
 
-    result = run_demo(out, full, seed=seed, overwrite=overwrite)
-    made = {"headline": result.headline, "report": result.report, "metrics": dict(result.metrics)}
-    emit(made, json, lambda: print(f"{result.headline}\nReport: {result.report}"))
+    run_demo(out, full, seed=seed, overwrite=overwrite).emit(json)
 
 
 def _rules(threshold: float | None, low: float | None, smoothing: int, min_duration: float, merge_gap: float) -> dict:
@@ -235,11 +231,6 @@ def _preparing(
     given = {"reference": reference and reference.value, "max_channels": max_channels, "notch": notch}
     chosen = {k: v for k, v in given.items() if v is not None}
     return chosen | ({"drop_bads": False} if keep_bads else {}) | ({"exclude": tuple(exclude)} if exclude else {})
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
 
 
 def main() -> None:

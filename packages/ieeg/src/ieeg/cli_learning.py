@@ -11,6 +11,7 @@ from core_runtime.cli import (
     DeviceName,
     Json,
     Model,
+    ModelsAction,
     Out,
     Overwrite,
     Precision,
@@ -20,7 +21,7 @@ from core_runtime.cli import (
     Verbose,
     Workers,
     config_option,
-    emit,
+    end,
     resolve_device,
 )
 from ieeg.recipes import PUBLISHED_CONFIG
@@ -55,13 +56,6 @@ class ReferenceName(StrEnum):
     bipolar = "bipolar"
     laplacian = "laplacian"
     none = "none"
-
-
-class ModelsAction(StrEnum):
-    list = "list"
-    get = "get"
-    convert = "convert"
-    check = "check"
 
 
 class Naming(StrEnum):
@@ -201,7 +195,7 @@ def train(
         progress=not json,
         trainer={"devices": devices} if devices > 1 else None,
     )
-    _end(trained(made), json)
+    end(trained(made), json)
 
 
 def forecast(
@@ -228,7 +222,7 @@ def forecast(
     preparing = {"reference": reference and reference.value, "max_channels": max_channels}
     where = resolve_device(device)
     made = forecast_file(path, model, out, at=at, steps=steps, device=where, overwrite=overwrite, **preparing)
-    _end(made, json)
+    end(made, json)
 
 
 def stream(
@@ -324,19 +318,13 @@ def models(
         if action == ModelsAction.convert
         else {}
     )
-    _end(about_models(action.value, what, out, **options), json)
+    end(about_models(action.value, what, out, **options), json)
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the verbs of this file to the command."""
     for verb in (train, forecast, stream, models):
         app.command()(verb)
-
-
-def _end(result: Any, json: bool) -> None:
-    emit(result.facts, json, result.show)
-    if result.code:
-        raise typer.Exit(result.code)
 
 
 def _pair(text: str | None) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from core_runtime.bulk import Outcome, summary
+from core_runtime.cli import Result
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.report import Report
@@ -22,7 +23,6 @@ from ieeg.preparing import Prepared
 from ieeg.recordings import open_recording
 from ieeg.runs import Trained, settings_of
 from ieeg.streaming import Alarms, stream
-from ieeg.summaries import Result
 
 
 def prepared_for(loaded: LoadedModel, path: Path, **changes: Any) -> Prepared:

@@ -108,7 +108,7 @@ class Batch(NamedTuple):
     """
 
     x: Float[Tensor, "windows time channels samples"]
-    y: Int[Tensor, "windows"]
+    y: Int[Tensor, " windows"]
     patient: str
 
 

@@ -21,7 +21,7 @@ def draw_traces(
     start: float = 0.0,
     seizures: NDArray[np.float64] | None = None,
     bads: Sequence[str] = (),
-    shade: Float[np.ndarray, "channels"] | None = None,
+    shade: Float[np.ndarray, " channels"] | None = None,
     title: str = "",
 ) -> Figure:
     """Channels one below the other, at most 40; `shade` (0 to 1) colours each by its importance."""
@@ -76,7 +76,7 @@ def draw_probability(
     return figure
 
 
-def draw_importance(importance: Float[np.ndarray, "channels"], names: Sequence[str]) -> Figure:
+def draw_importance(importance: Float[np.ndarray, " channels"], names: Sequence[str]) -> Figure:
     """A bar a channel: its evidence, in log-odds."""
     figure = Figure(figsize=(11, 2.4), layout="constrained")
     axes = figure.subplots()

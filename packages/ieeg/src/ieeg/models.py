@@ -10,6 +10,7 @@ from core_attention.checkpoints import read_official
 from core_attention.systems import StateDict, load_strictly
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
+from core_runtime.hub import hub_errors
 from ieeg.conversion import Layout, config_of, head_keys, joined, layout_of, to_layout, to_ours
 from ieeg.lora import merged
 from ieeg.model_folders import RESEARCH_ONLY, load, save
@@ -52,17 +53,10 @@ def get(name: str, out: Path) -> dict[str, Any]:
     if target.exists():
         raise UserError(f"{target} is already there", "--out names another folder")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    try:
+    by_hand = f"copy the folder of {found.source} and use 'ieeg models convert FOLDER'"
+    with hub_errors(name, found.source, by_hand):
         files = [Path(hf_hub_download(found.source, file)) for file in ("config.json", "model.safetensors")]
-    except LocalEntryNotFoundError:
-        raise UserError(
-            f"{name}: the hub cannot be reached",
-            f"with a network elsewhere, copy the folder of {found.source} and use 'ieeg models convert FOLDER'",
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"{name}: {str(error).splitlines()[0]}", f"the weights are {found.source} on the hub") from None
     return convert(files[0].parent, target) | {"name": name, "licence": found.licence}
 
 

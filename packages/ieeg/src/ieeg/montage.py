@@ -110,7 +110,7 @@ def choose_channels(probes: Sequence[Float[np.ndarray, "channels samples"]], kee
     return np.sort(order[:keep])
 
 
-def _rank(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "channels"]:
+def _rank(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
     x = x - x.mean(1, keepdims=True)
     variance = np.square(x).mean(1)
     safe = np.where(variance > 0, variance, 1.0)

@@ -119,7 +119,7 @@ def _plain_faults(probes: Sequence[Float[np.ndarray, "channels samples"]]) -> li
     return reasons
 
 
-def _detrended_std(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "channels"]:
+def _detrended_std(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
     from scipy.signal import detrend
 
     return detrend(x, axis=1).std(1) if x.shape[1] > 2 else x.std(1)

@@ -107,7 +107,7 @@ def _times(seconds: int, rng: np.random.Generator) -> list[tuple[float, float]]:
     return out
 
 
-def _epileptor(seconds: float, samples: int, rng: np.random.Generator) -> Float[np.ndarray, "samples"]:
+def _epileptor(seconds: float, samples: int, rng: np.random.Generator) -> Float[np.ndarray, " samples"]:
     """A discharge that slows from about 13 Hz to 2.5 Hz and grows, each beat a spike and a slow wave, with a slow shift below."""
     u = np.linspace(0, 1, samples, dtype=np.float32)
     frequency = (13 - 10.5 * u**0.6) * (1 + 0.08 * np.interp(u, np.linspace(0, 1, 12), rng.normal(size=12)))
@@ -238,7 +238,7 @@ def _write(folder: Path, stem: str, made: Simulated, run: int) -> Path:
     return path
 
 
-def _signal(values: Float[np.ndarray, "samples"], rate: int, name: str):
+def _signal(values: Float[np.ndarray, " samples"], rate: int, name: str):
     import edfio
 
     limit = float(np.ceil(max(np.abs(values).max() * 1.02, 1.0)))
@@ -247,6 +247,6 @@ def _signal(values: Float[np.ndarray, "samples"], rate: int, name: str):
     )
 
 
-def _heart(seconds: float) -> Float[np.ndarray, "samples"]:
+def _heart(seconds: float) -> Float[np.ndarray, " samples"]:
     t = np.arange(int(seconds * 128)) / 128
     return 700 * np.exp(-(((((t * 1.1) % 1) - 0.5) / 0.02) ** 2))

@@ -1,28 +1,18 @@
 """What the verbs print: facts for programs, lines for people, an exit status."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Outcome, summary
-from core_runtime.cli import note
+from core_runtime.cli import Result, note
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
 from ieeg.bids import Found
 from ieeg.inspection import Inspected
 from ieeg.judging import table, unfair
 from ieeg.model_folders import RESEARCH_ONLY
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a verb ends with: facts for programs, lines for people, an exit status."""
-
-    facts: Any
-    show: Callable[[], None]
-    code: int = 0
 
 
 def inspected(made: Inspected, picture: Path | None = None) -> Result:

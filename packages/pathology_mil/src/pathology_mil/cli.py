@@ -20,7 +20,7 @@ from core_runtime.cli import (
     Verbose,
     Workers,
     application,
-    emit,
+    end,
     resolve_device,
     run,
 )
@@ -98,8 +98,7 @@ def sample(
 
     outcomes = make_samples(out, SampleParams(slides, seed), workers=workers, overwrite=overwrite)
     result = sampled(out, outcomes)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 @app.command()
@@ -125,8 +124,7 @@ def inspect(
     from pathology_mil.summaries import inspected
 
     result = inspected(look(path, mpp=own_mpp(slide_mpp, slide_mag)))
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 @app.command()
@@ -217,8 +215,7 @@ def tile(
         skip_errors=skip_errors,
     )
     result = tiled(folder, found, params, outcomes, single=slides.is_file() and len(found) == 1)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 @app.command()
@@ -263,8 +260,7 @@ def encode(
         job, params, slides=slides, workers=workers, overwrite=overwrite, skip_errors=skip_errors
     )
     result = encoded(folder, params, outcomes)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 @app.command()
@@ -333,8 +329,7 @@ def heatmap(
         overwrite=overwrite,
     )
     result = mapped(out, outcomes)
-    emit(result.facts, json, result.show)
-    _exit(result.code)
+    end(result, json)
 
 
 add_to(app)
@@ -357,13 +352,7 @@ def demo(
     from pathology_mil.demo import demo as run_demo
     from pathology_mil.demo_report import shown
 
-    result = shown(run_demo(out, full=full, seed=seed, workers=workers, overwrite=overwrite))
-    emit(result.facts, json, result.show)
-
-
-def _exit(code: int) -> None:
-    if code:
-        raise typer.Exit(code)
+    end(shown(run_demo(out, full=full, seed=seed, workers=workers, overwrite=overwrite)), json)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,6 +11,7 @@ from core_runtime.cli import (
     DeviceName,
     Json,
     Model,
+    ModelsAction,
     Out,
     Overwrite,
     Precision,
@@ -20,7 +21,7 @@ from core_runtime.cli import (
     Verbose,
     Workers,
     config_option,
-    emit,
+    end,
     resolve_device,
 )
 from pathology_mil.recipes import PRESETS, PUBLISHED_CONFIG
@@ -41,13 +42,6 @@ class PresetName(StrEnum):
 class SelectionName(StrEnum):
     best = "val_f1+val_auc"
     last = "last"
-
-
-class ModelsAction(StrEnum):
-    list = "list"
-    get = "get"
-    convert = "convert"
-    check = "check"
 
 
 def _preset(ctx: typer.Context, value: PresetName | None) -> PresetName | None:
@@ -162,7 +156,7 @@ def train(
         overwrite=overwrite,
         progress=not json,
     )
-    _end(trained(made), json)
+    end(trained(made), json)
 
 
 def sweep(
@@ -201,7 +195,7 @@ def sweep(
         device=resolve_device(device),
         progress=not json,
     )
-    _end(swept(rows, out), json)
+    end(swept(rows, out), json)
 
 
 def evaluate(
@@ -238,7 +232,7 @@ def evaluate(
         overwrite=overwrite,
         progress=not json,
     )
-    _end(evaluated(made), json)
+    end(evaluated(made), json)
 
 
 def predict(
@@ -269,7 +263,7 @@ def predict(
     mpp = own_mpp(slide_mpp, slide_mag)
     preparation = {"encoder": encoder, "weights": weights, "mpp": mpp, "workers": workers}
     made = predict_path(path, chosen(model), out, device=resolve_device(device), overwrite=overwrite, **preparation)
-    _end(made, json)
+    end(made, json)
 
 
 def models(
@@ -288,19 +282,13 @@ def models(
     """
     from pathology_mil.learning import about_models
 
-    _end(about_models(action.value, what, out, [c.strip() for c in classes.split(",")] if classes else None), json)
+    end(about_models(action.value, what, out, [c.strip() for c in classes.split(",")] if classes else None), json)
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds the verbs of this file to the command."""
     for verb in (train, sweep, evaluate, predict, models):
         app.command()(verb)
-
-
-def _end(result: Any, json: bool) -> None:
-    emit(result.facts, json, result.show)
-    if result.code:
-        raise typer.Exit(result.code)
 
 
 def _pairs(text: str | None) -> dict[str, str] | None:

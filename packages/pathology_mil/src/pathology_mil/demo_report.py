@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from core_runtime.cli import Result
 from core_runtime.report import Report
 from core_runtime.suite import DemoResult
 from pathology_mil import figures
@@ -15,7 +16,6 @@ from pathology_mil.measures import Metrics
 from pathology_mil.scores import Scored
 from pathology_mil.slides import RGB, Slide, find_slides
 from pathology_mil.splits import Split
-from pathology_mil.summaries import Result
 from pathology_mil.tiles import read_tiles
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Outcome, summary
-from core_runtime.cli import note
+from core_runtime.cli import Result, note
 from core_runtime.errors import UserError
 from pathology_mil.evaluation import Evaluation
 from pathology_mil.measures import Metrics, describe
@@ -16,7 +16,6 @@ from pathology_mil.published import NO_CLASSIFIERS
 from pathology_mil.recipes import Recipe
 from pathology_mil.runs import Trained
 from pathology_mil.splits import read_splits
-from pathology_mil.summaries import Result
 from pathology_mil.sweeps import SweepRow
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
+from core_runtime.hub import hub_errors
 from pathology_mil.published import NO_CLASSIFIERS, PUBLISHED, published
 
 
@@ -39,33 +40,22 @@ def get(name: str, out: Path) -> dict[str, Any]:
     if found.kind == "built in" or found.source.startswith("github:"):
         raise UserError(f"{name} is not on the hub", f"it needs {found.needs}")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    for file in found.files:
-        try:
-            path = hf_hub_download(found.source, file, local_dir=out / name)
-        except GatedRepoError:
-            raise UserError(
-                f"{name}: {found.source} is gated and this account has no access",
-                "ask for it on the model's page, then 'huggingface-cli login'",
-            ) from None
-        except LocalEntryNotFoundError:  # an EntryNotFoundError, too
-            raise UserError(
-                f"{name}: the hub cannot be reached",
-                "with a network elsewhere, copy the file and use 'encode --weights FILE'",
-            ) from None
-        except EntryNotFoundError:
-            continue
-        except (HfHubHTTPError, OSError) as error:
-            raise UserError(
-                f"{name}: {str(error).splitlines()[0]}", f"the weights are at {found.source} on the hub"
-            ) from None
-        use = f"encode --encoder '{found.encoder}' --weights '{path}' --as {name}" if found.encoder else found.needs
-        return {"name": name, "file": path, "licence": found.licence, "use": use}
-    raise UserError(
-        f"{name}: {found.source} holds none of {', '.join(found.files)}",
-        "get the file by hand and use 'encode --weights FILE'",
-    )
+    *others, last = found.files  # whichever of them the repository holds
+    with hub_errors(name, found.source, "copy the file and use 'encode --weights FILE'"):
+        for file in others:
+            try:
+                path = hf_hub_download(found.source, file, local_dir=out / name)
+                break
+            except LocalEntryNotFoundError:  # no network; an EntryNotFoundError, too
+                raise
+            except EntryNotFoundError:
+                continue
+        else:
+            path = hf_hub_download(found.source, last, local_dir=out / name)
+    use = f"encode --encoder '{found.encoder}' --weights '{path}' --as {name}" if found.encoder else found.needs
+    return {"name": name, "file": path, "licence": found.licence, "use": use}
 
 
 def convert(checkpoint: Path, out: Path, *, classes: list[str] | None = None) -> dict[str, Any]:

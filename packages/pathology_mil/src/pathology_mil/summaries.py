@@ -1,27 +1,17 @@
 """What the verbs print at their end: facts for programs, lines for people."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Outcome
-from core_runtime.cli import note
+from core_runtime.cli import Result, note
 from pathology_mil.encoding import EncodeParams
 from pathology_mil.inspection import Findings
 from pathology_mil.slides import SlideFile
 from pathology_mil.tiles import TileParams
 from pathology_mil.tiling import tile_facts, verdict
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a verb found: a JSON document, how to print it, and the exit status."""
-
-    facts: dict[str, Any]
-    show: Callable[[], None]
-    code: int = 0
 
 
 def sampled(out: Path, outcomes: Sequence[Outcome]) -> Result:

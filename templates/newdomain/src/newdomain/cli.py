@@ -170,9 +170,7 @@ def demo(
     """Samples, trains, evaluates, predicts and reports. Example: `newdomain demo /tmp/demo`"""
     from newdomain.demo import run_demo
 
-    result = run_demo(out, full, seed=seed, overwrite=overwrite)
-    made = {"headline": result.headline, "report": result.report, "metrics": dict(result.metrics)}
-    emit(made, json, lambda: print(f"{result.headline}\nReport: {result.report}"))
+    run_demo(out, full, seed=seed, overwrite=overwrite).emit(json)
 
 
 @app.command()

@@ -34,8 +34,8 @@ COMMUNITY = {"con1.weight": "conv.weight", "GN.weight": "gn.weight", "GN.bias": 
 def strip_gates(
     strip: Float[Tensor, "b c l"],
     conv: Float[Tensor, "c c_a_group k"],
-    scale: Float[Tensor, "c"],
-    shift: Float[Tensor, "c"],
+    scale: Float[Tensor, " c"],
+    shift: Float[Tensor, " c"],
     *,
     groups: int,
     num_groups: int,

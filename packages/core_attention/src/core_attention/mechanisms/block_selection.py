@@ -23,7 +23,7 @@ EPS = 1e-6
 
 
 def block_means(
-    k: Float[Tensor, "batch heads tokens dim"], block: int, real: Bool[Tensor, "tokens"] | None = None
+    k: Float[Tensor, "batch heads tokens dim"], block: int, real: Bool[Tensor, " tokens"] | None = None
 ) -> Float[Tensor, "batch heads blocks dim"]:
     """The mean key of each block of `block` tokens in float32 (float64 for float64), over its `real` tokens; the last may be short."""
     wide = torch.promote_types(k.dtype, torch.float32)
@@ -52,7 +52,7 @@ def gate(
 
 def select_blocks(
     gates: Float[Tensor, "batch heads queries blocks"],
-    own: Int[Tensor, "queries"],
+    own: Int[Tensor, " queries"],
     *,
     group: Group = "head_global",
     tau: float | None = 0.25,
@@ -152,13 +152,13 @@ def _each_query(
 
 
 def _one_group(
-    gates: Float[Tensor, "entries"],
-    owned: Bool[Tensor, "entries"] | None,
+    gates: Float[Tensor, " entries"],
+    owned: Bool[Tensor, " entries"] | None,
     tau: float | None,
     topk: int | None,
     rows: int,
     exact_sort: bool,
-) -> Bool[Tensor, "entries"]:
+) -> Bool[Tensor, " entries"]:
     """The entries of one group that are chosen: `topk` a row, or the share `tau` of the sum."""
     low, high = (float(value) for value in gates.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -195,7 +195,7 @@ def _sum(values: Tensor) -> float:
     return float(values[:whole].view(-1, 4096).sum(1).double().sum()) + float(values[whole:].double().sum())
 
 
-def _largest(values: Tensor, wanted: float, low: float | None, exact_sort: bool) -> Bool[Tensor, "entries"]:
+def _largest(values: Tensor, wanted: float, low: float | None, exact_sort: bool) -> Bool[Tensor, " entries"]:
     """The largest finite entries, in descending order until their weights reach `wanted`, at least one; all if they never do.
 
     An entry weighs ``value − low``, or 1 if `low` is None.
@@ -225,13 +225,13 @@ def _largest(values: Tensor, wanted: float, low: float | None, exact_sort: bool)
     return above
 
 
-def _largest_sorted(values: Tensor, wanted: float, low: float | None) -> Bool[Tensor, "entries"]:
+def _largest_sorted(values: Tensor, wanted: float, low: float | None) -> Bool[Tensor, " entries"]:
     return _until(values, wanted, low, at_least_one=True)[0]
 
 
 def _until(
     values: Tensor, wanted: float, low: float | None, *, at_least_one: bool
-) -> tuple[Bool[Tensor, "entries"], bool]:
+) -> tuple[Bool[Tensor, " entries"], bool]:
     """See `_largest`, by sorting; and whether `wanted` was reached."""
     best, order = values.sort(descending=True, stable=True)
     finite = best > -torch.inf

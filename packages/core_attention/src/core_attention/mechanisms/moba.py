@@ -154,7 +154,7 @@ def moba_attention_packed(
     q: Float[Tensor, "tokens heads dim"],
     k: Float[Tensor, "tokens kv_heads dim"],
     v: Float[Tensor, "tokens kv_heads value_dim"],
-    cu_seqlens: Int[Tensor, "sequences_and_1"],
+    cu_seqlens: Int[Tensor, " sequences_and_1"],
     *,
     block: int,
     topk: int,

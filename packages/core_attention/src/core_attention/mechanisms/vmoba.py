@@ -74,7 +74,7 @@ class Partition:
         t, h, w = self.grid
         return x[:, :, :t, :h, :w].flatten(2, 4)
 
-    def real(self, device: torch.device | str = "cpu") -> Bool[Tensor, "padded"] | None:
+    def real(self, device: torch.device | str = "cpu") -> Bool[Tensor, " padded"] | None:
         """In block order, which tokens are no padding; None if all are."""
         if self.padded == self.grid:
             return None

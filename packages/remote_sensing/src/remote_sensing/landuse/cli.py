@@ -12,6 +12,7 @@ from core_runtime.cli import (
     DeviceName,
     Json,
     Model,
+    ModelsAction,
     Out,
     Overwrite,
     Precision,
@@ -69,13 +70,6 @@ class Weighting(StrEnum):
     paper = "paper"
     effective = "effective"
     none = "none"
-
-
-class ModelsAction(StrEnum):
-    list = "list"
-    get = "get"
-    convert = "convert"
-    check = "check"
 
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder or .zip of a EuroSAT download, in any layout.")]
@@ -306,9 +300,7 @@ def demo(
     """
     from remote_sensing.landuse.demo import run_demo
 
-    result = run_demo(out, full, seed=seed, overwrite=overwrite)
-    made = {"headline": result.headline, "report": result.report, "metrics": dict(result.metrics)}
-    emit(made, json, lambda: print(f"{result.headline}\nReport: {result.report}"))
+    run_demo(out, full, seed=seed, overwrite=overwrite).emit(json)
 
 
 @app.command()

@@ -10,6 +10,7 @@ import torch
 
 from core_attention.checkpoints import read_official, save_model
 from core_runtime.errors import UserError
+from core_runtime.hub import hub_errors
 from remote_sensing.landuse.bands import FILE_ORDER, RGB, preprocessing
 from remote_sensing.landuse.networks import load
 from remote_sensing.landuse.official import system
@@ -43,15 +44,10 @@ def get(name: str, out: Path) -> dict[str, Any]:
     if found is None:
         raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in PUBLISHED)}")
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
-    try:
+    by_hand = f"copy {found.file} and use 'train --network {found.network} --weights FILE'"
+    with hub_errors(name, found.source, by_hand):
         path = hf_hub_download(found.source, found.file, local_dir=out / name)
-    except (HfHubHTTPError, OSError) as error:
-        raise UserError(
-            f"{name}: the hub does not give {found.source}: {(str(error).splitlines() or [type(error).__name__])[0]}",
-            f"with a network elsewhere, copy {found.file} and use 'train --network {found.network} --weights FILE'",
-        ) from None
     use = f"remote-sensing landuse train FOLDER --network {found.network} --weights '{path}'"
     return {"name": name, "file": path, "licence": found.licence, "use": use}
 

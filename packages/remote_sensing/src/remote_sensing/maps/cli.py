@@ -220,6 +220,4 @@ def demo(
     """
     from remote_sensing.maps.demo import run_demo
 
-    result = run_demo(out, full, seed=seed, overwrite=overwrite)
-    made = {"headline": result.headline, "report": result.report, "metrics": dict(result.metrics)}
-    emit(made, json, lambda: print(f"{result.headline}\nReport: {result.report}"))
+    run_demo(out, full, seed=seed, overwrite=overwrite).emit(json)

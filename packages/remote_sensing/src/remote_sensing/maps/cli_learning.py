@@ -12,6 +12,7 @@ from core_runtime.cli import (
     DeviceName,
     Json,
     Model,
+    ModelsAction,
     Out,
     Overwrite,
     Precision,
@@ -56,13 +57,6 @@ class Empty(StrEnum):
 class Token(StrEnum):
     new = "new"
     sam0 = "sam0"
-
-
-class ModelsAction(StrEnum):
-    list = "list"
-    get = "get"
-    convert = "convert"
-    check = "check"
 
 
 Classes = Annotated[str | None, typer.Option("--classes", help="Names of the classes 1, 2, …: 'railway,vineyard'.")]

@@ -10,6 +10,7 @@ import torch
 
 from core_attention.checkpoints import read_official
 from core_runtime.errors import UserError
+from core_runtime.hub import hub_errors
 from remote_sensing.maps.checkpoints import load_adapter, load_sam, plain_keys, variant_of
 from remote_sensing.maps.mapsam import MapSAM, mapsam_config
 from remote_sensing.maps.model_folders import SheetModel, load, save
@@ -46,13 +47,8 @@ def get(name: str, out: Path) -> dict[str, Any]:
         raise UserError(f"{name} is not on the hub", f"it needs {found.needs}")
     from huggingface_hub import snapshot_download
 
-    try:
+    with hub_errors(name, found.hub, f"copy {found.file} of {found.hub} here"):
         path = snapshot_download(found.hub, allow_patterns=[found.file, "*.md"], local_dir=out / name)
-    except Exception as error:  # the hub's errors have no common class
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"{name}: the hub does not give {found.hub}: {first}", "with a network elsewhere, copy its files here"
-        ) from None
     return {"name": name, "file": path, "licence": found.licence, "use": found.needs}
 
 
