@@ -37,8 +37,8 @@ def position_attention(
     return F.scaled_dot_product_attention(rows, keys, values, scale=1.0)[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
 
 
-def channel_attention(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """``A x`` with ``A = softmax(rowmax(E) − E)``, ``E = x xᵀ`` over the pixels: *dissimilar* channels get the weight.
+def channel_attention(x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "1"] | None = None) -> Float[Tensor, "b c h w"]:
+    """``A x`` with ``A = softmax(rowmax(E) − E)``, ``E = x xᵀ`` over the pixels: *dissimilar* channels get the weight; with γ, ``γ A x + x``.
 
     The softmax is computed as that of −E, which is the same (it knows no shift), and like E in float32 at least, whatever autocast
     says: E sums over all pixels and overflows float16.
@@ -48,7 +48,9 @@ def channel_attention(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         flat = exact.flatten(2)
         a = torch.softmax(-(flat @ flat.transpose(1, 2)), 2)
         recorded("weights", a[:, None])
-        return (a @ flat).to(x.dtype).reshape(x.shape)
+        # γ goes to the small map, and the sum into the product: two passes over x less
+        y = a @ flat if gamma is None else torch.baddbmm(flat, gamma.to(a.dtype) * a, flat)
+        return y.to(x.dtype).reshape(x.shape)
 
 
 class PAM(nn.Module):
@@ -99,7 +101,7 @@ class CAM(nn.Module):
             ValueError: not a map (batch, `channels`, height, width) with at least one pixel.
         """
         feature_map(x, self.channels, "CAM")
-        return torch.addcmul(x, self.gamma.to(x.dtype), channel_attention(x))
+        return channel_attention(x, self.gamma)
 
 
 class PAMCAMLayer(nn.Module):

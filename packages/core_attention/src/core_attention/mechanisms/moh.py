@@ -6,7 +6,7 @@ not computed.
 """
 
 from contextlib import nullcontext
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -124,14 +124,10 @@ def mixture_of_heads(
     k: Float[Tensor, "batch kv_heads keys dim"],
     v: Float[Tensor, "batch kv_heads keys value_dim"],
     routing: Routing,
-    *,
-    mask: Bool[Tensor, "..."] | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-    skip: bool = True,
+    **options: Any,
 ) -> Float[Tensor, "batch queries heads_value_dim"]:
-    """Head outputs times their gates, side by side: what the output projection takes. Arguments as in `gated_heads`."""
-    return gated_heads(q, k, v, routing, mask=mask, causal=causal, scale=scale, skip=skip).transpose(1, 2).flatten(2)
+    """Head outputs times their gates, side by side: what the output projection takes. Options as in `gated_heads`."""
+    return gated_heads(q, k, v, routing, **options).transpose(1, 2).flatten(2)
 
 
 def gated_heads(

@@ -5,11 +5,13 @@ gathered, attended to in tiles, and put back; what was not selected is 0.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from core_attention.routed.attention import merge_attention
 from core_attention.routed.tile import tile_backward, tile_forward
 
 ROWS = 128  # selected queries in a tile under a causal mask; without one a head is one tile
@@ -58,10 +60,22 @@ def selected_heads_attention(
     return _selected_heads(q, k, v, selected, key_mask, list(kv_head), causal, factor)[0]
 
 
+class _Part(NamedTuple):
+    """Keys begin … end − 1, and which of them each query of a tile sees, (batch, n or 1, keys); None: all of them."""
+
+    begin: int
+    end: int
+    seen: Tensor | None
+
+
 def _tiles(
     selected: Tensor, key_mask: Tensor | None, keys: int, causal: bool
-) -> Iterator[tuple[int, Tensor, Tensor, Tensor | None, int]]:
-    """Yields a head, its queries (batch, n) in order, which of them are selected, what they see (batch, n, keys), and how many keys."""
+) -> Iterator[tuple[int, Tensor, Tensor, list[_Part]]]:
+    """Yields a head, its queries (batch, n) in order, which of them are selected, and the keys that they see.
+
+    Under a causal mask these come in two parts: what is before all queries of the tile needs no mask, which over all keys would cost
+    as much as a third of the products.
+    """
     queries = selected.shape[1]
     by_head = selected.movedim(-1, 0)
     order = (~by_head).to(torch.uint8).argsort(dim=-1, stable=True)
@@ -72,16 +86,25 @@ def _tiles(
             stop = min(start + step, longest)
             index = order[head, :, start:stop]
             valid = torch.arange(start, stop, device=index.device) < counts[head, :, None]
-            seen, end = None, keys
+            parts = [_Part(0, keys, None)]
             if causal:
+                position = index + keys - queries
+                first = int(position.masked_fill(~valid, keys).min())
                 # what pads a sample with fewer queries may stand anywhere; it is thrown away
-                position = (index + keys - queries).masked_fill(~valid, 0)
-                end = int(position.max()) + 1
-                seen = torch.arange(end, device=index.device) <= position[..., None]
+                position = position.masked_fill(~valid, first)
+                last = int(position.max())
+                parts = [_Part(0, first + 1, None)]
+                if last > first:
+                    near = torch.arange(first + 1, last + 1, device=index.device)
+                    parts.append(_Part(first + 1, last + 1, near <= position[..., None]))
             if key_mask is not None:
-                allowed = key_mask[:, None, :end]
-                seen = allowed if seen is None else seen & allowed
-            yield head, index, valid, seen, end
+                parts = [_allowed(part, key_mask) for part in parts]
+            yield head, index, valid, parts
+
+
+def _allowed(part: _Part, key_mask: Tensor) -> _Part:
+    allowed = key_mask[:, None, part.begin : part.end]
+    return part._replace(seen=allowed if part.seen is None else part.seen & allowed)
 
 
 def _rows(x: Tensor, index: Tensor) -> Tensor:
@@ -104,9 +127,12 @@ def _selected_heads(
     lse = q.new_full(q.shape[:3], -torch.inf, dtype=torch.promote_types(q.dtype, torch.float32))
     if not k.shape[2] or not selected.numel():
         return out, lse
-    for head, index, valid, seen, end in _tiles(selected, key_mask, k.shape[2], causal):
-        key, value = (x[:, kv_head[head], None, :end] for x in (k, v))
-        part, part_lse = tile_forward(_rows(q[:, head], index), key, value, seen, scale)
+    for head, index, valid, parts in _tiles(selected, key_mask, k.shape[2], causal):
+        rows, found = _rows(q[:, head], index), []
+        for begin, end, seen in parts:
+            key, value = (x[:, kv_head[head], None, begin:end] for x in (k, v))
+            found.append(tile_forward(rows, key, value, seen, scale))
+        part, part_lse = merge_attention(found) if len(found) > 1 else found[0]
         part = part[:, 0].masked_fill(~valid[..., None], 0)
         out[:, head].scatter_(1, index[..., None].expand_as(part), part)
         lse[:, head].scatter_(1, index, part_lse[:, 0].masked_fill(~valid, -torch.inf))
@@ -138,17 +164,18 @@ def _selected_heads_backward(
     grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
     if not k.shape[2] or not selected.numel():
         return grads[0], grads[1], grads[2]
-    for head, index, valid, seen, end in _tiles(selected, key_mask, k.shape[2], causal):
+    for head, index, valid, parts in _tiles(selected, key_mask, k.shape[2], causal):
         kv = kv_head[head]
-        key, value = (x[:, kv, None, :end] for x in (k, v))
         of_rows = [_rows(x[:, head], index) for x in (grad, q, out)]
         of_rows[0] = of_rows[0].masked_fill(~valid[:, None, :, None], 0)
         tile_lse = lse[:, head].gather(1, index)[:, None].contiguous()
-        parts = tile_backward(of_rows[0], of_rows[1], key, value, of_rows[2], tile_lse, seen, scale)
-        part = parts[0][:, 0].to(q.dtype)
-        grads[0][:, head].scatter_add_(1, index[..., None].expand_as(part), part.masked_fill(~valid[..., None], 0))
-        grads[1][:, kv, :end] += parts[1][:, 0]
-        grads[2][:, kv, :end] += parts[2][:, 0]
+        for begin, end, seen in parts:
+            key, value = (x[:, kv, None, begin:end] for x in (k, v))
+            found = tile_backward(of_rows[0], of_rows[1], key, value, of_rows[2], tile_lse, seen, scale)
+            part = found[0][:, 0].to(q.dtype)
+            grads[0][:, head].scatter_add_(1, index[..., None].expand_as(part), part.masked_fill(~valid[..., None], 0))
+            grads[1][:, kv, begin:end] += found[1][:, 0]
+            grads[2][:, kv, begin:end] += found[2][:, 0]
     return grads[0], grads[1], grads[2]
 
 
