@@ -119,6 +119,8 @@ def measure(name: str, contest: Contest, threads: int, rounds: int, with_memory:
     rows = []
     for backward in [b for b, wanted in ((False, contest.forward), (True, contest.backward)) if wanted]:
         torch.set_num_threads(threads)
+        for one in contest.make(True).values():  # a first call loads libraries, for seconds
+            runner(*one, backward)()
         made = contest.make(False)
         runs = {who: runner(*one, backward) for who, one in made.items()}
         times = paired(runs, rounds=min(rounds, contest.rounds), warm=int(contest.rounds > 2))
