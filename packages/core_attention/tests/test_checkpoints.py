@@ -375,6 +375,7 @@ def test_damaged_files(tmp_path):
         with pytest.raises(ValueError, match="damaged") as caught:
             read_official(path)
         assert "\n" not in str(caught.value)
+        assert "weights_only" not in str(caught.value)
         other = tmp_path / "a.safetensors"
         other.write_bytes(data)
         with pytest.raises(ValueError, match="damaged"):

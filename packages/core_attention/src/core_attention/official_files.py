@@ -143,7 +143,9 @@ def _load_pickled(path: Path, allow: set[str]) -> Any:
         except Exception as error:  # a damaged pickle fails in any way
             found = re.search(r"GLOBAL (\S+)", str(error))
             if found is None:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                # of torch's advice on weights_only, the cause alone
+                said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+                reason = said.splitlines()[0] if said else type(error).__name__
                 raise ValueError(f"{path} is damaged or no checkpoint of torch: {reason[:200]}") from error
             name = found[1]
             if name in seen or not {name, name.rpartition(".")[2]} & (SETTINGS | allow):

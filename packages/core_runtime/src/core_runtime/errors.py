@@ -1,5 +1,7 @@
 """What a command says when it cannot go on: one or two plain lines."""
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """A mistake that the person at the terminal can mend: unusable input or usage, exit status 2.
@@ -21,3 +23,9 @@ class UserError(Exception):
 def clean(text: str) -> str:
     """One line of printable text: a file's name or a library's message may hold line breaks and control characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def named(path: Path, error: Exception) -> str:
+    """What an error says, with the file in front where it does not name it."""
+    said = str(error)
+    return said if path.name in said else f"{path}: {said}"

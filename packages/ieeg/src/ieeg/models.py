@@ -8,7 +8,7 @@ import torch
 
 from core_attention.checkpoints import read_official
 from core_attention.systems import StateDict, load_strictly
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, named
 from core_runtime.folders import write_text, writing
 from core_runtime.hub import hub_errors
 from ieeg.conversion import Layout, config_of, head_keys, joined, layout_of, to_layout, to_ours
@@ -97,7 +97,7 @@ def convert(
             model = merged(model)
         _write(model, out, to, facts)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(named(source, error)) from None
     config = model.config
     return {
         "model": str(out),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, named
 from core_runtime.hub import hub_errors
 from pathology_mil.published import NO_CLASSIFIERS, PUBLISHED, published
 
@@ -77,7 +77,7 @@ def convert(checkpoint: Path, out: Path, *, classes: list[str] | None = None) ->
         component = config.pop("component")
         model = system.components[component].load(config, state)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{checkpoint}: {error}") from None
+        raise UserError(named(checkpoint, error)) from None
     names = classes or [str(c) for c in range(config["n_class"])]
     if len(names) != config["n_class"]:
         raise UserError(f"{len(names)} class names were given, the checkpoint has {config['n_class']} classes")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from core_attention.checkpoints import read_official, save_model
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, named
 from core_runtime.hub import hub_errors
 from remote_sensing.landuse.bands import FILE_ORDER, RGB, preprocessing
 from remote_sensing.landuse.networks import load
@@ -66,7 +66,7 @@ def convert(checkpoint: Path, out: Path, *, classes: Sequence[str] | None = None
         model = system.components[component].load(config, state)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{checkpoint}: {error}", "expected a state dict of one of the three EuroSAT networks"
+            named(checkpoint, error), "expected a state dict of one of the three EuroSAT networks"
         ) from None
     names = tuple(classes or (CLASSES if config["num_classes"] == 10 else map(str, range(config["num_classes"]))))
     if len(names) != config["num_classes"]:
