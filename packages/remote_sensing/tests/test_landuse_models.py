@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from remote_sensing.landuse.eurosat import Balanced12LayerCNN, BalancedConfig
+from remote_sensing.landuse.eurosat import Balanced12LayerCNN, BalancedConfig, folded
 from remote_sensing.landuse.evaluation import cohen_kappa, measure
 from remote_sensing.landuse.models import check, convert
 from remote_sensing.landuse.networks import ResNetConfig, ResNetPeer, build_network, load
@@ -57,7 +57,7 @@ def test_training_goes_on_after_a_kill(samples, tmp_path):
         train(samples, tmp_path / "b", recipe=recipe, **options)
     resumed = train(samples, tmp_path / "b", recipe=recipe, resume=True, **options)
     assert [r["train_loss"] for r in resumed.history] == pytest.approx([r["train_loss"] for r in whole.history])
-    a, b = (load(t.model).network.state_dict() for t in (whole, resumed))
+    a, b = (load(t.model, fold=False).network.state_dict() for t in (whole, resumed))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -117,6 +117,24 @@ def test_resnet_peers_take_imagenet_weights(bands, tmp_path):
 def test_sizes_that_do_not_fit(name, sizes):
     with pytest.raises(UserError):
         build_network(name, classes=10, bands=3, **sizes)
+
+
+@pytest.mark.parametrize("name", ["balanced", "cbam", "baseline", "resnet18"])
+def test_folded_batch_norms_change_nothing(name):
+    torch.manual_seed(0)
+    network = build_network(name, classes=10, bands=3, width=8).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, 0, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+            torch.nn.init.normal_(module.weight, 1, 0.1)
+    quick = folded(network)
+    left = [n for n, m in quick.named_modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all("coord_attention" in n for n in left)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x), network(x), rtol=1e-4, atol=1e-5)
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
 
 
 def test_a_state_dict_under_the_published_keys_is_converted(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.shutil import copy as copy_raster
+
+# GDAL keeps a twentieth of the machine's memory as its cache of blocks by default; windows in order need far less.
+os.environ.setdefault("GDAL_CACHEMAX", "256")  # megabytes
 
 
 def open_raster(path: Path | str, mode: str = "r", **profile: Any) -> Any:

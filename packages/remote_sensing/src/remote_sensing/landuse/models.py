@@ -115,7 +115,7 @@ def check(folder: Path | str) -> dict[str, Any]:
     Raises:
         UserError: it cannot be used.
     """
-    model = load(folder)
+    model = load(folder, fold=False)
     side, bands = model.tile_size, model.preprocessing.bands
     probabilities = model(torch.rand(2, len(bands), side, side) / model.preprocessing.scale)
     if not bool(torch.isfinite(probabilities).all()):

@@ -20,6 +20,7 @@ from remote_sensing.landuse.eurosat import (
     Baseline3LayerCNN,
     BaselineConfig,
     CBAMConfig,
+    folded,
 )
 from remote_sensing.landuse.recipes import NETWORKS
 
@@ -149,8 +150,8 @@ class LandUseModel:
         return torch.stack([self.network(v).float().softmax(1) for v in views]).mean(0).cpu()
 
 
-def load(folder: Path | str, *, device: str = "cpu") -> LandUseModel:
-    """Loads a model folder.
+def load(folder: Path | str, *, device: str = "cpu", fold: bool = True) -> LandUseModel:
+    """Loads a model folder, batch norms folded into the convolutions for inference unless `fold` is off.
 
     Raises:
         UserError: none there, or not one of this group's models.
@@ -161,6 +162,7 @@ def load(folder: Path | str, *, device: str = "cpu") -> LandUseModel:
         if form is None:
             raise UserError(f"{folder} holds a {described.get('class')}, which is no land-use network", _MADE_BY)
         network = load_model(folder, form)
+        network = folded(network) if fold else network
         told = described["preprocessing"]
         made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told["input"].items()}
         return LandUseModel(

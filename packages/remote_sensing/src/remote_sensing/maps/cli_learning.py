@@ -78,7 +78,7 @@ def train(
     sam: Annotated[Path | None, typer.Option(help="SAM's checkpoint (sam_vit_b_01ec64.pth).")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter file to start from.")] = None,
     variant: Annotated[
-        Variant, typer.Option(help="Encoder without --sam; tiny is for tries, trained whole.")
+        Variant, typer.Option(help="Encoder without --sam, trained whole; tiny is for tries.")
     ] = Variant.vit_b,
     classes: Classes = None,
     class_column: ClassColumn = None,
@@ -87,7 +87,7 @@ def train(
     image_size: Annotated[int, typer.Option(min=32, help="Pixels of a tile in the network, a multiple of 16.")] = 512,
     shots: Annotated[int, typer.Option(min=0, help="Training tiles; 0: all.")] = 0,
     epochs: Annotated[int, typer.Option(min=1)] = 160,
-    lr: Annotated[float, typer.Option()] = 0.005,
+    lr: Annotated[float | None, typer.Option(help="By default 0.005 with --sam, 0.001 from nothing.")] = None,
     weight_decay: Annotated[float, typer.Option(min=0)] = 0.1,
     batch: Annotated[int, typer.Option(min=1, help="Tiles a step.")] = 16,
     rank: Annotated[int, typer.Option(min=1, help="Of the adapters.")] = 4,
@@ -99,8 +99,9 @@ def train(
         bool, typer.Option("--normalise", help="SAM's mean and deviation instead of plain [0, 1].")
     ] = False,
     init_mask_token: Annotated[Token, typer.Option(help="sam0 starts from SAM's single-mask token.")] = Token.new,
+    augment: Annotated[bool, typer.Option(help="Mirror and turn the training tiles.")] = True,
     legacy: Annotated[
-        bool, typer.Option("--legacy", help="The published augmentation and warm-up, mistakes included.")
+        bool, typer.Option("--legacy", help="The published augmentation, labels and warm-up, mistakes included.")
     ] = False,
     stretch: StretchOption = Stretch.percentile,
     device: Device = DeviceName.auto,
@@ -130,7 +131,7 @@ def train(
         variant=variant.value,
         sam=sam,
         adapter=adapter,
-        recipe=MapRecipe(epochs, lr, weight_decay, batch, legacy=legacy),
+        recipe=MapRecipe(epochs, lr, weight_decay, batch, legacy=legacy, augment=augment),
         image_size=image_size,
         channel_order=channel_order.value,
         init_mask_token=init_mask_token.value,

@@ -41,7 +41,7 @@ class Plan:
     sheet: int
 
 
-QUICK = Plan(tiles=36, epochs=24, image_size=192, sheet=448)
+QUICK = Plan(tiles=36, epochs=40, image_size=192, sheet=448)
 FULL = Plan(tiles=80, epochs=80, image_size=224, sheet=1100)
 TILE = 112
 
@@ -60,7 +60,7 @@ def run_demo(out: Path, full: bool, *, seed: int = 0, overwrite: bool = False) -
     data, found = out / "data", out / "predictions"
     make_samples(data, MapSampleParams(sheets=1, size=plan.sheet, tiles=plan.tiles, tile=TILE, seed=seed))
     tiles = data / "dataset_railway"
-    recipe = MapRecipe(epochs=plan.epochs, lr=2e-3, weight_decay=0.01, batch=4)
+    recipe = MapRecipe(epochs=plan.epochs, weight_decay=0.01, batch=4)
     made = train(
         siegfried(tiles, "train", ("railway",)),
         siegfried(tiles, "val", ("railway",)),
@@ -76,7 +76,7 @@ def run_demo(out: Path, full: bool, *, seed: int = 0, overwrite: bool = False) -
     vectors = vectorise(
         Path(rows[0]["mask"]),
         found / "sheet_1.gpkg",
-        VectorOptions(min_area="60px", centrelines=True, spur="14px", gap="30px"),
+        VectorOptions(min_area="150px", centrelines=True, spur="14px", gap="30px"),
         probability=Path(rows[0]["probability"]),
     )
     judged = evaluate_mask(

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
-from segment_anything.modeling.image_encoder import get_rel_pos, window_partition, window_unpartition
+from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 PATCH = 16
@@ -96,47 +96,81 @@ def build_decoder(config: Any, mask_tokens: int) -> MaskDecoder:
     )
 
 
-def encoder_attention(attn: Any, x: Float[Tensor, "b h w d"]) -> Float[Tensor, "b h w d"]:
-    """Attention of an encoder block with decomposed relative positions: ``softmax(q kᵀ/√d + R_h[y − y'] q + R_w[x − x'] q) v``.
+def encoder_attention(
+    attn: Any, qkv: Float[Tensor, "b h w three_d"], rows: int | None = None, columns: int | None = None
+) -> Float[Tensor, "b rows columns d"]:
+    """The heads of an encoder block with decomposed relative positions: ``softmax(q kᵀ/√d + R_h[y − y'] q + R_w[x − x'] q) v``.
+
+    With `rows` and `columns`, only for so many of the first queries; keys are all cells.
 
     The position terms are added for a few rows of queries at a time, so nothing of (tokens × tokens) is kept whole.
     """
-    b, h, w, d = x.shape
+    b, h, w, _ = qkv.shape
     heads, n = attn.num_heads, h * w
-    q, k, v = attn.qkv(x).reshape(b, n, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+    asked, across = rows or h, columns or w
+    k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)[1:]
+    grid = qkv[:, :asked, :across].unflatten(3, (3, heads, -1))[:, :, :, 0].permute(0, 3, 1, 2, 4)
     if attn.use_rel_pos:
-        grid = q.reshape(b, heads, h, w, -1)
-        rel_h = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(h, h, attn.rel_pos_h).to(q.dtype))
-        rel_w = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(w, w, attn.rel_pos_w).to(q.dtype))
-        rows = max(1, _BIAS_ELEMENTS // (b * heads * w * n))
+        # contiguous, or their sum would have to be copied: it is by far the largest tensor here
+        rel_h = torch.einsum(
+            "bnhwc,hkc->bnhwk", grid, get_rel_pos(h, h, attn.rel_pos_h)[:asked].to(k.dtype)
+        ).contiguous()
+        rel_w = torch.einsum(
+            "bnhwc,wkc->bnhwk", grid, get_rel_pos(w, w, attn.rel_pos_w)[:across].to(k.dtype)
+        ).contiguous()
+        step = max(1, _BIAS_ELEMENTS // (b * heads * across * n))
         parts = []
-        for top in range(0, h, rows):
-            some = slice(top, min(top + rows, h))
+        for top in range(0, asked, step):
+            some = slice(top, min(top + step, asked))
             bias = (rel_h[:, :, some, :, :, None] + rel_w[:, :, some, :, None, :]).reshape(b, heads, -1, n)
             parts.append(F.scaled_dot_product_attention(grid[:, :, some].flatten(2, 3), k, v, attn_mask=bias))
         y = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
     else:
-        y = F.scaled_dot_product_attention(q, k, v)
-    return attn.proj(y.transpose(1, 2).reshape(b, h, w, d))
+        y = F.scaled_dot_product_attention(grid.flatten(2, 3), k, v)
+    return y.transpose(1, 2).reshape(b, asked, across, -1)
+
+
+def window_attention(attn: Any, qkv: Float[Tensor, "b h w three_d"], side: int) -> Float[Tensor, "b h w d"]:
+    """The same within windows of `side` cells. Windows over the edge are filled with what the projection makes of zeros: its bias.
+
+    So nothing is projected or asked for cells that are not there (at 512 pixels four of ten).
+    """
+    b, h, w, d = qkv.shape
+    padded = F.pad(qkv, (0, 0, 0, -w % side, 0, -h % side))
+    if attn.qkv.bias is not None:
+        padded[:, h:], padded[:, :h, w:] = attn.qkv.bias, attn.qkv.bias
+    made = qkv.new_empty(b, h, w, d // 3)
+    for top, rows in _spans(h, side):
+        for left, columns in _spans(w, side):
+            # (b, rows of windows, columns of windows, side, side, 3d)
+            part = padded[:, top : top + rows * side, left : left + columns * side]
+            part = part.unflatten(2, (columns, side)).unflatten(1, (rows, side)).transpose(2, 3)
+            here = min(side, h - top), min(side, w - left)
+            y = encoder_attention(attn, part.flatten(0, 2), *here).unflatten(0, (b, rows, columns))
+            y = y.transpose(2, 3).reshape(b, rows * here[0], columns * here[1], -1)
+            made[:, top : top + y.shape[1], left : left + y.shape[2]] = y
+    return made
+
+
+def _spans(length: int, side: int) -> list[tuple[int, int]]:
+    """Start and number of the whole windows along an axis, and of the one over its edge."""
+    whole, rest = divmod(length, side)
+    return [(0, whole)] * (whole > 0) + [(whole * side, 1)] * (rest > 0)
 
 
 def encode(
     encoder: Any, x: Float[Tensor, "b 3 s s"], keep: Sequence[int] = ()
 ) -> tuple[Float[Tensor, "b c t t"], list[Float[Tensor, "b c t t"]]]:
     """Image embeddings, and what the same neck makes of the outputs of the blocks `keep`."""
-    x = encoder.patch_embed(x)
+    x = encoder.patch_embed(x).contiguous()  # it comes with its channels first, and every norm would copy it
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
     kept = []
     for i, block in enumerate(encoder.blocks):
-        y = block.norm1(x)
-        if block.window_size > 0:
-            size = y.shape[1:3]
-            y, padded = window_partition(y, block.window_size)
-            y = window_unpartition(encoder_attention(block.attn, y), block.window_size, padded, size)
-        else:
-            y = encoder_attention(block.attn, y)
-        x = x + y
+        qkv = block.attn.qkv(block.norm1(x))
+        side = block.window_size
+        y = window_attention(block.attn, qkv, side) if side > 0 else encoder_attention(block.attn, qkv)
+        x = x + block.attn.proj(y)
         x = x + block.mlp(block.norm2(x))
         if i in keep:
             kept.append(encoder.neck(x.permute(0, 3, 1, 2)))
