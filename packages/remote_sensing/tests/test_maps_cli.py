@@ -11,8 +11,9 @@ from shapely.geometry import box
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.features import read_layer, write_layer
+from remote_sensing.maps.mapsam import MapSAM, MapSamConfig
 from remote_sensing.maps.sam import Sam, SamConfig
-from remote_sensing.maps.training import TINY, MapRecipe, rate
+from remote_sensing.maps.training import TINY, MapRecipe, MapTraining, rate
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,18 @@ def walked(tmp_path_factory):
     parts = (siegfried(tiles, p, ("railway",)) for p in ("train", "val"))
     made = train(*parts, folder / "run", variant="tiny", image_size=64, recipe=recipe, progress=False)
     return folder, made
+
+
+def test_labels_of_training_are_shares_of_cells():
+    config = MapSamConfig(**TINY, image_size=32, num_classes=2)
+    label = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    label[:, :, :3], label[:, :, 12:] = 1, 2
+    for legacy, share in ((False, 0.5), (True, 1.0)):
+        training = MapTraining(MapSAM(config), MapRecipe(legacy=legacy), "rgb", 0)
+        masks, union = training.targets(label)
+        assert masks.shape == (1, 2, 8, 8)
+        assert masks[0, 0, 0].tolist() == [1, share, 0, 0, 0, 0, 0, 0]
+        assert union[0, 0, 0].tolist() == [1, share, 0, 0, 0, 0, 1, 1]
 
 
 def test_a_run_leaves_everything(walked):
