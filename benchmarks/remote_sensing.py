@@ -258,8 +258,8 @@ def vectors_rows(rounds: int, given: Path | None, side: int = 3000) -> list[dict
     else:
         with open_raster(given) as file:
             mask = (file.read(1) == 1).astype(np.uint8)
-    grid = Grid(*mask.shape, Affine.identity(), None)
     height, width = mask.shape
+    grid = Grid(height, width, Affine.identity(), None)
 
     def ours() -> list[Any]:
         return [f.geometry for f in polygonise(lambda r, c: mask[r, c], grid)]
