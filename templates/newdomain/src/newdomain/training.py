@@ -1,6 +1,5 @@
 """Training and evaluation with Lightning: a folder of signals with labels.csv in, a run folder with a model folder out."""
 
-import sys
 from pathlib import Path
 
 import lightning
@@ -12,26 +11,39 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 from core_attention.checkpoints import load_model, save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, open_run
-from core_runtime.quiet import quiet_lightning
+from core_runtime.training import EpochOrder, Training, first_epoch, fit
 from newdomain.model import BurstClassifier, BurstConfig
 from newdomain.signals import read_labels, read_signal, signal_files
 
 
-class BurstTraining(lightning.LightningModule):
+class BurstTraining(Training):
     """Binary cross-entropy, AdamW."""
 
-    def __init__(self, model: BurstClassifier, lr: float) -> None:
-        super().__init__()
-        self.model, self.lr = model, lr
+    def __init__(self, model: BurstClassifier, lr: float, seed: int) -> None:
+        super().__init__(model, seed)
+        self.lr = lr
 
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         windows, labels = batch
         loss = nn.functional.binary_cross_entropy_with_logits(self.model(windows), labels.float())
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        self.count(train_loss=loss.item())
+        return self.finite(loss)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.parameters(), self.lr)
+
+
+class BurstData(lightning.LightningDataModule):
+    """The training signals, in an order of its own for every epoch."""
+
+    def __init__(self, data: TensorDataset, workers: int, seed: int) -> None:
+        super().__init__()
+        self.data, self.workers, self.seed = data, workers, seed
+
+    def train_dataloader(self) -> DataLoader:
+        order = EpochOrder(len(self.data), self.seed, epoch=first_epoch(self))
+        workers = {"num_workers": self.workers, "persistent_workers": self.workers > 0}
+        return DataLoader(self.data, batch_size=16, sampler=order, **workers)
 
 
 def load_data(folder: Path) -> TensorDataset:
@@ -72,23 +84,10 @@ def train(
         resume=resume,
         overwrite=overwrite,
     )
-    lightning.seed_everything(seed, verbose=False)
-    module = BurstTraining(BurstClassifier(BurstConfig()), lr)
-    loader = DataLoader(data, batch_size=16, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
-    last = out / "checkpoints" / "last.ckpt"
-    with quiet_lightning():
-        trainer = lightning.Trainer(
-            max_epochs=epochs,
-            accelerator={"cuda": "gpu"}.get(device, device),
-            devices=1,
-            precision=precision,  # pyright: ignore[reportArgumentType]
-            logger=lightning.pytorch.loggers.CSVLogger(out, name="", version=""),
-            callbacks=[lightning.pytorch.callbacks.ModelCheckpoint(out / "checkpoints", save_last=True)],
-            enable_progress_bar=progress and sys.stdout.isatty(),  # it writes where results go
-            enable_model_summary=False,
-            log_every_n_steps=1,
-        )
-        trainer.fit(module, loader, ckpt_path=last if resume and last.exists() else None, weights_only=True)
+    torch.manual_seed(seed)
+    module = BurstTraining(BurstClassifier(BurstConfig()), lr, seed)
+    loaders = BurstData(data, workers, seed)
+    fit(module, loaders, out, epochs=epochs, device=device, precision=precision, show=progress)
     save_model(
         module.model,
         out / "model",

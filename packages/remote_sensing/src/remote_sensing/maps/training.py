@@ -27,8 +27,8 @@ from remote_sensing.maps.mapsam import MapSAM, MapSamConfig, mapsam_config
 from remote_sensing.maps.measures import PixelCounts
 from remote_sensing.maps.model_folders import SheetModel, prepared, save
 
-# A small encoder for tests, demos and first tries without SAM's weights; all of it is trained. Pixels around 0 let it begin: in [0, 1] paper is bright
-# everywhere, and patches hardly differ.
+# A small encoder for tests, demos and first tries without SAM's weights; all of it is trained. Pixels around 0 make it begin faster: in [0, 1] paper is
+# bright everywhere, and patches hardly differ.
 TINY: dict[str, Any] = {
     "embed_dim": 96,
     "depth": 10,
