@@ -288,7 +288,7 @@ def predict(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for everything that is made.")],
-    full: Annotated[bool, typer.Option("--full/--quick", help="Minutes instead of about half a one.")] = False,
+    full: Annotated[bool, typer.Option("--full/--quick", help="Minutes instead of about one.")] = False,
     seed: Seed = 0,
     overwrite: Overwrite = False,
     json: Json = False,

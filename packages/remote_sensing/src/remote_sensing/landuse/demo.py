@@ -37,7 +37,7 @@ class Plan:
     depths: tuple[int, ...]
 
 
-QUICK = Plan(tiles=40, epochs=14, width=8, depths=(1, 1, 1))
+QUICK = Plan(tiles=60, epochs=20, width=12, depths=(1, 1, 1))
 FULL = Plan(tiles=120, epochs=45, width=16, depths=(2, 2, 2, 1))
 
 
