@@ -21,12 +21,10 @@ from ieeg.recordings import Recording
 
 CHUNKS, SECONDS, SHARES = 8, 2.0, (0.0, 0.25, 0.5, 0.75, 1.0)
 TOLERANCE = 2e-3  # relative: formats round differently (EDF has 16 bits)
-REACH, RUN, KEPT, ENOUGH = (
-    2.0,
-    4,
-    1024,
-    3,
-)  # seconds at either side of a landmark; distances a number; numbers kept; shared ones that prove a part
+REACH = 2.0  # seconds at either side of a landmark
+RUN = 4  # distances a number
+KEPT = 1024  # numbers kept
+ENOUGH = 3  # shared numbers that prove a part
 
 
 @dataclass(frozen=True)
