@@ -83,7 +83,8 @@ def test_a_slide_without_resolution_names_the_flag(tcga, tmp_path, cli):
 
 
 @pytest.mark.parametrize("verb", ["tile", "inspect", "encode", "heatmap"])
-def test_unusable_input_is_one_plain_line(verb, tmp_path, cli):
+def test_unusable_input_is_one_plain_line(verb, tmp_path, cli, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.svs").write_text("no slide")
     (tmp_path / "broken.h5").write_text("no HDF5")
     (tmp_path / "void").mkdir()
@@ -92,12 +93,14 @@ def test_unusable_input_is_one_plain_line(verb, tmp_path, cli):
         "heatmap": ["--scores", tmp_path / "broken.h5"],
         "tile": ["--out", tmp_path / "out"],
     }.get(verb, [])
+    before = sorted(tmp_path.iterdir())
     for name in ("absent.svs", "text.svs", "void", "broken.h5"):
         code, out, err = cli(verb, tmp_path / name, *more)
         assert (code, out) == (2, "")
         assert err.startswith("Error: ")
         assert len(err.splitlines()) <= 2
         assert "Traceback" not in err
+        assert sorted(tmp_path.iterdir()) == before
 
 
 def test_places_that_cannot_be_written(samples, tmp_path, cli):

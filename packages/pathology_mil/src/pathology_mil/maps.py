@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -217,7 +218,8 @@ def draw_maps(
     items = [Item(s.slide_id, s, out / f"{s.slide_id}.json") for s in slides]
     identity = _identity(options, model, scores, annotations)
     mark = out / "heatmaps.json"
-    if not overwrite and mark.is_file() and mark.read_text(encoding="utf-8") != identity:
+    fresh = not any(f != mark for f in out.glob("*.json"))  # settings without a map bind nobody
+    if not (overwrite or fresh) and mark.is_file() and mark.read_text(encoding="utf-8") != identity:
         raise UserError(
             f"{out} holds heat maps that were drawn otherwise",
             "--overwrite draws them again, --out names another folder",
@@ -225,8 +227,15 @@ def draw_maps(
     write_text(mark, identity)
     if len(items) == 1:
         outcomes = [Outcome(items[0].name, "done")]
-        if overwrite or not items[0].output.is_file():
-            work(items[0])
+        try:
+            if overwrite or not items[0].output.is_file():
+                work(items[0])
+        except UserError:
+            if fresh:
+                mark.unlink()
+                with suppress(OSError):  # what else is in the folder stays
+                    out.rmdir()
+            raise
     else:
         again = (lambda item: False) if overwrite else None
         outcomes = bulk(work, items, log=out / "heatmap.jsonl", description="Drawing heat maps", already=again)
