@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
@@ -137,7 +137,10 @@ class Sheet:
     def preview(self, longest: int = 1000) -> NDArray[np.uint8]:
         """A small picture (height, width, 3)."""
         shape = preview_shape(self.grid, longest)
-        return self._to_rgb(self.file.read(self.bands, out_shape=(len(self.bands), *shape))).transpose(1, 2, 0)
+        # colours have a mean, their numbers in a palette have none
+        how = Resampling.average if self.palette is None else Resampling.nearest
+        small = self.file.read(self.bands, out_shape=(len(self.bands), *shape), resampling=how)
+        return self._to_rgb(small).transpose(1, 2, 0)
 
     def _to_rgb(self, raw: NDArray) -> NDArray[np.uint8]:
         if self.palette is not None:
