@@ -184,7 +184,7 @@ def test_compiles_into_one_graph_forward_and_backward(name):
     [
         *("balanced", "coordinate", "ela", "se", "eca", "cbam"),
         pytest.param(
-            "ulsam", marks=pytest.mark.xfail(strict=True, reason="its product keeps one buffer of the map's size")
+            "ulsam", marks=pytest.mark.xfail(strict=True, reason="Inductor writes the input of max pooling to a buffer")
         ),
     ],
 )
