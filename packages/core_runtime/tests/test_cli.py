@@ -1,36 +1,71 @@
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
-import typer
 import yaml
 
 from core_runtime import cli
 from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, Between, Names, Pair, RunOptions, flat, options, resolve_device
+
+
+@options
+class Schedule:
+    """How long.
+
+    Attributes:
+        epochs: passes over the data.
+        lr: rate.
+        shape: of the schedule.
+    """
+
+    epochs: Annotated[int, AtLeast(1)] = 3
+    lr: Annotated[float, Between(0, 1)] = 0.1
+    shape: Literal["flat", "cosine"] = "flat"
+    warmup: Annotated[int | None, AtLeast(0)] = None
+
+    def __post_init__(self) -> None:
+        if self.warmup is not None and self.warmup >= self.epochs:
+            raise UserError(f"--warmup {self.warmup} leaves nothing of {self.epochs} epochs", "choose fewer")
+
+
+@dataclass(frozen=True)
+class Worked(cli.Outcome):
+    schedule: Schedule
+    classes: tuple[str, ...]
+    code: int = 0
+
+    def facts(self):
+        return {"epochs": self.schedule.epochs, "lr": self.schedule.lr, "loss": float("nan")}
+
+    def lines(self):
+        yield f"{self.schedule.epochs} {self.schedule.lr}"
+
+
+def work(
+    path: Path, /, *, schedule: Schedule = Schedule(), classes: Names | None = None, weights: Pair | None = None
+) -> Worked:
+    """Works on a path, so that it is worked on.
+
+    Example: toy work x
+
+    Args:
+        path: a file.
+        classes: their names.
+    """
+    if path.name == "bad":
+        raise UserError("bad\x1b[31m\nfile", "mend it")
+    if path.name == "bug":
+        raise RuntimeError("tensor([1., 2.]) of /home/jane_doe")
+    return Worked(schedule, classes or (), 1 if path.name == "some" else 0)
 
 
 @pytest.fixture
 def app():
     app = cli.application("toy", "A toy.")
-
-    @app.command()
-    def work(
-        path: Annotated[Path, typer.Argument()],
-        epochs: Annotated[int, typer.Option(min=1)] = 3,
-        lr: float = 0.1,
-        config: Annotated[Path | None, cli.config_option({"train_epoch": "epochs", "pin_memory": None})] = None,
-        json: cli.Json = False,
-        verbose: cli.Verbose = False,
-    ) -> None:
-        if path.name == "bad":
-            raise UserError("bad\x1b[31m\nfile", "mend it")
-        if path.name == "bug":
-            raise RuntimeError("tensor([1., 2.]) of /home/jane_doe")
-        if path.name == "some":
-            raise typer.Exit(1)
-        cli.emit({"epochs": epochs, "lr": lr, "loss": float("nan")}, json, lambda: print(epochs, lr))
-
+    cli.add(app, work, published={"train_epoch": "epochs", "pin_memory": None})
     return app
 
 
@@ -62,11 +97,20 @@ def test_user_error_is_two_plain_lines(app, capsys):
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [["work"], ["work", "x", "--epochs", "0"], ["work", "x", "--epochs", "many"], ["play"], ["work", "x", "--nix"]],
+    "words",
+    [
+        "work",
+        "work x --epochs 0",
+        "work x --epochs many",
+        "play",
+        "work x --nix",
+        "work x --shape round",
+        "work x --weights 1",
+        "work x --warmup 5",
+    ],
 )
-def test_usage_errors_exit_2_with_a_hint(app, capsys, arguments):
-    code, out, err = call(app, capsys, *arguments)
+def test_usage_errors_exit_2_with_a_hint(app, capsys, words):
+    code, out, err = call(app, capsys, *words.split())
     assert (code, out) == (2, "")
     assert err.startswith("Error: ")
     assert len(err.splitlines()) == 2
@@ -98,7 +142,11 @@ def test_config_gives_defaults_and_flags_win(app, capsys, tmp_path):
         ("epoch: 3", "did you mean 'epochs'"),
         ("- a\n- b", "option: value"),
         ("a: [", "not a YAML"),
-        ("epochs: none at all", "--epochs"),
+        ("epochs: none at all", "epochs"),
+        ("epochs: 0", "epochs"),
+        ("lr: [1, 2]", "lr"),
+        ("arguments:", "option: value"),
+        ("lr: {a: 1}", "lr"),
     ],
 )
 def test_config_mistakes_are_plain(app, capsys, tmp_path, text, words):
@@ -110,7 +158,47 @@ def test_config_mistakes_are_plain(app, capsys, tmp_path, text, words):
 
 def test_resolve_device_names_what_is_missing():
     torch = pytest.importorskip("torch")
-    assert cli.resolve_device("cpu") == "cpu"
+    assert resolve_device("cpu") == "cpu"
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="--device cuda"):
-            cli.resolve_device("cuda")
+            resolve_device("cuda")
+
+
+def test_the_help_of_a_verb_holds_its_options_their_limits_and_the_example(app, capsys):
+    code, out, _ = call(app, capsys, "work", "--help")
+    assert code == 0
+    for words in (
+        "Example: toy work x",
+        "--epochs",
+        "≥1",
+        "0..1",
+        "passes over the data",
+        "flat, cosine",
+        "--json",
+        "--config",
+    ):
+        assert words in out
+    assert call(app, capsys)[0] == 2
+
+
+def test_a_run_is_repeated_from_its_recorded_arguments(app, capsys, tmp_path):
+    schedule = Schedule(epochs=5, lr=0.25)
+    file = tmp_path / "config.yaml"
+    arguments = flat(path=Path("x"), schedule=schedule, classes=("a", "b"), weights=None)
+    file.write_text(yaml.safe_dump({"arguments": arguments}))
+    assert call(app, capsys, "work", "--config", file)[:2] == (0, "5 0.25\n")
+
+
+def test_values_out_of_range_are_refused_in_python_too():
+    with pytest.raises(UserError, match="--lr 2"):
+        Schedule(lr=2.0)
+    with pytest.raises(UserError, match="--shape: 'round' is not one of flat, cosine"):
+        Schedule(shape="round")
+    with pytest.raises(UserError, match="leaves nothing"):
+        Schedule(warmup=9)
+
+
+def test_a_run_records_what_results_depend_on():
+    assert RunOptions(seed=3).recorded() == {
+        "device": "auto", "devices": 1, "nodes": 1, "precision": "32-true", "workers": 0, "threads": None, "seed": 3
+    }  # fmt: skip

@@ -3,10 +3,11 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from core_runtime import suite
+from core_runtime import domains, suite
 from core_runtime.cli import run
+from core_runtime.domains import Check, Claim, DemoResult, Domain
 from core_runtime.errors import UserError
-from core_runtime.suite import Check, DemoResult, Domain, Glance
+from core_runtime.findings import Findings
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 
@@ -14,46 +15,48 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
 def glance(path):
     if path.stat().st_size == 0:
         raise UserError(f"{path.name} is empty", "copy it again")
-    return Glance(
-        "A toy",
-        True,
-        "usable",
-        facts=[("size", 3)],
+    return Findings(
+        title="A toy",
+        kind="toy file",
+        summary="usable",
+        details={"size": 3},
         pictures=[(PNG, "p")],
         next_commands=["toy predict x"],
         warnings=["small"],
     )
 
 
-def demo(out, full):
+def demo(out, *, full, seed, overwrite):
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.html").touch()
     return DemoResult("it works", out / "report.html", [(PNG, "p")], ["model", "auc"], [["toy", 1.0]], {"auc": 1.0})
 
 
-toy = Domain(
-    "toy",
-    "Is it a toy?",
-    lambda p: "toy file" if p.suffix == ".toy" else None,
-    glance,
-    demo,
-    lambda: [Check("toy", True)],
-    "x:app",
-    "toy files (.toy)",
-)
+def claim(path):
+    certainty = {".toy": 0.9, ".png": 0.2}.get(path.suffix)
+    return certainty and Claim("toy file", certainty, "its ending")
+
+
+def domain(name, **changes):
+    parts = {"recognises": claim, "glance": glance, "demo": demo, "doctor": lambda: [Check("toy", True)]} | changes
+    return Domain(name=name, question="Is it a toy?", app="x:app", kinds="toy files (.toy)", **parts)
+
+
+toy = domain("toy")
+pictures = domain("pictures", recognises=lambda p: Claim("picture", 0.3) if p.suffix in (".png", ".toy") else None)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
-    broken = EntryPoint("broken", "no_such_module:domain", suite.GROUP)
-    here = EntryPoint("toy", f"{__name__}:toy", suite.GROUP)
-    monkeypatch.setattr(EntryPoint, "load", lambda self: toy if self.name == "toy" else __import__(self.module))
+    broken = EntryPoint("broken", "no_such_module:domain", domains.GROUP)
+    here = EntryPoint("toy", f"{__name__}:toy", domains.GROUP)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: globals().get(self.name) or __import__(self.module))
     registered = [here]
-    monkeypatch.setattr(suite, "entry_points", lambda group: registered)
+    monkeypatch.setattr(domains, "entry_points", lambda group: registered)
     monkeypatch.chdir(tmp_path)
 
-    def call(*arguments, with_broken=False):
-        registered[:] = [here, broken] if with_broken else [here]
+    def call(*arguments, with_broken=False, also=()):
+        registered[:] = [here, *(EntryPoint(n, "x", domains.GROUP) for n in also), *([broken] if with_broken else [])]
         with pytest.raises(SystemExit) as end:
             run(suite.app, [str(a) for a in arguments])
         out = capsys.readouterr()
@@ -99,3 +102,32 @@ def test_demo_reports_what_ran_and_what_did_not(call, tmp_path):
     assert code == 1
     assert "broken" in err
     assert call("demo", "out3", "--only", "nix")[0] == 2
+
+
+def test_try_asks_every_domain_and_the_surest_answers(call, tmp_path):
+    (tmp_path / "a.toy").write_text("abc")
+    (tmp_path / "b.png").write_bytes(PNG)
+    made = json.loads(call("try", "a.toy", "--json", also=["pictures"])[1])
+    assert (made["domain"], made["certainty"]) == ("toy", 0.9)
+    assert [other["domain"] for other in made["others"]] == ["pictures"]
+    _, out, _ = call("try", "a.toy", also=["pictures"])
+    assert "pictures inspect" not in out
+    _, out, _ = call("try", "b.png", also=["pictures"])
+    assert "toy inspect b.png" in out
+    assert "pictures inspect b.png" in out
+    assert "pictures inspect b.png" in (tmp_path / "try-b" / "report.html").read_text()
+
+
+def test_a_demo_that_fails_leaves_the_others_and_its_details(call, tmp_path, monkeypatch):
+    def fails(out, **options):
+        raise RuntimeError("secret")
+
+    monkeypatch.setitem(globals(), "pictures", domain("pictures", demo=fails))
+    code, _, err = call("demo", "out", "--workers", "1", also=["pictures"])
+    assert code == 1
+    assert "RuntimeError" in err
+    assert "secret" not in err
+    assert "secret" in (tmp_path / "out" / "error.log").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "it works" in page
+    assert "did not run" in page

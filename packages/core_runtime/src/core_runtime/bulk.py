@@ -1,6 +1,6 @@
 """Bulk work: one function over many items, where a finished output *is* the state and a rerun goes on.
 
-An item's output is written beside its place and renamed into it (`core_runtime.folders.writing`); what exists is done. One JSONL line an attempt is
+An item's output is written beside its place and renamed into it (`core_runtime.folders.writing`); what exists is done. One JSONL line per attempt is
 the log, for people and for the final summary, never the state.
 """
 
@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core_runtime.cli import note, progress
 from core_runtime.errors import UserError
+from core_runtime.options import use_threads
+from core_runtime.terminal import note, progress, warn
 
 DONE, ALREADY, FAILED = "done", "already done", "failed"
 
@@ -33,7 +34,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Attempt:
     """What became of an item. `status` is "done", "already done", "failed", or a word of the work's own ("no tissue")."""
 
     name: str
@@ -65,18 +66,20 @@ def bulk(
     log: Path,
     description: str,
     workers: int = 1,
+    threads: int | None = None,
     executor: Executor | None = None,
     skip_errors: bool = True,
     already: Callable[[Item], bool] | None = None,
-) -> list[Outcome]:
-    """Runs `work` over `items`, in order of completion, and returns one outcome an item, in the order of `items`.
+) -> list[Attempt]:
+    """Runs `work` over `items`, in order of completion, and returns one attempt per item, in the order of `items`.
 
     Args:
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
         items: the work; names should be unique.
-        log: JSONL file, one line an attempt is appended.
+        log: JSONL file, one line per attempt is appended.
         description: of the progress bar.
         workers: processes; 0 or 1 works in this process.
+        threads: of torch in each process; None: torch's own choice.
         executor: any `concurrent.futures`-like executor instead (a Dask client's, say).
         skip_errors: go on after an item that failed; otherwise its error is raised after it is logged.
         already: whether an item is done; default: its output exists.
@@ -85,54 +88,51 @@ def bulk(
         UserError: an item failed and `skip_errors` is off, or the log cannot be written.
     """
     is_done = already or (lambda item: item.output.exists())
-    outcomes: dict[int, Outcome] = {}
+    attempts: dict[int, Attempt] = {}
     todo: list[int] = []
     for i, item in enumerate(items):
         if is_done(item):
-            outcomes[i] = Outcome(item.name, ALREADY)
+            attempts[i] = Attempt(item.name, ALREADY)
         else:
             todo.append(i)
     with _Log(log) as record, progress(description, len(items)) as bar:
-        bar.advance(bar.task_ids[0], len(outcomes))
+        bar.advance(bar.task_ids[0], len(attempts))
 
-        def finish(i: int, outcome: Outcome) -> None:
-            outcomes[i] = outcome
-            record.append(outcome)
+        def finish(i: int, attempt: Attempt) -> None:
+            attempts[i] = attempt
+            record.append(attempt)
             bar.advance(bar.task_ids[0])
-            if outcome.status == FAILED and not skip_errors:
+            if attempt.status == FAILED and not skip_errors:
                 raise UserError(
-                    f"{outcome.name}: {outcome.message}",
+                    f"{attempt.name}: {attempt.message}",
                     "mend it and run again, or go on past such items with --skip-errors",
                 )
 
         if executor is not None:
             _spread(work, items, todo, executor, 8, finish)
         elif workers > 1 and len(todo) > 1:
-            _processes(work, items, todo, workers, finish)
+            _processes(work, items, todo, workers, threads, finish)
         else:
+            use_threads(threads)
             for i in todo:
                 finish(i, _attempt(work, items[i]))
-    return [outcomes[i] for i in range(len(items))]
+    return [attempts[i] for i in range(len(items))]
 
 
-def summary(outcomes: Iterable[Outcome]) -> int:
+def summary(attempts: Iterable[Attempt]) -> int:
     """Names what did not work on standard error and returns the exit status: 0 if all is done, else 1."""
-    outcomes = list(outcomes)
-    bad = [o for o in outcomes if not o.ok]
-    for o in bad:
-        note.print(
-            f"{o.status}: {o.name}" + (f": {o.message}" if o.message else ""),
-            style="yellow",
-            markup=False,
-            soft_wrap=True,
-        )
+    attempts = list(attempts)
+    bad = [attempt for attempt in attempts if not attempt.ok]
+    for attempt in bad:
+        reason = f": {attempt.message}" if attempt.message else ""
+        warn(f"{attempt.status}: {attempt.name}{reason}")
     if bad:
-        note.print(f"{len(outcomes) - len(bad)} of {len(outcomes)} done, {len(bad)} not (named above)", markup=False)
+        note.print(f"{len(attempts) - len(bad)} of {len(attempts)} done, {len(bad)} not (named above)", markup=False)
     return 1 if bad else 0
 
 
-def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Outcome:
-    """Runs in the worker: every error becomes an outcome, so that one item never ends the others."""
+def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Attempt:
+    """Runs in the worker: every error becomes an attempt, so that one item never ends the others."""
     began = time.monotonic()
     status, message, facts = DONE, "", {}
     try:
@@ -146,7 +146,7 @@ def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Outco
     except Exception as error:
         logging.getLogger(__name__).info("%s", item.name, exc_info=True)
         status, message = FAILED, f"{type(error).__name__}: {error}"
-    return Outcome(item.name, status, message, round(time.monotonic() - began, 3), facts)
+    return Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
 
 
 def _spread(
@@ -155,10 +155,10 @@ def _spread(
     todo: Sequence[int],
     pool: Executor,
     width: int,
-    finish: Callable[[int, Outcome], None],
+    finish: Callable[[int, Attempt], None],
 ) -> None:
     """Keeps `width` items in flight, so that a year of recordings is not queued (and pickled) at once."""
-    waiting: dict[Future[Outcome], int] = {}
+    waiting: dict[Future[Attempt], int] = {}
     queue = iter(todo)
     try:
         while True:
@@ -167,25 +167,30 @@ def _spread(
             if not waiting:
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                outcome = future.result()  # a BrokenProcessPool leaves `waiting` to the caller's second round
-                finish(waiting.pop(future), outcome)
+                attempt = future.result()  # a BrokenProcessPool leaves `waiting` to the caller's second round
+                finish(waiting.pop(future), attempt)
     finally:
         for future in waiting:
             future.cancel()
 
 
 def _processes(
-    work: Any, items: Sequence[Item], todo: Sequence[int], workers: int, finish: Callable[[int, Outcome], None]
+    work: Any,
+    items: Sequence[Item],
+    todo: Sequence[int],
+    workers: int,
+    threads: int | None,
+    finish: Callable[[int, Attempt], None],
 ) -> None:
     finished: set[int] = set()
 
-    def mark(i: int, outcome: Outcome) -> None:
+    def mark(i: int, attempt: Attempt) -> None:
         finished.add(i)
-        finish(i, outcome)
+        finish(i, attempt)
 
     context = multiprocessing.get_context("spawn")  # forking a process that holds torch's or OpenSlide's threads hangs
     try:
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        with ProcessPoolExecutor(workers, context, use_threads, (threads,)) as pool:
             _spread(work, items, todo, pool, 2 * workers, mark)
         return
     except BrokenProcessPool:
@@ -193,13 +198,13 @@ def _processes(
     # A worker died (killed for memory, or a crash inside a library). One item at a time finds the one that does it.
     for i in (i for i in todo if i not in finished):
         try:
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                outcome = pool.submit(_attempt, work, items[i]).result()
+            with ProcessPoolExecutor(1, context, use_threads, (threads,)) as pool:
+                attempt = pool.submit(_attempt, work, items[i]).result()
         except BrokenProcessPool:
-            outcome = Outcome(
+            attempt = Attempt(
                 items[i].name, FAILED, "its worker process died (out of memory, or a crash inside a library)"
             )
-        finish(i, outcome)
+        finish(i, attempt)
 
 
 class _Log:
@@ -222,8 +227,8 @@ class _Log:
                 self.file.write(b"\n")
         return self
 
-    def append(self, outcome: Outcome) -> None:
-        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asdict(outcome)}
+    def append(self, attempt: Attempt) -> None:
+        line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asdict(attempt)}
         self.file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode())
         self.file.flush()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """A mistake that the person at the terminal can mend: unusable input or usage, exit status 2.
+    """A mistake that the user can mend: unusable input or usage, exit status 2.
 
     Args:
         message: what is wrong, naming the file or option.

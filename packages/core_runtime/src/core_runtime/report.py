@@ -69,7 +69,7 @@ class Report:
 
     def picture(self, picture: Any, caption: str = "", *, width: int | None = None) -> "Report":
         """A picture: a path to PNG, JPEG or SVG, its bytes, a matplotlib figure or a PIL image. `width` in pixels on the page."""
-        kind, data = _encoded(picture)
+        kind, data = encoded(picture)
         size = f' width="{width}"' if width else ""
         image = f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(caption or self.title)}"{size}>'
         return self._add(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
@@ -106,7 +106,7 @@ def _cell(value: Any) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-def _encoded(picture: Any) -> tuple[str, bytes]:
+def encoded(picture: Any) -> tuple[str, bytes]:
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if not isinstance(picture, bytes):

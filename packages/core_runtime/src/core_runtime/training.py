@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from core_runtime.cli import progress
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
+from core_runtime.terminal import progress
 
 Row = Mapping[str, float]
 Score = str | Callable[[Row], float]

@@ -1,0 +1,44 @@
+"""``attention-suite doctor``."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from core_runtime.cli import Outcome
+from core_runtime.domains import Check, domains
+from core_runtime.errors import clean
+
+
+@dataclass(frozen=True)
+class Health(Outcome):
+    """Checks, each with the domain that it belongs to."""
+
+    checks: Sequence[tuple[str, Check]]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0 if all(check.ok for _, check in self.checks) else 1
+
+    def facts(self) -> list[dict[str, Any]]:
+        return [{"domain": name, "check": c.name, "ok": c.ok, "note": c.note} for name, c in self.checks]
+
+    def lines(self) -> Iterable[str]:
+        for name, check in self.checks:
+            state = "ok     " if check.ok else "MISSING"
+            note = f" ({check.note})" if check.note else ""
+            yield f"{state} {name}: {check.name}{note}"
+
+
+def doctor() -> Health:
+    """Checks every installed domain, one line per check; exit status 1 if something is missing.
+
+    Example: attention-suite doctor
+    """
+    installed, broken = domains()
+    checks = [(name, Check("import", False, why)) for name, why in broken.items()]
+    for name, domain in installed.items():
+        try:
+            checks += [(name, check) for check in domain.doctor()]
+        except Exception as error:
+            checks.append((name, Check("doctor", False, clean(f"{type(error).__name__}: {error}"))))
+    return Health(checks)

@@ -1,0 +1,127 @@
+"""``attention-suite try``: the first look at any file of a known field."""
+
+import webbrowser
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from core_runtime.cli import Outcome
+from core_runtime.domains import Claim, Domain, domains
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings
+from core_runtime.options import Flag, Overwrite
+from core_runtime.terminal import note
+
+SURE = 0.5  # below it a file could be anybody's, as any picture could
+
+
+@dataclass(frozen=True)
+class FirstLook(Outcome):
+    """What a file is, who claims it, and where the report is.
+
+    Attributes:
+        claims: of every domain that could do something with the file, the surest first; its findings are shown.
+    """
+
+    path: Path
+    claims: Sequence[tuple[Domain, Claim]]
+    findings: Findings
+    report: Path
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0 if self.findings.usable else 2
+
+    def facts(self) -> dict[str, Any]:
+        domain, claim = self.claims[0]
+        others = [
+            {"domain": d.name, "kind": c.kind, "certainty": c.certainty, "evidence": c.evidence}
+            for d, c in self.claims[1:]
+        ]
+        return {
+            "file": str(self.path),
+            "domain": domain.name,
+            "kind": claim.kind,
+            "certainty": claim.certainty,
+            "evidence": claim.evidence,
+            "usable": self.findings.usable,
+            "summary": self.findings.summary,
+            "facts": dict(self.findings.details),
+            "warnings": list(self.findings.warnings),
+            "next": list(self.findings.next_commands),
+            "others": others,
+            "report": str(self.report),
+        }
+
+    def lines(self) -> Iterable[str]:
+        _, claim = self.claims[0]
+        evidence = f" ({claim.evidence})" if claim.evidence else ""
+        yield f"{self.path.name}: {claim.kind}{evidence}. {self.findings.summary}"
+        for warning in self.findings.warnings:
+            yield f"Warning: {warning}"
+        for command in self.findings.next_commands:
+            yield f"Next: {command}"
+        yield from could_do(self.path, self.claims)
+        yield f"Report: {self.report}"
+
+
+def try_file(
+    file: Path,
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(alias="-o")] = None,
+    open_report: Annotated[bool, Parameter(name="--open"), Flag("--no-open")] = True,
+    overwrite: Overwrite = False,
+) -> FirstLook:
+    """Looks at any file of a known field: what it is, whether it is usable, a first picture and the exact next command.
+
+    Example: attention-suite try slide.svs
+
+    Args:
+        file: a slide, map sheet, recording, scanpath, screenshot or volume, or a folder of them.
+        out: folder for the report; default: try-NAME here.
+        open_report: open the report in the web browser.
+    """
+    if not file.exists():
+        raise UserError(f"no such file: {file}", "give the path of a file that the instrument wrote")
+    installed, broken = domains()
+    claims = claims_of(file, list(installed.values()))
+    if not claims:
+        kinds = "; ".join(domain.kinds or domain.name for domain in installed.values())
+        missing = f". Not importable: {', '.join(broken)}" if broken else ""
+        raise UserError(f"{file.name}: no installed domain knows this kind of file", f"known: {kinds}{missing}")
+    target = (out or Path(f"try-{file.stem}")) / "report.html"
+    if out is not None and target.exists() and not overwrite:
+        raise UserError(f"{target} is already there", "--overwrite replaces it, --out names another folder")
+    findings = claims[0][0].glance(file)
+    report = findings.report()
+    alternatives = list(could_do(file, claims))
+    if alternatives:
+        report.heading("What each domain could do with it").command(*alternatives)
+    report.write(target)
+    if open_report and note.is_terminal:
+        webbrowser.open(target.resolve().as_uri())
+    return FirstLook(file, claims, findings, target)
+
+
+def claims_of(path: Path, candidates: Sequence[Domain]) -> list[tuple[Domain, Claim]]:
+    """Who could do something with a file, the surest first."""
+    claims = []
+    for domain in candidates:
+        claim = domain.recognises(path)
+        if claim is not None:
+            claims.append((domain, claim))
+    return sorted(claims, key=lambda pair: -pair[1].certainty)
+
+
+def could_do(path: Path, claims: Sequence[tuple[Domain, Claim]]) -> Iterable[str]:
+    """A line for each domain where no one is sure, or for each other one that is nearly as sure as the first."""
+    surest = claims[0][1].certainty
+    others = claims if surest < SURE else [pair for pair in claims[1:] if pair[1].certainty >= surest - 0.2]
+    if len(claims) < 2:
+        return
+    for domain, claim in others:
+        yield f"{domain.name} inspect {path}    # as {claim.kind}: {domain.question}"

@@ -1,0 +1,133 @@
+"""What `inspect` and ``attention-suite try`` say of a file: what it is, whether it can be used, a first picture, the exact next command."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core_runtime.cli import Outcome
+from core_runtime.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings(Outcome):
+    """What one file or folder holds.
+
+    Attributes:
+        title: what a report about it is headed with.
+        kind: what it is, in words.
+        summary: one sentence.
+        usable: whether the next command would work.
+        details: names and values, for readers and programs alike.
+        data: further values for programs alone.
+        warnings: what the user should know first.
+        next_commands: to be copied; each runs as it is printed.
+        pictures: (picture as `Report.picture` takes it, caption), where they were asked for.
+    """
+
+    title: str
+    kind: str
+    summary: str
+    usable: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    next_commands: Sequence[str] = ()
+    pictures: Sequence[tuple[Any, str]] = ()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "usable": self.usable,
+            "summary": self.summary,
+            **self.details,
+            **self.data,
+            "warnings": list(self.warnings),
+            "next": list(self.next_commands),
+        }
+
+    def lines(self) -> Iterable[str]:
+        yield f"{self.title}: {self.kind}. {self.summary}"
+        width = max((len(name) for name in self.details), default=0)
+        for name, value in self.details.items():
+            yield f"  {name:{width}}  {in_words(value)}"
+        for warning in self.warnings:
+            yield f"Warning: {warning}"
+        for command in self.next_commands:
+            yield f"Next: {command}"
+
+    def report(self) -> Report:
+        """The same as a page."""
+        page = Report(self.title, lead=self.summary)
+        for warning in self.warnings:
+            page.warning(warning)
+        verdict = "yes" if self.usable else "no"
+        page.facts([("kind", self.kind), ("usable", verdict), *((k, in_words(v)) for k, v in self.details.items())])
+        for picture, caption in self.pictures:
+            page.picture(picture, caption)
+        if self.next_commands:
+            page.heading("Next").command(*self.next_commands)
+        return page
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFindings(Outcome):
+    """What a folder of several files holds.
+
+    Attributes:
+        findings: of each file that can be read.
+        unreadable: names of the others, and why.
+    """
+
+    findings: Sequence[Findings]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 1 if self.unreadable else 0
+
+    def facts(self) -> list[dict[str, Any]]:
+        failed = [{"title": name, "usable": False, "problem": why} for name, why in self.unreadable.items()]
+        return [*({"title": each.title, **each.facts()} for each in self.findings), *failed]
+
+    def lines(self) -> Iterable[str]:
+        for each in self.findings:
+            yield from each.lines()
+        for name, why in self.unreadable.items():
+            yield f"{name}: cannot be read: {why}"
+
+
+def in_words(value: Any) -> str:
+    """A value as a reader wants it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {entry}" for name, entry in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def write_picture(findings: Findings, path: Path) -> Path:
+    """Writes the first picture of what was found, as PNG, JPEG, SVG or PDF by the name's ending.
+
+    Raises:
+        UserError: another ending, or there is no picture.
+    """
+    from core_runtime.errors import UserError
+    from core_runtime.folders import writing
+
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("png", "jpg", "jpeg", "svg", "pdf"):
+        raise UserError(f"--picture {path}: pictures are .png, .jpg, .svg or .pdf", "choose such a name")
+    if not findings.pictures:
+        raise UserError(f"{findings.title}: there is nothing to draw")
+    picture, _ = findings.pictures[0]
+    with writing(path) as part:
+        if isinstance(picture, bytes):
+            part.write_bytes(picture)
+        elif hasattr(picture, "savefig"):
+            picture.savefig(part, format=kind, dpi=110)
+        else:
+            picture.save(part, format={"jpg": "JPEG"}.get(kind, kind))
+    return path

@@ -1,0 +1,191 @@
+"""The verb `models` of every domain, the table of published weights behind it, and the choice of a model folder.
+
+``models`` lists what is published; ``models get NAME`` fetches it; a domain adds ``convert`` and ``check``.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App
+
+from core_runtime.cli import Outcome, add, application
+from core_runtime.errors import UserError
+from core_runtime.hub import hub_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One published set of weights, as data. A domain may subclass it for more columns.
+
+    Attributes:
+        name: how it is asked for.
+        holds: what it is.
+        licence: of the weights, as the model's card says; the card decides.
+        size: of the download.
+        source: hub repository, or where else it is.
+        files: of that repository; of several, the first that is there. Empty: it cannot be fetched from the hub.
+        gated: whether an account must ask for access first.
+        needs: what the user must have or do.
+        use: the command that takes the fetched file, with ``{file}`` for its path.
+    """
+
+    name: str
+    holds: str
+    licence: str
+    size: str
+    source: str
+    files: tuple[str, ...] = ()
+    gated: bool = False
+    needs: str = "network for 'models get'"
+    use: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """For ``models --json``."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class ModelList(Outcome):
+    """What ``models`` prints."""
+
+    published: Sequence[Published]
+    notice: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        return {"models": [each.facts() for each in self.published], "notice": self.notice}
+
+    def lines(self) -> Iterable[str]:
+        width = max((len(each.name) for each in self.published), default=0) + 2
+        for each in self.published:
+            gate = ", gated" if each.gated else ""
+            yield f"{each.name:{width}}{each.holds} ({each.size})"
+            yield f"{'':{width}}{each.licence}{gate}; needs {each.needs}"
+        if self.notice:
+            yield self.notice
+
+
+@dataclass(frozen=True)
+class Described(Outcome):
+    """Names and values, a line each: what ``models get``, ``convert`` and ``check`` print."""
+
+    values: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        return self.values
+
+    def lines(self) -> Iterable[str]:
+        for name, value in self.values.items():
+            yield f"{name}: {value}"
+
+
+def models(
+    published: Sequence[Published], *verbs: Callable[..., Outcome | None], command: str, notice: str = ""
+) -> App:
+    """The group `models` of a command.
+
+    Args:
+        published: the table.
+        verbs: what a domain adds: ``convert``, ``check``, and a ``get`` of its own where the shared one is not enough.
+        command: name of the domain's command, for examples.
+        notice: printed below the table.
+    """
+
+    def list_models() -> ModelList:
+        return ModelList(published, notice)
+
+    list_models.__doc__ = f"""Lists published weights with licence, size and what they need.
+
+    Example: {command} models
+    """
+
+    def get(name: str, /, *, out: Path = Path("models")) -> Described:
+        return fetch(find_published(published, name), out)
+
+    get.__doc__ = f"""Fetches published weights from the hub.
+
+    Example: {command} models get {next((each.name for each in published if each.files), "NAME")} --out models
+
+    Args:
+        name: as the list says.
+        out: folder for the files.
+    """
+    group = application(
+        "models",
+        "Lists published weights with licence, size and needs; fetches, converts and checks them."
+        f"\n\nExample: {command} models",
+    )
+    add(group, list_models, name="list")
+    group.default(group["list"].default_command)
+    own_verbs = {verb.__name__: verb for verb in verbs}
+    add(group, *({"get": get} | own_verbs).values())
+    return group
+
+
+def find_published(published: Sequence[Published], name: str) -> Published:
+    """By name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    for each in published:
+        if each.name == name:
+            return each
+    raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in published)}")
+
+
+def fetch(published: Published, out: Path) -> Described:
+    """Downloads the first of its files that the hub's repository holds into ``OUT/NAME``.
+
+    Raises:
+        UserError: it is not on the hub, no access, no network.
+    """
+    file = download(published, out / published.name)
+    values = {"name": published.name, "file": str(file), "licence": published.licence}
+    if published.use:
+        values["use"] = published.use.format(file=file)
+    return Described(values)
+
+
+def download(published: Published, folder: Path) -> Path:
+    """The first of its files that the repository holds, in `folder`.
+
+    Raises:
+        UserError: it is not on the hub, no access, no network.
+    """
+    if not published.files:
+        raise UserError(f"{published.name} is not on the hub", f"it needs {published.needs}")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    by_hand = published.use.format(file="FILE") if published.use else published.needs
+    with hub_errors(published.name, published.source, f"copy {published.files[0]} and use: {by_hand}"):
+        for file in published.files[:-1]:
+            try:
+                return Path(hf_hub_download(published.source, file, local_dir=folder))
+            except LocalEntryNotFoundError:  # no network; an EntryNotFoundError, too
+                raise
+            except EntryNotFoundError:
+                continue
+        return Path(hf_hub_download(published.source, published.files[-1], local_dir=folder))
+
+
+def choose_model(model: str | None, *, advice: str) -> str:
+    """What ``--model`` names: a folder here, else a path, else a name on the hub.
+
+    Args:
+        model: what the user gave.
+        advice: how to get or train one.
+
+    Raises:
+        UserError: none was given (the folders that exist here are named), or there is no folder at that path.
+    """
+    if model is None:
+        nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
+        hint = f"here are: {', '.join(nearby)}" if nearby else advice
+        raise UserError("no --model was given", hint)
+    is_path = "/" in model or "\\" in model
+    if is_path and not Path(model).is_dir():
+        raise UserError(f"--model {model}: no such folder", advice)
+    return model
