@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-import typer
+from cyclopts import App
 
 from core_runtime.cli import run
-from core_runtime.suite import Domain, domains
+from core_runtime.domains import Domain, domains
 
-EVERYWHERE = {"--json", "--verbose"}
+EVERYWHERE = {"--json", "--verbose", "--config"}
 VERBS: dict[str, set[str]] = {
     "sample": {"--seed", "--overwrite"},
     "inspect": set(),
-    "train": {"--out", "--device", "--precision", "--workers", "--seed", "--config", "--resume", "--overwrite"},
+    "train": {"--out", "--device", "--precision", "--workers", "--threads", "--seed", "--resume", "--overwrite"},
     "evaluate": {"--model", "--out", "--device", "--overwrite"},
-    "predict": {"--model", "--out", "--device", "--workers", "--overwrite"},
+    "predict": {"--model", "--out", "--device", "--workers", "--threads", "--overwrite"},
     "demo": {"--full", "--seed", "--overwrite"},
     "models": set(),
 }
@@ -33,17 +33,33 @@ def installed() -> list[Domain]:
     return list(found.values())
 
 
-def load_app(domain: Domain) -> typer.Typer:
+def load_app(domain: Domain) -> App:
     module, _, name = domain.app.partition(":")
     return getattr(import_module(module), name)
 
 
-def command_of(domain: Domain) -> Any:
-    """The click command (group) of a domain; for a group inside a command ("remote-sensing maps") that group."""
-    command = typer.main.get_command(load_app(domain))
+def command_of(domain: Domain) -> App:
+    """The command of a domain; for a group inside a command ("remote-sensing maps") that group."""
+    command = load_app(domain)
     for part in domain.name.split()[1:]:
-        command = command.commands[part]  # pyright: ignore[reportAttributeAccessIssue]
+        command = command[part]
     return command
+
+
+def verbs_of(domain: Domain) -> dict[str, App]:
+    """The verbs of a domain by name, without those of help."""
+    command = command_of(domain)
+    return {name: command[name] for name in command if not name.startswith("-")}
+
+
+def options_of(verb: App) -> set[str]:
+    """The names of a verb's options."""
+    return {name for argument in verb.assemble_argument_collection() for name in argument.names}
+
+
+def needs_an_argument(verb: App) -> bool:
+    """Whether a verb cannot be called without words."""
+    return any(argument.required for argument in verb.assemble_argument_collection())
 
 
 @dataclass(frozen=True)

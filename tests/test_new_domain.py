@@ -28,7 +28,7 @@ def test_names_that_cannot_be(tmp_path, name, question):
 
 def test_a_new_domain_passes_the_conformance_tests(tmp_path):
     package = make("crystal_defects", "Which crystals are cracked, and where?", tmp_path)
-    assert not [p for p in package.rglob("*.py") if "newdomain" in p.read_text() + p.name]
+    assert not [p for p in package.rglob("*.py*") if "newdomain" in p.read_text() + p.name]
     source = package / "src"
     # what an installation would leave: metadata with the entry points, found through the path
     metadata = source / "attention_suite_crystal_defects-0.1.0.dist-info"

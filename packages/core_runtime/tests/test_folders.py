@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, fingerprint, open_run, writing
+from core_runtime.identity import data_fingerprint
+from core_runtime.folders import fingerprint, open_run, writing
 
 
 def test_writing_is_whole_or_absent(tmp_path):
@@ -23,6 +24,7 @@ def test_remains_of_a_killed_writer_are_swept(tmp_path):
     target = tmp_path / "[x]*.txt"
     code = f"""
 import os, signal
+from core_runtime.identity import data_fingerprint
 from core_runtime.folders import writing
 with writing({str(target)!r}) as path:
     path.write_text("half")

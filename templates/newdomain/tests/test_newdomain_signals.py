@@ -1,6 +1,6 @@
 import pytest
 from newdomain.samples import make_samples
-from newdomain.signals import WINDOW, read_signal
+from newdomain.signals.reading import WINDOW, read_signal
 
 from core_runtime.errors import UserError
 

@@ -1,7 +1,7 @@
 """Bulk work: one function over many items, where a finished output *is* the state and a rerun goes on.
 
-An item's output is written beside its place and renamed into it (`core_runtime.folders.writing`); what exists is done. One JSONL line per attempt is
-the log, for people and for the final summary, never the state.
+An item's output is written beside its place and renamed into it (`core_runtime.folders.writing`). It is done if it exists and was made from what the
+item's key says (`core_runtime.identity`). One JSONL line per attempt is the log, for readers and for the final summary, never the state.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
+from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
 from core_runtime.options import use_threads
 from core_runtime.terminal import note, progress, warn
 
@@ -26,11 +27,21 @@ DONE, ALREADY, FAILED = "done", "already done", "failed"
 
 @dataclass(frozen=True)
 class Item:
-    """One piece of bulk work: a name for people, what `work` needs (picklable), and the output whose existence means done."""
+    """One piece of bulk work.
+
+    Attributes:
+        name: for readers.
+        source: what `work` needs; picklable.
+        output: the file or folder that it makes.
+        key: everything that the output depends on: ``{"input": identity(path), "model": …, "options": …}``.
+        inputs: files that no output may replace.
+    """
 
     name: str
     source: Any
     output: Path
+    key: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def bulk(
     threads: int | None = None,
     executor: Executor | None = None,
     skip_errors: bool = True,
-    already: Callable[[Item], bool] | None = None,
+    overwrite: bool = False,
 ) -> list[Attempt]:
     """Runs `work` over `items`, in order of completion, and returns one attempt per item, in the order of `items`.
 
@@ -82,23 +93,24 @@ def bulk(
         threads: of torch in each process; None: torch's own choice.
         executor: any `concurrent.futures`-like executor instead (a Dask client's, say).
         skip_errors: go on after an item that failed; otherwise its error is raised after it is logged.
-        already: whether an item is done; default: its output exists.
+        overwrite: make everything anew.
 
     Raises:
-        UserError: an item failed and `skip_errors` is off, or the log cannot be written.
+        UserError: an output is there that was made from something else, an output would replace an input, an item failed and `skip_errors`
+            is off, or the log cannot be written.
     """
-    is_done = already or (lambda item: item.output.exists())
+    refuse_inputs_as_outputs((path for item in items for path in item.inputs), (item.output for item in items))
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
     for i, item in enumerate(items):
-        if is_done(item):
+        if not overwrite and is_done(item.output, item.key):
             attempts[i] = Attempt(item.name, ALREADY)
         else:
             todo.append(i)
     with _Log(log) as record, progress(description, len(items)) as bar:
         bar.advance(bar.task_ids[0], len(attempts))
 
-        def finish(i: int, attempt: Attempt) -> None:
+        def ended(i: int, attempt: Attempt) -> None:
             attempts[i] = attempt
             record.append(attempt)
             bar.advance(bar.task_ids[0])
@@ -109,13 +121,13 @@ def bulk(
                 )
 
         if executor is not None:
-            _spread(work, items, todo, executor, 8, finish)
+            _spread(work, items, todo, executor, 8, ended)
         elif workers > 1 and len(todo) > 1:
-            _processes(work, items, todo, workers, threads, finish)
+            _processes(work, items, todo, workers, threads, ended)
         else:
             use_threads(threads)
             for i in todo:
-                finish(i, _attempt(work, items[i]))
+                ended(i, _attempt(work, items[i]))
     return [attempts[i] for i in range(len(items))]
 
 
@@ -136,9 +148,14 @@ def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Attem
     began = time.monotonic()
     status, message, facts = DONE, "", {}
     try:
+        begin(item.output, item.key)
         facts = work(item) or {}
+        if item.output.exists():
+            finish(item.output, item.key)
     except Skipped as skipped:
         status, message = skipped.status, skipped.message
+        if item.output.exists():
+            finish(item.output, item.key)
     except UserError as error:
         status, message = FAILED, " ".join(filter(None, (error.message, error.hint and f"({error.hint})")))
     except MemoryError:
@@ -155,7 +172,7 @@ def _spread(
     todo: Sequence[int],
     pool: Executor,
     width: int,
-    finish: Callable[[int, Attempt], None],
+    ended: Callable[[int, Attempt], None],
 ) -> None:
     """Keeps `width` items in flight, so that a year of recordings is not queued (and pickled) at once."""
     waiting: dict[Future[Attempt], int] = {}
@@ -168,7 +185,7 @@ def _spread(
                 return
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 attempt = future.result()  # a BrokenProcessPool leaves `waiting` to the caller's second round
-                finish(waiting.pop(future), attempt)
+                ended(waiting.pop(future), attempt)
     finally:
         for future in waiting:
             future.cancel()
@@ -180,13 +197,13 @@ def _processes(
     todo: Sequence[int],
     workers: int,
     threads: int | None,
-    finish: Callable[[int, Attempt], None],
+    ended: Callable[[int, Attempt], None],
 ) -> None:
     finished: set[int] = set()
 
     def mark(i: int, attempt: Attempt) -> None:
         finished.add(i)
-        finish(i, attempt)
+        ended(i, attempt)
 
     context = multiprocessing.get_context("spawn")  # forking a process that holds torch's or OpenSlide's threads hangs
     try:
@@ -204,7 +221,7 @@ def _processes(
             attempt = Attempt(
                 items[i].name, FAILED, "its worker process died (out of memory, or a crash inside a library)"
             )
-        finish(i, attempt)
+        ended(i, attempt)
 
 
 class _Log:

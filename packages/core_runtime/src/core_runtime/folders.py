@@ -94,20 +94,6 @@ def fingerprint(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def data_fingerprint(paths: Iterable[Path]) -> str:
-    """A digest of input files by name, size and first and last 64 KiB: cheap for terabytes, and it notices a replaced file."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(65536))
-            if size > 65536:
-                file.seek(max(65536, size - 65536))
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 def open_run(
     folder: Path,
     arguments: Mapping[str, Any],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
-from newdomain.signals import HEADER
+from newdomain.signals.formats import HEADER
 
 
 def make_samples(

@@ -1,10 +1,10 @@
-"""What a person looks at."""
+"""What a user looks at."""
 
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from newdomain.signals import WINDOW, Signal
+from newdomain.signals.reading import WINDOW, Signal
 
 
 def draw_signal(signal: Signal, weights: Sequence[float] | None = None) -> Figure:

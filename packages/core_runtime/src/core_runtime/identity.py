@@ -1,0 +1,145 @@
+"""What an output was made from: identities of inputs and models, and the record beside each output that says so.
+
+An output's *key* names everything that it depends on: its inputs, the model, every option that changes it, and everything that was asked for. The
+record stands in ``.made/NAME.json`` beside the output. It says "making" before the work begins and "done" after the output is in its place, so
+that an output of a killed run is never taken for another's.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from core_runtime.errors import UserError
+from core_runtime.folders import write_text
+
+_BLOCK = 65536
+_SAMPLES = 16  # blocks of a large file that are read
+
+
+def identity(path: Path, *, full: bool = False) -> dict[str, Any]:
+    """What tells a file, or a folder of files, from another.
+
+    Args:
+        path: the file or folder.
+        full: read all of it; otherwise its size, its time of change and a digest of sixteen blocks stand for it, which is quick for terabytes.
+    """
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    size, changed = 0, 0
+    for file in files:
+        state = file.stat()
+        size += state.st_size
+        changed = max(changed, state.st_mtime_ns)
+        name = str(file.relative_to(path)) if path.is_dir() else ""
+        digest.update(f"{name}\0{state.st_size}\0".encode())
+        _update(digest, file, state.st_size, full)
+    if full:
+        return {"size": size, "sha256": digest.hexdigest()}
+    return {"size": size, "changed": changed, "digest": digest.hexdigest()[:16]}
+
+
+def _update(digest: Any, path: Path, size: int, full: bool) -> None:
+    with path.open("rb") as file:
+        if full or size <= _SAMPLES * _BLOCK:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            return
+        for i in range(_SAMPLES):
+            file.seek(i * (size - _BLOCK) // (_SAMPLES - 1))
+            digest.update(file.read(_BLOCK))
+
+
+def data_fingerprint(paths: Iterable[Path], *, full: bool = False) -> str:
+    """One digest of the inputs of a run, in any order; `full` as of `identity`."""
+    parts = sorted(json.dumps([path.name, identity(path, full=full)]) for path in paths)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def model_identity(folder: Path) -> dict[str, Any]:
+    """What tells a model folder from another: all of its configuration, its weights by size and samples. Copies are the same model."""
+    found = {name: folder / name for name in ("config.json", "model.safetensors")}
+    parts = {name: identity(path, full=path.suffix == ".json") for name, path in found.items() if path.is_file()}
+    for part in parts.values():
+        part.pop("changed", None)
+    return parts
+
+
+def spelled(value: Any) -> Any:
+    """A key as JSON holds it, so that one read back equals one just made."""
+    return json.loads(json.dumps(value, sort_keys=True, default=_spell))
+
+
+def _spell(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def differences(before: Any, now: Any, name: str = "") -> list[str]:
+    """What differs between two keys, in words: ``threshold (0.5, now 0.7)``, ``the input slide.svs``."""
+    if before == now:
+        return []
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and not {"digest", "sha256"} & {*before, *now}:
+        changed = []
+        for key in sorted({*before, *now}, key=str):
+            changed += differences(before.get(key), now.get(key), str(key))
+        return changed
+    if isinstance(before, (Mapping, list)) or isinstance(now, (Mapping, list)):
+        return [name or "its inputs"]
+    return [f"{name} ({before}, now {now})"]
+
+
+def _record(output: Path) -> Path:
+    return output.parent / ".made" / f"{output.name}.json"
+
+
+def begin(output: Path, key: Mapping[str, Any]) -> None:
+    """Notes that an output is being made."""
+    write_text(_record(output), json.dumps({"state": "making", "key": spelled(key)}, ensure_ascii=False) + "\n")
+
+
+def finish(output: Path, key: Mapping[str, Any]) -> None:
+    """Notes that an output is in its place."""
+    write_text(_record(output), json.dumps({"state": "done", "key": spelled(key)}, ensure_ascii=False) + "\n")
+
+
+def is_own_output(path: Path) -> bool:
+    """Whether a file or folder is an output of this project, to be passed over when inputs are looked for."""
+    return _record(path).is_file()
+
+
+def is_done(output: Path, key: Mapping[str, Any]) -> bool:
+    """Whether an output is there and was made from just this.
+
+    Raises:
+        UserError: it is there and was made from something else, or does not say from what.
+    """
+    if not output.exists():
+        return False
+    hint = "--overwrite makes it anew, --out names another folder"
+    try:
+        record = json.loads(_record(output).read_text(encoding="utf-8"))
+        state, before = record["state"], record["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{output} is already there and does not say what it was made from", hint) from None
+    if state != "done":  # a killed run: it may be of before
+        return False
+    changed = differences(before, spelled(key))
+    if changed:
+        raise UserError(f"{output} was made with another {', '.join(changed)}", hint)
+    return True
+
+
+def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Makes sure, before anything is computed, that no output would replace an input.
+
+    Raises:
+        UserError: one would.
+    """
+    sources = {path.resolve(): path for path in inputs}
+    for output in outputs:
+        if output.resolve() in sources:
+            raise UserError(f"the output {output} would replace an input", "--out names another folder")

@@ -1,0 +1,100 @@
+import os
+
+import pytest
+
+from core_runtime.bulk import Item, bulk
+from core_runtime.errors import UserError
+from core_runtime.identity import begin, data_fingerprint, differences, identity, is_done, is_own_output, model_identity
+
+
+def copy_input(item):
+    item.output.write_bytes(item.source.read_bytes())
+    return {}
+
+
+def test_an_output_belongs_to_its_input_model_and_options(tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out" / "a.txt"
+    source.write_text("first")
+
+    def run(threshold=0.5, **more):
+        key = {"input": identity(source), "options": {"threshold": threshold}}
+        return bulk(copy_input, [Item("a", source, output, key)], log=tmp_path / "log", description="x", **more)[
+            0
+        ].status
+
+    assert run() == "done"
+    assert run() == "already done"
+    with pytest.raises(UserError, match=r"another threshold \(0.5, now 0.7\)"):
+        run(0.7)
+    source.write_text("other")
+    with pytest.raises(UserError, match="another input"):
+        run()
+    assert output.read_text() == "first"
+    assert run(overwrite=True) == "done"
+    assert output.read_text() == "other"
+
+
+def test_an_output_of_a_killed_run_is_made_anew(tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("now")
+    output.write_text("of before")
+    begin(output, {"n": 1})
+    assert not is_done(output, {"n": 1})
+    assert (
+        bulk(copy_input, [Item("a", source, output, {"n": 1})], log=tmp_path / "l", description="x")[0].status == "done"
+    )
+    assert output.read_text() == "now"
+
+
+def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
+    source, output = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("mine")
+    output.write_text("theirs")
+    with pytest.raises(UserError, match="does not say what it was made from"):
+        bulk(copy_input, [Item("a", source, output)], log=tmp_path / "l", description="x")
+    with pytest.raises(UserError, match="would replace an input"):
+        bulk(
+            copy_input,
+            [Item("a", source, source, inputs=[source])],
+            log=tmp_path / "l",
+            description="x",
+            overwrite=True,
+        )
+    assert (source.read_text(), output.read_text()) == ("mine", "theirs")
+
+
+def test_own_outputs_are_told_from_inputs(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("x")
+    bulk(copy_input, [Item("a", source, tmp_path / "out.txt")], log=tmp_path / "l", description="x")
+    assert is_own_output(tmp_path / "out.txt")
+    assert not is_own_output(source)
+
+
+def test_identity_sees_contents_and_time_of_large_files_and_folders(tmp_path):
+    big = tmp_path / "big"
+    big.write_bytes(bytes(5_000_000))
+    before, whole = identity(big), identity(big, full=True)
+    with big.open("r+b") as file:
+        file.seek(2_000_001)
+        file.write(b"x")
+    os.utime(big, ns=(1, 1))
+    assert identity(big)["changed"] != before["changed"]
+    assert identity(big, full=True) != whole
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    first = identity(folder)
+    (folder / "a").rename(folder / "b")
+    assert identity(folder)["digest"] != first["digest"]
+    assert data_fingerprint([big, folder]) == data_fingerprint([folder, big])
+
+
+def test_a_copied_model_is_the_same_model(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(b"1234")
+    assert model_identity(tmp_path / "a") == model_identity(tmp_path / "b")
+    (tmp_path / "b" / "config.json").write_text("[]")
+    assert differences(model_identity(tmp_path / "a"), model_identity(tmp_path / "b")) == ["config.json"]

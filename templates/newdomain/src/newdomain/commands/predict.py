@@ -1,0 +1,130 @@
+"""``newdomain predict``."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core_runtime.bulk import Attempt, Item, bulk, summary
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import (
+    Device,
+    Model,
+    Out,
+    Overwrite,
+    SkipErrors,
+    Threads,
+    Workers,
+    resolve_device,
+)
+from newdomain.signals.formats import find_signals
+
+
+@dataclass(frozen=True)
+class Predictions(Outcome):
+    """What the model says of each signal.
+
+    Attributes:
+        predictions: `newdomain.results.Prediction` of each that succeeded, as plain values.
+        attempts: what became of each signal.
+    """
+
+    out: Path
+    predictions: Sequence[dict[str, Any]]
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    def facts(self) -> dict[str, Any]:
+        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
+        return {"predictions": self.predictions, "failed": failed}
+
+    def lines(self) -> Iterable[str]:
+        for prediction in self.predictions:
+            yield f"{prediction['signal']}: {prediction['probability']:.3f} (at {prediction['seconds']} s)"
+        yield f"Pictures: {self.out}"
+
+
+def predict(
+    path: Path,
+    /,
+    *,
+    model: Model = None,
+    out: Out = Path("newdomain-predictions"),
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    skip_errors: SkipErrors = True,
+    overwrite: Overwrite = False,
+) -> Predictions:
+    """Finds bursts in signals. A rerun goes on with the signals that are not done.
+
+    Example: newdomain predict signal.csv --model run/model
+
+    Args:
+        path: a signal (CSV), or a folder of them.
+    """
+    from core_runtime.identity import identity, model_identity
+    from newdomain.model.folder import ADVICE
+    from newdomain.signals.reading import read_signal
+
+    files = find_signals(path)
+    if len(files) == 1:
+        read_signal(files[0])  # a mistake in a single file is the user's first line
+    if model is None:
+        raise UserError("no --model was given, and none is published for this domain", ADVICE)
+    _load(model, resolve_device(device))
+    made_by = model_identity(Path(model))
+    items = [
+        Item(
+            file.stem,
+            (str(file), model, resolve_device(device)),
+            out / file.stem,
+            key={"input": identity(file), "model": made_by},
+            inputs=[file],
+        )
+        for file in files
+    ]
+    attempts = bulk(
+        predict_item,
+        items,
+        log=out / "log.jsonl",
+        description="Predicting",
+        workers=workers,
+        threads=threads,
+        skip_errors=skip_errors,
+        overwrite=overwrite,
+    )
+    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
+    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
+    return Predictions(out, predictions, attempts)
+
+
+@lru_cache(1)
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process."""
+    from newdomain.model.folder import load_model
+
+    return load_model(model, device)
+
+
+def predict_item(item: Item) -> dict[str, Any]:
+    """Writes ``prediction.json`` and ``signal.png`` of one signal, both or neither."""
+    from core_runtime.folders import writing
+    from newdomain.model.inference import predict_signal
+    from newdomain.reports.figures import draw_signal
+    from newdomain.signals.reading import read_signal
+
+    path, model, device = item.source
+    signal = read_signal(Path(path))
+    prediction = predict_signal(_load(model, device), signal)
+    with writing(item.output) as part:
+        part.mkdir()
+        draw_signal(signal, prediction.weights).savefig(part / "signal.png", dpi=110)
+        (part / "prediction.json").write_text(json.dumps(asdict(prediction)), encoding="utf-8")
+    return {"probability": prediction.probability}
