@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from core_runtime.errors import UserError
-from core_runtime.identity import data_fingerprint
 from core_runtime.folders import fingerprint, open_run, writing
+from core_runtime.identity import data_fingerprint
 
 
 def test_writing_is_whole_or_absent(tmp_path):
