@@ -1,0 +1,87 @@
+"""Who predicts needs no trainer: from the verbs that use a model, and from the models, no import leads to training, lazy ones included."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {path.name: path / "src" / path.name for path in ROOT.glob("packages/*") if (path / "src").is_dir()}
+USES_A_MODEL = {"predict", "detect", "forecast", "stream", "inspect", "models"}
+TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
+HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
+NEEDED = {"remote_sensing.landuse.model.networks": "the ResNet peers are torchvision's"}
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    """Dotted name → file of every module of a package."""
+    root = SOURCES[package]
+    modules = {}
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+ALL = {name: path for package in SOURCES for name, path in modules_of(package).items()}
+
+
+@cache
+def imports_of(name: str) -> frozenset[str]:
+    """The modules that a module imports anywhere but for type checkers, and the packages that these stand in."""
+    tree = ast.parse(ALL[name].read_text(encoding="utf-8"))
+    for_checkers = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    targets: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in for_checkers:
+            continue
+        if isinstance(node, ast.Import):
+            targets |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            targets.add(node.module)
+            targets |= {f"{node.module}.{a.name}" for a in node.names if f"{node.module}.{a.name}" in ALL}
+    return frozenset(targets)
+
+
+def path_to(start: str, forbidden: set[str]) -> list[str]:
+    """A chain of imports from a module to a forbidden one, or an empty list."""
+    queue, seen = [[start]], {start}
+    while queue:
+        chain = queue.pop(0)
+        for target in sorted(imports_of(chain[-1])):
+            banned = target in forbidden or target.split(".")[0] in forbidden or ".training" in target
+            if banned and chain[-1] not in NEEDED:
+                return [*chain, target]
+            if target in ALL and target not in seen and not banned:
+                seen.add(target)
+                queue.append([*chain, target])
+    return []
+
+
+def starts() -> list[str]:
+    """The verbs that use a model, and the rooms of models."""
+    names = []
+    for name in sorted(ALL):
+        parts = name.split(".")
+        if parts[0].startswith("core_"):
+            continue
+        is_verb = len(parts) > 2 and parts[-2] == "commands" and parts[-1] in USES_A_MODEL
+        if is_verb or "model" in parts[1:-1]:
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("name", starts())
+def test_no_import_leads_to_training(name):
+    chain = path_to(name, TRAINING | HEAVY)
+    assert not chain, " → ".join(chain)
+
+
+def test_there_are_verbs_that_use_a_model():
+    assert {name.rpartition(".")[2] for name in starts()} >= {"predict", "inspect", "models"}
