@@ -1,15 +1,15 @@
 """The command ``remote-sensing`` and its groups; no logic."""
 
 from core_runtime.cli import application, run
-from remote_sensing.landuse.cli import app as landuse
-from remote_sensing.maps.cli import app as maps
 
 app = application(
     "remote-sensing",
-    "Land use from satellite tiles: `remote-sensing landuse`. Vector features from historical map sheets: `remote-sensing maps`.",
+    "Land use from satellite tiles: `remote-sensing landuse`. "
+    "Vector features from historical map sheets: `remote-sensing maps`.",
 )
-app.add_typer(landuse, name="landuse")
-app.add_typer(maps, name="maps")
+# by import path: each group is imported when it is asked for
+app.command("remote_sensing.landuse.cli:app", name="landuse")
+app.command("remote_sensing.maps.cli:app", name="maps")
 
 
 def main() -> None:
