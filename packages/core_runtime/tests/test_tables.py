@@ -95,6 +95,9 @@ def test_names_that_are_nearly_equal():
     assert match_name("house", ["Railway"]) is None
 
 
+@pytest.mark.reliability(
+    "tables with changed bytes", "a table, each row used or left out for a reason; or one line", cases=1000
+)
 def test_no_damage_ends_in_anything_but_a_table_or_one_line(tmp_path):
     random.seed(0)
     for _ in range(1000):
