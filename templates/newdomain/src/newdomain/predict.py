@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from core_attention.checkpoints import load_model
+from core_attention.checkpoints.folders import load_model
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from newdomain.figures import draw_signal

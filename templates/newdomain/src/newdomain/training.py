@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC
 
-from core_attention.checkpoints import load_model, save_model
+from core_attention.checkpoints.folders import load_model, save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, open_run
 from core_runtime.training import EpochOrder, Training, first_epoch, fit
