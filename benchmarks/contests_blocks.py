@@ -7,17 +7,17 @@ from core_routed import Contest, Growth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core_attention.bench import SoftmaxAttention
-from core_attention.mechanisms.biformer import (
+from core_attention.measuring.bench import SoftmaxAttention
+from core_attention.mechanisms.biformer.attention import (
     BiLevelRoutingAttention,
     bi_level_routing_attention,
     bi_level_routing_attention_reference,
     to_regions,
 )
-from core_attention.mechanisms.block_selection import block_means, gate, select_blocks
-from core_attention.mechanisms.moba import moba_attention
-from core_attention.mechanisms.sparsifiner_attention import SparsifinerAttention
-from core_attention.mechanisms.vmoba import MixtureOfBlocks, choose_blocks, mixture_of_blocks, partition
+from core_attention.mechanisms.sparsifiner.attention import SparsifinerAttention
+from core_attention.mechanisms.vmoba.attention import MixtureOfBlocks, choose_blocks, mixture_of_blocks, partition
+from core_attention.mechanisms.vmoba.block_selection import block_means, gate, select_blocks
+from core_attention.mechanisms.vmoba.moba import moba_attention
 
 
 class Gather(nn.Module):

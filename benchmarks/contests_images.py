@@ -8,9 +8,14 @@ import torch
 from core_routed import Contest, Growth
 from torch import Tensor, nn
 
-from core_attention.feature_maps.balanced import BalancedMultiTaskAttention, definition
-from core_attention.mechanisms.davit import ChannelAttention, ChannelBlock, SpatialBlock
-from core_attention.mechanisms.rala import GateLinearAttentionNoSilu, VanillaSelfAttention, rotary_table, rotate
+from core_attention.mechanisms.davit.attention import ChannelAttention, ChannelBlock, SpatialBlock
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention, definition
+from core_attention.mechanisms.rala.attention import (
+    GateLinearAttentionNoSilu,
+    VanillaSelfAttention,
+    rotary_table,
+    rotate,
+)
 
 
 class Written(VanillaSelfAttention):

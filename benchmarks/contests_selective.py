@@ -9,18 +9,18 @@ from core_routed import Contest, Growth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core_attention.bench import SoftmaxAttention
-from core_attention.mechanisms.dma import dynamic_mask_attention
-from core_attention.mechanisms.dma_layer import DynamicMaskAttention
-from core_attention.mechanisms.landmark import landmark_attention
-from core_attention.mechanisms.landmark_memory import LandmarkMemory
-from core_attention.mechanisms.moh import MoHAttention, keep_largest
-from core_attention.mechanisms.moh_heads import selected_heads_attention
-from core_attention.mechanisms.moh_llama import MoHLlamaAttention
-from core_attention.mechanisms.scatterbrain import ScatterbrainAttention
-from core_attention.mechanisms.scatterbrain_blocks import SBBlockAttention
-from core_attention.mechanisms.scatterbrain_local import SBLocalAttention
-from core_attention.mechanisms.scatterbrain_lsh import SBSmyrfAttention
+from core_attention.measuring.bench import SoftmaxAttention
+from core_attention.mechanisms.dma.attention import dynamic_mask_attention
+from core_attention.mechanisms.dma.layer import DynamicMaskAttention
+from core_attention.mechanisms.landmark.attention import landmark_attention
+from core_attention.mechanisms.landmark.memory import LandmarkMemory
+from core_attention.mechanisms.moh.attention import MoHAttention, keep_largest
+from core_attention.mechanisms.moh.heads import selected_heads_attention
+from core_attention.mechanisms.moh.llama import MoHLlamaAttention
+from core_attention.mechanisms.scatterbrain.attention import ScatterbrainAttention
+from core_attention.mechanisms.scatterbrain.blocks import SBBlockAttention
+from core_attention.mechanisms.scatterbrain.local import SBLocalAttention
+from core_attention.mechanisms.scatterbrain.lsh import SBSmyrfAttention
 
 
 class Doge(nn.Module):

@@ -10,11 +10,11 @@ from core_routed import Contest, Growth
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from core_attention.factorised import factorised_reference, relative_bias
-from core_attention.mechanisms.mvpa import MVPFormerGQAAttention, mvpa, mvpa_reach, relative_tables
-from core_attention.mechanisms.titans_memory import NeuralMemory
-from core_attention.mechanisms.titans_public import PublicMemoryCache, PublicNeuralMemory
-from core_attention.official.titans import system as titans
+from core_attention.factorised.attention import factorised_reference, relative_bias
+from core_attention.mechanisms.mvpformer.mvpa import MVPFormerGQAAttention, mvpa, mvpa_reach, relative_tables
+from core_attention.mechanisms.titans.memory import NeuralMemory
+from core_attention.mechanisms.titans.official import system as titans
+from core_attention.published.titans.memory import PublicMemoryCache, PublicNeuralMemory
 
 
 class Definition(nn.Module):

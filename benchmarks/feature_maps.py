@@ -20,24 +20,14 @@ import torch
 from measure import paired, parser, show
 from torch import Tensor, nn
 
-from core_attention.feature_maps import (
-    CAM,
-    CBAM,
-    ELA,
-    PAM,
-    ULSAM,
-    BalancedMultiTaskAttention,
-    CoordinateAttention,
-    balanced,
-    cbam,
-    class_semantics,
-    coordinate,
-    dual,
-    ela,
-    scale_aware,
-    ulsam,
-)
-from core_attention.measure import Times
+from core_attention.feature_maps import CAM, CBAM, ELA, PAM, ULSAM, BalancedMultiTaskAttention, CoordinateAttention
+from core_attention.measuring.clock import Times
+from core_attention.mechanisms.csa_action import class_semantics
+from core_attention.mechanisms.ela import attention as ela
+from core_attention.mechanisms.eurosat_bmta import balanced, cbam, coordinate
+from core_attention.mechanisms.featenhancer import scale_aware
+from core_attention.mechanisms.msdual import dual
+from core_attention.mechanisms.ulsam import attention as ulsam
 
 
 @dataclass

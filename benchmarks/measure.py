@@ -1,4 +1,4 @@
-"""The options and the printing that every benchmark here has; what they measure with is `core_attention.measure`."""
+"""The options and the printing that every benchmark here has; what they measure with is `core_attention.measuring.clock`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core_attention.measure import Times, paired, peak_memory, ratio, size, table
+from core_attention.measuring.clock import Times, paired, peak_memory, ratio, size, table
 
 __all__ = ["Times", "paired", "parser", "peak_memory", "ratio", "show", "size", "table"]
 

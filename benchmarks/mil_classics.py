@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
-from core_attention.measure import table
+from core_attention.measuring.clock import table
 from pathology_mil.acmil import ACMIL_GA, ACMILConfig
 from pathology_mil.losses import acmil_loss
 

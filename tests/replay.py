@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.golden import Case, find_component, find_input_files, read_case
+from core_attention.golden.replay import Case, find_component, find_input_files, read_case
 from core_attention.systems import Component
 
 ROOT = Path(__file__).parents[1]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from core_attention import bench
-from core_attention.catalogue import MECHANISMS
-from core_attention.listing import papers
+from core_attention.measuring import bench
+from core_attention.registry.catalogue import MECHANISMS
+from core_attention.registry.listing import papers
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,8 +17,8 @@ from replay import FILL, ROOT, Ready, committed_cases, floats, objective, ready,
 from torch import Tensor
 
 from core_attention import systems
-from core_attention.checkpoints import load_model, save_model
-from core_attention.golden import MissingInput, Row, UnknownComponent, verify
+from core_attention.checkpoints.folders import load_model, save_model
+from core_attention.golden.replay import MissingInput, Row, UnknownComponent, verify
 from core_attention.systems import StateError
 
 CASES = committed_cases()

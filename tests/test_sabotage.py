@@ -7,7 +7,7 @@ import torch
 from replay import committed_cases
 from safetensors.torch import load_file, save_file
 
-from core_attention.golden import verify
+from core_attention.golden.replay import verify
 
 
 def one_of_each_system() -> list:

@@ -6,6 +6,8 @@ gradients of official keys.
 """
 
 import json
+import os
+import subprocess
 import sys
 import types
 from functools import partial
@@ -19,7 +21,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from core_attention import systems
+from core_attention.golden.case import SHARED, read_case
+from core_attention.registry import systems
 from core_attention.systems import Component, System
 
 WIDTH = 6
@@ -206,3 +209,58 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def recorded():
+    """``recorded("dma", "doge_lm")``: a golden case of the folder shared beside the checkout; skips where there is none."""
+
+    def find(slug: str, name: str):
+        roots = [Path(os.environ[SHARED])] if SHARED in os.environ else []
+        roots += [folder / "shared" for folder in Path(__file__).parents]
+        for root in roots:
+            path = root / "papers" / slug / "golden" / f"{name}.json"
+            if path.exists():
+                return read_case(path)
+        pytest.skip(f"needs shared/papers/{slug}/golden/{name}.json; name the folder in {SHARED}")
+
+    return find
+
+
+# kernels run in processes of their own: the tests' shape checks wrap functions, kernels too, which Triton cannot read
+SCRIPT = """
+import importlib.util, json, os, sys
+if os.environ.get("TRITON_INTERPRET") == "1":
+    import numpy as np
+    from triton.runtime import interpreter
+
+    # triton 3.6 turns one-element arrays into loop bounds in a way that numpy 2.4 refuses, and multiplies bfloat16 as integers
+    patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
+    def patched(tensor, scope):
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+    interpreter._patch_lang_tensor = patched
+    def widened(handle):
+        if handle.dtype.scalar.name != "bf16":
+            return handle
+        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
+    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
+
+spec = importlib.util.spec_from_file_location("cases", sys.argv[1])
+cases = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(cases)
+"""
+
+
+@pytest.fixture(scope="module")
+def script(request):
+    """``script(work, **environment)``: what `work` prints as JSON, with the test's own module at hand as `cases`."""
+
+    def run(work: str, **env: str):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | env
+        command = [sys.executable, "-c", SCRIPT + work, str(request.path)]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout)
+
+    return run

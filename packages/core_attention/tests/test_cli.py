@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from core_attention import attention, cli
-from core_attention.bench import SoftmaxAttention
-from core_attention.catalogue import MECHANISMS
-from core_attention.cost import profile
-from core_attention.listing import papers
+from core_attention.measuring.bench import SoftmaxAttention
+from core_attention.measuring.cost import profile
+from core_attention.registry.catalogue import MECHANISMS
+from core_attention.registry.listing import papers
 
 
 @pytest.fixture(autouse=True)

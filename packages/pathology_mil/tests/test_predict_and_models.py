@@ -75,7 +75,7 @@ def test_a_folder_goes_on_past_bad_slides_and_a_rerun_past_done_ones(trained, co
     assert (tmp_path / "out/slide00.json").stat().st_mtime_ns == before
     assert sum(o.ok for o in outcomes) == 21
     other = ACMIL_GA(ACMILConfig(n_features=16, n_class=2))
-    from core_attention.checkpoints import save_model
+    from core_attention.checkpoints.folders import save_model
 
     save_model(other, tmp_path / "other", preprocessing={"classes": ["normal", "tumour"]}, provenance={})
     with pytest.raises(UserError, match="predictions of another model"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core_attention.feature_maps.balanced import BalancedMultiTaskAttention
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
 from remote_sensing.landuse.dropblock import DropBlock2D, drop_block
 from remote_sensing.landuse.eurosat import (
     Attention7LayerCNN,

@@ -18,7 +18,7 @@ from torch import Tensor
 from core_attention.backends import reference
 from core_attention.backends.choice import BACKENDS, Explanation, choose, explain_shapes, explained
 from core_attention.backends.problem import Problem, problem_of, sized
-from core_attention.capture import active, paused, record
+from core_attention.capture.recording import active, paused, record
 from core_attention.masks import Mask, as_mask
 
 __all__ = ["Explanation", "attention", "explain", "explain_shapes"]

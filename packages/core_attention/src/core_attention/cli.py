@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core_attention.golden import Result
-    from core_attention.golden_compare import Row
+    from core_attention.golden.compare import Row
+    from core_attention.golden.replay import Result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,9 +129,9 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str, **more: A
 
 
 def _list(args: argparse.Namespace) -> int:
-    from core_attention.catalogue import MECHANISMS
-    from core_attention.listing import systems_table
-    from core_attention.measure import table
+    from core_attention.measuring.clock import table
+    from core_attention.registry.catalogue import MECHANISMS
+    from core_attention.registry.listing import systems_table
 
     rows = systems_table()
     if args.json:
@@ -166,8 +166,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from core_attention import listing
-    from core_attention.catalogue import MECHANISMS
+    from core_attention.registry import listing
+    from core_attention.registry.catalogue import MECHANISMS
 
     slug = args.name if args.name in listing.papers() else None
     mechanisms = [n for n, m in MECHANISMS.items() if args.name == n or (slug is not None and m.slug == slug)]
@@ -208,9 +208,9 @@ def _component_line(part: Mapping[str, Any]) -> str:
 
 
 def _cost(name: str, tokens: int) -> dict[str, Any]:
-    from core_attention import bench
-    from core_attention.cost import profile
-    from core_attention.measure import size
+    from core_attention.measuring import bench
+    from core_attention.measuring.clock import size
+    from core_attention.measuring.cost import profile
 
     made = bench.example(name, tokens)
     price = profile(made.module, *made.inputs)
@@ -222,7 +222,7 @@ def _cost(name: str, tokens: int) -> dict[str, Any]:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from core_attention.catalogue import MECHANISMS
+    from core_attention.registry.catalogue import MECHANISMS
 
     if args.name not in MECHANISMS:
         return _unknown("a mechanism", args.name, list(MECHANISMS))
@@ -230,8 +230,8 @@ def _bench(args: argparse.Namespace) -> int:
         return _refuse("--tokens, --rounds and --threads are positive numbers")
     import torch
 
-    from core_attention.bench import bench
-    from core_attention.measure import table
+    from core_attention.measuring.bench import bench
+    from core_attention.measuring.clock import table
 
     if refused := _no_device(args.device):
         return _refuse(refused)
@@ -281,8 +281,8 @@ def _why(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from core_attention.golden import verify
-    from core_attention.listing import record
+    from core_attention.golden.replay import verify
+    from core_attention.registry.listing import record
 
     if refused := _no_device(args.device):
         return _refuse(refused)

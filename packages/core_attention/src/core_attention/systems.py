@@ -1,187 +1,31 @@
-"""The registry of published systems: which package implements which published component, and how it is replayed.
+"""What a package needs to register what it holds of a published system, and to look up what is registered."""
 
-A package registers a `System` under the entry-point group ``core_attention.systems``; the entry's name is the paper's
-slug (``biformer = "core_attention.official.biformer:system"``). Several packages may hold parts of one slug; `system`
-merges them.
-"""
+from core_attention.registry.systems import (
+    Component,
+    Config,
+    StateDict,
+    StateError,
+    System,
+    entries,
+    load_entry,
+    load_strictly,
+    same,
+    same_values,
+    slugs,
+    system,
+)
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
-
-import torch
-from torch import Tensor, nn
-
-GROUP = "core_attention.systems"
-
-StateDict = dict[str, Tensor]
-Config = Mapping[str, Any]
-
-
-def same(official: StateDict, config: Config) -> StateDict:
-    """The `convert` of a component whose keys are the official ones."""
-    ours = dict(official)
-    official.clear()
-    return ours
-
-
-class StateError(ValueError):
-    """A state dict whose keys or shapes do not fit the module they are meant for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Component:
-    """One published module or function, and how it is built, loaded from an official state dict, and run.
-
-    Args:
-        run: ``run(module, inputs, *, config, mode)`` → dict of tensors or JSON values under the official names.
-        build: ``build(config)`` → module; None where the published thing is a function (``run`` then gets
-        ``module=None``). convert: ``convert(official, config)`` → our state dict. Pops what it uses; differentiable,
-        never detached. ignore: patterns of official keys that exist in checkpoints and carry nothing for us.
-        unused: patterns of our parameters that the published forward never uses, or whose gradient is truly zero.
-        batch: ``{input or output name: batch axis}`` where permuting a batch is meaningful.
-    """
-
-    run: Callable[..., dict[str, Any]]
-    build: Callable[[Config], nn.Module] | None = None
-    convert: Callable[[StateDict, Config], StateDict] = same
-    ignore: Sequence[str] = ()
-    unused: Sequence[str] = ()
-    batch: Mapping[str, int] | None = None
-
-    def converted(self, config: Config, official_state: Mapping[str, Tensor]) -> StateDict:
-        """Our state dict from an official one.
-
-        Raises:
-            StateError: `convert` misses an official key, or one was neither used by it nor is listed in `ignore`.
-        """
-        rest = dict(official_state)
-        try:
-            ours = self.convert(rest, config)
-        except KeyError as error:
-            missing = error.args[0] if error.args else ""
-            if missing in official_state:
-                raise
-            raise StateError(f"the official state dict has no key {missing!r}") from error
-        left = [key for key in rest if not any(fnmatchcase(key, pattern) for pattern in self.ignore)]
-        if left:
-            raise StateError(f"official keys without a place in this component: {', '.join(sorted(left))}")
-        return ours
-
-    def load(self, config: Config, official_state: Mapping[str, Tensor]) -> nn.Module:
-        """Builds the module and loads an official state dict strictly, in the dtype of that state dict.
-
-        Args:
-            config: the official constructor arguments.
-            official_state: tensors under official keys (already in memory; see `core_attention.checkpoints` for files).
-
-        Raises:
-            TypeError: the component is a function and has nothing to load.
-            StateError: official keys that have no place here, or parameters of ours that get no value or one of another
-                shape, each named.
-        """
-        if self.build is None:
-            raise TypeError("this component is a function: there is nothing to load")
-        module = self.build(config)
-        ours = self.converted(config, official_state)
-        dtype = floating_dtype(ours.values())
-        if dtype is not None:
-            module = module.to(dtype)
-        load_strictly(module, ours)
-        return module
-
-
-@dataclass(frozen=True)
-class System:
-    """The components of one published system, by their short stable key."""
-
-    slug: str
-    components: Mapping[str, Component]
-    failures: Mapping[str, str] = field(default_factory=dict)  # entry point → why it could not be imported
-
-
-def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
-    """The floating dtype that most elements of `tensors` have; None if there is none."""
-    elements: Counter[torch.dtype] = Counter()
-    for tensor in tensors:
-        if tensor.is_floating_point():
-            elements[tensor.dtype] += max(tensor.numel(), 1)
-    return elements.most_common(1)[0][0] if elements else None
-
-
-def same_values(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same, as those of tied keys do."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-
-
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Loads a state dict in our keys; a tied parameter needs only one of its names.
-
-    Raises:
-        StateError: missing or unexpected keys, or other shapes, each named.
-    """
-    tensors = module.state_dict(keep_vars=True)
-    problems = [
-        f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}"
-        for key, tensor in tensors.items()
-        if key in state and isinstance(tensor, Tensor) and tensor.shape != state[key].shape
-    ]
-    if problems:
-        raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
-    given = {id(tensor) for key, tensor in tensors.items() if key in state}
-    versioned = OrderedDict(state)
-    # as a state dict of today: batch normalisation tolerates the lack of its counter in one without versions
-    versioned._metadata = module.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        missing, unexpected = module.load_state_dict(versioned, strict=False)
-    except RuntimeError as error:  # shapes of a module that joins or renames keys while it loads
-        raise StateError(f"the state dict does not fit: {' '.join(str(error).split())}") from error
-    missing = [key for key in missing if key not in tensors or id(tensors[key]) not in given]
-    if missing or unexpected:
-        named = [(what, ", ".join(keys)) for what, keys in (("missing", missing), ("unexpected", unexpected)) if keys]
-        raise StateError(f"the state dict does not fit: {'; '.join(f'{what}: {keys}' for what, keys in named)}")
-
-
-def entries(slug: str | None = None) -> list[EntryPoint]:
-    """The registered entry points, of one slug or of all."""
-    found = entry_points(group=GROUP)
-    return sorted((e for e in found if slug is None or e.name == slug), key=lambda e: (e.name, e.value))
-
-
-def slugs() -> list[str]:
-    """The slugs that some installed package registers components for."""
-    return sorted({e.name for e in entries()})
-
-
-def load_entry(entry: EntryPoint) -> tuple[System | None, str]:
-    """The system that an entry point names, or None and why it could not be imported."""
-    try:
-        part = entry.load()
-    except (Exception, SystemExit) as error:  # whatever an import does, the other packages stay usable
-        return None, f"{type(error).__name__}: {error}"
-    return (part, "") if isinstance(part, System) else (None, f"is a {type(part).__name__}, expected a System")
-
-
-def system(slug: str) -> System:
-    """The merged system of all packages that register parts of `slug`; only their modules are imported.
-
-    A part that cannot be imported is recorded in `System.failures` and leaves the others usable.
-
-    Raises:
-        ValueError: two packages register the same component.
-    """
-    components: dict[str, Component] = {}
-    failures: dict[str, str] = {}
-    for entry in entries(slug):
-        part, failure = load_entry(entry)
-        if part is None:
-            failures[entry.value] = failure
-            continue
-        for key, component in part.components.items():
-            if key in components:
-                raise ValueError(f"{slug}: component {key!r} is registered twice, the second time by {entry.value}")
-            components[key] = component
-    return System(slug, components, failures)
+__all__ = [
+    "Component",
+    "Config",
+    "StateDict",
+    "StateError",
+    "System",
+    "entries",
+    "load_entry",
+    "load_strictly",
+    "same",
+    "same_values",
+    "slugs",
+    "system",
+]

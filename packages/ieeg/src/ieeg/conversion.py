@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from core_attention.checkpoints import renamed
+from core_attention.checkpoints.folders import renamed
 from core_attention.systems import StateDict, StateError
 from ieeg.mvpformer import MVPFormerConfig
 from ieeg.wavelets import band_lengths

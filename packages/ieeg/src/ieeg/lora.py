@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from core_attention.mechanisms.mvpa import LoRALinear
+from core_attention.mechanisms.mvpformer.mvpa import LoRALinear
 from core_attention.systems import load_strictly
 from ieeg.mvpformer import MVPFormer
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core_attention.checkpoints import load_model, read_config, save_model
+from core_attention.checkpoints.folders import load_model, read_config, save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 from ieeg.mvpformer import MVPFormer

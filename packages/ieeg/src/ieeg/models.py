@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from core_attention.checkpoints import read_official
+from core_attention.checkpoints.folders import read_official
 from core_attention.systems import StateDict, load_strictly
 from core_runtime.errors import UserError, named
 from core_runtime.folders import write_text, writing

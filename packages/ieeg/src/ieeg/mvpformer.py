@@ -1,7 +1,7 @@
 """MVPFormer: a decoder over segments and channels of a recording, pre-trained to predict the next segment, tuned to tell seizures.
 
 Source: Carzaniga et al., "A foundation model with multi-variate parallel attention to generate neuronal activity" (arXiv 2506.20354).
-Its attention is `core_attention.mechanisms.mvpa`, its signal encoder `ieeg.wavelets`. For research, not for diagnosis.
+Its attention is `core_attention.mechanisms.mvpformer.mvpa`, its signal encoder `ieeg.wavelets`. For research, not for diagnosis.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from core_attention.mechanisms.mvpa import LoRALinear, MVPFormerGQAAttention, RelativeIndex
+from core_attention.mechanisms.mvpformer.mvpa import LoRALinear, MVPFormerGQAAttention, RelativeIndex
 from ieeg.wavelets import WaveEncoder
 
 
@@ -25,7 +25,7 @@ class MVPFormerConfig:
         width, layers, heads, kv_heads, inner: E, blocks, query heads, key/value heads, inner width of the MLP.
         positions, channels: rows of the two position tables: the greatest number of segments and of channels.
         classes: of the classification head; 0: the generative head, E to E.
-        content, window, last_row_full, relative_index: as in `core_attention.mechanisms.mvpa.mvpa`.
+        content, window, last_row_full, relative_index: as in `core_attention.mechanisms.mvpformer.mvpa.mvpa`.
         scale_by_layer: scores are divided by the layer's number, counted from 1, once more.
         embedding_dropout, residual_dropout, attention_dropout: rates in training (published: 0.1 each).
         structured_dropout: attention drops whole key segments and channels, as the published kernel does, instead of single weights.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core_attention.capture import capture
+from core_attention.capture.capture import capture
 from core_runtime.errors import UserError
 from ieeg.mvpformer import MVPFormer
 from ieeg.windows import SlidingWindow

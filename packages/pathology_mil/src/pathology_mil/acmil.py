@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from core_attention.pooling import attention_pool
+from core_attention.pooling.attention import attention_pool
 
 # Feature width F → inner width L of the published encoders; a new encoder takes F / 2.
 INNER_WIDTH = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
@@ -176,7 +176,7 @@ class ACMIL_GA(_Pooling):
 
         Args:
             features: ``[N, F]`` or ``[1, N, F]``; half precision is accumulated in float32.
-            segments, bags, mask: as `core_attention.pooling.attention_pool`.
+            segments, bags, mask: as `core_attention.pooling.attention.attention_pool`.
             uniforms: the random numbers of STKIM, a row a branch; drawn from torch's generator if None.
 
         Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.checkpoints import load_model, read_config
+from core_attention.checkpoints.folders import load_model, read_config
 from core_runtime.errors import UserError
 from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, MeanMIL
 

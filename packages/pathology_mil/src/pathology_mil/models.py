@@ -66,7 +66,7 @@ def convert(checkpoint: Path, out: Path, *, classes: list[str] | None = None) ->
     Raises:
         UserError: not such a checkpoint.
     """
-    from core_attention.checkpoints import read_official, save_model
+    from core_attention.checkpoints.folders import read_official, save_model
     from pathology_mil.official import infer_config, system
 
     if out.exists():

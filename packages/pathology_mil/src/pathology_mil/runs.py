@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core_attention.checkpoints import save_model
+from core_attention.checkpoints.folders import save_model
 from core_runtime.cli import note
 from core_runtime.errors import UserError
 from core_runtime.folders import data_fingerprint, open_run, write_text

@@ -16,7 +16,7 @@ from core_attention.backends.sdpa import with_factors
 from core_attention.masks import KeyLengths, Mask, Segments, Size, parts
 
 if TYPE_CHECKING:
-    from core_attention.kernels.attention import Limits
+    from core_attention.backends.triton_kernels import Limits
 
 NAME = "triton"
 MASKS = {"Causal", "Window", "KeyLengths", "Segments", "Factorised"}
@@ -62,7 +62,7 @@ def run(
 
 def limits_of(mask: Mask | None, size: Size, device: torch.device) -> Limits:
     """What the kernel needs of a mask that it knows."""
-    from core_attention.kernels.attention import Limits
+    from core_attention.backends.triton_kernels import Limits
 
     low, high = tightest(mask)
     lengths = [m.lengths.to(device).expand(size.batch) for m in parts(mask) if isinstance(m, KeyLengths)]
@@ -75,7 +75,7 @@ def limits_of(mask: Mask | None, size: Size, device: torch.device) -> Limits:
 class _Kernel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, limits: Limits, scale: float) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        from core_attention.kernels import attention as kernel
+        from core_attention.backends import triton_kernels as kernel
 
         out, lse = kernel.forward(q, k, v, limits, scale)
         ctx.save_for_backward(q, k, v, out, lse)
@@ -86,7 +86,7 @@ class _Kernel(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        from core_attention.kernels import attention as kernel
+        from core_attention.backends import triton_kernels as kernel
 
         q, k, v, out, lse = ctx.saved_tensors
         grad = torch.zeros_like(out) if grad is None else grad

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from core_attention.feature_maps.balanced import BalancedMultiTaskAttention
-from core_attention.feature_maps.cbam import CBAM
-from core_attention.feature_maps.coordinate import CoordinateAttention
-from core_attention.feature_maps.dual import CAM, PAM
-from core_attention.feature_maps.ela import ELA
-from core_attention.feature_maps.squeeze_excitation import EfficientChannelAttention, SqueezeExcitation
-from core_attention.feature_maps.ulsam import ULSAM
+from core_attention.mechanisms.ela.attention import ELA
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
+from core_attention.mechanisms.eurosat_bmta.cbam import CBAM
+from core_attention.mechanisms.eurosat_bmta.coordinate import CoordinateAttention
+from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import EfficientChannelAttention, SqueezeExcitation
+from core_attention.mechanisms.msdual.dual import CAM, PAM
+from core_attention.mechanisms.ulsam.attention import ULSAM
 
 MECHANISMS: dict[str, Callable[..., nn.Module]] = {
     "balanced": BalancedMultiTaskAttention,

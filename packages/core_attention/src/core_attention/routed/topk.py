@@ -22,7 +22,7 @@ def topk_block_attention(
 ) -> Float[Tensor, "batch heads queries value_dim"]:
     """Each block of queries attends to the `topk` blocks of keys whose mean fits its mean query best.
 
-    Not for causal attention: a query's choice depends on the later queries of its block (see `core_attention.mechanisms.moba`).
+    Not for causal attention: a query's choice depends on the later queries of its block (see `core_attention.mechanisms.vmoba.moba`).
 
     Raises:
         ValueError: useless `block` or `topk`, or shapes that do not fit one another.

@@ -58,7 +58,7 @@ def forward(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Output and float32 log-sum-exp; `bias` is (batch or 1, key heads or 1, keys)."""
-    from core_attention.kernels import routed as kernel
+    from core_attention.routed import triton_kernels as kernel
 
     def run(tiles: Tiles) -> tuple[Tensor, Tensor]:
         lists = make_lists(routes, q.shape[2], k.shape[2], tiles, causal=causal, key_mask=key_mask)
@@ -82,7 +82,7 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Gradients of q, k, v and of the bias in its own shape."""
-    from core_attention.kernels import routed as kernel
+    from core_attention.routed import triton_kernels as kernel
 
     def run(tiles: Tiles) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         lists = make_lists(routes, q.shape[2], k.shape[2], tiles, causal=causal, key_mask=key_mask)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from core_attention.feature_maps.balanced import BalancedMultiTaskAttention
-from core_attention.feature_maps.cbam import CBAM
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
+from core_attention.mechanisms.eurosat_bmta.cbam import CBAM
 from remote_sensing.landuse.dropblock import DropBlock2D
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from core_attention.checkpoints import read_official, save_model
+from core_attention.checkpoints.folders import read_official, save_model
 from core_runtime.errors import UserError, named
 from core_runtime.hub import hub_errors
 from remote_sensing.landuse.bands import FILE_ORDER, RGB, preprocessing

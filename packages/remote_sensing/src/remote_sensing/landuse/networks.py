@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from core_attention.checkpoints import load_model, read_config, read_official
+from core_attention.checkpoints.folders import load_model, read_config, read_official
 from core_runtime.errors import UserError
 from remote_sensing.landuse.bands import Preprocessing
 from remote_sensing.landuse.eurosat import (

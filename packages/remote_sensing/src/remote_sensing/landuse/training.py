@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.checkpoints import save_model
+from core_attention.checkpoints.folders import save_model
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, open_run, write_text
 from core_runtime.training import Training, fit

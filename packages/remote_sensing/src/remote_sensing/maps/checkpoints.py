@@ -12,7 +12,7 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor
 
-from core_attention.checkpoints import read_official
+from core_attention.checkpoints.folders import read_official
 from core_attention.systems import StateError
 from remote_sensing.maps.dora import DoRAQKV
 from remote_sensing.maps.mapsam import MapSAM, is_adapter

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core_attention.checkpoints import load_model, read_config, save_model
+from core_attention.checkpoints.folders import load_model, read_config, save_model
 from core_runtime.errors import UserError
 from remote_sensing.maps.mapsam import MapSAM
 

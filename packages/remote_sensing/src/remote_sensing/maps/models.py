@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from core_attention.checkpoints import read_official
+from core_attention.checkpoints.folders import read_official
 from core_runtime.errors import UserError
 from core_runtime.hub import hub_errors
 from remote_sensing.maps.checkpoints import load_adapter, load_sam, plain_keys, variant_of

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio.features import shapes
 from shapely.geometry import shape
 
-from core_attention.checkpoints import read_official
+from core_attention.checkpoints.folders import read_official
 from core_attention.systems import load_strictly
 from core_runtime.cli import track
 from core_runtime.errors import UserError

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from core_attention.checkpoints import read_official
+from core_attention.checkpoints.folders import read_official
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, open_run, write_text
 from core_runtime.training import EpochOrder, Training, first_epoch, fit

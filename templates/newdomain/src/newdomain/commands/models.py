@@ -17,7 +17,7 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model")) -> Described:
         checkpoint: a .pth or .safetensors file.
         out: the model folder.
     """
-    from core_attention.checkpoints import read_official
+    from core_attention.checkpoints.files import read_official
     from core_runtime.errors import named
     from newdomain.model.folder import save_model
     from newdomain.model.official import system

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from core_attention.checkpoints import load_model as load_strictly
-from core_attention.checkpoints import save_model as save_folder
+from core_attention.checkpoints.folders import load_model as load_strictly
+from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
 from core_runtime.models import choose_model
 from newdomain.model.burst import BurstClassifier

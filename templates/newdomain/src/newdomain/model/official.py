@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, System
 from newdomain.model.burst import BurstClassifier, BurstConfig
 
 

@@ -1,1 +1,0 @@
-"""Triton kernels and their launchers; importing this package does not import triton."""

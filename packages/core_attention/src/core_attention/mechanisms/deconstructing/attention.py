@@ -1,0 +1,390 @@
+"""Attention with one principle relaxed at a time: parameter-matched causal variants for language models.
+
+Source: Xue, Moosavi, Aletras, "Deconstructing Attention: Investigating Design Principles for Effective Language Modeling", arXiv 2510.11602.
+Every variant has the Standard layer's parameters (4d² + 3d). Tensors are (batch, heads, length, head_dim); all mixing is causal.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core_attention.attention import attention
+from core_attention.capture.recording import record
+from core_attention.masks import Causal
+from core_attention.measuring.example import Example
+from core_attention.parts.rotary import rotary_half
+
+KINDS = ("standard", "mlp", "approx", "nonapprox", "rnd", "fixedseq", "static")
+_EPS = 1e-6
+
+
+def approximate_map(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n n"]:
+    """The attention map of `approximate_attention` in its joint form, written out: for diagnostics and as the definition."""
+    s = q @ k.mT * q.shape[-1] ** -0.5
+    weights = (1 + s + s * s / 2).tril()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def nonapproximate_map(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n n"]:
+    """The attention map of `nonapproximate_attention`, written out: for diagnostics and as the definition."""
+    s = nonapproximate_scores(q, k)[:, :, None]
+    n = q.shape[-2]
+    future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
+    return torch.softmax(s.expand(-1, -1, n, -1).masked_fill(future, float("-inf")), -1)
+
+
+def nonapproximate_scores(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n"]:
+    """What a key says by itself: ``s_j = Σ_c SiLU(q_jc) k_jc / √d``."""
+    return (F.silu(q) * k).sum(-1) * q.shape[-1] ** -0.5
+
+
+def _record(attention_map: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor) -> None:
+    """Offers the written-out map to `core_attention.capture`; rows of a map depend on all keys before them, so whole heads are computed."""
+    shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    record(
+        "weights", lambda rows, heads: attention_map(q[:, heads], k[:, heads])[:, :, rows], shape=shape, device=q.device
+    )
+
+
+def _taylor_features(x: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n f"]:
+    """φ with ``φ(q)·φ(k) = 1 + s + s²/2`` for ``s = q·k``: a one, the channels, and their products (1 + d + d(d+1)/2 of them)."""
+    d = x.shape[-1]
+    i, j = torch.triu_indices(d, d, device=x.device)
+    weight = torch.where(i == j, x.new_tensor(0.5).sqrt(), 1)
+    return torch.cat([torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j] * weight], -1)
+
+
+def _prefix_sums(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor | None,
+    chunk_size: int,
+    weigh: Callable[[Tensor], Tensor] = lambda s: s,
+    features: Callable[[Tensor], Tensor] = lambda x: x,
+) -> tuple[Tensor, Tensor]:
+    """``Σ_{j≤i} weigh(q_i·k_j) [v_j, 1]`` in chunks, where ``weigh(q·k) = features(q)·features(k)``, and the state after the last token."""
+    v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+    out = []
+    for start in range(0, q.shape[-2], chunk_size):
+        part = slice(start, start + chunk_size)
+        qc, kc, vc = q[..., part, :], k[..., part, :], v[..., part, :]
+        y = weigh(qc @ kc.mT).tril() @ vc
+        if state is not None:
+            y = y + features(qc) @ state
+        out.append(y)
+        update = features(kc).mT @ vc
+        state = update if state is None else state + update
+    if state is None:
+        raise ValueError(f"there are no tokens: q has shape {tuple(q.shape)}")
+    return torch.cat(out, -2), state
+
+
+def approximate_attention(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b h n d"],
+    v: Float[Tensor, "b h n e"],
+    *,
+    form: str = "joint_outer",
+    chunk_size: int = 1024,
+    state: tuple[Tensor, ...] | None = None,
+) -> tuple[Float[Tensor, "b h n e"], tuple[Tensor, ...]]:
+    """Softmax with exp replaced by its second-order Taylor polynomial, linear in time ("Approximate", relaxes the mathematical form).
+
+    ``joint_outer``: ``A_ij = w_ij / Σ_{l≤i} w_il`` with ``w = 1 + s + s²/2``, ``s = q·k/√d``; always positive.
+    ``paper_recurrent`` (the paper's appendix): ``o⁰ + o¹ + o²``, each normalised by itself — the running mean of v, and linear attention over
+    (q, k) and over their element-wise squares. Denominators of o¹ can vanish: they are kept `1e-6` away from 0 with their sign, and a warning says so.
+
+    Args:
+        chunk_size: tokens computed at once; changes cost and memory, not the result.
+        state: returned by an earlier call over the tokens before these.
+
+    Returns:
+        The output, and the state to go on with.
+    """
+    if form not in ("joint_outer", "paper_recurrent"):
+        raise ValueError(f"unknown form {form!r}: joint_outer or paper_recurrent")
+    dtype, wide = (
+        v.dtype,
+        torch.promote_types(q.dtype, torch.float32),
+    )  # sums over a long prefix overflow half precision
+    q, k, v = q.to(wide), k.to(wide), v.to(wide)
+    if form == "joint_outer" and state is None:
+        _record(approximate_map, q, k)
+    with torch.autocast(q.device.type, enabled=False):
+        if form == "joint_outer":
+            root = q.shape[-1] ** -0.25
+            sums, after = _prefix_sums(
+                q * root,
+                k * root,
+                v,
+                state[0] if state else None,
+                chunk_size,
+                lambda s: 1 + s + s * s / 2,
+                _taylor_features,
+            )
+            return (sums[..., :-1] / sums[..., -1:]).to(dtype), (after,)
+        y, states = torch.zeros_like(v), []
+        root = 2**-0.5
+        ones = torch.ones_like(q[..., :1])
+        for order, (a, b) in enumerate(((ones, ones), (q, k), (q * q * root, k * k * root))):
+            sums, after = _prefix_sums(a, b, v, state[order] if state else None, chunk_size)
+            y = y + sums[..., :-1] / _away_from_zero(sums[..., -1:])
+            states.append(after)
+        return y.to(dtype), tuple(states)
+
+
+def _away_from_zero(x: Tensor) -> Tensor:
+    small = x.abs() < _EPS
+    if not torch.compiler.is_compiling() and bool(small.any()):
+        warnings.warn(
+            f"{int(small.sum())} denominators of the separately normalised approximation are below {_EPS}; form='joint_outer' has none",
+            stacklevel=3,
+        )
+    return torch.where(small, torch.where(x < 0, -_EPS, _EPS), x)
+
+
+def nonapproximate_attention(
+    q: Float[Tensor, "b h n d"],
+    k: Float[Tensor, "b h n d"],
+    v: Float[Tensor, "b h n e"],
+    *,
+    chunk_size: int = 64,
+    state: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Float[Tensor, "b h n e"], tuple[Tensor, Tensor]]:
+    """Every query sees the same weights, renormalised over its prefix ("Non-approximate"): ``o_i = Σ_{j≤i} e^{s_j} v_j / Σ_{j≤i} e^{s_j}``.
+
+    ``s`` are `nonapproximate_scores`. O(n) time; the state is one output and one log-sum-exp a head, so nothing overflows whatever the scores.
+    A rotary phase would cancel (query and key of the same position), so there is none.
+
+    Args:
+        chunk_size: tokens computed at once; changes cost and memory, not the result.
+        state: returned by an earlier call over the tokens before these.
+
+    Returns:
+        The output, and the state (last output (b, h, e), log-sum-exp (b, h)) to go on with.
+    """
+    n = q.shape[-2]
+    if n == 0:
+        raise ValueError(f"there are no tokens: q has shape {tuple(q.shape)}")
+    if state is None:
+        _record(nonapproximate_map, q, k)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    s = nonapproximate_scores(q, k).to(wide)
+    before = s.new_full(s.shape[:2], float("-inf")) if state is None else state[1]
+    first = v.new_zeros(v.shape[0], v.shape[1], v.shape[-1], dtype=wide) if state is None else state[0].to(wide)
+    lse = torch.logcumsumexp(torch.cat([before[..., None], s], -1), -1)[..., 1:]
+    chunks = -(-n // chunk_size)
+    pad = chunks * chunk_size - n
+    # (b, h, chunks, chunk): a padded key weighs 0, a padded row repeats the last log-sum-exp
+    s, lse_rows = F.pad(s, (0, pad), value=float("-inf")), torch.cat([lse, lse[..., -1:].expand(-1, -1, pad)], -1)
+    s, lse_rows = s.unflatten(-1, (chunks, chunk_size)), lse_rows.unflatten(-1, (chunks, chunk_size))
+    values = F.pad(v.to(wide), (0, 0, 0, pad)).unflatten(-2, (chunks, chunk_size))
+    with torch.autocast(q.device.type, enabled=False):
+        within = (s[..., None, :] - lse_rows[..., None]).tril().exp().tril() @ values
+    # the output at the end of each chunk: every earlier chunk's own sum, decayed by the growth of the log-sum-exp since then
+    ends = torch.cat([before[..., None], lse_rows[..., -1]], -1)
+    own = torch.cat([first[..., None, :], within[..., -1, :]], -2)
+    decay = (ends[..., None, :] - ends[..., None]).nan_to_num(nan=0.0, posinf=0.0).tril().exp().tril()
+    if state is None:
+        decay = decay * (torch.arange(chunks + 1, device=q.device) > 0)  # nothing came before the first token
+    with torch.autocast(q.device.type, enabled=False):
+        carried = (decay @ own)[..., :-1, :]
+    grown = (ends[..., :-1, None] - lse_rows).exp()
+    out = (within + grown[..., None] * carried[..., None, :]).flatten(2, 3)[..., :n, :]
+    return out.to(v.dtype), (out[..., -1, :], lse[..., -1])
+
+
+def attention_indicators(maps: Float[Tensor, "heads n n"], local: int = 4) -> dict[str, Tensor]:
+    """The paper's indicators of a layer's attention maps (lower triangular, rows sum to 1), before their min-max normalisation over layers.
+
+    Returns:
+        ``entropy`` −Σ a log a and ``concentration`` ‖A‖_F, each (heads,); ``sink``, the mean of column 0 over the queries, (heads,);
+        ``local_focus``, the mean of the N-th subdiagonal for N = 0 … `local` − 1, (local, heads); ``head_diversity``, the population standard
+        deviation over heads averaged over the lower triangle, a scalar.
+    """
+    n = maps.shape[-1]
+    inside = torch.ones(n, n, dtype=torch.bool, device=maps.device).tril()
+    return {
+        "entropy": -torch.special.xlogy(maps, maps).sum((-2, -1)),
+        "concentration": torch.linalg.matrix_norm(maps),
+        "sink": maps[..., 0].mean(-1),
+        "local_focus": torch.stack([maps.diagonal(-i, -2, -1).sum(-1) / max(n - i, 1) for i in range(local)]),
+        "head_diversity": maps.std(0, correction=0)[inside].mean(),
+    }
+
+
+@dataclass
+class Decoding:
+    """What a layer keeps between calls that go on with the same sequences: the tokens seen, and its tensors."""
+
+    seen: int = 0
+    tensors: tuple[Tensor, ...] = field(default_factory=tuple)
+
+
+class DeconstructedAttention(nn.Module):
+    """One attention layer of the study, of any kind, with the parameters of the Standard one.
+
+    | kind | output before ``o_proj`` |
+    |---|---|
+    | ``standard`` | causal softmax attention with rotary phase |
+    | ``mlp`` | ``v(SiLU(q(x)) ⊙ k(x))``: the projections as gate, up and down of a token-wise network |
+    | ``approx`` | `approximate_attention` |
+    | ``nonapprox`` | `nonapproximate_attention` |
+    | ``rnd``, ``fixedseq`` | causal softmax attention whose q and k come from a fixed stream (`source`), the same for every sequence |
+    | ``static`` | causal softmax attention whose q and k come from the input embeddings (`source`) |
+
+    Args:
+        width: model width d.
+        heads: attention heads; divides `width`.
+        kind: which variant.
+        approx_form: reading of ``approx``.
+        rope: whether the rotary phase precedes attention (``nonapprox`` and ``mlp`` have none).
+        rope_theta: base of the rotary phase.
+        qkv_bias: biases of the first three projections, as in Qwen2.
+
+    Raises:
+        ValueError: an unknown kind, or heads that do not divide the width.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        heads: int,
+        kind: str = "standard",
+        approx_form: str = "joint_outer",
+        rope: bool = True,
+        rope_theta: float = 10000.0,
+        qkv_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads must divide width, got {heads} heads and width {width}")
+        self.width, self.heads, self.kind = width, heads, kind
+        self.approx_form: str = approx_form
+        self.rope, self.rope_theta = rope, rope_theta
+        self.q_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, width, bias=qkv_bias)
+        self.o_proj = nn.Linear(width, width, bias=False)
+
+    @property
+    def needs_source(self) -> bool:
+        return self.kind in ("rnd", "fixedseq", "static")
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        *,
+        source: Float[Tensor, "sources stream width"] | None = None,
+        cache: Decoding | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """Attends causally.
+
+        Args:
+            x: the normalised hidden states.
+            source: where q and k come from: for ``rnd`` and ``fixedseq`` the fixed stream's hidden states at this layer, (1, at least as many
+                tokens as have been seen, width); for ``static`` the (normalised) embeddings of the tokens of `x`, of the same shape.
+            cache: go on after the tokens that it has seen; updated in place.
+
+        Raises:
+            ValueError: another rank or width, no tokens, a missing or ill-shaped `source`, a sequence longer than the fixed stream.
+        """
+        if x.ndim != 3 or x.shape[2] != self.width or x.shape[1] == 0:
+            raise ValueError(
+                f"expected tokens (batch, length, {self.width}) of at least one, got shape {tuple(x.shape)}"
+            )
+        if self.needs_source != (source is not None):
+            raise ValueError(f"kind {self.kind!r} {'needs' if self.needs_source else 'takes no'} source")
+        if self.kind == "mlp":
+            return self.o_proj(self.v_proj(F.silu(self.q_proj(x)) * self.k_proj(x)))
+        state = cache or Decoding()
+        begin, end = state.seen, state.seen + x.shape[1]
+        v = self._split(self.v_proj(x))
+        if self.kind in ("rnd", "fixedseq"):
+            y, tensors = self._fixed(source, v, begin, end, state.tensors)
+        else:
+            of = x if source is None else source
+            if of.shape != x.shape:
+                raise ValueError(f"source {tuple(of.shape)} must have the shape of x, {tuple(x.shape)}")
+            q, k = self._split(self.q_proj(of)), self._split(self.k_proj(of))
+            y, tensors = self._mix(q, k, v, begin, end, state.tensors)
+        if cache is not None:
+            cache.seen, cache.tensors = end, tensors
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def fixed_map(self, source: Float[Tensor, "1 stream width"], length: int) -> Float[Tensor, "heads length length"]:
+        """The map that every sequence of `length` tokens uses in a ``rnd`` or ``fixedseq`` layer (length² numbers a head: for diagnostics)."""
+        q, k = self._turned(source[:, :length], 0)
+        scores = (q @ k.mT)[0] * q.shape[-1] ** -0.5
+        future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
+        return scores.masked_fill(future, float("-inf")).softmax(-1)
+
+    def _split(self, t: Tensor) -> Tensor:
+        return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _turned(self, of: Tensor, begin: int) -> tuple[Tensor, Tensor]:
+        return self._phase(self._split(self.q_proj(of)), begin), self._phase(self._split(self.k_proj(of)), begin)
+
+    def _phase(self, t: Tensor, begin: int) -> Tensor:
+        positions = torch.arange(begin, begin + t.shape[-2], device=t.device)
+        return rotary_half(t, positions, self.rope_theta) if self.rope else t
+
+    def _mix(
+        self, q: Tensor, k: Tensor, v: Tensor, begin: int, end: int, before: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        if self.kind == "nonapprox":
+            return nonapproximate_attention(q, k, v, state=(before[0], before[1]) if before else None)
+        q, k = self._phase(q, begin), self._phase(k, begin)
+        if self.kind == "approx":
+            return approximate_attention(q, k, v, form=self.approx_form, state=before or None)
+        if before:
+            k, v = torch.cat([before[0], k], -2), torch.cat([before[1], v], -2)
+        return attention(q, k, v, mask=Causal(offset=begin)), (k, v)
+
+    def _fixed(
+        self, source: Tensor | None, v: Tensor, begin: int, end: int, before: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        assert source is not None
+        if source.shape[0] != 1 or source.shape[1] < end:
+            raise ValueError(
+                f"the fixed stream has shape {tuple(source.shape)}; it must be (1, at least {end} tokens, {self.width})"
+            )
+        q, k = self._turned(source[:, :end], 0)
+        q = q[:, :, begin:]
+        if before:
+            v = torch.cat([before[0], v], -2)
+        batch = v.shape[0]
+        # q and k of the one stream are expanded, never copied
+        return attention(q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1), v, mask=Causal(offset=begin)), (v,)
+
+
+def approximate_example(tokens: int) -> Example:
+    """A layer of the 70M model with the Taylor polynomial, for `core_attention.registry.catalogue`."""
+    return _example("approx", tokens)
+
+
+def nonapproximate_example(tokens: int) -> Example:
+    """A layer of the 70M model with one score a key, for `core_attention.registry.catalogue`."""
+    return _example("nonapprox", tokens)
+
+
+def _example(kind: str, tokens: int) -> Example:
+    layer = DeconstructedAttention(512, heads=8, kind=kind)
+    explicit = approximate_map if kind == "approx" else nonapproximate_map
+
+    def definition(x: Tensor) -> Tensor:
+        q, k, v = (layer._split(p(x)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+        if kind == "approx":
+            q, k = layer._phase(q, 0), layer._phase(k, 0)
+        return layer.o_proj((explicit(q, k) @ v).transpose(1, 2).flatten(2))
+
+    return Example(layer, (torch.randn(1, tokens, 512),), tokens, definition, softmax=(512, 8))

@@ -1,0 +1,258 @@
+"""The attention layer of Doge (transformers' `models/doge`, and the kernel repository's variant), and the cache it decodes with."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from core_attention.measuring.example import Example
+from core_attention.mechanisms.dma.attention import (
+    Backend,
+    Form,
+    Selection,
+    dynamic_mask,
+    dynamic_mask_attention,
+    importance,
+)
+from core_attention.mechanisms.dma.tiles import key_lifetimes
+from core_attention.parts.rotary import rotary_angles, rotate
+
+
+class Kept(NamedTuple):
+    """What a cache holds of each key: rows of one (batch, key head), in no order once tokens were inserted."""
+
+    keys: Float[Tensor, "batch kv_heads kept dim"]
+    values: Float[Tensor, "batch kv_heads kept dim"]
+    bias: Float[Tensor, "batch kv_heads kept"]
+    allowed: Bool[Tensor, "batch kv_heads kept"]
+    position: Int[Tensor, "batch kv_heads kept"]
+
+    def at(self, index: Int[Tensor, "batch kv_heads n"]) -> "Kept":
+        return Kept(*(x.gather(2, _like(x, index)) for x in self))
+
+
+def _like(x: Tensor, index: Tensor) -> Tensor:
+    return index if x.ndim == 3 else index[..., None].expand(*index.shape, x.shape[-1])
+
+
+@dataclass
+class DynamicMaskCache:
+    """The keys that may still be seen: at most `window` a key head, however long the context.
+
+    A key that `window` others outrank is never kept again, so it need not be stored: a decoded token is one insertion into a set of fixed size.
+    Holds detached tensors; build one for each layer and each generation.
+    """
+
+    window: int
+    length: int = 0  # tokens read so far, padding included
+    kept: Kept | None = None
+
+    def extend(
+        self,
+        k: Float[Tensor, "batch kv_heads new dim"],
+        v: Float[Tensor, "batch kv_heads new dim"],
+        bias: Float[Tensor, "batch kv_heads new"],
+        mask: Bool[Tensor, "batch new"] | None = None,
+    ) -> Kept:
+        """What the new queries may see, oldest first unless one token is new; afterwards only what later queries may see is kept.
+
+        Raises:
+            ValueError: batch or key heads differ from those held.
+        """
+        count = k.shape[2]
+        allowed = torch.ones_like(bias, dtype=torch.bool) if mask is None else mask[:, None].expand_as(bias)
+        position = torch.arange(self.length, self.length + count, device=k.device).expand_as(bias)
+        new = Kept(k, v, bias, allowed, position)
+        held = Kept(*(x[:, :, :0] for x in new)) if self.kept is None else self.kept
+        if k.shape[:2] != held.keys.shape[:2]:
+            raise ValueError(
+                f"the cache holds (batch, kv_heads) = {tuple(held.keys.shape[:2])}, the new keys are {tuple(k.shape[:2])}"
+            )
+        self.length += count
+        if count == 1 and held.keys.shape[2] == self.window and not torch.is_grad_enabled():
+            _insert(held, new)
+            return held
+        seen = Kept(*(torch.cat(pair, dim=2) for pair in zip(held, new, strict=True)))
+        seen = seen.at(seen.position.argsort(dim=-1))  # the tie rule needs them by age
+        self.kept = Kept(*(x.detach() for x in seen))
+        if seen.keys.shape[2] > self.window:
+            lifetimes = key_lifetimes(seen.bias, self.window, seen.allowed)
+            self.kept = self.kept.at(lifetimes.topk(self.window, dim=-1, sorted=False).indices)
+        return seen
+
+
+def _insert(held: Kept, new: Kept) -> None:
+    """Puts one token in the place of the least important key, the oldest of equals, unless the token itself is the least."""
+    rank, new_rank = (x.bias.nan_to_num(nan=torch.inf).masked_fill(~x.allowed, -torch.inf) for x in (held, new))
+    lowest = rank.amin(-1, keepdim=True)
+    slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
+    enters = new.allowed & (new_rank >= lowest)
+    for x, y in zip(held, new, strict=True):
+        place = _like(x, slot)
+        x.scatter_(2, place, torch.where(_like(x, enters), y, x.gather(2, place)))
+
+
+class DynamicMaskAttention(nn.Module):
+    """Grouped-query attention whose keys are biased and selected by their values' importance.
+
+    ``q = RoPE(RMSNorm(W_q x))``, ``k = RoPE(RMSNorm(W_k x))``, ``v = W_v x``; importance from ``W_dt v`` (`importance`); attention as in
+    `dynamic_mask_attention`; ``W_o``. Parameter names are those of the published checkpoints.
+
+    Args:
+        width: channels of the input and output.
+        heads: query heads.
+        kv_heads: key and value heads, a divisor of `heads`; defaults to `heads`.
+        head_dim: defaults to ``width // heads``.
+        window: keys kept for each query (`keep_window_size` in transformers).
+        form: ``"exp"`` (paper, transformers) or ``"log"`` (kernel repository).
+        selection: ``"per_query"``, or ``"shared"`` (kernel repository), which looks ahead and is not causal.
+        bias: whether the projections have biases.
+        eps: of the RMS norms of q and k.
+        theta: rotary base.
+        dropout: share of attention weights dropped in training.
+
+    Raises:
+        ValueError: heads that do not divide, or a head dimension that is odd.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        window: int = 2048,
+        form: Form = "exp",
+        selection: Selection = "per_query",
+        bias: bool = False,
+        eps: float = 1e-6,
+        theta: float = 10000.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        kv_heads = heads if kv_heads is None else kv_heads
+        if heads < 1 or kv_heads < 1 or heads % kv_heads:
+            raise ValueError(f"heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
+        if head_dim is None and width % heads:
+            raise ValueError(f"width must be a multiple of heads unless head_dim is given, got {width} and {heads}")
+        head_dim = width // heads if head_dim is None else head_dim
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.window = window
+        self.form: Form = form
+        self.selection: Selection = selection
+        self.theta, self.dropout = theta, dropout
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=bias)
+        self.A = nn.Parameter(torch.zeros(kv_heads))
+        self.dt_proj = nn.Linear(kv_heads * head_dim, kv_heads, bias=bias)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
+        self.q_norm = nn.RMSNorm(head_dim, eps=eps)
+        self.k_norm = nn.RMSNorm(head_dim, eps=eps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal(0.02) weights, zero biases; A is 0 in exponential form (all keys tie at first) and normal(0.02) in log form, as published."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.form == "exp":
+            nn.init.zeros_(self.A)
+        else:
+            nn.init.normal_(self.A, std=0.02)
+
+    def project(
+        self, x: Float[Tensor, "batch length width"], angles: Float[Tensor, "*batch length half"] | None = None
+    ) -> tuple[
+        Float[Tensor, "batch heads length dim"],
+        Float[Tensor, "batch kv_heads length dim"],
+        Float[Tensor, "batch kv_heads length dim"],
+        Float[Tensor, "batch kv_heads 1 length"],
+    ]:
+        """Rotated queries and keys, values, and importance. `angles` as from `rotary_angles`; positions 0, 1, … without it."""
+        if angles is None:
+            angles = rotary_angles(torch.arange(x.shape[1], device=x.device), self.head_dim, self.theta, x.dtype)
+        if angles.ndim == 3:
+            angles = angles[:, None]
+        shape = (*x.shape[:2], -1, self.head_dim)
+        q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)
+        k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)
+        v = self.v_proj(x)
+        bias = importance(self.dt_proj(v), self.A, self.form)
+        return rotate(q, angles), rotate(k, angles), v.view(shape).transpose(1, 2), bias
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length width"],
+        *,
+        mask: Bool[Tensor, "..."] | None = None,
+        cache: DynamicMaskCache | None = None,
+        positions: Int[Tensor, "..."] | None = None,
+        backend: Backend = "auto",
+    ) -> Float[Tensor, "batch length width"]:
+        """Causal self-attention.
+
+        Args:
+            mask: True = may be seen; (batch, length) padding of these tokens, or without a cache also four axes that broadcast.
+            cache: what earlier calls left; updated in place. Per-query selection then equals the full forward, row by row.
+            positions: rotary positions, (length,) or (batch, length); by default they go on from the cache.
+            backend: as in `dynamic_mask_attention`.
+
+        Raises:
+            ValueError: a width that differs, a mask that does not fit, or a cache made for another window.
+        """
+        if x.ndim != 3 or x.shape[-1] != self.q_proj.in_features:
+            raise ValueError(f"expected (batch, length, {self.q_proj.in_features}), got {tuple(x.shape)}")
+        if positions is None:
+            start = 0 if cache is None else cache.length
+            positions = torch.arange(start, start + x.shape[1], device=x.device)
+        q, k, v, bias = self.project(x, rotary_angles(positions, self.head_dim, self.theta, x.dtype))
+        if cache is not None:
+            if cache.window != self.window:
+                raise ValueError(f"the cache keeps {cache.window} keys, this layer {self.window}")
+            if mask is not None and mask.shape != x.shape[:2]:
+                raise ValueError(
+                    f"with a cache the mask must be (batch, length) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}"
+                )
+            seen = cache.extend(k, v, bias.squeeze(2), mask)
+            k, v, bias = seen.keys, seen.values, seen.bias[:, :, None]
+            mask = None if bool(seen.allowed.all()) else seen.allowed[:, :, None]
+        out = dynamic_mask_attention(
+            q,
+            k,
+            v,
+            bias,
+            window=self.window,
+            causal=x.shape[1] > 1,
+            mask=mask,
+            selection=self.selection,
+            dropout=self.dropout if self.training else 0.0,
+            backend=backend,
+        )
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def kept(
+        self, x: Float[Tensor, "batch length width"], *, mask: Bool[Tensor, "..."] | None = None
+    ) -> Bool[Tensor, "batch heads length length"]:
+        """Which keys each query keeps: a matrix, for looking at."""
+        bias = self.project(x)[3]
+        kept = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
+        return kept.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+
+def example(tokens: int) -> Example:
+    """A layer of Doge-20M with a window of 256, for `core_attention.registry.catalogue`."""
+    layer = DynamicMaskAttention(256, 2, kv_heads=1, window=256)
+    nn.init.normal_(layer.A)  # 0 would tie all keys
+    return Example(
+        layer,
+        (torch.randn(1, tokens, 256),),
+        tokens=tokens,
+        reference=lambda x: layer(x, backend="reference"),
+        softmax=(256, 2),
+    )

@@ -1,0 +1,95 @@
+"""Scale-aware feature aggregation: a per-pixel, per-head blend of two scales, added to the finer one (Hashmi et al. 2023)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from core_attention.measuring.example import Example
+from core_attention.parts.map_checks import divides, feature_map
+from core_attention.parts.map_recording import recorded
+
+
+def scale_blend(
+    q: Float[Tensor, "b c h w"], k: Float[Tensor, "b c h w"], heads: int
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b m h w"]]:
+    """``w_Q Q + w_K K``, the weights a softmax over the two at each pixel and head; also returns w_K.
+
+    With d channels a head the logits are ``Q_m · K_m / √d`` and ``|K_m|² / √d``. A softmax over two is a sigmoid of their difference,
+    ``w_K = σ((K_m − Q_m) · K_m / √d)``, and the blend is ``Q + w_K (K − Q)``: nothing is stacked.
+    """
+    b, c, h, w = q.shape
+    exact = q.dtype if q.dtype == torch.float64 else torch.float32
+    split = (b, heads, c // heads, h, w)
+    difference = (k.to(exact) - q.to(exact)).reshape(split)
+    w_k = torch.sigmoid((difference * k.reshape(split)).sum(2) * (c // heads) ** -0.5)
+    return (q + (difference * w_k[:, :, None]).reshape(b, c, h, w)).to(q.dtype), w_k
+
+
+class ScaleAwareFeatureAggregation(nn.Module):
+    """``F' = F + upsample(w_Q Q + w_K K)`` with Q from the full scale and K from the quarter scale, both at an eighth.
+
+    Q is a 7×7 convolution of stride 4 and a 3×3 one of stride 2 of F, K a 3×3 one of stride 2 of the quarter-scale map, none padded;
+    the upsampling is bilinear with aligned corners.
+
+    Args:
+        channels: channels of both maps (24 as published).
+        heads: heads of the blend (8 as published); must divide the channels.
+    """
+
+    def __init__(self, channels: int = 24, *, heads: int = 8):
+        super().__init__()
+        divides("ScaleAwareFeatureAggregation", channels=channels, heads=heads)
+        self.channels, self.heads = channels, heads
+        self.query_conv1 = nn.Conv2d(channels, channels, 7, stride=4)
+        self.query_conv2 = nn.Conv2d(channels, channels, 3, stride=2)
+        self.key_conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Float[Tensor, "b c h w"], quarter: Float[Tensor, "b c h4 w4"]) -> Float[Tensor, "b c h w"]:
+        """The aggregated map, of the size of `x`.
+
+        Args:
+            x: the full-scale map, at least 15×15.
+            quarter: the quarter-scale map, ``⌊(H − 7) / 4⌋ + 1`` by ``⌊(W − 7) / 4⌋ + 1``.
+
+        Raises:
+            ValueError: a map that is too small, or maps that do not fit together; both shapes are quoted.
+        """
+        what = "ScaleAwareFeatureAggregation"
+        feature_map(x, self.channels, what)
+        feature_map(quarter, self.channels, what)
+        if min(x.shape[2:]) < 15:
+            raise ValueError(f"{what} needs a map of at least 15×15, got {tuple(x.shape)}")
+        fitting = (x.shape[0], self.channels, *((n - 7) // 4 + 1 for n in x.shape[2:]))
+        if tuple(quarter.shape) != fitting:
+            raise ValueError(
+                f"{what} needs a quarter-scale map {fitting} beside {tuple(x.shape)}, got {tuple(quarter.shape)}"
+            )
+        blended, w_k = scale_blend(self.query_conv2(self.query_conv1(x)), self.key_conv(quarter), self.heads)
+        recorded("weights.key", w_k)
+        return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def definition(
+    layer: ScaleAwareFeatureAggregation, x: Float[Tensor, "b c h w"], quarter: Float[Tensor, "b c h4 w4"]
+) -> Float[Tensor, "b c h w"]:
+    """The layer step by step: both scales in one stack, and a softmax over it."""
+    q, k = layer.query_conv2(layer.query_conv1(x)), layer.key_conv(quarter)
+    b, c, h, w = q.shape
+    m, d = layer.heads, c // layer.heads
+    stack = torch.stack([q, k], 1).view(b, 2, m, d, h, w)
+    weights = torch.softmax((stack * k.view(b, 1, m, d, h, w)).sum(3) / d**0.5, 1)
+    blended = (weights[:, :, :, None] * stack).sum(1).view(b, c, h, w)
+    return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
+
+
+def example(tokens: int) -> Example:
+    """The published layer, for `core_attention.registry.catalogue`; its tokens are the pixels at an eighth, where it blends."""
+    side = max(1, round(tokens**0.5))
+    layer = ScaleAwareFeatureAggregation()
+    x, quarter = (torch.randn(1, 24, n, n) for n in (8 * side + 7, 2 * side + 1))
+    return Example(layer, (x, quarter), tokens=side * side, reference=partial(definition, layer))

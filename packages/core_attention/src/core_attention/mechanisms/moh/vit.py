@@ -1,0 +1,249 @@
+"""Mixture of heads in TransNeXt (MoH-ViT): cosine attention with continuous position bias, over all tokens or aggregated."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core_attention.attention import attention
+from core_attention.capture.recording import active, record
+from core_attention.masks import Additive
+from core_attention.mechanisms.moh.attention import GateScale, HeadRouter
+
+Grid = tuple[int, int]
+
+
+class Coordinates(NamedTuple):
+    """Relative coordinates of all pairs of a query grid and a key grid, without repetition."""
+
+    index: Int[Tensor, " pairs"]  # row of `table` for each (query, key), row-major
+    table: Float[Tensor, "rows 2"]
+
+
+def relative_coordinates(queries: Grid, keys: Grid, pretrain: Grid | None = None) -> Coordinates:
+    """Log-spaced relative coordinates: ``c = 8 (query − key) / (pretrain − 1)`` an axis, then ``sign(c) log2(|c| + 1) / 3``.
+
+    A smaller key grid stands at the adaptive averages of the query positions.
+
+    Args:
+        pretrain: the grid that the bias was trained on; defaults to `queries`.
+    """
+    pretrain = queries if pretrain is None else pretrain
+    places = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in queries), indexing="ij"))
+    pooled = F.adaptive_avg_pool2d(places, keys)
+    relative = places.flatten(1).T[:, None] - pooled.flatten(1).T
+    scaled = 8 * relative / torch.tensor([max(n - 1, 1) for n in pretrain], dtype=torch.float64)
+    logs = scaled.sign() * (scaled.abs() + 1).log2() / 3
+    # equal up to rounding is equal
+    table, index = (logs.flatten(0, 1) * 2**24).round().unique(dim=0, return_inverse=True)
+    return Coordinates(index, (table / 2**24).float())
+
+
+class _CosineAttention(nn.Module):
+    """What both attentions of TransNeXt share: temperature, query embedding, position bias, router."""
+
+    coordinate_index: Tensor
+    coordinate_table: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        queries: Grid,
+        keys: Grid,
+        *,
+        shared: int,
+        routed: int,
+        pretrain: Grid | None,
+        gate_scale: GateScale,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
+        self.heads, self.head_dim, self.grid, self.key_grid = heads, width // heads, queries, keys
+        self.router = HeadRouter(width, heads, shared=shared, routed=routed, gate_scale=gate_scale)
+        self.temperature = nn.Parameter(torch.full((heads, 1, 1), math.log(math.expm1(1 / 0.24))))
+        self.query_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, 1, self.head_dim), std=0.02))
+        self.cpb_fc1, self.cpb_fc2 = nn.Linear(2, 512), nn.Linear(512, heads)
+        self.proj = nn.Linear(width, width)
+        coordinates = relative_coordinates(queries, keys, pretrain)
+        self.register_buffer("coordinate_index", coordinates.index, persistent=False)
+        self.register_buffer("coordinate_table", coordinates.table, persistent=False)
+        self._kept: tuple[tuple, Tensor] | None = None
+
+    def position_bias(self, coordinates: Coordinates | None = None) -> Float[Tensor, "heads queries keys"]:
+        """The bias of every pair; in inference it is computed once for the same parameters."""
+        if coordinates is None:
+            coordinates = Coordinates(self.coordinate_index, self.coordinate_table)
+        parameters = (self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias)
+        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        key = tuple((id(p), p.data_ptr(), p._version, p.dtype) for p in (*parameters, *coordinates)) if keep else ()
+        if keep and self._kept is not None and self._kept[0] == key:
+            return self._kept[1]
+        table = coordinates.table.to(self.cpb_fc1.weight.dtype)
+        by_row = self.cpb_fc2(F.relu(self.cpb_fc1(table)))
+        bias = by_row.T[:, coordinates.index].unflatten(-1, (math.prod(self.grid), -1))
+        self._kept = (key, bias) if keep else None
+        return bias
+
+    def check(self, x: Tensor) -> None:
+        width, tokens = self.proj.in_features, math.prod(self.grid)
+        if x.ndim != 3 or x.shape[1:] != (tokens, width):
+            raise ValueError(f"expected (batch, {tokens}, {width}) for a grid of {self.grid}, got {tuple(x.shape)}")
+
+    def gated(self, out: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Projects gated head outputs (batch, heads, tokens, dim); returns the balance loss too."""
+        routing = self.router(x)
+        if active():
+            shape = (x.shape[0], 1, x.shape[1], self.heads)
+            record("gates", lambda rows, _: routing.gates[:, None, rows], shape=shape, device=x.device)
+        gates = routing.gates[..., None].to(out.dtype)
+        return self.proj((out.transpose(1, 2) * gates).flatten(2)), routing.balance_loss().to(x.dtype)
+
+
+class MoHCosineAttention(_CosineAttention):
+    """Cosine attention over all tokens of a grid (stage 4 of MoH-ViT).
+
+    ``logits = (q/|q| + e) softplus(τ) log(H W) · k/|k| + bias``. All heads are computed and gated: the position bias of every head is a matrix anyway.
+
+    Args:
+        width: channels.
+        heads: all heads.
+        grid: height and width in tokens.
+        shared, routed, gate_scale: see `HeadRouter`.
+        bias: whether the projection to q, k and v has one.
+        pretrain: the grid of pretraining, where it differs.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: Grid,
+        *,
+        shared: int,
+        routed: int,
+        bias: bool = True,
+        pretrain: Grid | None = None,
+        gate_scale: GateScale = "code",
+    ) -> None:
+        super().__init__(
+            width, heads, grid, grid, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
+        )
+        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], *, coordinates: Coordinates | None = None
+    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
+        """The output, and the balance loss. `coordinates` replace those of the grid."""
+        self.check(x)
+        q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).transpose(1, 2).chunk(3, dim=1)
+        scale = F.softplus(self.temperature) * math.log(x.shape[1])
+        q = (F.normalize(q, dim=-1) + self.query_embedding) * scale
+        q, k = q.to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)  # under autocast the norms are computed wider
+        out = attention(q, k, v, bias=Additive(self.position_bias(coordinates).to(v.dtype)), scale=1.0)
+        return self.gated(out, x)
+
+
+class MoHAggregatedAttention(_CosineAttention):
+    """Aggregated attention (stages 1 to 3 of MoH-ViT): each token looks at its neighbours and at a pooled map of the whole grid, in one softmax.
+
+    The neighbours' part is summed over shifts of the key map, which are views; the published code unfolds keys and values into `window²` copies. To its
+    softmax weights a query-dependent term ``q/|q| · learnable_tokens + learnable_bias`` is added. All heads are computed and gated.
+
+    Args:
+        width: channels.
+        heads: all heads.
+        grid: height and width in tokens.
+        shared, routed, gate_scale: see `HeadRouter`.
+        window: side of the neighbourhood, odd.
+        pool: the pooled map is ``grid // pool``.
+        bias: whether the projections to q, k and v have one.
+        pretrain: the grid of pretraining, where it differs.
+    """
+
+    local_valid: Tensor
+    length_scale: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: Grid,
+        *,
+        shared: int,
+        routed: int,
+        window: int = 3,
+        pool: int = 1,
+        bias: bool = True,
+        pretrain: Grid | None = None,
+        gate_scale: GateScale = "code",
+    ) -> None:
+        if window % 2 == 0 or window < 1:
+            raise ValueError(f"window must be odd, got {window}")
+        if pool < 1 or min(grid) < pool:
+            raise ValueError(f"a grid of {grid} cannot be pooled by {pool}")
+        pooled = (grid[0] // pool, grid[1] // pool)
+        super().__init__(
+            width, heads, grid, pooled, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
+        )
+        places = window**2
+        self.window = window
+        self.q, self.kv = nn.Linear(width, width, bias=bias), nn.Linear(width, 2 * width, bias=bias)
+        self.sr, self.norm = nn.Conv2d(width, width, 1), nn.LayerNorm(width)
+        self.relative_pos_bias_local = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, places), std=0.0004))
+        self.learnable_tokens = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, self.head_dim, places), std=0.02))
+        self.learnable_bias = nn.Parameter(torch.zeros(heads, 1, places))
+        inside = F.pad(torch.ones(1, 1, *grid), [window // 2] * 4)
+        valid = F.unfold(inside, window)[0].T > 0
+        self.register_buffer("local_valid", valid, persistent=False)
+        scale = (valid.sum(-1, keepdim=True) + math.prod(pooled)).double().log().float()
+        self.register_buffer("length_scale", scale, persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], *, coordinates: Coordinates | None = None
+    ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
+        """The output, and the balance loss. `coordinates` replace those of the grid."""
+        self.check(x)
+        q = F.normalize(self._heads(self.q(x), 1)[0], dim=-1)
+        length_scale = self.length_scale.to(q.dtype)
+        scaled = (q + self.query_embedding) * (F.softplus(self.temperature) * length_scale)
+        k, v = self._heads(self.kv(x), 2)
+        near_k, near_v = self._neighbours(F.normalize(k, dim=-1)), self._neighbours(v)
+        local = torch.stack([(scaled * key).sum(-1) for key in near_k], dim=-1)
+        local = local + self.relative_pos_bias_local[:, None]
+        local = local.masked_fill(~self.local_valid, -torch.inf)
+
+        pooled = F.gelu(self.sr(x.transpose(1, 2).unflatten(-1, self.grid)))
+        pooled = self.norm(F.adaptive_avg_pool2d(pooled, self.key_grid).flatten(2).transpose(1, 2))
+        pool_k, pool_v = self._heads(self.kv(pooled), 2)
+        far = scaled @ F.normalize(pool_k, dim=-1).mT + self.position_bias(coordinates)
+
+        weights = torch.cat([local, far], dim=-1).softmax(-1)
+        if active():
+            shape = (x.shape[0], self.heads, x.shape[1], weights.shape[-1])
+            record("weights", lambda rows, heads: weights[:, heads][:, :, rows], shape=shape, device=x.device)
+        near_weights, far_weights = weights.split([self.window**2, pool_v.shape[2]], dim=-1)
+        near_weights = near_weights + (q @ self.learnable_tokens + self.learnable_bias)
+        out = far_weights @ pool_v
+        for weight, value in zip(near_weights.unbind(-1), near_v, strict=True):
+            out = out + weight[..., None] * value
+        return self.gated(out, x)
+
+    def _heads(self, x: Tensor, count: int) -> Sequence[Tensor]:
+        return x.unflatten(-1, (count * self.heads, self.head_dim)).transpose(1, 2).chunk(count, dim=1)
+
+    def _neighbours(self, x: Tensor) -> list[Tensor]:
+        """The map shifted by every step of the window, row-major; 0 outside."""
+        height, width = self.grid
+        reach = self.window // 2
+        padded = F.pad(x.unflatten(2, self.grid), (0, 0, reach, reach, reach, reach))
+        return [
+            padded[:, :, i : i + height, j : j + width].flatten(2, 3)
+            for i in range(self.window)
+            for j in range(self.window)
+        ]

@@ -1,0 +1,159 @@
+"""Scatterbrain whose exact pairs are the blocks of a fixed layout (BigBird, Longformer, or any)."""
+
+from typing import Unpack
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from core_attention.mechanisms.scatterbrain.attention import Features, Options, ScatterbrainAttention, check_inputs
+from core_attention.routed import RouteMask, routed_attention
+
+Layout = Bool[Tensor, "query_blocks key_blocks"]
+
+
+def longformer_layout(query_blocks: int, key_blocks: int, *, window: int = 3, globals_: int = 1) -> Layout:
+    """`window` blocks around the diagonal, and the first `globals_` blocks seeing and seen by all (Beltagy et al. 2020)."""
+    i, j = torch.arange(query_blocks)[:, None], torch.arange(key_blocks)
+    return ((i - j).abs() <= window // 2) | (i < globals_) | (j < globals_)
+
+
+def bigbird_layout(
+    query_blocks: int,
+    key_blocks: int,
+    *,
+    window: int = 3,
+    globals_: int = 1,
+    random: int = 1,
+    generator: torch.Generator | None = None,
+) -> Layout:
+    """`longformer_layout` and `random` more blocks in each row (Zaheer et al. 2020)."""
+    layout = longformer_layout(query_blocks, key_blocks, window=window, globals_=globals_)
+    chance = torch.rand(query_blocks, key_blocks, generator=generator).masked_fill(layout, 2.0)
+    more = chance.argsort(dim=-1)[:, : min(random, key_blocks)]
+    return layout | torch.zeros_like(layout).scatter(-1, more, True)
+
+
+def fixed_layout(query_blocks: int, key_blocks: int, *, stripe: int = 4) -> Layout:
+    """Blocks of the query's own stripe, and the last block of every stripe (Child et al. 2019, "fixed")."""
+    i, j = torch.arange(query_blocks)[:, None], torch.arange(key_blocks)
+    return (i // stripe == j // stripe) | (j % stripe == stripe - 1)
+
+
+def scatterbrain_block_attention(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch heads keys dim"],
+    v: Float[Tensor, "batch heads keys value_dim"],
+    features: Features,
+    layout: Layout,
+    *,
+    block: int,
+    softmax_temp: float | None = None,
+    causal: bool = False,
+    key_mask: Bool[Tensor, "batch keys"] | None = None,
+) -> Float[Tensor, "batch heads queries value_dim"]:
+    """Exact on the blocks of `layout` (`routed_attention`), low-rank on the others, joined by their log-sum-exp.
+
+    What lies outside the layout is summed as such: each block of keys is a state φ(k)ᵀ v, and a block of queries reads the states of the blocks
+    that it does not see exactly. Rows without a visible key give 0.
+
+    Args:
+        layout: exact blocks, the same for all samples and heads.
+        block: tokens in a block; the last block may be shorter.
+        causal: no key after the query, both counted from 0.
+
+    The other arguments are those of `scatterbrain_local_attention`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a layout of another number of blocks.
+    """
+    check_inputs(q, k, v, key_mask)
+    batch, heads, queries, dim = q.shape
+    keys = k.shape[2]
+    of_q, of_k = -(-queries // block), -(-keys // block)
+    if tuple(layout.shape) != (of_q, of_k):
+        raise ValueError(
+            f"layout {tuple(layout.shape)} is not the ({of_q}, {of_k}) blocks of {block} in q {tuple(q.shape)}, k {tuple(k.shape)}"
+        )
+    if causal and queries != keys:
+        raise ValueError(f"causal blocks need as many queries as keys: q {tuple(q.shape)}, k {tuple(k.shape)}")
+    if not queries or not keys:
+        return v.new_zeros(batch, heads, queries, v.shape[-1]) + 0 * (q.sum() + k.sum() + v.sum())
+    t = dim**-0.5 if softmax_temp is None else softmax_temp
+    layout = layout.to(q.device)
+    exact, lse = routed_attention(
+        q, k, v, RouteMask(layout[None, None], block, block), causal=causal, key_mask=key_mask, scale=t, return_lse=True
+    )
+
+    def blocks(x: Tensor, count: int) -> Tensor:
+        return F.pad(x, (0, 0, 0, count * block - x.shape[2])).unflatten(2, (count, block))
+
+    prime_q, prime_k = blocks(features.q, of_q), blocks(features.k, of_k)
+    values = blocks(torch.cat([v, torch.ones_like(v[..., :1])], dim=-1), of_k)
+    outside = ~layout
+    if causal:
+        outside = outside & torch.ones_like(layout).tril(-1)
+    states = torch.einsum("ab,xhbmd->xhamd", outside.to(q.dtype), prime_k.mT @ values)
+    low = prime_q @ states
+    if causal:  # what a query's own block holds, where the layout leaves it out
+        own = (prime_q @ prime_k.mT).tril() @ values
+        low = low + own * (~layout.diagonal())[:, None, None]
+    low = low.flatten(2, 3)[:, :, :queries]
+    scale = features.log_scale
+    lse = lse[..., None]
+    top = torch.maximum(lse.detach(), scale.detach())
+    of_exact, of_low = (lse - top).exp(), (scale - top).exp()
+    total = of_exact + low[..., -1:] * of_low
+    return (exact * of_exact + low[..., :-1] * of_low) / total.masked_fill(total == 0, 1)
+
+
+class SBBlockAttention(ScatterbrainAttention):
+    """Scatterbrain over a fixed layout of blocks.
+
+    Args:
+        dim: channels of a head.
+        layout: the name of a layout that fits any length (``"longformer"``, ``"bigbird"``, ``"fixed"``), or the blocks themselves.
+        block: tokens in a block; 16 or 32 in the published code.
+
+    The other arguments are those of `SBLocalAttention`; there is no dropout.
+    """
+
+    def __init__(
+        self, dim: int, layout: str | Layout = "bigbird", *, block: int = 32, **options: Unpack[Options]
+    ) -> None:
+        super().__init__(dim, **options)
+        if self.dropout:
+            raise ValueError(f"dropout of the exact weights is not available over blocks, got {self.dropout}")
+        if isinstance(layout, str) and layout not in LAYOUTS:
+            raise ValueError(f"unknown layout {layout!r}: {', '.join(LAYOUTS)}, or a bool tensor of blocks")
+        if block < 1:
+            raise ValueError(f"block must be at least 1, got {block}")
+        self.layout, self.block = layout, block
+
+    def choose(self, q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+        """The layout of this length; the random blocks of ``"bigbird"`` are the same in each call."""
+        if isinstance(self.layout, Tensor):
+            return self.layout.to(q.device)
+        counts = [-(-x.shape[2] // self.block) for x in (q, k)]
+        options = {"generator": torch.Generator().manual_seed(0)} if self.layout == "bigbird" else {}
+        return LAYOUTS[self.layout](*counts, **options).to(q.device)
+
+    def pairs(self, choice: Tensor, rows: Int[Tensor, " rows"], keys: int) -> Bool[Tensor, "rows keys"]:
+        return choice[rows // self.block].repeat_interleave(self.block, dim=-1)[:, :keys]
+
+    def attend(self, q, k, v, features: Features, choice: Tensor, mask: Tensor | None) -> Tensor:
+        return scatterbrain_block_attention(
+            q,
+            k,
+            v,
+            features,
+            choice,
+            block=self.block,
+            softmax_temp=self.softmax_temp,
+            causal=self.causal,
+            key_mask=mask,
+        )
+
+
+LAYOUTS = {"bigbird": bigbird_layout, "fixed": fixed_layout, "longformer": longformer_layout}

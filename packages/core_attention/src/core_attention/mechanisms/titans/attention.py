@@ -1,0 +1,265 @@
+"""The short-term memory of Titans: attention in a window, with persistent tokens that every query sees.
+
+Windows are computed block by block with torch's fused attention; no (time, time) matrix or mask exists.
+"""
+
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from core_attention.capture.recording import paused, record
+
+Prefix = tuple[Tensor, Tensor]
+
+
+def sliding_attention(
+    q: Float[Tensor, "batch heads time dim"],
+    k: Float[Tensor, "batch heads keys dim"],
+    v: Float[Tensor, "batch heads keys dim"],
+    *,
+    window: int,
+    prefix: Prefix | None = None,
+) -> Float[Tensor, "batch heads time dim"]:
+    """Token i sees the `window` tokens i − window + 1 … i, and the whole prefix.
+
+    Args:
+        q: the last `time` tokens of those that have keys; the earlier ones are the past of a streamed sequence.
+        k, v: (batch, heads, keys ≥ time, dim).
+        window: at least 1; window ≥ keys is causal attention.
+        prefix: keys and values (batch or 1, heads, persistent, dim) that every token sees.
+
+    Raises:
+        ValueError: fewer keys than queries, or a window below 1.
+    """
+    time, keys = q.shape[2], k.shape[2]
+    if window < 1 or keys < time:
+        raise ValueError(
+            f"window is at least 1 and keys reach the last query; got {window}, {tuple(q.shape)}, {tuple(k.shape)}"
+        )
+    past = min(keys - time, window - 1)
+    k, v = k[:, :, keys - time - past :], v[:, :, keys - time - past :]
+    _record(q, k, prefix, lambda rows, columns: (d := rows[:, None] + past - columns).ge(0) & d.lt(window))
+
+    def band(
+        queries: int, before: int
+    ) -> Tensor:  # of `queries` tokens, the first of which has `before` keys before it
+        distance = (
+            torch.arange(queries, device=q.device)[:, None] + before - torch.arange(before + queries, device=q.device)
+        )
+        return (distance >= 0) & (distance < window)
+
+    first = min(time, window)
+    outs = [_attend(q[:, :, :first], k[:, :, : past + first], v[:, :, : past + first], band(first, past), prefix)]
+    blocks = (time - first) // window
+    if blocks:  # all inner blocks at once: `window` queries against the window − 1 keys before them and their own
+        start, stop = past + 1, past + window + blocks * window
+        keys, values = (t[:, :, start:stop].unfold(2, 2 * window - 1, window).movedim(-1, -2) for t in (k, v))
+        queries = q[:, :, window : window + blocks * window].unflatten(2, (blocks, window))
+        outs.append(_attend(queries, keys, values, band(window, window - 1), prefix).flatten(2, 3))
+    done = first + blocks * window
+    if done < time:
+        part = slice(past + done - window + 1, None)
+        outs.append(_attend(q[:, :, done:], k[:, :, part], v[:, :, part], band(time - done, window - 1), prefix))
+    return torch.cat(outs, 2)
+
+
+def segment_attention(
+    q: Float[Tensor, "batch heads time dim"],
+    k: Float[Tensor, "batch heads time dim"],
+    v: Float[Tensor, "batch heads time dim"],
+    *,
+    segment: int,
+    prefix: Prefix | None = None,
+) -> Float[Tensor, "batch heads time dim"]:
+    """Token i sees the tokens of its own segment up to itself, and the whole prefix; arguments as in `sliding_attention`."""
+    time = q.shape[2]
+    blocks = -(-time // segment)
+    _record(
+        q,
+        k,
+        prefix,
+        lambda rows, columns: (rows[:, None] // segment == columns // segment) & (rows[:, None] >= columns),
+    )
+    q, k, v = (pad(t, (0, 0, 0, blocks * segment - time)).unflatten(2, (blocks, segment)) for t in (q, k, v))
+    causal = torch.ones(segment, segment, dtype=torch.bool, device=q.device).tril()
+    return _attend(q, k, v, causal, prefix).flatten(2, 3)[:, :, :time]
+
+
+def masked_attention(
+    q: Float[Tensor, "batch heads time dim"],
+    k: Float[Tensor, "batch heads keys dim"],
+    v: Float[Tensor, "batch heads keys dim"],
+    *,
+    mask: Bool[Tensor, "time keys"],
+    prefix: Prefix | None = None,
+) -> Float[Tensor, "batch heads time dim"]:
+    """Attention where `mask` is True, and over the whole prefix: for one segment and what is put before it."""
+    _record(q, k, prefix, lambda rows, columns: mask[rows][:, columns])
+    return _attend(q, k, v, mask, prefix)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, prefix: Prefix | None) -> Tensor:
+    """Fused attention on (batch, heads, [blocks,] queries, dim) with a mask (queries, keys) and a prefix that all see."""
+    if prefix is not None:
+        count = prefix[0].shape[2]
+        mask = pad(mask, (count, 0), value=True)
+        k, v = (torch.cat([_spread(p, t), t], -2) for p, t in zip(prefix, (k, v), strict=True))
+    with paused():
+        if q.ndim == 4:
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        out = scaled_dot_product_attention(*(t.flatten(1, 2) for t in (q, k, v)), attn_mask=mask)
+        return out.unflatten(1, q.shape[1:3])
+
+
+def _spread(prefix: Tensor, like: Tensor) -> Tensor:
+    """(batch or 1, heads, persistent, dim) with the batch and blocks of `like`."""
+    prefix = prefix if like.ndim == 4 else prefix.unsqueeze(2)
+    return prefix.expand(*like.shape[:-2], *prefix.shape[-2:]).to(like.dtype)
+
+
+def _record(q: Tensor, k: Tensor, prefix: Prefix | None, visible) -> None:
+    """Offers the attention weights over [prefix ‖ keys] to a running capture."""
+    batch, heads, time, dim = q.shape
+    count = 0 if prefix is None else prefix[0].shape[2]
+
+    def weights(rows: Tensor, chosen: Tensor) -> Tensor:
+        keys = k[:, chosen] if prefix is None else torch.cat([_spread(prefix[0], k), k], -2)[:, chosen]
+        scores = (q[:, chosen][:, :, rows] @ keys.mT) * dim**-0.5
+        mask = pad(visible(rows, torch.arange(k.shape[2], device=q.device)), (count, 0), value=True)
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+    record("weights", weights, shape=(batch, heads, time, count + k.shape[2]), device=q.device)
+
+
+class HeadRMSNorm(nn.Module):
+    """x / rms(x) · (γ + 1) with γ (heads, 1, dim), on (batch, heads, tokens, dim)."""
+
+    def __init__(self, heads: int, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(heads, 1, dim))
+
+    def forward(self, x: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens dim"]:
+        return nn.functional.rms_norm(x, x.shape[-1:]) * (self.gamma + 1)
+
+
+class HeadProjections(nn.Module):
+    """Queries, keys and values of `heads` heads, and the projection back, all without bias."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ValueError(f"heads divide dim; got dim {dim} and {heads} heads")
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(batch, heads, time, dim / heads)."""
+        return self._split(self.to_q(x))
+
+    def keys_values(self, x: Tensor) -> Prefix:
+        """(batch, heads, time, dim / heads) each."""
+        return self._split(self.to_k(x)), self._split(self.to_v(x))
+
+    def merge(self, y: Tensor) -> Tensor:
+        """Heads joined and projected back, (batch, time, dim)."""
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class SegmentedAttention(nn.Module):
+    """Attention of titans-pytorch's memory-as-context transformer: segments or a sliding window, persistent keys and values.
+
+    RMSNorm; q, k, v without bias; rotary phase over absolute positions on neighbouring channels (not on persistent keys).
+
+    Args:
+        dim: width of the tokens.
+        segment_len, num_longterm_mem_tokens: a block is the sum of both.
+        num_persist_mem_tokens: learned keys and values that every token sees.
+        dim_head, heads: width and number of the heads.
+        sliding: token i sees i − block … i in place of its own block.
+        accept_value_residual: `forward` mixes in the values of the first layer: v + σ(x W + b) (v₁ − v).
+        theta: base of the rotary phase.
+
+    Raises:
+        ValueError: sizes below 1, or an odd dim_head.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        segment_len: int,
+        num_longterm_mem_tokens: int = 0,
+        num_persist_mem_tokens: int = 0,
+        dim_head: int = 64,
+        heads: int = 8,
+        sliding: bool = False,
+        accept_value_residual: bool = False,
+        theta: float = 10000.0,
+    ) -> None:
+        super().__init__()
+        if (
+            min(dim, segment_len, dim_head, heads) < 1
+            or min(num_longterm_mem_tokens, num_persist_mem_tokens) < 0
+            or dim_head % 2
+        ):
+            raise ValueError(
+                "dim, segment_len, heads are at least 1, dim_head is even, token counts are not negative; got "
+                f"{(dim, segment_len, heads, dim_head, num_longterm_mem_tokens, num_persist_mem_tokens)}"
+            )
+        self.dim, self.heads, self.sliding, self.theta = dim, heads, sliding, theta
+        self.block = segment_len + num_longterm_mem_tokens
+        inner = dim_head * heads
+        self.norm = nn.RMSNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.to_out = nn.Linear(inner, dim, bias=False)
+        self.persistent_memory = nn.Parameter(torch.zeros(2, heads, num_persist_mem_tokens, dim_head))
+        self.to_v_mix = nn.Linear(dim, heads) if accept_value_residual else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "..."],
+        *,
+        first_values: Float[Tensor, "batch heads time dim_head"] | None = None,
+        return_values: bool = False,
+    ) -> Float[Tensor, "batch time dim"] | tuple[Tensor, Tensor]:
+        """Attention of tokens (batch, time, dim); with `return_values` also this layer's values before mixing.
+
+        Raises:
+            ValueError: a wrong shape, or `first_values` given without the option or missing with it.
+        """
+        if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim:
+            raise ValueError(f"x is (batch, time, {self.dim}) with at least one time step; got {tuple(x.shape)}")
+        if (first_values is None) == (self.to_v_mix is not None):
+            raise ValueError("first_values is given if and only if the layer was built with accept_value_residual")
+        x = self.norm(x)
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        values = v
+        if self.to_v_mix is not None:
+            v = v.lerp(first_values, self.to_v_mix(x).sigmoid().mT[..., None])
+        q, k = _rotated(q, self.theta), _rotated(k, self.theta)
+        persistent = self.persistent_memory
+        prefix = (persistent[0][None], persistent[1][None]) if persistent.shape[2] else None
+        attend = (
+            partial(sliding_attention, window=self.block + 1)
+            if self.sliding
+            else partial(segment_attention, segment=self.block)
+        )
+        y = attend(q, k, v, prefix=prefix)
+        out = self.to_out(y.transpose(1, 2).flatten(2))
+        return (out, values) if return_values else out
+
+
+def _rotated(t: Tensor, theta: float) -> Tensor:
+    """Neighbouring channels turned by the angle position · theta^(−2m/dim); angles in float32 or wider."""
+    dtype = torch.promote_types(t.dtype, torch.float32)
+    frequency = theta ** (-torch.arange(0, t.shape[-1], 2, device=t.device, dtype=dtype) / t.shape[-1])
+    angle = torch.arange(t.shape[-2], device=t.device, dtype=dtype)[:, None] * frequency
+    sin, cos = angle.sin().to(t.dtype), angle.cos().to(t.dtype)
+    even, odd = t.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)

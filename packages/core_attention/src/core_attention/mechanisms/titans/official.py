@@ -1,0 +1,243 @@
+"""Titans (arXiv 2501.00663): the paper's memory and layers, and the public implementation's memory and attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core_attention.mechanisms.titans.attention import SegmentedAttention
+from core_attention.mechanisms.titans.layers import titans_layer
+from core_attention.mechanisms.titans.recurrence import neural_memory
+from core_attention.published.titans.memory import PublicNeuralMemory
+from core_attention.registry.systems import Component, Config, StateDict, System
+
+# --- titans-pytorch's NeuralMemory
+
+
+PUBLIC_ARGUMENTS = (
+    *("dim", "chunk_size", "batch_size", "dim_head", "heads", "num_kv_per_token", "activation"),
+    *("default_step_transform_max_lr", "per_parameter_lr_modulation", "max_mem_layer_modulation", "max_grad_norm"),
+    *("momentum", "momentum_order", "learned_momentum_combine", "learned_combine_include_zeroth"),
+    *("pre_rmsnorm", "post_rmsnorm", "qk_rmsnorm", "attn_pool_chunks", "per_head_learned_parameters"),
+    *("qkv_receives_diff_views", "accept_weight_residual", "spectral_norm_surprises", "gated_transition"),
+    *("mem_model_norm_add_residual", "init_adaptive_step_bias", "init_momentum_bias", "init_decay_bias"),
+)
+
+
+def public_memory(config: Config) -> PublicNeuralMemory:
+    """titans-pytorch's arguments; its nested `default_model_kwargs` hold depth and expansion_factor, its activation is a module."""
+    given = {name: config[name] for name in PUBLIC_ARGUMENTS if name in config}
+    if given.get("activation") is not None:
+        given["activation"] = given["activation"].removeprefix("nn.").removesuffix("()").lower()
+    return PublicNeuralMemory(**given, **config.get("default_model_kwargs", {}))
+
+
+PUBLIC_KEYS = {
+    "to_queries.0.": "to_queries.",
+    "to_keys.0.": "to_keys.",
+    "to_values.0.": "to_values.",
+    "to_adaptive_step.0.": "to_adaptive_step.",
+    "to_momentum.0.": "to_momentum.",
+    "to_decay_factor.0.": "to_decay_factor.",
+    "to_layer_modulation.0.": "to_modulation.",
+    "to_learned_momentum_combine.0.": "to_momentum_combine.",
+    "to_learned_weight_residual_mix.0.": "to_residual_mix.",
+    "reduce_to_chunk_rep.to_attn_logits.": "pool.",
+    "retrieve_gate.0.": "retrieve_gate.",
+}
+
+
+def public_memory_keys(official: StateDict, config: Config) -> StateDict:
+    """Published keys to ours. The memory's tensors are numbered, the gain first where there is one."""
+    ours: StateDict = {}
+    first = 1 if config.get("mem_model_norm_add_residual", True) else 0
+    shared = not config.get("per_head_learned_parameters", True)
+    for key in [key for key in official if not key.startswith("memory_model.")]:
+        value = official.pop(key)
+        if key.startswith("memory_model_parameters."):
+            number = int(key.rsplit(".", 1)[1])
+            ours["memory_gain" if number < first else f"memory.{number - first}"] = value[None] if shared else value
+            continue
+        for theirs, name in PUBLIC_KEYS.items():
+            if key.startswith(theirs):
+                key = name + key[len(theirs) :]
+        ours[key] = value
+    return ours
+
+
+def run_public_memory(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
+    """One call on the whole sequence, and one in the pieces of `chain`."""
+    x, mask = inputs["x"], inputs.get("store_mask")
+    prev = tuple(inputs[key] for key in sorted(inputs) if key.startswith("prev_weights")) or None
+    cache = module.new_cache()
+    out = {
+        "retrieved": module(x, mask=mask, cache=cache, prev_weights=prev),
+        "surprise": cache.surprise,
+        "adaptive_lr": cache.rate,
+    }
+    matrices = [f"model.weights.{i}" for i in range(len(module.memory))]
+    names = [*matrices, *([] if module.memory_gain is None else ["norm.gamma"])]
+    if module.memory_gain is None:
+        names = [name.removeprefix("model.") for name in names]
+    for i, name in enumerate(names):
+        out[f"final_memory/{name}"] = cache.memory[i].flatten(0, 1)
+        if cache.momentum is not None:
+            out[f"final_momentum/{name}"] = torch.stack(cache.momentum[i :: len(names)]).flatten(1, 2)
+    if "chain" in config:
+        state, pieces, start = module.new_cache(), [], 0
+        for length in config["chain"]:
+            part = slice(start, start + length)
+            pieces.append(
+                module(x[..., part, :], mask=None if mask is None else mask[:, part], cache=state, prev_weights=prev)
+            )
+            start += length
+        out["retrieved_chained"] = torch.cat(pieces, 1)
+    return out
+
+
+# --- the paper's recurrence
+
+
+def run_paper_memory(module: None, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
+    """One sequence, one head; every chunk size of the config."""
+    depth = sum(name[0] == "W" and name[1:].isdigit() for name in inputs)
+    q, k, v, alpha, eta, theta = (inputs[name][None, None] for name in ("q", "k", "v", "alpha", "eta", "theta"))
+    weights = tuple(inputs[f"W{layer}"][None] for layer in range(depth))
+    out: dict[str, Tensor] = {}
+    for chunk in config["chunks"]:
+        done = neural_memory(q, k, v, alpha=alpha, eta=eta, theta=theta, weights=weights, chunk_size=chunk)
+        memory, momentum = done.state.memory, done.state.momentum
+        assert done.y is not None
+        assert memory is not None
+        assert momentum is not None
+        out |= {f"y_chunk{chunk}": done.y[0, 0], f"surprise_chunk{chunk}": done.surprise[0, 0]}
+        for layer in range(depth):
+            out[f"M{layer}_chunk{chunk}"] = memory[layer][0, 0]
+            out[f"S{layer}_chunk{chunk}"] = momentum[layer][0, 0]
+    return out
+
+
+# --- titans-pytorch's attention
+
+
+def segmented_attention(config: Config) -> SegmentedAttention:
+    """titans-pytorch's arguments."""
+    names = (
+        "segment_len",
+        "num_longterm_mem_tokens",
+        "num_persist_mem_tokens",
+        "dim_head",
+        "heads",
+        "sliding",
+        "accept_value_residual",
+    )
+    return SegmentedAttention(config["dim"], **{name: config[name] for name in names if name in config})
+
+
+def segmented_attention_keys(official: StateDict, config: Config) -> StateDict:
+    """One key has another name."""
+    ours = {
+        key.replace("to_learned_v_mix.0.", "to_v_mix."): value
+        for key, value in official.items()
+        if key != "rotary_emb.freqs"
+    }
+    for key in [key for key in official if key != "rotary_emb.freqs"]:
+        del official[key]
+    return ours
+
+
+def run_segmented_attention(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
+    x, first = inputs["x"], inputs.get("value_residual")
+    first = None if first is None else first[:, :, : x.shape[1]]  # published values are padded to whole blocks
+    y, values = module(x, first_values=first, return_values=True)
+    if "output_gating" in inputs:
+        y = y * inputs["output_gating"]
+    return {"y": y, "values": values}
+
+
+# --- the paper's layers
+
+
+def paper_layer(config: Config) -> nn.Module:
+    """The fixed reading of the specification: one memory head, unclamped; a memory's chunk is the segment."""
+    return titans_layer(
+        config["variant"],
+        config["dim"],
+        window=config["segment"],
+        heads=config.get("heads", 1),
+        num_persistent=config["num_persistent"],
+        read=config.get("mac_output_read", "segment_end"),
+        depth=config["memory_depth"],
+        expansion=config["expansion"],
+        theta_max=config["theta_max"],
+        max_grad_norm=None,
+    )
+
+
+PAPER_LINEARS = {
+    "Wq": "attention.to_q",
+    "Wk": "attention.to_k",
+    "Wv": "attention.to_v",
+    "Wo": "attention.out",
+    "Wq_mem": "memory.to_q",
+    "Wk_mem": "memory.to_k",
+    "Wv_mem": "memory.to_v",
+}
+
+
+def paper_layer_keys(official: StateDict, config: Config) -> StateDict:
+    """x W in the paper's notation is a Linear of the transpose; the memory alone has no branches."""
+    inside = "" if config["variant"] == "lmm" else "memory."
+    ours: StateDict = {}
+    for theirs, name in PAPER_LINEARS.items():
+        if theirs in official and (inside or theirs.endswith("_mem")):
+            ours[(name if inside else name.removeprefix("memory.")) + ".weight"] = official.pop(theirs).mT
+    for gate in ("alpha", "eta", "theta"):
+        ours[f"{inside}to_{gate}.weight"] = official.pop(f"w_{gate}")[None]
+        ours[f"{inside}to_{gate}.bias"] = official.pop(f"b_{gate}")[None]
+    for key in [key for key in official if key.startswith("M0_")]:
+        ours[f"{inside}memory.{key[3:]}"] = official.pop(key)[None]
+    if inside:
+        ours["persistent"] = official.pop("persist")
+    if config["variant"] in ("mac", "mag"):
+        ours |= {"gate.core_norm.weight": official.pop("g1"), "gate.memory_norm.weight": official.pop("g2")}
+    return ours
+
+
+def run_paper_layer(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
+    """One sequence without batch axis, and the state that it leaves."""
+    cache = module.new_cache()
+    out = {"o": module(inputs["x"][None], cache=cache)[0]}
+    memory = cache if config["variant"] == "lmm" else cache.memory
+    for layer, (m, s) in enumerate(zip(memory.memory, memory.momentum, strict=True)):
+        out |= {f"M_final_{layer}": m[0, 0], f"S_final_{layer}": s[0, 0]}
+    return out
+
+
+system = System(
+    "titans",
+    {
+        "NeuralMemory": Component(
+            run=run_public_memory,
+            build=public_memory,
+            convert=public_memory_keys,
+            ignore=("memory_model.*",),
+            batch={"x": 0, "store_mask": 0, "retrieved": 0, "surprise": 0, "adaptive_lr": 0},
+        ),
+        "SegmentedAttention": Component(
+            run=run_segmented_attention,
+            build=segmented_attention,
+            convert=segmented_attention_keys,
+            ignore=("rotary_emb.freqs",),  # always theta^(−2m/dim)
+            batch={"x": 0, "value_residual": 0, "y": 0, "values": 0},
+        ),
+        "paper_NeuralMemory": Component(run=run_paper_memory),
+        "paper_layer": Component(
+            run=run_paper_layer,
+            build=paper_layer,
+            convert=paper_layer_keys,
+            # recorded for every variant, without a place where there is no gate or no attention
+            ignore=("g1", "g2", "Wq", "Wk", "Wv", "Wo", "persist"),
+        ),
+    },
+)

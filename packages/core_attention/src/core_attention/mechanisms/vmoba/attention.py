@@ -1,0 +1,302 @@
+"""Mixture-of-block attention for video (VMoBA): every query attends only to key blocks that its head selects.
+
+Source: Wu, Hou, Yang, Tao, Tian, Wan, Zhang, Tong, "VMoBA: Mixture-of-Block Attention for Video Diffusion Models", 2025.
+
+Blocks are temporal slabs (1D), spatial tiles (2D) or space-time cubes (3D), taken in turn by the layers of a network.
+``g[c, h, s] = mean_{j∈c} k_j,h · q_s,h``; blocks are chosen by `block_selection.select_blocks` (the paper: the largest gates
+of a whole head until they hold the share τ), the query's own block always; then one exact softmax over the chosen blocks.
+The causal ancestor for language models is in `mechanisms/moba.py`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, overload
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from core_attention.attention import attention
+from core_attention.capture.recording import active, paused, record
+from core_attention.measuring.example import Example
+from core_attention.mechanisms.vmoba.block_selection import Group, Pool, block_means, gate, select_blocks
+from core_attention.routed import Backend, RouteMask, routed_attention
+from core_attention.routed.routes import check_heads
+
+Grid = tuple[int, int, int]
+Chunk = int | float | tuple[int, int] | tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How the tokens of a (time, height, width) grid, in row-major order, fall into blocks.
+
+    Attributes:
+        grid: the grid of the tokens.
+        padded: the grid that the blocks tile; larger where a side does not divide.
+        cell: (time, height, width) of a block; None for 1D, whose blocks are runs of tokens.
+        block: tokens of a block; the last of a 1D partition may be shorter.
+        blocks: how many.
+    """
+
+    grid: Grid
+    padded: Grid
+    cell: Grid | None
+    block: int
+    blocks: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the grid, without padding."""
+        return math.prod(self.grid)
+
+    def permute(self, x: Shaped[Tensor, "batch heads tokens dim"]) -> Shaped[Tensor, "batch heads padded dim"]:
+        """Tokens block after block, zeros where the grid was padded."""
+        if self.cell is None:
+            return x
+        x = x.unflatten(2, self.grid)
+        if self.padded != self.grid:
+            (t, h, w), (tt, hh, ww) = self.grid, self.padded
+            x = nn.functional.pad(x, (0, 0, 0, ww - w, 0, hh - h, 0, tt - t))
+        (nt, nh, nw), (ct, ch, cw) = self._counts(), self.cell
+        x = x.reshape(*x.shape[:2], nt, ct, nh, ch, nw, cw, x.shape[-1])
+        return x.permute(0, 1, 2, 4, 6, 3, 5, 7, 8).flatten(2, 7)
+
+    def inverse(self, x: Shaped[Tensor, "batch heads padded dim"]) -> Shaped[Tensor, "batch heads tokens dim"]:
+        """Tokens in their original order, padding dropped."""
+        if self.cell is None:
+            return x
+        (nt, nh, nw), (ct, ch, cw) = self._counts(), self.cell
+        x = x.unflatten(2, (nt, nh, nw, ct, ch, cw)).permute(0, 1, 2, 5, 3, 6, 4, 7, 8)
+        x = x.reshape(*x.shape[:2], *self.padded, x.shape[-1])
+        t, h, w = self.grid
+        return x[:, :, :t, :h, :w].flatten(2, 4)
+
+    def real(self, device: torch.device | str = "cpu") -> Bool[Tensor, " padded"] | None:
+        """In block order, which tokens are no padding; None if all are."""
+        if self.padded == self.grid:
+            return None
+        return self.permute(torch.ones(1, 1, self.tokens, 1, device=device))[0, 0, :, 0] > 0
+
+    def _counts(self) -> Grid:
+        assert self.cell is not None
+        return tuple(a // b for a, b in zip(self.padded, self.cell, strict=True))  # type: ignore[return-value]
+
+
+@lru_cache(maxsize=256)
+def partition(grid: Grid, chunk: Chunk) -> Partition:
+    """The blocks of a grid of tokens.
+
+    Args:
+        grid: (time, height, width).
+        chunk: a number: 1D, in frames; a block is ``floor(chunk · height · width)`` consecutive tokens. Two numbers (height,
+            width): 2D, spatial tiles over all frames. Three (time, height, width): 3D. Sides that do not divide are padded;
+            padded keys have no weight and count in no mean.
+
+    Raises:
+        ValueError: an empty grid, or blocks without a token.
+    """
+    if len(grid) != 3 or min(grid) < 1:
+        raise ValueError(f"a grid is (time, height, width), each at least 1, got {grid}")
+    if isinstance(chunk, int | float):
+        tokens = math.prod(grid)
+        block = min(math.floor(chunk * grid[1] * grid[2]), tokens)
+        if block < 1:
+            raise ValueError(f"a chunk of {chunk} frames of {grid[1]} × {grid[2]} tokens holds no token")
+        return Partition(grid, grid, None, block, -(-tokens // block))
+    if len(chunk) not in (2, 3) or min(chunk) < 1:
+        raise ValueError(f"a chunk is a number of frames, (height, width) or (time, height, width), got {chunk}")
+    cell = (grid[0], *chunk) if len(chunk) == 2 else chunk
+    cell = tuple(min(c, g) for c, g in zip(cell, grid, strict=True))
+    padded = tuple(-(-g // c) * c for c, g in zip(cell, grid, strict=True))
+    return Partition(grid, padded, cell, math.prod(cell), math.prod(padded) // math.prod(cell))  # type: ignore[arg-type]
+
+
+def choose_blocks(
+    q: Float[Tensor, "batch heads padded dim"],
+    k: Float[Tensor, "batch kv_heads padded dim"],
+    blocks: Partition,
+    *,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+) -> Bool[Tensor, "batch heads padded blocks"]:
+    """The blocks that each query attends to, tokens in block order; padding chooses none. See `select_blocks` for the options."""
+    real = blocks.real(q.device)
+    own = torch.arange(q.shape[2], device=q.device) // blocks.block
+    with torch.no_grad():
+        means = block_means(k, blocks.block, real)
+        if real is not None:
+            own, q = own[real], q[:, :, real]
+        chosen = torch.zeros(*q.shape[:3], blocks.blocks, dtype=torch.bool, device=q.device)
+        options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
+        if pool == "sample" and group in ("query_head", "head_global"):
+            # one head's gates at a time: nothing of heads × queries × blocks floats is ever alive
+            share = q.shape[1] // k.shape[1]
+            for b in range(q.shape[0]):
+                for h in range(q.shape[1]):
+                    g = gate(q[b : b + 1, h : h + 1], means[b : b + 1, h // share, None])
+                    chosen[b, h] = select_blocks(g, own, **options)[0, 0]
+        else:
+            chosen = select_blocks(gate(q, means), own, **options)
+    if real is None:
+        return chosen
+    whole = torch.zeros(*chosen.shape[:2], len(real), blocks.blocks, dtype=torch.bool, device=q.device)
+    whole[:, :, real] = chosen
+    return whole
+
+
+@overload
+def mixture_of_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    grid: Grid,
+    chunk: Chunk,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[False] = False,
+) -> Tensor: ...
+@overload
+def mixture_of_blocks(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    grid: Grid,
+    chunk: Chunk,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+def mixture_of_blocks(
+    q: Float[Tensor, "batch heads tokens dim"],
+    k: Float[Tensor, "batch kv_heads tokens dim"],
+    v: Float[Tensor, "batch kv_heads tokens value_dim"],
+    *,
+    grid: Grid,
+    chunk: Chunk,
+    tau: float | None = 0.25,
+    topk: int | None = None,
+    group: Group = "head_global",
+    include_self: bool = True,
+    pool: Pool = "sample",
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention of video tokens to the blocks that their head selects.
+
+    Args:
+        q: queries, tokens in (time, height, width) row-major order, after any rotary embedding.
+        k: keys; grouped-query attention without repeating them.
+        v: values.
+        grid: (time, height, width) of the tokens.
+        chunk: the partition, see `partition`.
+        tau: share of the group's gates to keep (the paper: 0.25 with "head_global"). 1 or more: full attention.
+        topk: choose blocks by number instead, the own one counted.
+        group: what competes: "head_global" (the paper), "query_head" (the published default), "block", "overall".
+        include_self: always attend to the own block.
+        pool: "sample": each sample alone. "packed": groups pool over the batch, as the published code does.
+        full_below: plain attention for fewer tokens than this.
+        scale: of the scores, default ``dim ** -0.5``. Gates are unscaled.
+        backend: see `routed_attention`.
+        return_lse: also return each row's log-sum-exp, (batch, heads, tokens).
+
+    Raises:
+        ValueError: the grid does not hold the tokens, shapes that do not fit, or options that exclude one another.
+    """
+    if math.prod(grid) != q.shape[2] or q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"a grid of {grid} holds {math.prod(grid)} tokens: queries {tuple(q.shape)}, keys {tuple(k.shape)}"
+        )
+    check_heads(q, k, v)
+    if q.shape[2] < full_below:
+        return attention(q, k, v, scale=scale, return_lse=True) if return_lse else attention(q, k, v, scale=scale)
+    blocks = partition(tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk)
+    query, key, value = (blocks.permute(t) for t in (q, k, v))
+    options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
+    chosen = choose_blocks(query, key, blocks, **options)
+    if active():
+        _record(q, k, chosen, blocks, scale)
+    real = blocks.real(q.device)
+    key_mask = None if real is None else real.expand(q.shape[0], -1)
+    route = RouteMask(chosen, 1, blocks.block)
+    with paused():
+        out, lse = routed_attention(
+            query, key, value, route, key_mask=key_mask, scale=scale, backend=backend, return_lse=True
+        )
+    out = blocks.inverse(out)
+    return (out, blocks.inverse(lse[..., None])[..., 0]) if return_lse else out
+
+
+def _record(q: Tensor, k: Tensor, chosen: Tensor, blocks: Partition, scale: float | None) -> None:
+    """Offers "blocks" (queries × blocks) and "weights" (queries × keys), tokens in their original order."""
+    batch, heads, tokens, dim = q.shape
+    chosen = blocks.inverse(chosen)
+    order = torch.arange(blocks.tokens, device=q.device).view(1, 1, -1, 1)
+    place = torch.arange(math.prod(blocks.padded), device=q.device).view(1, 1, -1, 1)
+    owner = (blocks.inverse(place) // blocks.block).flatten() if blocks.cell else order.flatten() // blocks.block
+    share = heads // k.shape[1]
+
+    def weights(rows: Tensor, picked: Tensor) -> Tensor:
+        query, key = q[:, picked][:, :, rows].float(), k[:, picked // share].float()
+        scores = query @ key.transpose(2, 3) * (dim**-0.5 if scale is None else scale)
+        seen = chosen[:, picked][:, :, rows][..., owner]
+        return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+
+    record("weights", weights, shape=(batch, heads, tokens, tokens), device=q.device)
+    shape = (batch, heads, tokens, blocks.blocks)
+    record("blocks", lambda rows, picked: chosen[:, picked][:, :, rows], shape=shape, device=q.device)
+
+
+class MixtureOfBlocks(nn.Module):
+    """`mixture_of_blocks` as a layer without weights: its partition is `chunks[layer % len(chunks)]`.
+
+    Args:
+        chunks: the partitions that layers take in turn, e.g. ``(3, (6, 8), (3, 6, 8))``: 1D, 2D, 3D.
+        layer: the layer's number.
+        tau, topk, group, include_self, pool, full_below, scale, backend: see `mixture_of_blocks`.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], *, layer: int = 0, **options):
+        super().__init__()
+        if not chunks:
+            raise ValueError("at least one chunk is needed")
+        self.chunk = chunks[layer % len(chunks)]
+        unknown = set(options) - {"tau", "topk", "group", "include_self", "pool", "full_below", "scale", "backend"}
+        if unknown:
+            raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+        self.options = options
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
+        """See `mixture_of_blocks`."""
+        return mixture_of_blocks(q, k, v, grid=grid, chunk=self.chunk, **self.options)
+
+
+def example(tokens: int) -> Example:
+    """A head-global layer over cubes of 4 × 4 × 4 tokens, for `core_attention.registry.catalogue`."""
+    side = max(1, round((tokens / 4) ** 0.5))
+    grid = (min(4, tokens), side, side)
+    layer = MixtureOfBlocks([(4, 4, 4)])
+    dense = MixtureOfBlocks([(4, 4, 4)], backend="reference")
+    inputs = tuple(torch.randn(1, 4, math.prod(grid), 64) for _ in range(3))
+    return Example(layer, (*inputs, grid), math.prod(grid), reference=dense)

@@ -1,0 +1,242 @@
+"""Mixture of block attention for language models (MoBA): causal, packed sequences, and decoding with running block means.
+
+Source: Lu et al., "MoBA: Mixture of Block Attention for Long-Context LLMs", 2025.
+
+A query attends to its own block, causally, and to the k − 1 earlier blocks with the largest gate ``q · mean(k)``; to all of them
+if there are fewer. k = 1 is attention inside the own block (where the published fast path falls back to full attention).
+"""
+
+from itertools import pairwise, product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from core_attention.attention import attention
+from core_attention.capture.recording import active, paused, record
+from core_attention.masks import Causal
+from core_attention.measuring.example import Example
+from core_attention.mechanisms.vmoba.block_selection import block_means, gate
+from core_attention.routed import Backend, RouteMask, routed_attention
+from core_attention.routed.routes import check_heads
+
+ROWS = 4096  # queries whose gates exist at once
+
+
+class MoBACache:
+    """Keys and values of a decoding batch, and the running sum of each block's keys.
+
+    Args:
+        block: tokens of a block.
+    """
+
+    def __init__(self, block: int):
+        if block < 1:
+            raise ValueError(f"a block holds at least one token, got {block}")
+        self.block, self.length = block, 0
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+        self._sums: Tensor | None = None
+
+    def append(
+        self, k: Float[Tensor, "batch kv_heads new dim"], v: Float[Tensor, "batch kv_heads new value_dim"]
+    ) -> None:
+        """Adds the next tokens; room doubles when it is used up.
+
+        Raises:
+            ValueError: another batch, number of heads or width than before.
+        """
+        if k.shape[:3] != v.shape[:3] or (
+            self._k is not None and (k.shape[:2], k.shape[3]) != (self._k.shape[:2], self._k.shape[3])
+        ):
+            held = None if self._k is None else tuple(self.keys.shape)
+            raise ValueError(
+                f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit each other or the cache {held}"
+            )
+        start, stop = self.length, self.length + k.shape[2]
+        capacity = 0 if self._k is None else self._k.shape[2]
+        if stop > capacity:
+            self._grow(k, v, max(stop, 2 * capacity, 4 * self.block))
+        assert self._k is not None
+        assert self._v is not None
+        assert self._sums is not None
+        self._k[:, :, start:stop], self._v[:, :, start:stop] = k, v
+        owner = torch.arange(start, stop, device=k.device) // self.block
+        self._sums.index_add_(2, owner, k.to(self._sums.dtype))
+        self.length = stop
+
+    def _grow(self, k: Tensor, v: Tensor, capacity: int) -> None:
+        batch, heads = k.shape[:2]
+        wide = torch.promote_types(k.dtype, torch.float32)
+        rows = -(-capacity // self.block)
+        new = (
+            k.new_empty(batch, heads, capacity, k.shape[3]),
+            v.new_empty(batch, heads, capacity, v.shape[3]),
+            k.new_zeros(batch, heads, rows, k.shape[3], dtype=wide),
+        )
+        for fresh, old in zip(new, (self._k, self._v, self._sums), strict=True):
+            if old is not None:
+                fresh[:, :, : old.shape[2]] = old
+        self._k, self._v, self._sums = new
+
+    @property
+    def keys(self) -> Tensor:
+        """(batch, kv heads, length, dim)."""
+        assert self._k is not None
+        return self._k[:, :, : self.length]
+
+    @property
+    def values(self) -> Tensor:
+        """(batch, kv heads, length, value dim)."""
+        assert self._v is not None
+        return self._v[:, :, : self.length]
+
+    @property
+    def means(self) -> Tensor:
+        """(batch, kv heads, blocks, dim), float32 or wider; the last block's over the tokens it has so far."""
+        assert self._sums is not None
+        count = -(-self.length // self.block)
+        held = (self.length - torch.arange(count, device=self._sums.device) * self.block).clamp(max=self.block)
+        return self._sums[:, :, :count] / held[:, None]
+
+
+def moba_attention(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch kv_heads keys dim"],
+    v: Float[Tensor, "batch kv_heads keys value_dim"],
+    *,
+    block: int,
+    topk: int,
+    cache: MoBACache | None = None,
+    full_below: int = 0,
+    scale: float | None = None,
+    backend: Backend = "auto",
+) -> Float[Tensor, "batch heads queries value_dim"]:
+    """Causal mixture of block attention; queries are the last of the keys.
+
+    Args:
+        q: queries; with a cache or a longer `k` the newest ones.
+        k: keys; with `cache` only the new ones, as many as queries.
+        v: values, likewise.
+        block: tokens of a block.
+        topk: blocks of a query, its own counted.
+        cache: keys so far; the new ones are appended, and block means are kept running instead of being taken anew.
+        full_below: plain causal attention for fewer keys than this.
+        scale: of the scores, default ``dim ** -0.5``. Gates are unscaled.
+        backend: see `routed_attention`.
+
+    Raises:
+        ValueError: shapes that do not fit, more queries than keys, useless block or topk, a cache with another block.
+    """
+    if block < 1 or topk < 1:
+        raise ValueError(f"block and topk must be at least 1, got {block} and {topk}")
+    if cache is not None:
+        if cache.block != block:
+            raise ValueError(f"the cache has blocks of {cache.block} tokens, not {block}")
+        cache.append(k, v)
+        k, v = cache.keys, cache.values
+    if q.shape[2] > k.shape[2]:
+        raise ValueError(f"more queries {tuple(q.shape)} than keys {tuple(k.shape)}")
+    check_heads(q, k, v)
+    if not q.numel():
+        return v.new_zeros(*q.shape[:3], v.shape[3])
+    if k.shape[2] < full_below:
+        return attention(q, k, v, mask=Causal(k.shape[2] - q.shape[2]), scale=scale)
+    with torch.no_grad():
+        chosen = _choose(q, block_means(k, block) if cache is None else cache.means, block, topk, k.shape[2])
+    if active():
+        _record(q, k, chosen, block, scale)
+    with paused():
+        return routed_attention(q, k, v, RouteMask(chosen, 1, block), causal=True, scale=scale, backend=backend)
+
+
+def moba_attention_packed(
+    q: Float[Tensor, "tokens heads dim"],
+    k: Float[Tensor, "tokens kv_heads dim"],
+    v: Float[Tensor, "tokens kv_heads value_dim"],
+    cu_seqlens: Int[Tensor, " sequences_and_1"],
+    *,
+    block: int,
+    topk: int,
+    scale: float | None = None,
+    backend: Backend = "auto",
+) -> Float[Tensor, "tokens heads value_dim"]:
+    """`moba_attention` of sequences packed one after another: sequence i holds tokens ``cu_seqlens[i] … cu_seqlens[i + 1]``.
+
+    Blocks start anew with each sequence. The sequences are computed one by one.
+
+    Raises:
+        ValueError: boundaries that do not run from 0 to the number of tokens, or fall.
+    """
+    bounds = [int(bound) for bound in cu_seqlens]
+    if bounds[:1] != [0] or bounds[-1] != q.shape[0] or any(a > b for a, b in pairwise(bounds)):
+        raise ValueError(f"boundaries {bounds} do not rise from 0 to the tokens of {tuple(q.shape)}")
+    parts = []
+    for start, stop in pairwise(bounds):
+        if start == stop:
+            continue
+        one = (t[start:stop].transpose(0, 1)[None] for t in (q, k, v))
+        out = moba_attention(*one, block=block, topk=topk, scale=scale, backend=backend)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts) if parts else v.new_empty(0, q.shape[1], v.shape[2])
+
+
+def _choose(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tensor:
+    """(batch, heads, queries, blocks): the own block and the best of those that lie wholly before it."""
+    batch, heads, queries, _ = q.shape
+    count = means.shape[2]
+    share = heads // means.shape[1]
+    own = (torch.arange(queries, device=q.device) + keys - queries) // block
+    order = torch.arange(count, device=q.device)
+    chosen = torch.zeros(batch, heads, queries, count, dtype=torch.bool, device=q.device)
+    for h, start in product(range(heads), range(0, queries, ROWS)):  # the gates of a few queries of one head at a time
+        rows = slice(start, start + ROWS)
+        g = gate(q[:, h, None, rows], means[:, h // share, None])[:, 0]
+        g = g.masked_fill((order >= own[rows, None]) | ~g.isfinite(), -torch.inf)
+        best, place = g.sort(dim=-1, descending=True, stable=True)
+        chosen[:, h, rows].scatter_(-1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf)
+    return chosen | (order == own[:, None])
+
+
+def _record(q: Tensor, k: Tensor, chosen: Tensor, block: int, scale: float | None) -> None:
+    """Offers "blocks" (queries × blocks) and "weights" (queries × keys)."""
+    batch, heads, queries, dim = q.shape
+    keys, share = k.shape[2], heads // k.shape[1]
+    position = torch.arange(keys, device=q.device)
+
+    def weights(rows: Tensor, picked: Tensor) -> Tensor:
+        scores = q[:, picked][:, :, rows].float() @ k[:, picked // share].float().transpose(2, 3)
+        seen = chosen[:, picked][:, :, rows][..., position // block]
+        seen = seen & (position <= (rows + keys - queries)[:, None])
+        return (scores * (dim**-0.5 if scale is None else scale)).masked_fill(~seen, -torch.inf).softmax(-1)
+
+    record("weights", weights, shape=(batch, heads, queries, keys), device=q.device)
+    shape = (batch, heads, queries, chosen.shape[3])
+    record("blocks", lambda rows, picked: chosen[:, picked][:, :, rows], shape=shape, device=q.device)
+
+
+class MoBA(nn.Module):
+    """`moba_attention` as a layer without weights.
+
+    Args:
+        block: tokens of a block.
+        topk: blocks of a query, its own counted.
+        full_below: plain causal attention for fewer keys than this.
+        backend: see `routed_attention`.
+    """
+
+    def __init__(self, *, block: int = 512, topk: int = 3, full_below: int = 0, backend: Backend = "auto"):
+        super().__init__()
+        self.block, self.topk, self.full_below = block, topk, full_below
+        self.backend: Backend = backend
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cache: MoBACache | None = None) -> Tensor:
+        """See `moba_attention`."""
+        options = {"block": self.block, "topk": self.topk, "full_below": self.full_below, "backend": self.backend}
+        return moba_attention(q, k, v, cache=cache, **options)
+
+
+def example(tokens: int) -> Example:
+    """Blocks of 64 tokens, three a query, for `core_attention.registry.catalogue`."""
+    layer, dense = MoBA(block=64, topk=3), MoBA(block=64, topk=3, backend="reference")
+    return Example(layer, tuple(torch.randn(1, 4, tokens, 64) for _ in range(3)), tokens, reference=dense)

@@ -1,0 +1,55 @@
+"""KwaiVGI/VMoBA: src/vmoba.py (permutation, attention, permutation back); MoonshotAI/MoBA: moba_attn_varlen.
+
+Both are functions. The published video form pools its groups over the packed batch, so `pool="packed"` is run here.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from core_attention.mechanisms.vmoba.attention import choose_blocks, mixture_of_blocks, partition
+from core_attention.mechanisms.vmoba.moba import moba_attention_packed
+from core_attention.registry.systems import Component, Config, System
+
+
+def _chunk(config: Config) -> Any:
+    chunk = config["chunk_size"]
+    return tuple(chunk) if isinstance(chunk, list | tuple) else chunk
+
+
+def _run_vmoba(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
+    q, k, v = (inputs[name].transpose(1, 2) for name in ("q", "k", "v"))
+    grid = tuple(config["patch_resolution"])
+    by_rank = config.get("select_mode", "threshold") == "topk"
+    options = {
+        "group": config.get("threshold_type", "query_head"),
+        "tau": None if by_rank else config.get("simsum_threshold", 0.25),
+        "topk": config["moba_topk"] if by_rank else None,
+        "pool": "packed",
+    }
+    out = mixture_of_blocks(q, k, v, grid=grid, chunk=_chunk(config), **options)
+    blocks = partition(grid, _chunk(config))
+    chosen = choose_blocks(blocks.permute(q), blocks.permute(k), blocks, **options)
+    return {"out": out.transpose(1, 2), "selected": _packed(chosen)}
+
+
+def _packed(chosen: Tensor) -> Tensor:
+    """(batch, heads, tokens, blocks) → (blocks of the batch, heads, tokens of the batch), other samples' never chosen."""
+    batch, heads, tokens, blocks = chosen.shape
+    packed = chosen.new_zeros(batch, blocks, heads, batch, tokens)
+    for b in range(batch):
+        packed[b, :, :, b] = chosen[b].permute(2, 0, 1)
+    return packed.view(batch * blocks, heads, batch * tokens).to(torch.uint8)
+
+
+def _run_varlen(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
+    q, k, v = (inputs[name] for name in ("q", "k", "v"))
+    out = moba_attention_packed(
+        q, k, v, inputs["cu_seqlens"], block=config["moba_chunk_size"], topk=config["moba_topk"]
+    )
+    return {"out": out}
+
+
+system = System("vmoba", {"vmoba": Component(run=_run_vmoba), "moba_attn_varlen": Component(run=_run_varlen)})

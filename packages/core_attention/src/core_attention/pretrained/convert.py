@@ -1,0 +1,236 @@
+"""Mechanisms that bring weights, put into pretrained transformers and timm models: their attention layers keep their projections and
+gain what the mechanism needs.
+
+::
+
+    model = timm.create_model("deit_small_patch16_224", pretrained=True)
+    convert_model(model, "sparsifiner", attn_keep_rate=0.25)
+    converted(model)                    # [("blocks.0.attn", ("mechanism.proj_n", …)), …]: what is new and wants training
+
+A mechanism adds itself to `CONVERTERS`: its name and where its maker stands. The maker is called once for each attention layer::
+
+    def maker(layer: Layer, **options) -> nn.Module
+
+and returns a module ``core(q, k, v, *, scale)`` → out on (batch, heads, tokens, width) that computes between the projections. A mechanism that
+needs more than queries, keys and values returns a `Replacement`: a module that takes the whole layer's place. It raises `ValueError` where it
+cannot be put into such a layer, and says why; then nothing is converted.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor, nn
+
+# name → "module:maker"; imported when it is asked for
+CONVERTERS: dict[str, str] = {
+    "biformer": "core_attention.mechanisms.biformer.pretrained:for_layer",
+    "dma": "core_attention.pretrained.convert_layers:dma",
+    "moh": "core_attention.pretrained.convert_layers:moh",
+    "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:for_layer",
+}
+TRANSFORMERS_NAME = "core_attention_converted"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention layer of a pretrained model, as a maker sees it.
+
+    Attributes:
+        name: its place in the model.
+        module: the layer itself.
+        model: the model.
+        heads: query heads.
+        kv_heads: key heads.
+        head_dim: width of a head.
+        scale: of the scores.
+        kind: "timm" or "transformers".
+    """
+
+    name: str
+    module: nn.Module
+    model: nn.Module
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    kind: str
+
+    def tokens(self) -> int | None:
+        """Tokens of the model's position embedding, class tokens included; None if it has none."""
+        for name, parameter in self.model.named_parameters():
+            if name.split(".")[-1] in ("pos_embed", "position_embeddings") and parameter.ndim == 3:
+                prefix = (
+                    getattr(self.model, "num_prefix_tokens", 0) if getattr(self.model, "no_embed_class", False) else 0
+                )
+                return parameter.shape[1] + prefix
+        return None
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A module that takes the whole layer's place and its call."""
+
+    module: nn.Module
+
+
+def convert_model(
+    model: nn.Module, mechanism: str, *, layers: str | Sequence[str] | None = None, **options: Any
+) -> nn.Module:
+    """Puts a mechanism into the attention layers of a pretrained model, in place, and returns the model.
+
+    Existing weights stay where they are. New ones stand under ``mechanism.`` of each layer; `converted` lists them. To load a model
+    that was converted and trained, convert a fresh one likewise and load the state dict.
+
+    Args:
+        model: a timm vision transformer, or a transformers model whose layers look up their attention function by name.
+        mechanism: a name of `CONVERTERS`.
+        layers: names or patterns of attention layers (``"blocks.[4-9].attn"``); None: all.
+        options: of the mechanism.
+
+    Raises:
+        ValueError: an unknown mechanism or option, no such layer, or a layer that the mechanism cannot be put into (with the reason); then
+            nothing has been converted.
+    """
+    if mechanism not in CONVERTERS:
+        raise ValueError(f"unknown mechanism {mechanism!r}: one of {', '.join(CONVERTERS)}; those without weights go by name, "
+                         "see core_attention.register_with_transformers")  # fmt: skip
+    where, function = CONVERTERS[mechanism].split(":")
+    maker: Callable[..., nn.Module | Replacement] = getattr(import_module(where), function)
+    found = _layers(model, layers)
+    _check_options(maker, mechanism, options)
+    made = [(layer, maker(layer, **options)) for layer in found]
+    for layer, core in made:
+        like = next(layer.module.parameters())
+        part = core.module if isinstance(core, Replacement) else core
+        part.to(like.device, like.dtype).train(layer.module.training)
+        parent, _, leaf = layer.name.rpartition(".")
+        if isinstance(core, Replacement):
+            setattr(model.get_submodule(parent), leaf, part)
+        elif layer.kind == "timm":
+            setattr(model.get_submodule(parent), leaf, Converted(layer, part))
+        else:
+            layer.module.add_module("mechanism", part)
+    if any(layer.kind == "transformers" for layer, core in made if not isinstance(core, Replacement)):
+        _use_in_transformers(model)
+    return model
+
+
+def converted(model: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
+    """The converted layers of a model and the names of their new parameters."""
+    found = []
+    for name, module in model.named_modules():
+        new = tuple(n for n, _ in module.named_parameters() if n.startswith("mechanism."))
+        if isinstance(getattr(module, "mechanism", None), nn.Module):
+            found.append((name, new))
+    return found
+
+
+class Converted(nn.Module):
+    """timm's attention layer with a mechanism between its projections; its parts keep their names."""
+
+    qkv: nn.Module
+    proj: nn.Module
+    mechanism: nn.Module
+    q_norm: nn.Module | None
+    k_norm: nn.Module | None
+    norm: nn.Module | None
+    gate: nn.Module | None
+    proj_drop: nn.Module | None
+
+    def __init__(self, layer: Layer, core: nn.Module):
+        super().__init__()
+        old: Any = layer.module
+        self.num_heads, self.scale = layer.heads, layer.scale
+        self.qkv, self.proj = old.qkv, old.proj
+        self.mechanism = core
+        for name in ("q_norm", "k_norm", "norm", "gate", "proj_drop"):
+            setattr(self, name, getattr(old, name, None))
+        self.train(old.training)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """See timm's ``Attention``; masks have no place here."""
+        if attn_mask is not None or is_causal:
+            raise ValueError(f"{type(self.mechanism).__name__} in this layer computes no attention mask")
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = (t if norm is None else norm(t) for t, norm in ((q, self.q_norm), (k, self.k_norm)))
+        out = self.mechanism(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
+        out = out if self.norm is None else self.norm(out)
+        out = out if self.gate is None else out * self.gate(x).sigmoid()
+        out = self.proj(out)
+        return out if self.proj_drop is None else self.proj_drop(out)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, scale: float, module: nn.Module) -> Tensor:
+    """The attention function of converted transformers models (see `core_attention.pretrained.transformers`); layers left alone are plain."""
+    from core_attention.pretrained.transformers import plain
+
+    core = getattr(module, "mechanism", None)
+    if core is None:
+        return plain(q, k, v, mask=mask, scale=scale, module=module)
+    if mask is not None:
+        return core(q, k, v, scale=scale, mask=mask)
+    return core(q, k, v, scale=scale)
+
+
+def _use_in_transformers(model: nn.Module) -> None:
+    from core_attention.pretrained.transformers import ATTENTIONS, register_with_transformers
+
+    ATTENTIONS[TRANSFORMERS_NAME] = "core_attention.pretrained.convert:attend"
+    register_with_transformers(TRANSFORMERS_NAME)
+    model.set_attn_implementation(TRANSFORMERS_NAME)  # type: ignore[operator]
+
+
+def _layers(model: nn.Module, patterns: str | Sequence[str] | None) -> list[Layer]:
+    every = [layer for name, module in model.named_modules() if (layer := _layer(name, module, model)) is not None]
+    if not every:
+        kinds = sorted({type(m).__name__ for m in model.modules() if "ttention" in type(m).__name__})
+        seen = f"its attention layers are {', '.join(kinds)}" if kinds else "it has no attention layer"
+        raise ValueError(
+            f"{type(model).__name__} has no attention layer that can be converted: {seen}. Known are timm's Attention (qkv, proj) "
+            "and transformers layers with q_proj, k_proj and v_proj that take their attention function by name"
+        )
+    if patterns is None:
+        return every
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    chosen = [layer for layer in every if any(fnmatchcase(layer.name, pattern) for pattern in wanted)]
+    if not chosen:
+        raise ValueError(
+            f"no attention layer is called {', '.join(wanted)}; there are {', '.join(layer.name for layer in every)}"
+        )
+    return chosen
+
+
+def _layer(name: str, module: nn.Module, model: nn.Module) -> Layer | None:
+    if isinstance(module, Converted) or hasattr(module, "mechanism"):
+        return None
+    part: Any = module  # of another library's class, known by its attributes
+    has = lambda *names: all(isinstance(getattr(module, n, None), nn.Linear) for n in names)  # noqa: E731
+    if has("qkv", "proj") and hasattr(module, "num_heads"):
+        heads, width = int(part.num_heads), int(part.qkv.out_features) // 3
+        scale = float(getattr(module, "scale", (width // heads) ** -0.5))
+        return Layer(name, module, model, heads, heads, width // heads, scale, "timm")
+    if has("q_proj", "k_proj", "v_proj") and hasattr(module, "head_dim") and hasattr(module, "config"):
+        dim = int(part.head_dim)
+        heads, kv_heads = (int(getattr(module, n).out_features) // dim for n in ("q_proj", "k_proj"))
+        return Layer(
+            name, module, model, heads, kv_heads, dim, float(getattr(module, "scaling", dim**-0.5)), "transformers"
+        )
+    return None
+
+
+def _check_options(maker: Callable[..., Any], mechanism: str, options: dict[str, Any]) -> None:
+    known = inspect.signature(maker).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f"{mechanism} has no option {', '.join(unknown)}; it has {', '.join(list(known)[1:])}")
+
+
+__all__ = ["CONVERTERS", "Converted", "Layer", "Replacement", "convert_model", "converted"]

@@ -1,0 +1,177 @@
+"""Dynamic mask attention and mixture of heads put into pretrained models (see `core_attention.pretrained.convert`).
+
+::
+
+    convert_model(model, "dma", window=512)                    # importance of every key; training it is up to you
+    convert_model(model, "moh", shared=16, routed=8)           # 75 % of 32 heads; LLaMA: no new weight
+    loss = task_loss + 0.01 * balance_loss(model)
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from core_attention.masks import Mask
+from core_attention.mechanisms.dma.attention import Form, dynamic_mask_attention, importance
+from core_attention.mechanisms.moh.attention import GateScale, HeadRouter, Routing, gated_heads
+from core_attention.mechanisms.moh.llama import norm_routing
+from core_attention.pretrained.convert import Converted, Layer, Replacement
+from core_attention.pretrained.transformers_padding import Visible, visible
+
+
+def _cut(seen: Visible, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Keys, values and their mask up to the last query; a static cache has room behind it."""
+    if not seen.causal:
+        return k, v, seen.keys
+    stop = seen.first + q.shape[2]
+    return k[:, :, :stop], v[:, :, :stop], None if seen.keys is None else seen.keys[:, :stop]
+
+
+class DynamicMask(nn.Module):
+    """What dynamic mask attention adds to a layer: ``A`` and ``dt_proj``, as in Doge."""
+
+    def __init__(self, kv_heads: int, head_dim: int, window: int, form: Form) -> None:
+        super().__init__()
+        self.window = window
+        self.form: Form = form
+        self.A = nn.Parameter(torch.zeros(kv_heads))
+        self.dt_proj = nn.Linear(kv_heads * head_dim, kv_heads, bias=False)
+        nn.init.normal_(self.dt_proj.weight, std=0.02)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
+        """Attention between the projections of the layer."""
+        seen = visible("dma", q, k, mask, self)
+        k, v, keys = _cut(seen, q, k, v)
+        bias = importance(self.dt_proj(v.transpose(1, 2).flatten(2)), self.A, self.form)
+        return dynamic_mask_attention(
+            q, k, v, bias, window=self.window, causal=seen.causal and q.shape[2] > 1, mask=keys, scale=scale
+        )
+
+
+def dma(layer: Layer, *, window: int = 2048, form: Form = "exp") -> nn.Module:
+    """The maker of "dma". A starts at 0: every key is equally important, and the most recent `window` are kept.
+
+    Args:
+        window: keys that a query keeps.
+        form: see `core_attention.mechanisms.dma.attention.importance`.
+    """
+    if window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
+    core = DynamicMask(layer.kv_heads, layer.head_dim, window, form)
+    core.is_causal = bool(getattr(layer.module, "is_causal", False))  # type: ignore[assignment]
+    return core
+
+
+class MixtureOfHeads(nn.Module):
+    """What mixture of heads adds to a layer: a router, or with routing by norm nothing.
+
+    Attributes:
+        x: the layer's input, of which the learned router makes the gates; held during the call only.
+        balance_loss: of the last call.
+    """
+
+    def __init__(
+        self, layer: Layer, shared: int, routed: int, router: str, straight_through: bool, gate_scale: GateScale
+    ) -> None:
+        super().__init__()
+        self.shared, self.routed, self.straight_through = shared, routed, straight_through
+        self.router = None
+        if router == "learned":
+            width = next(m for m in (getattr(layer.module, n, None) for n in ("qkv", "q_proj")) if m is not None)
+            self.router = HeadRouter(
+                int(width.in_features), layer.heads, shared=shared, routed=routed, gate_scale=gate_scale
+            )
+            for name, made in self.router.named_children():
+                # gates of kinds and of shared heads start at 1; the choice starts at random
+                nn.init.normal_(made.weight, std=0.02 if name == "wg" else 0.0)  # type: ignore[arg-type]
+        self.is_causal = bool(getattr(layer.module, "is_causal", False))
+        self.x: Tensor | None = None
+        self.balance_loss: Tensor | None = None
+
+    def route(self, q: Tensor) -> Routing:
+        """The routing of the tokens whose queries these are. A rotation leaves the norm of a query as it was."""
+        if self.router is None:
+            through = self.straight_through and self.training
+            return norm_routing(q, shared=self.shared, routed=self.routed, straight_through=through)
+        if self.x is None:
+            raise ValueError(
+                "the learned router needs the layer's input, and the layer was not called through its forward"
+            )
+        x, self.x = self.x, None
+        return self.router(x)
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
+        """Gated head outputs between the projections of the layer."""
+        seen = visible("moh", q, k, mask, self)
+        k, v, keys = _cut(seen, q, k, v)
+        routing = self.route(q)
+        self.balance_loss = routing.balance_loss()
+        return gated_heads(q, k, v, routing, mask=keys, causal=seen.causal and q.shape[2] > 1, scale=scale)
+
+
+class _Routed(Converted):
+    """timm's layer, whose input the router sees."""
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        self.mechanism.x = x
+        return super().forward(x, attn_mask, is_causal)
+
+
+def moh(
+    layer: Layer,
+    *,
+    shared: int | None = None,
+    routed: int | None = None,
+    router: Literal["norm", "learned"] | None = None,
+    straight_through: bool = True,
+    gate_scale: GateScale = "code",
+) -> nn.Module | Replacement:
+    """The maker of "moh".
+
+    Args:
+        shared: heads that every token uses: the first ones; defaults to half of them.
+        routed: heads that a token chooses among the others; defaults to a quarter of all.
+        router: ``"norm"`` (gates 0 and 1, no new weight; the default in language models, as in MoH-LLaMA3) or ``"learned"`` (the default elsewhere).
+        straight_through: in training, gates by norm carry the gradient of the soft scores.
+        gate_scale: of the learned router.
+    """
+    shared = layer.heads // 2 if shared is None else shared
+    routed = int(0.25 * layer.heads) if routed is None else routed
+    if not 0 <= shared <= layer.heads or not 0 <= routed <= layer.heads - shared:
+        raise ValueError(
+            f"{layer.name} has {layer.heads} heads: {shared} cannot be shared and {routed} of the other {layer.heads - shared} be chosen"
+        )
+    if router is None:
+        router = "norm" if layer.kind == "transformers" and getattr(layer.module, "is_causal", False) else "learned"
+    if router not in ("norm", "learned"):
+        raise ValueError(f"router is 'norm' or 'learned', got {router!r}")
+    core = MixtureOfHeads(layer, shared, routed, router, straight_through, gate_scale)
+    if core.router is None:
+        return core
+    if layer.kind == "timm":
+        return Replacement(_Routed(layer, core))
+
+    def see(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if getattr(module, "mechanism", None) is core:
+            core.x = args[0] if args else options["hidden_states"]
+
+    layer.module.register_forward_pre_hook(see, with_kwargs=True)
+    return core
+
+
+def balance_loss(model: nn.Module) -> Tensor:
+    """The mean balance loss of a converted model's last forward, over the layers that route; 0 if none does.
+
+    transformers' and timm's layers have no place to return it; each keeps its own until its next call.
+
+    Raises:
+        ValueError: the model has routed layers and was not called yet.
+    """
+    cores = [m for m in model.modules() if isinstance(m, MixtureOfHeads) and m.routed]
+    losses = [core.balance_loss for core in cores if core.balance_loss is not None]
+    if len(losses) != len(cores):
+        raise ValueError(f"{len(cores) - len(losses)} of {len(cores)} routed layers have not been called yet")
+    return torch.stack(losses).mean() if losses else torch.zeros(())
