@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from grammar import EVERYWHERE, HEAVY, VERBS, call, installed, needs_an_argument, options_of, verbs_of
 
 DOMAINS = installed()
@@ -156,3 +157,18 @@ def test_demo_runs(domain, tmp_path):
     assert models, "a demo leaves a model folder"
     assert all((m.parent / "config.json").is_file() for m in models)
     assert call(domain, "demo", tmp_path / "demo").one_line_error, "a demo is not overwritten silently"
+    check_that_its_run_can_be_repeated(domain, tmp_path)
+
+
+def check_that_its_run_can_be_repeated(domain, tmp_path):
+    """``train --config RUN/config.yaml`` is the run again; here of one epoch, by an option that wins over the file."""
+    config = next((tmp_path / "demo").rglob("config.yaml"))
+    words = ["train", "--config", config, "--out", tmp_path / "again", "--epochs", 1]
+    result = call(domain, *words)
+    assert result.code == 0, result.err
+    assert list((tmp_path / "again").rglob("model.safetensors"))
+    first, second = (
+        yaml.safe_load(path.read_text())["arguments"] for path in (config, tmp_path / "again" / "config.yaml")
+    )
+    assert first | {"epochs": 1} == second | {"epochs": 1}
+    assert call(domain, *words).one_line_error, "a run is not overwritten silently"
