@@ -28,7 +28,7 @@ from measure import paired, parser, peak_memory, ratio, show, size  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention  # noqa: E402
-from remote_sensing.landuse.eurosat import Balanced12LayerCNN, folded  # noqa: E402
+from remote_sensing.landuse.model.eurosat import Balanced12LayerCNN, folded  # noqa: E402
 from remote_sensing.maps.mapsam import MapSAM, decode, mapsam_config, pick_points, semantic_vector  # noqa: E402
 from remote_sensing.maps.sam import dense_positions, embed_points, no_mask, normalised  # noqa: E402
 

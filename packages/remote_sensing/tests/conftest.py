@@ -28,22 +28,30 @@ def shared():
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Five drawn tiles a class in every layout, and a scene of 192 pixels."""
-    from remote_sensing.landuse.samples import SampleParams, make_samples
+    from remote_sensing.landuse.samples import SampleOptions
+    from remote_sensing.landuse.samples.samples import make_samples
 
     folder = tmp_path_factory.mktemp("samples")
-    make_samples(folder, SampleParams(tiles=5, scene=192), progress=False)
+    make_samples(folder, SampleOptions(tiles=5, scene=192))
     return folder
 
 
 @pytest.fixture(scope="session")
 def trained(samples, tmp_path_factory):
     """A small balanced network after one epoch on the RGB tiles."""
-    from remote_sensing.landuse.recipes import Recipe
-    from remote_sensing.landuse.training import train
+    from core_runtime.options import RunOptions
+    from remote_sensing.landuse import train
+    from remote_sensing.landuse.model.sizes import NetworkOptions
+    from remote_sensing.landuse.scenes.layouts import TileOptions
+    from remote_sensing.landuse.training.recipe import Recipe
 
-    recipe = Recipe(epochs=1, batch=16, patience=0)
-    out = tmp_path_factory.mktemp("trained") / "run"
-    return train(samples, out, recipe=recipe, width=8, depths=(1, 1), split="torchgeo", progress=False)
+    return train(
+        samples,
+        network=NetworkOptions(width=8, depths=(1, 1)),
+        recipe=Recipe(epochs=1, batch=16, patience=0),
+        tiles=TileOptions(split="torchgeo"),
+        run=RunOptions(out=tmp_path_factory.mktemp("trained") / "run", seed=42),
+    )
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def _check_maps() -> list[Check]:
 landuse = Domain(
     name="remote-sensing landuse",
     question="What is the land used for? (Sentinel-2 tiles or scenes → balanced attention → classes and a map)",
-    recognises=lazily("remote_sensing.landuse.scenes.formats:claim"),
+    recognises=lazily("remote_sensing.landuse.scenes.claims:claim"),
     glance=lazily("remote_sensing.landuse.commands.inspect:glance"),
     demo=lazily("remote_sensing.landuse.commands.demo:demo"),
     doctor=_check_landuse,

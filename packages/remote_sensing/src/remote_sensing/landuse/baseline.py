@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from remote_sensing.landuse.evaluation import Measured, measure
+from remote_sensing.landuse.metrics import Metrics, measure
 
 
 def histograms(tiles: NDArray, bins: int = 16) -> NDArray[np.float32]:
@@ -30,7 +30,7 @@ def fit_baseline(tiles: NDArray, labels: Sequence[int], seed: int = 0) -> Any:
     return model.fit(histograms(tiles), labels)
 
 
-def judge_baseline(model: Any, tiles: NDArray, labels: Sequence[int], classes: Sequence[str]) -> Measured:
+def judge_baseline(model: Any, tiles: NDArray, labels: Sequence[int], classes: Sequence[str]) -> Metrics:
     """The measures of the regression on tiles."""
     probabilities = torch.from_numpy(model.predict_proba(histograms(tiles))).float()
     return measure(probabilities, torch.as_tensor(labels), classes)

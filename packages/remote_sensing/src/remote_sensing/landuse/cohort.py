@@ -1,0 +1,98 @@
+"""Which tiles train, validate and test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import get_args
+
+import numpy as np
+
+from core_runtime.errors import UserError
+from remote_sensing.landuse.scenes.layouts import SplitName, TileSet
+
+
+@dataclass(frozen=True)
+class Split:
+    """Numbers of tiles; no tile is in two parts."""
+
+    name: str
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def part(self, name: str) -> tuple[int, ...]:
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+def split_tiles(tiles: TileSet, name: str = "auto", seed: int = 0) -> Split:
+    """The split of that name: lists that lie beside the tiles, or a made one of 70, 15 and 15 %.
+
+    Args:
+        name: "csv" (Kaggle), "torchgeo", "spatial" or "100" (torchgeo's lists), "random70" (as published), "stratified";
+            "auto" takes Kaggle's or torchgeo's lists if they are there, else "stratified".
+        seed: of a made split.
+
+    Raises:
+        UserError: lists that are not there, or that name other tiles.
+    """
+    if name == "auto":
+        name = next((n for n in ("csv", "torchgeo") if n in tiles.lists), "stratified")
+    if name == "random70":
+        return _cut(name, np.random.default_rng(seed).permutation(len(tiles.files)))
+    if name == "stratified":
+        return _stratified(tiles.labels, seed)
+    if name not in get_args(SplitName):
+        raise UserError(f"unknown split {name!r}", f"one of {', '.join(get_args(SplitName))}")
+    if name not in tiles.lists:
+        files = "train.csv, validation.csv, test.csv" if name == "csv" else "eurosat-*-{train,val,test}.txt"
+        raise UserError(f"{tiles.root}: no lists of the split {name!r} ({files})", "--split stratified makes a split")
+    return _listed(tiles, name)
+
+
+def _listed(tiles: TileSet, name: str) -> Split:
+    """The split of some lists."""
+    number = {PurePosixPath(f).stem: i for i, f in enumerate(tiles.files)}
+    parts: dict[str, tuple[int, ...]] = {}
+    taken: set[int] = set()
+    for part, stems in tiles.lists[name].items():
+        unknown = [s for s in stems if s not in number]
+        if unknown:
+            raise UserError(
+                f"{tiles.root}: the list of {part} tiles names {unknown[0]!r} and {len(unknown) - 1} more that are not there",
+                "the lists belong to another download; --split stratified makes a split",
+            )
+        parts[part] = tuple(number[s] for s in stems)
+        if len(set(parts[part])) < len(stems) or taken & set(parts[part]):
+            raise UserError(f"{tiles.root}: the lists of the split {name!r} name a tile twice", "mend the lists")
+        taken |= set(parts[part])
+    if not all(parts.values()):
+        raise UserError(f"{tiles.root}: a list of the split {name!r} is empty", "--split stratified makes a split")
+    return Split(name, parts["train"], parts["val"], parts["test"])
+
+
+def _cut(name: str, order: np.ndarray) -> Split:
+    train, val = int(0.7 * len(order)), int(0.15 * len(order))
+    numbers = order.tolist()
+    if min(train, val) < 1:
+        raise UserError(f"{len(numbers)} tiles are too few for a split", "at least seven tiles are needed")
+    return Split(name, tuple(numbers[:train]), tuple(numbers[train : train + val]), tuple(numbers[train + val :]))
+
+
+def _stratified(labels: Sequence[int], seed: int) -> Split:
+    """70, 15 and 15 % of every class."""
+    rng = np.random.default_rng(seed)
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    array = np.asarray(labels)
+    for number in np.unique(array):
+        order = rng.permutation(np.flatnonzero(array == number)).tolist()
+        if len(order) < 3:
+            raise UserError(
+                f"class number {number} has {len(order)} tiles", "a split into three parts needs three of every class"
+            )
+        val = max(1, int(0.15 * len(order)))
+        for part, members in zip(parts, (order[2 * val :], order[val : 2 * val], order[:val]), strict=True):
+            part += members
+    train, val, test = parts
+    return Split("stratified", tuple(rng.permutation(train).tolist()), tuple(val), tuple(test))

@@ -1,0 +1,162 @@
+"""``remote-sensing landuse train``."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import Names, RunOptions, flat, resolve_device, use_threads
+from remote_sensing.landuse.commands.evaluate import measure_lines
+from remote_sensing.landuse.model.sizes import NetworkOptions
+from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
+from remote_sensing.landuse.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trained(Outcome):
+    """A run that ended.
+
+    Attributes:
+        model: its model folder.
+        epoch: the one that was kept.
+        values: layout, split, counts, parameters, accuracy of validation and test.
+        history: a row per epoch.
+    """
+
+    model: Path
+    epoch: int
+    values: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"model": self.model, "epoch": self.epoch, **self.values}
+
+    def lines(self) -> Iterable[str]:
+        values, split = self.values, self.values["split"]
+        parts = f"{split['train']} train, {split['val']} validate, {split['test']} test"
+        yield f"{values['tiles']} tiles ({values['layout']}); split {split['name']}: {parts}"
+        kept = f"epoch {self.epoch} of {values['epochs']} kept (validation {values['val_accuracy']:.1%})"
+        yield f"{values['network']}, {values['parameters']:,} parameters; {kept}"
+        yield from measure_lines(values["test"])
+        yield f"Model folder: {self.model}"
+        yield f"Next: remote-sensing landuse predict SCENE.tif --model '{self.model}'"
+
+
+def train(
+    data: Download,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),
+    recipe: Recipe = Recipe(),
+    tiles: TileOptions = TileOptions(),
+    bands: Names | None = None,
+    weights: Path | None = None,
+    run: RunOptions = RunOptions(),
+) -> Trained:
+    """Trains a network with its published recipe and judges it on the test tiles.
+
+    Example: remote-sensing landuse train EuroSAT_RGB --split random70 --precision 16-mixed --out run
+
+    Args:
+        bands: a subset of the 13 bands by name: B02,B03,B04,B08.
+        weights: ImageNet weights of a ResNet (a local file).
+    """
+    import torch
+
+    from core_runtime.folders import fingerprint, open_run, write_text
+    from core_runtime.training import fit
+    from remote_sensing.landuse.cohort import split_tiles
+    from remote_sensing.landuse.metrics import measure
+    from remote_sensing.landuse.model.folder import save_model
+    from remote_sensing.landuse.model.inference import LandUseModel, predict_tiles
+    from remote_sensing.landuse.model.networks import build_network, load_pretrained
+    from remote_sensing.landuse.reports.figures import draw_history
+    from remote_sensing.landuse.scenes.bands import preprocessing
+    from remote_sensing.landuse.scenes.store import decoded
+    from remote_sensing.landuse.training.data import LandUseData
+    from remote_sensing.landuse.training.module import LandUseTraining, class_weights
+
+    use_threads(run.threads)
+    download = find_tiles(data, tiles.kind)
+    recipe = recipe.complete(network.network, download.classes)
+    split = split_tiles(download, tiles.split, run.seed)
+    if bands and download.is_rgb:
+        raise UserError("--bands names bands of 13-band tiles, these are RGB", "leave --bands out, or --kind ms")
+    try:
+        prepare = preprocessing(bands or download.bands)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    loss_weights = class_weights(recipe.class_weights, download, split)
+    store = decoded(download, tiles.cache)
+    size = store.shape[2]
+    torch.manual_seed(run.seed)
+    model = build_network(
+        network.network,
+        classes=len(download.classes),
+        bands=len(prepare.bands),
+        tile_size=size,
+        width=network.width,
+        depths=network.depths,
+        drop=network.drop,
+    )
+    if weights is not None:
+        load_pretrained(model, weights)
+    paths = {"data": data.resolve(), "weights": weights and weights.resolve()}
+    arguments = flat(**paths, network=network, recipe=recipe, tiles=tiles, bands=bands) | run.recorded()
+    open_run(
+        run.out,
+        arguments,
+        packages=["torch", "lightning", "attention-suite-remote-sensing"],
+        data=fingerprint({"files": download.files, "shape": store.shape}),
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
+    loaders = LandUseData(
+        store, download, split, batch=recipe.batch, bands=prepare.bands, workers=run.workers, seed=run.seed
+    )
+    device = resolve_device(run.device)
+    history, best = fit(
+        LandUseTraining(model, prepare, recipe, loss_weights, run.seed),
+        loaders,
+        run.out,
+        epochs=recipe.epochs,
+        score="val_accuracy",
+        patience=recipe.patience,
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
+    )
+    ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, {})
+    metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
+    parts = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
+    values = {
+        "layout": download.layout,
+        "tiles": len(download.files),
+        "classes": list(download.classes),
+        "bands": list(prepare.bands),
+        "split": {"name": split.name, **parts},
+        "network": network.network,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": len(history),
+        "val_accuracy": best["val_accuracy"],
+        "test": metrics.plain(),
+    }
+    folder = save_model(
+        model.cpu(),
+        run.out / "model",
+        preprocessing=prepare,
+        classes=download.classes,
+        tile_size=size,
+        provenance={
+            "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
+            "epoch": int(best["epoch"]),
+            "arguments": {name: value for name, value in arguments.items() if name not in ("data", "weights", "cache")},
+            "test_accuracy": metrics.accuracy,
+        },
+    )
+    draw_history(history, run.out / "figures" / "training.png")
+    write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
+    return Trained(folder, int(best["epoch"]), values, history)

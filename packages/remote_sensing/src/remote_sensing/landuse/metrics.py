@@ -1,0 +1,88 @@
+"""How well a network tells land use: accuracy, kappa, confusion, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+from torchmetrics.functional import classification as measures
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What the labels say of the predictions.
+
+    Attributes:
+        kappa: Cohen's, (p_o − p_e) / (1 − p_e).
+        recall: share of each class's tiles that is found (the published "per-class accuracy" is none).
+        confusion: rows are the true classes.
+        pairs: the largest off-diagonal entries: (true, predicted, tiles).
+        confidence_gap: mean highest probability of right answers minus that of wrong ones, in percent; NaN where all are right or wrong.
+        ece: expected calibration error over 15 bins.
+        bins: (confidence, accuracy, tiles) of each bin of the reliability diagram.
+    """
+
+    tiles: int
+    accuracy: float
+    kappa: float
+    mcc: float
+    precision: float
+    recall_macro: float
+    f1: float
+    recall: dict[str, float]
+    confusion: list[list[int]]
+    pairs: list[tuple[str, str, int]]
+    confidence_gap: float
+    ece: float
+    bins: list[tuple[float, float, int]]
+
+    def plain(self) -> dict[str, Any]:
+        return {k: (None if isinstance(v, float) and v != v else v) for k, v in asdict(self).items()}
+
+
+def measure(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Metrics:
+    """All measures from probabilities (tiles, classes) and labels (tiles,)."""
+    classes, n = list(classes), len(classes)
+    predicted = probabilities.argmax(1)
+    options: Any = {"num_classes": n, "average": "macro"}
+    confusion = measures.multiclass_confusion_matrix(predicted, labels, n)
+    recall = measures.multiclass_recall(predicted, labels, n, average="none")
+    confidence, right = probabilities.max(1).values, predicted == labels
+    gap = 100 * (confidence[right].mean() - confidence[~right].mean()).item()
+    off = confusion.clone().fill_diagonal_(0)
+    order = off.flatten().argsort(descending=True)[:5].tolist()
+    pairs = [(classes[i // n], classes[i % n], int(off.flatten()[i])) for i in order if off.flatten()[i] > 0]
+    return Metrics(
+        tiles=len(labels),
+        accuracy=right.double().mean().item(),
+        kappa=cohen_kappa(confusion),
+        mcc=measures.multiclass_matthews_corrcoef(predicted, labels, n).item(),
+        precision=measures.multiclass_precision(predicted, labels, **options).item(),
+        recall_macro=measures.multiclass_recall(predicted, labels, **options).item(),
+        f1=measures.multiclass_f1_score(predicted, labels, **options).item(),
+        recall={c: float(r) for c, r in zip(classes, recall, strict=True)},
+        confusion=confusion.tolist(),
+        pairs=pairs,
+        confidence_gap=gap,
+        ece=measures.multiclass_calibration_error(probabilities, labels, n, n_bins=15).item(),
+        bins=_reliability(confidence, right),
+    )
+
+
+def cohen_kappa(confusion: Tensor) -> float:
+    """``(p_o − p_e) / (1 − p_e)`` of a confusion matrix; NaN where only one class occurs on either side."""
+    share = confusion.double() / confusion.sum()
+    expected = float(share.sum(1) @ share.sum(0))
+    return float("nan") if expected == 1 else (float(share.trace()) - expected) / (1 - expected)
+
+
+def _reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:
+    number = (confidence * bins).long().clamp(max=bins - 1)
+    curve = []
+    for i in range(bins):
+        here = number == i
+        if here.any():
+            curve.append((confidence[here].mean().item(), right[here].double().mean().item(), int(here.sum())))
+    return curve

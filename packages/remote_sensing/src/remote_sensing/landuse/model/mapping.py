@@ -1,0 +1,125 @@
+"""A scene to a land-use map: tiles slide over it, each cell of the map is the average of the tiles that cover it.
+
+One strip of tile height is in memory at a time, whatever the size of the scene. The map has a cell for every `stride` pixels of the scene; beyond
+the scene's edges it is continued by reflection, so that every cell is covered by equally many tiles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from core_runtime.terminal import track
+from remote_sensing.landuse.model.attention_maps import with_attention
+from remote_sensing.landuse.model.inference import LandUseModel
+from remote_sensing.landuse.scenes.classes import NODATA
+from remote_sensing.landuse.scenes.scene import Scene
+
+
+@dataclass(frozen=True)
+class Layers:
+    """What is known of every cell of a map (rows, columns).
+
+    Attributes:
+        classes: class number; `NODATA` where the scene holds no data.
+        confidence: probability of that class; NaN where there is no data.
+        attention: how much of its features a pixel keeps, 1 as much as elsewhere in its tile; None for a network without attention.
+    """
+
+    classes: NDArray[np.uint8]
+    confidence: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
+
+
+def check_stride(stride: int | None, side: int) -> int:
+    """The pixels between tiles: half a tile where none are given.
+
+    Raises:
+        UserError: they do not divide the tile's side.
+    """
+    if stride is None:
+        return side // 2
+    if stride < 1 or side % stride:
+        hint = f"try {side // 2} or {side // 4}"
+        raise UserError(f"--stride {stride} does not divide the tile's {side} pixels", hint)
+    return stride
+
+
+def tile_weights(cells: int) -> NDArray[np.float32]:
+    """How much each cell of a tile counts (cells, cells): the middle most, the rim still a tenth of it."""
+    distance = np.abs((np.arange(cells) + 0.5) / cells * 2 - 1)
+    taper = 1.0 - 0.9 * distance
+    return np.outer(taper, taper).astype(np.float32)
+
+
+def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 128) -> Layers:
+    """Class, confidence and attention of every cell of a scene.
+
+    Args:
+        model: what classifies the tiles.
+        scene: opened, with the bands that the model takes.
+        stride: pixels between tiles, and a cell's side; divides the tile's side.
+        batch: tiles per step.
+    """
+    side, n = model.tile_size, model.tile_size // stride
+    rows, columns = -(-scene.height // stride), -(-scene.width // stride)
+    weight = tile_weights(n)
+    classes = np.full((rows, columns), NODATA, np.uint8)
+    confidence = np.full((rows, columns), np.nan, np.float32)
+    attention = np.full((rows, columns), np.nan, np.float32)
+    # the sums of the n rows of cells that a strip of tiles touches; the first is complete after the strip
+    total = np.zeros((n, columns + 2 * (n - 1), len(model.classes) + 2), np.float32)
+    data = np.zeros((n, columns), bool)
+    starts = range(-(n - 1), rows)
+    for start in track(starts, "Mapping", len(starts)):
+        strip, valid = scene.read(
+            model.preprocessing.bands,
+            slice(start * stride, start * stride + side),
+            slice(-(n - 1) * stride, (columns - 1) * stride + side),
+        )
+        tiles = sliding_window_view(strip, (side, side), (1, 2))[:, 0, ::stride].transpose(1, 0, 2, 3)
+        # side × (cells) of validity: a tile counts if half of it or more holds data
+        cells: NDArray[np.bool_] = np.any(valid.reshape(n, stride, -1, stride), axis=(1, 3))
+        full = sliding_window_view(np.asarray(valid, np.float32).mean(0), side)[::stride].mean(1) >= 0.5
+        data |= cells[:, n - 1 : n - 1 + columns]
+        steps = max(1, -(-int(full.sum()) // batch))
+        for positions in np.array_split(np.flatnonzero(full), steps):
+            if not len(positions):
+                continue
+            probabilities, maps = _classify(model, tiles[positions], n)
+            for i, at in enumerate(positions):
+                window = total[:, at : at + n]
+                window[..., :-2] += weight[..., None] * probabilities[i]
+                window[..., -2] += weight * maps[i]
+                window[..., -1] += weight
+        if start >= 0:
+            _close(start, total[0, n - 1 : n - 1 + columns], data[0], classes, confidence, attention)
+        total = np.concatenate([total[1:], np.zeros_like(total[:1])])
+        data = np.concatenate([data[1:], np.zeros_like(data[:1])])
+    has_attention = bool(np.nan_to_num(attention).any())
+    return Layers(classes, confidence, attention if has_attention else None)
+
+
+def _close(row: int, sums: NDArray, data: NDArray, classes: NDArray, confidence: NDArray, attention: NDArray) -> None:
+    """A finished row of cells: averages of what covered them."""
+    there = (sums[:, -1] > 0) & data
+    average = sums[there, :-1] / sums[there, -1:]
+    classes[row, there] = average[:, :-1].argmax(1)
+    confidence[row, there] = average[:, :-1].max(1)
+    attention[row, there] = average[:, -1]
+
+
+def _classify(model: LandUseModel, tiles: NDArray, cells: int) -> tuple[NDArray, NDArray]:
+    """Probabilities (tiles, classes) and attention (tiles, cells, cells; 0 where there is none)."""
+    device = next(model.network.parameters()).device
+    raw = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(device)
+    logits, maps = with_attention(model.network, model.preprocessing(raw), max(cells, 8))
+    probabilities = logits.float().softmax(1).cpu().numpy()
+    if maps is None:
+        return probabilities, np.zeros((len(tiles), cells, cells), np.float32)
+    return probabilities, torch.nn.functional.adaptive_avg_pool2d(maps.float(), cells).cpu().numpy()

@@ -1,0 +1,90 @@
+"""How sure the group is that a file or folder is its own. Imports nothing heavy."""
+
+from pathlib import Path
+
+from core_runtime.domains import Claim
+from core_runtime.errors import UserError
+from remote_sensing.landuse.scenes.bands import band_of
+from remote_sensing.landuse.scenes.classes import CLASSES
+from remote_sensing.landuse.scenes.formats import PICTURES, SCENES, SIDE, find_inputs, is_safe, is_scene_folder
+from remote_sensing.landuse.scenes.layouts import find_tiles
+
+
+def claim(path: Path) -> Claim | None:
+    """How sure this domain is that a file or folder is its own."""
+    try:
+        return _claim_folder(path) if path.is_dir() else _claim_file(path)
+    except OSError:  # it went away, or may not be read
+        return None
+
+
+def _claim_folder(path: Path) -> Claim | None:
+    if is_safe(path):
+        return Claim("Sentinel-2 product (SAFE)", 1.0, "a folder that ends in .SAFE or holds MTD_MSIL*.xml")
+    if is_scene_folder(path):
+        return Claim("Sentinel-2 band files", 0.8, "files are named after bands")
+    try:
+        tiles = find_tiles(path)
+    except UserError:
+        return _claim_pictures(path)
+    if tiles.classes == CLASSES:
+        return Claim("EuroSAT download", 0.95, f"layout {tiles.layout}, EuroSAT's class folders")
+    return Claim("class folders of pictures", 0.3, f"{len(tiles.classes)} folders with pictures")
+
+
+def _claim_pictures(path: Path) -> Claim | None:
+    """A folder of pictures without class folders."""
+    try:
+        tiles, scenes = find_inputs(path)
+    except UserError:
+        return None
+    return Claim("folder of pictures", 0.2, f"{len(tiles)} small ones, {len(scenes)} large ones")
+
+
+def _claim_file(path: Path) -> Claim | None:
+    suffix = path.suffix.lower()
+    if suffix in PICTURES:
+        return _claim_picture(path)
+    if suffix in SCENES:
+        return _claim_raster(path)
+    if suffix == ".zip":
+        return _claim_archive(path)
+    return None
+
+
+def _claim_archive(archive: Path) -> Claim | None:
+    try:
+        tiles = find_tiles(archive)
+    except UserError:
+        return None
+    certainty = 0.95 if tiles.classes == CLASSES else 0.3
+    return Claim("EuroSAT download (.zip)", certainty, f"{len(tiles.classes)} class folders inside")
+
+
+def _claim_picture(path: Path) -> Claim | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return Claim("EuroSAT tile", 0.5, "a picture of 64 × 64 pixels") if size == (SIDE, SIDE) else None
+
+
+def _claim_raster(path: Path) -> Claim | None:
+    from rasterio.errors import RasterioError
+
+    from remote_sensing.rasters import open_raster
+
+    try:
+        with open_raster(path) as raster:
+            count, names = raster.count, raster.descriptions
+    except RasterioError:
+        return None
+    understood = [name for name in names if name and band_of(name)]
+    if len(understood) >= 3:
+        return Claim("multispectral scene or tile", 0.9, f"bands named {', '.join(understood[:4])} …")
+    if count >= 10:
+        return Claim("multispectral scene or tile", 0.7, f"{count} bands")
+    return None

@@ -1,0 +1,83 @@
+"""Which files are tiles, scenes or downloads, by name and header. Imports nothing heavy."""
+
+from pathlib import Path
+
+from core_runtime.errors import UserError
+from core_runtime.identity import is_own_output
+from remote_sensing.landuse.scenes.bands import band_of
+
+PICTURES = {".jpg", ".jpeg", ".png"}
+RASTERS = {".tif", ".tiff"}
+SCENES = {".tif", ".tiff", ".jp2"}  # of band files
+SIDE = 64  # pixels of a EuroSAT tile
+_HINT = "tiles are .jpg, .png or .tif; scenes are GeoTIFF or .SAFE"
+
+
+def is_safe(path: Path) -> bool:
+    """Whether a folder is a Sentinel-2 product."""
+    return path.is_dir() and (path.suffix.upper() == ".SAFE" or any(path.glob("MTD_MSIL*.xml")))
+
+
+def is_scene_folder(path: Path) -> bool:
+    """Whether a folder is a SAFE product or holds band files itself."""
+    if not path.is_dir():
+        return False
+    return is_safe(path) or any(is_band_file(file) for file in path.iterdir())
+
+
+def is_band_file(path: Path) -> bool:
+    """Whether a file holds one band, by its name: B02.tif, T32TMT_20220801T101559_B02_10m.jp2."""
+    return path.suffix.lower() in SCENES and band_of(path.stem, in_a_name=True) is not None
+
+
+def find_inputs(path: Path) -> tuple[list[Path], list[Path]]:
+    """The tiles and the scenes that a path means, by size: what is more than twice a EuroSAT tile on a side is a scene.
+
+    What an earlier `predict` wrote is passed over.
+
+    Raises:
+        UserError: there is nothing that can be read.
+    """
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}", "give tiles, a scene (GeoTIFF) or a .SAFE folder")
+    if is_scene_folder(path):
+        return [], [path]
+    files = [path] if path.is_file() else sorted(_pictures_below(path))
+    if not files:
+        raise UserError(f"{path} holds no pictures or rasters", _HINT)
+    tiles, scenes = [], []
+    for file in files:
+        if _is_large(file, alone=len(files) == 1):
+            scenes.append(file)
+        else:
+            tiles.append(file)
+    return tiles, scenes
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    """Every picture and raster below a folder but for own outputs."""
+    files = []
+    for path in folder.iterdir():
+        if path.name.startswith(".") or is_own_output(path):
+            continue
+        if path.is_dir():
+            files += _pictures_below(path)
+        elif path.suffix.lower() in PICTURES | RASTERS:
+            files.append(path)
+    return files
+
+
+def _is_large(file: Path, *, alone: bool) -> bool:
+    from rasterio.errors import RasterioError
+
+    from remote_sensing.rasters import open_raster
+
+    if file.suffix.lower() not in PICTURES | SCENES | {".vrt"}:
+        raise UserError(f"{file} is not a picture or raster by its ending", _HINT)
+    try:
+        with open_raster(file) as raster:
+            return max(raster.width, raster.height) > 2 * SIDE
+    except RasterioError as error:
+        if alone:
+            raise UserError(f"{file} cannot be read: {error}", "the file is damaged or not a raster") from None
+        return False  # named later, when it is decoded

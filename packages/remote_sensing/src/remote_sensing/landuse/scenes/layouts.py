@@ -1,0 +1,233 @@
+"""Where a EuroSAT download keeps its tiles, in every layout that is in use, and which tiles its split lists name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from core_runtime.errors import UserError
+from core_runtime.options import options
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB
+from remote_sensing.landuse.scenes.formats import PICTURES, RASTERS
+
+# folders below the root in which class folders lie, by the name of the layout
+_MS = "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
+PLACES: tuple[tuple[str, str], ...] = (
+    ("torchvision RGB", "2750"),
+    ("torchvision RGB", "eurosat/2750"),
+    ("Zenodo RGB", "EuroSAT_RGB"),
+    ("Kaggle RGB", "EuroSAT"),
+    ("torchgeo multispectral", _MS),
+    ("Kaggle multispectral", "EuroSATallBands"),
+    ("Zenodo multispectral", "EuroSAT_MS"),
+    ("class folders", "."),
+)
+ARCHIVES = ("EuroSAT.zip", "EuroSAT_RGB.zip", "EuroSATallBands.zip", "EuroSAT_MS.zip")
+_LISTS = {"torchgeo": "eurosat-", "spatial": "eurosat-spatial-", "100": "eurosat-100-"}
+LFS = b"version https://git-lfs"
+
+# Folder or .zip of a download, as verbs take it.
+Download = Annotated[Path, Parameter(help="Folder or .zip of a EuroSAT download, in any layout.")]
+SplitName = Literal["auto", "csv", "torchgeo", "spatial", "100", "random70", "stratified"]
+
+
+@options
+class TileOptions:
+    """Which tiles of a download are used, and how they are shared out.
+
+    Attributes:
+        kind: which tiles, where RGB and 13-band ones are both there.
+        split: Kaggle's lists (csv), torchgeo's (torchgeo, spatial, 100), or a made one of 70, 15 and 15 % (random70 as published, stratified).
+        cache: where decoded tiles are kept; default: your cache folder.
+    """
+
+    kind: Literal["auto", "rgb", "ms"] = "auto"
+    split: SplitName = "auto"
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class TileSet:
+    """The labelled tiles of a download.
+
+    Attributes:
+        root: folder or archive that was given.
+        layout: name of the layout that was found.
+        base: folder (or path inside the archive) that holds the class folders.
+        files: ``Class/name`` below `base`, sorted.
+        labels: class number of each file; the alphabetical index of its folder.
+        classes: names of the class folders.
+        bands: ("R", "G", "B"), or the 13 bands in the order of the files.
+        lists: split lists that lie beside, by name ("csv", "torchgeo", "spatial", "100"): part → stems of files.
+        archive: the .zip that the tiles are read from, if they are.
+    """
+
+    root: Path
+    layout: str
+    base: str
+    files: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    bands: tuple[str, ...]
+    lists: Mapping[str, Mapping[str, tuple[str, ...]]]
+    archive: Path | None = None
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.bands == RGB
+
+    def read(self, names: Iterable[str]) -> Iterable[bytes]:
+        """The bytes of some of `files`, in order."""
+        if self.archive is None:
+            for name in names:
+                yield (Path(self.base) / name).read_bytes()
+        else:
+            with zipfile.ZipFile(self.archive) as archive:
+                for name in names:
+                    yield archive.read(str(PurePosixPath(self.base) / name))
+
+
+class NoTiles(UserError):
+    """A folder without labelled tiles in any known layout."""
+
+
+def find_tiles(root: Path, kind: str = "auto") -> TileSet:
+    """Finds the tiles of a download.
+
+    Args:
+        root: its folder, or a .zip of it.
+        kind: "rgb" or "ms" where both are there; "auto" takes RGB first.
+
+    Raises:
+        UserError: nothing is there, no class folders, or a clone that holds pointers instead of pixels.
+    """
+    root = Path(root)
+    if not root.exists():
+        raise UserError(f"no such folder: {root}", "give the folder of a EuroSAT download")
+    if root.is_file():
+        if not zipfile.is_zipfile(root):
+            raise UserError(f"{root} is neither a folder nor a .zip", "give the folder of a EuroSAT download")
+        tiles = _in_archive(root, root.parent, kind)
+        if tiles is None:
+            raise UserError(f"{root}: no class folders with pictures inside", "give a EuroSAT download")
+        return tiles
+    for layout, place in PLACES:
+        base = root / place
+        names = _class_folders(base)
+        if names and _is_of(names, kind):
+            _refuse_pointers(base / names[0])
+            return _tile_set(root, layout, str(base), names, _lists(root, base.parent, base))
+    for name in ARCHIVES:
+        if not (root / name).is_file():
+            continue
+        tiles = _in_archive(root / name, root, kind)
+        if tiles is not None:
+            return tiles
+    of_kind = "" if kind == "auto" else f" of the kind {kind!r}"
+    raise NoTiles(
+        f"{root}: no EuroSAT tiles{of_kind}",
+        "expected class folders with .jpg, .png or .tif: plain, or in 2750, EuroSAT_RGB, EuroSAT, EuroSATallBands or ds/images/…/tif",
+    )
+
+
+def _class_folders(base: Path) -> list[str]:
+    """``Class/file`` of every picture or raster (not both kinds) in the folders below `base`."""
+    if not base.is_dir():
+        return []
+    folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    names: list[str] = []
+    for folder in sorted(folders):
+        files = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES | RASTERS]
+        names += [f"{folder.name}/{file}" for file in sorted(files)]
+    return _one_kind(names)
+
+
+def _one_kind(names: list[str]) -> list[str]:
+    """The pictures where there are any, else the rasters."""
+    pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
+    return pictures or names
+
+
+def _is_of(tiles: list[str], kind: str) -> bool:
+    return kind == "auto" or (PurePosixPath(tiles[0]).suffix.lower() in PICTURES) == (kind == "rgb")
+
+
+def _tile_set(
+    root: Path,
+    layout: str,
+    base: str,
+    tiles: list[str],
+    lists: Mapping[str, Mapping[str, tuple[str, ...]]],
+    archive: Path | None = None,
+) -> TileSet:
+    names = sorted({t.partition("/")[0] for t in tiles})
+    number = {name: i for i, name in enumerate(names)}
+    if len(names) < 2:
+        raise UserError(f"{root}: only the class {names[0]!r} is there", "a data set needs two class folders or more")
+    bands = RGB if PurePosixPath(tiles[0]).suffix.lower() in PICTURES else FILE_ORDER
+    tiles = sorted(tiles)
+    labels = tuple(number[t.partition("/")[0]] for t in tiles)
+    return TileSet(root, layout, base, tuple(tiles), labels, tuple(names), bands, lists, archive)
+
+
+def _in_archive(path: Path, beside: Path, kind: str) -> TileSet | None:
+    with zipfile.ZipFile(path) as archive:
+        by_base: dict[str, list[str]] = {}
+        for entry in map(PurePosixPath, archive.namelist()):
+            if entry.suffix.lower() in PICTURES | RASTERS and len(entry.parts) > 1:
+                by_base.setdefault(str(entry.parent.parent), []).append(f"{entry.parent.name}/{entry.name}")
+        for base in sorted(by_base, key=len):
+            names = _one_kind(by_base[base])
+            if not _is_of(names, kind):
+                continue
+            if archive.read(str(PurePosixPath(base) / names[0]))[: len(LFS)] == LFS:
+                raise _pointers(f"{path}: {names[0]}")
+            return _tile_set(path, f"archive {path.name}", base, names, _lists(beside), path)
+    return None
+
+
+def _refuse_pointers(file: Path) -> None:
+    with file.open("rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            raise _pointers(str(file))
+
+
+def _pointers(name: str) -> UserError:
+    return UserError(
+        f"{name} is a Git LFS pointer of some 130 bytes, not a picture",
+        "fetch the pixels with 'git lfs install && git lfs pull' in the clone, or download EuroSAT from Zenodo (record 7711810)",
+    )
+
+
+def _lists(*folders: Path) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Split lists in some folders: Kaggle's CSV files, torchgeo's text files."""
+    lists: dict[str, dict[str, tuple[str, ...]]] = {}
+    for folder in folders:
+        tables = {"train": "train.csv", "val": "validation.csv", "test": "test.csv"}
+        if "csv" not in lists and all((folder / t).is_file() for t in tables.values()):
+            lists["csv"] = {part: _filenames(folder / table) for part, table in tables.items()}
+        for name, prefix in _LISTS.items():
+            texts = {part: folder / f"{prefix}{part}.txt" for part in ("train", "val", "test")}
+            if name not in lists and all(t.is_file() for t in texts.values()):
+                lists[name] = {part: _lines(text) for part, text in texts.items()}
+    return lists
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    return tuple(PurePosixPath(line).stem for line in path.read_text(encoding="utf-8").split())
+
+
+def _filenames(path: Path) -> tuple[str, ...]:
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    if rows.fieldnames is None or "Filename" not in rows.fieldnames:
+        raise UserError(
+            f"{path} has no column 'Filename'", "Kaggle's lists have the columns Filename, Label, ClassName"
+        )
+    return tuple(PurePosixPath(row["Filename"]).stem for row in rows)

@@ -1,0 +1,52 @@
+"""The loaders of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import lightning
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from core_runtime.training import EpochOrder, first_epoch
+from remote_sensing.landuse.cohort import Split
+from remote_sensing.landuse.scenes.layouts import TileSet
+from remote_sensing.landuse.scenes.tiles import LandUseTiles
+
+
+class LandUseData(lightning.LightningDataModule):
+    """The loaders of a split, with an order of its own for every epoch (augmentation is the training step's).
+
+    Args:
+        store: memory map of the tiles.
+        tiles: what they are.
+        split: which part each is in.
+        batch: tiles a step.
+        workers: loader processes.
+        seed: of the order.
+    """
+
+    def __init__(
+        self,
+        store: NDArray,
+        tiles: TileSet,
+        split: Split,
+        *,
+        batch: int,
+        bands: Sequence[str] | None = None,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.split, self.batch, self.workers, self.seed = split, batch, workers, seed
+        self.train = LandUseTiles(store, tiles, split.train, bands=bands)
+        self.val = LandUseTiles(store, tiles, split.val, bands=bands)
+        self.test = LandUseTiles(store, tiles, split.test, bands=bands)
+
+    def train_dataloader(self) -> DataLoader:
+        last = len(self.train) > self.batch and len(self.train) % self.batch == 1  # batch norm needs two tiles
+        order = EpochOrder(len(self.train), self.seed, epoch=first_epoch(self))
+        return DataLoader(self.train, self.batch, sampler=order, num_workers=self.workers, drop_last=last)
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val, 2 * self.batch, num_workers=self.workers)
