@@ -37,6 +37,15 @@ with writing({str(target)!r}) as path:
     assert [p.name for p in tmp_path.iterdir()] == [target.name]
 
 
+def test_a_folder_replaces_a_folder_that_holds_something(tmp_path):
+    for text in ("old", "new"):
+        with writing(tmp_path / "x") as folder:
+            folder.mkdir()
+            (folder / text).touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert os.listdir(tmp_path / "x") == ["new"]
+
+
 def test_a_place_that_cannot_be_written_is_a_plain_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write"), writing(tmp_path / "file" / "x"):

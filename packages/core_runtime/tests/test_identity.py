@@ -4,7 +4,16 @@ import pytest
 
 from core_runtime.bulk import Item, bulk
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, data_fingerprint, differences, identity, is_done, is_own_output, model_identity
+from core_runtime.identity import (
+    begin,
+    data_fingerprint,
+    differences,
+    identity,
+    is_done,
+    is_own_output,
+    model_identity,
+    refuse_inputs_as_outputs,
+)
 
 
 def copy_input(item):
@@ -98,3 +107,11 @@ def test_a_copied_model_is_the_same_model(tmp_path):
     assert model_identity(tmp_path / "a") == model_identity(tmp_path / "b")
     (tmp_path / "b" / "config.json").write_text("[]")
     assert differences(model_identity(tmp_path / "a"), model_identity(tmp_path / "b")) == ["config.json"]
+
+
+def test_an_output_never_replaces_an_input_nor_a_folder_that_holds_one(tmp_path):
+    source = tmp_path / "x" / "a.tif"
+    for output in (source, source.parent):
+        with pytest.raises(UserError, match="replace an input"):
+            refuse_inputs_as_outputs([source], [output])
+    refuse_inputs_as_outputs([source], [tmp_path / "y", source.parent / "b.tif"])

@@ -44,13 +44,25 @@ def writing(path: Path | str) -> Iterator[Path]:
         raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
     try:
         yield temporary
-        os.replace(temporary, path)
+        _put(temporary, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
         raise
     finally:
         _remove(temporary)
+
+
+def _put(new: Path, path: Path) -> None:
+    """Renames into place. A folder that holds something cannot be renamed over: the old one is moved aside first."""
+    if not (new.is_dir() and path.is_dir() and not path.is_symlink()):
+        os.replace(new, path)
+        return
+    old = path.with_name(f".{path.name}.{_HOST}-old-{os.getpid()}.part")
+    _remove(old)
+    os.replace(path, old)
+    os.replace(new, path)
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

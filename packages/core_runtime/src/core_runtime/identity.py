@@ -137,9 +137,12 @@ def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) ->
     """Makes sure, before anything is computed, that no output would replace an input.
 
     Raises:
-        UserError: one would.
+        UserError: one would, or is a folder that holds an input.
     """
-    sources = {path.resolve(): path for path in inputs}
+    sources: set[Path] = set()
+    for path in inputs:
+        whole = path.resolve()
+        sources |= {whole, *whole.parents}
     for output in outputs:
         if output.resolve() in sources:
             raise UserError(f"the output {output} would replace an input", "--out names another folder")
