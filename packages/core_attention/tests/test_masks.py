@@ -87,7 +87,7 @@ def test_masks_that_leave_nothing():
     ("mask", "match"),
     [
         (lambda: KeyLengths(torch.tensor([1, 2, 3])), r"shape \(2,\): got torch.int64 of shape \(3,\)"),
-        (lambda: KeyLengths(torch.tensor([1.0, 2.0])), "one integer a sample.*float32"),
+        (lambda: KeyLengths(torch.tensor([1.0, 2.0])), "one integer per sample.*float32"),
         (lambda: Segments(torch.zeros(2, 5, dtype=torch.long)), r"query ids of shape \(2, 6\): .*\(2, 5\)"),
         (lambda: Segments(torch.zeros(2, 6, dtype=torch.long)), r"key ids of shape \(2, 8\): .*\(2, 6\)"),
         (lambda: Blocks(torch.ones(1, 1, 2, 2, dtype=torch.bool), 3), r"bool of shape \(2, 3, 2, 3\).*\(1, 1, 2, 2\)"),

@@ -2,7 +2,7 @@
 
 ``softmax(scale · q kᵀ + bias) v`` with typed masks, grouped-query heads, values of another width, and rows without a visible key
 giving 0. `backend="auto"` follows one rule (`core_attention.backends.choice.auto_order`); `explain` says what it takes and why each other was not.
-A logger at INFO (``-v`` of a command) is told the same once for every distinct problem.
+At log level INFO (``-v`` of a command) the same is logged once per distinct problem.
 """
 
 from __future__ import annotations
@@ -84,29 +84,30 @@ def attention(
         RuntimeError: the backend asked for cannot compute this; says why, and how to get it.
     """
     size = sized(q, k, v)
-    both = as_mask(mask, bias, size)
+    full_mask = as_mask(mask, bias, size)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    problem = problem_of(q, k, v, both, return_lse)
+    problem = problem_of(q, k, v, full_mask, return_lse)
     module = BACKENDS[choose(problem, backend)[0]]
     if not torch.compiler.is_compiling() and _LOG.isEnabledFor(logging.INFO):
-        _tell(problem, backend)
+        _log_choice(problem, backend)
     if active():
+        # the map is computed beside the kernel from the same queries and keys; the output stays the same bit by bit
         record(
             "weights",
-            lambda rows, heads: reference.weights(q, k, mask=both, scale=factor, rows=rows, heads=heads),
+            lambda rows, heads: reference.weights(q, k, mask=full_mask, scale=factor, rows=rows, heads=heads),
             shape=(size.batch, size.heads, size.queries, size.keys),
             device=q.device,
         )
         with paused():
-            out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
+            out, lse = module.run(q, k, v, mask=full_mask, scale=factor, return_lse=return_lse)
     else:
-        out, lse = module.run(q, k, v, mask=both, scale=factor, return_lse=return_lse)
+        out, lse = module.run(q, k, v, mask=full_mask, scale=factor, return_lse=return_lse)
     return (out, lse) if return_lse and lse is not None else out
 
 
 @cache
-def _tell(problem: Problem, backend: str) -> None:
-    """Logs once which backend a problem takes and why, which is what ``-v`` of a command shows."""
+def _log_choice(problem: Problem, backend: str) -> None:
+    """Logs once which backend a problem takes and why; ``-v`` of a command shows it."""
     _LOG.info("%s", explained(problem, backend))
 
 
@@ -126,5 +127,5 @@ def explain(
         ValueError: shapes, dtypes or devices that do not fit together, or an unknown backend.
         RuntimeError: the backend asked for cannot compute this.
     """
-    both = as_mask(mask, bias, sized(q, k, v))
-    return explained(problem_of(q, k, v, both, return_lse), backend)
+    full_mask = as_mask(mask, bias, sized(q, k, v))
+    return explained(problem_of(q, k, v, full_mask, return_lse), backend)

@@ -93,8 +93,12 @@ def parts(mask: Mask | None) -> tuple[Mask, ...]:
 
 def together(masks: Iterable[Mask]) -> Mask | None:
     """One mask of several; None of none."""
-    flat = tuple(part for mask in masks for part in parts(mask))
-    return flat[0] if len(flat) == 1 else All(flat) if flat else None
+    flat: list[Mask] = []
+    for mask in masks:
+        flat += parts(mask)
+    if not flat:
+        return None
+    return flat[0] if len(flat) == 1 else All(tuple(flat))
 
 
 def names(mask: Mask | None) -> tuple[str, ...]:
@@ -120,11 +124,14 @@ class All(Mask):
 
 
 def joined(tensors: list[Tensor | None], join: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
-    """All tensors that are there in one; None if there is none."""
-    found = None
-    for one in tensors:
-        found = one if found is None else found if one is None else join(found, one)
-    return found
+    """All tensors that are not None joined into one; None if there is none."""
+    result = None
+    for tensor in tensors:
+        if result is None:
+            result = tensor
+        elif tensor is not None:
+            result = join(result, tensor)
+    return result
 
 
 @dataclass(frozen=True)
@@ -174,9 +181,13 @@ def in_band(band: tuple[int | None, int | None], size: Size, part: Part, device:
     low, high = band
     query = positions(part.rows, size.queries, device)[:, None]
     key = positions(part.keys, size.keys, device)
-    edges = [None if high is None else key <= query + high, None if low is None else key >= query + low]
-    found = joined(edges, torch.logical_and)
-    return None if found is None else found[None, None]
+    edges: list[Tensor | None] = []
+    if high is not None:
+        edges.append(key <= query + high)
+    if low is not None:
+        edges.append(key >= query + low)
+    inside = joined(edges, torch.logical_and)
+    return None if inside is None else inside[None, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +199,7 @@ class KeyLengths(Mask):
     def check(self, size: Size) -> None:
         if self.lengths.ndim != 1 or self.lengths.shape[0] not in (1, size.batch) or self.lengths.is_floating_point():
             raise ValueError(
-                f"KeyLengths needs one integer a sample, shape ({size.batch},): got {self.lengths.dtype} of shape {tuple(self.lengths.shape)}"
+                f"KeyLengths needs one integer per sample, shape ({size.batch},): got {self.lengths.dtype} of shape {tuple(self.lengths.shape)}"
             )
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
@@ -232,7 +243,7 @@ class Segments(Mask):
 
 
 def _fits(shape: Iterable[int], full: Iterable[int]) -> bool:
-    return all(have in (1, want) for have, want in zip(shape, full, strict=True))
+    return all(size in (1, full_size) for size, full_size in zip(shape, full, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,19 +264,24 @@ class Blocks(Mask):
 
     def check(self, size: Size) -> None:
         rows, columns = self.sides
-        want = (size.batch, size.heads, -(-size.queries // rows), -(-size.keys // columns))
+        expected = (size.batch, size.heads, -(-size.queries // rows), -(-size.keys // columns))
         shape = tuple(self.visible.shape)
-        if len(shape) != 4 or self.visible.dtype != torch.bool or shape[2:] != want[2:] or not _fits(shape, want):
+        if (
+            len(shape) != 4
+            or self.visible.dtype != torch.bool
+            or shape[2:] != expected[2:]
+            or not _fits(shape, expected)
+        ):
             raise ValueError(
-                f"Blocks of {rows} × {columns} over {size.queries} queries × {size.keys} keys needs bool of shape {want} "
+                f"Blocks of {rows} × {columns} over {size.queries} queries × {size.keys} keys needs bool of shape {expected} "
                 f"(batch and heads may be 1): got {self.visible.dtype} of shape {shape}"
             )
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
         rows, columns = self.sides
         visible = pick(pick(self.visible.to(device), 0, part.batch), 1, part.heads)
-        picked = visible.index_select(2, positions(part.rows, size.queries, device) // rows)
-        return picked.index_select(3, positions(part.keys, size.keys, device) // columns)
+        by_query = visible.index_select(2, positions(part.rows, size.queries, device) // rows)
+        return by_query.index_select(3, positions(part.keys, size.keys, device) // columns)
 
 
 def _matrix(tensor: Tensor) -> Tensor:
@@ -274,10 +290,10 @@ def _matrix(tensor: Tensor) -> Tensor:
 
 
 def _check_matrix(name: str, tensor: Tensor, size: Size) -> None:
-    want = (size.batch, size.heads, size.queries, size.keys)
-    if not 2 <= tensor.ndim <= 4 or not _fits(tuple(_matrix(tensor).shape), want):
+    expected = (size.batch, size.heads, size.queries, size.keys)
+    if not 2 <= tensor.ndim <= 4 or not _fits(tuple(_matrix(tensor).shape), expected):
         raise ValueError(
-            f"{name} of shape {tuple(tensor.shape)} does not broadcast to (batch, heads, queries, keys) = {want}"
+            f"{name} of shape {tuple(tensor.shape)} does not broadcast to (batch, heads, queries, keys) = {expected}"
         )
 
 
@@ -295,7 +311,7 @@ class Dense(Mask):
         _check_matrix("Dense", self.visible, size)
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        return _picked(self.visible.to(device), part)
+        return _part_of(self.visible.to(device), part)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,10 +331,11 @@ class Additive(Mask):
         _check_matrix("Additive", self.values, size)
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        return _picked(self.values.to(device), part)
+        return _part_of(self.values.to(device), part)
 
 
-def _picked(tensor: Tensor, part: Part) -> Tensor:
+def _part_of(tensor: Tensor, part: Part) -> Tensor:
+    """`tensor` at the samples, heads, rows and keys of `part`."""
     tensor = pick(pick(_matrix(tensor), 0, part.batch), 1, part.heads)
     return pick(pick(tensor, 2, part.rows), 3, part.keys)
 
@@ -338,10 +355,10 @@ class Factorised(Mask):
     def check(self, size: Size) -> None:
         height, width = self.rows.shape[-1], self.columns.shape[-1]
         for name, tensor in (("rows", self.rows), ("columns", self.columns)):
-            want = (size.batch, size.heads, size.queries)
-            if tensor.ndim != 4 or tensor.shape[2] != size.queries or not _fits(tensor.shape[:3], want):
+            expected = (size.batch, size.heads, size.queries)
+            if tensor.ndim != 4 or tensor.shape[2] != size.queries or not _fits(tensor.shape[:3], expected):
                 raise ValueError(
-                    f"Factorised {name} of shape {tuple(tensor.shape)} does not fit (batch, heads, queries) = {want}"
+                    f"Factorised {name} of shape {tuple(tensor.shape)} does not fit (batch, heads, queries) = {expected}"
                 )
         if height * width != size.keys:
             raise ValueError(
@@ -349,14 +366,14 @@ class Factorised(Mask):
             )
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        rows, columns = (
-            pick(pick(pick(t, 0, part.batch), 1, part.heads), 2, part.rows)
-            for t in (self.rows.to(device), self.columns.to(device))
-        )
+        of_queries = part._replace(keys=None)
+        rows = _part_of(self.rows.to(device), of_queries)
+        columns = _part_of(self.columns.to(device), of_queries)
         if part.keys is None or part.keys == (0, size.keys):
             return (rows[..., :, None] + columns[..., None, :]).flatten(-2)
-        place, width = positions(part.keys, size.keys, device), self.columns.shape[-1]
-        return rows.index_select(3, place // width) + columns.index_select(3, place % width)
+        width = self.columns.shape[-1]
+        key = positions(part.keys, size.keys, device)
+        return rows.index_select(3, key // width) + columns.index_select(3, key % width)
 
 
 def as_mask(mask: Mask | Tensor | None, bias: Mask | Tensor | None, size: Size) -> Mask | None:

@@ -41,19 +41,17 @@ class Explanation:
     problem: Problem
 
     def __str__(self) -> str:
-        size, masks = self.problem.size, " & ".join(self.problem.masks) or "no mask"
-        asked = (
+        size = self.problem.size
+        masks = " & ".join(self.problem.masks) or "no mask"
+        description = (
             f"{size.batch} × {size.heads} heads ({self.problem.kv_heads} of keys) × {size.queries} queries × {size.keys} keys, "
             f"width {self.problem.width}/{self.problem.value_width}, {str(self.problem.dtype).removeprefix('torch.')} "
             f"on {self.problem.device}, {masks}"
         )
-        return "\n".join(
-            [
-                asked,
-                f"  {self.backend}: taken, {self.reason}",
-                *(f"  {name}: not, {why}" for name, why in self.others.items()),
-            ]
-        )
+        lines = [description, f"  {self.backend}: taken, {self.reason}"]
+        for name, why in self.others.items():
+            lines.append(f"  {name}: not taken, {why}")
+        return "\n".join(lines)
 
 
 def auto_order(problem: Problem) -> tuple[tuple[str, str], ...]:
@@ -67,10 +65,10 @@ def auto_order(problem: Problem) -> tuple[tuple[str, str], ...]:
     """
     if 0 in problem.size:
         return (("reference", "there is nothing to compute"),)
-    rest = (
-        "sdpa",
-        "torch's kernels, with the mask cut into pieces" if problem.masks else "torch's kernels take it as it is",
-    )
+    if problem.masks:
+        rest = ("sdpa", "torch's kernels, with the mask cut into pieces")
+    else:
+        rest = ("sdpa", "torch's kernels take it as it is")
     plain = not problem.masks or (problem.masks == ("Causal",) and problem.aligned)
     if problem.device != "cuda" or (plain and not problem.return_lse):
         return (rest,)
@@ -110,15 +108,16 @@ def explained(problem: Problem, backend: str = "auto") -> Explanation:
             continue
         why = module.why_not(problem)
         if why is None and name == "reference":
-            size, itemsize = problem.size, 8 if problem.dtype == torch.float64 else 4
+            size = problem.size
+            itemsize = 8 if problem.dtype == torch.float64 else 4
             scores = size.batch * size.heads * size.queries * size.keys * itemsize
             why = f"the definition, for checking: it writes out all scores ({scores / 2**20:.1f} MiB)"
         elif why is None and backend != "auto":
             why = f"it could; {taken} was asked for"
         elif why is None:
-            why = f"it could; `auto` prefers {taken} here" + (
-                "" if name in order else f", and takes {name} only when asked by name"
-            )
+            why = f"it could; `auto` prefers {taken} here"
+            if name not in order:
+                why += f", and takes {name} only when asked by name"
         others[name] = why
     return Explanation(taken, reason, others, problem)
 
@@ -164,14 +163,18 @@ def explain_shapes(
         raise ValueError(
             f"shapes are (batch, heads, length, width), key heads dividing query heads: got q {q}, k {k}, v {v}"
         )
-    asked = [name.strip() for name in mask.split("&") if name.strip() not in ("", "none")]
-    unknown = [name for name in asked if name not in KINDS]
+    mask_names = [name.strip() for name in mask.split("&")]
+    mask_names = [name for name in mask_names if name not in ("", "none")]
+    unknown = [name for name in mask_names if name not in KINDS]
     if unknown:
         raise ValueError(f"unknown mask {', '.join(unknown)}: one of none, {', '.join(KINDS)}")
     kind = getattr(torch, dtype, None)
     if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
         raise ValueError(f"unknown float dtype {dtype!r}")
-    side = round(k[2] ** 0.5)
+    factors = 0
+    if "factorised" in mask_names:
+        side = round(k[2] ** 0.5)
+        factors = sum(grid or (side, -(-k[2] // max(side, 1))))
     problem = Problem(
         size=Size(q[0], q[1], q[2], k[2]),
         kv_heads=k[1],
@@ -179,8 +182,8 @@ def explain_shapes(
         value_width=v[3],
         dtype=kind,
         device=device,
-        masks=tuple(KINDS[name] for name in asked),
-        factors=sum(grid or (side, -(-k[2] // max(side, 1)))) if "factorised" in asked else 0,
+        masks=tuple(KINDS[name] for name in mask_names),
+        factors=factors,
         needs_grad=needs_grad,
         return_lse=return_lse,
     )

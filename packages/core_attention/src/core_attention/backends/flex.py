@@ -61,9 +61,13 @@ def run(
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`; `call` replaces the compiled function (tests use the eager one)."""
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    seen = [visible(m, q.device) for m in parts(mask) if not isinstance(m, Additive | Factorised)]
-    biases = [added(m) for m in parts(mask) if isinstance(m, Additive | Factorised)]
-    block_mask = _block_mask(mask, seen, size, q.device) if seen else None
+    mask_mods, biases = [], []
+    for part in parts(mask):
+        if isinstance(part, Additive | Factorised):
+            biases.append(added(part))
+        else:
+            mask_mods.append(visible(part, q.device))
+    block_mask = _block_mask(mask, mask_mods, size, q.device) if mask_mods else None
     out, lse = (call or _compiled())(
         q,
         k,
@@ -86,23 +90,24 @@ def _summed(biases: list[Callable[..., Tensor]]) -> Callable[..., Tensor]:
     return score
 
 
-def _block_mask(mask: Mask | None, seen: list[Callable[..., Tensor]], size: Size, device: torch.device) -> Any:
-    """Which blocks FlexAttention walks: ours where a mask is given by blocks that fit its tiles, else found from the mask."""
+def _block_mask(mask: Mask | None, mask_mods: list[Callable[..., Tensor]], size: Size, device: torch.device) -> Any:
+    """Which blocks FlexAttention walks: ours where a mask is given by blocks that fit its tiles, else computed from the mask."""
     from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
     def together(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        found = seen[0](b, h, i, j)
-        for one in seen[1:]:
-            found = found & one(b, h, i, j)
-        return found
+        allowed = mask_mods[0](b, h, i, j)
+        for mask_mod in mask_mods[1:]:
+            allowed = allowed & mask_mod(b, h, i, j)
+        return allowed
 
     by_blocks = [m for m in parts(mask) if isinstance(m, Blocks)]
     if len(by_blocks) == 1 and all(side % 128 == 0 for side in by_blocks[0].sides):
         rows, columns = by_blocks[0].sides
-        chosen = by_blocks[0].visible.to(device)
-        order = chosen.int().argsort(dim=-1, descending=True, stable=True).int()
+        blocks = by_blocks[0].visible.to(device)
+        # FlexAttention wants the visible blocks of each row first, in ascending order, and their number
+        order = blocks.int().argsort(dim=-1, descending=True, stable=True).int()
         return BlockMask.from_kv_blocks(
-            chosen.sum(-1, dtype=torch.int32),
+            blocks.sum(-1, dtype=torch.int32),
             order,
             BLOCK_SIZE=(rows, columns),
             mask_mod=together,

@@ -54,8 +54,8 @@ def masked(piece: Piece) -> bool:
 def written(piece: Piece, size: Size, like: Tensor) -> Tensor:
     """What is added to the scores of a masked piece (−inf hides), in the dtype of `like`, broadcastable to its shape."""
     part = Part(batch=piece.batch, rows=piece.rows, keys=piece.keys)
-    found = [mask.allowed(size, part, like.device) for mask in piece.masks]
-    allowed = joined([*found, in_band(piece.band, size, part, like.device)], torch.logical_and)
+    allowed_by = [mask.allowed(size, part, like.device) for mask in piece.masks]
+    allowed = joined([*allowed_by, in_band(piece.band, size, part, like.device)], torch.logical_and)
     bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
     added = like.new_zeros(()) if bias is None else bias.to(like.dtype)
     return added if allowed is None else torch.where(allowed, added, float("-inf"))
@@ -75,11 +75,12 @@ def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, 
     """
     band = tightest(mask)
     others = tuple(m for m in parts(mask) if not isinstance(m, Causal | Window))
-    whole = [Piece(None, Run(0, size.queries), Run(0, size.keys), masks=others)]
+    pieces = [Piece(None, Run(0, size.queries), Run(0, size.keys), masks=others)]
     if values:
+        # segments first: each then has its own run of keys, which lengths and the band cut further
         for cut in (_by_segment, _by_length):
-            whole = [smaller for piece in whole for smaller in cut(piece, size)]
-    return [smaller for piece in whole for smaller in _by_band(piece, band, size, itemsize, device)]
+            pieces = [smaller for piece in pieces for smaller in cut(piece, size)]
+    return [smaller for piece in pieces for smaller in _by_band(piece, band, size, itemsize, device)]
 
 
 def tightest(mask: Mask | None) -> Limits:
@@ -101,16 +102,16 @@ def _samples(batch: Run | None, ids: Tensor, size: Size) -> Iterator[tuple[Run |
 
 def _runs(ids: Tensor) -> dict[int, Run] | None:
     """Where each id ≥ 0 stands; None if one of them stands in several places."""
-    found: dict[int, Run] = {}
+    runs: dict[int, Run] = {}
     values, counts = torch.unique_consecutive(ids, return_counts=True)
     start = 0
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
         if value >= 0:
-            if value in found:
+            if value in runs:
                 return None
-            found[value] = Run(start, start + count)
+            runs[value] = Run(start, start + count)
         start += count
-    return found
+    return runs
 
 
 def _by_segment(piece: Piece, size: Size) -> Iterator[Piece]:
@@ -121,9 +122,11 @@ def _by_segment(piece: Piece, size: Size) -> Iterator[Piece]:
         return
     query, key = segments[0].query, segments[0].keys
     rest = tuple(m for m in piece.masks if m is not segments[0])
-    for batch, b in _samples(piece.batch, query if query.shape[0] > 1 else key, size):
-        queries = _runs(query[b if query.shape[0] > 1 else 0])
-        keys = _runs(key[b if key.shape[0] > 1 else 0])
+    per_sample = query if query.shape[0] > 1 else key
+    for batch, b in _samples(piece.batch, per_sample, size):
+        # ids that all samples share stand in one row
+        queries = _runs(query[min(b, query.shape[0] - 1)])
+        keys = _runs(key[min(b, key.shape[0] - 1)])
         if queries is None or keys is None:
             yield piece._replace(batch=batch)
             continue
@@ -145,6 +148,7 @@ def _by_length(piece: Piece, size: Size) -> Iterator[Piece]:
     if min(ends) == longest:
         yield piece._replace(keys=Run(piece.keys.start, longest), masks=rest)
         return
+    # a small problem, or one with little padding: one call under a mask costs less than one call per sample
     few = (piece.rows.stop - piece.rows.start) * longest < 256 * 256
     if few or sum(ends) > 0.9 * len(ends) * longest:
         yield piece._replace(keys=Run(piece.keys.start, longest))
@@ -164,6 +168,7 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
         stop = min(stop, last - low + 1)
     if start >= stop or last < first or (low is not None and high is not None and low > high):
         return
+    # an edge that no row of the piece meets needs no mask
     if high is not None and start + high >= last:
         high = None
     if low is not None and stop - 1 + low <= first:
@@ -178,18 +183,19 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
         step = min(step, max(256, step // 8))
     if piece.masks or (low, high) != (None, None):
         first_row = Part(rows=Run(start, start + 1))
-        shapes = [
-            t.shape
-            for m in piece.masks
-            for t in (m.allowed(size, first_row, device), m.bias(size, first_row, device))
-            if t is not None
-        ]
-        copies = max([1, *(shape[0] for shape in shapes)]) * max([1, *(shape[1] for shape in shapes)])
-        reach = last - first + 1 if low is None or high is None else step + high - low
+        samples = heads = 1
+        for mask in piece.masks:
+            for tensor in (mask.allowed(size, first_row, device), mask.bias(size, first_row, device)):
+                if tensor is not None:
+                    samples = max(samples, tensor.shape[0])
+                    heads = max(heads, tensor.shape[1])
+        copies = samples * heads
+        reach = last - first + 1
+        if low is not None and high is not None:
+            reach = step + high - low
         step = max(1, min(step, BUDGET // (copies * reach * itemsize)))
     for row in range(start, stop, step):
         end = min(row + step, stop)
-        keys = Run(
-            first if low is None else max(first, row + low), last + 1 if high is None else min(last, end - 1 + high) + 1
-        )
-        yield piece._replace(rows=Run(row, end), keys=keys, band=(low, high))
+        key_start = first if low is None else max(first, row + low)
+        key_stop = last + 1 if high is None else min(last, end - 1 + high) + 1
+        yield piece._replace(rows=Run(row, end), keys=Run(key_start, key_stop), band=(low, high))

@@ -23,8 +23,8 @@ class Problem(NamedTuple):
         masks: class names of the masks, empty without one.
         aligned: causal masks are aligned at the first query and key, as torch's own.
         factors: rows and columns of factorised biases: what their one-hot places add to the width.
-        needs_grad: a gradient of queries, keys, values or a bias is wanted.
-        return_lse: the log-sum-exp is wanted too.
+        needs_grad: a gradient of queries, keys, values or a bias is asked for.
+        return_lse: the log-sum-exp is asked for too.
     """
 
     size: Size
@@ -67,11 +67,17 @@ def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
 
 def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool) -> Problem:
     """The `Problem` of tensors that fit together (see `sized`)."""
-    biases = [
-        t
-        for m in parts(mask)
-        for t in ((m.values,) if isinstance(m, Additive) else (m.rows, m.columns) if isinstance(m, Factorised) else ())
-    ]
+    tensors = [q, k, v]
+    aligned = True
+    factors = 0
+    for part in parts(mask):
+        if isinstance(part, Causal):
+            aligned = aligned and part.offset == 0
+        elif isinstance(part, Additive):
+            tensors.append(part.values)
+        elif isinstance(part, Factorised):
+            tensors += [part.rows, part.columns]
+            factors += part.rows.shape[-1] + part.columns.shape[-1]
     return Problem(
         size=Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
         kv_heads=k.shape[1],
@@ -80,8 +86,8 @@ def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: b
         dtype=q.dtype,
         device=q.device.type,
         masks=names(mask),
-        aligned=all(m.offset == 0 for m in parts(mask) if isinstance(m, Causal)),
-        factors=sum(m.rows.shape[-1] + m.columns.shape[-1] for m in parts(mask) if isinstance(m, Factorised)),
-        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *biases)),
+        aligned=aligned,
+        factors=factors,
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
         return_lse=return_lse,
     )

@@ -75,9 +75,13 @@ def weights(
 ) -> Float[Tensor, "b heads rows keys"]:
     """The attention weights of some rows and heads only (`core_attention.capture` keeps these)."""
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    picked = pick(k, 1, heads // (q.shape[1] // k.shape[1])) if k.shape[1] > 1 else k.expand(-1, heads.numel(), -1, -1)
-    chosen = q.index_select(1, heads).index_select(2, rows)
-    return softmax(scores(chosen, picked, mask=mask, scale=scale, size=size, part=Part(heads=heads, rows=rows)))[0]
+    if k.shape[1] > 1:
+        head_keys = pick(k, 1, heads // (q.shape[1] // k.shape[1]))
+    else:
+        head_keys = k.expand(-1, heads.numel(), -1, -1)
+    queries = q.index_select(1, heads).index_select(2, rows)
+    part = Part(heads=heads, rows=rows)
+    return softmax(scores(queries, head_keys, mask=mask, scale=scale, size=size, part=part))[0]
 
 
 def run(

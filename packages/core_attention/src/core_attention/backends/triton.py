@@ -39,8 +39,8 @@ def why_not(problem: Problem) -> str | None:
         return f"the kernel computes in float32, the tensors are {problem.dtype}"
     width = problem.width + problem.factors
     if max(width, problem.value_width) > WIDEST:
-        added = f" (with {problem.factors} places of the factorised bias)" if problem.factors else ""
-        return f"the kernel takes widths up to {WIDEST}, these are {width}{added} and {problem.value_width}"
+        columns = f" (with {problem.factors} columns of the factorised bias)" if problem.factors else ""
+        return f"the kernel takes widths up to {WIDEST}, these are {width}{columns} and {problem.value_width}"
     unknown = [name for name in problem.masks if name not in MASKS]
     if unknown:
         return f"the kernel knows masks by position ({', '.join(sorted(MASKS))}), not {', '.join(unknown)}"
@@ -54,9 +54,8 @@ def run(
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
     q, k, mask = with_factors(q, k, mask, scale)
-    out, lse = _Kernel.apply(
-        q, k, v, limits_of(mask, Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]), q.device), scale
-    )
+    size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+    out, lse = _Kernel.apply(q, k, v, limits_of(mask, size, q.device), scale)
     return out, lse if return_lse else None
 
 
@@ -67,9 +66,13 @@ def limits_of(mask: Mask | None, size: Size, device: torch.device) -> Limits:
     low, high = tightest(mask)
     lengths = [m.lengths.to(device).expand(size.batch) for m in parts(mask) if isinstance(m, KeyLengths)]
     segments = [m for m in parts(mask) if isinstance(m, Segments)]
-    ids = [t.to(device).contiguous() for t in (segments[0].query, segments[0].keys)] if segments else [None, None]
-    shortest = torch.stack(lengths).amin(0).clamp(0, size.keys).int() if lengths else None
-    return Limits(low, high, shortest, ids[0], ids[1])
+    query_ids = key_ids = shortest = None
+    if segments:
+        query_ids = segments[0].query.to(device).contiguous()
+        key_ids = segments[0].keys.to(device).contiguous()
+    if lengths:
+        shortest = torch.stack(lengths).amin(0).clamp(0, size.keys).int()
+    return Limits(low, high, shortest, query_ids, key_ids)
 
 
 class _Kernel(torch.autograd.Function):

@@ -108,14 +108,14 @@ def _visible(
     i, j, qid, kid, NQ, NK, length, low, high,
     HAS_LOW: tl.constexpr, HAS_HIGH: tl.constexpr, HAS_IDS: tl.constexpr,
 ):  # fmt: skip
-    seen = (i < NQ)[:, None] & (j < tl.minimum(length, NK))[None, :]
+    visible = (i < NQ)[:, None] & (j < tl.minimum(length, NK))[None, :]
     if HAS_LOW:
-        seen = seen & (j[None, :] - i[:, None] >= low)
+        visible = visible & (j[None, :] - i[:, None] >= low)
     if HAS_HIGH:
-        seen = seen & (j[None, :] - i[:, None] <= high)
+        visible = visible & (j[None, :] - i[:, None] <= high)
     if HAS_IDS:
-        seen = seen & (qid[:, None] == kid[None, :]) & (qid >= 0)[:, None]
-    return seen
+        visible = visible & (qid[:, None] == kid[None, :]) & (qid >= 0)[:, None]
+    return visible
 
 
 @triton.jit
@@ -179,10 +179,10 @@ def _forward(
 
 
 @triton.jit
-def _weights(s, lse, seen, scale):
-    """The softmax of `s` again, from its log-sum-exp; 0 where nothing is seen."""
+def _weights(s, lse, visible, scale):
+    """The softmax of `s` again, from its log-sum-exp; 0 where nothing is visible."""
     base = tl.where(lse == float("-inf"), 0.0, lse)
-    return tl.where(seen, tl.exp2((s * scale - base[:, None]) * 1.4426950408889634), 0.0)
+    return tl.where(visible, tl.exp2((s * scale - base[:, None]) * 1.4426950408889634), 0.0)
 
 
 @triton.jit
@@ -221,8 +221,8 @@ def _backward_queries(
         kid = j
         if HAS_IDS:
             kid = tl.load(KID + b * kidb + j, mask=j < NK, other=-1)
-        seen = _visible(i, j, qid, kid, NQ, NK, length, low, high, HAS_LOW, HAS_HIGH, HAS_IDS)
-        p = _weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), lse, seen, scale)
+        visible = _visible(i, j, qid, kid, NQ, NK, length, low, high, HAS_LOW, HAS_HIGH, HAS_IDS)
+        p = _weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), lse, visible, scale)
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None]) * scale
         dq += tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
     tl.store(DQ + (bh * NQ + i[:, None]) * D + d[None, :], dq.to(DQ.dtype.element_ty), mask=rows & wide)
@@ -270,8 +270,8 @@ def _backward_keys(
             qid = i
             if HAS_IDS:
                 qid = tl.load(QID + b * qidb + i, mask=i < NQ, other=-1)
-            seen = _visible(i, j, qid, kid, NQ, NK, length, low, high, HAS_LOW, HAS_HIGH, HAS_IDS)
-            p = _weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), lse, seen, scale)
+            visible = _visible(i, j, qid, kid, NQ, NK, length, low, high, HAS_LOW, HAS_HIGH, HAS_IDS)
+            p = _weights(tl.dot(q, tl.trans(k), input_precision=PRECISION), lse, visible, scale)
             dv += tl.dot(tl.trans(p).to(do.dtype), do, input_precision=PRECISION)
             ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None]) * scale
             dk += tl.dot(tl.trans(ds).to(q.dtype), q, input_precision=PRECISION)

@@ -50,20 +50,19 @@ def run(
         kinds = ops.fmha.attn_bias
         bias = kinds.LowerTriangularMask() if mask.offset == 0 else kinds.LowerTriangularFromBottomRightMask()
 
-    def laid(t: Tensor) -> Tensor:
+    def lay_out(t: Tensor) -> Tensor:
         t = t.transpose(1, 2)
-        grouped = (
-            t.unflatten(2, (k.shape[1], group))
-            if t.shape[2] == q.shape[1]
-            else t.unsqueeze(3).expand(-1, -1, -1, group, -1)
-        )
-        return grouped if group > 1 else t
+        if group == 1:
+            return t
+        if t.shape[2] == q.shape[1]:
+            return t.unflatten(2, (k.shape[1], group))
+        return t.unsqueeze(3).expand(-1, -1, -1, group, -1)
 
-    given = laid(q), laid(k), laid(v)
+    inputs = lay_out(q), lay_out(k), lay_out(v)
     lse = None
     if return_lse:
-        out, lse = ops.memory_efficient_attention_forward_requires_grad(*given, attn_bias=bias, scale=scale)
+        out, lse = ops.memory_efficient_attention_forward_requires_grad(*inputs, attn_bias=bias, scale=scale)
         lse = lse.reshape(q.shape[0], q.shape[1], -1)[..., : q.shape[2]]
     else:
-        out = ops.memory_efficient_attention(*given, attn_bias=bias, scale=scale)
+        out = ops.memory_efficient_attention(*inputs, attn_bias=bias, scale=scale)
     return out.flatten(2, -2).transpose(1, 2) if group > 1 else out.transpose(1, 2), lse
