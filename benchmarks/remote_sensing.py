@@ -29,8 +29,8 @@ from torch import Tensor, nn  # noqa: E402
 
 from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention  # noqa: E402
 from remote_sensing.landuse.model.eurosat import Balanced12LayerCNN, folded  # noqa: E402
-from remote_sensing.maps.mapsam import MapSAM, decode, mapsam_config, pick_points, semantic_vector  # noqa: E402
-from remote_sensing.maps.sam import dense_positions, embed_points, no_mask, normalised  # noqa: E402
+from remote_sensing.maps.model.mapsam import MapSAM, decode, mapsam_config, pick_points, semantic_vector  # noqa: E402
+from remote_sensing.maps.model.sam import dense_positions, embed_points, no_mask, normalised  # noqa: E402
 
 # how a fresh process imports this file
 BENCH = f"""
@@ -193,8 +193,8 @@ def tiled_sheet(path: Path, side: int) -> Path:
     """A drawn sheet repeated to `side` pixels."""
     from affine import Affine
 
-    from remote_sensing.maps.drawing import draw_sheet
-    from remote_sensing.maps.samples import write_sheet
+    from remote_sensing.maps.samples.drawing import draw_sheet
+    from remote_sensing.maps.samples.samples import write_sheet
 
     piece = draw_sheet(1000, 0).picture
     whole = np.tile(piece, (-(-side // 1000), -(-side // 1000), 1))[:side, :side]
@@ -204,11 +204,11 @@ def tiled_sheet(path: Path, side: int) -> Path:
 
 def sheet_run(path: str, out: str) -> float:
     """Seconds of segmenting a sheet by strips with the tiny network."""
-    from remote_sensing.maps.mapsam import MapSamConfig
-    from remote_sensing.maps.model_folders import SheetModel
-    from remote_sensing.maps.predict import Wanted, predict_sheet
-    from remote_sensing.maps.segment import SegmentOptions
-    from remote_sensing.maps.training import TINY
+    from remote_sensing.maps.model.mapsam import MapSamConfig
+    from remote_sensing.maps.model.folder import SheetModel
+    from remote_sensing.maps.commands.predict import Wanted, predict_sheet
+    from remote_sensing.maps.model.inference import SegmentOptions
+    from remote_sensing.maps.training.module import TINY
 
     torch.manual_seed(0)
     network = MapSAM(MapSamConfig(**TINY, image_size=128)).eval()
@@ -248,8 +248,8 @@ def vectors_rows(rounds: int, given: Path | None, side: int = 3000) -> list[dict
     from scipy.ndimage import gaussian_filter
     from shapely.geometry import shape
 
-    from remote_sensing.maps.sheets import Grid
-    from remote_sensing.maps.vectors import polygonise
+    from remote_sensing.maps.sheets.sheet import Grid
+    from remote_sensing.maps.vectors.polygons import polygonise
     from remote_sensing.rasters import open_raster
 
     if given is None:

@@ -1,0 +1,115 @@
+"""``remote-sensing maps inspect``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings, FolderFindings
+from remote_sensing.maps.sheets.formats import find_sheets, is_tiles
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def inspect(path: Path, /) -> Findings | FolderFindings:
+    """Says what a sheet holds, whether it can be used, and what to do next.
+
+    Example: remote-sensing maps inspect sheet.tif
+
+    Args:
+        path: a sheet, a folder of sheets, or training tiles.
+    """
+    if is_tiles(path):
+        return examine_tiles(path)
+    sheets = find_sheets(path)
+    if path.is_file():
+        return examine_sheet(path)
+    findings, unreadable = [], {}
+    for sheet in sheets:
+        try:
+            findings.append(examine_sheet(sheet))
+        except UserError as error:
+            unreadable[sheet.name] = error.message
+    if not findings:
+        raise UserError(f"{path}: none of its {len(sheets)} rasters can be read", next(iter(unreadable.values())))
+    return FolderFindings(findings=findings, unreadable=unreadable)
+
+
+def glance(path: Path) -> Findings:
+    """The first look of ``attention-suite try``; of a folder, at its first sheet."""
+    if is_tiles(path):
+        return examine_tiles(path, pictures=True)
+    return examine_sheet(find_sheets(path)[0], pictures=True)
+
+
+def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
+    """Looks at training tiles.
+
+    Raises:
+        UserError: they cannot be used.
+    """
+    import numpy as np
+
+    from remote_sensing.maps.sheets.labels import siegfried
+
+    details: dict[str, Any] = {}
+    drawn: list[tuple[Any, str]] = []
+    for part in ("train", "val", "test"):
+        if not (path / part).is_dir():
+            continue
+        examples = siegfried(path, part)
+        labels = [examples.read(name)[1] for name in examples.names]
+        share = float(np.mean([(label > 0).mean() for label in labels]))
+        details[part] = f"{len(labels)} tiles of {examples.side} pixels, {share:.1%} of them feature"
+        if pictures and not drawn:
+            drawn.append((preview(examples.files[0]), "The first tile"))
+    if not details:
+        raise UserError(
+            f"{path}: annotation/ but none of train/, val/, test/", "the layout of dataset_railway is expected"
+        )
+    return Findings(
+        title=path.name,
+        kind="training tiles",
+        summary=", ".join(f"{part}: {words}" for part, words in details.items()),
+        details=details,
+        next_commands=[f"remote-sensing maps train '{path}' --sam sam_vit_b_01ec64.pth --out run"],
+        pictures=drawn,
+    )
+
+
+def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
+    """Looks at one sheet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from remote_sensing.maps.sheets.sheet import Sheet
+
+    with Sheet(path) as sheet:
+        details, warnings = sheet.facts, list(sheet.warnings)
+        holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
+    details["holds data"] = f"{holds_data.mean():.0%}"
+    if not holds_data.any():
+        warnings.append("no pixel holds data: the mask would be all nodata")
+    drawn = []
+    if pictures:
+        drawn.append((preview(path), "Preview"))
+    return Findings(
+        title=path.name,
+        kind="map sheet",
+        summary=f"{details['size']}, {details['bands']}, {details['coordinate system']}",
+        details=details,
+        warnings=warnings,
+        next_commands=[f"remote-sensing maps predict '{path}' --model run/model --vector gpkg"],
+        pictures=drawn,
+    )
+
+
+def preview(path: Path) -> "Image":
+    """A small picture of a sheet."""
+    from PIL import Image
+
+    from remote_sensing.maps.sheets.sheet import Sheet
+
+    with Sheet(path) as sheet:
+        return Image.fromarray(sheet.preview())

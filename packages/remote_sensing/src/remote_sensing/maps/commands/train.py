@@ -1,0 +1,182 @@
+"""``remote-sensing maps train``."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import flat, resolve_device, use_threads
+from remote_sensing.maps.sheets.options import LabelOptions, SheetOptions
+from remote_sensing.maps.training.recipe import MapRunOptions, NetworkOptions, Recipe, TrainingData
+
+if TYPE_CHECKING:
+    from remote_sensing.maps.sheets.labels import Examples
+
+
+@dataclass(frozen=True)
+class Trained(Outcome):
+    """A run that ended.
+
+    Attributes:
+        model: its model folder.
+        adapter: its adapter file.
+        figures: tiles, parameters, the kept epoch, calibration.
+        history: a row per epoch.
+    """
+
+    model: Path
+    adapter: Path
+    figures: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"model": self.model, "adapter": self.adapter, **self.figures}
+
+    def lines(self) -> Iterable[str]:
+        f = self.figures
+        yield (
+            f"{f['tiles']} tiles, {f['validation_tiles']} to validate; "
+            f"{f['trainable']:,} of {f['parameters']:,} parameters trained"
+        )
+        yield f"Epoch {f['epoch']} kept: validation IoU {f['val_iou']:.3f}"
+        yield (
+            f"Temperature {f['temperature']:.2f}: calibration error {f['ece_before']:.4f} before, {f['ece']:.4f} after"
+        )
+        yield f"Model folder: {self.model}; adapter file: {self.adapter}"
+        yield f"Next: remote-sensing maps predict SHEET.tif --model '{self.model}' --vector gpkg"
+
+
+def train(
+    data: Path,
+    /,
+    *,
+    examples: TrainingData = TrainingData(),
+    labels: LabelOptions = LabelOptions(),
+    sheet: SheetOptions = SheetOptions(),
+    network: NetworkOptions = NetworkOptions(),
+    recipe: Recipe = Recipe(),
+    run: MapRunOptions = MapRunOptions(),
+) -> Trained:
+    """Trains MapSAM on a few tiles, or on your own sheet with polygons or lines. An interrupted run goes on with --resume.
+
+    Example: remote-sensing maps train sheet.tif --labels railways.gpkg --sam sam_vit_b_01ec64.pth --out run
+
+    Args:
+        data: tiles with annotation/ (train, val), or a sheet with --labels.
+    """
+    import json
+
+    import torch
+
+    from core_runtime.folders import open_run, write_text
+    from core_runtime.identity import data_fingerprint
+    from core_runtime.training import fit
+    from remote_sensing.maps.model.checkpoints import save_adapter
+    from remote_sensing.maps.model.folder import SheetModel, save
+    from remote_sensing.maps.training.calibration import calibrate
+    from remote_sensing.maps.training.data import MapData, MapTiles
+    from remote_sensing.maps.training.module import MapTraining
+    from remote_sensing.maps.training.network import start_network
+
+    use_threads(run.threads)
+    taught, validation = find_examples(data, examples, labels, sheet)
+    lr = recipe.lr or (0.001 if network.sam is None else 0.005)
+    torch.manual_seed(run.seed)
+    model = start_network(network, len(taught.classes))
+    train_tiles = MapTiles(taught, augmented=recipe.augment, legacy=recipe.legacy, seed=run.seed)
+    val_tiles = MapTiles(validation)
+    _check_classes(train_tiles, taught.classes)
+    files = {*taught.files, *validation.files, *(file for file in (network.sam, network.adapter) if file)}
+    open_run(
+        run.out,
+        flat(
+            data=data.resolve(),
+            examples=replace(examples, labels=examples.labels and examples.labels.resolve()),
+            labels=labels,
+            sheet=sheet,
+            network=replace(
+                network,
+                sam=network.sam and network.sam.resolve(),
+                adapter=network.adapter and network.adapter.resolve(),
+            ),
+            recipe=recipe,
+        )
+        | run.recorded(),
+        packages=["torch", "lightning", "attention-suite-remote-sensing"],
+        data=data_fingerprint(files),
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
+    device = resolve_device(run.device)
+    left = fit(
+        MapTraining(model, recipe, lr=lr, channel_order=network.channel_order, seed=run.seed),
+        MapData(train_tiles, val_tiles, batch=recipe.batch, seed=run.seed, workers=run.workers),
+        run.out,
+        epochs=recipe.epochs,
+        score="val_iou",
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
+    )
+    model.eval().to(device)
+    trained = SheetModel(model, taught.classes, taught.side, network.channel_order)
+    calibration = calibrate(trained, val_tiles.items)
+    figures = {
+        "tiles": len(train_tiles),
+        "validation_tiles": len(val_tiles),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epoch": int(left.best["epoch"]),
+        "val_iou": left.best["val_iou"],
+        "temperature": calibration.temperature,
+        "ece_before": calibration.error_before,
+        "ece": calibration.error,
+    }
+    model.cpu()
+    provenance = {
+        "trained_on": {"tiles": len(train_tiles)},
+        "epoch": figures["epoch"],
+        "val_iou": figures["val_iou"],
+    }
+    folder = save(replace(trained, temperature=calibration.temperature, provenance=provenance), run.out / "model")
+    adapter = save_adapter(model, run.out / "adapter.safetensors")
+    write_text(run.out / "metrics.json", json.dumps(figures, indent=1))
+    return Trained(folder, adapter, figures, left.history)
+
+
+def find_examples(
+    data: Path, examples: TrainingData, labels: LabelOptions, sheet: SheetOptions
+) -> "tuple[Examples, Examples]":
+    """Training and validation examples of tiles or of a sheet with labels.
+
+    Raises:
+        UserError: there are none.
+    """
+    from remote_sensing.maps.sheets.formats import find_sheets
+    from remote_sensing.maps.sheets.labels import siegfried, windows
+
+    if examples.labels is not None:
+        sheets = find_sheets(data)
+        if len(sheets) != 1:
+            raise UserError(f"{data} holds {len(sheets)} sheets", "--labels goes with one sheet")
+        parts = windows(sheets[0], examples.labels, side=examples.side, options=labels, stretch=sheet.stretch)
+    elif data.is_dir():
+        parts = siegfried(data, "train", labels.classes), siegfried(data, "val", labels.classes)
+    else:
+        raise UserError(f"{data}: a sheet needs its labels", "--labels FILE.gpkg names polygons or lines on it")
+    taught, validation = parts
+    return taught.first(examples.shots), validation.first(examples.shots)
+
+
+def _check_classes(tiles: Any, classes: Sequence[str]) -> None:
+    """Makes sure that every class can be learned."""
+    import numpy as np
+
+    present: set[int] = set()
+    for _, label in tiles.items:
+        present.update(np.unique(label).tolist())
+    for number, name in enumerate(classes, 1):
+        if number not in present:
+            raise UserError(f"no training tile holds the class {name!r}", "label some of it, or leave the class out")

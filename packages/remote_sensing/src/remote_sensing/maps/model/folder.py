@@ -1,0 +1,113 @@
+"""A trained MapSAM with what it needs to be used on a sheet: classes, the size of a tile in sheet pixels, channel order, temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core_attention.checkpoints.folders import find_folder, load_model, read_config, save_model
+from core_runtime.errors import UserError
+from core_runtime.models import choose_model
+from remote_sensing.maps.model.mapsam import MapSAM
+
+ADVICE = (
+    "'remote-sensing maps train' makes a model folder, "
+    "'remote-sensing maps models convert' one of SAM's and an adapter's files"
+)
+
+
+@dataclass(frozen=True)
+class SheetModel:
+    """A network ready for sheets.
+
+    Attributes:
+        classes: names of the foreground classes.
+        side: pixels of a sheet that one tile of the network shows (224 as published, enlarged to 512).
+        channel_order: "bgr" for networks of the official code, which reads pictures so.
+        temperature: logits are divided by it, as fitted on validation tiles.
+        provenance: what it was made from.
+    """
+
+    network: MapSAM
+    classes: tuple[str, ...]
+    side: int
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    temperature: float = 1.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    precision: str = "32-true"
+
+    @torch.inference_mode()
+    def logits(self, rgb: Tensor) -> Tensor:
+        """Calibrated mask logits (b, K, h, w) of 8-bit RGB tiles (b, 3, h, w), h and w as given."""
+        device = next(self.network.parameters()).device
+        half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
+        with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
+            output = self.network(prepare(rgb.to(device), self.network.config.image_size, self.channel_order))
+        full = F.interpolate(output.logits.float(), tuple(rgb.shape[2:]), mode="bilinear", align_corners=False)
+        return (full / self.temperature).cpu()
+
+
+def prepare(rgb: Tensor, size: int, channel_order: str) -> Tensor:
+    """8-bit RGB tiles (b, 3, h, w) as the network takes them (b, 3, size, size): in [0, 1], in its channel order, resized once."""
+    x = rgb.float() / 255
+    if channel_order == "bgr":
+        x = x.flip(1)
+    if x.shape[2:] == (size, size):
+        return x
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)
+
+
+def save(model: SheetModel, folder: Path) -> Path:
+    """Writes a model folder."""
+    preprocessing = {
+        "classes": list(model.classes),
+        "side": model.side,
+        "channel_order": model.channel_order,
+        "temperature": model.temperature,
+    }
+    return save_model(model.network, folder, preprocessing=preprocessing, provenance=dict(model.provenance))
+
+
+def find_model(model: str | None) -> Path:
+    """The folder of ``--model``: a folder here, or one that the hub gives.
+
+    Raises:
+        UserError: none was given, or there is none.
+    """
+    chosen = choose_model(model, advice=ADVICE)
+    if Path(chosen).is_dir():
+        return Path(chosen)
+    try:
+        return find_folder(chosen)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error), ADVICE) from None
+
+
+def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-true") -> SheetModel:
+    """Loads the model of ``--model``, adapters merged for inference.
+
+    Raises:
+        UserError: none was given, none is there, or it is another kind of model.
+    """
+    folder = find_model(None if model is None else str(model))
+    try:
+        config = read_config(folder)
+        network = load_model(folder, MapSAM)
+        preprocessing = config["preprocessing"]
+        return SheetModel(
+            network.merged().to(device).eval(),
+            tuple(preprocessing["classes"]),
+            int(preprocessing["side"]),
+            preprocessing["channel_order"],
+            float(preprocessing["temperature"]),
+            config.get("provenance", {}),
+            precision,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(str(error), ADVICE) from None

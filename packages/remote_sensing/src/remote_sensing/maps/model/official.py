@@ -1,0 +1,138 @@
+"""Components of the published MapSAM and SAM: official checkpoints under official keys, and the replay of golden cases."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.transformer import Attention
+from torch import nn
+
+from core_attention.systems import Component, Config, System
+from remote_sensing.maps.metrics import image_measures
+from remote_sensing.maps.model.checkpoints import resized_tables
+from remote_sensing.maps.model.dora import DoRAQKV
+from remote_sensing.maps.model.losses import dice_loss, focal_loss, mask_loss
+from remote_sensing.maps.model.mapsam import MapSAM, MapSamConfig
+from remote_sensing.maps.model.sam import Sam, SamConfig, decoder_attention, dense_positions, resized_masks
+
+
+def _sizes(config: Config, kind: Any, **more: Any) -> Any:
+    known = {f.name for f in fields(kind)}
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known}
+    return kind(**(given | more))
+
+
+def build_mapsam(config: Config) -> nn.Module:
+    return MapSAM(_sizes(config, MapSamConfig))
+
+
+def run_mapsam(module, inputs, *, config, mode):
+    size = module.config.image_size
+    made = module(inputs["image"])
+    masks = F.interpolate(made.logits, (size, size), mode="bilinear", align_corners=False)
+    return {
+        "low_res_logits": made.logits,
+        "masks": masks,
+        "iou_predictions": made.quality,
+        "coarse_logits": made.coarse,
+        "coarse_logits_quarter": made.coarse_at(size // 4),
+        "image_embeddings": made.embedding,
+        "point_coords": made.points,
+        "point_labels": made.labels,
+        "sparse_embeddings": made.sparse,
+        "target_embedding": made.semantic,
+        **{f"stored_state_{i}": z for i, z in enumerate(made.states)},
+        **{f"attn_mask_layer{i}": a for i, a in enumerate(made.allowed)},
+    }
+
+
+def build_sam(config: Config) -> nn.Module:
+    return Sam(_sizes(config, SamConfig, num_mask_tokens=config.get("num_multimask_outputs", 3) + 1))
+
+
+def run_sam(module, inputs, *, config, mode):
+    image = inputs["image"] if inputs["image"].ndim == 4 else inputs["image"][None]
+    x = module.preprocess(image)
+    embedding = module.embed(x)
+    outputs = {
+        "preprocessed": x,
+        "image_embeddings": embedding,
+        "dense_pe": dense_positions(module.prompt_encoder),
+    }
+    points = (inputs["point_coords"], inputs["point_labels"]) if "point_coords" in inputs else None
+    boxes, masks = inputs.get("boxes"), inputs.get("mask_inputs")
+    prompts: dict[str, dict[str, Any]] = {
+        "points": {"points": points},
+        "boxes": {"boxes": boxes},
+        "points_boxes_masks": {"points": points, "boxes": boxes, "masks": masks},
+    }
+    for name, given in prompts.items():
+        if any(v is None for v in given.values()):
+            continue
+        sparse, dense = module.prompt(**given)
+        low, quality = module.decode(embedding, sparse, dense, multimask=name == "points")
+        original = tuple(config.get("original_size", image.shape[2:]))
+        logits = resized_masks(low, module.config.image_size, tuple(image.shape[2:]), original)
+        parts = {"sparse": sparse, "dense": dense, "low_res_logits": low, "iou": quality, "mask_logits": logits}
+        outputs |= {f"{name}/{part}": tensor for part, tensor in parts.items()}
+    return outputs
+
+
+def build_dora(config: Config) -> nn.Module:
+    return DoRAQKV(nn.Linear(config["dim"], 3 * config["dim"]), rank=config["rank"])
+
+
+def run_dora(module, inputs, *, config, mode):
+    return {"y": module(inputs["x"])}
+
+
+def build_attention(config: Config) -> nn.Module:
+    return Attention(config["embedding_dim"], config["num_heads"], config.get("downsample_rate", 1))
+
+
+def run_attention(module, inputs, *, config, mode):
+    q, k, v = inputs["q"], inputs["k"], inputs["v"]
+    allowed = inputs["allowed"].bool().expand(len(k), -1)
+    form = config.get("masked_attention", "double")
+    return {
+        "masked": decoder_attention(module, q, k, v, allowed, form),
+        "none_allowed": decoder_attention(module, q, k, v, torch.zeros_like(allowed), form),
+        "unmasked": decoder_attention(module, q, k, v),
+    }
+
+
+def run_losses(module, inputs, *, config, mode):
+    logits, target = inputs["logits"], inputs["target"]
+    weights = {k: config[k] for k in ("focal_weight", "dice_weight") if k in config}
+    return {
+        "focal": focal_loss(logits, target),
+        "dice": dice_loss(logits, target),
+        "loss_total": mask_loss(logits, target, **weights),
+    }
+
+
+def run_metrics(module, inputs, *, config, mode):
+    return {"precision_recall_f1_iou": image_measures(inputs["pred"], inputs["gt"])}
+
+
+def run_resize(module, inputs, *, config, mode):
+    side = config["resize_to"] // config.get("patch_size", 16)
+    return resized_tables(inputs, side, config["global_attn_indexes"])
+
+
+_UNTRAINED = ("prompt_encoder.mask_downscaling.*", "prompt_encoder.point_embeddings.[23].*")
+system = System(
+    "mapsam",
+    {
+        "DoRA_Sam": Component(run=run_mapsam, build=build_mapsam, unused=_UNTRAINED, batch={"image": 0, "masks": 0}),
+        "Sam": Component(run=run_sam, build=build_sam),
+        "_DoRA_qkv": Component(run=run_dora, build=build_dora, batch={"x": 0, "y": 0}),
+        "Attention": Component(run=run_attention, build=build_attention, unused=("k_proj.bias",)),
+        "losses": Component(run=run_losses),
+        "calculate_metric": Component(run=run_metrics),
+        "load_from": Component(run=run_resize),
+    },
+)

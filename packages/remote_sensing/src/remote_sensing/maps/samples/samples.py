@@ -1,0 +1,127 @@
+"""Sample sheets with their truth: georeferenced, as pictures with world files, and training tiles in the Siegfried layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.features import rasterize
+from shapely.geometry.base import BaseGeometry
+
+from core_runtime.errors import UserError
+from core_runtime.folders import write_text, writing
+from core_runtime.terminal import track
+from remote_sensing.maps.samples.drawing import Drawn, draw_sheet
+from remote_sensing.maps.sheets.grid import to_map
+from remote_sensing.maps.sheets.vector_files import write_layer
+from remote_sensing.rasters import open_raster
+
+PIXEL = 1.25  # metres
+CORNER = (2_600_000.0, 1_200_000.0)
+
+
+@dataclass(frozen=True)
+class MapSampleParams:
+    """What is drawn: sheets of `size` pixels; tiles of `tile` pixels are cut from sheets of their own."""
+
+    sheets: int = 2
+    size: int = 700
+    tiles: int = 20
+    tile: int = 224
+    seed: int = 0
+
+
+def make_samples(out: Path, params: MapSampleParams, *, overwrite: bool = False) -> dict[str, Path]:
+    """Writes ``sheets/*.tif`` (EPSG:2056) with ``truth/*.gpkg`` (railways, vineyards), a PNG with a world file, and ``dataset_railway``.
+
+    Returns:
+        What was written, by name.
+
+    Raises:
+        UserError: `out` holds samples already and `overwrite` is off.
+    """
+    import shutil
+
+    sheets, truth, tiles = out / "sheets", out / "truth", out / "dataset_railway"
+    if sheets.exists() and not overwrite:
+        raise UserError(f"{out} already holds sample sheets", "--overwrite replaces them")
+    for folder in (sheets, truth, tiles):
+        shutil.rmtree(folder, ignore_errors=True)
+    for i in track(range(params.sheets), "Drawing sheets"):
+        drawn = draw_sheet(params.size, 1000 * params.seed + i)
+        transform = Affine(PIXEL, 0, CORNER[0] + 1.1 * i * params.size * PIXEL, 0, -PIXEL, CORNER[1])
+        name = f"sheet_{i + 1}"
+        write_sheet(sheets / f"{name}.tif", drawn.picture, transform)
+        _write_truth(truth / f"{name}.gpkg", drawn, transform)
+    _picture_with_world_file(sheets / "picture.png", draw_sheet(300, 1000 * params.seed + 77).picture)
+    _write_tiles(tiles, params)
+    return {"sheets": sheets, "truth": truth, "tiles": tiles}
+
+
+def write_sheet(path: Path, picture: NDArray[np.uint8], transform: Affine, crs: Any = 2056) -> None:
+    """An RGB GeoTIFF, tiled and compressed."""
+    height, width = picture.shape[:2]
+    profile: dict[str, Any] = {"driver": "GTiff", "count": 3, "height": height, "width": width, "dtype": "uint8"}
+    profile |= {
+        "crs": CRS.from_epsg(crs) if isinstance(crs, int) else crs,
+        "transform": transform,
+        "photometric": "RGB",
+    }
+    profile |= {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
+    with writing(path) as temporary, open_raster(temporary, "w", **profile) as file:
+        file.write(picture.transpose(2, 0, 1))
+
+
+def _write_truth(path: Path, drawn: Drawn, transform: Affine) -> None:
+    def layer(shapes: list[Any], kind: str, name: str, append: bool) -> None:
+        moved: list[BaseGeometry] = [to_map(s, transform) for s in shapes]
+        columns = {"class": [name.rstrip("s")] * len(moved)}
+        write_layer(path, moved, columns, crs=CRS.from_epsg(2056), kind=kind, layer=name, append=append)
+
+    layer(drawn.railways, "LineString", "railways", append=False)
+    layer(drawn.vineyards, "Polygon", "vineyards", append=True)
+
+
+def railway_mask(drawn: Drawn, width: float = 7.0) -> NDArray[np.uint8]:
+    """Pixels of the railways, `width` pixels wide."""
+    size = drawn.picture.shape[:2]
+    return rasterize(
+        [(line.buffer(width / 2), 1) for line in drawn.railways], size, transform=Affine.identity(), dtype="uint8"
+    )
+
+
+def _write_tiles(root: Path, params: MapSampleParams) -> None:
+    """Tiles, two thirds of them with a railway; half train, a quarter validates, a quarter tests."""
+    from PIL import Image
+
+    rng = np.random.default_rng([params.seed, 5])
+    side, number = params.tile, 0
+    while number < params.tiles:
+        drawn = draw_sheet(3 * side, int(rng.integers(1 << 30)))
+        mask = railway_mask(drawn)
+        for y, x in ((0, 0), (0, side), (side, side), (side, 2 * side), (2 * side, 0), (2 * side, side)):
+            label = mask[y : y + side, x : x + side]
+            without = (number // 4) % 3 == 2  # a third shows none: a network that prompts itself must learn that, too
+            if number >= params.tiles or (label.any() if without else label.mean() < 0.01):
+                continue
+            part = "train" if number % 4 < 2 else "val" if number % 4 == 2 else "test"
+            for folder, pixels in (
+                (root / part, drawn.picture[y : y + side, x : x + side]),
+                (root / "annotation" / part, 255 * label),
+            ):
+                with writing(folder / f"tile_{number:03}.png") as temporary:
+                    Image.fromarray(pixels).save(temporary, format="PNG")
+            number += 1
+
+
+def _picture_with_world_file(path: Path, picture: NDArray[np.uint8]) -> None:
+    from PIL import Image
+
+    with writing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
+    write_text(path.with_suffix(".pgw"), "1.25\n0\n0\n-1.25\n2610000.625\n1199999.375\n")

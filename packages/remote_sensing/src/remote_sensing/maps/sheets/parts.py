@@ -1,0 +1,69 @@
+"""The part of a sheet that is asked for, in its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from core_runtime.errors import UserError
+from remote_sensing.maps.sheets.grid import Grid, to_map
+from remote_sensing.maps.sheets.options import PartOptions
+from remote_sensing.maps.sheets.vector_files import in_crs, read_layer
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows and columns of a sheet that are asked for, and polygons (in pixels) outside of which nothing is looked at."""
+
+    rows: slice
+    columns: slice
+    roi: tuple[BaseGeometry, ...] = ()
+
+
+def part_of(grid: Grid, options: PartOptions = PartOptions()) -> Part:
+    """The part of a sheet that is asked for.
+
+    Raises:
+        UserError: an extent or region without area, or beside the sheet.
+    """
+    rows, columns, roi = slice(0, grid.height), slice(0, grid.width), ()
+    if options.bbox is not None:
+        left, bottom, right, top = options.bbox
+        if not (left < right and bottom < top):
+            raise UserError(f"--bbox {options.bbox} has no area", "give left,bottom,right,top in map coordinates")
+        rows, columns = _bounds(_to_pixels(shapely.box(left, bottom, right, top), grid), grid, "--bbox")
+    if options.roi is not None:
+        geometries = in_crs(read_layer(options.roi), grid.crs)
+        roi = tuple(_to_pixels(geometry, grid) for geometry in geometries if geometry.area > 0)
+        if not roi:
+            raise UserError(
+                f"{options.roi}: its geometries have no area", "--roi takes polygons around what is to be looked at"
+            )
+        ys, xs = _bounds(shapely.union_all(roi), grid, f"--roi {options.roi}")
+        rows = slice(max(rows.start, ys.start), min(rows.stop, ys.stop))
+        columns = slice(max(columns.start, xs.start), min(columns.stop, xs.stop))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            raise UserError("--bbox and --roi have nothing in common", "check their coordinates")
+    return Part(rows, columns, roi)
+
+
+def _to_pixels(geometry: BaseGeometry, grid: Grid) -> BaseGeometry:
+    if grid.transform.determinant == 0:
+        raise UserError("the sheet's transform is degenerate", "mend its georeferencing")
+    return to_map(geometry, ~grid.transform)
+
+
+def _bounds(geometry: BaseGeometry, grid: Grid, source: str) -> tuple[slice, slice]:
+    """Rows and columns of the sheet that a geometry touches."""
+    left, top, right, bottom = geometry.bounds
+    rows = slice(max(0, int(np.floor(top))), min(grid.height, int(np.ceil(bottom))))
+    columns = slice(max(0, int(np.floor(left))), min(grid.width, int(np.ceil(right))))
+    if rows.start >= rows.stop or columns.start >= columns.stop:
+        raise UserError(
+            f"{source} lies beside the sheet",
+            "it must be in the sheet's coordinates (or have its own coordinate system)",
+        )
+    return rows, columns

@@ -1,0 +1,291 @@
+"""Masks to vector files: polygons with area and probability, centre-lines with length, in GeoPackage or GeoJSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import shapely
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.features import geometry_mask
+from shapely.geometry import LineString
+
+from core_runtime.errors import UserError
+from core_runtime.terminal import track
+from remote_sensing.maps.results import NODATA
+from remote_sensing.maps.sheets.grid import Grid, grid_of, parse_length, to_map
+from remote_sensing.maps.sheets.vector_files import write_layer
+from remote_sensing.maps.vectors.centrelines import bridged, centre_lines, pruned
+from remote_sensing.maps.vectors.options import VectorOptions
+from remote_sensing.maps.vectors.polygons import Feature, polygonise, polygons_of, simplified, with_probability
+from remote_sensing.rasters import open_raster
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vector files that were written.
+
+    Attributes:
+        polygons: how many; `area` is theirs in map units².
+        lines: how many centre-lines; `length` is theirs in map units.
+        files: layer → file.
+        georeferenced: whether units are those of a map, or pixels.
+    """
+
+    polygons: int
+    area: float
+    lines: int
+    length: float
+    files: Mapping[str, str]
+    georeferenced: bool
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> list[str]:
+        """What was written, a line for each file."""
+        unit = "map units" if self.georeferenced else "pixels"
+        areas = f"{self.polygons} polygons, {self.area:,.0f} {unit}²"
+        lengths = f"{self.lines} centre-lines, {self.length:,.0f} {unit}"
+        return [f"{areas}; {lengths}", *(f"  {layer}: {file}" for layer, file in self.files.items())]
+
+
+@dataclass(frozen=True)
+class CentreLine:
+    """A centre-line in pixels, its class number, and the mean probability along it."""
+
+    number: int
+    geometry: LineString
+    probability: float
+
+
+def vector_files(out: Path, options: VectorOptions) -> dict[str, Path]:
+    """The files that `vectorise` writes, by layer."""
+    files = {"polygons": out}
+    if options.centrelines:
+        # GeoPackage alone holds several layers
+        files["centrelines"] = out if out.suffix == ".gpkg" else out.with_name(f"{out.stem}_centrelines{out.suffix}")
+    return files
+
+
+def vectorise(
+    mask: Path,
+    out: Path,
+    options: VectorOptions = VectorOptions(),
+    *,
+    probability: Path | None = None,
+    overwrite: bool = False,
+) -> Vectors:
+    """Writes the layer ``polygons`` (and ``centrelines``) of a mask to a GeoPackage, or beside each other as GeoJSON files.
+
+    Args:
+        mask: class numbers, 0 background, nodata or 255 outside.
+        out: ``.gpkg``, ``.geojson`` or ``.fgb``.
+        options: sizes and layers.
+        probability: the raster that `predict` wrote beside the mask.
+        overwrite: replace what is there.
+
+    Raises:
+        UserError: not a mask, options that the coordinates do not allow, results that are already there.
+    """
+    files = vector_files(out, options)
+    for file in files.values():
+        if file.exists() and not overwrite:
+            raise UserError(f"{file} is already there", "--overwrite replaces it, --out names another file")
+    with ExitStack() as stack:
+        mask_file = stack.enter_context(open_mask(mask))
+        grid = grid_of(mask_file)
+        sizes = {name: parse_length(getattr(options, name), grid, f"--{name}") for name in ("simplify", "spur", "gap")}
+        min_area = parse_length(options.min_area, grid, "--min-area", power=2)
+        names = class_names(mask_file)
+        nodata = NODATA if mask_file.nodata is None else int(mask_file.nodata)
+        features = polygonise(
+            _reader(mask_file),
+            grid,
+            connectivity=options.connectivity,
+            nodata=nodata,
+            min_area=min_area / grid.pixel**2,
+        )
+        probabilities = None
+        if probability is not None:
+            probabilities = stack.enter_context(_open_probabilities(probability, grid))
+            features = [
+                with_probability(feature, _probability_reader(probabilities, feature.number), grid)
+                for feature in track(features, "Probabilities", len(features))
+            ]
+        lines = []
+        if options.centrelines:
+            lines = _centre_lines(features, grid, sizes["spur"], sizes["gap"], probabilities)
+    _write_polygons(files["polygons"], features, names, grid, sizes["simplify"], options)
+    if options.centrelines:
+        _write_lines(files["centrelines"], lines, names, grid, sizes["simplify"], options)
+    return Vectors(
+        polygons=len(features),
+        area=sum(feature.geometry.area for feature in features) * grid.pixel**2,
+        lines=len(lines),
+        length=sum(to_map(line.geometry, grid.transform).length for line in lines),
+        files={layer: str(file) for layer, file in files.items()},
+        georeferenced=grid.georeferenced,
+    )
+
+
+def open_mask(path: Path) -> Any:
+    """An open mask, a context manager.
+
+    Raises:
+        UserError: not a raster, or not of class numbers.
+    """
+    file = _open(path)
+    if file.dtypes[0] != "uint8":
+        kind = file.dtypes[0]
+        file.close()
+        raise UserError(
+            f"{path}: a mask holds class numbers of 8 bits, this file {kind}", "give the _mask.tif of predict"
+        )
+    return file
+
+
+def class_names(mask_file: Any) -> dict[int, str]:
+    """Class number → name, as the tags of a mask say; empty where they do not."""
+    names = {}
+    for tag, name in mask_file.tags().items():
+        number = tag.removeprefix("CLASS_")
+        if number != tag and number.isdigit() and int(number) > 0:
+            names[int(number)] = name
+    return names
+
+
+def _open(path: Path) -> Any:
+    try:
+        return open_raster(path)
+    except RasterioError as error:
+        raise UserError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "give the files that predict wrote"
+        ) from None
+
+
+def _open_probabilities(path: Path, grid: Grid) -> Any:
+    file = _open(path)
+    if (file.height, file.width) != (grid.height, grid.width):
+        file.close()
+        raise UserError(f"{path} has another size than the mask", "give the _prob.tif that was written beside it")
+    return file
+
+
+Reader = Callable[[slice, slice], NDArray]
+
+
+def _reader(file: Any, band: int = 1) -> Reader:
+    def read(rows: slice, columns: slice) -> NDArray:
+        return file.read(band, window=((rows.start, rows.stop), (columns.start, columns.stop)))
+
+    return read
+
+
+def _probability_reader(file: Any, number: int) -> Reader:
+    """Reads the probability of a class: 0 to 254 as 0 to 1, NaN outside."""
+    raw = _reader(file, min(number, file.count))
+
+    def read(rows: slice, columns: slice) -> NDArray[np.float32]:
+        values = raw(rows, columns).astype(np.float32)
+        return np.where(values == NODATA, np.nan, values / 254)
+
+    return read
+
+
+def _centre_lines(
+    features: Sequence[Feature], grid: Grid, spur: float, gap: float, probabilities: Any
+) -> list[CentreLine]:
+    """The centre-lines of each class; `spur` and `gap` are map units."""
+    spur, gap = spur / grid.pixel, gap / grid.pixel
+    of_all_classes: list[CentreLine] = []
+    for number in sorted({feature.number for feature in features}):
+        lines: list[LineString] = []
+        for feature in features:
+            if feature.number == number:
+                lines += _lines_of(feature, spur)
+        if gap > 0:
+            lines = pruned(bridged(lines, gap, 40.0), spur)
+        read = None if probabilities is None else _probability_reader(probabilities, number)
+        of_all_classes.extend(CentreLine(number, line, _mean_along(line, read, grid)) for line in lines)
+    return of_all_classes
+
+
+def _lines_of(feature: Feature, spur: float) -> list[LineString]:
+    """The centre-lines of one object, whose pixels are drawn in a frame of its own."""
+    left, top, right, bottom = (int(v) for v in feature.geometry.bounds)
+    corner = left - 1, top - 1
+    mask = ~geometry_mask([feature.geometry], (bottom - top + 2, right - left + 2), Affine.translation(*corner))
+    return [shapely.transform(line, lambda points: points + corner) for line in centre_lines(mask, spur=spur)]
+
+
+def _mean_along(line: LineString, read: Reader | None, grid: Grid) -> float:
+    """The mean probability of the pixels at a line's vertices; NaN where none is known."""
+    if read is None:
+        return float("nan")
+    points = np.clip(np.array(line.coords).astype(int), 0, (grid.width - 1, grid.height - 1))
+    (left, top), (right, bottom) = points.min(0), points.max(0) + 1
+    values = read(slice(top, bottom), slice(left, right))[points[:, 1] - top, points[:, 0] - left]
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _write_polygons(
+    out: Path,
+    features: Sequence[Feature],
+    names: Mapping[int, str],
+    grid: Grid,
+    tolerance: float,
+    options: VectorOptions,
+) -> None:
+    outlines, columns = [], {"class": [], "name": [], "area": [], "probability": []}
+    for feature in features:
+        outline = simplified(to_map(feature.geometry, grid.transform), tolerance)
+        if not outline.is_valid:
+            outline = shapely.make_valid(outline)
+        pieces = polygons_of(outline)
+        if not pieces:
+            continue
+        outlines.append(pieces[0] if len(pieces) == 1 else shapely.multipolygons(pieces))
+        columns["class"].append(feature.number)
+        columns["name"].append(names.get(feature.number, str(feature.number)))
+        columns["area"].append(feature.geometry.area * grid.pixel**2)
+        columns["probability"].append(feature.probability)
+    kind = "Polygon"
+    if any(outline.geom_type == "MultiPolygon" for outline in outlines):  # a layer holds one kind
+        kind = "MultiPolygon"
+        outlines = [shapely.multipolygons(polygons_of(outline)) for outline in outlines]
+    write_layer(out, outlines, columns, crs=grid.crs, kind=kind, layer="polygons", wgs84=options.wgs84)
+
+
+def _write_lines(
+    out: Path,
+    lines: Sequence[CentreLine],
+    names: Mapping[int, str],
+    grid: Grid,
+    tolerance: float,
+    options: VectorOptions,
+) -> None:
+    geometries, columns = [], {"class": [], "name": [], "length": [], "probability": []}
+    for line in lines:
+        on_map = to_map(line.geometry, grid.transform)
+        geometries.append(simplified(on_map, tolerance))
+        columns["class"].append(line.number)
+        columns["name"].append(names.get(line.number, str(line.number)))
+        columns["length"].append(on_map.length)
+        columns["probability"].append(line.probability)
+    write_layer(
+        out,
+        geometries,
+        columns,
+        crs=grid.crs,
+        kind="LineString",
+        layer="centrelines",
+        wgs84=options.wgs84,
+        append=out.suffix == ".gpkg",
+    )
