@@ -204,17 +204,17 @@ def tiled_sheet(path: Path, side: int) -> Path:
 
 def sheet_run(path: str, out: str) -> float:
     """Seconds of segmenting a sheet by strips with the tiny network."""
-    from remote_sensing.maps.model.mapsam import MapSamConfig
+    from remote_sensing.maps.commands.predict import segment_sheet
     from remote_sensing.maps.model.folder import SheetModel
-    from remote_sensing.maps.commands.predict import Wanted, predict_sheet
-    from remote_sensing.maps.model.inference import SegmentOptions
-    from remote_sensing.maps.training.module import TINY
+    from remote_sensing.maps.model.mapsam import MapSamConfig
+    from remote_sensing.maps.model.options import SegmentOptions
+    from remote_sensing.maps.training.network import TINY
 
     torch.manual_seed(0)
     network = MapSAM(MapSamConfig(**TINY, image_size=128)).eval()
-    model = SheetModel(network, ("feature",), 224, provenance={})
+    model = SheetModel(network, ("feature",), 224)
     start = time.perf_counter()
-    predict_sheet(model, Path(path), Path(out), Wanted(), SegmentOptions(batch=8), progress=False)
+    segment_sheet(model, Path(path), Path(out), options=SegmentOptions(batch=8), progress=False)
     return time.perf_counter() - start
 
 
@@ -248,7 +248,7 @@ def vectors_rows(rounds: int, given: Path | None, side: int = 3000) -> list[dict
     from scipy.ndimage import gaussian_filter
     from shapely.geometry import shape
 
-    from remote_sensing.maps.sheets.sheet import Grid
+    from remote_sensing.maps.sheets.grid import Grid
     from remote_sensing.maps.vectors.polygons import polygonise
     from remote_sensing.rasters import open_raster
 
