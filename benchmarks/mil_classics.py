@@ -25,8 +25,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from core_attention.measuring.clock import table
-from pathology_mil.acmil import ACMIL_GA, ACMILConfig
-from pathology_mil.losses import acmil_loss
+from pathology_mil.model.acmil import ACMIL_GA, ACMILConfig
+from pathology_mil.model.losses import acmil_loss
 
 MODELS = {
     "gated ABMIL": {"branches": 1, "top_k": 0, "mask_drop": 0.0},

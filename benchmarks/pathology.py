@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig
+from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig
 
 
 class DefinitionGA(nn.Module):
@@ -145,7 +145,7 @@ def memory() -> list[dict[str, str]]:
     here = str(Path(__file__).parent)
     setup = (
         f"import sys; sys.path.insert(0, {here!r}); import torch, pathology as b\n"
-        "from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA\n"
+        "from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA\n"
         "ours, definition = b.pair({form}); model = {who}; b.{how}(model, torch.randn(64, 1024))\n"
         "x = torch.empty({n}, 1024, dtype=torch.{dtype})\n"
         "block = torch.randn(8192, 1024)\n"

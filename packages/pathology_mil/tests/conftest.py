@@ -37,7 +37,7 @@ def tcga(shared):
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Four drawn slides: two with nests, one of them a 40× scan; one with pen marks."""
-    from pathology_mil.samples import SampleParams, make_samples
+    from pathology_mil.samples.samples import SampleParams, make_samples
 
     folder = tmp_path_factory.mktemp("samples")
     make_samples(folder, SampleParams(slides=4, seed=3))
@@ -84,8 +84,8 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(cohort, tmp_path_factory):
     """A model trained on the cohort."""
-    from pathology_mil.recipes import Recipe
-    from pathology_mil.runs import train
+    from pathology_mil.training.recipe import Recipe
+    from pathology_mil.commands.train import train
 
     out = tmp_path_factory.mktemp("trained") / "run"
     return train(*cohort, out, recipe=Recipe(epochs=15, lr=1e-2), top_k=0, seed=1, resamples=50, progress=False)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from core_attention.pooling.attention import EXCLUDED
-from pathology_mil.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL, stkim_mask
-from pathology_mil.losses import LossWeights, acmil_loss, attention, diversity, negative_entropy
-from pathology_mil.official import infer_config, system
+from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL, stkim_mask
+from pathology_mil.model.losses import LossWeights, acmil_loss, attention, diversity, negative_entropy
+from pathology_mil.model.official import infer_config, system
 
 GOLDEN = Path(__file__).parent / "golden/acmil"
 FORMS = [ACMIL_GA, ACMIL_MHA]
@@ -163,7 +163,7 @@ def test_08_one_patch_works(form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("training", [True, False])
 def test_09_streamed_equals_one_shot(form, training, monkeypatch):
-    from core_attention.pooling import attention as pooling
+    from core_attention.pooling.attention import attention as pooling
 
     model, x = make(form, dtype=torch.float32, dropout=0.0).train(training), bag(700).float()
     uniforms = torch.rand(1, 4 * (8 if form is ACMIL_MHA else 1), 10)

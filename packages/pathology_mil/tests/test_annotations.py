@@ -7,7 +7,7 @@ import pytest
 import shapely
 
 from core_runtime.errors import UserError
-from pathology_mil.annotations import (
+from pathology_mil.slides.annotations import (
     Region,
     find_annotation,
     overlap,
@@ -18,7 +18,7 @@ from pathology_mil.annotations import (
     write_asap,
     write_geojson,
 )
-from pathology_mil.tissue import Tissue
+from pathology_mil.slides.tissue import Tissue
 
 RING = shapely.Polygon([(0, 0), (100, 0), (100, 100), (0, 100)], [[(20, 20), (40, 20), (40, 40), (20, 40)]])
 

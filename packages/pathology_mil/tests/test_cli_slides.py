@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pathology_mil.domain import doctor, glance, recognises
-from pathology_mil.features import find_bags
+from pathology_mil.features.bags import find_bags
 
 HEAVY = {"torch", "h5py", "cv2", "openslide", "matplotlib", "timm", "lightning", "shapely", "numpy"}
 
@@ -129,7 +129,7 @@ def test_impossible_options(samples, tmp_path, cli, options, words):
 
 
 def test_a_glass_without_tissue_says_so(tmp_path, cli):
-    from pathology_mil.pyramid import write_pyramid
+    from pathology_mil.samples.pyramid import write_pyramid
 
     path = tmp_path / "blank.svs"
     write_pyramid(path, np.full((600, 800, 3), 244, np.uint8), downsamples=(4,), mpp=0.5, aperio=True)

@@ -13,16 +13,17 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from pathology_mil import encoding, tiling
-from pathology_mil.data import open_cohort
-from pathology_mil.encoders import EncoderChoice, build, pairing_warning
-from pathology_mil.encoding import EncodeParams, encode_slides, stream
-from pathology_mil.features import find_bags, open_bag
-from pathology_mil.slides import Slide, find_slides
-from pathology_mil.texture import DIM, colour_texture
-from pathology_mil.tiles import TileParams, read_tiles
-from pathology_mil.tiling import tile_slides
-from pathology_mil.tissue import TissueParams
+from pathology_mil.features import encoding
+from pathology_mil.slides import tiling
+from pathology_mil.training.data import open_cohort
+from pathology_mil.features.encoders import EncoderChoice, build, pairing_warning
+from pathology_mil.features.encoding import EncodeParams, encode_slides, stream
+from pathology_mil.features.bags import find_bags, open_bag
+from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.features.texture import DIM, colour_texture
+from pathology_mil.slides.tiles import TileParams, read_tiles
+from pathology_mil.slides.tiling import tile_slides
+from pathology_mil.slides.tissue import TissueParams
 
 PARAMS = TileParams(patch_size=256, mag=5)
 ENCODE = EncodeParams(EncoderChoice("colour-texture"))
@@ -174,7 +175,7 @@ def test_a_folder_with_bad_slides_goes_on(samples, tmp_path, cli):
         os.link(path, slides / path.name)
     (slides / "text.svs").write_text("no slide")
     blank = np.full((600, 800, 3), 244, np.uint8)
-    from pathology_mil.pyramid import write_pyramid
+    from pathology_mil.samples.pyramid import write_pyramid
 
     write_pyramid(slides / "blank.svs", blank, downsamples=(4,), mpp=0.5, aperio=True)
     code, _, err = cli("tile", slides.parent, "--out", tmp_path / "job")

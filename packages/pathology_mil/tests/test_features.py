@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from pathology_mil.features import find_bags, open_bag, write_acmil
+from pathology_mil.features.bags import find_bags, open_bag, write_acmil
 
 X = np.arange(40, dtype=np.float32).reshape(10, 4)
 COORDS = np.stack([np.arange(10) * 512, np.zeros(10)], 1).astype(np.int64)

@@ -4,8 +4,8 @@ import pytest
 import shapely
 
 from core_runtime.errors import UserError
-from pathology_mil.grids import contour_grid, global_grid
-from pathology_mil.tissue import Tissue
+from pathology_mil.slides.grids import contour_grid, global_grid
+from pathology_mil.slides.tissue import Tissue
 
 
 def tissue_of(*outlines, holes=()):

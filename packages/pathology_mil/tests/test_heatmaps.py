@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
-from pathology_mil.annotations import find_annotation, read_annotations
-from pathology_mil.heatmaps import n_times_a, percentiles, render, softmax
-from pathology_mil.maps import MapOptions, draw_map, draw_maps
-from pathology_mil.scores import Scored, auprc, read_scores
-from pathology_mil.slides import Slide, SlideFile
-from pathology_mil.tissue import PRESETS, segment
+from pathology_mil.slides.annotations import find_annotation, read_annotations
+from pathology_mil.reports.heatmaps import n_times_a, percentiles, render, softmax
+from pathology_mil.reports.maps import MapOptions, draw_map, draw_maps
+from pathology_mil.model.attention_scores import Scored, auprc, read_scores
+from pathology_mil.slides.reading import Slide, SlideFile
+from pathology_mil.slides.tissue import PRESETS, segment
 
 
 def test_scales():
@@ -80,7 +80,7 @@ def scored(samples):
     """A tumour slide of the samples, scored by how much of each tile is nest, blurred by nothing: a perfect model."""
     path = next(p for p in sorted((samples / "slides").iterdir()) if find_annotation(samples / "annotations", p.stem))
     coords = np.array([[x, y] for x in range(0, 2560, 128) for y in range(0, 2048, 128)])
-    from pathology_mil.annotations import overlap, tumour
+    from pathology_mil.slides.annotations import overlap, tumour
 
     inside = overlap(tumour(read_annotations(find_annotation(samples / "annotations", path.stem))), coords, 128)
     return path, Scored(coords, 128, softmax(8 * inside), softmax(np.stack([8 * inside, inside])))

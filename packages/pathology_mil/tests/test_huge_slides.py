@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pathology_mil.pyramid import _RATIONAL, _write_directory
+from pathology_mil.samples.pyramid import _RATIONAL, _write_directory
 
 
 def huge(path, side):
@@ -38,11 +38,11 @@ def huge(path, side):
 RUN = """
 import resource, sys
 from pathlib import Path
-from pathology_mil.encoders import EncoderChoice
-from pathology_mil.encoding import EncodeParams, encode_slides
-from pathology_mil.slides import find_slides
-from pathology_mil.tiles import TileParams
-from pathology_mil.tiling import tile_slides
+from pathology_mil.features.encoders import EncoderChoice
+from pathology_mil.features.encoding import EncodeParams, encode_slides
+from pathology_mil.slides.reading import find_slides
+from pathology_mil.slides.tiles import TileParams
+from pathology_mil.slides.tiling import tile_slides
 slide, job = map(Path, sys.argv[1:])
 _, tiled = tile_slides(find_slides(slide), job, TileParams(mag=10, min_tissue=0.5))
 _, encoded = encode_slides(job, EncodeParams(EncoderChoice("colour-texture"), batch=16))
@@ -67,8 +67,8 @@ def test_memory_does_not_grow_with_the_slide(tmp_path):
 
 
 def test_a_large_single_level_slide_has_tissue_and_tiles(tmp_path):
-    from pathology_mil.slides import Slide
-    from pathology_mil.tiles import TileParams, make_tiles
+    from pathology_mil.slides.reading import Slide
+    from pathology_mil.slides.tiles import TileParams, make_tiles
 
     with Slide(huge(tmp_path / "s.tif", 6_000)) as slide:
         assert (slide.levels, slide.mpp) == ([(6000, 6000)], 0.25)

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from core_runtime.errors import UserError
-from pathology_mil.labels import MERGES, Labels, labels_of_bags, read_labels, slide_id, sorted_classes
-from pathology_mil.splits import Split, check_splits, few_shot, make_splits, read_splits, write_splits
+from pathology_mil.cohort.labels import MERGES, Labels, labels_of_bags, read_labels, slide_id, sorted_classes
+from pathology_mil.cohort.splits import Split, check_splits, few_shot, make_splits, read_splits, write_splits
 
 
 def write(path, *lines):

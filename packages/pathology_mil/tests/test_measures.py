@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
-from pathology_mil.measures import describe, measure, write_fold_table, write_summary
+from pathology_mil.metrics import describe, measure, write_fold_table, write_summary
 
 
 def rows_of(path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pathology_mil.official_slides import components
+from pathology_mil.model.official_slides import components
 
 COMMITTED = Path(__file__).parent / "golden/acmil"
 CASES = ["clam_patch_cmu_biopsy", "clam_patch_tcga_otsu", "clam_heatmap"]

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from pathology_mil.acmil import ACMIL_GA, ACMILConfig
-from pathology_mil.features import find_bags, open_bag
-from pathology_mil.model_folders import load
-from pathology_mil.models import check, convert, get, listed
-from pathology_mil.predict import Predictor, concentration, normalised_entropy, predict, write_prediction
+from pathology_mil.model.acmil import ACMIL_GA, ACMILConfig
+from pathology_mil.features.bags import find_bags, open_bag
+from pathology_mil.model.folder import load
+from pathology_mil.commands.models import check, convert, get, listed
+from pathology_mil.model.inference import Predictor, concentration, normalised_entropy, predict, write_prediction
 
 
 def test_a_prediction_of_one_slide(trained, cohort, tmp_path):

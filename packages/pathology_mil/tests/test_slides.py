@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
-from pathology_mil.pyramid import write_pyramid
-from pathology_mil.resolution import magnification, own_mpp, resolution
-from pathology_mil.slides import Slide, find_slides
+from pathology_mil.samples.pyramid import write_pyramid
+from pathology_mil.slides.resolution import magnification, own_mpp, resolution
+from pathology_mil.slides.reading import Slide, find_slides
 
 
 @pytest.fixture
@@ -72,8 +72,8 @@ def test_reading_a_pyramid(pyramid, picture):
 def test_an_overview_is_put_together_without_seams(pyramid, monkeypatch):
     with Slide(pyramid) as slide:
         whole = slide.overview(8)
-        monkeypatch.setattr("pathology_mil.slides.WHOLE_PIXELS", 1000)
-        monkeypatch.setattr("pathology_mil.slides._BLOCK", 64)
+        monkeypatch.setattr("pathology_mil.slides.reading.WHOLE_PIXELS", 1000)
+        monkeypatch.setattr("pathology_mil.slides.reading._BLOCK", 64)
         pieces = slide.overview(8)
         assert whole.shape == pieces.shape == (125, 188, 3)
         assert np.abs(whole.astype(int) - pieces).mean() < 3

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
-from pathology_mil.slides import Slide
-from pathology_mil.tiles import TileParams, level0_side, make_tiles, open_h5, plain_attributes, read_tiles, write_tiles
+from pathology_mil.slides.reading import Slide
+from pathology_mil.slides.tiles import TileParams, level0_side, make_tiles, open_h5, plain_attributes, read_tiles, write_tiles
 
 
 def attributes_of(path):

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
-from pathology_mil.slides import Slide
-from pathology_mil.tissue import PRESETS, TissueParams, pen_marks, preset, segment
+from pathology_mil.slides.reading import Slide
+from pathology_mil.slides.tissue import PRESETS, TissueParams, pen_marks, preset, segment
 
 
 def slide_of(tmp_path, draw, size=(1200, 900)):
@@ -112,8 +112,8 @@ def test_chosen_contours_and_wrong_settings(tmp_path):
 
 
 def test_a_huge_single_level_is_segmented_from_pieces(cmu, monkeypatch):
-    monkeypatch.setattr("pathology_mil.slides.WHOLE_PIXELS", 100_000)
-    monkeypatch.setattr("pathology_mil.tissue.WHOLE_PIXELS", 100_000)
+    monkeypatch.setattr("pathology_mil.slides.reading.WHOLE_PIXELS", 100_000)
+    monkeypatch.setattr("pathology_mil.slides.tissue.WHOLE_PIXELS", 100_000)
     with Slide(cmu) as slide:
         tissue = segment(slide, PRESETS["biopsy"])
     assert tissue.scale[0] == pytest.approx(2220 / 512, rel=0.01)

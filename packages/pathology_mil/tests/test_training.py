@@ -12,15 +12,15 @@ import torch
 import yaml
 
 from core_runtime.errors import UserError
-from pathology_mil.data import BagData, open_cohort, pack
-from pathology_mil.evaluation import evaluate
-from pathology_mil.features import find_bags, write_acmil
-from pathology_mil.labels import read_labels
-from pathology_mil.recipes import Recipe
-from pathology_mil.runs import train
-from pathology_mil.splits import make_splits, read_splits
-from pathology_mil.sweeps import sweep
-from pathology_mil.training import rate
+from pathology_mil.training.data import BagData, open_cohort, pack
+from pathology_mil.commands.evaluate import evaluate
+from pathology_mil.features.bags import find_bags, write_acmil
+from pathology_mil.cohort.labels import read_labels
+from pathology_mil.training.recipe import Recipe
+from pathology_mil.commands.train import train
+from pathology_mil.cohort.splits import make_splits, read_splits
+from pathology_mil.commands.sweep import sweep
+from pathology_mil.training.module import rate
 
 QUICK = Recipe(epochs=1)
 

@@ -49,8 +49,8 @@ def test_killed_ten_times_it_ends_as_if_it_had_not_been(cohort, tmp_path):
 
 
 def test_two_processes_train_one_model(cohort, tmp_path):
-    from pathology_mil.recipes import Recipe
-    from pathology_mil.runs import train
+    from pathology_mil.training.recipe import Recipe
+    from pathology_mil.commands.train import train
 
     made = train(
         *cohort, tmp_path / "run", recipe=Recipe(epochs=8, lr=1e-2), top_k=0, trainer={"devices": 2}, progress=False

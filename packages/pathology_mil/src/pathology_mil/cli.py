@@ -93,7 +93,7 @@ def sample(
 
     Example: pathology-mil sample data --slides 24
     """
-    from pathology_mil.samples import SampleParams, make_samples
+    from pathology_mil.samples.samples import SampleParams, make_samples
     from pathology_mil.summaries import sampled
 
     outcomes = make_samples(out, SampleParams(slides, seed), workers=workers, overwrite=overwrite)
@@ -119,8 +119,8 @@ def inspect(
 
     Example: pathology-mil inspect slide.svs
     """
-    from pathology_mil.inspection import inspect as look
-    from pathology_mil.resolution import own_mpp
+    from pathology_mil.commands.inspect import inspect as look
+    from pathology_mil.slides.resolution import own_mpp
     from pathology_mil.summaries import inspected
 
     result = inspected(look(path, mpp=own_mpp(slide_mpp, slide_mag)))
@@ -174,13 +174,13 @@ def tile(
 
     Example: pathology-mil tile slides --out job --mag 20 --patch-size 256
     """
-    from pathology_mil.process_list import chosen, read_process_list
-    from pathology_mil.resolution import own_mpp
-    from pathology_mil.slides import find_slides
+    from pathology_mil.slides.process_list import chosen, read_process_list
+    from pathology_mil.slides.resolution import own_mpp
+    from pathology_mil.slides.reading import find_slides
     from pathology_mil.summaries import tiled
-    from pathology_mil.tiles import TileParams
-    from pathology_mil.tiling import tile_slides
-    from pathology_mil.tissue import preset as settings
+    from pathology_mil.slides.tiles import TileParams
+    from pathology_mil.slides.tiling import tile_slides
+    from pathology_mil.slides.tissue import preset as settings
 
     params = TileParams(
         patch_size=patch_size,
@@ -249,8 +249,8 @@ def encode(
 
     Example: pathology-mil encode job --encoder timm:vit_small_patch16_224 --weights dino.pth
     """
-    from pathology_mil.encoders import EncoderChoice
-    from pathology_mil.encoding import EncodeParams, encode_slides
+    from pathology_mil.features.encoders import EncoderChoice
+    from pathology_mil.features.encoding import EncodeParams, encode_slides
     from pathology_mil.summaries import encoded
 
     choice = EncoderChoice(encoder, weights, random_weights, known_as)
@@ -302,9 +302,9 @@ def heatmap(
 
     Example: pathology-mil heatmap slide.svs --features job/20x_256px_0px_overlap/features_uni_v1 --model run/model
     """
-    from pathology_mil.features import find_bags
-    from pathology_mil.maps import MapOptions, draw_maps, prepared
-    from pathology_mil.slides import find_slides
+    from pathology_mil.features.bags import find_bags
+    from pathology_mil.reports.maps import MapOptions, draw_maps, prepared
+    from pathology_mil.slides.reading import find_slides
     from pathology_mil.summaries import mapped
 
     options = MapOptions(scale.value, zoom, cmap, alpha, blur, max_side, branches, top)
@@ -349,8 +349,8 @@ def demo(
 
     Example: pathology-mil demo /tmp/demo
     """
-    from pathology_mil.demo import demo as run_demo
-    from pathology_mil.demo_report import shown
+    from pathology_mil.commands.demo import demo as run_demo
+    from pathology_mil.reports.demo import shown
 
     end(shown(run_demo(out, full=full, seed=seed, workers=workers, overwrite=overwrite)), json)
 

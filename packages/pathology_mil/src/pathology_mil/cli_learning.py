@@ -24,7 +24,7 @@ from core_runtime.cli import (
     end,
     resolve_device,
 )
-from pathology_mil.recipes import PRESETS, PUBLISHED_CONFIG
+from pathology_mil.training.recipe import PRESETS, PUBLISHED_CONFIG
 
 
 class ModelKind(StrEnum):
@@ -114,7 +114,7 @@ def train(
     Example: pathology-mil train job/20x_256px_0px_overlap/features_uni_v1 labels.csv --out run
     """
     from pathology_mil.learning import recipe_of, trained
-    from pathology_mil.runs import train as fit
+    from pathology_mil.commands.train import train as fit
 
     where = resolve_device(device)
     made = fit(
@@ -179,7 +179,7 @@ def sweep(
     Example: pathology-mil sweep features labels.csv --mask-drops 0,0.6 --seeds 1,2,3 --out sweep
     """
     from pathology_mil.learning import numbers, recipe_of, swept
-    from pathology_mil.sweeps import sweep as run_all
+    from pathology_mil.commands.sweep import sweep as run_all
 
     rows = run_all(
         features,
@@ -216,7 +216,7 @@ def evaluate(
 
     Example: pathology-mil evaluate features labels.csv --model run/model --splits run/splits/splits_0.csv
     """
-    from pathology_mil.evaluation import evaluate as judge
+    from pathology_mil.commands.evaluate import evaluate as judge
     from pathology_mil.learning import chosen, evaluated, test_part
 
     made = judge(
@@ -258,7 +258,7 @@ def predict(
     Example: pathology-mil predict features/slide.h5 --model run/model
     """
     from pathology_mil.learning import chosen, predict_path
-    from pathology_mil.resolution import own_mpp
+    from pathology_mil.slides.resolution import own_mpp
 
     mpp = own_mpp(slide_mpp, slide_mag)
     preparation = {"encoder": encoder, "weights": weights, "mpp": mpp, "workers": workers}

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from core_runtime.suite import Check, DemoResult, Domain, Glance
-from pathology_mil.formats import SLIDE_SUFFIXES
+from pathology_mil.slides.formats import SLIDE_SUFFIXES
 
 # endings that other fields use, too: the content decides
 _SHARED = {".tif", ".tiff", ".dcm"}
@@ -61,13 +61,13 @@ def _feature_file(path: Path) -> str | None:
 
 
 def glance(path: Path) -> Glance:
-    from pathology_mil.inspection import glance
+    from pathology_mil.commands.inspect import glance
 
     return glance(path)
 
 
 def demo(out: Path, full: bool) -> DemoResult:
-    from pathology_mil.demo import demo
+    from pathology_mil.commands.demo import demo
 
     return demo(out, full=full)
 

@@ -7,16 +7,16 @@ from typing import Any
 from core_runtime.bulk import Outcome, summary
 from core_runtime.cli import Result, note
 from core_runtime.errors import UserError
-from pathology_mil.evaluation import Evaluation
-from pathology_mil.measures import Metrics, describe
-from pathology_mil.model_folders import load
-from pathology_mil.models import check, convert, get, listed
-from pathology_mil.predict import predict
-from pathology_mil.published import NO_CLASSIFIERS
-from pathology_mil.recipes import Recipe
-from pathology_mil.runs import Trained
-from pathology_mil.splits import read_splits
-from pathology_mil.sweeps import SweepRow
+from pathology_mil.commands.evaluate import Evaluation
+from pathology_mil.metrics import Metrics, describe
+from pathology_mil.model.folder import load
+from pathology_mil.commands.models import check, convert, get, listed
+from pathology_mil.model.inference import predict
+from pathology_mil.model.published import NO_CLASSIFIERS
+from pathology_mil.training.recipe import Recipe
+from pathology_mil.commands.train import Trained
+from pathology_mil.cohort.splits import read_splits
+from pathology_mil.commands.sweep import SweepRow
 
 
 def recipe_of(**options: Any) -> Recipe:
@@ -115,7 +115,7 @@ def evaluated(made: Evaluation) -> Result:
 
 def predict_path(path: Path, model: Path, out: Path, *, device: str, overwrite: bool, **preparation: Any) -> Result:
     """Predicts from features, or from slides by way of tiles and features in ``OUT/slides``."""
-    from pathology_mil.preparing import holds_slides, prepare
+    from pathology_mil.features.preparing import holds_slides, prepare
 
     loaded, left_out = load(model, device=device), []
     if holds_slides(path):

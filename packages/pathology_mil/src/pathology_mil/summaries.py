@@ -7,11 +7,11 @@ from typing import Any
 
 from core_runtime.bulk import Outcome
 from core_runtime.cli import Result, note
-from pathology_mil.encoding import EncodeParams
-from pathology_mil.inspection import Findings
-from pathology_mil.slides import SlideFile
-from pathology_mil.tiles import TileParams
-from pathology_mil.tiling import tile_facts, verdict
+from pathology_mil.features.encoding import EncodeParams
+from pathology_mil.commands.inspect import Findings
+from pathology_mil.slides.reading import SlideFile
+from pathology_mil.slides.tiles import TileParams
+from pathology_mil.slides.tiling import tile_facts, verdict
 
 
 def sampled(out: Path, outcomes: Sequence[Outcome]) -> Result:

@@ -1,0 +1,274 @@
+"""Bags of features: one slide's (N, F) matrix with its coordinates, read lazily from every layout in use.
+
+Layouts, told apart by what is inside: CLAM (`features` and `coords` in `h5_files/`, a bare tensor in `pt_files/`), TRIDENT (the same keys, attributes
+on `coords`), ACMIL (one file, a group a slide with `feat`, `coords`, attribute `label`), Slideflow (`.pt` beside `.index.npz`).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from core_runtime.folders import writing
+from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
+
+_NAMES = ("features", "feat")
+_OTHER_FOLDERS = {"patches", "masks", "stitches", "thumbnails", "contours", "contours_geojson", "visualization"}
+
+
+class LazyFeatures:
+    """A feature matrix that stays on disk: `shape`, `dtype`, `x[a:b]`, `numpy.asarray(x)`. Holds no open file, so it can be sent to workers.
+
+    Args:
+        path: the file.
+        key: the dataset inside an HDF5 file; None for a `.pt` file.
+    """
+
+    def __init__(self, path: Path, key: str | None) -> None:
+        self.path, self.key = path, key
+        if key is None:
+            tensor = self._tensor()
+            shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+            dtype = "float32" if dtype == "bfloat16" else dtype
+        else:
+            with open_h5(path) as file:
+                shape, dtype = file[key].shape, file[key].dtype  # pyright: ignore[reportAttributeAccessIssue]
+        self._leading = len(shape) == 3 and shape[0] == 1  # some older files hold (1, N, F)
+        self.shape: tuple[int, ...] = tuple(shape[1:] if self._leading else shape)
+        self.dtype = np.dtype(dtype)
+        if len(self.shape) != 2:
+            raise UserError(f"{path.name}: features of shape {shape} are not one row a tile")
+        if self.dtype.kind not in "fiu":
+            raise UserError(f"{path.name}: features of type {dtype} are not numbers")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray:
+        if self.key is None:
+            return self._tensor()[rows].float().numpy() if self._bfloat16 else self._tensor()[rows].numpy()
+        with open_h5(self.path) as file:
+            data: Any = file[self.key]
+            if isinstance(rows, (slice, int, np.integer)):
+                return data[0, rows] if self._leading else data[rows]
+            return (data[0] if self._leading else data[:])[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def _tensor(self) -> Any:
+        tensor = _load_pt(self.path)
+        self._bfloat16 = str(tensor.dtype) == "torch.bfloat16"
+        return tensor[0] if tensor.ndim == 3 and tensor.shape[0] == 1 else tensor
+
+
+@dataclass(frozen=True)
+class Bag:
+    """One slide's features.
+
+    Attributes:
+        slide_id: name of the slide file without extension.
+        features: (N, F), on disk until asked for: `bag.features[a:b]`, `numpy.asarray(bag.features)`. N may be 0.
+        coords: (N, 2) top left corners in level-0 pixels; None where the layout keeps none.
+        side: side of a tile in level-0 pixels (TRIDENT calls it patch_size_level0); None where nothing tells.
+        label: the class number, where the layout keeps one (ACMIL).
+        encoder: name of the encoder, where the file says.
+        attributes: what else the file says.
+        notes: what a person should know about how this was read.
+    """
+
+    slide_id: str
+    features: LazyFeatures
+    coords: NDArray[np.int64] | None
+    side: int | None
+    label: int | None = None
+    encoder: str | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class BagFile:
+    """Where a bag is kept: a file, or a group in one."""
+
+    slide_id: str
+    path: Path
+    group: str | None = None
+
+    def open(self) -> Bag:
+        return open_bag(self.path, self.group)
+
+
+def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
+    """Opens one bag, whatever its layout.
+
+    Args:
+        path: an HDF5 or `.pt` file.
+        slide_id: which slide, in a file that holds many.
+
+    Raises:
+        UserError: absent, damaged, of unknown content, rows of features and coordinates that differ in number, or a file of many slides
+            without a choice.
+    """
+    path = Path(path)
+    if path.suffix == ".pt":
+        return _open_pt(path)
+    with open_h5(path) as file:
+        root: Any = file
+        if slide_id is not None and slide_id in file and isinstance(file[slide_id], h5py.Group):
+            root = file[slide_id]
+        elif not any(name in file for name in _NAMES):
+            groups = [k for k, v in file.items() if isinstance(v, h5py.Group)]
+            if slide_id is not None and groups:
+                raise UserError(f"{path.name} holds no slide {slide_id!r}")
+            if len(groups) > 1:
+                raise UserError(f"{path.name} holds {len(groups)} slides: name one of them")
+            if len(groups) == 1:
+                root, slide_id = file[groups[0]], groups[0]
+        name = next((n for n in _NAMES if n in root), None)
+        if name is None:
+            kind = "coordinates but no features" if "coords" in root else f"neither {' nor '.join(_NAMES)}"
+            raise UserError(f"{path.name}: {kind} in this HDF5 file", "features are made by: pathology-mil encode")
+        coords = root["coords"][:].astype(np.int64) if "coords" in root else None
+        attributes = plain_attributes(root.attrs) | plain_attributes(root[name].attrs)
+        if coords is not None:
+            attributes |= plain_attributes(root["coords"].attrs)
+        key = f"{root.name}/{name}"
+    features = LazyFeatures(path, key)
+    return _bag(path, features, coords, attributes, slide_id if root.name != "/" else None)
+
+
+def _bag(
+    path: Path, features: LazyFeatures, coords: NDArray | None, attributes: dict[str, Any], slide_id: str | None
+) -> Bag:
+    if coords is not None and coords.ndim == 3 and coords.shape[0] == 1:
+        coords = coords[0]
+    if coords is not None and len(coords) != len(features):
+        raise UserError(f"{path.name}: {len(features)} rows of features but {len(coords)} coordinates")
+    side, notes = level0_side(attributes, coords) if coords is not None else (None, [])
+    label = attributes.get("label")
+    encoder = attributes.get("encoder")
+    return Bag(
+        slide_id or path.stem,
+        features,
+        coords,
+        side,
+        int(label) if label is not None else None,
+        str(encoder) if encoder is not None else None,
+        attributes,
+        notes,
+    )
+
+
+def _open_pt(path: Path) -> Bag:
+    features = LazyFeatures(path, None)
+    index = path.with_suffix(".index.npz")
+    neighbour = path.parent.parent / "h5_files" / f"{path.stem}.h5"
+    coords: NDArray | None = None
+    attributes: dict[str, Any] = {}
+    if index.is_file():
+        with np.load(index, allow_pickle=False) as file:
+            coords = file["arr_0"].astype(np.int64)
+    elif path.parent.name == "pt_files" and neighbour.is_file():
+        with open_h5(neighbour) as file:
+            if isinstance(data := file.get("coords"), h5py.Dataset):
+                coords, attributes = data[:].astype(np.int64), plain_attributes(data.attrs)
+    return _bag(path, features, coords, attributes, None)
+
+
+def _load_pt(path: Path) -> Any:
+    import torch
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except Exception as error:  # truncated archives and forbidden classes raise half a dozen kinds
+        raise UserError(
+            f"{path.name}: damaged, or not a plain tensor (files that would run code are refused)"
+        ) from error
+    if isinstance(content, dict):
+        content = next((content[n] for n in _NAMES if n in content), None)
+    if not isinstance(content, torch.Tensor):
+        raise UserError(f"{path.name}: neither a tensor nor a dictionary with 'features'")
+    return content
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def find_bags(path: Path | str) -> dict[str, BagFile]:
+    """The bags that a path stands for, by slide id, sorted: one file, an ACMIL file of many slides, or a folder of files (any depth).
+
+    Raises:
+        UserError: nothing there, or a folder that holds several sets of features of the same slides.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    if path.is_file():
+        return {b.slide_id: b for b in _in_file(path)}
+    found: dict[str, BagFile] = {}
+    files = (
+        p
+        for p in path.rglob("*")
+        if p.suffix in (".h5", ".hdf5", ".pt")
+        and not p.name.startswith(".")
+        and not any(_not_features(part) for part in p.relative_to(path).parts[:-1])
+    )
+    for file in sorted(files, key=lambda p: (p.suffix == ".pt", p)):
+        for bag in _in_file(file):
+            before = found.get(bag.slide_id)
+            if before is None:
+                found[bag.slide_id] = bag
+            elif before.path.parent.parent != file.parent.parent or file.parent.name != "pt_files":
+                raise UserError(
+                    f"{path} holds several sets of features of {bag.slide_id!r}: {before.path.parent} and {file.parent}",
+                    "name the folder of one of them",
+                )
+    if not found:
+        raise UserError(
+            f"{path}: no feature files (.h5, .pt) in this folder or below it",
+            "features are made by: pathology-mil encode",
+        )
+    return dict(sorted(found.items()))
+
+
+def _not_features(folder: str) -> bool:
+    return folder in _OTHER_FOLDERS or folder.startswith("slide_features_")
+
+
+def _in_file(path: Path) -> Iterable[BagFile]:
+    whole = [BagFile(path.stem, path)]
+    if path.suffix == ".pt":
+        return whole
+    try:
+        with open_h5(path) as file:
+            if any(name in file for name in (*_NAMES, "coords")):
+                return whole
+            return [BagFile(k, path, k) for k, v in file.items() if isinstance(v, h5py.Group)] or whole
+    except UserError:
+        return whole  # damaged: found here, named when it is opened, so that the rest of a folder goes on
+
+
+def write_acmil(path: Path, bags: Iterable[tuple[Bag, int | None]]) -> None:
+    """Writes bags and their class numbers as one file in ACMIL's layout: a group a slide with `feat` (float16), `coords`, attribute `label`."""
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        for bag, label in bags:
+            group = file.create_group(bag.slide_id)
+            group.create_dataset("feat", data=np.asarray(bag.features, np.float16))
+            if bag.coords is not None:
+                group.create_dataset("coords", data=bag.coords)
+            for key, value in (("label", label), ("patch_size_level0", bag.side), ("encoder", bag.encoder)):
+                if value is not None:
+                    group.attrs[key] = value

@@ -1,0 +1,141 @@
+"""Attention of the tiles of a slide, from a model and features or from a file of scores."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from pathology_mil.features.bags import Bag
+from pathology_mil.reports.heatmaps import softmax
+from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The tiles of a slide with their attention.
+
+    Attributes:
+        coords: (N, 2) top left corners, level-0 pixels.
+        side: side of a tile in level-0 pixels.
+        attention: (N,) sums to 1.
+        branches: (M, N), each row sums to 1; None where only the mean is known.
+        label: the predicted class, where a model was asked.
+        probabilities: of each class.
+        facts: encoder and the like, to be read with the result.
+        notes: what a person should know about how this was read.
+    """
+
+    coords: NDArray[np.int64]
+    side: int
+    attention: NDArray[np.float64]
+    branches: NDArray[np.float64] | None = None
+    label: str | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def score_with(predictor: Any, bag: Bag) -> Scored:
+    """Asks a model (`predict.Predictor`) about a bag of features.
+
+    Raises:
+        UserError: no coordinates or tile size with the features, or what the predictor cannot use.
+    """
+    if bag.coords is None or bag.side is None:
+        raise UserError(
+            f"{bag.slide_id}: the features have no coordinates: a label can be predicted, a heat map cannot be drawn"
+        )
+    made = predictor(bag)
+    return Scored(
+        bag.coords,
+        bag.side,
+        np.asarray(made.attention, np.float64),
+        np.asarray(made.branch_attention, np.float64),
+        made.label,
+        made.probabilities,
+        made.facts,
+        tuple(bag.notes),
+    )
+
+
+def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
+    """Reads scores that `predict`, CLAM or somebody's own model wrote: HDF5 with `attention_scores` (or `scores`, `attention`), or `.npz`, `.npy`.
+
+    Scores that are not a distribution (they do not sum to 1, or are negative) are taken as raw ones and go through a softmax.
+
+    Args:
+        path: the file. (N,), (N, 1), (1, N) or (branches, N).
+        coords_from: a file of tiles or features for the coordinates, where `path` has none.
+
+    Raises:
+        UserError: damaged, without scores or coordinates, or of another number of tiles.
+    """
+    content = _arrays(path)
+    name = next((n for n in ("attention_scores", "scores", "attention") if n in content), None)
+    if name is None:
+        raise UserError(f"{path.name}: no 'attention_scores', 'scores' or 'attention' in this file")
+    coords, attributes = content.get("coords"), content.get("coords attributes", {})
+    if coords_from is not None:
+        more = _arrays(coords_from)
+        coords, attributes = more.get("coords"), more.get("coords attributes", {})
+    if coords is None:
+        raise UserError(f"{path.name}: scores without coordinates", "say where the tiles are: --coords FILE.h5")
+    side, notes = level0_side(attributes, coords)
+    if side is None:
+        raise UserError(f"{path.name}: nothing tells how large a tile is", "take the tiles' own file: --coords FILE.h5")
+    scores = np.asarray(content[name], np.float64)
+    scores = scores.T if scores.shape == (len(coords), 1) else scores
+    scores = np.atleast_2d(scores)
+    if scores.shape[1] != len(coords):
+        raise UserError(f"{path.name}: {scores.shape[1]} scores but {len(coords)} coordinates")
+    if not np.isfinite(scores).all():
+        raise UserError(f"{path.name}: the scores hold NaN or infinite values")
+    if scores.shape[1] and (scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-2):
+        scores, notes = softmax(scores), [*notes, "the scores were taken as raw ones (before softmax)"]
+    branches = np.asarray(content["branch_attention"], np.float64) if "branch_attention" in content else None
+    return Scored(
+        coords,
+        side,
+        scores.mean(axis=0),
+        branches if branches is not None or len(scores) == 1 else scores,
+        notes=tuple(notes),
+    )
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    if path.suffix in (".npz", ".npy"):
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            return {"scores": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(
+                f"{path.name}: not a readable NumPy file (files that would run code are refused)"
+            ) from error
+    with open_h5(path) as file:
+        found: dict[str, Any] = {
+            k: v[:]
+            for k, v in file.items()
+            if isinstance(v, h5py.Dataset) and k not in ("features", "feat", "imgs") and v.ndim
+        }
+        if "coords" in found:
+            found["coords"] = found["coords"].astype(np.int64)
+            found["coords attributes"] = plain_attributes(file["coords"].attrs)
+    return found
+
+
+def auprc(attention: NDArray, truth: NDArray) -> float:
+    """Area under the precision-recall curve of the attention against the tiles that are tumour; NaN where none or all are.
+
+    Chance is the share of tumour tiles.
+    """
+    from sklearn.metrics import average_precision_score
+
+    truth = np.asarray(truth, bool)
+    if not truth.any() or truth.all():
+        return float("nan")
+    return float(average_precision_score(truth, attention))

@@ -1,0 +1,138 @@
+"""Sample data: small synthetic slides in the field's file formats, with labels and annotations."""
+
+import csv
+import io
+import json
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import shapely
+
+from core_runtime.bulk import Item, Outcome, bulk
+from core_runtime.errors import UserError
+from core_runtime.folders import write_text
+from pathology_mil.samples import synthesis
+from pathology_mil.slides.annotations import Region, write_asap, write_geojson
+from pathology_mil.samples.pyramid import write_pyramid
+from pathology_mil.slides.tissue import polygonal
+
+LABELS = ("normal", "tumour")
+
+
+@dataclass(frozen=True)
+class SampleParams:
+    """What to make.
+
+    Args:
+        slides: how many; half of them have tumour-like nests.
+        seed: of all randomness.
+    """
+
+    slides: int = 12
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.slides < 1:
+            raise UserError(f"the number of slides must be positive, got {self.slides}")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    slide_id: str
+    case_id: str
+    label: str
+    mpp: float
+    pen: bool
+    seed: tuple[int, int]
+
+    @property
+    def file(self) -> str:
+        return f"{self.slide_id}{'.svs' if self.mpp == synthesis.MPP else '.tif'}"
+
+
+def make_samples(
+    out: Path, params: SampleParams, *, workers: int = 1, executor: Executor | None = None, overwrite: bool = False
+) -> list[Outcome]:
+    """Makes `out/slides`, `out/annotations` and `out/labels.csv`.
+
+    One slide in four is a 40× scan (0.25 µm per pixel, `.tif`, truth as QuPath GeoJSON), the others 20× (0.5 µm per pixel, Aperio-like
+    `.svs`, truth as ASAP XML). One in five has pen marks. Patients have one or two slides.
+
+    An interrupted run is finished by the same call.
+
+    Raises:
+        UserError: the folder holds finished samples, or others, and `overwrite` is off.
+    """
+    settings = out / "sample.json"
+    wanted = {"slides": params.slides, "seed": params.seed}
+    plans = _plans(params)
+    if overwrite:
+        for folder in ("slides", "annotations"):
+            for old in (out / folder).glob("sample_*"):
+                old.unlink()
+    elif settings.exists():
+        same = json.loads(settings.read_text()) == wanted
+        if not same or all((out / "slides" / p.file).exists() for p in plans):
+            raise UserError(
+                f"{out} already holds {'these' if same else 'other'} samples", "--overwrite makes them anew"
+            )
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case_id", "slide_id", "label"])
+    writer.writerows([p.case_id, p.slide_id, p.label] for p in plans)
+    write_text(settings, json.dumps(wanted) + "\n")
+    write_text(out / "labels.csv", table.getvalue())
+    items = [Item(p.slide_id, (p, out), out / "slides" / p.file) for p in plans]
+    log = out / "sample.jsonl"
+    outcomes = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
+    if all(o.ok for o in outcomes):
+        log.unlink()  # times differ from run to run, samples do not
+    return outcomes
+
+
+def _plans(params: SampleParams) -> list[_Plan]:
+    rng = np.random.default_rng(params.seed)
+    tumour = rng.permutation(np.arange(params.slides) % 2 == 1)
+    plans, case = [], 0
+    for i in range(params.slides):
+        if i == 0 or rng.random() < 0.75:
+            case += 1
+        plans.append(
+            _Plan(
+                slide_id=f"sample_{i + 1:03d}",
+                case_id=f"patient_{case:03d}",
+                label=LABELS[int(tumour[i])],
+                mpp=0.25 if i % 4 == 3 else synthesis.MPP,
+                pen=i % 5 == 2,
+                seed=(params.seed, i),
+            )
+        )
+    return plans
+
+
+def _make(item: Item) -> dict[str, Any]:
+    plan: _Plan
+    plan, out = item.source
+    drawing = synthesis.draw(np.random.default_rng(plan.seed), tumour=plan.label == "tumour", pen=plan.pen)
+    scale = synthesis.MPP / plan.mpp
+    image = drawing.image
+    if scale != 1:
+        size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+    if drawing.nests:
+        pieces = [
+            shapely.make_valid(shapely.Polygon(n.outline * scale, [] if n.hole is None else [n.hole * scale]))
+            for n in drawing.nests
+        ]
+        truth = polygonal(shapely.union_all(pieces))
+        stem = out / "annotations" / plan.slide_id
+        if plan.mpp == synthesis.MPP:
+            write_asap(stem.with_suffix(".xml"), truth)
+        else:
+            write_geojson(stem.with_suffix(".geojson"), [Region(p, "Tumor") for p in truth.geoms])
+    write_pyramid(item.output, image, downsamples=(4, 16), mpp=plan.mpp, aperio=plan.mpp == synthesis.MPP)
+    return {"label": plan.label, "mpp": plan.mpp, "nests": len(drawing.nests), "pen": drawing.pen}

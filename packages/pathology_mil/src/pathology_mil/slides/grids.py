@@ -1,0 +1,126 @@
+"""Where the tiles lie: grids over the tissue, as arrays of level-0 corners. Pure geometry, no files."""
+
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from pathology_mil.slides.tissue import Contour, Tissue
+
+Coords = NDArray[np.int64]  # (tiles, 2): x and y of the top left corner
+ContourFn = Literal["four_pt", "four_pt_hard", "center", "basic"]
+
+_ROWS = 64  # rows of the global grid that are tested at once
+
+
+def contour_grid(
+    tissue: Tissue,
+    *,
+    dimensions: tuple[int, int],
+    side: tuple[int, int],
+    step: tuple[int, int],
+    contour_fn: ContourFn = "four_pt",
+    use_padding: bool = True,
+) -> Coords:
+    """CLAM's grid: one per contour, starting at the corner of its bounding box; x is the slow axis.
+
+    Neighbouring contours have grids of their own, so that their tiles may overlap.
+
+    Args:
+        tissue: contours and holes.
+        dimensions: width and height of the slide.
+        side: width and height of a tile.
+        step: from one tile to the next.
+        contour_fn: what makes a tile belong to a contour: `basic` its corner lies inside, `center` its centre, `four_pt` at least
+            one of the four points half-way between centre and edges, `four_pt_hard` all four. The boundary counts as inside.
+        use_padding: whether tiles may stick out of the slide.
+    """
+    if contour_fn not in get_args(ContourFn):
+        raise UserError(f"unknown contour function {contour_fn!r}", f"choose from {', '.join(get_args(ContourFn))}")
+    parts = [
+        _one_contour(outer, holes, dimensions, side, step, contour_fn, use_padding)
+        for outer, holes in zip(tissue.contours, tissue.holes, strict=True)
+    ]
+    return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
+
+
+def _one_contour(
+    outer: Contour,
+    holes: list[Contour],
+    dimensions: tuple[int, int],
+    side: tuple[int, int],
+    step: tuple[int, int],
+    contour_fn: ContourFn,
+    use_padding: bool,
+) -> Coords:
+    left, top, width, height = cv2.boundingRect(outer)
+    stop = (left + width, top + height)
+    if not use_padding:
+        stop = tuple(min(s, d - t + 1) for s, d, t in zip(stop, dimensions, side, strict=True))
+    xs, ys = (np.arange(a, b, s, dtype=np.int64) for a, b, s in zip((left, top), stop, step, strict=True))
+    corners = np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1).reshape(-1, 2)
+    centre = corners + side[0] // 2
+    shift = int(side[0] // 2 * 0.5)
+    if contour_fn == "basic":
+        inside = _within(outer, corners)
+    elif contour_fn == "center" or shift == 0:
+        inside = _within(outer, centre)
+    else:
+        signs = [(-1, -1), (1, 1), (1, -1), (-1, 1)]
+        points = np.stack([_within(outer, centre + shift * np.array(sign)) for sign in signs])
+        inside = points.all(axis=0) if contour_fn == "four_pt_hard" else points.any(axis=0)
+    kept = corners[inside]
+    for hole in holes:
+        kept = kept[~_within(hole, kept + side[0] / 2, boundary=False)]
+    return kept
+
+
+def _within(contour: Contour, points: NDArray, *, boundary: bool = True) -> NDArray[np.bool_]:
+    """Which points lie inside a contour; equals cv2.pointPolygonTest for each, many times faster."""
+    if len(contour) < 3:
+        at = (points[:, None, :] == contour[None]).all(axis=-1).any(axis=-1)
+        return at if boundary else np.zeros(len(points), bool)
+    polygon = shapely.Polygon(contour)
+    shapely.prepare(polygon)
+    test = shapely.intersects_xy if boundary else shapely.contains_xy
+    return test(polygon, points[:, 0], points[:, 1])
+
+
+def global_grid(
+    tissue: Tissue, *, dimensions: tuple[int, int], side: int, step: int, min_tissue: float = 0.0, holes: bool = True
+) -> Coords:
+    """TRIDENT's grid: one over the whole slide from (0, 0), row after row; the last tiles stick out.
+
+    Args:
+        tissue: contours and holes.
+        dimensions: width and height of the slide.
+        side: side of a tile.
+        step: from one tile to the next.
+        min_tissue: the share of a tile that must be tissue; 0 asks only that they touch.
+        holes: whether holes are left out (False: they count as tissue).
+    """
+    if not 0 <= min_tissue <= 1:
+        raise UserError(f"the share of tissue in a tile lies between 0 and 1, got {min_tissue}")
+    pieces = shapely.get_parts(tissue.polygons(holes=holes))
+    if not len(pieces):
+        return np.zeros((0, 2), np.int64)
+    tree = shapely.STRtree(pieces)
+    shapely.prepare(pieces)
+    xs, ys = (np.arange(0, d, step, dtype=np.int64) for d in dimensions)
+    kept = []
+    for start in range(0, len(ys), _ROWS):
+        grid = np.stack(np.meshgrid(ys[start : start + _ROWS], xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
+        boxes = shapely.box(grid[:, 0], grid[:, 1], grid[:, 0] + side, grid[:, 1] + side)
+        box, piece = tree.query(boxes, predicate="intersects")
+        covered = np.zeros(len(grid))
+        if min_tissue > 0:
+            np.add.at(covered, box, shapely.area(shapely.intersection(boxes[box], pieces[piece])))
+            keep = covered >= min_tissue * side**2 * (1 - 1e-9)
+        else:
+            keep = np.zeros(len(grid), bool)
+            keep[box] = True
+        kept.append(grid[keep])
+    return np.concatenate(kept)

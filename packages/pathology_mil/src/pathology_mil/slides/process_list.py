@@ -1,0 +1,105 @@
+"""CLAM's `process_list_autogen.csv`: a row a slide with the parameters it was tiled with, which people edit and feed back."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from core_runtime.bulk import Outcome
+from core_runtime.errors import UserError
+from pathology_mil.slides.reading import SlideFile
+from pathology_mil.cohort.splits import few
+from pathology_mil.slides.tiles import TileParams
+
+
+def _ids(text: str) -> tuple[int, ...]:
+    return () if text.strip().lower() in ("", "none") else tuple(int(n) for n in text.replace(",", " ").split())
+
+
+def _flag(text: str) -> bool:
+    if text.strip().lower() not in ("true", "false", "1", "0"):
+        raise ValueError(text)
+    return text.strip().lower() in ("true", "1")
+
+
+_TISSUE: Mapping[str, Callable[[str], Any]] = {
+    "seg_level": int,
+    "sthresh": int,
+    "mthresh": int,
+    "close": int,
+    "use_otsu": _flag,
+    "keep_ids": _ids,
+    "exclude_ids": _ids,
+    "a_t": float,
+    "a_h": float,
+    "max_n_holes": int,
+}
+_TILES: Mapping[str, Callable[[str], Any]] = {"use_padding": _flag, "contour_fn": str}
+
+
+def process_row(file: str, params: TileParams, outcome: Outcome) -> dict[str, Any]:
+    """The row of a slide file: what it was tiled with, and what became of it."""
+    tissue = params.tissue
+    return {
+        "slide_id": file,
+        "process": int(not outcome.ok),
+        "status": {"done": "processed", "already done": "already_exist"}.get(outcome.status, "failed_seg"),
+        **{name: getattr(tissue, name) for name in _TISSUE},
+        "keep_ids": ",".join(map(str, tissue.keep_ids)) or "none",
+        "exclude_ids": ",".join(map(str, tissue.exclude_ids)) or "none",
+        "vis_level": -1,
+        "line_thickness": 250,
+        "use_padding": params.use_padding,
+        "contour_fn": params.contour_fn,
+    }
+
+
+def read_process_list(path: Path, base: TileParams) -> dict[str, TileParams]:
+    """Parameters by slide id (file name without its ending) of the rows whose `process` is 1.
+
+    Args:
+        path: CSV with a column `slide_id`; `process` and every parameter may be absent or empty.
+        base: what holds where a row says nothing.
+
+    Raises:
+        UserError: unreadable, without slides, a slide twice, or a value that is none.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as a process list: {error}") from error
+    if not rows or "slide_id" not in rows[0]:
+        raise UserError(
+            f"{path} is no process list: no column 'slide_id', or no row", "'tile --layout clam' writes one"
+        )
+    found: dict[str, TileParams] = {}
+    for number, row in enumerate(rows, 2):
+        slide_id = Path(row["slide_id"] or "").stem
+        if not slide_id or (row.get("process") or "1").strip() in ("0", "0.0"):
+            continue
+        if slide_id in found:
+            raise UserError(f"{path.name}, line {number}: slide {slide_id} stands there twice")
+        try:
+            tissue, tiles = (
+                {name: of(text) for name, of in columns.items() if (text := (row.get(name) or "").strip())}
+                for columns in (_TISSUE, _TILES)
+            )
+            found[slide_id] = replace(base, **tiles, tissue=replace(base.tissue, **tissue))
+        except ValueError as error:
+            raise UserError(f"{path.name}, line {number}: {error}") from error
+    if not found:
+        raise UserError(f"{path} names no slide to process", "set 'process' to 1 in the rows that are wanted")
+    return found
+
+
+def chosen(slides: Sequence[SlideFile], listed: Mapping[str, TileParams]) -> list[SlideFile]:
+    """The slides that a process list names.
+
+    Raises:
+        UserError: it names others.
+    """
+    if absent := sorted(listed.keys() - {s.slide_id for s in slides}):
+        raise UserError(f"the process list names {few(absent)}: no such slide here")
+    return [s for s in slides if s.slide_id in listed]

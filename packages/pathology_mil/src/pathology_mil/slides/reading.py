@@ -1,0 +1,298 @@
+"""Whole slides: opening them, their resolution, and reading pixels from them.
+
+Everything outside this file speaks level-0 pixels: origin top left, x to the right, y down.
+"""
+
+import csv
+import threading
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import openslide
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from core_runtime.errors import UserError
+from pathology_mil.slides.formats import SLIDE_SUFFIXES
+from pathology_mil.slides.resolution import number, resolution
+
+RGB = NDArray[np.uint8]
+
+# a whole level up to this size is read in one call; anything larger is read in blocks
+WHOLE_PIXELS = 16_000_000
+# a plain image (PNG, JPEG) has to be decoded whole: past this, a pyramidal file is the better idea
+PLAIN_PIXELS = 400_000_000
+_BLOCK = 2048
+
+
+class Slide:
+    """An open slide; a context manager.
+
+    Args:
+        path: a file that OpenSlide opens, or a plain image.
+        mpp: its resolution in µm per pixel, where the file does not say or says it wrongly.
+        mpp_keys: further properties of the file to look for the resolution in.
+
+    Attributes:
+        levels: (width, height) of each pyramid level.
+        downsamples: (x, y) scale of each level against level 0, as the ratio of their sizes.
+        mpp: µm per pixel of level 0, or None.
+        bad_regions: how many reads failed and were answered with background.
+
+    Raises:
+        UserError: there is no such file, it is not a slide, or it is damaged.
+    """
+
+    def __init__(self, path: Path | str, *, mpp: float | None = None, mpp_keys: Iterable[str] = ()) -> None:
+        self.path = Path(path)
+        self._handle = _open(self.path)
+        self._lock = threading.Lock()
+        self.bad_regions = 0
+        self.properties: dict[str, str] = dict(self._handle.properties)
+        self.levels: list[tuple[int, int]] = [(int(w), int(h)) for w, h in self._handle.level_dimensions]
+        width, height = self.levels[0]
+        self.downsamples = [(width / w, height / h) for w, h in self.levels]
+        found = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
+        self.mpp, self.mpp_source = found.mpp, found.source
+        color = self.properties.get("openslide.background-color", "FFFFFF")
+        self.background = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
+
+    @property
+    def slide_id(self) -> str:
+        """The file's name without its extension: the name under which its tiles and features are kept."""
+        return self.path.stem
+
+    @property
+    def dimensions(self) -> tuple[int, int]:
+        """Width and height of level 0."""
+        return self.levels[0]
+
+    def __enter__(self) -> "Slide":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.close()
+
+    def known_mpp(self) -> float:
+        """The resolution, where one is needed.
+
+        Raises:
+            UserError: the file does not say and nobody else has.
+        """
+        if self.mpp is None:
+            raise UserError(
+                f"{self.path.name}: the file holds neither a resolution (mpp) nor a magnification",
+                "say it with --slide-mpp 0.25 (µm per pixel of the scan) or --slide-mag 40 (its objective)",
+            )
+        return self.mpp
+
+    def best_level(self, downsample: float) -> int:
+        """The coarsest level that is no coarser than 1.1 × the downsample wanted."""
+        usable = [i for i, (dx, _) in enumerate(self.downsamples) if dx <= 1.1 * downsample]
+        return max(usable, key=lambda i: self.downsamples[i][0]) if usable else 0
+
+    def nearest_level(self, downsample: float) -> int:
+        """The level whose downsample is nearest to the one wanted."""
+        return min(range(len(self.levels)), key=lambda i: abs(self.downsamples[i][0] - downsample))
+
+    def read(self, x: int, y: int, *, level: int = 0, width: int, height: int) -> RGB:
+        """A region as (height, width, 3) uint8; x and y in level-0 pixels, width and height in those of `level`.
+
+        What lies outside the slide, or was never scanned, has the slide's background colour. A region that cannot be decoded
+        is all background and counted in `bad_regions`.
+        """
+        try:
+            image = self._handle.read_region((int(x), int(y)), level, (width, height))
+        except (openslide.OpenSlideError, OSError, ValueError, SyntaxError):
+            # OpenSlide's error state sticks to the handle, so a neighbour's fault may have been ours to meet: once more, with a fresh one
+            with self._lock:
+                self._handle = _open(self.path)
+                try:
+                    image = self._handle.read_region((int(x), int(y)), level, (width, height))
+                except (openslide.OpenSlideError, OSError, ValueError, SyntaxError):
+                    self._handle = _open(self.path)
+                    self.bad_regions += 1
+                    return np.broadcast_to(self.background.astype(np.uint8), (height, width, 3)).copy()
+        rgba = np.asarray(image)
+        alpha = rgba[..., 3:]
+        if alpha.min() == 255:
+            return np.ascontiguousarray(rgba[..., :3])
+        share = alpha.astype(np.float32) / 255
+        return np.rint(rgba[..., :3] * share + self.background * (1 - share)).astype(np.uint8)
+
+    def read_tile(self, x: int, y: int, *, side: int, size: int) -> RGB:
+        """The square of `side` level-0 pixels at (x, y), as (size, size, 3) uint8, read from the level that fits best."""
+        level = self.best_level(side / size)
+        dx, dy = self.downsamples[level]
+        width, height = max(1, round(side / dx)), max(1, round(side / dy))
+        tile = self.read(x, y, level=level, width=width, height=height)
+        if (height, width) == (size, size):
+            return tile
+        return resized(tile, size, size)
+
+    def read_level(self, level: int) -> RGB:
+        """A whole level; a damaged part of it costs only the block it lies in."""
+        width, height = self.levels[level]
+        if width * height <= WHOLE_PIXELS:
+            bad = self.bad_regions
+            image = self.read(0, 0, level=level, width=width, height=height)
+            if self.bad_regions == bad:
+                return image
+            self.bad_regions = bad
+        image = np.empty((height, width, 3), np.uint8)
+        dx, dy = self.downsamples[level]
+        for x, y, w, h in _blocks(width, height, _BLOCK if width * height > WHOLE_PIXELS else 256):
+            image[y : y + h, x : x + w] = self.read(round(x * dx), round(y * dy), level=level, width=w, height=h)
+        return image
+
+    def overview(self, downsample: float) -> RGB:
+        """The whole slide at a downsample (≥ 1), put together from blocks: memory grows with the picture, not with the slide."""
+        w0, h0 = self.dimensions
+        width, height = max(1, round(w0 / downsample)), max(1, round(h0 / downsample))
+        level = self.best_level(downsample)
+        lw, lh = self.levels[level]
+        if lw * lh <= WHOLE_PIXELS:
+            return resized(self.read_level(level), width, height)
+        dx, dy = self.downsamples[level]
+        image = np.empty((height, width, 3), np.uint8)
+        step = max(1, int(_BLOCK * dx / downsample))
+        for x, y, w, h in _blocks(width, height, step):
+            left, top = round(x * lw / width), round(y * lh / height)
+            right, bottom = min(lw, round((x + w) * lw / width)), min(lh, round((y + h) * lh / height))
+            block = self.read(
+                round(left * dx), round(top * dy), level=level, width=max(1, right - left), height=max(1, bottom - top)
+            )
+            image[y : y + h, x : x + w] = resized(block, w, h)
+        return image
+
+    def thumbnail(self, max_side: int) -> RGB:
+        """The whole slide, no side longer than `max_side`."""
+        return self.overview(max(1.0, max(self.dimensions) / max_side))
+
+
+def resized(image: RGB, width: int, height: int) -> RGB:
+    """An image at another size: area-averaged when it shrinks, bilinear when it grows."""
+    if image.shape[:2] == (height, width):
+        return image
+    shrinks = width <= image.shape[1] and height <= image.shape[0]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # pyright: ignore[reportReturnType]
+
+
+def _blocks(width: int, height: int, side: int) -> Iterator[tuple[int, int, int, int]]:
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield x, y, min(side, width - x), min(side, height - y)
+
+
+def _open(path: Path) -> openslide.AbstractSlide:
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not a slide")
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        pass
+    except (openslide.OpenSlideError, UnicodeError) as error:
+        raise UserError(f"{path.name}: damaged or incomplete slide ({_first_line(error)})") from error
+    return _open_plain(path)
+
+
+def _open_plain(path: Path) -> openslide.ImageSlide:
+    Image.MAX_IMAGE_PIXELS = PLAIN_PIXELS
+    try:
+        with warnings.catch_warnings(action="ignore"):  # what Pillow warns of here is an error below, or harmless
+            image = Image.open(path)
+            if image.width * image.height > PLAIN_PIXELS:
+                image.close()
+                raise UserError(
+                    f"{path.name}: a plain image of {image.width}×{image.height} pixels has to be decoded whole",
+                    "convert it to a pyramidal tiled TIFF",
+                )
+            with image:
+                return openslide.ImageSlide(image.convert("RGBA"))  # decodes: a truncated image shows here
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
+            "check that it was copied whole",
+        ) from error
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path.name}: damaged or unusable image ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """A slide to work on, and its resolution where a person or a table gives one."""
+
+    path: Path
+    mpp: float | None = None
+
+    @property
+    def slide_id(self) -> str:
+        return self.path.stem
+
+
+def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFile]:
+    """The slides that a path stands for: one file, a folder (searched to any depth) or a CSV list, sorted by slide id.
+
+    A CSV needs a column `wsi`, `full_path`, `path` or `slide_id` (paths relative to the CSV; an extension may be missing), and may
+    have `mpp`.
+
+    Raises:
+        UserError: nothing there, a folder without slides, a list that names absent files, or two slides of one name.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise UserError(f"{source}: no such file or folder")
+    if source.is_dir():
+        found = [SlideFile(p) for p in source.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()]
+        if not found:
+            raise UserError(
+                f"{source}: no slides in this folder or below it", f"slides end in {', '.join(sorted(SLIDE_SUFFIXES))}"
+            )
+    elif source.suffix.lower() == ".csv":
+        found = list(_listed(source))
+    else:
+        found = [SlideFile(source)]
+    found = [SlideFile(s.path, mpp if s.mpp is None else s.mpp) for s in found]
+    found.sort(key=lambda s: (s.slide_id, str(s.path)))
+    for one, other in pairwise(found):
+        if one.slide_id == other.slide_id and one.path != other.path:
+            raise UserError(
+                f"two slides share the name {one.slide_id!r}: {one.path} and {other.path}", "rename one of them"
+            )
+    return found
+
+
+def _listed(table: Path) -> Iterator[SlideFile]:
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    column = next((c for c in ("wsi", "full_path", "path", "slide_id") if rows and c in rows[0]), None)
+    if column is None:
+        raise UserError(f"{table.name}: an empty list, or none of the columns wsi, full_path, path, slide_id")
+    missing = []
+    for row in rows:
+        name = row[column].strip()
+        path = table.parent / name
+        if not path.is_file():
+            beside = [p for s in sorted(SLIDE_SUFFIXES) if (p := path.with_name(path.name + s)).is_file()]
+            if not beside:
+                missing.append(name)
+                continue
+            path = beside[0]
+        mpp = row.get("mpp") or None
+        if mpp is not None and number(mpp) is None:
+            raise UserError(f"{table.name}: the mpp of {name} is {mpp!r}, not a positive number")
+        yield SlideFile(path, None if mpp is None else number(mpp))
+    if missing:
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(f"{table.name} names slides that are not there: {shown}")

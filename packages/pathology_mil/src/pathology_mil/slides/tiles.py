@@ -1,0 +1,298 @@
+"""Tiles of a slide: from a wish ("256 pixels at 20×") to coordinates in an HDF5 file that CLAM and TRIDENT read, and back."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from core_runtime.folders import writing
+from pathology_mil.slides.grids import ContourFn, Coords, contour_grid, global_grid
+from pathology_mil.slides.resolution import magnification
+from pathology_mil.slides.reading import Slide
+from pathology_mil.slides.tissue import Tissue, TissueParams, segment
+
+Layout = Literal["trident", "clam"]
+
+
+@dataclass(frozen=True)
+class TileParams:
+    """Which tiles are wanted.
+
+    Args:
+        patch_size: side of a tile in pixels at the resolution wanted.
+        mag: nominal magnification wanted (20 for 20×; fractions are legal); a slide's own is taken from its resolution by the usual classes.
+        mpp: true resolution wanted, µm per pixel, instead of `mag`.
+        overlap: pixels that neighbouring tiles share.
+        layout: "trident": one grid over the slide, `<mag>x_<size>px_<overlap>px_overlap/patches/<slide>_patches.h5`;
+            "clam": a grid for each piece of tissue, `patches/<slide>.h5`.
+        min_tissue: the share of a tile that must be tissue; 0 asks that they touch (trident).
+        keep_holes: count holes in the tissue as tissue (trident).
+        contour_fn: see `grids.contour_grid` (clam).
+        use_padding: whether tiles may stick out of the slide (clam).
+        unique: leave out tiles that would repeat a corner of a neighbouring piece's grid (clam).
+        tissue: how tissue is found.
+    """
+
+    patch_size: int = 256
+    mag: float | None = 20.0
+    mpp: float | None = None
+    overlap: int = 0
+    layout: Layout = "trident"
+    min_tissue: float = 0.0
+    keep_holes: bool = False
+    contour_fn: ContourFn = "four_pt"
+    use_padding: bool = True
+    unique: bool = True
+    tissue: TissueParams = field(default_factory=TissueParams)
+
+    def __post_init__(self) -> None:
+        for name in ("mag", "mpp", "min_tissue"):  # 20 and 20.0 are one wish: the same fingerprint
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
+        if self.patch_size < 1:
+            raise UserError(f"the patch size must be a positive number of pixels, got {self.patch_size}")
+        if not 0 <= self.overlap < self.patch_size:
+            raise UserError(
+                f"the overlap must lie between 0 and the patch size {self.patch_size} (exclusive), got {self.overlap}"
+            )
+        if (self.mag is None) == (self.mpp is None):
+            raise UserError("ask for tiles either by --mag (20) or by --mpp (0.5)")
+        wanted = self.mag if self.mpp is None else self.mpp
+        if not (wanted is not None and math.isfinite(wanted) and wanted > 0):
+            raise UserError(f"the magnification or resolution wanted must be positive, got {wanted}")
+
+    def plain(self) -> dict[str, Any]:
+        """As a flat table that JSON keeps (`tissue.sthresh` …)."""
+        values = asdict(self)
+        tissue: dict[str, Any] = values.pop("tissue")
+        return {**values, **{f"tissue.{k}": list(v) if isinstance(v, tuple) else v for k, v in tissue.items()}}
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "TileParams":
+        """The parameters that `plain` wrote; further entries are ignored."""
+        own = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
+        given: dict[str, Any] = {}
+        for name in (f.name for f in fields(TissueParams)):
+            if (value := plain.get(f"tissue.{name}")) is not None:
+                given[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**own, tissue=TissueParams(**given))
+
+    @property
+    def resolution_name(self) -> str:
+        return f"{self.mag:g}x" if self.mpp is None else f"{self.mpp:g}mpp"
+
+    @property
+    def folder(self) -> str:
+        """The folder below the job folder that TRIDENT would use; CLAM uses the job folder itself."""
+        return "" if self.layout == "clam" else f"{self.resolution_name}_{self.patch_size}px_{self.overlap}px_overlap"
+
+    def file(self, job: Path, slide_id: str) -> Path:
+        """Where the tiles of a slide are kept."""
+        name = f"{slide_id}.h5" if self.layout == "clam" else f"{slide_id}_patches.h5"
+        return job / self.folder / "patches" / name
+
+    def downsample(self, slide: Slide) -> float:
+        """How many level-0 pixels make one pixel of a tile, per axis.
+
+        Raises:
+            UserError: the slide's resolution is unknown, or coarser than the one wanted by more than a factor of 1.2.
+        """
+        own = slide.known_mpp()
+        if self.mpp is not None:
+            scale, has, wants = self.mpp / own, f"{own:g} µm per pixel", f"{self.mpp:g}"
+        else:
+            assert self.mag is not None
+            native = magnification(own)
+            scale, has, wants = native / self.mag, f"{native}×", f"{self.mag:g}×"
+        if scale < 1 / 1.2:
+            raise UserError(
+                f"{slide.path.name} was scanned at {has}: tiles at {wants} would be enlarged, not sharper",
+                "ask for a lower magnification (or a larger mpp)",
+            )
+        return scale
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """The tiles of one slide.
+
+    Attributes:
+        slide_id: name of the slide file without extension.
+        coords: (N, 2) top left corners, level-0 pixels.
+        side: side of a tile in level-0 pixels.
+        size: side in pixels at the resolution wanted.
+        attributes: everything the file says beside the coordinates.
+        notes: what a person should know about how this was read.
+    """
+
+    slide_id: str
+    coords: Coords
+    side: int
+    size: int
+    attributes: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def make_tiles(slide: Slide, params: TileParams, tissue: Tissue | None = None) -> tuple[Tiles, Tissue]:
+    """Lays the tiles over the tissue of a slide (which is looked for unless it is given)."""
+    scale = params.downsample(slide)
+    tissue = segment(slide, params.tissue) if tissue is None else tissue
+    attributes: dict[str, Any] = {"slide_mpp": slide.mpp, "slide_mpp_source": slide.mpp_source}
+    if params.layout == "clam":
+        level, size, side = _clam_level(slide, params, scale)
+        step = round((params.patch_size - params.overlap) * scale)
+        coords = contour_grid(
+            tissue,
+            dimensions=slide.dimensions,
+            side=(side, side),
+            step=(step, step),
+            contour_fn=params.contour_fn,
+            use_padding=params.use_padding,
+        )
+        if params.unique and len(coords):
+            _, first = np.unique(coords, axis=0, return_index=True)
+            coords = coords[np.sort(first)]
+        attributes |= clam_attributes(slide, patch_level=level, patch_size=size)
+        attributes["patch_size_level0"] = side
+    else:
+        side = (
+            int(params.patch_size * magnification(slide.known_mpp()) // params.mag)
+            if params.mpp is None and params.mag
+            else round(params.patch_size * scale)
+        )
+        step = round(params.patch_size * scale) - round(params.overlap * scale)
+        coords = global_grid(
+            tissue,
+            dimensions=slide.dimensions,
+            side=side,
+            step=max(1, step),
+            min_tissue=params.min_tissue,
+            holes=not params.keep_holes,
+        )
+        attributes |= {
+            "patch_size": params.patch_size,
+            "patch_size_level0": side,
+            "level0_magnification": magnification(slide.known_mpp()) if slide.known_mpp() < 2.4 else "None",
+            "target_magnification": params.mag if params.mag is not None else "None",
+            "overlap": params.overlap,
+            "name": slide.slide_id,
+            "level0_width": slide.dimensions[0],
+            "level0_height": slide.dimensions[1],
+        }
+    if params.mpp is not None:
+        attributes["target_mpp"] = params.mpp
+    return Tiles(slide.slide_id, coords, side, params.patch_size, attributes), tissue
+
+
+def _clam_level(slide: Slide, params: TileParams, scale: float) -> tuple[int, int, int]:
+    """The pyramid level, the size on it and the level-0 side by which CLAM's own reader gets the tile wanted."""
+    side = round(params.patch_size * scale)
+    level = slide.best_level(scale)
+    if int(slide.downsamples[level][0]) * params.patch_size == side:
+        return level, params.patch_size, side
+    return 0, side, side
+
+
+def clam_attributes(slide: Slide, *, patch_level: int, patch_size: int) -> dict[str, Any]:
+    """The attributes that CLAM keeps with the coordinates (without `save_path`, which depends on the machine)."""
+    return {
+        "patch_size": patch_size,
+        "patch_level": patch_level,
+        "downsample": list(slide.downsamples[patch_level]),
+        "downsampled_level_dim": list(slide.levels[patch_level]),
+        "level_dim": list(slide.levels[patch_level]),
+        "name": slide.slide_id,
+    }
+
+
+def write_tiles(path: Path, tiles: Tiles) -> None:
+    """Writes tiles as CLAM and TRIDENT do: dataset `coords` (N, 2) int64 with attributes; whole or not at all."""
+    folder_attribute = (
+        "savetodir"
+        if "patch_size_level0" in tiles.attributes and "patch_level" not in tiles.attributes
+        else "save_path"
+    )
+    with writing(path) as temporary, h5py.File(temporary, "w") as file:
+        rows = (
+            1 if "patch_level" in tiles.attributes else 4096
+        )  # one row a chunk, as CLAM has, costs seconds on 100,000 tiles
+        data = file.create_dataset("coords", data=tiles.coords.astype(np.int64), maxshape=(None, 2), chunks=(rows, 2))
+        for key, value in {**tiles.attributes, folder_attribute: str(path.parent)}.items():
+            data.attrs[key] = "None" if value is None else value
+
+
+def read_tiles(path: Path) -> Tiles:
+    """Reads the coordinates of a CLAM, TRIDENT, or feature file.
+
+    Raises:
+        UserError: not an HDF5 file, damaged, or without coordinates.
+    """
+    with open_h5(path) as file:
+        data = file.get("coords")
+        if not isinstance(data, h5py.Dataset) or data.ndim != 2 or data.shape[1] != 2:
+            raise UserError(f"{path.name}: no dataset 'coords' of shape (N, 2) in this HDF5 file")
+        coords = data[:].astype(np.int64)
+        attributes = plain_attributes(data.attrs)
+    side, notes = level0_side(attributes, coords)
+    if side is None:
+        raise UserError(f"{path.name}: neither attributes nor coordinates tell how large a tile is")
+    name = attributes.get("name")
+    slide_id = str(name) if name not in (None, "") else path.stem.removesuffix("_patches")
+    return Tiles(slide_id, coords, side, int(attributes.get("patch_size", side)), attributes, notes)
+
+
+class open_h5:
+    """Opens an HDF5 file for reading; a context manager whose errors are one plain line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __enter__(self) -> h5py.File:
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        try:
+            self.file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(
+                f"{self.path.name}: damaged, or not an HDF5 file", "make it again with --overwrite"
+            ) from error
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.file.close()
+        if isinstance(error, (OSError, RuntimeError, KeyError)):  # what h5py raises on damage inside the file
+            raise UserError(f"{self.path.name}: damaged HDF5 file", "make it again with --overwrite") from error
+
+
+def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """HDF5 attributes as Python values; TRIDENT's 'None' as None."""
+    plain: dict[str, Any] = {}
+    value: Any
+    for key, value in attributes.items():
+        value = value.decode() if isinstance(value, bytes) else value
+        value = value.tolist() if hasattr(value, "tolist") else value
+        plain[key] = None if value == "None" else value
+    return plain
+
+
+def level0_side(attributes: Mapping[str, Any], coords: NDArray) -> tuple[int | None, list[str]]:
+    """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (and said so)."""
+    if (side := attributes.get("patch_size_level0")) is not None:
+        return int(side), []
+    if (size := attributes.get("patch_size")) is not None and (downsample := attributes.get("downsample")) is not None:
+        first = downsample[0] if isinstance(downsample, list) else downsample
+        return int(size) * int(first) * int(attributes.get("custom_downsample") or 1), []
+    steps = [np.diff(np.unique(coords[:, axis])) for axis in (0, 1)] if len(coords) else []
+    steps = np.concatenate(steps) if steps else np.zeros(0)
+    if not len(steps):
+        return None, []
+    side = int(steps.min())
+    return side, [
+        f"the file does not say how large a tile is: taken from the smallest step between tiles, {side} pixels"
+    ]

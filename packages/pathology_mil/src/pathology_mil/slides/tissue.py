@@ -1,0 +1,305 @@
+"""Where the tissue is: contours with holes, in level-0 pixels.
+
+Two methods. `clam` thresholds the saturation of one pyramid level (Lu et al., "Data-efficient and weakly supervised computational
+pathology on whole-slide images", 2021); `otsu` cleans and thresholds the grey image at 1.25× (the CPU method of Zhang et al.,
+"Accelerating Data Processing and Benchmarking of AI Models for Pathology", 2025). Networks that segment tissue need downloaded
+weights and are not here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import cv2
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from pathology_mil.slides.reading import RGB, WHOLE_PIXELS, Slide
+
+Contour = NDArray[np.int32]  # (points, 2), x and y
+
+
+_SPECK = 0.25
+_PEN_SIDE = 320  # pixels of the longest side of the picture in which pen marks are looked for
+
+
+@dataclass(frozen=True)
+class TissueParams:
+    """How tissue is found.
+
+    Args:
+        method: "clam" or "otsu".
+        seg_level: the pyramid level to look at; −1 takes the one nearest to a downsample of 64 (clam only).
+        sthresh: saturation above this (0–255) is tissue; not used with `use_otsu`.
+        mthresh: width of the median filter, odd.
+        close: side of the square of the morphological closing; 0 for none.
+        use_otsu: choose the saturation threshold by Otsu's rule.
+        a_t: smallest area of a piece of tissue, in squares of `ref_patch_size` level-0 pixels.
+        a_h: smallest area of a hole, likewise.
+        max_n_holes: how many holes of a piece are kept, the largest first.
+        ref_patch_size: side of that square.
+        adapt: lower a_t where it would leave nothing, and say so. Without it a small biopsy vanishes under the default a_t.
+        drop_pen: leave green, blue and black pen marks out.
+        keep_ids: numbers of the contours to keep (all if empty), as drawn on the thumbnail.
+        exclude_ids: numbers of the contours to leave out.
+    """
+
+    method: Literal["clam", "otsu"] = "clam"
+    seg_level: int = -1
+    sthresh: int = 8
+    mthresh: int = 7
+    close: int = 4
+    use_otsu: bool = False
+    a_t: float = 100
+    a_h: float = 16
+    max_n_holes: int = 8
+    ref_patch_size: int = 512
+    adapt: bool = True
+    drop_pen: bool = True
+    keep_ids: tuple[int, ...] = ()
+    exclude_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("a_t", "a_h"):  # 100 and 100.0 are one wish: the same fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))
+        if self.method not in ("clam", "otsu"):
+            raise UserError(f"unknown tissue method {self.method!r}", "choose clam or otsu")
+        if self.mthresh < 1 or self.mthresh % 2 == 0:
+            raise UserError(f"mthresh is the width of a median filter and must be odd, got {self.mthresh}")
+
+
+PRESETS = {
+    "default": TissueParams(),
+    "biopsy": TissueParams(sthresh=15, mthresh=11, close=2, a_t=1, a_h=1, max_n_holes=2),
+    "resection": TissueParams(sthresh=15, mthresh=11, close=4, a_t=100, a_h=16, max_n_holes=8),
+    "tcga": TissueParams(sthresh=8, mthresh=7, close=4, a_t=16, a_h=4, max_n_holes=8),
+}
+
+
+def preset(
+    name: str = "default",
+    *,
+    method: Literal["clam", "otsu"] = "clam",
+    drop_pen: bool = True,
+    seg_level: int = -1,
+    a_t: float | None = None,
+    sthresh: int | None = None,
+) -> TissueParams:
+    """A preset with the settings that a command line can change; a given `a_t` is taken as it is, not adapted."""
+    params = replace(PRESETS[name], method=method, drop_pen=drop_pen, seg_level=seg_level)
+    if sthresh is not None:
+        params = replace(params, sthresh=sthresh)
+    return params if a_t is None else replace(params, a_t=a_t, adapt=False)
+
+
+@dataclass
+class Tissue:
+    """The pieces of tissue of a slide.
+
+    Attributes:
+        contours: outer contours, level-0 pixels.
+        holes: the holes of each contour.
+        areas: area of each contour as filtered: without any of its holes, in level-0 pixels.
+        scale: (x, y) size of a pixel of the picture that was segmented, in level-0 pixels.
+        notes: what a person should know (area filter lowered, pieces dropped, pen marks left out).
+    """
+
+    contours: list[Contour]
+    holes: list[list[Contour]]
+    areas: list[float]
+    scale: tuple[float, float]
+    notes: list[str] = field(default_factory=list)
+
+    def polygons(self, *, holes: bool = True) -> shapely.MultiPolygon:
+        """All tissue as one valid geometry in level-0 pixels; with `holes=False` the holes count as tissue."""
+        parts = []
+        for outer, inner in zip(self.contours, self.holes, strict=True):
+            if len(outer) < 3:
+                continue
+            shape = shapely.make_valid(shapely.Polygon(outer))
+            for hole in inner if holes else ():
+                if len(hole) >= 3:
+                    shape = shape.difference(shapely.make_valid(shapely.Polygon(hole)))
+            parts.append(shape)
+        return polygonal(shapely.union_all(parts))
+
+    def area_mm2(self, mpp: float) -> float:
+        return self.polygons().area * mpp**2 / 1e6
+
+
+def polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
+    """Only the polygons of a geometry (a repaired one may hold loose lines and points)."""
+    parts = shapely.get_parts(shapely.get_parts(geometry))
+    return shapely.MultiPolygon([p for p in parts if isinstance(p, shapely.Polygon) and not p.is_empty])
+
+
+def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
+    """The tissue of a slide. A slide without any gives a `Tissue` without contours."""
+    if params.method == "otsu":
+        image = slide.overview(max(1.0, 8 / slide.known_mpp()))  # 1.25× is 8 µm per pixel
+        mask = _otsu_mask(image)
+    else:
+        image = _segmentation_picture(slide, params.seg_level)
+        mask = _clam_mask(image, params)
+    width, height = slide.dimensions
+    scale = (width / image.shape[1], height / image.shape[0])
+    notes = []
+    if params.drop_pen:
+        pen = pen_marks(slide.thumbnail(_PEN_SIDE)).astype(np.uint8)
+        pen = np.asarray(cv2.resize(pen, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_NEAREST)) > 0
+        marked = float(np.count_nonzero(pen & (mask > 0))) / mask.size
+        if marked > 0.001:
+            mask = np.where(pen, 0, mask).astype(np.uint8)
+            notes.append(f"pen marks on {marked:.1%} of the slide left out")
+    if np.count_nonzero(mask) > 0.9 * mask.size:
+        notes.append(
+            "nine tenths of the slide count as tissue: if its glass is tinted, --tissue otsu or a higher --sthresh tells them apart"
+        )
+    tissue = _contours(mask, scale, params)
+    tissue.notes[:0] = notes
+    return _chosen(tissue, params)
+
+
+def _segmentation_picture(slide: Slide, seg_level: int) -> RGB:
+    if seg_level >= len(slide.levels):
+        raise UserError(f"{slide.path.name} has levels 0 to {len(slide.levels) - 1}, not {seg_level}")
+    if seg_level >= 0:
+        width, height = slide.levels[seg_level]
+        if width * height > 1e8:
+            raise UserError(
+                f"{slide.path.name}: level {seg_level} has {width}×{height} pixels, too many to segment at once",
+                "leave --seg-level out and a smaller picture is made by reading the slide in pieces",
+            )
+        return slide.read_level(seg_level)
+    level = slide.nearest_level(64)
+    width, height = slide.levels[level]
+    if width * height <= WHOLE_PIXELS:
+        return slide.read_level(level)
+    return slide.overview(max(1.0, min(64.0, min(slide.dimensions) / 512)))
+
+
+def _clam_mask(image: RGB, params: TissueParams) -> NDArray[np.uint8]:
+    saturation = cv2.medianBlur(np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1]), params.mthresh)
+    if params.use_otsu:
+        _, mask = cv2.threshold(saturation, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY)
+    else:
+        _, mask = cv2.threshold(saturation, params.sthresh, 255, cv2.THRESH_BINARY)
+    if params.close > 0:
+        mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((params.close, params.close), np.uint8))
+    return np.asarray(mask, np.uint8)
+
+
+def _otsu_mask(image: RGB) -> NDArray[np.uint8]:
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    saturation, value = hsv[..., 1], hsv[..., 2]
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    grey[(saturation <= 10) & (value >= 70)] = 255  # glass, shadows, grey debris
+    grey[value <= 85] = 255  # black padding, pen, slide edge
+    if grey.min() == 255:
+        return np.zeros(grey.shape, np.uint8)
+    _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
+    grey[_small(mask, 60)] = 255
+    _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
+    mask[_small(mask, 60)] = 0
+    mask[_small(255 - mask, 5000, enclosed=True)] = 255
+    return np.asarray(mask, np.uint8)
+
+
+def _small(mask: NDArray, area: int, *, enclosed: bool = False) -> NDArray[np.bool_]:
+    """Pixels of the connected objects of a mask that have fewer than `area` pixels (and do not touch the edge of the picture)."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
+    labels = np.asarray(labels, np.int64)
+    small = stats[:, cv2.CC_STAT_AREA] < area
+    small[0] = False
+    if enclosed:
+        small[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
+    return small[labels]
+
+
+def pen_marks(image: RGB) -> NDArray[np.bool_]:
+    """Pixels of green, blue and black felt pen, grown by a few pixels.
+
+    Stained tissue lies between blue-purple and pink; the pale blue counterstain of immunohistochemistry is kept by asking for a
+    strong colour. Red pen can't be told from eosin and stays. The picture must be so coarse that dark nuclei are no black dots any more.
+    """
+    hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV))
+    coloured = (hue >= 35) & (hue <= 115) & (saturation >= 110)
+    black = (value <= 70) & (saturation <= 90)
+    seed = cv2.morphologyEx((coloured | black).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return np.asarray(cv2.dilate(seed, np.ones((5, 5), np.uint8))) > 0
+
+
+def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: TissueParams) -> Tissue:
+    found, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    if hierarchy is None:
+        return Tissue([], [], [], scale)
+    parents = hierarchy[0, :, 3].tolist()
+    children: dict[int, list[int]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
+    for i, parent in enumerate(parents):
+        if parent >= 0:
+            children[parent].append(i)
+    sizes = np.array([cv2.contourArea(c) for c in found])
+    net = {i: float(sizes[i] - sizes[inner].sum()) for i, inner in children.items()}
+    reference = int(params.ref_patch_size**2 / (scale[0] * scale[1]))
+    wanted, notes = _area_filter([n for n in net.values() if n > 0], reference, params)
+
+    tissue = Tissue([], [], [], scale, notes)
+    for i, inner in children.items():
+        if net[i] <= 0 or net[i] <= wanted * reference:
+            continue
+        largest = sorted(inner, key=lambda j: sizes[j], reverse=True)[: params.max_n_holes]
+        kept = [j for j in largest if sizes[j] > params.a_h * reference]
+        tissue.contours.append(_level0(found[i], scale))
+        tissue.holes.append([_level0(found[j], scale) for j in kept])
+        tissue.areas.append(net[i] * scale[0] * scale[1])
+    return tissue
+
+
+def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -> tuple[float, list[str]]:
+    """The a_t that applies, and what to say about it.
+
+    With `adapt` it is the largest step at or below the one asked for that drops no more than 5 % of the tissue; specks under a quarter of
+    the reference square (64 µm wide at 40×) are no tissue.
+    """
+    tissue = [a for a in areas if a > _SPECK * reference]
+    if not tissue:
+        return params.a_t, []
+
+    def dropped(a_t: float) -> list[float]:
+        return [a for a in tissue if a <= a_t * reference]
+
+    steps = [params.a_t, *(a for a in (16, 4, 1, _SPECK) if a < params.a_t)] if params.adapt else [params.a_t]
+    a_t = next((a for a in steps if sum(dropped(a)) <= 0.05 * sum(tissue)), steps[-1])
+    lost = dropped(params.a_t)
+    if a_t != params.a_t:
+        return a_t, [
+            f"area filter lowered from a_t={params.a_t:g} to {a_t:g}: it would drop "
+            + ("all tissue" if len(lost) == len(tissue) else f"{sum(lost) / sum(tissue):.0%} of the tissue")
+            + " (--preset biopsy has 1)"
+        ]
+    if sum(lost) > 0.05 * sum(tissue):
+        share = f"{len(lost)} piece(s), {sum(lost) / sum(tissue):.0%} of the tissue"
+        return a_t, [f"{share}, dropped by the area filter a_t={a_t:g}: --preset biopsy keeps them"]
+    return a_t, []
+
+
+def _level0(contour: NDArray, scale: tuple[float, float]) -> Contour:
+    return (contour[:, 0, :] * np.array(scale)).astype(np.int32)
+
+
+def _chosen(tissue: Tissue, params: TissueParams) -> Tissue:
+    if not params.keep_ids and not params.exclude_ids:
+        return tissue
+    kept = [
+        i
+        for i in range(len(tissue.contours))
+        if (not params.keep_ids or i in params.keep_ids) and i not in params.exclude_ids
+    ]
+    return replace(
+        tissue,
+        contours=[tissue.contours[i] for i in kept],
+        holes=[tissue.holes[i] for i in kept],
+        areas=[tissue.areas[i] for i in kept],
+    )

@@ -1,0 +1,84 @@
+"""Training: models by name, ACMIL's losses, AdamW and its schedule, what is measured on the validation slides."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core_runtime.training import Row, Training
+from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
+from pathology_mil.training.data import Batch
+from pathology_mil.model.losses import LossWeights, acmil_loss
+from pathology_mil.metrics import auroc, f1
+from pathology_mil.training.recipe import ModelName, Recipe
+
+
+def build_model(name: ModelName, config: Mapping[str, Any]) -> nn.Module:
+    """A fresh model by its name in `recipes.ModelName`; ABMIL is one gated branch without masking."""
+    if name == "abmil":
+        config = {**config, "branches": 1, "top_k": 0}
+    form = {"acmil": ACMIL_GA, "abmil": ACMIL_GA, "acmil-mha": ACMIL_MHA, "mean": MeanMIL}[name]
+    return form(ACMILConfig(**config))
+
+
+def forward(model: nn.Module, batch: Batch) -> Any:
+    """A model's output for packed bags."""
+    packed = {} if len(batch.lengths) == 1 else {"segments": batch.segments, "bags": len(batch.lengths)}
+    return model(batch.features, **packed)
+
+
+class MILTraining(Training):
+    """ACMIL's losses, AdamW, a cosine set every step."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
+        super().__init__(model, seed)
+        self.recipe = recipe
+        self.weights = LossWeights(slide=recipe.slide, branch=recipe.branch, diversity=recipe.diversity, aem=recipe.aem)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        losses = acmil_loss(forward(self.model, batch), batch.labels, lengths=batch.lengths, weights=self.weights)
+        self.count(**{f"train_{k}": v.item() for k, v in losses._asdict().items()})
+        return self.finite(losses.total, ", ".join(batch.slides))
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        logits = forward(self.model, batch).slide_logits
+        self.seen.append((logits.float().softmax(1), batch.labels))
+
+    def on_validation_epoch_end(self) -> None:
+        gathered = self.all_gather((torch.cat([p for p, _ in self.seen]), torch.cat([y for _, y in self.seen])))
+        self.seen.clear()
+        probabilities, labels = (t.flatten(0, 1) if self.trainer.world_size > 1 else t for t in gathered)  # pyright: ignore[reportAttributeAccessIssue]
+        n = probabilities.shape[1]
+        predicted = probabilities.argmax(1)
+        self.count(
+            val_loss=nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
+            val_auc=auroc(probabilities, labels),
+            val_acc=(predicted == labels).double().mean().item(),
+            val_f1_macro=f1(predicted, labels, n, "macro"),
+            val_f1_micro=f1(predicted, labels, n, "micro"),
+        )
+
+    def configure_optimizers(self) -> Any:
+        recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.AdamW(self.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step / steps * recipe.epochs, recipe) / recipe.lr
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def rate(epoch: float, recipe: Recipe) -> float:
+    """Learning rate at a (fractional) epoch: linear warm-up, then half a cosine down to `min_lr`."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * epoch / recipe.warmup_epochs
+    done = (epoch - recipe.warmup_epochs) / max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def f1_and_auc(row: Row) -> float:
+    """The score of the selection rule ``val_f1+val_auc``; a validation part of one class has no AUROC, and is judged by F1 alone."""
+    auc = row["val_auc"]
+    return row["val_f1_macro"] + (0.0 if math.isnan(auc) else auc)
