@@ -11,7 +11,10 @@ SOURCES = {path.name: path / "src" / path.name for path in ROOT.glob("packages/*
 USES_A_MODEL = {"predict", "detect", "forecast", "stream", "inspect", "models"}
 TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
 HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
-NEEDED = {"remote_sensing.landuse.model.networks": "the ResNet peers are torchvision's"}
+NEEDED = {
+    "remote_sensing.landuse.model.networks": "the ResNet peers are torchvision's",
+    "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",
+}
 
 
 def modules_of(package: str) -> dict[str, Path]:

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from core_runtime.bulk import Item, bulk
+from core_runtime.bulk import Item, bulk, one
 from core_runtime.errors import UserError
 from core_runtime.identity import (
     begin,
@@ -115,3 +115,22 @@ def test_an_output_never_replaces_an_input_nor_a_folder_that_holds_one(tmp_path)
         with pytest.raises(UserError, match="replace an input"):
             refuse_inputs_as_outputs([source], [output])
     refuse_inputs_as_outputs([source], [tmp_path / "y", source.parent / "b.tif"])
+
+
+def test_a_single_item_that_fails_leaves_nothing_behind(tmp_path):
+    source = tmp_path / "in.txt"
+    source.write_text("first")
+    item = Item("a", source, tmp_path / "out" / "deep" / "a.txt", {"input": identity(source)})
+
+    def refuse(item):
+        raise UserError("unusable")
+
+    with pytest.raises(UserError, match="unusable"):
+        one(refuse, item)
+    assert not (tmp_path / "out").exists()
+    assert [one(copy_input, item).status for _ in range(2)] == ["done", "already done"]
+    source.write_text("second")
+    with pytest.raises(UserError, match="another input"):
+        one(copy_input, Item("a", source, item.output, {"input": identity(source)}))
+    with pytest.raises(UserError, match="would replace an input"):
+        one(copy_input, Item("a", source, source, inputs=[source]))

@@ -37,10 +37,10 @@ def tcga(shared):
 @pytest.fixture(scope="session")
 def samples(tmp_path_factory):
     """Four drawn slides: two with nests, one of them a 40× scan; one with pen marks."""
-    from pathology_mil.samples.samples import SampleParams, make_samples
+    from pathology_mil.samples.samples import make_samples
 
     folder = tmp_path_factory.mktemp("samples")
-    make_samples(folder, SampleParams(slides=4, seed=3))
+    make_samples(folder, slides=4, seed=3)
     return folder
 
 
@@ -84,8 +84,10 @@ def cohort(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(cohort, tmp_path_factory):
     """A model trained on the cohort."""
-    from pathology_mil.training.recipe import Recipe
+    from core_runtime.options import RunOptions
     from pathology_mil.commands.train import train
+    from pathology_mil.training.recipe import MaskingOptions, Recipe
 
     out = tmp_path_factory.mktemp("trained") / "run"
-    return train(*cohort, out, recipe=Recipe(epochs=15, lr=1e-2), top_k=0, seed=1, resamples=50, progress=False)
+    run = RunOptions(out=out, seed=1, device="cpu")
+    return train(*cohort, masking=MaskingOptions(top_k=0), recipe=Recipe(epochs=15, lr=1e-2), resamples=50, run=run)

@@ -163,7 +163,7 @@ def test_08_one_patch_works(form):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("training", [True, False])
 def test_09_streamed_equals_one_shot(form, training, monkeypatch):
-    from core_attention.pooling.attention import attention as pooling
+    from core_attention.pooling import attention as pooling
 
     model, x = make(form, dtype=torch.float32, dropout=0.0).train(training), bag(700).float()
     uniforms = torch.rand(1, 4 * (8 if form is ACMIL_MHA else 1), 10)

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from pathology_mil.domain import doctor, glance, recognises
+from pathology_mil.domain import domain
 from pathology_mil.features.bags import find_bags
 
 HEAVY = {"torch", "h5py", "cv2", "openslide", "matplotlib", "timm", "lightning", "shapely", "numpy"}
@@ -78,8 +78,8 @@ def test_a_slide_without_resolution_names_the_flag(tcga, tmp_path, cli):
     code, out, _ = cli("inspect", tcga)
     assert code == 0
     assert "--slide-mpp" in out
-    assert cli("inspect", tcga, "--mpp", 0.25, "--json")[0] == 0
-    assert "not both" in cli("inspect", tcga, "--mpp", 0.25, "--mag", 40)[2]
+    assert cli("inspect", tcga, "--slide-mpp", 0.25, "--json")[0] == 0
+    assert "not both" in cli("inspect", tcga, "--slide-mpp", 0.25, "--slide-mag", 40)[2]
 
 
 @pytest.mark.parametrize("verb", ["tile", "inspect", "encode", "heatmap"])
@@ -114,11 +114,11 @@ def test_places_that_cannot_be_written(samples, tmp_path, cli):
     ("options", "words"),
     [
         (["--overlap", 256], "overlap must lie between"),
-        (["--patch-size", 0], "patch size"),
+        (["--patch-size", 0], "patch-size"),
         (["--mag", 20, "--mpp", 0.5], "either by --mag"),
         (["--mag", 80], "enlarged"),
         (["--preset", "huge"], "preset"),
-        (["--slide-mpp", -1], "positive"),
+        (["--slide-mpp", -1], "slide-mpp"),
         (["--tissue-from", "/nowhere"], "no tissue of"),
     ],
 )
@@ -152,8 +152,8 @@ def test_inspect_every_kind(samples, tmp_path, cli):
         samples / "slides/sample_004.tif": "0.25 µm per pixel",
         next((samples / "annotations").iterdir()): "area taken as tumour",
         folder / "patches/sample_001_patches.h5": "coordinates of tiles",
-        folder / "features_colour-texture/sample_001.h5": "width: 64",
-        folder / "features_colour-texture": "features of 4 slides",
+        folder / "features_colour-texture/sample_001.h5": "64",
+        folder / "features_colour-texture": "Features of 4 slides",
         folder / "slides.csv": "4 of 4 slides can be read",
     }
     for path, words in expected.items():
@@ -164,13 +164,13 @@ def test_inspect_every_kind(samples, tmp_path, cli):
 
 
 def test_the_suite_knows_slides(samples, cmu, tmp_path):
-    assert recognises(cmu) == "whole-slide image"
-    assert recognises(samples / "slides/sample_004.tif") == "whole-slide image"
+    assert domain.recognises(cmu).kind == "whole-slide image"
+    assert domain.recognises(samples / "slides/sample_004.tif").kind == "whole-slide image"
     (tmp_path / "map.tif").write_bytes(b"II*\0")
-    assert recognises(tmp_path / "map.tif") is None
-    assert recognises(samples / "labels.csv") is None
-    seen = glance(cmu)
-    assert seen.usable
-    assert len(seen.pictures) == 2
-    assert seen.next_commands[0].startswith("pathology-mil tile ")
-    assert all(check.ok for check in doctor())
+    assert domain.recognises(tmp_path / "map.tif") is None
+    assert domain.recognises(samples / "labels.csv") is None
+    findings = domain.glance(cmu)
+    assert findings.usable
+    assert len(findings.pictures) == 2
+    assert findings.next_commands[0].startswith("pathology-mil tile ")
+    assert all(check.ok for check in domain.doctor())

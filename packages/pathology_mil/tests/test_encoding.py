@@ -13,20 +13,21 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
+from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.features import encoding
-from pathology_mil.slides import tiling
-from pathology_mil.training.data import open_cohort
-from pathology_mil.features.encoders import EncoderChoice, build, pairing_warning
-from pathology_mil.features.encoding import EncodeParams, encode_slides, stream
 from pathology_mil.features.bags import find_bags, open_bag
-from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.features.encoders import build, pairing_warning
+from pathology_mil.features.encoding import Storage, encode_slides, stream
+from pathology_mil.features.options import EncoderOptions
 from pathology_mil.features.texture import DIM, colour_texture
-from pathology_mil.slides.tiles import TileParams, read_tiles
+from pathology_mil.slides import tiling
+from pathology_mil.slides.options import TileOptions, Tiling, TissueParams
+from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.slides.tiles import read_tiles
 from pathology_mil.slides.tiling import tile_slides
-from pathology_mil.slides.tissue import TissueParams
 
-PARAMS = TileParams(patch_size=256, mag=5)
-ENCODE = EncodeParams(EncoderChoice("colour-texture"))
+PARAMS = Tiling(TileOptions(patch_size=256, mag=5))
+ENCODE = (EncoderOptions(encoder="colour-texture"), Storage())
 
 
 def tile(samples, job, params=PARAMS, **options):
@@ -38,7 +39,7 @@ def job(samples, tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     _, outcomes = tile(samples, folder)
     assert all(o.ok for o in outcomes)
-    encode_slides(folder, ENCODE)
+    encode_slides(folder, *ENCODE)
     return folder
 
 
@@ -56,8 +57,8 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_features_are_those_of_each_tile(samples, job):
-    bag = open_bag(next((job / PARAMS.folder / "features_colour-texture").glob("*.h5")))
-    tiles = read_tiles(PARAMS.file(job, bag.slide_id))
+    bag = open_bag(next((job / PARAMS.tiles.folder / "features_colour-texture").glob("*.h5")))
+    tiles = read_tiles(PARAMS.tiles.file(job, bag.slide_id))
     np.testing.assert_array_equal(bag.coords, tiles.coords)
     assert (bag.features.dtype, bag.features.shape[1], bag.encoder, bag.side) == (
         np.float16,
@@ -88,24 +89,24 @@ def test_a_rerun_does_nothing_and_changed_parameters_are_refused(samples, job):
     before = content(job)
     _, outcomes = tile(samples, job)
     assert {o.status for o in outcomes} == {"already done"}
-    _, outcomes = encode_slides(job, ENCODE)
+    _, outcomes = encode_slides(job, *ENCODE)
     assert {o.status for o in outcomes} == {"already done"}
     stricter = replace(PARAMS, tissue=replace(PARAMS.tissue, sthresh=20))
-    with pytest.raises(UserError, match=r"sthresh \(8 before, now 20\)"):
+    with pytest.raises(UserError, match=r"tissue\.sthresh \(8, now 20\)"):
         tile(samples, job, stricter)
-    with pytest.raises(UserError, match="other dtype"):
-        encode_slides(job, replace(ENCODE, dtype="float32"))
+    with pytest.raises(UserError, match=r"another dtype \(float16, now float32\)"):
+        encode_slides(job, ENCODE[0], Storage(dtype="float32"))
     assert content(job) == before
 
 
 def test_new_tiles_make_old_features_void(samples, tmp_path):
     tile(samples, tmp_path)
-    encode_slides(tmp_path, ENCODE)
+    encode_slides(tmp_path, *ENCODE)
     other = replace(PARAMS, tissue=replace(PARAMS.tissue, sthresh=20))
     tile(samples, tmp_path, other, overwrite=True)
-    with pytest.raises(UserError, match="other tiles"):
-        encode_slides(tmp_path, ENCODE)
-    _, outcomes = encode_slides(tmp_path, ENCODE, overwrite=True)
+    with pytest.raises(UserError, match="another tiles"):
+        encode_slides(tmp_path, *ENCODE)
+    _, outcomes = encode_slides(tmp_path, *ENCODE, overwrite=True)
     assert {o.status for o in outcomes} == {"done"}
 
 
@@ -130,7 +131,7 @@ def test_an_interrupted_run_is_finished_by_the_next(samples, job, tmp_path, monk
 
     for module, name, run in (
         (tiling, "write_tiles", lambda: tile(samples, tmp_path)),
-        (encoding.np, "isfinite", lambda: encode_slides(tmp_path, ENCODE)),  # in the middle of a file
+        (encoding.np, "isfinite", lambda: encode_slides(tmp_path, *ENCODE)),  # in the middle of a file
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, dies_at(getattr(module, name), at))
@@ -194,13 +195,13 @@ def test_a_folder_with_bad_slides_goes_on(samples, tmp_path, cli):
 
 
 def test_clam_job_folder(samples, tmp_path):
-    params = replace(PARAMS, layout="clam")
+    params = replace(PARAMS, tiles=replace(PARAMS.tiles, layout="clam"))
     tile(samples, tmp_path, params)
     table = (tmp_path / "process_list_autogen.csv").read_text().splitlines()
     assert table[0].startswith("slide_id,process,status,seg_level,sthresh,mthresh,close,use_otsu")
     assert table[1].startswith("sample_001.svs,0,processed,-1,8,7,4,False")
     assert {p.name for p in tmp_path.iterdir()} >= {"masks", "stitches", "patches"}
-    folder, _ = encode_slides(tmp_path, replace(ENCODE, dtype="float32"))
+    folder, _ = encode_slides(tmp_path, ENCODE[0], Storage(dtype="float32"))
     assert folder == tmp_path / "features_colour-texture/h5_files"
     tensor = torch.load(folder.parent / "pt_files/sample_001.pt", weights_only=True)
     bag = open_bag(folder / "sample_001.h5")
@@ -240,7 +241,7 @@ def test_an_edited_process_list_is_read_back(samples, tmp_path, cli):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("name\nx", "no process list"),
+        ("name\nx", "no column 'slide_id'"),
         ("slide_id,process\na.svs,0", "names no slide to process"),
         ("slide_id\na.svs\na.tif", "slide a stands there twice"),
         ("slide_id,sthresh\na.svs,eight", "line 2: invalid literal"),
@@ -258,21 +259,21 @@ def test_unusable_process_lists_are_one_line(samples, tmp_path, cli, lines, mess
 
 
 def test_a_model_notes_how_its_tiles_were_cut(samples, tmp_path):
-    params = TileParams(patch_size=128, mag=5, min_tissue=0.25, tissue=TissueParams(sthresh=12, keep_ids=(0,)))
+    params = Tiling(TileOptions(patch_size=128, mag=5, min_tissue=0.25), TissueParams(sthresh=12, keep_ids=(0,)))
     tile(samples, tmp_path, params)
-    features, _ = encode_slides(tmp_path / params.folder, ENCODE)
-    noted = open_cohort(features, samples / "labels.csv", progress=False).preprocessing["tiles"]
-    assert TileParams.of(json.loads(json.dumps(noted))) == params
+    features, _ = encode_slides(tmp_path / params.tiles.folder, *ENCODE)
+    noted = open_cohort(features, samples / "labels.csv").preprocessing["tiles"]
+    assert Tiling.of(json.loads(json.dumps(noted))) == params
 
 
 def test_tissue_mended_in_qupath_is_read_back(samples, job, tmp_path):
     _, outcomes = tile(samples, tmp_path, tissue_from=job / "contours_geojson")
     assert all(o.ok for o in outcomes)
     for slide in find_slides(samples / "slides"):
-        ours = read_tiles(PARAMS.file(job, slide.slide_id)).coords
-        again = read_tiles(PARAMS.file(tmp_path, slide.slide_id)).coords
+        ours = read_tiles(PARAMS.tiles.file(job, slide.slide_id)).coords
+        again = read_tiles(PARAMS.tiles.file(tmp_path, slide.slide_id)).coords
         assert len({*map(tuple, ours)} ^ {*map(tuple, again)}) <= 2
-    with pytest.raises(UserError, match="made otherwise"):
+    with pytest.raises(UserError, match="another tissue_file"):
         tile(samples, tmp_path)
     with pytest.raises(UserError, match="no tissue of"):
         tile(samples, tmp_path / "x", tissue_from=samples)
@@ -281,7 +282,7 @@ def test_tissue_mended_in_qupath_is_read_back(samples, job, tmp_path):
 def test_tiles_are_streamed(samples, job, monkeypatch):
     """However many tiles: never more than a few batches are read ahead."""
     slide_id = "sample_001"
-    tiles = read_tiles(PARAMS.file(job, slide_id))
+    tiles = read_tiles(PARAMS.tiles.file(job, slide_id))
     many = replace(tiles, coords=np.repeat(tiles.coords, 8, axis=0))
     with Slide(samples / "slides/sample_001.svs") as slide:
         read = []
@@ -301,25 +302,25 @@ def test_moved_slides_are_asked_for(samples, job, tmp_path):
     for path in (tmp_path / "job").rglob("*_patches.h5"):
         with h5py.File(path, "a") as file:
             file["coords"].attrs["slide_path"] = "/gone/slide.svs"
-    _, outcomes = encode_slides(tmp_path / "job", ENCODE, overwrite=True)
+    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, overwrite=True)
     assert all("--slides" in o.message for o in outcomes)
-    _, outcomes = encode_slides(tmp_path / "job", ENCODE, slides=samples / "slides", overwrite=True)
+    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, slides=samples / "slides", overwrite=True)
     assert all(o.ok for o in outcomes)
 
 
 def test_encoders_need_weights_or_a_word(tmp_path):
     for wrong in (
-        {"name": "uni"},
-        {"name": "timm:resnet18"},
-        {"name": "colour-texture", "random_weights": True},
-        {"name": "timm:resnet18", "weights": tmp_path / "absent.pth"},
-        {"name": "timm:resnet18", "random_weights": True, "known_as": "nobody"},
+        {"encoder": "uni"},
+        {"encoder": "timm:resnet18"},
+        {"encoder": "colour-texture", "random_weights": True},
+        {"encoder": "timm:resnet18", "weights": tmp_path / "absent.pth"},
+        {"encoder": "timm:resnet18", "random_weights": True, "known_as": "nobody"},
     ):
         with pytest.raises(UserError):
-            EncoderChoice(**wrong)
+            EncoderOptions(**wrong)
     for name in ("timm:no_such_network", "timm:resnet18?nonsense=1", "torchvision:no_such", "keras:x"):
         with pytest.raises(UserError, match=r"cannot build|unknown library"):
-            build(EncoderChoice(name, random_weights=True))
+            build(EncoderOptions(encoder=name, random_weights=True))
 
 
 def test_a_network_and_its_weights(tmp_path):
@@ -328,14 +329,14 @@ def test_a_network_and_its_weights(tmp_path):
     torch.manual_seed(1)
     network = timm.create_model("test_vit", num_classes=10).eval()
     torch.save({"model": network.state_dict()}, tmp_path / "w.pth")
-    encoder = build(EncoderChoice("timm:test_vit", tmp_path / "w.pth"))
+    encoder = build(EncoderOptions(encoder="timm:test_vit", weights=tmp_path / "w.pth"))
     tiles = np.random.default_rng(0).integers(0, 255, (3, encoder.size, encoder.size, 3), dtype=np.uint8)
     got = encoder.encode(tiles)
     assert got.shape == (3, encoder.dim)
-    assert not np.allclose(got, build(EncoderChoice("timm:test_vit", random_weights=True)).encode(tiles))
+    assert not np.allclose(got, build(EncoderOptions(encoder="timm:test_vit", random_weights=True)).encode(tiles))
     np.testing.assert_array_equal(
-        build(EncoderChoice("timm:test_vit", random_weights=True)).encode(tiles),
-        build(EncoderChoice("timm:test_vit", random_weights=True)).encode(tiles),
+        build(EncoderOptions(encoder="timm:test_vit", random_weights=True)).encode(tiles),
+        build(EncoderOptions(encoder="timm:test_vit", random_weights=True)).encode(tiles),
     )
     config = timm.data.resolve_model_data_config(network)
     mean, std = (torch.tensor(config[k])[:, None, None] for k in ("mean", "std"))
@@ -346,23 +347,25 @@ def test_a_network_and_its_weights(tmp_path):
     wrong = {k: v for k, v in network.state_dict().items() if "blocks.0" not in k} | {"alien": torch.zeros(1)}
     torch.save(wrong, tmp_path / "wrong.pth")
     with pytest.raises(UserError, match=r"missing.*not in the network \(alien\)"):
-        build(EncoderChoice("timm:test_vit", tmp_path / "wrong.pth"))
+        build(EncoderOptions(encoder="timm:test_vit", weights=tmp_path / "wrong.pth"))
     (tmp_path / "junk.pth").write_bytes(b"junk")
     with pytest.raises(UserError, match="not a readable file"):
-        build(EncoderChoice("timm:test_vit", tmp_path / "junk.pth"))
+        build(EncoderOptions(encoder="timm:test_vit", weights=tmp_path / "junk.pth"))
 
 
 def test_clams_resnet_has_1024_features():
-    encoder = build(EncoderChoice("resnet50_trunc", random_weights=True))
+    encoder = build(EncoderOptions(encoder="resnet50_trunc", random_weights=True))
     assert (encoder.dim, encoder.size) == (1024, 224)
 
 
 def test_wrong_pairings_are_named():
-    uni = EncoderChoice("timm:vit_large_patch16_224", random_weights=False, weights=Path(__file__), known_as="uni_v1")
+    uni = EncoderOptions(
+        encoder="timm:vit_large_patch16_224", random_weights=False, weights=Path(__file__), known_as="uni_v1"
+    )
     good = {"patch_size": 256, "target_magnification": 20.0}
     assert pairing_warning(uni, 1024, good) is None
     said = pairing_warning(uni, 384, {"patch_size": 512, "target_magnification": 10.0})
     for words in ("384 instead of 1024", "512 pixels instead of 256", "10× instead of 20×"):
         assert words in said
-    assert "no meaning" in pairing_warning(EncoderChoice("timm:x", random_weights=True), 5, good)
-    assert pairing_warning(EncoderChoice("colour-texture"), DIM, good) is None
+    assert "no meaning" in pairing_warning(EncoderOptions(encoder="timm:x", random_weights=True), 5, good)
+    assert pairing_warning(EncoderOptions(encoder="colour-texture"), DIM, good) is None

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from pathology_mil.commands.heatmap import heatmap
+from pathology_mil.model.attention_scores import Scored, auprc, read_scores, softmax
+from pathology_mil.reports.heatmaps import n_times_a, percentiles, render
+from pathology_mil.reports.maps import draw_map
+from pathology_mil.reports.options import MapOptions
 from pathology_mil.slides.annotations import find_annotation, read_annotations
-from pathology_mil.reports.heatmaps import n_times_a, percentiles, render, softmax
-from pathology_mil.reports.maps import MapOptions, draw_map, draw_maps
-from pathology_mil.model.attention_scores import Scored, auprc, read_scores
-from pathology_mil.slides.reading import Slide, SlideFile
+from pathology_mil.slides.reading import Slide
 from pathology_mil.slides.tissue import PRESETS, segment
 
 
@@ -127,18 +129,22 @@ def test_own_scores_in_every_form(tmp_path):
 def test_other_slides_scores_and_changed_options_are_refused(samples, tmp_path):
     path, score = scored(samples)
     np.savez(tmp_path / "s.npz", attention=score.attention, coords=score.coords)
-    slides = [SlideFile(path)]
     options = MapOptions(max_side=300, top=2)
-    first = draw_maps(slides, tmp_path / "out", options, scores=tmp_path / "s.npz")
-    again = draw_maps(slides, tmp_path / "out", options, scores=tmp_path / "s.npz")
-    assert first[0].facts == again[0].facts
-    with pytest.raises(UserError, match="drawn otherwise"):
-        draw_maps(slides, tmp_path / "out", MapOptions(max_side=300, top=2, zoom=2), scores=tmp_path / "s.npz")
+    first = heatmap(path, out=tmp_path / "out", drawing=options, scores=tmp_path / "s.npz")
+    again = heatmap(path, out=tmp_path / "out", drawing=options, scores=tmp_path / "s.npz")
+    assert first.attempts[0].facts == again.attempts[0].facts
+    with pytest.raises(UserError, match=r"another zoom \(1.0, now 2\)"):
+        heatmap(
+            path,
+            out=tmp_path / "out",
+            drawing=MapOptions(max_side=300, top=2, zoom=2),
+            scores=tmp_path / "s.npz",
+        )
     np.savez(tmp_path / "far.npz", attention=score.attention, coords=score.coords + 100_000)
     with pytest.raises(UserError, match="outside the slide"):
-        draw_maps(slides, tmp_path / "far", options, scores=tmp_path / "far.npz")
-    with pytest.raises(UserError, match="needs a model"):
-        draw_maps(slides, tmp_path / "none", options)
+        heatmap(path, out=tmp_path / "far", drawing=options, scores=tmp_path / "far.npz")
+    with pytest.raises(UserError, match="no --model"):
+        heatmap(path, out=tmp_path / "none", drawing=options)
 
 
 def test_auprc_and_its_chance():

@@ -38,14 +38,14 @@ def huge(path, side):
 RUN = """
 import resource, sys
 from pathlib import Path
-from pathology_mil.features.encoders import EncoderChoice
-from pathology_mil.features.encoding import EncodeParams, encode_slides
+from pathology_mil.features.encoding import Storage, encode_slides
+from pathology_mil.features.options import EncoderOptions
 from pathology_mil.slides.reading import find_slides
-from pathology_mil.slides.tiles import TileParams
+from pathology_mil.slides.options import TileOptions, Tiling
 from pathology_mil.slides.tiling import tile_slides
 slide, job = map(Path, sys.argv[1:])
-_, tiled = tile_slides(find_slides(slide), job, TileParams(mag=10, min_tissue=0.5))
-_, encoded = encode_slides(job, EncodeParams(EncoderChoice("colour-texture"), batch=16))
+_, tiled = tile_slides(find_slides(slide), job, Tiling(TileOptions(mag=10, min_tissue=0.5)))
+_, encoded = encode_slides(job, EncoderOptions(encoder="colour-texture"), Storage(batch=16))
 print(tiled[0].status, encoded[0].facts["tiles"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -67,12 +67,13 @@ def test_memory_does_not_grow_with_the_slide(tmp_path):
 
 
 def test_a_large_single_level_slide_has_tissue_and_tiles(tmp_path):
+    from pathology_mil.slides.options import TileOptions, Tiling
     from pathology_mil.slides.reading import Slide
-    from pathology_mil.slides.tiles import TileParams, make_tiles
+    from pathology_mil.slides.tiles import make_tiles
 
     with Slide(huge(tmp_path / "s.tif", 6_000)) as slide:
         assert (slide.levels, slide.mpp) == ([(6000, 6000)], 0.25)
-        tiles, tissue = make_tiles(slide, TileParams(mag=20, min_tissue=0.5))
+        tiles, tissue = make_tiles(slide, Tiling(TileOptions(mag=20, min_tissue=0.5)))
     assert len(tissue.contours) == 1
     expected = np.pi * 1500**2
     assert tissue.polygons().area == pytest.approx(expected, rel=0.1)

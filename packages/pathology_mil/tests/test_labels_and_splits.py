@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from core_runtime.errors import UserError
-from pathology_mil.cohort.labels import MERGES, Labels, labels_of_bags, read_labels, slide_id, sorted_classes
+from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels, slide_id, sorted_classes
+from pathology_mil.cohort.options import MERGES, LabelOptions
 from pathology_mil.cohort.splits import Split, check_splits, few_shot, make_splits, read_splits, write_splits
 
 
@@ -37,11 +38,12 @@ def test_merges_columns_and_left_out_rows(tmp_path):
     assert labels.classes == ("0", "1", "2")
     assert labels.label == {"a": 0, "b": 1, "c": 2, "d": 1}
     assert labels.case["a"] == labels.case["b"] == "1"
-    other = read_labels(table, label_col="other")
+    other = read_labels(table, LabelOptions(label_col="other"))
     assert other.classes == ("x", "y")
     assert "c" not in other.label
     assert "1 rows without a label" in other.notes[0]
-    assert set(read_labels(table, ignore=["6"]).label) == {"a", "b", "d"}
+    merged = read_labels(table, LabelOptions(label_map=("4=0", "6 = 3")))
+    assert merged.classes == ("0", "3")
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from pathology_mil.model.acmil import ACMIL_GA, ACMILConfig
+from pathology_mil.commands.models import check, convert, get
+from pathology_mil.commands.predict import predict
 from pathology_mil.features.bags import find_bags, open_bag
+from pathology_mil.model.acmil import ACMIL_GA, ACMILConfig
 from pathology_mil.model.folder import load
-from pathology_mil.commands.models import check, convert, get, listed
-from pathology_mil.model.inference import Predictor, concentration, normalised_entropy, predict, write_prediction
+from pathology_mil.model.inference import Predictor, concentration, normalised_entropy, write_prediction
 
 
 def test_a_prediction_of_one_slide(trained, cohort, tmp_path):
@@ -71,15 +72,15 @@ def test_a_folder_goes_on_past_bad_slides_and_a_rerun_past_done_ones(trained, co
         "encoder",
     }
     before = (tmp_path / "out/slide00.json").stat().st_mtime_ns
-    _, outcomes = predict(trained.model, tmp_path / "features", tmp_path / "out")
+    outcomes = predict(tmp_path / "features", model=str(trained.model), out=tmp_path / "out").attempts
     assert (tmp_path / "out/slide00.json").stat().st_mtime_ns == before
     assert sum(o.ok for o in outcomes) == 21
     other = ACMIL_GA(ACMILConfig(n_features=16, n_class=2))
     from core_attention.checkpoints.folders import save_model
 
     save_model(other, tmp_path / "other", preprocessing={"classes": ["normal", "tumour"]}, provenance={})
-    with pytest.raises(UserError, match="predictions of another model"):
-        predict(tmp_path / "other", tmp_path / "features", tmp_path / "out")
+    with pytest.raises(UserError, match=r"was made with another .*model\.safetensors"):
+        predict(tmp_path / "features", model=str(tmp_path / "other"), out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", ["empty", "corrupt", "width", "NaN"])
@@ -166,7 +167,7 @@ def test_the_command_trains_from_a_published_yaml_file(cohort, tmp_path, cli):
     [
         (["--label-map", "a"], "2=1,3=1"),
         (["--mask-drop", "2"], "mask-drop"),
-        (["--lr", "0"], "lr must be positive"),
+        (["--lr", "0"], "--lr"),
         (["--label-col", "grade"], "no column 'grade'"),
         (["--splits", "absent.csv"], "absent.csv"),
         (["--folds", "40"], "too few for 40 parts"),
@@ -213,17 +214,17 @@ def test_an_official_checkpoint_becomes_a_model_folder(tmp_path, cli):
     assert loaded.network.config.hidden == 10
     assert cli("models", "check", tmp_path / "model")[0] == 0
     with pytest.raises(UserError, match="already there"):
-        convert(file, tmp_path / "model")
+        convert(file, out=tmp_path / "model")
     with pytest.raises(UserError, match="3 class names"):
-        convert(file, tmp_path / "again", classes=["a", "b", "c"])
+        convert(file, out=tmp_path / "again", classes=("a", "b", "c"))
     torch.save({"model": {"weight": torch.zeros(2)}}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="not an ACMIL state dict"):
-        convert(tmp_path / "other.pth", tmp_path / "again")
+        convert(tmp_path / "other.pth", out=tmp_path / "again")
     assert cli("models", "convert", tmp_path / "absent.pth", "--out", tmp_path / "x")[0] == 2
 
 
 def test_checking_a_model_folder(trained, tmp_path, cli):
-    found = check(trained.model)
+    found = check(str(trained.model)).values
     assert found["feature_width"] == 16
     assert found["classes"] == ["normal", "tumour"]
     assert found["parameters"] > 1000
@@ -238,13 +239,13 @@ def test_checking_a_model_folder(trained, tmp_path, cli):
 
 
 def test_published_weights_are_listed_and_got(tmp_path, monkeypatch, cli):
-    rows = listed()["models"]
+    rows = json.loads(cli("models", "--json")[1])["models"]
     assert len({r["name"] for r in rows}) == len(rows)
     assert all(r["licence"] and r["needs"] and r["size"] for r in rows)
     with pytest.raises(UserError, match="no published model"):
-        get("nonsense", tmp_path)
+        get("nonsense", out=tmp_path)
     with pytest.raises(UserError, match="not on the hub"):
-        get("lunit-vits8", tmp_path)
+        get("lunit-vits8", out=tmp_path)
     import huggingface_hub
 
     asked = []
@@ -256,7 +257,7 @@ def test_published_weights_are_listed_and_got(tmp_path, monkeypatch, cli):
         return str(local_dir / file)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    assert get("resnet50", tmp_path)["file"].endswith("pytorch_model.bin")
+    assert get("resnet50", out=tmp_path).values["file"].endswith("pytorch_model.bin")
     assert [file for _, file in asked] == ["model.safetensors", "pytorch_model.bin"]
 
     def offline(*_, **__):

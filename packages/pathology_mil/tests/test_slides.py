@@ -4,8 +4,9 @@ from PIL import Image
 
 from core_runtime.errors import UserError
 from pathology_mil.samples.pyramid import write_pyramid
-from pathology_mil.slides.resolution import magnification, own_mpp, resolution
+from pathology_mil.slides.options import ScanOptions
 from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.slides.resolution import magnification, resolution
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def test_nominal_magnification():
     assert [magnification(m) for m in (0.1, 0.17, 0.226, 0.25, 0.499, 1.0, 2.0)] == [80, 60, 40, 40, 20, 10, 5]
     with pytest.raises(UserError, match="coarser"):
         magnification(2.4)
-    assert own_mpp(None, 40) == 0.25
-    for wrong in ((0.5, 20), (None, 0)):
+    assert ScanOptions(slide_mag=40).mpp == 0.25
+    for wrong in ({"slide_mpp": 0.5, "slide_mag": 20}, {"slide_mag": 0}):
         with pytest.raises(UserError):
-            own_mpp(*wrong)
+            ScanOptions(**wrong)
 
 
 def test_reading_a_pyramid(pyramid, picture):

@@ -1,12 +1,18 @@
-from dataclasses import replace
-
 import h5py
 import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from pathology_mil.slides.options import TileOptions, Tiling
 from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tiles import TileParams, level0_side, make_tiles, open_h5, plain_attributes, read_tiles, write_tiles
+from pathology_mil.slides.tiles import (
+    level0_side,
+    make_tiles,
+    open_h5,
+    plain_attributes,
+    read_tiles,
+    write_tiles,
+)
 
 
 def attributes_of(path):
@@ -15,10 +21,10 @@ def attributes_of(path):
 
 
 def test_trident_file(samples, tmp_path):
-    params = TileParams(patch_size=128, mag=10, overlap=32)
+    params = Tiling(TileOptions(patch_size=128, mag=10, overlap=32))
     with Slide(next((samples / "slides").glob("*.tif"))) as slide:
         tiles, _ = make_tiles(slide, params)
-    path = params.file(tmp_path, slide.slide_id)
+    path = params.tiles.file(tmp_path, slide.slide_id)
     assert path.relative_to(tmp_path).as_posix() == f"10x_128px_32px_overlap/patches/{slide.slide_id}_patches.h5"
     write_tiles(path, tiles)
     attributes = attributes_of(path)
@@ -41,10 +47,10 @@ def test_trident_file(samples, tmp_path):
 
 
 def test_clam_file(samples, tmp_path):
-    params = TileParams(patch_size=128, mag=10, layout="clam")
+    params = Tiling(TileOptions(patch_size=128, mag=10, layout="clam"))
     with Slide(next((samples / "slides").glob("*.tif"))) as slide:
         tiles, _ = make_tiles(slide, params)
-    path = params.file(tmp_path, slide.slide_id)
+    path = params.tiles.file(tmp_path, slide.slide_id)
     assert path == tmp_path / "patches" / f"{slide.slide_id}.h5"
     write_tiles(path, tiles)
     attributes = attributes_of(path)
@@ -56,9 +62,9 @@ def test_clam_file(samples, tmp_path):
 
 def test_true_and_nominal_resolution(cmu):
     with Slide(cmu, mpp=0.46) as slide:
-        nominal, _ = make_tiles(slide, TileParams(mag=10))
-        true, _ = make_tiles(slide, TileParams(mag=None, mpp=1.0))
-        fraction, _ = make_tiles(slide, TileParams(mag=2.5, patch_size=64))
+        nominal, _ = make_tiles(slide, Tiling(TileOptions(mag=10)))
+        true, _ = make_tiles(slide, Tiling(TileOptions(mpp=1.0)))
+        fraction, _ = make_tiles(slide, Tiling(TileOptions(mag=2.5, patch_size=64)))
     assert (nominal.side, true.side, fraction.side) == (512, round(256 / 0.46), 512)
 
 
@@ -68,22 +74,23 @@ def test_true_and_nominal_resolution(cmu):
         {"overlap": 256},
         {"overlap": -1},
         {"patch_size": 0},
-        {"mag": None},
-        {"mpp": 0.5},
+        {"mag": 20.0, "mpp": 0.5},
+        {"mpp": 0.0},
+        {"mag": float("inf")},
         {"mag": -5.0},
         {"mag": float("nan")},
     ],
 )
 def test_impossible_wishes_are_refused(wrong):
     with pytest.raises(UserError):
-        replace(TileParams(), **wrong)
+        TileOptions(**wrong)
 
 
 def test_no_magnification_out_of_nothing(cmu, tcga):
     with Slide(cmu) as slide, pytest.raises(UserError, match="enlarged"):
-        make_tiles(slide, TileParams(mag=40))
+        make_tiles(slide, Tiling(TileOptions(mag=40)))
     with Slide(tcga) as slide, pytest.raises(UserError, match="neither a resolution"):
-        make_tiles(slide, TileParams())
+        make_tiles(slide, Tiling(TileOptions()))
 
 
 def test_the_side_of_a_tile_is_found_in_every_layout():
@@ -100,7 +107,7 @@ def test_the_side_of_a_tile_is_found_in_every_layout():
 def test_damaged_files_are_one_plain_line(tmp_path, samples):
     good = tmp_path / "good.h5"
     with Slide(next((samples / "slides").glob("*.svs"))) as slide:
-        tiles, _ = make_tiles(slide, TileParams())
+        tiles, _ = make_tiles(slide, Tiling(TileOptions()))
     write_tiles(good, tiles)
     assert not list(tmp_path.glob(".*")), "nothing is left beside the file"
     cut, text, other = tmp_path / "cut.h5", tmp_path / "text.h5", tmp_path / "other.h5"

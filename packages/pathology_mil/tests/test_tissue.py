@@ -6,8 +6,9 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
+from pathology_mil.slides.options import PRESETS, TissueOptions, TissueParams
 from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tissue import PRESETS, TissueParams, pen_marks, preset, segment
+from pathology_mil.slides.tissue import pen_marks, segment
 
 
 def slide_of(tmp_path, draw, size=(1200, 900)):
@@ -42,7 +43,7 @@ def test_a_tiny_biopsy_does_not_vanish_silently(tmp_path):
     assert len(adapted.contours) == 1
     assert "lowered from a_t=100 to 0.25: it would drop all tissue" in adapted.notes[0]
     assert segment(slide, replace(PRESETS["default"], adapt=False)).contours == []
-    assert segment(slide, preset("default", a_t=100)).contours == []
+    assert segment(slide, TissueOptions(min_area=100).params()).contours == []
 
 
 def test_pieces_that_the_filter_would_drop_are_kept_or_named(tmp_path):
@@ -90,7 +91,10 @@ def test_stained_tissue_is_no_pen(cmu, tcga):
 
 def test_otsu_finds_real_tissue(cmu):
     with Slide(cmu) as slide:
-        clam, otsu = segment(slide, PRESETS["biopsy"]), segment(slide, preset("biopsy", method="otsu"))
+        clam, otsu = (
+            segment(slide, PRESETS["biopsy"]),
+            segment(slide, TissueOptions(preset="biopsy", tissue="otsu").params()),
+        )
     a, b = clam.polygons(), otsu.polygons()
     assert a.intersection(b).area / a.union(b).area > 0.6
 

@@ -12,17 +12,24 @@ import torch
 import yaml
 
 from core_runtime.errors import UserError
-from pathology_mil.training.data import BagData, open_cohort, pack
-from pathology_mil.commands.evaluate import evaluate
-from pathology_mil.features.bags import find_bags, write_acmil
+from core_runtime.options import RunOptions
+from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.cohort.labels import read_labels
-from pathology_mil.training.recipe import Recipe
-from pathology_mil.commands.train import train
+from pathology_mil.cohort.options import LabelOptions, SplitOptions
 from pathology_mil.cohort.splits import make_splits, read_splits
+from pathology_mil.commands.evaluate import evaluate
 from pathology_mil.commands.sweep import sweep
-from pathology_mil.training.module import rate
+from pathology_mil.commands.train import train
+from pathology_mil.features.bags import find_bags, write_acmil
+from pathology_mil.training.data import BagData, pack
+from pathology_mil.training.module import MILTraining, rate
+from pathology_mil.training.recipe import NetworkOptions, Recipe
 
 QUICK = Recipe(epochs=1)
+
+
+def run_in(folder, **options):
+    return RunOptions(out=folder, device="cpu", **options)
 
 
 def rows_of(path):
@@ -68,44 +75,46 @@ def test_a_run_folder_holds_what_it_should(trained):
 
 def test_evaluate_and_the_test_part_of_a_split(trained, cohort, tmp_path):
     split = read_splits(trained.run / "splits/splits_0.csv")[0]
-    found = evaluate(trained.model, *cohort, tmp_path / "eval", part=split.test, resamples=20, progress=False)
+    options = {"model": str(trained.model), "out": tmp_path / "eval", "resamples": 20, "device": "cpu"}
+    found = evaluate(*cohort, splits=trained.run / "splits/splits_0.csv", **options)
     assert found.metrics.accuracy == pytest.approx(trained.folds[0].test.accuracy)
     assert found.metrics.auroc == pytest.approx(trained.folds[0].test.auroc)
-    assert found.facts["encoder"] == "toy"
-    assert found.facts["slides"] == len(split.test)
+    assert found.data["encoder"] == "toy"
+    assert found.data["slides"] == len(split.test)
     rows = rows_of(tmp_path / "eval/fold_0.csv")
     assert {r["slide_id"] for r in rows} == set(split.test)
     with pytest.raises(UserError, match="already holds"):
-        evaluate(trained.model, *cohort, tmp_path / "eval")
+        evaluate(*cohort, **options)
 
 
-def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path):
+def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path, monkeypatch):
     recipe = Recipe(epochs=3, lr=1e-3)
-    options = {"model": "acmil-mha", "width": 16, "mask_drop": 0.6, "seed": 5, "progress": False, "resamples": 5}
-    whole = train(*cohort, tmp_path / "whole", recipe=recipe, **options)
-    with pytest.raises(KeyboardInterrupt):
-        train(*cohort, tmp_path / "cut", recipe=recipe, trainer={"callbacks": [_stop_after(1)]}, **options)
+    options = {"network": NetworkOptions(model="acmil-mha", width=16), "resamples": 5}
+    whole = train(*cohort, recipe=recipe, run=run_in(tmp_path / "whole", seed=5), **options)
+    with monkeypatch.context() as patch:
+        _stop_after(patch, epoch=1)
+        with pytest.raises(KeyboardInterrupt):
+            train(*cohort, recipe=recipe, run=run_in(tmp_path / "cut", seed=5), **options)
     assert not (tmp_path / "cut/model").exists()
-    cut = train(*cohort, tmp_path / "cut", recipe=recipe, resume=True, **options)
+    cut = train(*cohort, recipe=recipe, run=run_in(tmp_path / "cut", seed=5, resume=True), **options)
     assert (cut.model / "model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
     assert (cut.run / "metrics.csv").read_text() == (whole.run / "metrics.csv").read_text()
     assert (cut.run / "fold_0.csv").read_text() == (whole.run / "fold_0.csv").read_text()
     with pytest.raises(UserError, match="already holds a run"):
-        train(*cohort, tmp_path / "cut", recipe=recipe, **options)
+        train(*cohort, recipe=recipe, run=run_in(tmp_path / "cut", seed=5), **options)
+    again = run_in(tmp_path / "cut", seed=5, resume=True)
     with pytest.raises(UserError, match="other values of lr"):
-        train(*cohort, tmp_path / "cut", recipe=Recipe(epochs=3, lr=1e-2), resume=True, **options)
+        train(*cohort, recipe=Recipe(epochs=3, lr=1e-2), run=again, **options)
 
 
 def test_folds_shots_and_packed_batches(cohort, tmp_path):
     made = train(
         *cohort,
-        tmp_path / "run",
-        model="abmil",
+        network=NetworkOptions(model="abmil"),
         recipe=Recipe(epochs=1, batch=3),
-        folds=3,
-        n_shot=2,
-        progress=False,
+        splitting=SplitOptions(folds=3, n_shot=2),
         resamples=5,
+        run=run_in(tmp_path / "run"),
     )
     assert len(made.folds) == 3
     tested = [r["slide_id"] for i in range(3) for r in rows_of(tmp_path / f"run/fold_{i}.csv")]
@@ -117,13 +126,13 @@ def test_folds_shots_and_packed_batches(cohort, tmp_path):
 
 
 def test_a_sweep_trains_every_combination_and_goes_on(cohort, tmp_path):
-    options = {"mask_drops": (0.0, 0.6), "seeds": (1, 2), "recipe": QUICK, "progress": False, "resamples": 5}
-    rows = sweep(*cohort, tmp_path, **options)
+    options = {"mask_drops": (0.0, 0.6), "seeds": (1, 2), "recipe": QUICK, "out": tmp_path, "device": "cpu"}
+    rows = sweep(*cohort, **options).rows
     assert [(r.mask_drop, r.runs) for r in rows] == [(0.0, 2), (0.6, 2)]
     assert math.isfinite(rows[0].deviation["auroc"])
     assert len(rows_of(tmp_path / "sweep.csv")) == 2
     before = (tmp_path / "mask_0_seed_1/checkpoints/last.ckpt").stat().st_mtime_ns
-    assert sweep(*cohort, tmp_path, **options) == rows
+    assert sweep(*cohort, **options).rows == rows
     assert (tmp_path / "mask_0_seed_1/checkpoints/last.ckpt").stat().st_mtime_ns == before
 
 
@@ -131,13 +140,10 @@ def test_a_sweep_trains_every_combination_and_goes_on(cohort, tmp_path):
 def test_every_model_trains_with_the_optional_loss(cohort, tmp_path, model):
     made = train(
         *cohort,
-        tmp_path / "run",
-        model=model,
-        width=16,
-        recipe=Recipe(epochs=1, aem=0.1, warmup_epochs=0.5),
-        precision="bf16-mixed" if model == "acmil-mha" else "32-true",
-        progress=False,
+        network=NetworkOptions(model=model, width=16),
+        recipe=Recipe(epochs=1, aem_weight=0.1, warmup_epochs=0.5),
         resamples=5,
+        run=run_in(tmp_path / "run", precision="bf16-mixed" if model == "acmil-mha" else "32-true"),
     )
     assert math.isfinite(made.folds[0].test.auroc)
 
@@ -145,8 +151,8 @@ def test_every_model_trains_with_the_optional_loss(cohort, tmp_path, model):
 def test_acmil_file_with_its_own_labels(cohort, tmp_path):
     labels = read_labels(cohort[1])
     write_acmil(tmp_path / "all.h5", ((b.open(), labels.label[s]) for s, b in find_bags(cohort[0]).items()))
-    made = train(tmp_path / "all.h5", None, tmp_path / "run", recipe=QUICK, progress=False, resamples=5)
-    assert made.facts["slides"] == 24
+    made = train(tmp_path / "all.h5", recipe=QUICK, resamples=5, run=run_in(tmp_path / "run"))
+    assert made.data["slides"] == 24
     assert len(made.folds) == 1
     assert json.loads((made.model / "config.json").read_text())["preprocessing"]["classes"] == ["0", "1"]
 
@@ -155,7 +161,7 @@ def test_slides_without_tiles_are_left_out_and_named(cohort, tmp_path):
     shutil.copytree(cohort[0], tmp_path / "features")
     with h5py.File(tmp_path / "features/slide03.h5", "w") as file:
         file["features"], file["coords"] = np.zeros((0, 16), np.float16), np.zeros((0, 2), int)
-    found = open_cohort(tmp_path / "features", cohort[1], progress=False)
+    found = open_cohort(tmp_path / "features", cohort[1])
     assert found.skipped == {"slide03": "no tiles"}
     assert len(found.labels) == 23
 
@@ -179,7 +185,7 @@ def test_damaged_features_are_one_line(cohort, tmp_path, kind, message):
     shutil.copytree(cohort[0], tmp_path / "features")
     _damage(tmp_path / "features/slide05.h5", kind)
     with pytest.raises(UserError, match=message) as error:
-        train(tmp_path / "features", cohort[1], tmp_path / "run", recipe=QUICK, progress=False, resamples=5)
+        train(tmp_path / "features", cohort[1], recipe=QUICK, resamples=5, run=run_in(tmp_path / "run"))
     assert "\n" not in str(error.value)
 
 
@@ -187,28 +193,28 @@ def test_labels_that_name_absent_slides(cohort, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text(cohort[1].read_text() + "\np99,ghost,tumour")
     with pytest.raises(UserError, match="ghost"):
-        open_cohort(cohort[0], table, progress=False)
-    assert len(open_cohort(cohort[0], table, ignore_missing=True, progress=False).labels) == 24
+        open_cohort(cohort[0], table)
+    assert len(open_cohort(cohort[0], table, LabelOptions(ignore_missing=True)).labels) == 24
     table.write_text("slide_id,label\nghost,1")
     with pytest.raises(UserError, match="no slide in common"):
-        open_cohort(cohort[0], table, ignore_missing=True, progress=False)
+        open_cohort(cohort[0], table, LabelOptions(ignore_missing=True))
 
 
 def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
     def run(**options):
-        return train(*cohort, tmp_path / "run", recipe=QUICK, progress=False, resamples=5, **options)
+        return train(*cohort, recipe=QUICK, resamples=5, run=run_in(tmp_path / "run"), **options)
 
     with pytest.raises(UserError, match="3 classes are asked for"):
-        run(n_class=3)
+        run(splitting=SplitOptions(n_class=3))
     with pytest.raises(UserError, match="384 wide are asked for, these are 16 wide"):
-        run(feature_width=384)
+        run(splitting=SplitOptions(feature_width=384))
     with pytest.raises(UserError, match="divisible by the heads: got 12 and 8"):
-        run(model="acmil-mha", width=12)
+        run(network=NetworkOptions(model="acmil-mha", width=12))
     assert not (tmp_path / "run").exists()
     other = tmp_path / "labels.csv"
     other.write_text(cohort[1].read_text().replace("tumour", "cancer"))
     with pytest.raises(UserError, match="cancer are none of the classes normal, tumour"):
-        evaluate(trained.model, cohort[0], other, tmp_path / "eval", progress=False, resamples=5)
+        evaluate(cohort[0], other, model=str(trained.model), out=tmp_path / "eval", resamples=5)
 
 
 def test_learning_rate_follows_the_published_schedule():
@@ -223,7 +229,7 @@ def test_learning_rate_follows_the_published_schedule():
 
 
 def test_bags_are_packed_in_the_precision_of_the_file(cohort):
-    found = open_cohort(*cohort, progress=False)
+    found = open_cohort(*cohort)
     data = BagData(found, make_splits(found.labels)[0], batch=2)
     batch = next(iter(data.train_dataloader()))
     assert batch.features.dtype == torch.float16
@@ -241,13 +247,11 @@ def test_arguments_are_recorded(trained):
     assert {"torch", "lightning"} <= record["versions"].keys()
 
 
-def _stop_after(epoch):
-    """A Lightning callback that interrupts the run after an epoch."""
-    import lightning
+def _stop_after(patch, epoch):
+    """Interrupts the run in the epoch after this one."""
 
-    class Stop(lightning.Callback):
-        def on_train_batch_end(self, trainer, *_):
-            if trainer.current_epoch > epoch:
-                raise KeyboardInterrupt
+    def stop(self, outputs, batch, index):
+        if self.current_epoch > epoch:
+            raise KeyboardInterrupt
 
-    return Stop()
+    patch.setattr(MILTraining, "on_train_batch_end", stop)

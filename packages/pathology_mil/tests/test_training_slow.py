@@ -49,11 +49,15 @@ def test_killed_ten_times_it_ends_as_if_it_had_not_been(cohort, tmp_path):
 
 
 def test_two_processes_train_one_model(cohort, tmp_path):
-    from pathology_mil.training.recipe import Recipe
+    from core_runtime.options import RunOptions
     from pathology_mil.commands.train import train
+    from pathology_mil.training.recipe import MaskingOptions, Recipe
 
     made = train(
-        *cohort, tmp_path / "run", recipe=Recipe(epochs=8, lr=1e-2), top_k=0, trainer={"devices": 2}, progress=False
+        *cohort,
+        masking=MaskingOptions(top_k=0),
+        recipe=Recipe(epochs=8, lr=1e-2),
+        run=RunOptions(out=tmp_path / "run", device="cpu", devices=2),
     )
     assert _epochs(tmp_path / "run") == 8
     assert made.folds[0].test.auroc > 0.9

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
+from core_runtime.identity import begin, begun, finish, is_done, refuse_inputs_as_outputs
 from core_runtime.options import use_threads
 from core_runtime.terminal import note, progress, warn
 
@@ -129,6 +129,27 @@ def bulk(
             for i in todo:
                 ended(i, _attempt(work, items[i]))
     return [attempts[i] for i in range(len(items))]
+
+
+def one(
+    work: Callable[[Item], dict[str, Any] | None], item: Item, *, threads: int | None = None, overwrite: bool = False
+) -> Attempt:
+    """As `bulk`, for a single item: its error is the caller's, and what fails leaves nothing behind.
+
+    Raises:
+        UserError: as `bulk`; the item failed, or holds nothing to work on.
+    """
+    refuse_inputs_as_outputs(item.inputs, [item.output])
+    if not overwrite and is_done(item.output, item.key):
+        return Attempt(item.name, ALREADY)
+    use_threads(threads)
+    began = time.monotonic()
+    with begun(item.output, item.key):
+        try:
+            facts = work(item) or {}
+        except Skipped as skipped:
+            raise UserError(f"{item.name}: {skipped.message or skipped.status}") from None
+    return Attempt(item.name, DONE, seconds=round(time.monotonic() - began, 3), facts=facts)
 
 
 def summary(attempts: Iterable[Attempt]) -> int:

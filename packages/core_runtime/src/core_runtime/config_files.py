@@ -26,7 +26,7 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
     published: Mapping[str, str | None] = getattr(function, "published", {})
     for key, value in read_arguments(path).items():
         name = published.get(key, str(key).replace("-", "_"))
-        if name is None or value is None:
+        if name is None or value is None or value == []:  # an empty list is what a tuple of nothing is recorded as
             continue
         argument = by_name.get(name)
         if argument is None:

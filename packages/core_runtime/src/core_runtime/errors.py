@@ -1,5 +1,6 @@
 """What a command says when it cannot go on: one or two plain lines."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -29,3 +30,9 @@ def named(path: Path, error: Exception) -> str:
     """What an error says, with the file in front where it does not name it."""
     said = str(error)
     return said if path.name in said else f"{path}: {said}"
+
+
+def few(names: Sequence[str]) -> str:
+    """A handful of names for a message: ``a, b, c and 4 more``."""
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

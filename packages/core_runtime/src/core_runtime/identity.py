@@ -5,9 +5,10 @@ record stands in ``.made/NAME.json`` beside the output. It says "making" before 
 that an output of a killed run is never taken for another's.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,23 @@ def begin(output: Path, key: Mapping[str, Any]) -> None:
 def finish(output: Path, key: Mapping[str, Any]) -> None:
     """Notes that an output is in its place."""
     write_text(_record(output), json.dumps({"state": "done", "key": spelled(key)}, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def begun(output: Path, key: Mapping[str, Any]) -> Iterator[None]:
+    """`begin` and `finish` around the making of an output; what fails leaves no record, and no folder that was not there before."""
+    folders = [folder for folder in (_record(output).parent, *output.parents) if not folder.exists()]
+    begin(output, key)
+    try:
+        yield
+    except BaseException:
+        if not output.exists():
+            _record(output).unlink(missing_ok=True)
+            for folder in folders:
+                with contextlib.suppress(OSError):  # not empty
+                    folder.rmdir()
+        raise
+    finish(output, key)
 
 
 def is_own_output(path: Path) -> bool:

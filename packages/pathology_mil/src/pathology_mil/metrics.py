@@ -1,11 +1,8 @@
-"""Measures of a slide classifier, each named for what it is, with bootstrap intervals, and CLAM's result tables."""
+"""Measures of a slide classifier, each named for what it is, with bootstrap intervals."""
 
-import csv
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +10,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy, multiclass_f1_score
 
-from core_runtime.folders import write_text
-
 Interval = tuple[float, float]
+
+_NAMES = {
+    "auroc": "AUROC (macro, one vs rest)",
+    "accuracy": "accuracy (= micro F1)",
+    "f1_macro": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,16 @@ class Metrics:
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    def lines(self) -> Iterable[str]:
+        """For the terminal: name, value, interval."""
+        for key, name in _NAMES.items():
+            low, high = self.interval.get(key, (math.nan, math.nan))
+            interval = "" if math.isnan(low) else f"   95 % interval {low:.3f} to {high:.3f}"
+            yield f"  {name:30} {getattr(self, key):.3f}{interval}"
+        for name in self.sensitivity:
+            yield f"  {f'sensitivity {name}':30} {self.sensitivity[name]:.3f}"
+            yield f"  {f'specificity {name}':30} {self.specificity[name]:.3f}"
 
 
 def auroc(probabilities: Float[Tensor, "slides classes"], labels: Int[Tensor, " slides"]) -> float:
@@ -115,45 +127,3 @@ def _bootstrap(
         return (math.nan, math.nan)
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return (low, high)
-
-
-def write_fold_table(
-    path: Path, slides: Sequence[str], labels: Sequence[int], probabilities: Float[Tensor, "slides classes"]
-) -> None:
-    """CLAM's ``fold_{i}.csv``: slide_id, Y, Y_hat, p_0, p_1, …"""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["slide_id", "Y", "Y_hat", *(f"p_{c}" for c in range(probabilities.shape[1]))])
-    for slide, label, p in zip(slides, labels, probabilities.tolist(), strict=True):
-        writer.writerow([slide, label, max(range(len(p)), key=p.__getitem__), *p])
-    write_text(path, out.getvalue())
-
-
-def write_summary(path: Path, folds: Sequence[Mapping[str, float]]) -> None:
-    """CLAM's ``summary.csv``: folds, test_auc, val_auc, test_acc, val_acc; NaN is an empty cell."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    columns = ("test_auc", "val_auc", "test_acc", "val_acc")
-    writer.writerow(["", "folds", *columns])
-    for i, fold in enumerate(folds):
-        values = [fold.get(c, math.nan) for c in columns]
-        writer.writerow([i, i, *("" if math.isnan(v) else v for v in values)])
-    write_text(path, out.getvalue())
-
-
-def describe(metrics: Metrics) -> list[tuple[str, float, str]]:
-    """Rows for people: name, value, interval."""
-    names = {
-        "auroc": "AUROC (macro, one vs rest)",
-        "accuracy": "accuracy (= micro F1)",
-        "f1_macro": "macro F1",
-        "balanced_accuracy": "balanced accuracy",
-    }
-    rows = []
-    for key, name in names.items():
-        low, high = metrics.interval.get(key, (math.nan, math.nan))
-        rows.append((name, getattr(metrics, key), f"{low:.3f} to {high:.3f}" if low == low else ""))
-    for c in metrics.sensitivity:
-        rows.append((f"sensitivity {c}", metrics.sensitivity[c], ""))
-        rows.append((f"specificity {c}", metrics.specificity[c], ""))
-    return rows

@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
+from pathology_mil.cohort.options import LabelOptions
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
 
 _ENDINGS = tuple(sorted(SLIDE_SUFFIXES | {".h5", ".hdf5", ".pt"}))
-
-# Label merges that the published configurations imply, by their `dataset` and `n_class`.
-MERGES: dict[tuple[str, int], dict[str, str]] = {
-    ("bracs", 3): {str(label): str(merged) for label, merged in enumerate((0, 0, 0, 1, 1, 2, 2))},
-    ("bracs", 2): {str(label): str(int(label >= 3)) for label in range(7)},
-    ("lct", 4): {str(label): str(min(label, 3)) for label in range(6)},
-    ("lbc", 4): {str(label): str(min(label, 3)) for label in range(6)},
-}
 
 
 @dataclass(frozen=True)
@@ -61,27 +54,25 @@ def slide_id(name: str) -> str:
 
 
 def read_labels(
-    path: Path | str,
+    path: Path,
+    options: LabelOptions = LabelOptions(),
     *,
-    label_col: str = "label",
-    classes: Collection[str] | None = None,
     merge: Mapping[str, str] | None = None,
-    ignore: Collection[str] = (),
+    classes: Collection[str] | None = None,
 ) -> Labels:
     """Reads a CSV with the columns ``slide_id,label`` and, where there are any, ``case_id`` and ``split`` (or ``split_info``).
 
     Args:
-        label_col: the column to learn, where a table has several.
+        options: which column, and how labels are merged.
+        merge: label → label, where the options name none (for example BRACS's seven to three).
         classes: names in the order of their numbers; default: sorted (as numbers if all are), so that no order of rows can swap them.
-        merge: label → label, applied first (for example BRACS's seven to three).
-        ignore: labels whose slides are left out.
 
     Raises:
         UserError: no such file or column, a slide with two labels, a label outside `classes`.
     """
     import pandas as pd
 
-    path = Path(path)
+    label_col = options.label_col
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except OSError as error:
@@ -101,7 +92,7 @@ def read_labels(
                 else "rename the column of slide names to slide_id"
             )
             raise UserError(f"{path.name} has no column {column!r} (it has {there})", hint)
-    merge = {str(k): str(v) for k, v in (merge or {}).items()}
+    merge = {str(k): str(v) for k, v in (options.merge or merge or {}).items()}
     given: dict[str, str] = {}
     cases: dict[str, str] = {}
     split: dict[str, str] = {}
@@ -111,8 +102,8 @@ def read_labels(
     for row in records:
         slide, label = slide_id(row["slide_id"]), row[label_col].strip()
         label = merge.get(label, label)
-        if not label or label in ignore:
-            without += not label
+        if not label:
+            without += 1
             continue
         if given.setdefault(slide, label) != label:
             raise UserError(f"{path.name}: slide {slide} has two labels, {given[slide]!r} and {label!r}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
 from core_runtime.folders import write_text
 from pathology_mil.cohort.labels import Labels, slide_id
 
@@ -136,6 +136,13 @@ def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: 
     return splits if folds > 1 else splits[:1]
 
 
+def camelyon16(labels: Labels, seed: int) -> Split:
+    """Slides named test_### test; of the others a tenth validates, stratified (the published setting)."""
+    test = tuple(slide for slide in labels.label if "test" in slide)
+    others = make_splits(labels.only(set(labels.label) - set(test)), folds=10, seed=seed)[0]
+    return Split((*others.train, *others.val), others.test, test)
+
+
 def check_splits(
     splits: Sequence[Split], labels: Labels, *, ignore_missing: bool = False, left_out: Collection[str] = ()
 ) -> list[Split]:
@@ -206,9 +213,3 @@ def _csv(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return out.getvalue()
-
-
-def few(names: Sequence[str]) -> str:
-    """A handful of names for a message: ``a, b, c and 4 more``."""
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

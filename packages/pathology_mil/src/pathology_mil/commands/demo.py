@@ -1,40 +1,35 @@
-"""The demo: slides are drawn, tiled, encoded; three models learn, are judged by label and by where they look; a report shows it."""
+"""``pathology-mil demo``: slides are drawn, tiled, encoded; three models learn, are judged by label and by where they look; a report shows it."""
 
 import json
 import shutil
 import time
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from core_runtime.cli import note
+from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.folders import write_text
-from core_runtime.suite import DemoResult
-from pathology_mil.slides.annotations import find_annotation, overlap, read_annotations, tumour
-from pathology_mil.reports.demo import Judged, Story, tell
-from pathology_mil.features.encoders import EncoderChoice
-from pathology_mil.features.encoding import EncodeParams, encode_slides
-from pathology_mil.features.bags import BagFile, find_bags
-from pathology_mil.cohort.labels import Labels, read_labels
-from pathology_mil.reports.maps import MapMade, MapOptions, draw_map
-from pathology_mil.model.inference import Predictor
-from pathology_mil.training.recipe import ModelName, Recipe
+from core_runtime.options import Full, Overwrite, RunOptions, Seed, Workers
+from core_runtime.terminal import note
+from pathology_mil.cohort.options import SplitOptions
 from pathology_mil.commands.train import train
-from pathology_mil.samples.samples import SampleParams, make_samples
-from pathology_mil.model.attention_scores import auprc, score_with
-from pathology_mil.slides.reading import Slide, find_slides
-from pathology_mil.cohort.splits import Split
-from pathology_mil.slides.tiles import TileParams
-from pathology_mil.slides.tiling import tile_slides
+from pathology_mil.features.options import COMPUTED, EncoderOptions
+from pathology_mil.reports.options import MapOptions
+from pathology_mil.slides.options import TileOptions, Tiling
+from pathology_mil.training.recipe import ModelName, NetworkOptions, Recipe
 
-TILES = TileParams(patch_size=128, mag=20.0, min_tissue=0.25)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pathology_mil.cohort.labels import Labels
+    from pathology_mil.cohort.splits import Split
+    from pathology_mil.features.bags import BagFile
+    from pathology_mil.reports.demo import Judged
+    from pathology_mil.reports.maps import DrawnMap
+
+TILING = Tiling(TileOptions(patch_size=128, mag=20.0, min_tissue=0.25))
 
 
 @dataclass(frozen=True)
@@ -63,46 +58,60 @@ class _Begun:
     out: Path
     data: Path
     features: Path
-    split: Split
+    split: "Split"
     names: Mapping[str, str]
 
 
-def demo(out: Path, *, full: bool = False, seed: int = 0, workers: int = 2, overwrite: bool = False) -> DemoResult:
-    """Runs the whole way on drawn slides; an interrupted demo goes on where it stopped.
+def demo(
+    out: Path, /, *, full: Full = False, seed: Seed = 0, workers: Workers = 2, overwrite: Overwrite = False
+) -> DemoResult:
+    """Draws slides, learns from their labels, and shows where the model looks: sample, tile, encode, train, heat maps, report.html.
+
+    An interrupted demo goes on where it stopped.
+
+    Example: pathology-mil demo /tmp/demo
 
     Args:
-        out: folder for everything.
-        full: more slides, longer training, ACMIL's multi-head form too.
-        seed: of the slides, the split and the training.
-        workers: processes for slides.
-        overwrite: begin anew.
-
-    Raises:
-        UserError: the folder holds a finished demo, or one of other settings.
+        out: folder for everything that is made.
     """
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from pathology_mil.cohort.labels import read_labels
+    from pathology_mil.cohort.splits import write_splits
+    from pathology_mil.features.encoding import Storage, encode_slides
+    from pathology_mil.reports.demo import Story, tell
+    from pathology_mil.samples.samples import make_samples
+    from pathology_mil.slides.reading import find_slides
+    from pathology_mil.slides.tiling import tile_slides
+
     plan = FULL if full else QUICK
     _claim(out, {"full": full, "seed": seed}, overwrite)
     clock = _Clock()
     data, job = out / "data", out / "job"
     with ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn")
+        max(1, workers), mp_context=get_context("spawn")
     ) as pool:  # one for all steps: starting costs seconds
         with clock("drawing slides"):
             if not _drawn(data, plan):
-                make_samples(data, SampleParams(plan.slides, seed), executor=pool)
+                make_samples(data, slides=plan.slides, seed=seed, executor=pool)
         with clock("tiling"):
-            folder, tiled = tile_slides(find_slides(data / "slides"), job, TILES, executor=pool)
+            folder, tiled = tile_slides(find_slides(data / "slides"), job, TILING, executor=pool)
         with clock("encoding"):
-            features, encoded = encode_slides(folder, EncodeParams(EncoderChoice("colour-texture")), executor=pool)
-    if failed := [o.name for o in (*tiled, *encoded) if not o.ok]:
+            features, encoded = encode_slides(folder, EncoderOptions(encoder=COMPUTED), Storage(), executor=pool)
+    failed = [attempt.name for attempt in (*tiled, *encoded) if not attempt.ok]
+    if failed:
         raise RuntimeError(f"the drawn slides {', '.join(failed)} could not be used")
     labels = read_labels(data / "labels.csv")
-    story = _Begun(out, data, features, _split(labels, seed), {s: labels.classes[n] for s, n in labels.label.items()})
+    split = _split(labels, seed)
+    write_splits(out / "splits", [split], labels)
+    classes = {slide: labels.classes[number] for slide, number in labels.label.items()}
+    begun = _Begun(out, data, features, split, classes)
     with clock("training and judging"):
-        judged, chance = _learn(plan, story, seed)
+        judged, chance = _learn(plan, begun, seed)
     with clock("drawing heat maps"):
-        maps = _maps(story, judged[0])
-    return tell(Story(out, data, folder, features, story.split, story.names, judged, chance, maps, clock.seconds))
+        maps = _maps(begun, judged[0])
+    return tell(Story(out, data, folder, features, split, classes, judged, chance, maps, clock.seconds))
 
 
 class _Clock:
@@ -124,10 +133,12 @@ class _Clock:
 
 
 def _claim(out: Path, settings: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder ours: empty, or what an interrupted demo of the same settings left."""
+    """Makes sure that the folder is free: empty, or what an interrupted demo of the same settings left."""
+    from core_runtime.folders import write_text
+
     mark = out / "demo.json"
     if overwrite:
-        for part in ("data", "job", "runs", "heatmaps"):
+        for part in ("data", "job", "runs", "heatmaps", "splits"):
             shutil.rmtree(out / part, ignore_errors=True)
         (out / "report.html").unlink(missing_ok=True)
     elif (out / "report.html").exists():
@@ -141,48 +152,71 @@ def _drawn(data: Path, plan: Plan) -> bool:
     return (data / "labels.csv").exists() and len(list((data / "slides").glob("sample_*"))) == plan.slides
 
 
-def _split(labels: Labels, seed: int) -> Split:
+def _split(labels: "Labels", seed: int) -> "Split":
     """Half of the patients train, a sixth choose the epoch, a third judge; no patient is in two parts, both labels are in each."""
+    import numpy as np
+
+    from pathology_mil.cohort.splits import Split
+
     slides: dict[str, list[str]] = {}
     for slide, case in labels.case.items():
         slides.setdefault(case, []).append(slide)
-    kinds: dict[bool, list[str]] = {}
+    cases_by_kind: dict[bool, list[str]] = {}
     for case in sorted(slides):
-        kinds.setdefault(any(labels.label[s] for s in slides[case]), []).append(case)
+        has_tumour = any(labels.label[slide] for slide in slides[case])
+        cases_by_kind.setdefault(has_tumour, []).append(case)
     rng = np.random.default_rng(seed)
     parts: list[list[str]] = [[], [], []]
-    for cases in kinds.values():
+    for cases in cases_by_kind.values():
         order = [cases[i] for i in rng.permutation(len(cases))]
         test, val = max(1, round(len(order) / 3)), max(1, round(len(order) / 6))
-        for part, chosen in zip(parts, (order[test + val :], order[test : test + val], order[:test]), strict=True):
-            part += [s for case in chosen for s in slides[case]]
-    return Split(*(tuple(sorted(p)) for p in parts))
+        drawn = (order[test + val :], order[test : test + val], order[:test])
+        for part, part_cases in zip(parts, drawn, strict=True):
+            for case in part_cases:
+                part += slides[case]
+    train, val, test = (tuple(sorted(part)) for part in parts)
+    return Split(train, val, test)
 
 
-def _learn(plan: Plan, story: "_Begun", seed: int) -> tuple[list[Judged], float]:
+def _learn(plan: Plan, begun: _Begun, seed: int) -> "tuple[list[Judged], float]":
     """Trains each model and judges it on the test slides: by label, and by where it looks."""
-    bags = find_bags(story.features)
-    truth = {s: _truth(story.data, s, bags) for s in story.split.test if story.names[s] == "tumour"}
+    import numpy as np
+
+    from pathology_mil.features.bags import find_bags
+    from pathology_mil.model.attention_scores import auprc, score_with
+    from pathology_mil.model.inference import Predictor
+    from pathology_mil.reports.demo import Judged
+
+    bags = find_bags(begun.features)
+    tumours = [slide for slide in begun.split.test if begun.names[slide] == "tumour"]
+    truth = {slide: _truth(begun.data, slide, bags) for slide in tumours}
     recipe = Recipe(epochs=plan.epochs, lr=1e-3, weight_decay=1e-4)
     judged = []
     for model in plan.models:
-        run = story.out / "runs" / model
-        options = {"resume": (run / "config.yaml").exists(), "seed": seed, "progress": False}
-        made = train(
-            story.features, story.data / "labels.csv", run, model=model, recipe=recipe, splits=[story.split], **options
+        run = begun.out / "runs" / model
+        trained = train(
+            begun.features,
+            begun.data / "labels.csv",
+            network=NetworkOptions(model=model),
+            recipe=recipe,
+            splitting=SplitOptions(splits=begun.out / "splits" / "splits_0.csv"),
+            run=RunOptions(out=run, resume=(run / "config.yaml").exists(), seed=seed, device="cpu"),
         )
-        metrics = made.folds[0].test
+        metrics = trained.folds[0].test
         assert metrics is not None
-        predictor = Predictor(made.model)
-        scored = {s: score_with(predictor, bags[s].open()) for s in story.split.test}
-        found = [auprc(scored[s].attention, truth[s]) for s in truth]
-        top10 = [np.sort(scored[s].attention)[-10:].sum() for s in truth]
-        judged.append(Judged(NAMES[model], made.model, metrics, float(np.mean(found)), float(np.mean(top10)), scored))
-    return judged, float(np.mean([t.mean() for t in truth.values()]))
+        predictor = Predictor(trained.model)
+        scored = {slide: score_with(predictor, bags[slide].open()) for slide in begun.split.test}
+        precisions = [auprc(scored[slide].attention, truth[slide]) for slide in tumours]
+        top10 = [np.sort(scored[slide].attention)[-10:].sum() for slide in tumours]
+        mean_precision, mean_top10 = float(np.mean(precisions)), float(np.mean(top10))
+        judged.append(Judged(NAMES[model], trained.model, metrics, mean_precision, mean_top10, scored))
+    return judged, float(np.mean([tiles.mean() for tiles in truth.values()]))
 
 
-def _truth(data: Path, slide_id: str, bags: Mapping[str, BagFile]) -> NDArray[np.bool_]:
+def _truth(data: Path, slide_id: str, bags: "Mapping[str, BagFile]") -> "NDArray[np.bool_]":
     """(N,) whether a tile is at least half tumour."""
+    from pathology_mil.slides.annotations import find_annotation, overlap, read_annotations, tumour
+
     bag = bags[slide_id].open()
     file = find_annotation(data / "annotations", slide_id)
     assert file is not None
@@ -191,17 +225,21 @@ def _truth(data: Path, slide_id: str, bags: Mapping[str, BagFile]) -> NDArray[np
     return overlap(tumour(read_annotations(file)), bag.coords, bag.side) >= 0.5
 
 
-def _maps(story: "_Begun", judged: Judged) -> dict[str, MapMade]:
+def _maps(begun: _Begun, judged: "Judged") -> "dict[str, DrawnMap]":
     """Heat maps of test slides: two with tumour (one of each scan resolution, where there are), one without."""
-    places = {s.slide_id: s for s in find_slides(story.data / "slides")}
-    tumours = sorted((s for s in story.split.test if story.names[s] == "tumour"), key=lambda s: places[s].path.suffix)
-    chosen = list(dict.fromkeys([tumours[0], tumours[-1], *tumours[1:2]]))[:2]
-    chosen += [s for s in story.split.test if story.names[s] != "tumour"][:1]
-    made = {}
-    for slide_id in chosen:
+    from pathology_mil.reports.maps import draw_map
+    from pathology_mil.slides.annotations import find_annotation
+    from pathology_mil.slides.reading import Slide, find_slides
+
+    places = {slide.slide_id: slide for slide in find_slides(begun.data / "slides")}
+    tumours = [slide for slide in begun.split.test if begun.names[slide] == "tumour"]
+    others = [slide for slide in begun.split.test if begun.names[slide] != "tumour"]
+    tumours.sort(key=lambda slide: places[slide].path.suffix)
+    shown = list(dict.fromkeys([tumours[0], tumours[-1], *tumours[1:2]]))[:2] + others[:1]
+    maps = {}
+    for slide_id in shown:
         with Slide(places[slide_id].path) as slide:
-            annotation = find_annotation(story.data / "annotations", slide_id)
-            made[slide_id] = draw_map(
-                slide, judged.scored[slide_id], story.out / "heatmaps", MapOptions(max_side=1000, zoom=0.5), annotation
-            )
-    return made
+            annotation = find_annotation(begun.data / "annotations", slide_id)
+            options = MapOptions(max_side=1000, zoom=0.5)
+            maps[slide_id] = draw_map(slide, judged.scored[slide_id], begun.out / "heatmaps", options, annotation)
+    return maps

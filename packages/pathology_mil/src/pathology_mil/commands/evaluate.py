@@ -1,106 +1,136 @@
-"""The job `evaluate`: a model judged on labelled slides."""
+"""``pathology-mil evaluate``."""
 
-import json
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
-from torch import Tensor, nn
+from cyclopts import Parameter
 
-from core_runtime.cli import track
+from core_runtime.bulk import Attempt, summary
+from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.folders import write_text
-from pathology_mil.training.data import BagDataset, Cohort, open_cohort
-from pathology_mil.metrics import Metrics, measure, write_fold_table
-from pathology_mil.model.folder import LoadedModel, load
+from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, resolve_device
+from pathology_mil.cohort.options import LabelOptions
+from pathology_mil.model.published import NO_CLASSIFIERS
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
-def judge(
-    network: nn.Module, cohort: Cohort, slides: Sequence[str], device: str, show: bool = False
-) -> tuple[list[str], Tensor, Tensor]:
-    """Slides, their labels and class probabilities."""
-    data = BagDataset(cohort, slides)
-    every = track(range(len(data)), "Predicting") if show else range(len(data))
-    with torch.inference_mode():
-        found = [network(data[i][0].to(device)).slide_logits[0].float().softmax(0).cpu() for i in every]
-    return list(slides), torch.tensor([cohort.labels.label[s] for s in slides]), torch.stack(found)
+    from pathology_mil.cohort.cohort import Cohort
+    from pathology_mil.metrics import Metrics
+
+Resamples = Annotated[int, AtLeast(0), Parameter(help="Resamples of the bootstrap intervals; 0 leaves them out.")]
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate` found."""
+class Evaluation(Outcome):
+    """A model judged on labelled slides.
 
-    metrics: Metrics
-    facts: Mapping[str, Any]
+    Attributes:
+        metrics: measures with their intervals.
+        data: what they should be read with: encoder, magnification, numbers of slides and tiles.
+        table: CLAM's fold_0.csv, slide by slide.
+        skipped: slide → why it is left out.
+    """
+
+    metrics: "Metrics"
+    data: Mapping[str, Any]
     table: Path
     skipped: Mapping[str, str]
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            **self.metrics.plain(),
-            "data": dict(self.facts),
-            "table": str(self.table),
-            "skipped": dict(self.skipped),
-        }
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(Attempt(slide, reason) for slide, reason in self.skipped.items())
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.metrics.plain(), "data": self.data, "table": self.table, "skipped": self.skipped}
+
+    def lines(self) -> Iterable[str]:
+        yield data_line(self.data)
+        yield from self.metrics.lines()
+        yield f"Slide by slide: {self.table}"
 
 
 def evaluate(
-    model: Path | str | LoadedModel,
-    features: Path | str,
-    labels: Path | str | None,
-    out: Path | str,
+    features: Path,
+    labels: Path | None = None,
+    /,
     *,
-    part: Sequence[str] | None = None,
-    label_col: str = "label",
-    merge: Mapping[str, str] | None = None,
-    ignore_missing: bool = False,
-    device: str = "cpu",
-    resamples: int = 1000,
-    overwrite: bool = False,
-    progress: bool = True,
+    model: Model = None,
+    out: Out = Path("evaluation"),
+    splits: Path | None = None,
+    reading: LabelOptions = LabelOptions(),
+    resamples: Resamples = 1000,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
 ) -> Evaluation:
-    """Judges a model on labelled slides; writes ``fold_0.csv`` (CLAM's columns) and ``metrics.json`` to `out`.
+    """Judges a model on labelled slides: AUROC, accuracy, F1, sensitivity and specificity, with bootstrap intervals.
+
+    Writes fold_0.csv (CLAM's columns) and metrics.json.
+
+    Example: pathology-mil evaluate features labels.csv --model run/model --splits run/splits/splits_0.csv
 
     Args:
-        model: model folder.
-        features, labels, label_col, merge, ignore_missing: as `open_cohort`; the classes are the model's.
-        part: only these slides (a split's test part, say).
-        resamples: of the bootstrap intervals.
-
-    Raises:
-        UserError: as `open_cohort`; features of another width than the model's, labels that the model does not know.
+        features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
+        labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
+        splits: only the test slides of this split file.
     """
-    out = Path(out)
+    from core_runtime.folders import write_text
+    from core_runtime.models import choose_model
+    from pathology_mil.cohort.cohort import open_cohort
+    from pathology_mil.metrics import measure
+    from pathology_mil.model.folder import load
+    from pathology_mil.reports.tables import json_text, write_fold_table
+
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
-    loaded = model if isinstance(model, LoadedModel) else load(model, device=device)
-    cohort = open_cohort(
-        features,
-        labels,
-        label_col=label_col,
-        classes=loaded.classes,
-        merge=merge,
-        ignore_missing=ignore_missing,
-        progress=progress,
-    )
+    where = resolve_device(device)
+    loaded = load(choose_model(model, advice=NO_CLASSIFIERS), device=where)
+    cohort = open_cohort(features, labels, reading, classes=loaded.classes)
     loaded.check_width(cohort.facts["feature_width"], str(features))
-    slides = sorted(cohort.labels.label if part is None else set(part) - set(cohort.skipped))
-    if absent := [s for s in slides if s not in cohort.labels.label]:
+    slides = sorted(cohort.labels.label if splits is None else set(_test_part(splits)) - set(cohort.skipped))
+    absent = [slide for slide in slides if slide not in cohort.labels.label]
+    if absent:
         raise UserError(f"slide {absent[0]} has no label or no features")
-    slides, y, probabilities = judge(loaded.network, cohort, slides, device, progress)
-    metrics = measure(probabilities, y, loaded.classes, resamples=resamples)
-    write_fold_table(out / "fold_0.csv", slides, y.tolist(), probabilities)
-    tiles = [len(cohort.features[s]) for s in slides]
-    judged = {"slides": len(slides), "tiles": sum(tiles), "tiles_per_slide": float(statistics.median(tiles))}
-    made = Evaluation(metrics, {**cohort.facts, **judged}, out / "fold_0.csv", cohort.skipped)
-    write_text(out / "metrics.json", json_text(made.plain()))
-    return made
+    truth, probabilities = judge(loaded.network, cohort, slides, where)
+    metrics = measure(probabilities, truth, loaded.classes, resamples=resamples)
+    table = out / "fold_0.csv"
+    write_fold_table(table, slides, truth.tolist(), probabilities)
+    data = {**cohort.facts, **cohort.tile_counts(slides)}
+    evaluation = Evaluation(metrics, data, table, cohort.skipped)
+    write_text(out / "metrics.json", json_text(evaluation.facts()))
+    return evaluation
 
 
-def json_text(value: Any) -> str:
-    """JSON with null for NaN."""
-    return json.dumps(json.loads(json.dumps(value), parse_constant=lambda _: None), indent=1)
+def judge(network: "nn.Module", cohort: "Cohort", slides: Sequence[str], device: str) -> "tuple[Tensor, Tensor]":
+    """Class numbers [slides] and class probabilities [slides, classes] of slides."""
+    import torch
+
+    from core_runtime.terminal import track
+    from pathology_mil.features.bags import read_features
+
+    probabilities = []
+    with torch.inference_mode():
+        for slide in track(slides, "Predicting"):
+            bag = read_features(cohort.features[slide], slide).to(device)
+            probabilities.append(network(bag).slide_logits[0].float().softmax(0).cpu())
+    return torch.tensor([cohort.labels.label[slide] for slide in slides]), torch.stack(probabilities)
+
+
+def data_line(data: Mapping[str, Any]) -> str:
+    """What a result should be read with, in one line."""
+    return (
+        f"{data['slides']} slides, {data['tiles']:,} tiles (median {data['tiles_per_slide']:.0f} per slide), "
+        f"encoder {data['encoder']} ({data['feature_width']} wide), magnification {data['magnification']}"
+    )
+
+
+def _test_part(splits: Path) -> Sequence[str]:
+    """The test slides of a split file."""
+    from pathology_mil.cohort.splits import read_splits
+
+    folds = read_splits(splits)
+    if len(folds) != 1 or not folds[0].test:
+        raise UserError(f"{splits}: not one split with test slides", "name the file of one fold (splits_0.csv)")
+    return folds[0].test

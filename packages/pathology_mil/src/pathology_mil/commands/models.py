@@ -1,72 +1,49 @@
-"""The verb `models`: list what is published, get it, convert an official checkpoint, check a model folder."""
+"""``pathology-mil models``."""
 
 from pathlib import Path
-from typing import Any
 
 from core_runtime.errors import UserError, named
-from core_runtime.hub import hub_errors
-from pathology_mil.model.published import NO_CLASSIFIERS, PUBLISHED, published
+from core_runtime.models import Described, download, find_published
+from core_runtime.models import models as models_group
+from core_runtime.options import Names
+from pathology_mil.features.options import PAIRINGS
+from pathology_mil.model.published import NO_CLASSIFIERS, PUBLISHED, PublishedEncoder
 
 
-def listed() -> dict[str, Any]:
-    """For ``models --json``."""
-    rows = [
-        {
-            "name": p.name,
-            "kind": p.kind,
-            "licence": p.licence,
-            "size": p.size,
-            "gated": p.gated,
-            "feature_width": p.width or None,
-            "tiles": p.tiles,
-            "source": p.source.removeprefix("github:"),
-            "encoder": p.encoder,
-            "needs": p.needs,
-        }
-        for p in PUBLISHED
-    ]
-    return {"models": rows, "classifiers": NO_CLASSIFIERS}
+def get(name: str, /, *, out: Path = Path("models")) -> Described:
+    """Fetches the weights of a published encoder from the hub.
 
+    Example: pathology-mil models get resnet50 --out models
 
-def get(name: str, out: Path) -> dict[str, Any]:
-    """Downloads the weights of a published encoder into `out`.
-
-    Raises:
-        UserError: unknown name, nothing to download, no access, no network.
+    Args:
+        name: as the list says.
+        out: folder for the files.
     """
-    found = published(name)
-    if found is None:
-        raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in PUBLISHED)}")
-    if found.kind == "built in" or found.source.startswith("github:"):
-        raise UserError(f"{name} is not on the hub", f"it needs {found.needs}")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    *others, last = found.files  # whichever of them the repository holds
-    with hub_errors(name, found.source, "copy the file and use 'encode --weights FILE'"):
-        for file in others:
-            try:
-                path = hf_hub_download(found.source, file, local_dir=out / name)
-                break
-            except LocalEntryNotFoundError:  # no network; an EntryNotFoundError, too
-                raise
-            except EntryNotFoundError:
-                continue
-        else:
-            path = hf_hub_download(found.source, last, local_dir=out / name)
-    use = f"encode --encoder '{found.encoder}' --weights '{path}' --as {name}" if found.encoder else found.needs
-    return {"name": name, "file": path, "licence": found.licence, "use": use}
+    published = find_published(PUBLISHED, name)
+    assert isinstance(published, PublishedEncoder)
+    file = download(published, out / name)
+    use = published.needs
+    if published.encoder:
+        known_as = f" --known-as {name}" if name in PAIRINGS else ""
+        use = f"pathology-mil encode JOB --encoder '{published.encoder}' --weights '{file}'{known_as}"
+    return Described({"name": name, "file": str(file), "licence": published.licence, "use": use})
 
 
-def convert(checkpoint: Path, out: Path, *, classes: list[str] | None = None) -> dict[str, Any]:
-    """Makes a model folder of an official ACMIL checkpoint (``torch.save({'model', 'optimizer', 'epoch', 'config'})``, or a bare state dict).
+def convert(checkpoint: Path, /, *, out: Path = Path("models"), classes: Names = ()) -> Described:
+    """Makes a model folder of an official ACMIL checkpoint.
 
-    Widths, branches and classes are read off the shapes; the pickled configuration in the file is not executed.
+    Takes ``torch.save({'model', 'optimizer', 'epoch', 'config'})`` or a bare state dict. Widths, branches and classes are read off
+    the shapes; the pickled configuration in the file is not executed.
 
-    Raises:
-        UserError: not such a checkpoint.
+    Example: pathology-mil models convert checkpoint-best.pth --out acmil-model --classes normal,tumour
+
+    Args:
+        checkpoint: a .pth or .safetensors file.
+        out: the model folder.
+        classes: class names, in order.
     """
-    from core_attention.checkpoints.folders import read_official, save_model
+    from core_attention.checkpoints.folders import read_official
+    from pathology_mil.model.folder import save
     from pathology_mil.model.official import infer_config, system
 
     if out.exists():
@@ -78,19 +55,21 @@ def convert(checkpoint: Path, out: Path, *, classes: list[str] | None = None) ->
         model = system.components[component].load(config, state)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(named(checkpoint, error)) from None
-    names = classes or [str(c) for c in range(config["n_class"])]
+    names = classes or tuple(str(number) for number in range(config["n_class"]))
     if len(names) != config["n_class"]:
         raise UserError(f"{len(names)} class names were given, the checkpoint has {config['n_class']} classes")
     provenance = {"converted_from": checkpoint.name, "component": component, "official_config": config}
-    save_model(model, out, preprocessing={"classes": names, "features": {}}, provenance=provenance)
-    return {"model": str(out), "component": component, **config, "classes": names}
+    save(model, out, classes=names, features={}, provenance=provenance)
+    return Described({"model": str(out), "component": component, **config, "classes": list(names)})
 
 
-def check(folder: Path | str) -> dict[str, Any]:
+def check(folder: str, /) -> Described:
     """Loads a model folder strictly and runs it once.
 
-    Raises:
-        UserError: it cannot be used.
+    Example: pathology-mil models check run/model
+
+    Args:
+        folder: the model folder.
     """
     import torch
 
@@ -104,13 +83,18 @@ def check(folder: Path | str) -> dict[str, Any]:
             f"{folder}: the model's answers are not finite", "its weights are damaged: train or convert again"
         )
     config = loaded.network.config
-    return {
-        "model": str(folder),
-        "class": type(loaded.network).__name__,
-        "parameters": sum(p.numel() for p in loaded.network.parameters()),
-        "classes": list(loaded.classes),
-        "feature_width": loaded.width,
-        "width": config.inner,  # pyright: ignore[reportAttributeAccessIssue]
-        "features": dict(loaded.features),
-        "trained_on": loaded.provenance.get("trained_on"),
-    }
+    return Described(
+        {
+            "model": str(folder),
+            "class": type(loaded.network).__name__,
+            "parameters": sum(p.numel() for p in loaded.network.parameters()),
+            "classes": list(loaded.classes),
+            "feature_width": loaded.width,
+            "width": config.inner,  # pyright: ignore[reportAttributeAccessIssue]
+            "features": dict(loaded.features),
+            "trained_on": loaded.provenance.get("trained_on"),
+        }
+    )
+
+
+models = models_group(PUBLISHED, get, convert, check, command="pathology-mil", notice=NO_CLASSIFIERS)

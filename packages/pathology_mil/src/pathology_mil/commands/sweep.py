@@ -1,17 +1,20 @@
-"""Training over shares of masking and over seeds: whether masking helps with an encoder, and how far seeds disagree."""
+"""``pathology-mil sweep``: training over shares of masking and over seeds."""
 
 import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from core_runtime.cli import note
-from core_runtime.folders import write_text
+from core_runtime.cli import Outcome
+from core_runtime.options import Device, Integers, Numbers, Out, Precision, RunOptions, Threads, Workers
+from pathology_mil.cohort.options import LabelOptions, SplitOptions
+from pathology_mil.commands.evaluate import Resamples
 from pathology_mil.commands.train import train
+from pathology_mil.training.recipe import MaskingOptions, NetworkOptions, Recipe
 
 MEASURES = ("f1_macro", "auroc", "accuracy")
 
@@ -26,43 +29,99 @@ class SweepRow:
     deviation: dict[str, float]
 
 
-def sweep(
-    features: Path | str,
-    labels: Path | str | None,
-    out: Path | str,
-    *,
-    mask_drops: Sequence[float] = (0.0, 0.3, 0.6),
-    seeds: Sequence[int] = (1, 2, 3, 4, 5),
-    progress: bool = True,
-    **options: Any,
-) -> list[SweepRow]:
-    """Trains every combination into ``OUT/mask_{p}_seed_{s}`` and writes ``sweep.csv``; an interrupted sweep goes on when it is run again.
+@dataclass(frozen=True)
+class Sweep(Outcome):
+    """A row per share of masking, and the table on disk."""
 
-    The splits depend on the seed, too, where none are given: then every seed judges another part of the slides.
+    rows: Sequence[SweepRow]
+    table: Path
+
+    def facts(self) -> dict[str, Any]:
+        return {"rows": [asdict(row) for row in self.rows], "table": self.table}
+
+    def lines(self) -> Iterable[str]:
+        yield "share masked   runs   macro F1          AUROC"
+        for row in self.rows:
+            cells = [f"{row.mean[m]:.3f} ± {row.deviation[m]:.3f}" for m in ("f1_macro", "auroc")]
+            yield f"{row.mask_drop:<14g} {row.runs:<6} {'     '.join(cells)}"
+        yield f"Table: {self.table}"
+
+
+def sweep(
+    features: Path,
+    labels: Path | None = None,
+    /,
+    *,
+    out: Out = Path("sweep"),
+    mask_drops: Numbers = (0.0, 0.3, 0.6),
+    seeds: Integers = (1, 2, 3, 4, 5),
+    network: NetworkOptions = NetworkOptions(),
+    recipe: Recipe = Recipe(),
+    reading: LabelOptions = LabelOptions(),
+    splitting: SplitOptions = SplitOptions(),
+    resamples: Resamples = 0,
+    device: Device = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = 0,
+    threads: Threads = None,
+) -> Sweep:
+    """Trains over shares of masking and seeds: whether masking helps with your encoder. A rerun goes on.
+
+    Each combination has a run folder, mask_{p}_seed_{s}. The splits depend on the seed, too, where none are given: then every
+    seed judges another part of the slides.
+
+    Example: pathology-mil sweep features labels.csv --mask-drops 0,0.6 --seeds 1,2,3 --out sweep
 
     Args:
-        mask_drops: shares p of the top K that are masked; 0 masks nothing.
-        seeds: the paper reports five.
-        options: of `runs.train`.
+        features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
+        labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
+        mask_drops: shares of the top K to mask; 0 masks nothing.
+        seeds: seeds of every share; the paper reports five.
     """
+    from core_runtime.folders import write_text
+    from core_runtime.terminal import note
+
     rows = []
-    for p in mask_drops:
-        found: dict[str, list[float]] = {m: [] for m in MEASURES}
+    for mask_drop in mask_drops:
+        values: dict[str, list[float]] = {measure: [] for measure in MEASURES}
         for seed in seeds:
-            if progress:
-                note.print(f"p = {p:g}, seed {seed}", markup=False)
-            folder = Path(out) / f"mask_{p:g}_seed_{seed}"
-            made = train(features, labels, folder, mask_drop=p, seed=seed, resume=True, progress=progress, **options)
-            for fold in made.folds:
-                judged = fold.test or fold.validation
-                if judged is not None:
-                    for m in MEASURES:
-                        found[m].append(getattr(judged, m))
-        mean = {m: statistics.fmean(v) if v else math.nan for m, v in found.items()}
-        deviation = {m: statistics.stdev(v) if len(v) > 1 else math.nan for m, v in found.items()}
-        rows.append(SweepRow(p, len(found[MEASURES[0]]), mean, deviation))
-    write_text(Path(out) / "sweep.csv", _csv(rows))
-    return rows
+            note.print(f"p = {mask_drop:g}, seed {seed}", markup=False)
+            trained = train(
+                features,
+                labels,
+                network=network,
+                masking=MaskingOptions(mask_drop=mask_drop),
+                recipe=recipe,
+                reading=reading,
+                splitting=splitting,
+                resamples=resamples,
+                run=RunOptions(
+                    out=out / f"mask_{mask_drop:g}_seed_{seed}",
+                    device=device,
+                    precision=precision,
+                    workers=workers,
+                    threads=threads,
+                    seed=seed,
+                    resume=True,
+                ),
+            )
+            for fold in trained.folds:
+                metrics = fold.test or fold.validation
+                if metrics is not None:
+                    for measure in MEASURES:
+                        values[measure].append(getattr(metrics, measure))
+        rows.append(_row(mask_drop, values))
+    table = out / "sweep.csv"
+    write_text(table, _csv(rows))
+    return Sweep(rows, table)
+
+
+def _row(mask_drop: float, values: dict[str, list[float]]) -> SweepRow:
+    mean, deviation = {}, {}
+    for measure, numbers in values.items():
+        mean[measure] = statistics.fmean(numbers) if numbers else math.nan
+        deviation[measure] = statistics.stdev(numbers) if len(numbers) > 1 else math.nan
+    return SweepRow(mask_drop, len(values[MEASURES[0]]), mean, deviation)
 
 
 def _csv(rows: Sequence[SweepRow]) -> str:

@@ -1,260 +1,222 @@
-"""The job `train`: from a folder of features and a table of labels to a run folder with a model."""
+"""``pathology-mil train``: from features and a table of labels to a run folder with a model."""
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from core_attention.checkpoints.folders import save_model
-from core_runtime.cli import note
+from core_runtime.bulk import Attempt, summary
+from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, open_run, write_text
-from core_runtime.training import draw_history, fit
-from pathology_mil.training.data import BagData, Cohort, open_cohort
-from pathology_mil.commands.evaluate import json_text, judge
-from pathology_mil.cohort.labels import MERGES, Labels
-from pathology_mil.metrics import Metrics, measure, write_fold_table, write_summary
-from pathology_mil.training.recipe import ModelName, Recipe
-from pathology_mil.cohort.splits import Split, check_splits, few_shot, from_names, make_splits, read_splits, write_splits
-from pathology_mil.training.module import MILTraining, build_model, f1_and_auc
+from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from pathology_mil.cohort.options import MERGES, LabelOptions, SplitOptions
+from pathology_mil.commands.evaluate import Resamples, data_line
+from pathology_mil.training.recipe import MaskingOptions, NetworkOptions, Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pathology_mil.cohort.cohort import Cohort
+    from pathology_mil.cohort.splits import Split
+    from pathology_mil.metrics import Metrics
+
+_PACKAGES = ("torch", "lightning", "attention-suite-pathology-mil")
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One trained model: where it is, which epoch it is, and how it does on the slides that chose and that judge it."""
+    """One trained model.
+
+    Attributes:
+        model: its model folder.
+        epoch: the one that was kept.
+        validation, test: how it does on the slides that chose and that judge it.
+    """
 
     model: Path
     epoch: int
-    validation: Metrics | None
-    test: Metrics | None
+    validation: "Metrics | None"
+    test: "Metrics | None"
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        parts = {"validation": self.validation, "test": self.test}
+        metrics = {name: None if part is None else part.plain() for name, part in parts.items()}
+        return {"model": str(self.model), "epoch": self.epoch, **metrics}
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What `train` made."""
+class Trained(Outcome):
+    """A run that ended.
+
+    Attributes:
+        run: the run folder.
+        folds: one model per fold.
+        data: what results should be read with: encoder, magnification, numbers of slides and tiles.
+        skipped: slide → why it is left out.
+    """
 
     run: Path
     folds: Sequence[Fold]
-    facts: Mapping[str, Any]
+    data: Mapping[str, Any]
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(Attempt(slide, reason) for slide, reason in self.skipped.items())
 
     @property
     def model(self) -> Path:
         """The model folder (of the first fold, where there are several)."""
         return self.folds[0].model
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        folds = [
-            {
-                "model": str(f.model),
-                "epoch": f.epoch,
-                **{k: v and v.plain() for k, v in (("validation", f.validation), ("test", f.test))},
-            }
-            for f in self.folds
-        ]
-        return {
-            "run": str(self.run),
-            "model": str(self.model),
-            "folds": folds,
-            "data": dict(self.facts),
-            "skipped": dict(self.skipped),
-        }
+    def facts(self) -> dict[str, Any]:
+        folds = [fold.plain() for fold in self.folds]
+        return {"run": self.run, "model": self.model, "folds": folds, "data": self.data, "skipped": self.skipped}
+
+    def lines(self) -> Iterable[str]:
+        yield data_line(self.data)
+        for number, fold in enumerate(self.folds):
+            name = f"Fold {number}, epoch" if len(self.folds) > 1 else "Epoch"
+            yield f"{name} {fold.epoch} kept"
+            metrics = fold.test or fold.validation
+            if metrics is not None:
+                yield f"{'Test' if fold.test else 'Validation'} slides: {metrics.slides}"
+                yield from metrics.lines()
+        yield f"Model folder: {self.model}"
+        yield f"Next: pathology-mil predict FEATURES --model {self.model}"
 
 
 def train(
-    features: Path | str,
-    labels: Path | str | None,
-    out: Path | str,
+    features: Path,
+    labels: Path | None = None,
+    /,
     *,
-    model: ModelName = "acmil",
-    recipe: Recipe | None = None,
-    branches: int = 5,
-    top_k: int = 10,
-    mask_drop: float = 0.6,
-    width: int | None = None,
-    splits: Path | str | Sequence[Split] | None = None,
-    folds: int = 1,
-    n_shot: int = 0,
-    label_col: str = "label",
-    classes: Sequence[str] | None = None,
-    merge: Mapping[str, str] | None = None,
-    dataset: str | None = None,
-    n_class: int | None = None,
-    feature_width: int | None = None,
-    ignore_missing: bool = False,
-    device: str = "cpu",
-    precision: str = "32-true",
-    workers: int = 0,
-    seed: int = 0,
-    resamples: int = 1000,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    trainer: Mapping[str, Any] | None = None,
+    network: NetworkOptions = NetworkOptions(),
+    masking: MaskingOptions = MaskingOptions(),
+    recipe: Recipe = Recipe(),
+    reading: LabelOptions = LabelOptions(),
+    splitting: SplitOptions = SplitOptions(),
+    resamples: Resamples = 1000,
+    run: RunOptions = RunOptions(),
 ) -> Trained:
-    """Trains one model a fold and leaves a run folder.
+    """Trains a slide classifier on features and labels; takes the published YAML files of ACMIL as --config.
 
-    ``config.yaml`` · ``splits/`` (CLAM's files) · ``checkpoints/``, ``metrics.csv``, ``model/`` (of each fold in ``fold_{i}/`` where there
-    are several) · ``fold_{i}.csv`` and ``summary.csv`` as CLAM writes them · ``metrics.json``.
+    An interrupted run goes on with --resume; its result equals an uninterrupted one. The run folder holds config.yaml, splits/
+    (CLAM's files), checkpoints/, metrics.csv and model/ (of each fold in fold_{i}/ where there are several), fold_{i}.csv and
+    summary.csv as CLAM writes them, and metrics.json.
+
+    Example: pathology-mil train job/20x_256px_0px_overlap/features_uni_v1 labels.csv --out run
 
     Args:
-        features: folder of feature files, or an ACMIL file.
-        labels: CSV; None takes the class numbers in an ACMIL file.
-        model: acmil (gated), acmil-mha, abmil, mean.
-        recipe: how; default `Recipe()`, the paper's.
-        branches, top_k, mask_drop, width: of the model (`acmil.ACMILConfig`).
-        splits: a file or folder (`read_splits`) or the splits themselves; default: those in the label table, else patient-grouped,
-            stratified ones made here.
-        folds: of cross-validation, where no splits are given.
-        n_shot: training slides a class; 0 or less takes all.
-        label_col, classes, merge, ignore_missing: as `open_cohort`.
-        dataset, n_class: names of the published configurations; they choose label merges and check the classes.
-        feature_width: width that the features must have.
-        resamples: of the bootstrap intervals; 0 leaves them out.
-        resume: go on with an interrupted run; the result equals an uninterrupted one.
-        trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
-
-    Raises:
-        UserError: anything wrong with the files, named.
+        features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
+        labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
     """
-    out, recipe = Path(out), recipe or Recipe()
+    from core_runtime.folders import open_run, write_text
+    from core_runtime.identity import data_fingerprint
+    from core_runtime.terminal import note
+    from pathology_mil.cohort.cohort import open_cohort
+    from pathology_mil.cohort.splits import write_splits
+    from pathology_mil.reports.tables import json_text, write_summary
+
+    use_threads(run.threads)
+    source = _of_encoder(features, splitting.pretrain)
+    merge = MERGES.get((str(splitting.dataset).lower(), splitting.n_class or 0))
+    cohort = open_cohort(source, labels, reading, merge=merge)
+    _check(cohort, splitting)
+    splits = _splits(cohort, splitting, run.seed, ignore_missing=reading.ignore_missing)
+    config = _model_config(cohort, network, masking)
     arguments = {
-        "features": str(features),
-        "labels": None if labels is None else str(labels),
-        "model": model,
-        **asdict(recipe),
-        "branches": branches,
-        "top_k": top_k,
-        "mask_drop": mask_drop,
-        "width": width,
-        "splits": str(splits) if isinstance(splits, str | Path) else splits and [asdict(s) for s in splits],
-        "folds": folds,
-        "n_shot": n_shot,
-        "label_col": label_col,
-        "classes": classes and list(classes),
-        "merge": merge and dict(merge),
-        "dataset": dataset,
-        "n_class": n_class,
-        "feature_width": feature_width,
-        "ignore_missing": ignore_missing,
-        "precision": precision,
-        "seed": seed,
+        **flat(features=features.resolve(), labels=None if labels is None else labels.resolve()),
+        **flat(network=network, masking=masking, recipe=recipe, reading=reading, splitting=splitting),
+        **flat(resamples=resamples),
+        **run.recorded(),
     }
-    merge = merge or MERGES.get((str(dataset).lower(), n_class or 0))
-    cohort = open_cohort(
-        features,
-        labels,
-        label_col=label_col,
-        classes=classes,
-        merge=merge,
-        ignore_missing=ignore_missing,
-        progress=progress,
-    )
-    _check(cohort, n_class, feature_width)
-    chosen = _splits(cohort, splits, dataset, folds, seed, ignore_missing)
-    if n_shot > 0:
-        chosen = [few_shot(s, cohort.labels, n_shot, seed) for s in chosen]
-    config = {
-        "n_features": cohort.facts["feature_width"],
-        "n_class": len(cohort.labels.classes),
-        "branches": branches,
-        "top_k": top_k,
-        "mask_drop": mask_drop,
-        "width": width,
-    }
-    try:
-        with torch.device("meta"):
-            build_model(model, config)  # sizes that do not fit are found before anything is written
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    files = [*cohort.paths, *([Path(labels)] if labels is not None else [])]
-    packages = ["torch", "lightning", "attention-suite-pathology-mil"]
-    open_run(out, arguments, packages=packages, data=data_fingerprint(files), resume=resume, overwrite=overwrite)
-    if overwrite:
-        _clear(out)
-    write_splits(out / "splits", chosen, cohort.labels)
-    made: list[Fold] = []
-    for i, split in enumerate(chosen):
-        folder = out if len(chosen) == 1 else out / f"fold_{i}"
-        if progress and len(chosen) > 1:
-            note.print(
-                f"Fold {i + 1} of {len(chosen)}: {len(split.train)} slides train, {len(split.test)} test", markup=False
-            )
-        torch.manual_seed(seed)
-        network = build_model(model, config)
-        data = BagData(cohort, split, batch=recipe.batch, workers=workers, seed=seed)
-        rule = recipe.selection if split.val else "last"
-        history, best = fit(
-            MILTraining(network, recipe, seed),
-            data,
-            folder,
-            epochs=recipe.epochs,
-            score="epoch" if rule == "last" else f1_and_auc,
-            device=device,
-            precision=precision,
-            show=progress,
-            trainer=trainer,
-        )
-        losses = ("train_slide", "train_branch", "train_diversity", "val_loss")
-        draw_history(history, folder / "figures" / "training.png", [losses, ("val_auc", "val_f1_macro", "val_acc")])
-        made.append(_finish(out, i, folder, network, cohort, split, rule, best, arguments, device, resamples))
-    write_summary(out / "summary.csv", [_clam_row(f) for f in made])
-    trained = Trained(out, made, cohort.facts, cohort.skipped)
-    write_text(out / "metrics.json", json_text(trained.plain()))
+    files = [*cohort.paths, *([] if labels is None else [labels])]
+    data = data_fingerprint(files)
+    open_run(run.out, arguments, packages=_PACKAGES, data=data, resume=run.resume, overwrite=run.overwrite)
+    if run.overwrite:
+        _remove_folds(run.out)
+    write_splits(run.out / "splits", splits, cohort.labels)
+    folds = []
+    for number, split in enumerate(splits):
+        if len(splits) > 1:
+            sizes = f"{len(split.train)} slides train, {len(split.test)} test"
+            note.print(f"Fold {number + 1} of {len(splits)}: {sizes}", markup=False)
+        job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, arguments)
+        folds.append(_train_fold(job, run.out if len(splits) == 1 else run.out / f"fold_{number}"))
+    write_summary(run.out / "summary.csv", [_clam_row(fold) for fold in folds])
+    trained = Trained(run.out, folds, cohort.facts, cohort.skipped)
+    write_text(run.out / "metrics.json", json_text(trained.facts()))
     return trained
 
 
-def _check(cohort: Cohort, n_class: int | None, feature_width: int | None) -> None:
-    found = len(cohort.labels.classes)
-    if n_class and n_class != found:
+def _of_encoder(features: Path, pretrain: str | None) -> Path:
+    """In a folder of ACMIL files, the one of the encoder asked for."""
+    file = features / f"patch_feats_pretrain_{pretrain}.h5"
+    return file if pretrain and file.is_file() else features
+
+
+def _check(cohort: "Cohort", splitting: SplitOptions) -> None:
+    classes, width = cohort.labels.classes, cohort.facts["feature_width"]
+    if splitting.n_class and splitting.n_class != len(classes):
         raise UserError(
-            f"{n_class} classes are asked for, the labels have {found}: {', '.join(cohort.labels.classes)}",
+            f"{splitting.n_class} classes are asked for, the labels have {len(classes)}: {', '.join(classes)}",
             "--label-map merges labels, --label-col chooses another column",
         )
-    if feature_width and feature_width != cohort.facts["feature_width"]:
-        raise UserError(f"features {feature_width} wide are asked for, these are {cohort.facts['feature_width']} wide")
+    if splitting.feature_width and splitting.feature_width != width:
+        raise UserError(f"features {splitting.feature_width} wide are asked for, these are {width} wide")
 
 
-def _splits(
-    cohort: Cohort,
-    given: Path | str | Sequence[Split] | None,
-    dataset: str | None,
-    folds: int,
-    seed: int,
-    ignore_missing: bool,
-) -> list[Split]:
+def _splits(cohort: "Cohort", splitting: SplitOptions, seed: int, *, ignore_missing: bool) -> "list[Split]":
+    """The splits asked for: of a file, of the label table, of a published setting, or made here."""
+    from pathology_mil.cohort.splits import camelyon16, check_splits, few_shot, from_names, make_splits, read_splits
+
     labels = cohort.labels
-    if given is not None:
-        return check_splits(
-            read_splits(given) if isinstance(given, str | Path) else given,
-            labels,
-            ignore_missing=ignore_missing,
-            left_out=cohort.skipped,
-        )
-    if labels.split:
+    if splitting.splits is not None:
+        given = read_splits(splitting.splits)
+        splits = check_splits(given, labels, ignore_missing=ignore_missing, left_out=cohort.skipped)
+    elif labels.split:
         try:
-            return check_splits([from_names(labels.split)], labels)
+            splits = check_splits([from_names(labels.split)], labels)
         except ValueError as error:
             raise UserError(f"the column 'split' of the labels: {error}") from None
-    if str(dataset).lower().startswith("camelyon16") or str(dataset).lower() == "camelyon":
-        return check_splits([_camelyon16(labels, seed)], labels)
-    return make_splits(labels, folds=folds, seed=seed)
+    elif str(splitting.dataset).lower() == "camelyon" or str(splitting.dataset).lower().startswith("camelyon16"):
+        splits = check_splits([camelyon16(labels, seed)], labels)
+    else:
+        splits = make_splits(labels, folds=splitting.folds, seed=seed)
+    if splitting.n_shot > 0:
+        splits = [few_shot(split, labels, splitting.n_shot, seed) for split in splits]
+    return splits
 
 
-def _camelyon16(labels: Labels, seed: int) -> Split:
-    """Slides named test_### test; of the others a tenth validates, stratified (the published setting)."""
-    test = tuple(s for s in labels.label if "test" in s)
-    rest = make_splits(labels.only(set(labels.label) - set(test)), folds=10, seed=seed)[0]
-    return Split((*rest.train, *rest.val), rest.test, test)
+def _model_config(cohort: "Cohort", network: NetworkOptions, masking: MaskingOptions) -> dict[str, Any]:
+    """The sizes of the model; sizes that do not fit are found before anything is written."""
+    import torch
+
+    from pathology_mil.training.module import build_model
+
+    top_k, mask_drop = masking.rates
+    config = {
+        "n_features": cohort.facts["feature_width"],
+        "n_class": len(cohort.labels.classes),
+        "branches": network.branches,
+        "top_k": top_k,
+        "mask_drop": mask_drop,
+        "width": network.width,
+    }
+    try:
+        with torch.device("meta"):
+            build_model(network.model, config)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return config
 
 
-def _clear(out: Path) -> None:
+def _remove_folds(out: Path) -> None:
     """Removes what an earlier run left beside the names that `open_run` knows."""
+    import shutil
+
     for old in [*out.glob("fold_*"), out / "splits"]:
         if old.is_dir():
             shutil.rmtree(old)
@@ -262,44 +224,80 @@ def _clear(out: Path) -> None:
             old.unlink(missing_ok=True)
 
 
-def _finish(
-    out: Path,
-    number: int,
-    folder: Path,
-    network: nn.Module,
-    cohort: Cohort,
-    split: Split,
-    rule: str,
-    best: Mapping[str, float],
-    arguments: Mapping[str, Any],
-    device: str,
-    resamples: int,
-) -> Fold:
-    """The model folder and CLAM's table of one fold."""
-    network.eval().to(device)
-    judged = {
-        name: judge(network, cohort, part, device)
-        for name, part in (("validation", split.val), ("test", split.test))
-        if part
+@dataclass(frozen=True)
+class _FoldJob:
+    """All that one fold is trained from."""
+
+    cohort: "Cohort"
+    split: "Split"
+    number: int
+    network: NetworkOptions
+    config: Mapping[str, Any]
+    recipe: Recipe
+    run: RunOptions
+    resamples: int
+    arguments: Mapping[str, Any]
+
+    @property
+    def rule(self) -> str:
+        """Which epoch is kept: without validation slides it is the last."""
+        return self.recipe.selection if self.split.val else "last"
+
+
+def _train_fold(job: _FoldJob, folder: Path) -> Fold:
+    import torch
+
+    from core_runtime.training import draw_history, fit
+    from pathology_mil.training.data import BagData
+    from pathology_mil.training.module import MILTraining, build_model, f1_and_auc
+
+    run = job.run
+    device = resolve_device(run.device)
+    torch.manual_seed(run.seed)
+    network = build_model(job.network.model, job.config)
+    left = fit(
+        MILTraining(network, job.recipe, run.seed),
+        BagData(job.cohort, job.split, batch=job.recipe.batch, workers=run.workers, seed=run.seed),
+        folder,
+        epochs=job.recipe.epochs,
+        score="epoch" if job.rule == "last" else f1_and_auc,
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
+    )
+    losses = ("train_slide", "train_branch", "train_diversity", "val_loss")
+    draw_history(left.history, folder / "figures" / "training.png", [losses, ("val_auc", "val_f1_macro", "val_acc")])
+    return _judge_fold(job, folder, network.eval().to(device), int(left.best["epoch"]), device)
+
+
+def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, device: str) -> Fold:
+    """Judges the kept epoch; writes CLAM's table of the fold and the model folder."""
+    import torch
+
+    from pathology_mil.commands.evaluate import judge
+    from pathology_mil.metrics import measure
+    from pathology_mil.model.folder import save
+    from pathology_mil.reports.tables import write_fold_table
+
+    cohort, split, classes = job.cohort, job.split, job.cohort.labels.classes
+    slides: Sequence[str] = ()
+    truth, probabilities = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1)
+    metrics: dict[str, Metrics] = {}
+    for name, part in (("validation", split.val), ("test", split.test)):
+        if part:
+            slides = part
+            truth, probabilities = judge(network, cohort, part, device)
+            metrics[name] = measure(probabilities, truth, classes, resamples=job.resamples)
+    write_fold_table(job.run.out / f"fold_{job.number}.csv", slides, truth.tolist(), probabilities)
+    private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
+    provenance = {
+        "trained_on": dict(cohort.facts),
+        "selection": {"rule": job.rule, "epoch": epoch},
+        "arguments": {name: value for name, value in job.arguments.items() if name not in private},
+        "test": metrics["test"].plain() if "test" in metrics else None,
     }
-    slides, labels, probabilities = (
-        judged.get("test") or judged.get("validation") or ([], torch.zeros(0, dtype=torch.long), torch.zeros(0, 1))
-    )
-    write_fold_table(out / f"fold_{number}.csv", slides, labels.tolist(), probabilities)
-    names = cohort.labels.classes
-    measured = {name: measure(p, y, names, resamples=resamples) for name, (_, y, p) in judged.items()}
-    save_model(
-        network.cpu(),
-        folder / "model",
-        preprocessing={"classes": list(names), "features": dict(cohort.preprocessing)},
-        provenance={
-            "trained_on": dict(cohort.facts),
-            "selection": {"rule": rule, "epoch": int(best["epoch"])},
-            "arguments": {k: v for k, v in arguments.items() if k not in ("features", "labels", "splits", "out")},
-            "test": measured["test"].plain() if "test" in measured else None,
-        },
-    )
-    return Fold(folder / "model", int(best["epoch"]), measured.get("validation"), measured.get("test"))
+    model = save(network.cpu(), folder / "model", classes=classes, features=cohort.preprocessing, provenance=provenance)
+    return Fold(model, epoch, metrics.get("validation"), metrics.get("test"))
 
 
 def _clam_row(fold: Fold) -> dict[str, float]:

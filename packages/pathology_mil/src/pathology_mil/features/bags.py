@@ -7,7 +7,7 @@ on `coords`), ACMIL (one file, a group a slide with `feat`, `coords`, attribute 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
 from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NAMES = ("features", "feat")
 _OTHER_FOLDERS = {"patches", "masks", "stitches", "thumbnails", "contours", "contours_geojson", "visualization"}
@@ -205,6 +208,25 @@ def _load_pt(path: Path) -> Any:
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(2) == b"PK"
+
+
+def read_features(features: LazyFeatures, name: str) -> "Tensor":
+    """All rows of a bag in the file's own precision, as a torch tensor.
+
+    Raises:
+        UserError: values that are not finite.
+    """
+    import torch
+
+    read = np.asarray(features)
+    if read.dtype.kind != "f":
+        read = read.astype(np.float32)
+    rows = torch.from_numpy(np.ascontiguousarray(read))
+    finite = torch.isfinite(rows).all(dim=1)
+    if not finite.all():
+        bad = int((~finite).sum())
+        raise UserError(f"{name}: {bad} of {len(rows)} feature rows hold NaN or infinity", "encode this slide again")
+    return rows
 
 
 def find_bags(path: Path | str) -> dict[str, BagFile]:

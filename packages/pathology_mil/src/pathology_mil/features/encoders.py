@@ -11,90 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint
+from pathology_mil.features.options import PAIRINGS, EncoderOptions
 
 Encode = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-# what known encoders were trained on: patch size at magnification, width; another pairing gives features without meaning
-PAIRINGS: Mapping[str, tuple[int, float, tuple[int, ...]]] = {
-    "uni_v1": (256, 20, (1024,)),
-    "uni_v2": (256, 20, (1536,)),
-    "conch_v1": (512, 20, (512,)),
-    "conch_v15": (512, 20, (768,)),
-    "virchow": (224, 20, (2560,)),
-    "virchow2": (224, 20, (2560,)),
-    "phikon": (224, 20, (768,)),
-    "phikon_v2": (224, 20, (1024,)),
-    "gigapath": (256, 20, (1536,)),
-    "hoptimus0": (224, 20, (1536,)),
-    "hoptimus1": (224, 20, (1536,)),
-    "ctranspath": (256, 10, (768,)),
-    "kaiko": (256, 20, (384, 768, 1024)),
-    "lunit-vits8": (224, 20, (384,)),
-    "resnet50": (256, 20, (1024, 2048)),
-    "musk": (384, 20, (1024,)),
-    "hibou_l": (224, 20, (1024,)),
-}
-
-
-@dataclass(frozen=True)
-class EncoderChoice:
-    """Which encoder, with which weights.
-
-    Args:
-        name: `colour-texture`; `timm:NAME`, with arguments of its constructor as `timm:NAME?init_values=1e-5`; `torchvision:NAME`;
-            `resnet50_trunc` (CLAM's: torchvision's ResNet-50 cut after its third stage, 1024 wide).
-        weights: safetensors or a plain torch state dict, with or without a classifier; nothing in the file is executed.
-        random_weights: take random weights (seeded) where there is no file: features for testing a pipeline only.
-        known_as: record the features under this name (`uni_v1`, `phikon` …) and check the pairing of patch size and magnification.
-    """
-
-    name: str
-    weights: Path | None = None
-    random_weights: bool = False
-    known_as: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.name != "colour-texture" and ":" not in self.name and self.name != "resnet50_trunc":
-            raise UserError(
-                f"unknown encoder {self.name!r}",
-                "take colour-texture (built in, no weights), timm:NAME, torchvision:NAME or resnet50_trunc",
-            )
-        if self.name == "colour-texture":
-            if self.weights or self.random_weights:
-                raise UserError("the colour-texture encoder is computed: it has no weights to load")
-        elif self.weights is None and not self.random_weights:
-            raise UserError(
-                f"{self.name} needs weights: nothing is downloaded",
-                "give a local file with --weights FILE; --random-weights makes features without meaning, to test a pipeline",
-            )
-        if self.weights is not None and not self.weights.is_file():
-            raise UserError(f"{self.weights}: no such file of weights")
-        if self.known_as is not None and self.known_as not in PAIRINGS:
-            raise UserError(f"--as {self.known_as}: no such known encoder", f"known: {', '.join(PAIRINGS)}")
-
-    @property
-    def computed(self) -> bool:
-        """Whether it is the built-in baseline, which has no weights."""
-        return self.name == "colour-texture"
-
-    @property
-    def label(self) -> str:
-        """The name under which the features are kept: of the folder, too."""
-        return self.known_as or self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0].replace(
-            "/", "_"
-        )
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the features, for the fingerprint of a file."""
-        return {
-            "encoder": self.name,
-            "known_as": self.known_as,
-            "weights": data_fingerprint([self.weights])
-            if self.weights
-            else ("random" if self.random_weights else None),
-        }
 
 
 @dataclass(frozen=True)
@@ -108,13 +28,13 @@ class Encoder:
         encode: (B, size, size, 3) uint8 → (B, F) float32.
     """
 
-    choice: EncoderChoice
+    choice: EncoderOptions
     dim: int
     size: int | None
     encode: Encode
 
 
-def build(choice: EncoderChoice, *, device: str = "cpu", precision: str = "32-true") -> Encoder:
+def build(choice: EncoderOptions, *, device: str = "cpu", precision: str = "32-true") -> Encoder:
     """Builds an encoder.
 
     Args:
@@ -125,7 +45,7 @@ def build(choice: EncoderChoice, *, device: str = "cpu", precision: str = "32-tr
     Raises:
         UserError: unknown name, or weights that do not fit the network (each missing or unexpected key is counted and the first ones named).
     """
-    if choice.name == "colour-texture":
+    if choice.computed:
         from pathology_mil.features.texture import DIM, colour_texture
 
         return Encoder(choice, DIM, None, lambda tiles: np.stack([colour_texture(t) for t in tiles]))
@@ -253,7 +173,7 @@ def _load(model: Any, path: Path) -> None:
     model.load_state_dict({k: state[k] for k in wanted})
 
 
-def pairing_warning(choice: EncoderChoice, dim: int, attributes: Mapping[str, Any]) -> str | None:
+def pairing_warning(choice: EncoderOptions, dim: int, attributes: Mapping[str, Any]) -> str | None:
     """What is wrong with these tiles for this encoder, if it is a known one."""
     if choice.random_weights:
         return "random weights: these features carry no meaning and only test the pipeline"

@@ -2,50 +2,57 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.bulk import Item, Outcome, Skipped, bulk
+from core_runtime.bulk import ALREADY, Attempt, Item, Skipped, bulk
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, fingerprint, writing
-from pathology_mil.features.encoders import Encoder, EncoderChoice, build, pairing_warning
+from core_runtime.folders import writing
+from core_runtime.identity import identity
+from pathology_mil.features.encoders import Encoder, build, pairing_warning
+from pathology_mil.features.options import EncoderOptions, StoredType
 from pathology_mil.slides.reading import RGB, Slide, find_slides, resized
 from pathology_mil.slides.tiles import Tiles, open_h5, plain_attributes, read_tiles
 
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class EncodeParams:
-    """How tiles become features.
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How features are computed and kept.
 
     Args:
-        encoder: which encoder.
         dtype: of the stored features.
-        batch: tiles a step.
+        batch: tiles per step.
         device: a torch device.
         precision: of the network's arithmetic.
         readers: threads that read tiles.
     """
 
-    encoder: EncoderChoice
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: StoredType = "float16"
     batch: int = 64
     device: str = "cpu"
     precision: str = "32-true"
     readers: int = 2
 
-    def identity(self) -> dict[str, Any]:
-        """What decides the features."""
-        return {**self.encoder.identity(), "dtype": self.dtype, "precision": self.precision}
+
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to encode one slide."""
+
+    tiles: Path
+    slide: Path | None
+    encoder: EncoderOptions
+    storage: Storage
+    made_by: Mapping[str, Any]
 
 
 def stream(
@@ -87,25 +94,27 @@ def stream(
 
 
 def write_features(
-    path: Path, encoder: Encoder, slide: Slide, tiles: Tiles, params: EncodeParams, extra: dict[str, Any]
+    path: Path, encoder: Encoder, slide: Slide, tiles: Tiles, storage: Storage, extra: dict[str, Any]
 ) -> dict[str, Any]:
     """Encodes the tiles of one slide into an HDF5 file (`features` (N, F), `coords` (N, 2)) in TRIDENT's layout, which CLAM reads too.
 
     Returns:
         Facts for the log: tiles, bad tiles.
     """
-    rows = max(1, _CHUNK_BYTES // (encoder.dim * np.dtype(params.dtype).itemsize))
+    rows = max(1, _CHUNK_BYTES // (encoder.dim * np.dtype(storage.dtype).itemsize))
     n = len(tiles.coords)
     with writing(path) as temporary:
         with h5py.File(temporary, "w") as file:
             chunks = (min(n, rows), encoder.dim) if n else None
-            data = file.create_dataset("features", (n, encoder.dim), params.dtype, chunks=chunks)
+            data = file.create_dataset("features", (n, encoder.dim), storage.dtype, chunks=chunks)
             done = 0
-            for block in stream(slide, tiles, size=encoder.size, batch=params.batch, readers=params.readers):
+            for block in stream(slide, tiles, size=encoder.size, batch=storage.batch, readers=storage.readers):
                 features = encoder.encode(block)
-                if not np.isfinite(features.astype(params.dtype)).all():
-                    wide = "" if params.dtype == "float32" else ": try --dtype float32"
-                    raise UserError(f"{slide.path.name}: the encoder gave values that {params.dtype} cannot hold{wide}")
+                if not np.isfinite(features.astype(storage.dtype)).all():
+                    wide = "" if storage.dtype == "float32" else ": try --dtype float32"
+                    raise UserError(
+                        f"{slide.path.name}: the encoder gave values that {storage.dtype} cannot hold{wide}"
+                    )
                 data[done : done + len(features)] = features
                 done += len(features)
             coords = file.create_dataset("coords", data=tiles.coords, chunks=(min(n, 65536), 2) if n else None)
@@ -156,117 +165,127 @@ def feature_folder(tile_folder: Path, label: str, *, clam: bool) -> Path:
 
 def encode_slides(
     job: Path,
-    params: EncodeParams,
+    encoder: EncoderOptions,
+    storage: Storage,
     *,
     slides: Path | None = None,
     workers: int = 1,
+    threads: int | None = None,
     executor: Executor | None = None,
     overwrite: bool = False,
     skip_errors: bool = True,
-) -> tuple[Path, list[Outcome]]:
+) -> tuple[Path, list[Attempt]]:
     """Encodes every tile file of a job folder; goes on where an interrupted run stopped.
 
     Args:
         job: what `tile` wrote, or a folder that CLAM or TRIDENT wrote.
-        params: encoder and storage.
+        encoder: which one.
+        storage: how features are computed and kept.
         slides: where the slides are, if not where they were when they were tiled.
         workers: processes (one, where the device is not the CPU).
+        threads: of torch in each process.
         executor: where to work instead, as `core_runtime.bulk` takes it.
         overwrite: make all again.
         skip_errors: go on after a slide that failed.
 
     Returns:
-        The folder of features and one outcome a slide.
+        The folder of features and one attempt per slide.
 
     Raises:
         UserError: no tiles; features there were made with another encoder, weights or tiles.
     """
     folder = find_tile_folder(job)
-    files = sorted(p for p in (folder / "patches").glob("*.h5") if not p.name.startswith("."))
+    files = sorted(path for path in (folder / "patches").glob("*.h5") if not path.name.startswith("."))
     if not files:
         raise UserError(f"{folder / 'patches'}: no tile files (.h5)", "tiles are made by: pathology-mil tile")
-    places = {s.slide_id: s.path for s in find_slides(slides)} if slides is not None else {}
+    moved = {} if slides is None else {slide.slide_id: slide.path for slide in find_slides(slides)}
     clam = not files[0].stem.endswith("_patches")
-    target = feature_folder(folder, params.encoder.label, clam=clam)
+    target = feature_folder(folder, encoder.label, clam=clam)
+    made_by = {**encoder.plain(), "dtype": storage.dtype, "precision": storage.precision}
     items = []
     for file in files:
         slide_id = file.stem if clam else file.stem.removesuffix("_patches")
-        items.append(Item(slide_id, (file, places.get(slide_id), folder, params), target / f"{slide_id}.h5"))
-    _encoder(params.encoder, params.device, params.precision)  # weights that do not fit are one error, not one a slide
-    workers = workers if params.device == "cpu" else 1
-    outcomes = bulk(
+        output = target / f"{slide_id}.h5"
+        _discard_damaged(output)
+        place = moved.get(slide_id) or _recorded(file)
+        key = {"tiles": identity(file, full=True), "slide": _content(place), **made_by}
+        inputs = [file] if place is None else [file, place]
+        items.append(Item(slide_id, _Work(file, place, encoder, storage, made_by), output, key=key, inputs=inputs))
+    _encoder(encoder, storage.device, storage.precision)  # weights that do not fit are one error, not one per slide
+    attempts = bulk(
         _encode,
         items,
         log=target / "encode.jsonl",
-        description=f"Encoding with {params.encoder.label}",
-        workers=workers,
+        description=f"Encoding with {encoder.label}",
+        workers=workers if storage.device == "cpu" else 1,
+        threads=threads,
         executor=executor,
         skip_errors=skip_errors,
-        already=(lambda item: False) if overwrite else _already,
+        overwrite=overwrite,
     )
-    return target, outcomes
+    return target, [_still_empty(item, attempt) for item, attempt in zip(items, attempts, strict=True)]
 
 
-def _identity(tiles_file: Path, params: EncodeParams) -> str:
-    """Digest of what decides the features: encoder, storage, and the tiles by their own fingerprint (by content, where others made them)."""
-    with open_h5(tiles_file) as file:
-        tiles = plain_attributes(file["coords"].attrs).get("fingerprint")
-    return fingerprint({**params.identity(), "tiles": tiles or data_fingerprint([tiles_file])})
+def _content(slide: Path | None) -> dict[str, Any] | None:
+    """What tells a slide from another, wherever it is moved to."""
+    if slide is None:
+        return None
+    content = identity(slide)
+    del content["changed"]
+    return content
 
 
-def _already(item: Item) -> bool:
-    """Whether the features are there, made of the same tiles in the same way.
-
-    Raises:
-        UserError: they are there, made otherwise.
-    """
-    tiles_file, _, _, params = item.source
-    if not item.output.exists():
-        return False
+def _discard_damaged(output: Path) -> None:
+    """Removes features that were damaged from outside, so that they are made again."""
+    if not output.exists():
+        return
     try:
-        with open_h5(item.output) as file:
-            attributes = plain_attributes(file["features"].attrs)
-            empty = file["features"].shape[0] == 0  # pyright: ignore[reportAttributeAccessIssue]
+        with open_h5(output) as file:
+            file["features"].shape  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
     except UserError:
-        return False  # damaged from outside: made again
-    if attributes.get("fingerprint") != _identity(tiles_file, params):
-        before = json.loads(attributes.get("parameters", "{}"))
-        changed = [k for k, v in params.identity().items() if before.get(k) != v] or ["tiles"]
-        raise UserError(
-            f"{item.output} was made with other {', '.join(changed)}",
-            "--overwrite makes all features again; another folder of tiles keeps both",
-        )
-    return not empty
+        output.unlink()
+
+
+def _still_empty(item: Item, attempt: Attempt) -> Attempt:
+    """A slide without tiles is not "already done"."""
+    if attempt.status != ALREADY:
+        return attempt
+    with open_h5(item.output) as file:
+        data: Any = file["features"]
+        empty = data.shape[0] == 0
+    return replace(attempt, status="no tissue", message="it has no tiles") if empty else attempt
 
 
 @lru_cache(maxsize=1)
-def _encoder(choice: EncoderChoice, device: str, precision: str) -> Encoder:
+def _encoder(choice: EncoderOptions, device: str, precision: str) -> Encoder:
     return build(choice, device=device, precision=precision)
 
 
 def _encode(item: Item) -> dict[str, Any]:
-    tiles_file, slide_path, folder, params = item.source
-    tiles = read_tiles(tiles_file)
-    encoder = _encoder(params.encoder, params.device, params.precision)
-    path = slide_path or _recorded(tiles, folder)
-    extra = {
-        "parameters": json.dumps(params.identity(), sort_keys=True),
-        "fingerprint": _identity(tiles_file, params),
-    }
-    with Slide(path) as slide:
-        facts = write_features(item.output, encoder, slide, tiles, params, extra)
-    if not len(tiles.coords):
-        raise Skipped("no tissue", "no tiles to encode; an empty feature file was written")
-    facts["encoder"], facts["dim"] = params.encoder.label, encoder.dim
-    facts["notes"] = [*tiles.notes, *filter(None, [pairing_warning(params.encoder, encoder.dim, tiles.attributes)])]
-    return facts
-
-
-def _recorded(tiles: Tiles, folder: Path) -> Path:
-    place = tiles.attributes.get("slide_path")
-    if place is None or not Path(str(place)).is_file():
+    work: _Work = item.source
+    tiles = read_tiles(work.tiles)
+    encoder = _encoder(work.encoder, work.storage.device, work.storage.precision)
+    if work.slide is None:
         raise UserError(
             f"the slide of {tiles.slide_id} is not where it was when it was tiled",
             "say where the slides are: --slides FOLDER",
         )
-    return Path(str(place))
+    with Slide(work.slide) as slide:
+        facts = write_features(
+            item.output, encoder, slide, tiles, work.storage, {"made_by": json.dumps(work.made_by, sort_keys=True)}
+        )
+    if not len(tiles.coords):
+        raise Skipped("no tissue", "no tiles to encode; an empty feature file was written")
+    warning = pairing_warning(work.encoder, encoder.dim, tiles.attributes)
+    notes = tiles.notes if warning is None else [*tiles.notes, warning]
+    return {**facts, "encoder": work.encoder.label, "dim": encoder.dim, "notes": notes}
+
+
+def _recorded(tiles: Path) -> Path | None:
+    """Where the slide of a tile file was when it was tiled, if it still is."""
+    try:
+        with open_h5(tiles) as file:
+            place = plain_attributes(file["coords"].attrs).get("slide_path")
+    except UserError:
+        return None  # a damaged tile file is named when it is encoded
+    return Path(str(place)) if place is not None and Path(str(place)).is_file() else None

@@ -7,11 +7,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from core_runtime.errors import UserError
 from pathology_mil.features.bags import Bag
-from pathology_mil.reports.heatmaps import softmax
+from pathology_mil.model.inference import Predictor
 from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
 
 
@@ -40,8 +40,8 @@ class Scored:
     notes: tuple[str, ...] = ()
 
 
-def score_with(predictor: Any, bag: Bag) -> Scored:
-    """Asks a model (`predict.Predictor`) about a bag of features.
+def score_with(predictor: Predictor, bag: Bag) -> Scored:
+    """Asks a model about a bag of features.
 
     Raises:
         UserError: no coordinates or tile size with the features, or what the predictor cannot use.
@@ -50,21 +50,21 @@ def score_with(predictor: Any, bag: Bag) -> Scored:
         raise UserError(
             f"{bag.slide_id}: the features have no coordinates: a label can be predicted, a heat map cannot be drawn"
         )
-    made = predictor(bag)
+    prediction = predictor(bag)
     return Scored(
         bag.coords,
         bag.side,
-        np.asarray(made.attention, np.float64),
-        np.asarray(made.branch_attention, np.float64),
-        made.label,
-        made.probabilities,
-        made.facts,
+        np.asarray(prediction.attention, np.float64),
+        np.asarray(prediction.branch_attention, np.float64),
+        prediction.label,
+        prediction.probabilities,
+        prediction.facts,
         tuple(bag.notes),
     )
 
 
 def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
-    """Reads scores that `predict`, CLAM or somebody's own model wrote: HDF5 with `attention_scores` (or `scores`, `attention`), or `.npz`, `.npy`.
+    """Reads scores that `predict`, CLAM or another model wrote: HDF5 with `attention_scores` (or `scores`, `attention`), or `.npz`, `.npy`.
 
     Scores that are not a distribution (they do not sum to 1, or are negative) are taken as raw ones and go through a softmax.
 
@@ -126,6 +126,15 @@ def _arrays(path: Path) -> dict[str, Any]:
             found["coords"] = found["coords"].astype(np.int64)
             found["coords attributes"] = plain_attributes(file["coords"].attrs)
     return found
+
+
+def softmax(scores: ArrayLike) -> NDArray[np.float64]:
+    """Attention from raw scores over the last axis, in float64."""
+    s = np.asarray(scores, np.float64)
+    if s.shape[-1] == 0:
+        return s
+    weights = np.exp(s - s.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def auprc(attention: NDArray, truth: NDArray) -> float:

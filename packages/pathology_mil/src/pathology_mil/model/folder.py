@@ -1,13 +1,13 @@
 """A trained model with what it needs to be used: classes, feature width, how the features were made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from core_attention.checkpoints.folders import load_model, read_config
+from core_attention.checkpoints.folders import load_model, read_config, save_model
 from core_runtime.errors import UserError
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, MeanMIL
 
@@ -45,6 +45,19 @@ class LoadedModel:
                 f"{name}: features are {width} wide, the model takes {self.width}{made}",
                 "encode with the encoder of the model",
             )
+
+
+def save(
+    network: nn.Module,
+    folder: Path,
+    *,
+    classes: Sequence[str],
+    features: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a model folder that knows its classes, how its features were made and what it was trained on."""
+    preprocessing = {"classes": list(classes), "features": dict(features)}
+    return save_model(network, folder, preprocessing=preprocessing, provenance=provenance)
 
 
 def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:

@@ -1,4 +1,4 @@
-"""Model + bag → label, probabilities and attention of every tile → files that people and CLAM's tools open."""
+"""Model + bag → label, probabilities and attention of every tile → files that CLAM's tools open."""
 
 import csv
 import io
@@ -13,13 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from core_runtime.bulk import Item, Outcome, Skipped, bulk
 from core_runtime.errors import UserError
-from core_runtime.folders import fingerprint, write_text, writing
-from pathology_mil.training.data import read_features
-from pathology_mil.features.bags import Bag, BagFile, find_bags
-from pathology_mil.model.losses import attention
+from core_runtime.folders import write_text, writing
+from pathology_mil.features.bags import Bag, read_features
 from pathology_mil.model.folder import LoadedModel, load
+from pathology_mil.model.losses import attention
 
 
 @dataclass(frozen=True)
@@ -134,63 +132,6 @@ def write_prediction(prediction: SlidePrediction, out: Path) -> Path:
     path = out / f"{prediction.slide_id}.json"
     write_text(path, json.dumps(prediction.plain(), ensure_ascii=False, indent=1))
     return path
-
-
-def predict(
-    model: Path | str | LoadedModel,
-    features: Path | str,
-    out: Path | str,
-    *,
-    device: str = "cpu",
-    overwrite: bool = False,
-) -> tuple[list[dict[str, Any]], list[Outcome]]:
-    """Predicts one feature file, or all of a folder; writes a ``SLIDE.json`` and ``SLIDE.h5`` each and ``predictions.csv``.
-
-    A rerun goes on where an interrupted one stopped. Within a folder a slide that cannot be used gets a recorded status and the rest
-    goes on; a single file raises.
-
-    Returns:
-        The predictions (without arrays), and one outcome a slide.
-
-    Raises:
-        UserError: no model or features there, earlier predictions by another model, or the only slide cannot be used.
-    """
-    out = Path(out)
-    bags = list(find_bags(features).values())
-    predictor = Predictor(model, device=device)
-    identity = _identity(predictor.model)
-    mark = out / "predictions.json"
-    if mark.exists() and not overwrite and json.loads(mark.read_text(encoding="utf-8")).get("model") != identity:
-        raise UserError(
-            f"{out} holds predictions of another model", "--overwrite replaces them, --out names another folder"
-        )
-    items = [Item(b.slide_id, b, out / f"{b.slide_id}.json") for b in bags]
-
-    def work(item: Item) -> dict[str, Any]:
-        source: BagFile = item.source
-        bag = source.open()
-        if len(bag) == 0 and len(items) > 1:
-            raise Skipped("no tiles")
-        prediction = predictor(bag)
-        write_prediction(prediction, out)
-        return prediction.plain()
-
-    if len(items) == 1:
-        if overwrite or not items[0].output.exists():
-            work(items[0])
-        outcomes = [Outcome(items[0].name, "done")]
-    else:
-        again = (lambda item: False) if overwrite else None
-        outcomes = bulk(work, items, log=out / "predict.jsonl", description="Predicting", already=again)
-    made = [json.loads(i.output.read_text(encoding="utf-8")) for i, o in zip(items, outcomes, strict=True) if o.ok]
-    write_text(mark, json.dumps({"model": identity, "classes": predictor.model.classes}))
-    write_text(out / "predictions.csv", table(made, predictor.model.classes))
-    return made, outcomes
-
-
-def _identity(model: LoadedModel) -> str:
-    weights = {k: float(v.double().sum()) for k, v in model.network.state_dict().items()}
-    return fingerprint({"classes": model.classes, "weights": weights})
 
 
 def table(predictions: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from core_attention.systems import Component
-from pathology_mil.slides.grids import contour_grid
 from pathology_mil.reports.heatmaps import render
+from pathology_mil.slides.grids import contour_grid
+from pathology_mil.slides.options import TissueParams
 from pathology_mil.slides.reading import Slide
 from pathology_mil.slides.tiles import Tiles, clam_attributes, open_h5, plain_attributes, write_tiles
-from pathology_mil.slides.tissue import TissueParams, segment
+from pathology_mil.slides.tissue import segment
 
 _SEGMENTATION = ("seg_level", "sthresh", "mthresh", "close", "use_otsu", "a_t", "a_h", "max_n_holes", "ref_patch_size")
 

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from core_runtime.cli import Result
+from core_runtime.domains import DemoResult
 from core_runtime.report import Report
-from core_runtime.suite import DemoResult
-from pathology_mil.reports import figures
-from pathology_mil.reports.maps import MapMade
+from pathology_mil.cohort.splits import Split
 from pathology_mil.metrics import Metrics
 from pathology_mil.model.attention_scores import Scored
+from pathology_mil.reports import figures
+from pathology_mil.reports.maps import DrawnMap
 from pathology_mil.slides.reading import RGB, Slide, find_slides
-from pathology_mil.cohort.splits import Split
 from pathology_mil.slides.tiles import read_tiles
 
 
@@ -63,7 +62,7 @@ class Story:
     labels: Mapping[str, str]
     judged: Sequence[Judged]
     chance: float
-    maps: Mapping[str, MapMade]
+    maps: Mapping[str, DrawnMap]
     seconds: Mapping[str, float]
 
 
@@ -82,8 +81,8 @@ def tell(story: Story) -> DemoResult:
         "outline: where they look is compared with the outlines only afterwards."
     )
     report.heading("Where the model looks")
-    for slide_id, made in story.maps.items():
-        report.picture(made.files["figure"], _caption(slide_id, story, made))
+    for slide_id, drawn in story.maps.items():
+        report.picture(drawn.files["figure"], _caption(slide_id, story, drawn))
     shown = next(iter(story.maps))
     report.picture(
         story.maps[shown].files["top tiles"],
@@ -126,30 +125,16 @@ def tell(story: Story) -> DemoResult:
     return DemoResult(headline, path, [picture], columns, rows, metrics)
 
 
-def shown(result: DemoResult) -> Result:
-    """What the verb `demo` prints at its end."""
-
-    def show() -> None:
-        print(result.headline)
-        for row in result.rows:
-            values = (f"{name} {v:.2f}" for name, v in zip(result.columns[1:], row[1:], strict=True))
-            print(f"  {row[0]}: {', '.join(values)}")
-        print(f"Report: {result.report}")
-
-    facts = {"headline": result.headline, "report": str(result.report), "metrics": dict(result.metrics)}
-    return Result(facts, show)
-
-
 def _right(metrics: Metrics) -> int:
     return round(metrics.accuracy * metrics.slides)
 
 
-def _caption(slide_id: str, story: Story, made: MapMade) -> str:
-    label = made.facts["label"]
-    words = f"{slide_id}, drawn as {story.labels[slide_id]}, labelled {label} with probability {made.facts['probabilities'][label]:.2f}"
-    if not math.isnan(made.facts.get("auprc", math.nan)):
+def _caption(slide_id: str, story: Story, drawn: DrawnMap) -> str:
+    label = drawn.facts["label"]
+    words = f"{slide_id}, drawn as {story.labels[slide_id]}, labelled {label} with probability {drawn.facts['probabilities'][label]:.2f}"
+    if not math.isnan(drawn.facts.get("auprc", math.nan)):
         words += (
-            f". Attention against the outlines: AUPRC {made.facts['auprc']:.2f}, by chance {made.facts['chance']:.2f}"
+            f". Attention against the outlines: AUPRC {drawn.facts['auprc']:.2f}, by chance {drawn.facts['chance']:.2f}"
         )
     return words + "."
 

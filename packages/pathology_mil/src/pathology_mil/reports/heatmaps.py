@@ -12,15 +12,6 @@ from pathology_mil.slides.reading import RGB, Slide, resized
 from pathology_mil.slides.tissue import Tissue
 
 
-def softmax(scores: ArrayLike) -> NDArray[np.float64]:
-    """Attention from raw scores over the last axis, in float64."""
-    s = np.asarray(scores, np.float64)
-    if s.shape[-1] == 0:
-        return s
-    weights = np.exp(s - s.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
 def n_times_a(attention: ArrayLike, *, zoom: float = 1.0) -> NDArray[np.float64]:
     """N · a · zoom: 1 is what uniform attention would give (ACMIL's scale).
 

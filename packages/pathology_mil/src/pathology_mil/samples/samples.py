@@ -12,32 +12,15 @@ import cv2
 import numpy as np
 import shapely
 
-from core_runtime.bulk import Item, Outcome, bulk
+from core_runtime.bulk import Attempt, Item, bulk
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 from pathology_mil.samples import synthesis
-from pathology_mil.slides.annotations import Region, write_asap, write_geojson
 from pathology_mil.samples.pyramid import write_pyramid
+from pathology_mil.slides.annotations import Region, write_asap, write_geojson
 from pathology_mil.slides.tissue import polygonal
 
 LABELS = ("normal", "tumour")
-
-
-@dataclass(frozen=True)
-class SampleParams:
-    """What to make.
-
-    Args:
-        slides: how many; half of them have tumour-like nests.
-        seed: of all randomness.
-    """
-
-    slides: int = 12
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.slides < 1:
-            raise UserError(f"the number of slides must be positive, got {self.slides}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +38,14 @@ class _Plan:
 
 
 def make_samples(
-    out: Path, params: SampleParams, *, workers: int = 1, executor: Executor | None = None, overwrite: bool = False
-) -> list[Outcome]:
+    out: Path,
+    *,
+    slides: int = 12,
+    seed: int = 0,
+    workers: int = 1,
+    executor: Executor | None = None,
+    overwrite: bool = False,
+) -> list[Attempt]:
     """Makes `out/slides`, `out/annotations` and `out/labels.csv`.
 
     One slide in four is a 40× scan (0.25 µm per pixel, `.tif`, truth as QuPath GeoJSON), the others 20× (0.5 µm per pixel, Aperio-like
@@ -68,14 +57,14 @@ def make_samples(
         UserError: the folder holds finished samples, or others, and `overwrite` is off.
     """
     settings = out / "sample.json"
-    wanted = {"slides": params.slides, "seed": params.seed}
-    plans = _plans(params)
+    request = {"slides": slides, "seed": seed}
+    plans = _plans(slides, seed)
     if overwrite:
         for folder in ("slides", "annotations"):
             for old in (out / folder).glob("sample_*"):
                 old.unlink()
     elif settings.exists():
-        same = json.loads(settings.read_text()) == wanted
+        same = json.loads(settings.read_text()) == request
         if not same or all((out / "slides" / p.file).exists() for p in plans):
             raise UserError(
                 f"{out} already holds {'these' if same else 'other'} samples", "--overwrite makes them anew"
@@ -84,21 +73,21 @@ def make_samples(
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["case_id", "slide_id", "label"])
     writer.writerows([p.case_id, p.slide_id, p.label] for p in plans)
-    write_text(settings, json.dumps(wanted) + "\n")
+    write_text(settings, json.dumps(request) + "\n")
     write_text(out / "labels.csv", table.getvalue())
-    items = [Item(p.slide_id, (p, out), out / "slides" / p.file) for p in plans]
+    items = [Item(p.slide_id, (p, out), out / "slides" / p.file, key={"plan": p}) for p in plans]
     log = out / "sample.jsonl"
-    outcomes = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
-    if all(o.ok for o in outcomes):
+    attempts = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
+    if all(attempt.ok for attempt in attempts):
         log.unlink()  # times differ from run to run, samples do not
-    return outcomes
+    return attempts
 
 
-def _plans(params: SampleParams) -> list[_Plan]:
-    rng = np.random.default_rng(params.seed)
-    tumour = rng.permutation(np.arange(params.slides) % 2 == 1)
+def _plans(slides: int, seed: int) -> list[_Plan]:
+    rng = np.random.default_rng(seed)
+    tumour = rng.permutation(np.arange(slides) % 2 == 1)
     plans, case = [], 0
-    for i in range(params.slides):
+    for i in range(slides):
         if i == 0 or rng.random() < 0.75:
             case += 1
         plans.append(
@@ -108,7 +97,7 @@ def _plans(params: SampleParams) -> list[_Plan]:
                 label=LABELS[int(tumour[i])],
                 mpp=0.25 if i % 4 == 3 else synthesis.MPP,
                 pen=i % 5 == 2,
-                seed=(params.seed, i),
+                seed=(seed, i),
             )
         )
     return plans

@@ -1,6 +1,83 @@
-"""What the files of the field are called. Imports nothing, so that `attention-suite try` can recognise a file at no cost."""
+"""What the files of the field are called, and how sure this domain is that a file is its own. Imports nothing heavy."""
+
+from pathlib import Path
+
+from core_runtime.domains import Claim
 
 PLAIN_IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 SLIDE_SUFFIXES = PLAIN_IMAGES | {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm",
 }  # fmt: skip
+# endings that other fields use, too: the content decides
+_SHARED = {".tif", ".tiff", ".dcm"}
+_OURS = SLIDE_SUFFIXES - _SHARED - PLAIN_IMAGES
+_GEO_KEYS = 34735
+_COLOURS = 277  # samples per pixel
+
+
+def claim(path: Path) -> Claim | None:
+    """Slides by their ending, TIFF and DICOM by their content, feature files by their keys, folders by what is in them."""
+    try:
+        return _folder(path) if path.is_dir() else _file(path)
+    except OSError:
+        return None
+
+
+def _folder(path: Path) -> Claim | None:
+    slides = [file for file in path.iterdir() if file.suffix.lower() in _OURS]
+    if slides:
+        return Claim("folder of slides", 0.9, f"it holds {slides[0].name}")
+    pyramids = [file for file in path.iterdir() if file.suffix.lower() in _SHARED and _file(file)]
+    return Claim("folder of slides", 0.8, f"it holds {pyramids[0].name}") if pyramids else None
+
+
+def _file(path: Path) -> Claim | None:
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return None
+    if suffix in _OURS:
+        return Claim("whole-slide image", 1.0, f"{suffix} files are slides")
+    if suffix in _SHARED:
+        return _pyramid(path, suffix)
+    if suffix in (".h5", ".hdf5"):
+        return _feature_file(path)
+    if suffix in PLAIN_IMAGES:
+        return Claim("picture, as a small slide", 0.2)
+    return None
+
+
+def _pyramid(path: Path, suffix: str) -> Claim | None:
+    import openslide
+
+    try:
+        vendor = openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+    if vendor is None:
+        return None
+    surest = Claim("whole-slide image", 0.9, f"OpenSlide opens it as {vendor}")
+    if suffix == ".dcm" or vendor != "generic-tiff":
+        return surest
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            tags = getattr(image, "tag_v2", {})
+            is_map = _GEO_KEYS in tags or tags.get(_COLOURS, 1) not in (3, 4)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return surest
+    return None if is_map else Claim("whole-slide image", 0.7, "OpenSlide opens it as a tiled TIFF in colour")
+
+
+def _feature_file(path: Path) -> Claim | None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "features" in file and "coords" in file:
+            return Claim("features of a slide", 0.9, "it holds 'features' and 'coords'")
+        if "coords" in file:
+            return Claim("tiles of a slide", 0.7, "it holds 'coords'")
+        first = next(iter(file.values()), None)
+        if isinstance(first, h5py.Group) and "feat" in first:
+            return Claim("features of slides", 0.9, "its groups hold 'feat'")
+    return None

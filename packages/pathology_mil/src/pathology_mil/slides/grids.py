@@ -1,6 +1,6 @@
 """Where the tiles lie: grids over the tissue, as arrays of level-0 corners. Pure geometry, no files."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -8,10 +8,10 @@ import shapely
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from pathology_mil.slides.options import ContourFn
 from pathology_mil.slides.tissue import Contour, Tissue
 
 Coords = NDArray[np.int64]  # (tiles, 2): x and y of the top left corner
-ContourFn = Literal["four_pt", "four_pt_hard", "center", "basic"]
 
 _ROWS = 64  # rows of the global grid that are tested at once
 

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Outcome
-from core_runtime.errors import UserError
+from core_runtime.bulk import Attempt
+from core_runtime.errors import UserError, few
+from pathology_mil.slides.options import Tiling
 from pathology_mil.slides.reading import SlideFile
-from pathology_mil.cohort.splits import few
-from pathology_mil.slides.tiles import TileParams
 
 
 def _ids(text: str) -> tuple[int, ...]:
@@ -38,24 +37,24 @@ _TISSUE: Mapping[str, Callable[[str], Any]] = {
 _TILES: Mapping[str, Callable[[str], Any]] = {"use_padding": _flag, "contour_fn": str}
 
 
-def process_row(file: str, params: TileParams, outcome: Outcome) -> dict[str, Any]:
+def process_row(file: str, tiling: Tiling, attempt: Attempt) -> dict[str, Any]:
     """The row of a slide file: what it was tiled with, and what became of it."""
-    tissue = params.tissue
+    tissue = tiling.tissue
     return {
         "slide_id": file,
-        "process": int(not outcome.ok),
-        "status": {"done": "processed", "already done": "already_exist"}.get(outcome.status, "failed_seg"),
+        "process": int(not attempt.ok),
+        "status": {"done": "processed", "already done": "already_exist"}.get(attempt.status, "failed_seg"),
         **{name: getattr(tissue, name) for name in _TISSUE},
         "keep_ids": ",".join(map(str, tissue.keep_ids)) or "none",
         "exclude_ids": ",".join(map(str, tissue.exclude_ids)) or "none",
         "vis_level": -1,
         "line_thickness": 250,
-        "use_padding": params.use_padding,
-        "contour_fn": params.contour_fn,
+        "use_padding": tiling.tiles.use_padding,
+        "contour_fn": tiling.tiles.contour_fn,
     }
 
 
-def read_process_list(path: Path, base: TileParams) -> dict[str, TileParams]:
+def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
     """Parameters by slide id (file name without its ending) of the rows whose `process` is 1.
 
     Args:
@@ -74,27 +73,27 @@ def read_process_list(path: Path, base: TileParams) -> dict[str, TileParams]:
         raise UserError(
             f"{path} is no process list: no column 'slide_id', or no row", "'tile --layout clam' writes one"
         )
-    found: dict[str, TileParams] = {}
+    listed: dict[str, Tiling] = {}
     for number, row in enumerate(rows, 2):
         slide_id = Path(row["slide_id"] or "").stem
         if not slide_id or (row.get("process") or "1").strip() in ("0", "0.0"):
             continue
-        if slide_id in found:
+        if slide_id in listed:
             raise UserError(f"{path.name}, line {number}: slide {slide_id} stands there twice")
         try:
             tissue, tiles = (
                 {name: of(text) for name, of in columns.items() if (text := (row.get(name) or "").strip())}
                 for columns in (_TISSUE, _TILES)
             )
-            found[slide_id] = replace(base, **tiles, tissue=replace(base.tissue, **tissue))
+            listed[slide_id] = Tiling(replace(base.tiles, **tiles), replace(base.tissue, **tissue))
         except ValueError as error:
             raise UserError(f"{path.name}, line {number}: {error}") from error
-    if not found:
+    if not listed:
         raise UserError(f"{path} names no slide to process", "set 'process' to 1 in the rows that are wanted")
-    return found
+    return listed
 
 
-def chosen(slides: Sequence[SlideFile], listed: Mapping[str, TileParams]) -> list[SlideFile]:
+def listed_slides(slides: Sequence[SlideFile], listed: Mapping[str, Tiling]) -> list[SlideFile]:
     """The slides that a process list names.
 
     Raises:

@@ -1,9 +1,8 @@
 """How large a pixel is: from what scanners and converters write into a file, from what a person says, and as a magnification."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-
-import numpy as np
 
 from core_runtime.errors import UserError
 
@@ -26,7 +25,7 @@ def number(text: object) -> float | None:
         value = float(str(text).strip().replace(",", "."))
     except ValueError:
         return None
-    return value if np.isfinite(value) and value > 0 else None
+    return value if math.isfinite(value) and value > 0 else None
 
 
 def _hamamatsu(value: float) -> float:
@@ -52,7 +51,7 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
     `openslide.comment`, `mpp_keys`, the TIFF resolution, and the objective power (mpp = 10 / magnification).
     """
     if mpp is not None:
-        if not (np.isfinite(mpp) and mpp > 0):
+        if not (math.isfinite(mpp) and mpp > 0):
             raise UserError(f"a slide's resolution must be a positive number of µm per pixel, got {mpp}")
         return Resolution(float(mpp), "given")
     x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
@@ -88,14 +87,3 @@ def magnification(mpp: float) -> int:
     raise UserError(
         f"{mpp:g} µm per pixel is coarser than any objective (5× is below 2.4)", "ask for --mpp instead of --mag"
     )
-
-
-def own_mpp(mpp: float | None, mag: float | None) -> float | None:
-    """A scan's own resolution in µm per pixel from what a person says: that, or its objective."""
-    if mag is None:
-        return mpp
-    if mpp is not None:
-        raise UserError("say the scan's resolution or its objective, not both: --slide-mpp or --slide-mag")
-    if not mag > 0:
-        raise UserError(f"an objective is a positive number (20, 40), got {mag}")
-    return 10 / mag

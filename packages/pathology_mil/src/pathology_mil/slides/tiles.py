@@ -1,10 +1,9 @@
 """Tiles of a slide: from a wish ("256 pixels at 20×") to coordinates in an HDF5 file that CLAM and TRIDENT read, and back."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import h5py
 import numpy as np
@@ -12,110 +11,11 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
-from pathology_mil.slides.grids import ContourFn, Coords, contour_grid, global_grid
-from pathology_mil.slides.resolution import magnification
+from pathology_mil.slides.grids import Coords, contour_grid, global_grid
+from pathology_mil.slides.options import TileOptions, Tiling
 from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tissue import Tissue, TissueParams, segment
-
-Layout = Literal["trident", "clam"]
-
-
-@dataclass(frozen=True)
-class TileParams:
-    """Which tiles are wanted.
-
-    Args:
-        patch_size: side of a tile in pixels at the resolution wanted.
-        mag: nominal magnification wanted (20 for 20×; fractions are legal); a slide's own is taken from its resolution by the usual classes.
-        mpp: true resolution wanted, µm per pixel, instead of `mag`.
-        overlap: pixels that neighbouring tiles share.
-        layout: "trident": one grid over the slide, `<mag>x_<size>px_<overlap>px_overlap/patches/<slide>_patches.h5`;
-            "clam": a grid for each piece of tissue, `patches/<slide>.h5`.
-        min_tissue: the share of a tile that must be tissue; 0 asks that they touch (trident).
-        keep_holes: count holes in the tissue as tissue (trident).
-        contour_fn: see `grids.contour_grid` (clam).
-        use_padding: whether tiles may stick out of the slide (clam).
-        unique: leave out tiles that would repeat a corner of a neighbouring piece's grid (clam).
-        tissue: how tissue is found.
-    """
-
-    patch_size: int = 256
-    mag: float | None = 20.0
-    mpp: float | None = None
-    overlap: int = 0
-    layout: Layout = "trident"
-    min_tissue: float = 0.0
-    keep_holes: bool = False
-    contour_fn: ContourFn = "four_pt"
-    use_padding: bool = True
-    unique: bool = True
-    tissue: TissueParams = field(default_factory=TissueParams)
-
-    def __post_init__(self) -> None:
-        for name in ("mag", "mpp", "min_tissue"):  # 20 and 20.0 are one wish: the same fingerprint
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, float(value))
-        if self.patch_size < 1:
-            raise UserError(f"the patch size must be a positive number of pixels, got {self.patch_size}")
-        if not 0 <= self.overlap < self.patch_size:
-            raise UserError(
-                f"the overlap must lie between 0 and the patch size {self.patch_size} (exclusive), got {self.overlap}"
-            )
-        if (self.mag is None) == (self.mpp is None):
-            raise UserError("ask for tiles either by --mag (20) or by --mpp (0.5)")
-        wanted = self.mag if self.mpp is None else self.mpp
-        if not (wanted is not None and math.isfinite(wanted) and wanted > 0):
-            raise UserError(f"the magnification or resolution wanted must be positive, got {wanted}")
-
-    def plain(self) -> dict[str, Any]:
-        """As a flat table that JSON keeps (`tissue.sthresh` …)."""
-        values = asdict(self)
-        tissue: dict[str, Any] = values.pop("tissue")
-        return {**values, **{f"tissue.{k}": list(v) if isinstance(v, tuple) else v for k, v in tissue.items()}}
-
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> "TileParams":
-        """The parameters that `plain` wrote; further entries are ignored."""
-        own = {f.name: plain[f.name] for f in fields(cls) if f.name in plain}
-        given: dict[str, Any] = {}
-        for name in (f.name for f in fields(TissueParams)):
-            if (value := plain.get(f"tissue.{name}")) is not None:
-                given[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**own, tissue=TissueParams(**given))
-
-    @property
-    def resolution_name(self) -> str:
-        return f"{self.mag:g}x" if self.mpp is None else f"{self.mpp:g}mpp"
-
-    @property
-    def folder(self) -> str:
-        """The folder below the job folder that TRIDENT would use; CLAM uses the job folder itself."""
-        return "" if self.layout == "clam" else f"{self.resolution_name}_{self.patch_size}px_{self.overlap}px_overlap"
-
-    def file(self, job: Path, slide_id: str) -> Path:
-        """Where the tiles of a slide are kept."""
-        name = f"{slide_id}.h5" if self.layout == "clam" else f"{slide_id}_patches.h5"
-        return job / self.folder / "patches" / name
-
-    def downsample(self, slide: Slide) -> float:
-        """How many level-0 pixels make one pixel of a tile, per axis.
-
-        Raises:
-            UserError: the slide's resolution is unknown, or coarser than the one wanted by more than a factor of 1.2.
-        """
-        own = slide.known_mpp()
-        if self.mpp is not None:
-            scale, has, wants = self.mpp / own, f"{own:g} µm per pixel", f"{self.mpp:g}"
-        else:
-            assert self.mag is not None
-            native = magnification(own)
-            scale, has, wants = native / self.mag, f"{native}×", f"{self.mag:g}×"
-        if scale < 1 / 1.2:
-            raise UserError(
-                f"{slide.path.name} was scanned at {has}: tiles at {wants} would be enlarged, not sharper",
-                "ask for a lower magnification (or a larger mpp)",
-            )
-        return scale
+from pathology_mil.slides.resolution import magnification
+from pathology_mil.slides.tissue import Tissue, segment
 
 
 @dataclass(frozen=True)
@@ -139,10 +39,33 @@ class Tiles:
     notes: list[str] = field(default_factory=list)
 
 
-def make_tiles(slide: Slide, params: TileParams, tissue: Tissue | None = None) -> tuple[Tiles, Tissue]:
+def downsample(slide: Slide, options: TileOptions) -> float:
+    """How many level-0 pixels make one pixel of a tile, per axis.
+
+    Raises:
+        UserError: the slide's resolution is unknown, or coarser than the one asked for by more than a factor of 1.2.
+    """
+    own = slide.known_mpp()
+    if options.mpp is not None:
+        scale, native, target = options.mpp / own, f"{own:g} µm per pixel", f"{options.mpp:g}"
+    else:
+        assert options.mag is not None
+        objective = magnification(own)
+        scale, native, target = objective / options.mag, f"{objective}×", f"{options.mag:g}×"
+    if scale < 1 / 1.2:
+        raise UserError(
+            f"{slide.path.name} was scanned at {native}: tiles at {target} would be enlarged, not sharper",
+            "ask for a lower magnification (or a larger mpp)",
+        )
+    return scale
+
+
+def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tuple[Tiles, Tissue]:
     """Lays the tiles over the tissue of a slide (which is looked for unless it is given)."""
-    scale = params.downsample(slide)
-    tissue = segment(slide, params.tissue) if tissue is None else tissue
+    params = tiling.tiles
+    scale = downsample(slide, params)
+    if tissue is None:
+        tissue = segment(slide, tiling.tissue)
     attributes: dict[str, Any] = {"slide_mpp": slide.mpp, "slide_mpp_source": slide.mpp_source}
     if params.layout == "clam":
         level, size, side = _clam_level(slide, params, scale)
@@ -190,7 +113,7 @@ def make_tiles(slide: Slide, params: TileParams, tissue: Tissue | None = None) -
     return Tiles(slide.slide_id, coords, side, params.patch_size, attributes), tissue
 
 
-def _clam_level(slide: Slide, params: TileParams, scale: float) -> tuple[int, int, int]:
+def _clam_level(slide: Slide, params: TileOptions, scale: float) -> tuple[int, int, int]:
     """The pyramid level, the size on it and the level-0 side by which CLAM's own reader gets the tile wanted."""
     side = round(params.patch_size * scale)
     level = slide.best_level(scale)

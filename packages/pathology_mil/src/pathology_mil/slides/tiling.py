@@ -1,90 +1,85 @@
-"""Tiling a folder of slides: one coordinates file, contour picture and tissue GeoJSON a slide, and a table of what became of each."""
+"""Tiling a folder of slides: one coordinates file, contour picture and tissue GeoJSON per slide, and a table of what became of each."""
 
 import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import shapely
 
-from core_runtime.bulk import Item, Outcome, Skipped, bulk, summary
+from core_runtime.bulk import Attempt, Item, Skipped, bulk
 from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, fingerprint, write_text
+from core_runtime.folders import write_text
+from core_runtime.identity import identity, is_done
 from pathology_mil.reports import figures
 from pathology_mil.slides.annotations import find_annotation, read_annotations, tissue_regions, write_geojson
+from pathology_mil.slides.options import Tiling
 from pathology_mil.slides.process_list import process_row
 from pathology_mil.slides.reading import Slide, SlideFile
-from pathology_mil.slides.tiles import TileParams, Tiles, make_tiles, open_h5, plain_attributes, write_tiles
+from pathology_mil.slides.tiles import Tiles, downsample, make_tiles, open_h5, plain_attributes, write_tiles
 from pathology_mil.slides.tissue import Tissue
+
+NO_TISSUE = "no tissue"
+_ADVICE = "look at its contour picture; --preset biopsy or --tissue otsu may find it"
 
 
 @dataclass(frozen=True)
 class _Work:
+    """What one process needs to tile one slide."""
+
     slide: SlideFile
-    params: TileParams
+    tiling: Tiling
     job: Path
     tissue_file: Path | None
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the tiles: kept beside them, compared on a rerun."""
-        return {
-            **self.params.plain(),
-            "slide_mpp_given": self.slide.mpp,
-            "slide": data_fingerprint([self.slide.path]),
-            "tissue_file": data_fingerprint([self.tissue_file]) if self.tissue_file else None,
-        }
 
 
 def tile_slides(
     slides: Sequence[SlideFile],
     job: Path,
-    params: TileParams,
+    tiling: Tiling,
     *,
-    listed: Mapping[str, TileParams] | None = None,
+    listed: Mapping[str, Tiling] | None = None,
     tissue_from: Path | None = None,
     workers: int = 1,
     executor: Executor | None = None,
     overwrite: bool = False,
     skip_errors: bool = True,
-) -> tuple[Path, list[Outcome]]:
+) -> tuple[Path, list[Attempt]]:
     """Tiles slides into a job folder; goes on where an interrupted run stopped.
 
     Args:
         slides: what to tile.
         job: the job folder.
-        params: tiles and tissue.
-        listed: slide id → parameters of its own (`process_list.read_process_list`); tiles that were made otherwise are made
-            again.
-        tissue_from: folder of GeoJSON files, one a slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
+        tiling: tiles and tissue.
+        listed: slide id → a tiling of its own (`process_list.read_process_list`); tiles that were made in another way are made again.
+        tissue_from: folder of GeoJSON files, one per slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
         workers: processes.
         executor: where to work instead, as `core_runtime.bulk` takes it.
         overwrite: make all again.
         skip_errors: go on after a slide that failed.
 
     Returns:
-        The folder that holds `patches/`, and one outcome a slide.
+        The folder that holds `patches/`, and one attempt per slide.
 
     Raises:
-        UserError: tiles that are there were made with other parameters.
+        UserError: tiles that are there were made in another way.
     """
     if len(slides) == 1:  # one unusable slide is an error of its own, not an item that failed
         with Slide(slides[0].path, mpp=slides[0].mpp) as only:
-            params.downsample(only)
+            downsample(only, tiling.tiles)
     items = []
     for slide in slides:
-        tissue_file = find_annotation(tissue_from, slide.slide_id) if tissue_from else None
-        if tissue_from and tissue_file is None:
-            raise UserError(f"{tissue_from} holds no tissue of {slide.slide_id}", f"expected {slide.slide_id}.geojson")
-        own = params if listed is None else listed[slide.slide_id]
-        items.append(Item(slide.slide_id, _Work(slide, own, job, tissue_file), own.file(job, slide.slide_id)))
-    folder = job / params.folder
-    outcomes = bulk(
+        own = tiling if listed is None else listed[slide.slide_id]
+        items.append(_item(_Work(slide, own, job, _tissue_file(tissue_from, slide.slide_id))))
+    for item in items:
+        _discard_unusable(item, remake=listed is not None)
+    folder = job / tiling.tiles.folder
+    attempts = bulk(
         _tile,
         items,
         log=folder / "tile.jsonl",
@@ -92,60 +87,77 @@ def tile_slides(
         workers=workers,
         executor=executor,
         skip_errors=skip_errors,
-        already=(lambda item: False) if overwrite else partial(_already, remake=listed is not None),
+        overwrite=overwrite,
     )
-    _write_table(folder, params, items, outcomes)
-    return folder, outcomes
+    attempts = [_still_without_tissue(item, attempt) for item, attempt in zip(items, attempts, strict=True)]
+    _write_table(folder, tiling, items, attempts)
+    return folder, attempts
 
 
-def verdict(outcomes: Sequence[Outcome], *, single: bool) -> int:
-    """The exit status of bulk work on slides; what failed is named on standard error.
-
-    Raises:
-        UserError: the one file that was given came to nothing.
-    """
-    if single and outcomes and not outcomes[0].ok:
-        name, message = outcomes[0].name, outcomes[0].message or outcomes[0].status
-        raise UserError(message if message.startswith(name) else f"{name}: {message}")
-    return summary(outcomes)
+def _tissue_file(folder: Path | None, slide_id: str) -> Path | None:
+    if folder is None:
+        return None
+    path = find_annotation(folder, slide_id)
+    if path is None:
+        raise UserError(f"{folder} holds no tissue of {slide_id}", f"expected {slide_id}.geojson")
+    return path
 
 
-def _already(item: Item, *, remake: bool) -> bool:
-    """Whether the tiles are there, of the same slide, made in the same way.
+def _item(work: _Work) -> Item:
+    slide = work.slide
+    output = work.tiling.tiles.file(work.job, slide.slide_id)
+    inputs = [slide.path] if work.tissue_file is None else [slide.path, work.tissue_file]
+    key = {
+        "slide": identity(slide.path) if slide.path.is_file() else None,
+        "slide_mpp": slide.mpp,
+        "tissue_file": None if work.tissue_file is None else identity(work.tissue_file, full=True),
+        **work.tiling.plain(),
+    }
+    return Item(slide.slide_id, work, output, key=key, inputs=inputs)
 
-    Raises:
-        UserError: they are there, made otherwise, and `remake` is off.
-    """
-    if not item.output.exists() or not item.source.slide.path.is_file():
-        return False
+
+def _discard_unusable(item: Item, *, remake: bool) -> None:
+    """Removes tiles that were damaged from outside, and with `remake` those that were made in another way."""
+    if not item.output.exists():
+        return
     try:
         with open_h5(item.output) as file:
-            attributes = plain_attributes(file["coords"].attrs)
-            empty = file["coords"].shape[0] == 0  # pyright: ignore[reportAttributeAccessIssue]
+            file["coords"].shape  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
     except UserError:
-        return False  # damaged from outside: made again
-    wanted = item.source.identity()
-    if attributes.get("fingerprint") != fingerprint(wanted):
-        if remake:
-            return False
-        before = json.loads(attributes.get("parameters") or "{}")
-        changed = [f"{k} ({before.get(k)} before, now {v})" for k, v in wanted.items() if before.get(k) != v]
-        raise UserError(
-            f"{item.output} was made otherwise: {', '.join(changed[:4]) or 'by another program'}",
-            "--overwrite makes all tiles again; --out names another folder",
-        )
-    return not empty
+        item.output.unlink()
+        return
+    if remake:
+        try:
+            is_done(item.output, item.key)
+        except UserError:
+            item.output.unlink()
+
+
+def _still_without_tissue(item: Item, attempt: Attempt) -> Attempt:
+    """A slide that an earlier run found empty is not "already done"."""
+    if attempt.ok and item.output.exists() and not tile_facts(item.output)["tiles"]:
+        return replace(attempt, status=NO_TISSUE, message=f"no tissue found on it ({_ADVICE})")
+    return attempt
+
+
+def refuse_single_failure(attempts: Sequence[Attempt], *, single: bool) -> None:
+    """Where one file was given and came to nothing, that is the user's first line.
+
+    Raises:
+        UserError: so it is.
+    """
+    if single and attempts and not attempts[0].ok:
+        name, message = attempts[0].name, attempts[0].message or attempts[0].status
+        raise UserError(message if message.startswith(name) else f"{name}: {message}")
 
 
 def _tile(item: Item) -> dict[str, Any]:
     work: _Work = item.source
-    identity = work.identity()
     with Slide(work.slide.path, mpp=work.slide.mpp) as slide:
-        given = _drawn_tissue(work.tissue_file) if work.tissue_file else None
-        tiles, tissue = make_tiles(slide, work.params, given)
+        drawn = None if work.tissue_file is None else _drawn_tissue(work.tissue_file)
+        tiles, tissue = make_tiles(slide, work.tiling, drawn)
         tiles.attributes.update(
-            parameters=json.dumps(identity, sort_keys=True),
-            fingerprint=fingerprint(identity),
+            parameters=json.dumps(work.tiling.plain(), sort_keys=True),
             slide_path=str(work.slide.path.resolve()),
             bad_regions=slide.bad_regions,
         )
@@ -161,10 +173,8 @@ def _tile(item: Item) -> dict[str, Any]:
         }
     write_tiles(item.output, tiles)
     if not len(tiles.coords):
-        found = "; ".join(["no tissue found on it", *tissue.notes])
-        raise Skipped(
-            "no tissue", f"{found} (look at its contour picture; --preset biopsy or --tissue otsu may find it)"
-        )
+        reasons = "; ".join(["no tissue found on it", *tissue.notes])
+        raise Skipped(NO_TISSUE, f"{reasons} ({_ADVICE})")
     return facts
 
 
@@ -183,36 +193,33 @@ def _pictures(slide: Slide, tiles: Tiles, tissue: Tissue, work: _Work) -> None:
     """CLAM's `masks/` and `stitches/`, or TRIDENT's `contours/` and `contours_geojson/`."""
     thumbnail = slide.thumbnail(1500)
     contours = figures.draw_tissue(thumbnail, slide.dimensions, tissue)
-    with_tiles = figures.draw_tiles(contours, slide.dimensions, tiles.coords, tiles.side)
-    if work.params.layout == "clam":
-        pictures = {
-            "masks": contours,
-            "stitches": figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side),
-        }
+    if work.tiling.tiles.layout == "clam":
+        stitches = figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side)
+        pictures = {"masks": contours, "stitches": stitches}
     else:
-        pictures = {"contours": with_tiles}
+        pictures = {"contours": figures.draw_tiles(contours, slide.dimensions, tiles.coords, tiles.side)}
     for folder, picture in pictures.items():
         figures.save(work.job / folder / f"{slide.slide_id}.jpg", picture)
     write_geojson(work.job / "contours_geojson" / f"{slide.slide_id}.geojson", tissue_regions(tissue))
 
 
-def _write_table(folder: Path, params: TileParams, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+def _write_table(folder: Path, tiling: Tiling, items: Sequence[Item], attempts: Sequence[Attempt]) -> None:
     """CLAM's `process_list_autogen.csv`, or `slides.csv`; rows of slides that were not part of this run stay."""
-    clam = params.layout == "clam"
-    name = "process_list_autogen.csv" if clam else "slides.csv"
+    clam = tiling.tiles.layout == "clam"
     rows: dict[str, dict[str, Any]] = {}
-    table = folder / name
+    table = folder / ("process_list_autogen.csv" if clam else "slides.csv")
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as file:
             rows = {row["slide_id"]: row for row in csv.DictReader(file) if row.get("slide_id")}
-    for item, outcome in zip(items, outcomes, strict=True):
-        row = process_row(item.source.slide.path.name, item.source.params, outcome) if clam else _row(item, outcome)
+    for item, attempt in zip(items, attempts, strict=True):
+        work: _Work = item.source
+        row = process_row(work.slide.path.name, work.tiling, attempt) if clam else _row(item, attempt)
         rows[row["slide_id"]] = {**row, **tile_facts(item.output)}
     text = io.StringIO()
-    columns = list(dict.fromkeys(k for row in rows.values() for k in row))
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows[k] for k in sorted(rows))
+    writer.writerows(rows[key] for key in sorted(rows))
     write_text(table, text.getvalue())
 
 
@@ -222,19 +229,16 @@ def tile_facts(file: Path) -> dict[str, Any]:
         with open_h5(file) as h5:
             data: Any = h5["coords"]
             attributes = plain_attributes(data.attrs)
-            return {
-                "tiles": int(data.shape[0]),
-                "mpp": attributes.get("slide_mpp"),
-                "mpp_source": attributes.get("slide_mpp_source"),
-            }
+            count = int(data.shape[0])
     except UserError:
         return {"tiles": 0, "mpp": None, "mpp_source": None}
+    return {"tiles": count, "mpp": attributes.get("slide_mpp"), "mpp_source": attributes.get("slide_mpp_source")}
 
 
-def _row(item: Item, outcome: Outcome) -> dict[str, Any]:
+def _row(item: Item, attempt: Attempt) -> dict[str, Any]:
     return {
         "slide_id": item.name,
         "wsi": str(item.source.slide.path),
-        "status": "done" if outcome.ok else outcome.status,
-        "message": outcome.message,
+        "status": "done" if attempt.ok else attempt.status,
+        "message": attempt.message,
     }

@@ -8,7 +8,6 @@ weights and are not here.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ import shapely
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from pathology_mil.slides.options import PRESETS, TissueParams
 from pathology_mil.slides.reading import RGB, WHOLE_PIXELS, Slide
 
 Contour = NDArray[np.int32]  # (points, 2), x and y
@@ -23,75 +23,6 @@ Contour = NDArray[np.int32]  # (points, 2), x and y
 
 _SPECK = 0.25
 _PEN_SIDE = 320  # pixels of the longest side of the picture in which pen marks are looked for
-
-
-@dataclass(frozen=True)
-class TissueParams:
-    """How tissue is found.
-
-    Args:
-        method: "clam" or "otsu".
-        seg_level: the pyramid level to look at; −1 takes the one nearest to a downsample of 64 (clam only).
-        sthresh: saturation above this (0–255) is tissue; not used with `use_otsu`.
-        mthresh: width of the median filter, odd.
-        close: side of the square of the morphological closing; 0 for none.
-        use_otsu: choose the saturation threshold by Otsu's rule.
-        a_t: smallest area of a piece of tissue, in squares of `ref_patch_size` level-0 pixels.
-        a_h: smallest area of a hole, likewise.
-        max_n_holes: how many holes of a piece are kept, the largest first.
-        ref_patch_size: side of that square.
-        adapt: lower a_t where it would leave nothing, and say so. Without it a small biopsy vanishes under the default a_t.
-        drop_pen: leave green, blue and black pen marks out.
-        keep_ids: numbers of the contours to keep (all if empty), as drawn on the thumbnail.
-        exclude_ids: numbers of the contours to leave out.
-    """
-
-    method: Literal["clam", "otsu"] = "clam"
-    seg_level: int = -1
-    sthresh: int = 8
-    mthresh: int = 7
-    close: int = 4
-    use_otsu: bool = False
-    a_t: float = 100
-    a_h: float = 16
-    max_n_holes: int = 8
-    ref_patch_size: int = 512
-    adapt: bool = True
-    drop_pen: bool = True
-    keep_ids: tuple[int, ...] = ()
-    exclude_ids: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name in ("a_t", "a_h"):  # 100 and 100.0 are one wish: the same fingerprint
-            object.__setattr__(self, name, float(getattr(self, name)))
-        if self.method not in ("clam", "otsu"):
-            raise UserError(f"unknown tissue method {self.method!r}", "choose clam or otsu")
-        if self.mthresh < 1 or self.mthresh % 2 == 0:
-            raise UserError(f"mthresh is the width of a median filter and must be odd, got {self.mthresh}")
-
-
-PRESETS = {
-    "default": TissueParams(),
-    "biopsy": TissueParams(sthresh=15, mthresh=11, close=2, a_t=1, a_h=1, max_n_holes=2),
-    "resection": TissueParams(sthresh=15, mthresh=11, close=4, a_t=100, a_h=16, max_n_holes=8),
-    "tcga": TissueParams(sthresh=8, mthresh=7, close=4, a_t=16, a_h=4, max_n_holes=8),
-}
-
-
-def preset(
-    name: str = "default",
-    *,
-    method: Literal["clam", "otsu"] = "clam",
-    drop_pen: bool = True,
-    seg_level: int = -1,
-    a_t: float | None = None,
-    sthresh: int | None = None,
-) -> TissueParams:
-    """A preset with the settings that a command line can change; a given `a_t` is taken as it is, not adapted."""
-    params = replace(PRESETS[name], method=method, drop_pen=drop_pen, seg_level=seg_level)
-    if sthresh is not None:
-        params = replace(params, sthresh=sthresh)
-    return params if a_t is None else replace(params, a_t=a_t, adapt=False)
 
 
 @dataclass

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from core_runtime.training import Row, Training
-from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
-from pathology_mil.training.data import Batch
-from pathology_mil.model.losses import LossWeights, acmil_loss
 from pathology_mil.metrics import auroc, f1
+from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
+from pathology_mil.model.losses import LossWeights, acmil_loss
+from pathology_mil.training.data import Batch
 from pathology_mil.training.recipe import ModelName, Recipe
 
 
 def build_model(name: ModelName, config: Mapping[str, Any]) -> nn.Module:
-    """A fresh model by its name in `recipes.ModelName`; ABMIL is one gated branch without masking."""
+    """A fresh model by its name in `recipe.ModelName`; ABMIL is one gated branch without masking."""
     if name == "abmil":
         config = {**config, "branches": 1, "top_k": 0}
     form = {"acmil": ACMIL_GA, "abmil": ACMIL_GA, "acmil-mha": ACMIL_MHA, "mean": MeanMIL}[name]
@@ -35,8 +35,13 @@ class MILTraining(Training):
     def __init__(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__(model, seed)
         self.recipe = recipe
-        self.weights = LossWeights(slide=recipe.slide, branch=recipe.branch, diversity=recipe.diversity, aem=recipe.aem)
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.weights = LossWeights(
+            slide=recipe.slide_weight,
+            branch=recipe.branch_weight,
+            diversity=recipe.diversity_weight,
+            aem=recipe.aem_weight,
+        )
+        self.validated: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         losses = acmil_loss(forward(self.model, batch), batch.labels, lengths=batch.lengths, weights=self.weights)
@@ -45,11 +50,13 @@ class MILTraining(Training):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         logits = forward(self.model, batch).slide_logits
-        self.seen.append((logits.float().softmax(1), batch.labels))
+        self.validated.append((logits.float().softmax(1), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        gathered = self.all_gather((torch.cat([p for p, _ in self.seen]), torch.cat([y for _, y in self.seen])))
-        self.seen.clear()
+        gathered = self.all_gather(
+            (torch.cat([p for p, _ in self.validated]), torch.cat([y for _, y in self.validated]))
+        )
+        self.validated.clear()
         probabilities, labels = (t.flatten(0, 1) if self.trainer.world_size > 1 else t for t in gathered)  # pyright: ignore[reportAttributeAccessIssue]
         n = probabilities.shape[1]
         predicted = probabilities.argmax(1)

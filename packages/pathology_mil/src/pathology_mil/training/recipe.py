@@ -1,52 +1,90 @@
 """The models by name, and how they are trained: published recipes as data. Imports nothing heavy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from core_runtime.options import Above, AtLeast, Between, options
 
 ModelName = Literal["acmil", "acmil-mha", "abmil", "mean"]
 Selection = Literal["val_f1+val_auc", "last"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a model is trained; the defaults are the paper's.
+@options
+class NetworkOptions:
+    """Which model is trained.
 
-    Args:
+    Attributes:
+        model: acmil (gated), acmil-mha, abmil (one branch, no masking), mean.
+        branches: branches M.
+        width: inner width L; default: by the features.
+    """
+
+    model: ModelName = "acmil"
+    branches: Annotated[int, AtLeast(1)] = 5
+    width: Annotated[int | None, AtLeast(1)] = None
+
+
+# "paper": arXiv 2311.07125. "no-masking": the authors' later advice (README, October 2024, and issue 12): with strong encoders the
+# branches carry the gain, and masking nothing is as good or better.
+MASKING: Mapping[str, tuple[int, float]] = {"paper": (10, 0.6), "no-masking": (0, 0.0)}
+
+
+@options
+class MaskingOptions:
+    """How instances are masked while the model learns.
+
+    Attributes:
+        preset: published settings; --top-k and --mask-drop win.
+        top_k: instances that masking draws from, K; 0: none. Default: the preset's.
+        mask_drop: share of those that is masked, p. Default: the preset's.
+    """
+
+    preset: Literal["paper", "no-masking"] = "paper"
+    top_k: Annotated[int | None, AtLeast(0)] = None
+    mask_drop: Annotated[float | None, Between(0, 1)] = None
+
+    @property
+    def rates(self) -> tuple[int, float]:
+        """K and p."""
+        top_k, mask_drop = MASKING[self.preset]
+        if self.top_k is not None:
+            top_k = self.top_k
+        if self.mask_drop is not None:
+            mask_drop = self.mask_drop
+        return top_k, mask_drop
+
+
+@options
+class Recipe:
+    """How the model learns; the defaults are the paper's.
+
+    Attributes:
         epochs: passes over the training slides.
-        lr, min_lr, warmup_epochs: AdamW's rate: linear from 0 over the warm-up, then a cosine from `lr` to `min_lr`, set every step.
+        lr: AdamW's rate at the start of the cosine, which is set every step.
+        min_lr: rate at the end of the cosine.
+        warmup_epochs: epochs over which the rate rises from 0.
         weight_decay: of AdamW.
-        batch: slides a step.
-        slide, branch, diversity, aem: weights of the loss terms (`losses.LossWeights`).
+        batch: slides per step.
+        slide_weight: weight of the slide loss.
+        branch_weight: weight of the branch losses.
+        diversity_weight: weight of the branch diversity.
+        aem_weight: weight of attention entropy (AEM; about 0.1).
         selection: which epoch is kept: the one with the highest macro F1 + AUROC on the validation slides, or the last. Without
             validation slides it is the last. (The published script adds micro F1, which it calls F1.)
     """
 
-    epochs: int = 50
-    lr: float = 1e-4
-    min_lr: float = 0.0
-    warmup_epochs: float = 0.0
-    weight_decay: float = 1e-5
-    batch: int = 1
-    slide: float = 1.0
-    branch: float = 1.0
-    diversity: float = 1.0
-    aem: float = 0.0
+    epochs: Annotated[int, AtLeast(1)] = 50
+    lr: Annotated[float, Above(0)] = 1e-4
+    min_lr: Annotated[float, AtLeast(0)] = 0.0
+    warmup_epochs: Annotated[float, AtLeast(0)] = 0.0
+    weight_decay: Annotated[float, AtLeast(0)] = 1e-5
+    batch: Annotated[int, AtLeast(1)] = 1
+    slide_weight: Annotated[float, AtLeast(0)] = 1.0
+    branch_weight: Annotated[float, AtLeast(0)] = 1.0
+    diversity_weight: Annotated[float, AtLeast(0)] = 1.0
+    aem_weight: Annotated[float, AtLeast(0)] = 0.0
     selection: Selection = "val_f1+val_auc"
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 1:
-            raise ValueError(f"epochs and batch must be at least 1, got {self.epochs} and {self.batch}")
-        if self.lr <= 0 or self.min_lr < 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise ValueError("lr must be positive, min_lr, weight_decay and warmup_epochs not negative")
-
-
-# Preset → defaults of the options of `train`. "paper": arXiv 2311.07125. "no-masking": the authors' later advice (README, October 2024, and
-# issue 12): with strong encoders the branches carry the gain, and masking nothing is as good or better.
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "paper": {"branches": 5, "top_k": 10, "mask_drop": 0.6, "epochs": 50, "lr": 1e-4, "weight_decay": 1e-5},
-    "no-masking": {"branches": 5, "top_k": 0, "mask_drop": 0.0, "epochs": 50, "lr": 1e-4, "weight_decay": 1e-5},
-}
 
 # Entries of the published YAML files → our options; None: known, and nothing to us.
 PUBLISHED_CONFIG: Mapping[str, str | None] = {

@@ -1,0 +1,11 @@
+from .commands.encode import encode as encode
+from .commands.evaluate import evaluate as evaluate
+from .commands.heatmap import heatmap as heatmap
+from .commands.predict import predict as predict
+from .commands.tile import tile as tile
+from .commands.train import train as train
+from .features.bags import find_bags as find_bags
+from .features.bags import open_bag as open_bag
+from .model.inference import Predictor as Predictor
+from .slides.reading import Slide as Slide
+from .slides.reading import find_slides as find_slides

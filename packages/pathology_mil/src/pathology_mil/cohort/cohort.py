@@ -1,0 +1,132 @@
+"""Labelled slides with their features: what a model learns from and is judged on."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core_runtime.errors import UserError, few
+from core_runtime.terminal import track
+from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels
+from pathology_mil.cohort.options import LabelOptions
+from pathology_mil.features.bags import Bag, LazyFeatures, find_bags
+from pathology_mil.slides.options import Tiling
+
+# What must be the same when features of a new slide are made; read from the attributes of the feature files.
+_PREPROCESSING = ("encoder", "patch_size", "target_magnification", "target_mpp", "patch_size_level0", "overlap")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Labelled slides with their features (still on disk).
+
+    Attributes:
+        labels: of exactly the slides in `features`.
+        features: slide id → matrix on disk.
+        skipped: slide id → why a labelled slide is left out ("no tiles").
+        facts: what every result should be read with: feature width, encoder, magnification, numbers of slides and tiles.
+        paths: the feature files.
+        preprocessing: how the features were made, as far as their files agree on it.
+    """
+
+    labels: Labels
+    features: Mapping[str, LazyFeatures]
+    skipped: Mapping[str, str]
+    facts: Mapping[str, Any]
+    paths: tuple[Path, ...]
+    preprocessing: Mapping[str, Any]
+
+    def tile_counts(self, slides: Sequence[str]) -> dict[str, Any]:
+        """Numbers of slides and tiles of a part."""
+        return _tile_counts([len(self.features[slide]) for slide in slides])
+
+
+def _tile_counts(tiles: Sequence[int]) -> dict[str, Any]:
+    return {"slides": len(tiles), "tiles": sum(tiles), "tiles_per_slide": float(statistics.median(tiles))}
+
+
+def open_cohort(
+    features: Path | str,
+    labels: Path | None = None,
+    options: LabelOptions = LabelOptions(),
+    *,
+    merge: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> Cohort:
+    """Brings a folder (or ACMIL file) of features and a table of labels together.
+
+    Args:
+        features: as `find_bags`.
+        labels: CSV (`read_labels`); None takes the class numbers that an ACMIL file carries.
+        options: how the table is read.
+        merge: label → label, where the options name none.
+        classes: names in the order of their numbers (a model's).
+
+    Raises:
+        UserError: labels that name absent slides, damaged files, features of different widths, nothing left.
+    """
+    files = find_bags(features)
+    merge = options.merge or merge
+    table = None
+    if labels is not None:
+        table = read_labels(labels, options, merge=merge, classes=classes)
+        absent = [slide for slide in table.label if slide not in files]
+        if absent and not options.ignore_missing:
+            raise UserError(
+                f"{labels.name} names {few(absent)}, but {features} holds no features of them",
+                "encode these slides, or leave them out with --ignore-missing",
+            )
+        files = {slide: file for slide, file in files.items() if slide in table.label}
+        if not files:
+            raise UserError(f"{features} and {labels} have no slide in common")
+    bags = {slide: files[slide].open() for slide in track(files, "Opening features")}
+    if table is None:
+        table = labels_of_bags({slide: bag.label for slide, bag in bags.items()}, merge, classes)
+    skipped = {slide: "no tiles" for slide, bag in bags.items() if len(bag) == 0}
+    used = {slide: bag for slide, bag in bags.items() if slide not in skipped}
+    if not used:
+        raise UserError(f"{features}: none of the {len(bags)} labelled slides has a tile")
+    widths = {bag.features.shape[1]: slide for slide, bag in used.items()}
+    if len(widths) > 1:
+        (a, first), (b, second) = list(widths.items())[:2]
+        raise UserError(f"{features}: features of {first} are {a} wide, those of {second} {b}: two encoders are mixed")
+    return Cohort(
+        table.only(used),
+        {slide: bag.features for slide, bag in used.items()},
+        skipped,
+        _facts(used),
+        tuple(sorted({files[slide].path for slide in used})),
+        _preprocessing(used),
+    )
+
+
+def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
+    common: dict[str, Any] = {}
+    for key in _PREPROCESSING:
+        values = {str(bag.encoder if key == "encoder" else bag.attributes.get(key)) for bag in bags.values()}
+        value = values.pop()
+        if not values and value != "None":
+            common[key] = value
+    tilings = [_tiling(bag.attributes.get("parameters")) for bag in bags.values()]
+    if tilings[0] is not None and all(tiling == tilings[0] for tiling in tilings):
+        common["tiles"] = tilings[0].plain()
+    return common
+
+
+def _tiling(parameters: str | None) -> Tiling | None:
+    """What `tile` noted beside the coordinates; None for files of other programs."""
+    plain = json.loads(parameters) if parameters else {}
+    return Tiling.of(plain) if "patch_size" in plain else None
+
+
+def _facts(bags: Mapping[str, Bag]) -> dict[str, Any]:
+    encoders = {bag.encoder for bag in bags.values() if bag.encoder}
+    scales = {str(scale) for bag in bags.values() if (scale := bag.attributes.get("target_magnification"))}
+    return {
+        **_tile_counts([len(bag) for bag in bags.values()]),
+        "feature_width": next(iter(bags.values())).features.shape[1],
+        "encoder": ", ".join(sorted(encoders)) or "unknown",
+        "magnification": ", ".join(sorted(scales)) or "unknown",
+    }

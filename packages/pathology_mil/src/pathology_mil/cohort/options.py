@@ -1,0 +1,65 @@
+"""Who is in a cohort, and who trains, chooses and judges, as options. Imports nothing heavy."""
+
+from pathlib import Path
+from typing import Annotated
+
+from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, Flag, Names, options
+
+# Label merges that the published configurations imply, by their `dataset` and `n_class`.
+MERGES: dict[tuple[str, int], dict[str, str]] = {
+    ("bracs", 3): {str(label): str(merged) for label, merged in enumerate((0, 0, 0, 1, 1, 2, 2))},
+    ("bracs", 2): {str(label): str(int(label >= 3)) for label in range(7)},
+    ("lct", 4): {str(label): str(min(label, 3)) for label in range(6)},
+    ("lbc", 4): {str(label): str(min(label, 3)) for label in range(6)},
+}
+
+
+@options
+class LabelOptions:
+    """How the table of labels is read.
+
+    Attributes:
+        label_col: column of LABELS to learn.
+        label_map: merge labels, '2=1,3=1'.
+        ignore_missing: leave out labelled slides that have no features.
+    """
+
+    label_col: str = "label"
+    label_map: Names = ()
+    ignore_missing: Annotated[bool, Flag()] = False
+
+    def __post_init__(self) -> None:
+        for pair in self.label_map:
+            if "=" not in pair:
+                raise UserError(f"--label-map: {pair!r} is not of the form '2=1,3=1'")
+
+    @property
+    def merge(self) -> dict[str, str]:
+        """Label → label."""
+        pairs = (pair.partition("=") for pair in self.label_map)
+        return {old.strip(): new.strip() for old, _, new in pairs}
+
+
+@options
+class SplitOptions:
+    """Which slides train, choose and judge, and what the data must be.
+
+    Attributes:
+        splits: split file or folder (CLAM, ACMIL, or slide_id,fold); default: those in the label table, else patient-grouped,
+            stratified ones made here.
+        folds: folds of cross-validation, where no splits are given.
+        n_shot: training slides per class; 0 or less takes all.
+        dataset: camelyon, bracs, lct: published splits or label merges.
+        n_class: how many classes the labels must have.
+        feature_width: width that the features must have.
+        pretrain: of a folder, patch_feats_pretrain_NAME.h5.
+    """
+
+    splits: Path | None = None
+    folds: Annotated[int, AtLeast(1)] = 1
+    n_shot: int = 0
+    dataset: str | None = None
+    n_class: Annotated[int | None, AtLeast(2)] = None
+    feature_width: Annotated[int | None, AtLeast(1)] = None
+    pretrain: str | None = None

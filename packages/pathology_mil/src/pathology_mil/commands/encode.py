@@ -1,0 +1,113 @@
+"""``pathology-mil encode``."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from core_runtime.bulk import ALREADY, DONE, Attempt, summary
+from core_runtime.cli import Outcome
+from core_runtime.options import (
+    AtLeast,
+    Device,
+    Overwrite,
+    Precision,
+    SkipErrors,
+    Threads,
+    Workers,
+    options,
+    resolve_device,
+)
+from pathology_mil.features.options import EncoderOptions, StoredType
+from pathology_mil.reports.notes import counts, note_lines, slide_facts
+
+
+@options
+class StorageOptions:
+    """How features are computed and kept.
+
+    Attributes:
+        dtype: type of the stored features.
+        batch: tiles per step.
+    """
+
+    dtype: StoredType = "float16"
+    batch: Annotated[int, AtLeast(1)] = 64
+
+
+@dataclass(frozen=True)
+class Encoded(Outcome):
+    """Features of slides in a folder."""
+
+    folder: Path
+    encoder: EncoderOptions
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "folder": self.folder,
+            "encoder": self.encoder.label,
+            "slides": slide_facts(self.attempts),
+            **counts(self.attempts),
+        }
+
+    def lines(self) -> Iterable[str]:
+        tiles = sum(attempt.facts.get("tiles", 0) for attempt in self.attempts)
+        widths = {attempt.facts["dim"] for attempt in self.attempts if "dim" in attempt.facts}
+        width = f", {widths.pop()} numbers each" if widths else ""
+        status = Counter(attempt.status for attempt in self.attempts)
+        yield (
+            f"{self.encoder.label}: {tiles} tiles{width} from {status[DONE]} slide(s), {status[ALREADY]} done before, "
+            f"in {self.folder}"
+        )
+        if self.encoder.computed:
+            yield "  colour-texture is a computed baseline for samples and demos; use a pathology encoder for real questions"
+        yield from note_lines(self.attempts)
+        yield f"Next: pathology-mil train {self.folder} labels.csv --out run"
+
+
+def encode(
+    job: Path,
+    /,
+    *,
+    encoder: EncoderOptions = EncoderOptions(),
+    storage: StorageOptions = StorageOptions(),
+    slides: Path | None = None,
+    device: Device = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = 0,
+    threads: Threads = None,
+    skip_errors: SkipErrors = True,
+    overwrite: Overwrite = False,
+) -> Encoded:
+    """Turns tiles into features, one HDF5 file per slide; a rerun goes on where the last one stopped.
+
+    Example: pathology-mil encode job --encoder timm:vit_small_patch16_224 --weights dino.pth
+
+    Args:
+        job: folder that 'tile' (or CLAM, TRIDENT) wrote.
+        slides: where the slides are, if they were moved.
+    """
+    encoder.name  # noqa: B018  # none asked for: said before anything heavy is imported
+    from pathology_mil.features.encoding import Storage, encode_slides
+    from pathology_mil.slides.tiling import refuse_single_failure
+
+    where = "cpu" if encoder.computed else resolve_device(device)
+    how = Storage(dtype=storage.dtype, batch=storage.batch, device=where, precision=precision)
+    folder, attempts = encode_slides(
+        job,
+        encoder,
+        how,
+        slides=slides,
+        workers=workers,
+        threads=threads,
+        overwrite=overwrite,
+        skip_errors=skip_errors,
+    )
+    refuse_single_failure(attempts, single=len(attempts) == 1)
+    return Encoded(folder, encoder, attempts)

@@ -1,0 +1,251 @@
+"""``pathology-mil heatmap``."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.bulk import Attempt, Item, bulk, one, summary
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
+from pathology_mil.features.options import EncoderOptions
+from pathology_mil.model.published import NO_CLASSIFIERS
+from pathology_mil.reports.notes import note_lines, slide_facts
+from pathology_mil.reports.options import MapOptions
+from pathology_mil.slides.options import ScanOptions
+
+if TYPE_CHECKING:
+    from pathology_mil.features.bags import BagFile
+    from pathology_mil.model.attention_scores import Scored
+    from pathology_mil.slides.reading import SlideFile
+
+
+@dataclass(frozen=True)
+class Heatmaps(Outcome):
+    """Pictures of slides.
+
+    Attributes:
+        folder: holds, per slide, SLIDE_heatmap.png, SLIDE_overlay.png, SLIDE_top.png, SLIDE_tiles.geojson and SLIDE.json.
+        attempts: what became of each slide; its facts name the files.
+    """
+
+    folder: Path
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    def facts(self) -> dict[str, Any]:
+        return {"folder": self.folder, "slides": slide_facts(self.attempts)}
+
+    def lines(self) -> Iterable[str]:
+        for attempt in self.attempts:
+            if not attempt.ok:
+                continue
+            facts = attempt.facts
+            parts = [f"{facts['tiles']:,} tiles"]
+            if "label" in facts:
+                parts.insert(0, f"{facts['label']} ({facts['probabilities'][facts['label']]:.3f})")
+            if "encoder" in facts:
+                parts.append(f"encoder {facts['encoder']}")
+            if facts.get("auprc") is not None:
+                parts.append(f"AUPRC of the attention {facts['auprc']:.3f}, chance {facts['chance']:.3f}")
+            yield f"{attempt.name}: {', '.join(parts)}"
+            yield f"  {facts['files']['figure']}"
+            yield f"  for QuPath: {facts['files']['qupath']}"
+        yield from note_lines(self.attempts)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to draw one slide: a model and features, or scores."""
+
+    slide: "SlideFile"
+    out: Path
+    options: MapOptions
+    model: str | None
+    bag: "BagFile | None"
+    scores: Path | None
+    coords: Path | None
+    annotation: Path | None
+    device: str
+
+
+def heatmap(
+    slides: Path,
+    /,
+    *,
+    model: Model = None,
+    features: Path | None = None,
+    encoder: EncoderOptions = EncoderOptions(),
+    scores: Path | None = None,
+    coords: Path | None = None,
+    annotations: Path | None = None,
+    out: Out = Path("heatmaps"),
+    drawing: MapOptions = MapOptions(),
+    scan: ScanOptions = ScanOptions(),
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> Heatmaps:
+    """Draws where the attention lies: picture, QuPath tiles, and the tiles with most of it.
+
+    Example: pathology-mil heatmap slide.svs --features job/20x_256px_0px_overlap/features_uni_v1 --model run/model
+
+    Args:
+        slides: a slide, a folder (searched to any depth) or a CSV (columns wsi, mpp).
+        features: features of the slide, or a folder of them, for --model; made if left out.
+        scores: scores of your own instead (.h5, .npz, .npy), or a folder of them.
+        coords: tiles or features with the coordinates of --scores.
+        annotations: drawn truth (ASAP XML, GeoJSON), or a folder of it.
+    """
+    from core_runtime.models import choose_model
+    from pathology_mil.slides.reading import find_slides
+
+    if scores is None:
+        model = choose_model(model, advice=NO_CLASSIFIERS)
+    where = resolve_device(device)
+    bags = None
+    if model is not None and scores is None:
+        bags = _bags(slides, model, features, out, encoder, scan, where, workers, threads, overwrite)
+    files = find_slides(slides, mpp=scan.mpp)
+    items = []
+    for file in files:
+        work = _Work(
+            file,
+            out,
+            drawing,
+            model if scores is None else None,
+            None if bags is None else _bag_of(bags, file.slide_id),
+            None if scores is None else _file_of(scores, file.slide_id),
+            None if coords is None else _file_of(coords, file.slide_id),
+            _annotation_of(annotations, file.slide_id),
+            where,
+        )
+        items.append(_item(work))
+    if len(items) == 1:
+        attempts = [one(_draw, items[0], threads=threads, overwrite=overwrite)]
+    else:
+        attempts = bulk(
+            _draw,
+            items,
+            log=out / "heatmap.jsonl",
+            description="Drawing heat maps",
+            workers=workers if where == "cpu" else 0,
+            threads=threads,
+            overwrite=overwrite,
+        )
+    return Heatmaps(out, [_with_facts(item, attempt) for item, attempt in zip(items, attempts, strict=True)])
+
+
+def _bags(
+    slides: Path,
+    model: str,
+    features: Path | None,
+    out: Path,
+    encoder: EncoderOptions,
+    scan: ScanOptions,
+    device: str,
+    workers: int,
+    threads: int | None,
+    overwrite: bool,
+) -> "Mapping[str, BagFile]":
+    """The features of the slides: those given, or made as those that the model was trained on."""
+    from pathology_mil.features.bags import find_bags
+    from pathology_mil.model.folder import load
+    from pathology_mil.model.preparing import prepare
+
+    if features is None:
+        how = {"encoder": encoder, "mpp": scan.mpp, "workers": workers, "threads": threads, "overwrite": overwrite}
+        features, _ = prepare(slides, load(model, device=device), out / "slides", device=device, **how)
+    return find_bags(features)
+
+
+def _bag_of(bags: "Mapping[str, BagFile]", slide_id: str) -> "BagFile":
+    if slide_id not in bags:
+        raise UserError(f"no features of {slide_id}", f"there are: {', '.join(list(bags)[:4])} …")
+    return bags[slide_id]
+
+
+def _file_of(place: Path, slide_id: str) -> Path:
+    """A file, or the one of a folder that is named after the slide."""
+    if not place.is_dir():
+        return place
+    for ending in (".h5", "_patches.h5", ".npz", ".npy"):
+        path = place / f"{slide_id}{ending}"
+        if path.is_file():
+            return path
+    raise UserError(f"{place} holds no file of {slide_id}")
+
+
+def _annotation_of(place: Path | None, slide_id: str) -> Path | None:
+    from pathology_mil.slides.annotations import find_annotation
+
+    if place is None or not place.is_dir():
+        return place
+    return find_annotation(place, slide_id)
+
+
+def _item(work: _Work) -> Item:
+    from core_runtime.identity import identity, model_identity
+
+    sources = {
+        "slide": work.slide.path,
+        "features": None if work.bag is None else work.bag.path,
+        "scores": work.scores,
+        "coords": work.coords,
+        "annotations": work.annotation,
+    }
+    for path in sources.values():
+        if path is not None and not path.is_file():
+            raise UserError(f"{path}: no such file")
+    key = {name: None if path is None else identity(path) for name, path in sources.items()}
+    key |= {"slide_mpp": work.slide.mpp, "options": work.options}
+    key["model"] = None if work.model is None else model_identity(Path(work.model))
+    inputs = [path for path in sources.values() if path is not None]
+    return Item(work.slide.slide_id, work, work.out / f"{work.slide.slide_id}.json", key=key, inputs=inputs)
+
+
+@lru_cache(1)
+def _predictor(model: str, device: str) -> Any:
+    """The model, once in each process."""
+    from pathology_mil.model.inference import Predictor
+
+    return Predictor(model, device=device)
+
+
+def _scored(work: _Work) -> "Scored":
+    from pathology_mil.model.attention_scores import read_scores, score_with
+
+    if work.bag is not None:
+        return score_with(_predictor(str(work.model), work.device), work.bag.open())
+    assert work.scores is not None
+    return read_scores(work.scores, coords_from=work.coords)
+
+
+def _draw(item: Item) -> dict[str, Any]:
+    """Writes the pictures of one slide, and then the JSON file that says what is in them."""
+    from core_runtime.folders import write_text
+    from pathology_mil.reports.maps import draw_map
+    from pathology_mil.slides.reading import Slide
+
+    work: _Work = item.source
+    scored = _scored(work)
+    with Slide(work.slide.path, mpp=work.slide.mpp) as slide:
+        drawn = draw_map(slide, scored, work.out, work.options, work.annotation)
+        files = {kind: str(path) for kind, path in drawn.files.items()}
+        facts = {**drawn.facts, "files": files, "notes": list(scored.notes), "bad_regions": slide.bad_regions}
+    write_text(item.output, json.dumps(facts, ensure_ascii=False))
+    return facts
+
+
+def _with_facts(item: Item, attempt: Attempt) -> Attempt:
+    """The facts of a map that an earlier run drew, too."""
+    if not attempt.ok:
+        return attempt
+    return replace(attempt, facts=json.loads(item.output.read_text(encoding="utf-8")))

@@ -1,0 +1,147 @@
+"""``pathology-mil predict``."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.bulk import Attempt, Item, Skipped, bulk, one, summary
+from core_runtime.cli import Outcome
+from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
+from core_runtime.terminal import warn
+from pathology_mil.features.options import EncoderOptions
+from pathology_mil.model.published import NO_CLASSIFIERS
+from pathology_mil.slides.options import ScanOptions
+
+if TYPE_CHECKING:
+    from pathology_mil.features.bags import BagFile
+    from pathology_mil.model.inference import Predictor
+
+
+@dataclass(frozen=True)
+class Predictions(Outcome):
+    """Labels of slides.
+
+    Attributes:
+        table: predictions.csv.
+        predictions: of each slide its label, probabilities, tiles, top10_attention, attention_entropy and encoder; the attention
+            itself is in SLIDE.h5 beside the table.
+        attempts: what became of each slide.
+    """
+
+    table: Path
+    predictions: Sequence[dict[str, Any]]
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    def facts(self) -> dict[str, Any]:
+        failed = {attempt.name: attempt.message or attempt.status for attempt in self.attempts if not attempt.ok}
+        return {"predictions": self.predictions, "table": self.table, "failed": failed}
+
+    def lines(self) -> Iterable[str]:
+        for slide in self.predictions:
+            probabilities = ", ".join(f"{name} {value:.3f}" for name, value in slide["probabilities"].items())
+            yield (
+                f"{slide['slide_id']}: {slide['label']} ({probabilities}); {slide['tiles']:,} tiles, "
+                f"top 10 hold {slide['top10_attention']:.0%} of the attention"
+            )
+        for warning in sorted({slide["warning"] for slide in self.predictions if "warning" in slide}):
+            warn(f"Warning: {warning}")
+        yield f"Table: {self.table}"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to predict one slide."""
+
+    bag: "BagFile"
+    model: str
+    device: str
+
+
+def predict(
+    path: Path,
+    /,
+    *,
+    model: Model = None,
+    out: Out = Path("predictions"),
+    encoder: EncoderOptions = EncoderOptions(),
+    scan: ScanOptions = ScanOptions(),
+    device: Device = "auto",
+    workers: Workers = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+) -> Predictions:
+    """Predicts slide labels with probabilities, and the attention of every tile.
+
+    A rerun goes on where an interrupted one stopped. Slides are tiled and encoded first, as the model's training slides were
+    (--encoder and --weights where its encoder is a network).
+
+    Example: pathology-mil predict features/slide.h5 --model run/model
+
+    Args:
+        path: features or slides: a file or a folder of them.
+    """
+    from core_runtime.folders import write_text
+    from core_runtime.identity import identity, model_identity
+    from core_runtime.models import choose_model
+    from pathology_mil.features.bags import find_bags
+    from pathology_mil.model.inference import table
+    from pathology_mil.model.preparing import holds_slides, prepare
+
+    model = choose_model(model, advice=NO_CLASSIFIERS)
+    where = resolve_device(device)
+    loaded = _predictor(model, where).model
+    unprepared: list[Attempt] = []
+    if holds_slides(path):
+        how = {"encoder": encoder, "mpp": scan.mpp, "workers": workers, "threads": threads, "overwrite": overwrite}
+        path, unprepared = prepare(path, loaded, out / "slides", device=where, **how)
+    bags = list(find_bags(path).values())
+    made_by = model_identity(Path(model))
+    items = []
+    for bag in bags:
+        key = {"features": identity(bag.path), "model": made_by}
+        output = out / f"{bag.slide_id}.json"
+        items.append(Item(bag.slide_id, _Work(bag, model, where), output, key=key, inputs=[bag.path]))
+    if len(items) == 1:
+        attempts = [one(_predict, items[0], threads=threads, overwrite=overwrite)]
+    else:
+        attempts = bulk(
+            _predict,
+            items,
+            log=out / "predict.jsonl",
+            description="Predicting",
+            workers=workers if where == "cpu" else 0,
+            threads=threads,
+            overwrite=overwrite,
+        )
+    done = [item.output for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
+    predictions = [json.loads(file.read_text(encoding="utf-8")) for file in done]
+    write_text(out / "predictions.csv", table(predictions, loaded.classes))
+    return Predictions(out / "predictions.csv", predictions, [*attempts, *unprepared])
+
+
+@lru_cache(1)
+def _predictor(model: str, device: str) -> "Predictor":
+    """The model, once in each process."""
+    from pathology_mil.model.inference import Predictor
+
+    return Predictor(model, device=device)
+
+
+def _predict(item: Item) -> dict[str, Any]:
+    """Writes SLIDE.h5, then SLIDE.json."""
+    from pathology_mil.model.inference import write_prediction
+
+    work: _Work = item.source
+    bag = work.bag.open()
+    if len(bag) == 0:
+        raise Skipped("no tiles", "the slide has no tiles, so there is nothing to predict from")
+    prediction = _predictor(work.model, work.device)(bag)
+    write_prediction(prediction, item.output.parent)
+    return prediction.plain()

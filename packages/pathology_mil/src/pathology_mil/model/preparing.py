@@ -1,0 +1,98 @@
+"""From slides to the features that a model takes: the tiles and the encoder that its training features were made with."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from core_runtime.bulk import Attempt
+from core_runtime.errors import UserError
+from pathology_mil.features.encoding import Storage, encode_slides
+from pathology_mil.features.options import COMPUTED, PAIRINGS, EncoderOptions
+from pathology_mil.model.folder import LoadedModel
+from pathology_mil.slides.formats import SLIDE_SUFFIXES
+from pathology_mil.slides.options import TileOptions, Tiling
+from pathology_mil.slides.reading import find_slides
+from pathology_mil.slides.tiling import refuse_single_failure, tile_slides
+
+
+def holds_slides(path: Path) -> bool:
+    """Whether a path means slides rather than features: by its ending, or a folder with slides and no feature files."""
+    if path.is_dir():
+        endings = {file.suffix.lower() for file in path.rglob("*")}
+        return bool(endings & SLIDE_SUFFIXES) and not endings & {".h5", ".hdf5", ".pt"}
+    return path.suffix.lower() in SLIDE_SUFFIXES | {".csv"}
+
+
+def prepare(
+    slides: Path,
+    model: LoadedModel,
+    job: Path,
+    *,
+    encoder: EncoderOptions,
+    mpp: float | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> tuple[Path, list[Attempt]]:
+    """Tiles and encodes slides as the model's training slides were.
+
+    Args:
+        slides: as `find_slides`.
+        job: folder for tiles and features; an interrupted run goes on there.
+        encoder: as for ``encode``; nothing needs to be given where the model's encoder is computed.
+        mpp: the scans' resolution, where the files do not say it.
+
+    Returns:
+        The folder of features, and the attempts of slides that gave none.
+
+    Raises:
+        UserError: the model does not say how its features were made, another encoder or no weights were given, no usable slide.
+    """
+    files = find_slides(slides, mpp=mpp)
+    tiling, choice = tiling_of(model), encoder_of(model, encoder)
+    folder, tiled = tile_slides(files, job, tiling, workers=workers, overwrite=overwrite)
+    refuse_single_failure(tiled, single=len(files) == 1)
+    storage = Storage(device="cpu" if choice.computed else device)
+    features, encoded = encode_slides(folder, choice, storage, workers=workers, threads=threads, overwrite=overwrite)
+    unencoded = [attempt for attempt in encoded if not attempt.ok]
+    names = {attempt.name for attempt in unencoded}
+    untiled = [attempt for attempt in tiled if not attempt.ok and attempt.name not in names]
+    return features, [*untiled, *unencoded]
+
+
+def tiling_of(model: LoadedModel) -> Tiling:
+    """The tiles that the model's training features were made of."""
+    features = model.features
+    if "tiles" in features:
+        return Tiling.of(features["tiles"])
+    if "patch_size" not in features or not {"target_magnification", "target_mpp"} & features.keys():
+        raise UserError(
+            "the model does not say how the tiles of its features were cut",
+            "make features with 'pathology-mil tile' and 'encode' as for its training, then predict from those",
+        )
+    mpp = features.get("target_mpp")
+    return Tiling(
+        TileOptions(
+            patch_size=int(float(features["patch_size"])),
+            mag=None if mpp else float(features["target_magnification"]),
+            mpp=float(mpp) if mpp else None,
+            overlap=int(float(features.get("overlap", 0))),
+        )
+    )
+
+
+def encoder_of(model: LoadedModel, encoder: EncoderOptions) -> EncoderOptions:
+    """The encoder of the model's training features, checked against what the user asks for."""
+    trained_on = str(model.features.get("encoder", ""))
+    if encoder.encoder is None:
+        if trained_on != COMPUTED:
+            raise UserError(
+                f"the model takes features of {trained_on or 'an encoder that it does not name'}",
+                "name it with --encoder and its file with --weights ('pathology-mil models' lists encoders), or predict from features",
+            )
+        return EncoderOptions(encoder=COMPUTED)
+    if encoder.known_as is None and trained_on in PAIRINGS:
+        encoder = replace(encoder, known_as=trained_on)
+    if trained_on and encoder.label != trained_on:
+        raise UserError(f"the model takes features of {trained_on}, --encoder asks for {encoder.label}")
+    return encoder

@@ -1,0 +1,261 @@
+"""What a file holds, whether it can be used, and what to do next."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings
+from pathology_mil.features.bags import find_bags, open_bag
+from pathology_mil.reports import figures
+from pathology_mil.slides.annotations import SUFFIXES, read_annotations, tumour
+from pathology_mil.slides.formats import SLIDE_SUFFIXES
+from pathology_mil.slides.options import PRESETS, TileOptions, Tiling
+from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.slides.resolution import magnification
+from pathology_mil.slides.tiles import Tiles, make_tiles, open_h5, read_tiles
+from pathology_mil.slides.tissue import Tissue, segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examination(Findings):
+    """Findings of this domain; the exit status says whether the next command would work."""
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 0 if self.usable else 2
+
+
+def examine(path: Path, *, mpp: float | None = None, pictures: bool = False) -> Examination:
+    """Looks into a slide, a folder of slides, a file of tiles, features or annotations.
+
+    Args:
+        path: the file or folder.
+        mpp: the slide's resolution, where it does not say.
+        pictures: draw the tissue and some tiles, too.
+
+    Raises:
+        UserError: nothing there, or damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == ".csv":
+        return _folder(path, mpp)
+    if suffix in (".h5", ".hdf5", ".pt"):
+        return _hdf5(path)
+    if path.name.lower().endswith(SUFFIXES) and suffix not in SLIDE_SUFFIXES:
+        return _annotations(path)
+    return _slide(path, mpp, pictures)
+
+
+def _folder(path: Path, mpp: float | None) -> Examination:
+    try:
+        slides = find_slides(path)
+    except UserError:
+        if path.is_dir() and any(path.rglob("*.h5")) and not (path / "patches").is_dir():
+            bags = find_bags(path)
+            return Examination(
+                title=path.name,
+                kind="folder of features",
+                summary=f"Features of {len(bags)} slides.",
+                details={"slides": len(bags)},
+            )
+        raise
+    facts: dict[str, Any] = {"slides": len(slides)}
+    resolutions: dict[str, int] = {}
+    bad, silent = [], []
+    for file in slides:
+        try:
+            with Slide(file.path, mpp=file.mpp or mpp) as slide:
+                if slide.mpp is None:
+                    silent.append(file.slide_id)
+                key = f"{slide.mpp:g} µm/px" if slide.mpp else "unknown"
+                resolutions[key] = resolutions.get(key, 0) + 1
+        except UserError as error:
+            bad.append(error.message)
+    facts |= {"resolutions": ", ".join(f"{n} at {k}" for k, n in sorted(resolutions.items())), "unreadable": len(bad)}
+    warnings = [*bad[:10], *([f"{len(bad) - 10} more cannot be read"] if len(bad) > 10 else [])]
+    own = ""
+    if silent:
+        warnings.append(
+            f"no resolution in {len(silent)} slides ({', '.join(silent[:5])}): say it with --slide-mpp, or a CSV with columns wsi, mpp"
+        )
+        own = " --slide-mpp 0.25"
+    usable = len(bad) < len(slides)
+    return Examination(
+        title=path.name,
+        kind="folder of slides" if path.is_dir() else "list of slides",
+        usable=usable,
+        summary=f"{len(slides) - len(bad)} of {len(slides)} slides can be read.",
+        details=facts,
+        warnings=warnings,
+        next_commands=[f"pathology-mil tile {shlex.quote(str(path))} --out job --mag 20{own}"] if usable else [],
+    )
+
+
+def _hdf5(path: Path) -> Examination:
+    if path.suffix != ".pt":
+        with open_h5(path) as file:
+            keys = set(file)
+        if "coords" in keys and not keys & {"features", "feat"}:
+            tiles = read_tiles(path)
+            facts = {
+                "tiles": len(tiles.coords),
+                "tile side (level-0 px)": tiles.side,
+                "patch size": tiles.size,
+                **_scale_attributes(tiles.attributes),
+            }
+            job = path.parent.parent
+            return Examination(
+                title=path.name,
+                kind="coordinates of tiles",
+                summary=f"{len(tiles.coords)} tiles of {tiles.slide_id}.",
+                details=facts,
+                warnings=tiles.notes,
+                next_commands=[f"pathology-mil encode {shlex.quote(str(job))} --encoder colour-texture"],
+            )
+        bags = find_bags(path)
+        if len(bags) > 1:
+            return Examination(
+                title=path.name,
+                kind="features of many slides (ACMIL)",
+                summary=f"Features of {len(bags)} slides.",
+                details={"slides": len(bags)},
+            )
+        bag = next(iter(bags.values())).open()
+    else:
+        bag = open_bag(path)
+    facts = {
+        "tiles": len(bag),
+        "width": bag.features.shape[1],
+        "type": str(bag.features.dtype),
+        "encoder": bag.encoder or "not recorded",
+        "tile side (level-0 px)": bag.side,
+        "label": bag.label,
+        **_scale_attributes(bag.attributes),
+    }
+    warnings = list(bag.notes)
+    if bag.coords is None:
+        warnings.append("no coordinates: a label can be predicted, a heat map cannot be drawn")
+    if not len(bag):
+        warnings.append("no tiles: the slide had no tissue")
+    return Examination(
+        title=path.name,
+        kind="bag of features",
+        usable=len(bag) > 0,
+        summary=f"{len(bag)} tiles × {bag.features.shape[1]} of {bag.slide_id}.",
+        details=facts,
+        warnings=warnings,
+    )
+
+
+def _scale_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    keys = (
+        "slide_mpp",
+        "level0_magnification",
+        "target_magnification",
+        "target_mpp",
+        "overlap",
+        "patch_level",
+        "bad_tiles",
+    )
+    return {k: attributes[k] for k in keys if attributes.get(k) is not None}
+
+
+def _annotations(path: Path) -> Examination:
+    regions = read_annotations(path)
+    names: dict[str, int] = {}
+    for region in regions:
+        names[region.name or "(no class)"] = names.get(region.name or "(no class)", 0) + 1
+    facts = {
+        "regions": len(regions),
+        "classes": ", ".join(f"{k} ({n})" for k, n in sorted(names.items())),
+        "area taken as tumour (px²)": round(tumour(regions).area),
+    }
+    return Examination(
+        title=path.name,
+        kind="annotations",
+        usable=bool(regions),
+        summary=f"{len(regions)} regions.",
+        details=facts,
+    )
+
+
+def _slide(path: Path, mpp: float | None, pictures: bool) -> Examination:
+    with Slide(path, mpp=mpp) as slide:
+        tissue = segment(slide, PRESETS["default"])
+        facts: dict[str, Any] = {
+            "format": slide.properties.get("openslide.vendor", "plain image"),
+            "size": f"{slide.dimensions[0]} × {slide.dimensions[1]} pixels",
+            "levels": ", ".join(f"{d[0]:.4g}×" for d in slide.downsamples),
+            "resolution": f"{slide.mpp:g} µm per pixel ({slide.mpp_source})" if slide.mpp else "not recorded",
+            "pieces of tissue": len(tissue.contours),
+        }
+        warnings = list(tissue.notes)
+        tiles, own = None, ""
+        tiling = _fitting(slide)
+        params = tiling.tiles
+        if slide.mpp is not None:
+            if slide.mpp < 2.4:
+                facts["magnification"] = f"{magnification(slide.mpp)}× (nominal)"
+            facts["tissue"] = f"{tissue.area_mm2(slide.mpp):.2f} mm²"
+            tiles, _ = make_tiles(slide, tiling, tissue)
+            facts[f"tiles of {params.patch_size} px at {params.resolution_name}"] = len(tiles.coords)
+            own = f" --slide-mpp {mpp:g}" if mpp else ""
+        else:
+            warnings.insert(
+                0,
+                "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)",
+            )
+            own = " --slide-mpp 0.25"
+        if not tissue.contours:
+            warnings.append("no tissue was found: look at the picture; --preset biopsy or --tissue otsu may find it")
+        usable = bool(tissue.contours) and (tiles is None or len(tiles.coords) > 0)
+        drawn = _pictures(slide, tissue, tiles) if pictures else []
+        if slide.bad_regions:
+            warnings.append(f"{slide.bad_regions} regions of the file cannot be decoded and were taken as background")
+        job = shlex.quote(f"{slide.slide_id}-job")
+        target = f"--mag {params.mag:g}" if params.mag else f"--mpp {params.mpp:g}"
+        commands = [
+            f"pathology-mil tile {shlex.quote(str(path))} --out {job} {target}{own}",
+            f"pathology-mil encode {job} --encoder colour-texture",
+        ]
+    summary = "Usable." if slide.mpp else "Usable once its resolution is given."
+    return Examination(
+        title=path.name,
+        kind="whole-slide image",
+        usable=usable,
+        summary=summary if usable else "No tissue was found on it.",
+        details=facts,
+        warnings=warnings,
+        next_commands=commands if usable else [],
+        pictures=drawn,
+    )
+
+
+def _fitting(slide: Slide) -> Tiling:
+    """Tiles at 20×, or at the slide's own resolution where that is coarser."""
+    if slide.mpp is None or slide.mpp < 0.6:
+        return Tiling()
+    return Tiling(TileOptions(mpp=round(slide.mpp, 3)))
+
+
+def _pictures(slide: Slide, tissue: Tissue, tiles: Tiles | None) -> list[tuple[bytes, str]]:
+    thumbnail = figures.draw_tissue(slide.thumbnail(1200), slide.dimensions, tissue)
+    caption = "Tissue (green), holes in it (blue)"
+    if tiles is None:
+        return [(figures.encoded(thumbnail), caption + ".")]
+    overview = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
+    pictures = [
+        (
+            figures.encoded(overview),
+            f"{caption} and the {len(tiles.coords)} tiles (frames); what no tile covers is faded.",
+        )
+    ]
+    if len(tiles.coords):
+        sheet = figures.contact_sheet(figures.some_tiles(slide, tiles))
+        width = tiles.side * slide.known_mpp()
+        pictures.append((figures.encoded(sheet), f"Some of the tiles, each {width:.0f} µm wide."))
+    return pictures
