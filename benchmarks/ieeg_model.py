@@ -14,7 +14,7 @@ import torch
 from measure import paired, peak_memory, ratio, size
 from torch import nn
 
-from ieeg.mvpformer import MVPFormer, MVPFormerConfig
+from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
 
 HERE = Path(__file__).parent
 SMALL = {
@@ -28,7 +28,7 @@ SMALL = {
 
 def ours(time: int, channels: int, *, layers: int = 12) -> tuple[nn.Module, torch.Tensor]:
     """MVPFormer-S with a seizure head, and one window as braindecode takes it, (1, channels, samples)."""
-    from ieeg.braindecode_adapter import BraindecodeMVPFormer
+    from ieeg.model.braindecode import BraindecodeMVPFormer
 
     torch.manual_seed(0)
     network = MVPFormer(MVPFormerConfig(classes=2, layers=layers)).eval()
@@ -38,7 +38,7 @@ def ours(time: int, channels: int, *, layers: int = 12) -> tuple[nn.Module, torc
 
 def theirs(time: int, channels: int, *, layers: int = 12) -> tuple[nn.Module, torch.Tensor]:
     """braindecode's MVPFormer with the weights of ours."""
-    from ieeg.conversion import to_layout
+    from ieeg.model.naming import to_layout
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -99,7 +99,7 @@ def forward_60x64(threads: int, rounds: int) -> list[dict[str, str]]:
 def large_grid(threads: int, rounds: int) -> list[dict[str, str]]:
     """110 segments of 128 channels, forward and backward, small configuration; braindecode's under a limit of 10 GiB."""
     setup = (
-        "from ieeg.mvpformer import MVPFormer, MVPFormerConfig\n"
+        "from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig\n"
         f"model = MVPFormer(MVPFormerConfig(classes=0, **{SMALL}))\n"
         "def both(t, c):\n    model.decoder(torch.randn(1, t, c, 64)).sum().backward()\n"
         "both(3, 2)"

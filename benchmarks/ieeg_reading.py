@@ -11,9 +11,9 @@ from typing import Any
 import measure
 import numpy as np
 
-from ieeg.montage import Reference
-from ieeg.preparing import Prepared, Settings
-from ieeg.recordings import open_recording
+from ieeg.recordings.montage import Reference
+from ieeg.recordings.prepared import Prepared, Settings
+from ieeg.recordings.recording import open_recording
 
 
 @contextmanager
@@ -109,8 +109,8 @@ def _filtering(path: Path, rounds: int) -> list[dict[str, Any]]:
     opened = f"""
 from pathlib import Path
 import scipy.fft, scipy.signal
-from ieeg.preparing import Prepared, Settings
-from ieeg.recordings import open_recording
+from ieeg.recordings.prepared import Prepared, Settings
+from ieeg.recordings.recording import open_recording
 p = Prepared(open_recording(Path({str(path)!r})), Settings(reference="none", notch=50, max_channels=0, drop_bads=False))
 """
     loaded = f"""
@@ -143,9 +143,9 @@ def day(threads: int, rounds: int, hours: int = 24, channels: int = 32) -> list[
         setup = f"""
 import time, torch
 from pathlib import Path
-from ieeg.detecting import DetectOptions, detect, write_detection
-from ieeg.mvpformer import SIZES, MVPFormer, MVPFormerConfig
-from ieeg.model_folders import LoadedModel
+from ieeg.commands.detect import DetectOptions, detect, write_detection
+from ieeg.model.mvpformer import SIZES, MVPFormer, MVPFormerConfig
+from ieeg.model.folder import LoadedModel
 torch.set_num_threads({threads})
 torch.manual_seed(0)
 network = MVPFormer(MVPFormerConfig(**SIZES["tiny"], classes=2)).eval()

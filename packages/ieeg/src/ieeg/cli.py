@@ -74,7 +74,7 @@ def inspect(
 
     Example: ieeg inspect recording.edf --picture look.png
     """
-    from ieeg.inspection import inspect as look
+    from ieeg.commands.inspect import inspect as look
     from ieeg.summaries import inspected
 
     result = inspected(look(path), picture)
@@ -115,9 +115,9 @@ def detect(
 
     Example: ieeg detect recording.edf --model run/model --out detections
     """
-    from ieeg.bids import find_recordings
-    from ieeg.detecting import DetectOptions, detect_all
-    from ieeg.recordings import open_recording
+    from ieeg.recordings.bids import find_recordings
+    from ieeg.commands.detect import DetectOptions, detect_all
+    from ieeg.recordings.recording import open_recording
     from ieeg.summaries import detected
 
     found = find_recordings(path)
@@ -173,8 +173,8 @@ def evaluate(
 
     Example: ieeg evaluate data --model run/model --out evaluation
     """
-    from ieeg.detecting import DetectOptions
-    from ieeg.judging import evaluate as judge
+    from ieeg.commands.detect import DetectOptions
+    from ieeg.commands.evaluate import evaluate as judge
     from ieeg.summaries import evaluated
 
     preparing = _preparing(reference, max_channels, False, None, None)
@@ -211,7 +211,7 @@ def demo(
 
     Example: ieeg demo /tmp/demo
     """
-    from ieeg.demo import run_demo
+    from ieeg.commands.demo import run_demo
 
     run_demo(out, full, seed=seed, overwrite=overwrite).emit(json)
 

@@ -24,7 +24,7 @@ from core_runtime.cli import (
     end,
     resolve_device,
 )
-from ieeg.recipes import PUBLISHED_CONFIG
+from ieeg.training.recipe import PUBLISHED_CONFIG
 
 NOTICE = "For research only, not for diagnosis."
 
@@ -144,9 +144,9 @@ def train(
 
     Example: ieeg train data --task detect --model tiny --out run
     """
-    from ieeg.commands import trained
-    from ieeg.recipes import recipe_for
-    from ieeg.runs import train as fit
+    from ieeg.commands.forecast import trained
+    from ieeg.training.recipe import recipe_for
+    from ieeg.commands.train import train as fit
 
     recipe = recipe_for(
         model,
@@ -217,7 +217,7 @@ def forecast(
 
     Example: ieeg forecast recording.edf --model run/model --at 600 --steps 2
     """
-    from ieeg.commands import forecast_file
+    from ieeg.commands.forecast import forecast_file
 
     preparing = {"reference": reference and reference.value, "max_channels": max_channels}
     where = resolve_device(device)
@@ -254,7 +254,7 @@ def stream(
 
     Example: ieeg stream recording.edf --model run/model --follow --out alarms.jsonl
     """
-    from ieeg.commands import stream_file
+    from ieeg.commands.forecast import stream_file
 
     preparing = {"reference": reference and reference.value, "max_channels": max_channels}
     stream_file(
@@ -304,7 +304,7 @@ def models(
 
     Example: ieeg models convert mvpformer_s_swec.pt --base mvpformer_s_base.pt --out model
     """
-    from ieeg.commands import about_models
+    from ieeg.commands.forecast import about_models
 
     options: dict[str, Any] = (
         {

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from core_runtime.cli import note, track
 from core_runtime.errors import UserError
-from ieeg.bids import find_recordings
-from ieeg.data import Source, store
-from ieeg.leaks import Signature, copies, refuse_copies, signature
-from ieeg.preparing import Prepared, Settings
-from ieeg.recordings import open_recording
-from ieeg.seizures import seizures_of
+from ieeg.recordings.bids import find_recordings
+from ieeg.training.data import Source, store
+from ieeg.recordings.copies import Signature, copies, refuse_copies, signature
+from ieeg.recordings.prepared import Prepared, Settings
+from ieeg.recordings.recording import open_recording
+from ieeg.recordings.seizures import seizures_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Case:
     """One recording of a cohort.
 
     Attributes:
-        path, name, patient: which, as `ieeg.bids.find_recordings` tells them apart.
+        path, name, patient: which, as `ieeg.recordings.bids.find_recordings` tells them apart.
         seizures: (n, 2) seconds; onset and offset.
         signature: what it holds, to find copies.
     """

@@ -6,19 +6,19 @@ from core_runtime.suite import Check, DemoResult, Domain, Glance
 
 
 def recognises(path: Path) -> str | None:
-    from ieeg.recordings import recognises
+    from ieeg.recordings.recording import recognises
 
     return recognises(path)
 
 
 def glance(path: Path) -> Glance:
-    from ieeg.inspection import glance
+    from ieeg.commands.inspect import glance
 
     return glance(path)
 
 
 def demo(out: Path, full: bool) -> DemoResult:
-    from ieeg.demo import run_demo
+    from ieeg.commands.demo import run_demo
 
     return run_demo(out, full)
 

@@ -9,10 +9,10 @@ from core_runtime.bulk import Outcome, summary
 from core_runtime.cli import Result, note
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
-from ieeg.bids import Found
-from ieeg.inspection import Inspected
-from ieeg.judging import table, unfair
-from ieeg.model_folders import RESEARCH_ONLY
+from ieeg.recordings.bids import Found
+from ieeg.commands.inspect import Inspected
+from ieeg.commands.evaluate import table, unfair
+from ieeg.model.folder import RESEARCH_ONLY
 
 
 def inspected(made: Inspected, picture: Path | None = None) -> Result:

@@ -1,0 +1,252 @@
+"""The verb `models`: list what is published, get it, convert a checkpoint between the three namings, check a model folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from core_attention.checkpoints.folders import read_official
+from core_attention.systems import StateDict, load_strictly
+from core_runtime.errors import UserError, named
+from core_runtime.folders import write_text, writing
+from core_runtime.hub import hub_errors
+from ieeg.model.naming import Layout, config_of, head_keys, joined, layout_of, to_layout, to_ours
+from ieeg.model.lora import merged
+from ieeg.model.folder import RESEARCH_ONLY, load, save
+from ieeg.model.mvpformer import MVPFormer
+from ieeg.model.published import PUBLISHED, published
+
+
+def listed() -> dict[str, Any]:
+    """For ``models --json``."""
+    rows = [
+        {
+            "name": p.name,
+            "holds": p.holds,
+            "parameters": p.parameters,
+            "licence": p.licence,
+            "size": p.size,
+            "gated": p.gated,
+            "source": p.source,
+            "forecast": p.forecasts,
+            "detect": p.detects,
+            "needs": p.needs,
+        }
+        for p in PUBLISHED
+    ]
+    return {"models": rows, "notice": RESEARCH_ONLY}
+
+
+def get(name: str, out: Path) -> dict[str, Any]:
+    """Downloads published weights from the hub and converts them to a model folder ``OUT/NAME``.
+
+    Raises:
+        UserError: unknown name, not on the hub, no network.
+    """
+    found = published(name)
+    if found is None:
+        raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in PUBLISHED)}")
+    if not found.on_hub:
+        raise UserError(f"{name} is not on the hub", f"it needs {found.needs}")
+    target = out / name
+    if target.exists():
+        raise UserError(f"{target} is already there", "--out names another folder")
+    from huggingface_hub import hf_hub_download
+
+    by_hand = f"copy the folder of {found.source} and use 'ieeg models convert FOLDER'"
+    with hub_errors(name, found.source, by_hand):
+        files = [Path(hf_hub_download(found.source, file)) for file in ("config.json", "model.safetensors")]
+    return convert(files[0].parent, target) | {"name": name, "licence": found.licence}
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    to: Layout = "ours",
+    dim: int | None = None,
+    lora_alpha: float = 16.0,
+    ones_gain: bool = False,
+    merge: bool = False,
+) -> dict[str, Any]:
+    """Converts between the namings, both ways.
+
+    Args:
+        source: a published file (torch or safetensors), a folder of the hub (``model.safetensors`` and ``config.json``), or a model
+            folder of ours.
+        out: model folder (ours, braindecode's) or file (official: ``.safetensors``, or ``.pt`` written by torch).
+        base: the base file, where `source` is a head file (LoRA and seizure head).
+        to: naming of `out`.
+        dim: width of a head, where it is no published size's.
+        lora_alpha: which the files do not say.
+        ones_gain: set the encoder's norm gain to ones before loading, as the published loader of base checkpoints does.
+        merge: merge LoRA into the weights.
+
+    Raises:
+        UserError: not such a checkpoint, or `out` is there.
+    """
+    if out.exists():
+        raise UserError(f"{out} is already there", "--out names another place")
+    try:
+        model, facts = _read(source, base, dim, lora_alpha)
+        if ones_gain:
+            torch.nn.init.ones_(model.encoder.ln.weight)
+        if model.config.lora_rank and (merge or to == "braindecode"):
+            model = merged(model)
+        _write(model, out, to, facts)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(named(source, error)) from None
+    config = model.config
+    return {
+        "model": str(out),
+        "from": facts["layout"],
+        "to": to,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "width": config.width,
+        "layers": config.layers,
+        "heads": config.heads,
+        "kv_heads": config.kv_heads,
+        "classes": config.classes,
+        "lora_rank": config.lora_rank,
+    }
+
+
+def _read(source: Path, base: Path | None, dim: int | None, lora_alpha: float) -> tuple[MVPFormer, dict[str, Any]]:
+    described = _config_json(source) if source.is_dir() else {}
+    if "preprocessing" in described:
+        loaded = load(source)
+        return loaded.network, {
+            "layout": "ours",
+            "rate": loaded.rate,
+            "window": loaded.window,
+            "threshold": loaded.threshold,
+            "preparing": loaded.preparing,
+            "provenance": loaded.provenance,
+        }
+    file = source / "model.safetensors" if source.is_dir() else source
+    state = read_official(file)
+    known: dict[str, Any] = {"lora_alpha": lora_alpha}
+    if base is not None:
+        ours: StateDict = joined(to_ours(read_official(base)), head_keys(state))
+        layout, made = "official", f"{base.name} and {source.name}"
+    else:
+        if layout_is_head(state):
+            raise ValueError("this is a head file (LoRA and head alone): name the base file with --base")
+        layout, made = layout_of(state), source.name
+        ours = to_ours(state)
+    if layout == "braindecode" and described:
+        if described.get("pooling", "mean") != "mean":
+            raise ValueError(
+                "its head joins the channels (pooling='concat'), which ties it to one montage: not supported"
+            )
+        names = {
+            "segment_len": "segment",
+            "n_heads": "heads",
+            "n_head_kv": "kv_heads",
+            "local_window": "window",
+            "global_att": "content",
+        }
+        known |= {ours_: described[theirs] for theirs, ours_ in names.items() if described.get(theirs) is not None}
+        if "heads" in known:
+            dim = ours["decoder.ln_f.weight"].shape[0] // known["heads"]
+        if "segment" in known:
+            ours["seizure_embeddings"] = ours["encoder.ln.weight"].new_zeros(3, known["segment"])
+    config = config_of(ours, dim=dim, **known)
+    model = MVPFormer(config).to(ours["encoder.proj.weight"].dtype)
+    load_strictly(model, ours)
+    rate = float(described.get("sfreq") or 512.0)
+    window = max(1, round((described.get("n_times") or 25 * config.segment) / config.segment))
+    facts = {
+        "layout": layout,
+        "rate": rate,
+        "window": min(window, config.positions),
+        "provenance": {"converted_from": made},
+    }
+    return model.eval(), facts
+
+
+def layout_is_head(state: StateDict) -> bool:
+    """Whether a file holds only LoRA and a head."""
+    return not any(k.endswith(("encoder.proj.weight", "patch_embed.proj.weight")) for k in state) and any(
+        "lora_" in k for k in state
+    )
+
+
+def _config_json(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no config.json beside its weights")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def _write(model: MVPFormer, out: Path, to: Layout, facts: dict[str, Any]) -> None:
+    if to == "ours":
+        keep = {
+            k: facts[k] for k in ("rate", "window", "threshold", "preparing", "provenance") if facts.get(k) is not None
+        }
+        save(model, out, **keep)
+        return
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in to_layout(model.state_dict(), to, buffers=True).items()}
+    if to == "official":
+        with writing(out) as part:
+            if out.suffix == ".safetensors":
+                save_file(state, part)
+            else:
+                torch.save(state, part)
+        return
+    config = model.config
+    described = {
+        "n_outputs": config.classes or config.width,
+        "n_chans": min(32, config.channels),
+        "n_times": facts["window"] * config.segment,
+        "sfreq": facts["rate"],
+        "segment_len": config.segment,
+        "d_model": config.width,
+        "n_layers": config.layers,
+        "n_heads": config.heads,
+        "n_head_kv": config.kv_heads,
+        "d_inner": config.inner,
+        "local_window": config.window,
+        "global_att": config.content,
+        "max_segments": config.positions,
+        "max_channels": config.channels,
+    }
+    with writing(out) as part:
+        part.mkdir()
+        save_file(state, part / "model.safetensors")
+        write_text(part / "config.json", json.dumps(described, indent=1))
+
+
+def check(folder: Path | str) -> dict[str, Any]:
+    """Loads a model folder strictly and runs it once, on noise.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    loaded = load(folder)
+    config = loaded.network.config
+    with torch.inference_mode():
+        x = 50 * torch.randn(1, min(3, config.positions), min(4, config.channels), config.segment)
+        said = loaded.network(x.to(loaded.network.head.weight.dtype))
+    if not bool(said.isfinite().all()):
+        raise UserError(
+            f"{folder}: the model's answers are not finite", "its weights are damaged: get or train it again"
+        )
+    return {
+        "model": str(folder),
+        "parameters": sum(p.numel() for p in loaded.network.parameters()),
+        "task": "detect" if loaded.detects else "forecast",
+        "width": config.width,
+        "layers": config.layers,
+        "rate": loaded.rate,
+        "segment_seconds": loaded.segment_seconds,
+        "window": loaded.window,
+        "threshold": loaded.threshold,
+        "made_from": (loaded.provenance or {}).get("converted_from") or (loaded.provenance or {}).get("trained_on"),
+        "notice": RESEARCH_ONLY,
+    }

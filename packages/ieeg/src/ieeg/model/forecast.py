@@ -1,0 +1,183 @@
+"""The next segments of every channel: what a generative MVPFormer predicts, and how near the truth it comes.
+
+The model predicts embeddings, and only their direction is trained (the objective is a cosine). A waveform is made of one as the likeliest
+signal, given the spectrum of the segments before, that the encoder would give this direction, scaled to the channel's last known segment;
+what an embedding does not hold (it is narrower than a segment) comes from that spectrum alone. The honest measures are in embeddings: the
+cosine with the true next segment's, beside that of the simplest forecast (the last known segment again), and how often the truth is found
+among other segments.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from core_runtime.errors import UserError
+from ieeg.model.mvpformer import MVPFormer
+from ieeg.model.inference import Signals, fits
+from ieeg.model.wavelets import wavelet_transform
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Forecasts of consecutive segments.
+
+    Attributes:
+        names: of the channels.
+        first: number of the first segment forecast.
+        context: (channels, samples), the last known segment, µV.
+        predicted: (steps, channels, samples), µV.
+        truth: likewise, of the steps that the recording holds (fewer, or none, at its end).
+        similarity: (known steps, channels): cosine of the predicted and the true embedding.
+        persistence: likewise, of the last known segment's embedding and the true one.
+        found: (known steps,): share of channels whose true next segment is nearer to the forecast than all other known segments.
+        padded: segments of the window that the recording did not have; they repeat its first.
+    """
+
+    names: list[str]
+    first: int
+    context: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+    truth: NDArray[np.float32]
+    similarity: NDArray[np.float32]
+    persistence: NDArray[np.float32]
+    found: NDArray[np.float32]
+    padded: int
+
+
+def forecast(
+    model: MVPFormer, signals: Signals, *, first: int | None = None, steps: int = 1, window: int = 25
+) -> Forecast:
+    """Forecasts `steps` segments, each from the ones before it and its own predecessors among the forecasts.
+
+    Args:
+        model: generative, in evaluation mode.
+        first: the first segment forecast; default: so that the last one is the recording's last, and the truth is there.
+        window: segments T that each forecast looks at.
+
+    Raises:
+        UserError: a model with a seizure head, no segment before the first, or a recording that does not fit the model.
+    """
+    if model.config.classes:
+        raise UserError(
+            "this model has a seizure head and forecasts nothing",
+            "take a generative model: 'ieeg train --task pretrain', or a published base checkpoint",
+        )
+    fits(model, signals)
+    first = max(1, signals.segment_count - steps) if first is None else first
+    if steps < 1 or not 1 <= first <= signals.segment_count:
+        raise UserError(
+            f"segments {first} to {first + steps - 1} cannot be forecast: the recording has {signals.segment_count}",
+            "a forecast needs at least one segment before it",
+        )
+    begin = max(0, first - window)
+    known = torch.from_numpy(signals.segments(begin, min(first + steps, signals.segment_count)))
+    weight = model.head.weight
+    with torch.inference_mode():
+        every = model.encode(known.to(weight.device, weight.dtype))
+        tokens, future = every[: first - begin], every[first - begin :]
+        padded = window - len(tokens)
+        ahead = torch.cat([tokens[:1].expand(padded, -1, -1), tokens])[None]
+        length = tokens.norm(dim=-1).mean(0)[None, :, None]
+        directions = []
+        for _ in range(steps):
+            direction = F.normalize(model.predict_next(ahead, last=True)[:, 0], dim=-1)
+            directions.append(direction[0])
+            ahead = torch.cat([ahead[:, 1:], (direction * length)[:, None]], 1)
+        predicted = torch.stack(directions)
+        context = known[first - begin - 1]
+        waves = waveforms(model, predicted, known[: first - begin]).float().cpu()
+        level = context.std(-1) / waves.std(-1).clamp_min(1e-12)
+        similarity, persistence, found = _measured(predicted[: len(future)], future, tokens)
+    return Forecast(
+        list(signals.names),
+        first,
+        context.numpy(),
+        (waves * level[..., None]).numpy(),
+        known[first - begin :].numpy(),
+        similarity,
+        persistence,
+        found,
+        padded,
+    )
+
+
+def _measured(predicted: Tensor, future: Tensor, past: Tensor) -> tuple[NDArray[np.float32], ...]:
+    similarity = F.cosine_similarity(predicted, future, dim=-1)
+    persistence = F.cosine_similarity(past[-1:], future, dim=-1)
+    # (steps, channels, candidates): the channel's own past segments and the other forecast times are the distractors
+    pool = F.normalize(torch.cat([past, future]), dim=-1)
+    scores = torch.einsum("scw,ncw->scn", predicted, pool)
+    own = torch.arange(len(future), device=scores.device) + len(past)
+    found = (scores.argmax(-1) == own[:, None]).float().mean(-1)
+    return tuple(t.float().cpu().numpy() for t in (similarity, persistence, found))
+
+
+def waveforms(
+    model: MVPFormer,
+    embeddings: Float[Tensor, "*lead width"],
+    like: Float[Tensor, "segments channels samples"] | None = None,
+) -> Float[Tensor, "*lead samples"]:
+    """The likeliest signals with these directions as embeddings, among Gaussian ones with the spectrum of `like`; their scale says nothing.
+
+    The encoder is linear but for its scale, e ∝ M x. With Σ the covariance of the spectrum, x = Σ Mᵀ (M Σ Mᵀ + ε)⁻¹ e; without `like`,
+    Σ = 1, which is the smallest signal.
+    """
+    encoder = model.encoder
+    weight = encoder.proj.weight
+    unit = torch.eye(encoder.size_input, dtype=torch.float32, device=weight.device)
+    matrix = (weight * encoder.ln.weight).float() @ wavelet_transform(unit).T  # (width, samples)
+    coloured = matrix
+    if like is not None:
+        power = torch.fft.rfft(like.to(weight.device, torch.float32)).abs().square().mean((0, 1))
+        power = power / power.mean().clamp_min(1e-12) + 1e-6
+        coloured = torch.fft.irfft(torch.fft.rfft(matrix) * power, encoder.size_input)
+    gram = coloured @ matrix.T
+    gram.diagonal().add_(1e-5 * gram.diagonal().mean())
+    solved = torch.linalg.solve(gram, embeddings.float().flatten(0, -2).T)
+    return (coloured.T @ solved).T.unflatten(0, embeddings.shape[:-1])
+
+
+def draw(made: Forecast, rate: float, *, most: int = 6):
+    """A figure: forecast and truth of a few channels, and the similarity of all beside that of repeating the last segment."""
+    from matplotlib.figure import Figure
+
+    known = len(made.truth)
+    order = np.argsort(-made.similarity.mean(0)) if known else np.arange(len(made.names))
+    shown = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).astype(int))]
+    figure = Figure(figsize=(11, 1.2 * len(shown) + 2.4), layout="constrained")
+    grid = figure.add_gridspec(len(shown), 2, width_ratios=(3, 1))
+    samples = made.context.shape[-1]
+    before = np.arange(-samples, 0) / rate
+    after = np.arange(len(made.predicted) * samples) / rate
+    axes = None
+    for row, channel in enumerate(shown):
+        axes = figure.add_subplot(grid[row, 0], sharex=axes)
+        axes.plot(before, made.context[channel], color="0.4", lw=0.6)
+        if known:
+            truth = made.truth[:, channel].reshape(-1)
+            axes.plot(after[: len(truth)], truth, color="0.4", lw=0.6, label="recorded")
+        axes.plot(after, made.predicted[:, channel].reshape(-1), color="C1", lw=0.8, label="forecast")
+        axes.axvline(0, color="k", lw=0.8)
+        axes.set_ylabel(f"{made.names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=8)
+        axes.tick_params(labelsize=7, labelbottom=row == len(shown) - 1)
+        if row == 0:
+            axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+    if axes is not None:
+        axes.set_xlabel("seconds from the first forecast segment")
+    side = figure.add_subplot(grid[:, 1])
+    if known:
+        side.scatter(made.persistence.ravel(), made.similarity.ravel(), s=9, color="C1", alpha=0.7)
+        low = min(float(made.persistence.min()), float(made.similarity.min()), 0.0)
+        side.plot([low, 1], [low, 1], color="k", lw=0.8)
+        side.set_xlabel("similarity of the last segment", fontsize=8)
+        side.set_ylabel("similarity of the forecast", fontsize=8)
+        side.set_title("above the line: better than\nrepeating the last segment", fontsize=8)
+    else:
+        side.text(0.5, 0.5, "the recording ends here:\nno truth to compare with", ha="center", va="center")
+        side.axis("off")
+    return figure

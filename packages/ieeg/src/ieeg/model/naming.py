@@ -1,0 +1,178 @@
+"""MVPFormer's weights in three namings: ours, the published one (IBM), and braindecode's on the hub; from each to each.
+
+The published checkpoints come in two files: ``base`` (encoder, decoder, generative head) and a head file such as ``swec`` (LoRA and
+seizure head), which are joined for detection. braindecode's hold the decoder with LoRA merged and lack what is never used (`ln_2`,
+`seizure_embeddings`).
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from core_attention.checkpoints.folders import renamed
+from core_attention.systems import StateDict, StateError
+from ieeg.model.mvpformer import MVPFormerConfig
+from ieeg.model.wavelets import band_lengths
+
+Layout = Literal["ours", "official", "braindecode"]
+
+_FROM_OFFICIAL = {
+    r"^mvpformer\.h\.": "decoder.blocks.",
+    r"^mvpformer\.": "decoder.",
+    r"^head\.head\.": "head.",
+}
+_TO_OFFICIAL = {
+    r"^decoder\.blocks\.": "mvpformer.h.",
+    r"^decoder\.": "mvpformer.",
+    r"^head\.": "head.head.",
+}
+_FROM_BRAINDECODE = {
+    r"^patch_embed\.": "encoder.",
+    r"^(positional_embedding|channel_embedding|blocks|ln_f)\.": r"decoder.\1.",
+    r"^final_layer\.": "head.",
+}
+_TO_BRAINDECODE = {r"^encoder\.": "patch_embed.", r"^decoder\.": "", r"^head\.": "final_layer."}
+
+# constants that official checkpoints may carry, a loss's class weights, and fixed filters of braindecode's encoder
+IGNORED = ("*time_bias", "*masked_bias", "class_loss.weight", "patch_embed._filters", "patch_embed.filters")
+_IGNORED = re.compile(r"(time_bias|masked_bias|^class_loss\.weight|^patch_embed\._?filters)$")
+
+
+def layout_of(state: Mapping[str, Any]) -> Layout:
+    """Whose naming a state dict has.
+
+    Raises:
+        ValueError: nobody's.
+    """
+    if any(key.startswith("mvpformer.") for key in state):
+        return "official"
+    if "patch_embed.proj.weight" in state:
+        return "braindecode"
+    if "decoder.ln_f.weight" in state:
+        return "ours"
+    raise ValueError("these are no MVPFormer weights: keys of neither naming (mvpformer.…, patch_embed.…) are there")
+
+
+def to_ours(state: Mapping[str, Tensor]) -> StateDict:
+    """A state dict of any naming under our keys; what a braindecode file lacks (and nothing uses) is filled in: ones and zeros.
+
+    Raises:
+        ValueError: no MVPFormer weights.
+    """
+    layout = layout_of(state)
+    kept = {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
+    if layout == "ours":
+        return kept
+    if layout == "official":
+        return renamed(kept, _FROM_OFFICIAL)
+    ours = renamed(kept, _FROM_BRAINDECODE)
+    for key in [k for k in ours if k.endswith(".ln_1.weight")]:
+        ours.setdefault(key.replace("ln_1", "ln_2"), torch.ones_like(ours[key]))
+    segment = segment_of(ours["encoder.ln.weight"].shape[0])
+    ours.setdefault("seizure_embeddings", ours["encoder.ln.weight"].new_zeros(3, segment))
+    return ours
+
+
+def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = False) -> StateDict:
+    """Our state dict under another naming.
+
+    Args:
+        layout: which.
+        buffers: official naming: write the two constant buffers of every layer, too.
+
+    Raises:
+        ValueError: braindecode's naming has no place for LoRA: merge it first (`ieeg.model.lora.merged`).
+    """
+    if layout == "ours":
+        return dict(state)
+    if layout == "official":
+        official = renamed(state, _TO_OFFICIAL)
+        if buffers:
+            rows = official["mvpformer.positional_embedding.weight"].shape[0]
+            lower = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
+            for key in [k for k in official if k.endswith("attn.attn_bias")]:
+                official[key.replace("attn_bias", "time_bias")] = lower.clone()
+                official[key.replace("attn_bias", "masked_bias")] = torch.tensor(-1e4)
+        return official
+    if any("lora_" in key for key in state):
+        raise ValueError("braindecode's naming has no place for LoRA: merge it into the weights first")
+    kept = {k: v for k, v in state.items() if not k.endswith("ln_2.weight") and k != "seizure_embeddings"}
+    return renamed(kept, _TO_BRAINDECODE)
+
+
+def joined(base: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> StateDict:
+    """The two published files of a detector as one: the base's encoder and decoder, the head file's LoRA and head.
+
+    What the head file also holds of the base (some do) wins. Both under our keys.
+
+    Raises:
+        ValueError: the head file holds neither LoRA nor a head, or is no detector's.
+    """
+    if "head.weight" not in head:
+        raise ValueError("the head file holds no head.head.weight")
+    if head["head.weight"].shape[0] == head["head.weight"].shape[1]:
+        raise ValueError(
+            "the head file holds a generative head; the file with the seizure head (its name says swec) is wanted"
+        )
+    return {**{k: v for k, v in base.items() if not k.startswith("head.")}, **head}
+
+
+def head_keys(state: Mapping[str, Tensor]) -> StateDict:
+    """A head file's keys, official or ours, under ours: LoRA, head, and what else it holds."""
+    kept = {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
+    return renamed(kept, _FROM_OFFICIAL)
+
+
+def segment_of(coefficients: int) -> int:
+    """The segment length whose transform has so many coefficients: the published one where it fits, else the longest, which is even.
+
+    Raises:
+        ValueError: no length has so many.
+    """
+    lengths = [2560, *range(coefficients, max(0, coefficients - 128), -1)]
+    for length in lengths:
+        if sum(band_lengths(length)) == coefficients:
+            return length
+    raise ValueError(f"no segment length has {coefficients} wavelet coefficients")
+
+
+def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: Any) -> MVPFormerConfig:
+    """The config of a state dict under our keys, read off its shapes.
+
+    Args:
+        dim: D, the width of a head, which the shapes do not say; default: that of the published size with this width, else 16.
+        known: what else is known (lora_alpha, scale_by_layer …).
+
+    Raises:
+        ValueError: shapes that are no MVPFormer's.
+    """
+    try:
+        width = state["decoder.ln_f.weight"].shape[0]
+        first = "decoder.blocks.0."
+        inner = state[first + "attn.position_net.weight"].shape[0]
+        layers = len([k for k in state if k.endswith("attn.attn_bias")])
+        dim = dim or {768: 64, 2048: 128}.get(width) or 16
+        if width % dim or inner % dim:
+            raise ValueError(f"heads of width {dim} do not divide {width} and {inner}: give their width")
+        rank = state[first + "attn.q_attn.lora_A"].shape[0] if first + "attn.q_attn.lora_A" in state else 0
+        found = {
+            "width": width,
+            "layers": layers,
+            "heads": width // dim,
+            "kv_heads": inner // dim,
+            "inner": state[first + "mlp.gate_proj.weight"].shape[0],
+            "positions": state["decoder.positional_embedding.weight"].shape[0],
+            "channels": state["decoder.channel_embedding.weight"].shape[0],
+            "lora_rank": rank,
+            "segment": state["seizure_embeddings"].shape[1]
+            if "seizure_embeddings" in state
+            else segment_of(state["encoder.ln.weight"].shape[0]),
+        }
+        head = state.get("head.weight")
+        found["classes"] = head.shape[0] if head is not None and head.shape[0] != width else 0
+    except (KeyError, IndexError) as error:
+        raise StateError(f"the state dict lacks {error}") from None
+    return MVPFormerConfig(**{**found, **known})

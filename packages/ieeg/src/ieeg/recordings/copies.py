@@ -1,0 +1,186 @@
+"""Whether two recordings are the same, or one a part of the other, under different names: by what they hold, never by their names.
+
+The public SWEC data set is the reason: 18 of its 68 folders are copies of others, and a split by folder trains on what it tests.
+
+A part is found by its landmarks: samples at which the mean over the channels is greatest within two seconds at either side. Which samples these
+are does not depend on where a recording begins, nor on the file format's rounding or unit, nor on the channels' order; the distances between five
+in a row are as good as unique. Of the numbers made from them the smallest are kept, as min-wise hashing does (Broder 1997), so that a day takes
+no more room than an hour and yet any part of it keeps its share.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+from ieeg.recordings.recording import Recording
+
+CHUNKS, SECONDS, SHARES = 8, 2.0, (0.0, 0.25, 0.5, 0.75, 1.0)
+TOLERANCE = 2e-3  # relative: formats round differently (EDF has 16 bits)
+REACH = 2.0  # seconds at either side of a landmark
+RUN = 4  # distances a number
+KEPT = 1024  # numbers kept
+ENOUGH = 3  # shared numbers that prove a part
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What is compared of a recording.
+
+    Attributes:
+        name, patient: what it is called.
+        channels, rate, samples: number of neural channels, their rate in Hz, samples of each.
+        values: standard deviations (µV) of the channels in stretches spread over the recording: least, greatest and quartiles of each
+            stretch, so that neither names nor order nor the file format matter.
+        landmarks: numbers that recordings share where they share a stretch (see above), at most `KEPT`.
+    """
+
+    name: str
+    patient: str
+    channels: int
+    rate: float
+    samples: int
+    values: tuple[float, ...]
+    landmarks: tuple[int, ...] = ()
+
+    def same_as(self, other: "Signature") -> bool:
+        """Whether both are one recording, or share a stretch of it. Recordings without any signal are equal to nothing."""
+        if len(set(self.landmarks) & set(other.landmarks)) >= ENOUGH:
+            return True
+        if (self.channels, self.samples) != (other.channels, other.samples) or abs(self.rate - other.rate) > 1e-3:
+            return False
+        mine, theirs = np.array(self.values), np.array(other.values)
+        varies = np.maximum(mine, theirs) > 1e-3
+        return bool(varies.any()) and bool(np.allclose(mine[varies], theirs[varies], rtol=TOLERANCE))
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON; `signature_of` is its inverse."""
+        return asdict(self) | {"values": [float(f"{v:.6g}") for v in self.values]}
+
+
+def signature_of(plain: Mapping[str, Any]) -> Signature:
+    """From `Signature.plain`."""
+    lists = {key: tuple(plain.get(key, ())) for key in ("values", "landmarks")}
+    return Signature(**{**plain, **lists})
+
+
+def signature(recording: Recording, name: str, patient: str) -> Signature:
+    """The signature of a recording; reads all of it once, a block at a time.
+
+    Raises:
+        UserError: the file cannot be read there.
+    """
+    rates: dict[float, list[int]] = {}
+    for i, channel in enumerate(recording.channels):
+        if channel.neural:
+            rates.setdefault(channel.rate, []).append(i)
+    if not rates:
+        return Signature(name, patient, 0, 0.0, 0, ())
+    rate, chosen = max(rates.items(), key=lambda item: len(item[1]))
+    samples = recording.samples(rate)
+    length = min(samples, max(1, round(SECONDS * rate)))
+    values: list[float] = []
+    for start in np.linspace(0, samples - length, CHUNKS).astype(int):
+        spread = np.nan_to_num(recording.read(chosen, int(start), int(start) + length)).std(1)
+        values += np.quantile(spread, SHARES).tolist()
+    return Signature(name, patient, len(chosen), rate, samples, tuple(values), _landmarks(recording, chosen, rate))
+
+
+def _landmarks(recording: Recording, channels: Sequence[int], rate: float) -> tuple[int, ...]:
+    places = np.concatenate([np.zeros(0, np.int64), *_peaks(recording, channels, rate)])
+    runs = np.lib.stride_tricks.sliding_window_view(np.diff(places), RUN) if len(places) > RUN else ()
+    numbers = {
+        int.from_bytes(hashlib.blake2b(run.astype("<i8").tobytes(), digest_size=6).digest())
+        for run in runs
+        if len(set(run.tolist())) == RUN  # a calibration signal repeats itself
+    }
+    return tuple(sorted(numbers)[:KEPT])
+
+
+def _peaks(recording: Recording, channels: Sequence[int], rate: float) -> Iterator[NDArray[np.int64]]:
+    """The landmarks' samples, a block of the recording at a time."""
+    from scipy.ndimage import maximum_filter1d
+
+    samples, reach = recording.samples(rate), round(REACH * rate)
+    step = max(round(60 * rate), 4 * reach)
+    for begin in range(reach, samples - reach, step):
+        end = min(begin + step, samples - reach)
+        x = np.nan_to_num(recording.read(channels, begin - reach, end + reach)).mean(0, dtype=np.float64)
+        inner = x[reach:-reach]
+        greatest = maximum_filter1d(x, 2 * reach + 1)[reach:-reach] == inner
+        alone = (inner > x[reach - 1 : -reach - 1]) & (inner > x[reach + 1 : len(x) - reach + 1])
+        yield np.flatnonzero(greatest & alone) + begin
+
+
+def copies(signatures: Sequence[Signature]) -> list[list[Signature]]:
+    """Groups of two or more signatures of one recording, each in the order given."""
+    groups: list[list[Signature]] = []
+    for one in signatures:
+        for group in groups:
+            if group[0].same_as(one):
+                group.append(one)
+                break
+        else:
+            groups.append([one])
+    return [group for group in groups if len(group) > 1]
+
+
+def refuse_copies(signatures: Sequence[Signature]) -> None:
+    """Refuses data in which one recording stands under two names.
+
+    Raises:
+        UserError: names them.
+    """
+    found = copies(signatures)
+    if found:
+        named = "; ".join(" = ".join(f"{s.name} ({s.patient})" for s in group) for group in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise UserError(
+            f"the same recording, or parts of one, under different names: {named}{more}",
+            "a split by patient would train on what it tests: take one of each away, or let --drop-copies keep the first",
+        )
+
+
+def seen_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> str:
+    """What a person must know who judges a model on this recording: whether the model was trained (or its threshold chosen) on it; "" if not.
+
+    Args:
+        provenance: of a model folder (`ieeg.model.folder.LoadedModel.provenance`).
+    """
+    same_patient = ""
+    for plain in (provenance or {}).get("recordings", ()):
+        held_out = plain.get("held_out", False)
+        known = signature_of({k: v for k, v in plain.items() if k != "held_out"})
+        if known.same_as(one):
+            use = "its threshold was chosen on" if held_out else "the model was trained on"
+            what = "this recording" if known.samples == one.samples else "a stretch of this recording"
+            return f"{one.name}: {use} {what}" + (f", as {known.name}" if known.name != one.name else "")
+        if known.patient == one.patient and not held_out:
+            same_patient = f"{one.name}: the model was trained on other recordings of patient {one.patient}"
+    return same_patient
+
+
+def refuse_leaks(learned: Iterable[Signature], judged: Iterable[Signature]) -> None:
+    """Refuses to judge on what was learned from: the same recording, whatever its names, or the same patient.
+
+    Raises:
+        UserError: names them.
+    """
+    learned = list(learned)
+    for one in judged:
+        twin = next((s for s in learned if s.same_as(one)), None)
+        if twin is not None:
+            raise UserError(
+                f"{one.name} is {twin.name} of the training data under another name"
+                if one.name != twin.name
+                else f"{one.name} is in the training data",
+                "judge on recordings that the model has not seen",
+            )
+        if any(s.patient == one.patient for s in learned):
+            raise UserError(
+                f"{one.name}: patient {one.patient} is in the training data", "split by patient, not by recording"
+            )

@@ -1,0 +1,226 @@
+"""Recordings of any format as one thing: channels with names, kinds and rates, and windows of microvolts read where they are needed.
+
+Nothing is loaded whole: of EDF and BDF the samples asked for are read (`ieeg.recordings.edf`), SWEC's HDF5 is read by chunk, the rest goes through MNE's lazy readers.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError
+
+MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "microv": 1.0, "nv": 1e-3}
+NEURAL = ("seeg", "ecog", "eeg")
+_KINDS = (  # by name, where the file does not say: first match wins
+    ("ecg", r"\b(ecg|ekg)"),
+    ("eog", r"\b(eog|loc|roc)\b"),
+    ("emg", r"\b(emg|chin|delt|leg)"),
+    ("stim", r"\b(sti|trig|event|mkr|status|marker)"),
+    ("misc", r"\b(dc\d*|spo2|sao2|resp|pleth|hr|pulse|osat|temp|annot|patient|photic|vns|co2|flow|position)\b"),
+)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel: its name as in the file, what it measures, its rate in Hz, and (if known) why it is not used."""
+
+    name: str
+    kind: str  # seeg, ecog, eeg; ecg, eog, emg, stim, misc
+    rate: float
+    unit: str = "µV"
+    bad: str = ""
+    position: tuple[float, float, float] | None = None  # metres
+    group: str = ""  # shaft or grid, where a sidecar says
+
+    @property
+    def neural(self) -> bool:
+        return self.kind in NEURAL
+
+
+@dataclass(frozen=True)
+class Event:
+    """A marked stretch, seconds from the first sample."""
+
+    onset: float
+    duration: float
+    label: str
+
+
+def kind_by_name(name: str, default: str = "seeg") -> str:
+    """What a channel measures, guessed from its name: ECG, EOG, EMG, triggers and polygraphy are told apart; the rest is `default`."""
+    plain = re.sub(r"[_\-.:]+", " ", name.lower()).strip()
+    for kind, pattern in _KINDS:
+        if re.search(pattern, plain) or re.search(pattern, re.sub(r"(ecg|ekg|eog|emg)", r" \1", plain)):
+            return kind
+    return default
+
+
+def some_of(names: Sequence[str], limit: int = 4) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:limit]) + (f" … ({len(names)})" if len(names) > limit else "")
+
+
+@dataclass
+class Recording(ABC):
+    """An open recording.
+
+    Attributes:
+        path: the file or folder.
+        channels: all of them, in the file's order.
+        duration: seconds from the first to the last sample, gaps included.
+        start: wall-clock time of the first sample, if the file says.
+        events: what the file marks.
+        warnings: what is odd about the file, in plain words.
+        gaps: stretches without samples, (begin, end) in seconds.
+        power_line: mains frequency, Hz, where a sidecar says; else 0.
+    """
+
+    path: Path
+    channels: list[Channel] = field(default_factory=list)
+    duration: float = 0.0
+    start: datetime | None = None
+    events: list[Event] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    power_line: float = 0.0
+    _of_one_rate: set[tuple[int, ...]] = field(default_factory=set, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.path.name.split(".")[0]
+
+    @property
+    def names(self) -> list[str]:
+        return [channel.name for channel in self.channels]
+
+    def make_names_unique(self) -> None:
+        """Repeated names get a number: A1, A1-2."""
+        seen: set[str] = set()
+        repeated = []
+        for i, channel in enumerate(self.channels):
+            name, count = channel.name, 2
+            while name in seen:
+                name, count = f"{channel.name}-{count}", count + 1
+            if name != channel.name:
+                repeated.append(channel.name)
+                self.channels[i] = replace(channel, name=name)
+            seen.add(name)
+        if repeated:
+            self.warnings.append(f"channel names that occur more than once were numbered: {some_of(repeated)}")
+
+    @cached_property
+    def rates(self) -> dict[float, list[int]]:
+        """Channel indices by sampling rate."""
+        groups: dict[float, list[int]] = {}
+        for i, channel in enumerate(self.channels):
+            groups.setdefault(channel.rate, []).append(i)
+        return groups
+
+    def samples(self, rate: float) -> int:
+        """Samples of a channel of `rate` over the whole recording."""
+        return round(self.duration * rate)
+
+    def read(self, channels: Sequence[int], begin: int, end: int) -> NDArray[np.float32]:
+        """Samples `begin` to `end` (excluded) of channels of one rate, in microvolts, (channels, end − begin).
+
+        Samples before the first, after the last and inside gaps are 0.
+
+        Raises:
+            ValueError: channels of different rates.
+            UserError: the file cannot be read there.
+        """
+        if (key := tuple(channels)) not in self._of_one_rate:
+            if len({self.channels[i].rate for i in channels}) > 1:
+                raise ValueError("channels read together must have one rate")
+            self._of_one_rate.add(key)
+        total = self.samples(self.channels[channels[0]].rate) if channels else 0
+        inside = max(begin, 0), min(max(end, 0), total)
+        if channels and inside == (begin, end) and end > begin:
+            return np.ascontiguousarray(self._read(list(channels), begin, end))
+        out = np.zeros((len(channels), max(end - begin, 0)), np.float32)
+        if channels and inside[1] > inside[0]:
+            out[:, inside[0] - begin : inside[1] - begin] = self._read(list(channels), *inside)
+        return out
+
+    @abstractmethod
+    def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
+        """As `read`, inside the recording."""
+
+
+EDF_SUFFIXES = (".edf", ".bdf", ".rec")
+MNE_SUFFIXES = (".vhdr", ".fif", ".fif.gz", ".set", ".lay", ".eeg", ".cnt", ".mff", ".nxe")
+
+
+def recognises(path: Path) -> str | None:
+    """What kind of recording a path holds, from its name and first bytes."""
+    name = path.name.lower()
+    if path.is_dir():
+        return (
+            "MEF3 session"
+            if name.endswith(".mefd")
+            else "BIDS data set"
+            if (path / "dataset_description.json").is_file()
+            else None
+        )
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(8)
+    if name.endswith(EDF_SUFFIXES) and (head.strip() == b"0" or head == b"\xffBIOSEMI"):
+        return "EDF recording"
+    if head == b"\x89HDF\r\n\x1a\n" and name.endswith((".h5", ".hdf5")):
+        import h5py
+
+        try:
+            with h5py.File(path, "r") as file:
+                return "SWEC iEEG recording" if "data/ieeg" in file else None
+        except OSError:
+            return None
+    if name.endswith(".eeg") and head.startswith((b"EEG-", b"QI-", b"DAE-")):
+        return "Nihon Kohden recording"
+    if name.endswith((".vhdr", ".lay", ".set", ".mff", ".nxe", ".cnt", ".fif", ".fif.gz")) and path.stat().st_size:
+        return "recording (through MNE)"
+    return None
+
+
+def open_recording(path: Path) -> Recording:
+    """Opens a recording of any known format.
+
+    Raises:
+        UserError: absent, empty, of no known format, or unreadable.
+    """
+    name = path.name.lower()
+    if not path.exists():
+        raise UserError(
+            f"no such file: {path}",
+            "give an EDF, BDF, BrainVision (.vhdr), FIF, EEGLAB (.set), Persyst (.lay), MEF3 (.mefd) or SWEC (.h5) recording",
+        )
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path} is empty", "copy it again from the recorder")
+    from ieeg import readers
+    from ieeg.recordings.bids import join_sidecars
+
+    for suffixes, reader in (
+        ((".mefd",), readers.MefRecording),
+        (EDF_SUFFIXES, readers.EdfRecording),
+        ((".h5", ".hdf5"), readers.SwecRecording),
+        (MNE_SUFFIXES, readers.MneRecording),
+    ):
+        if name.endswith(suffixes):
+            recording = reader(path)
+            if not recording.channels or recording.duration <= 0:
+                raise UserError(f"{path} holds no samples", "the recorder wrote nothing, or the copy was cut off")
+            recording.make_names_unique()
+            join_sidecars(recording)
+            return recording
+    raise UserError(
+        f"{path} is of no known recording format",
+        "known: EDF, BDF, BrainVision, FIF, EEGLAB, Persyst, Nihon Kohden, MEF3, SWEC HDF5",
+    )

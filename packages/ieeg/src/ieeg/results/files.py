@@ -1,0 +1,93 @@
+"""What other tools open: probability trace (TSV, Parquet), BIDS events.tsv with SzCORE's columns, EDF+, MNE Annotations."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ieeg.results.events import SeizureEvent
+
+COLUMNS = ("onset", "duration", "eventType", "confidence", "channels", "dateTime", "recordingDuration")
+_MEANING = {
+    "onset": {"Description": "Start of the event from the first sample", "Units": "s"},
+    "duration": {"Description": "Duration of the event", "Units": "s"},
+    "eventType": {
+        "Description": "Kind of event (SzCORE)",
+        "Levels": {"sz": "seizure", "bckg": "no seizure in the recording"},
+    },
+    "confidence": {"Description": "Greatest probability in the event, 0 to 1"},
+    "channels": {"Description": "Channels that took part, earliest first, or all"},
+    "dateTime": {"Description": "Start of the recording"},
+    "recordingDuration": {"Description": "Duration of the recording", "Units": "s"},
+}
+
+
+def events_table(
+    events: Sequence[SeizureEvent],
+    duration: float,
+    start: datetime | None = None,
+    channels: Sequence[Sequence[str]] | None = None,
+) -> str:
+    """A BIDS events.tsv with SzCORE's columns; a recording without events has one line of background."""
+    when = start.strftime("%Y-%m-%d %H:%M:%S") if start else "n/a"
+    lines = ["\t".join(COLUMNS)]
+    for i, e in enumerate(events):
+        named = ",".join(channels[i]) if channels and channels[i] else "all"
+        lines.append(f"{e.onset:.3f}\t{e.duration:.3f}\tsz\t{e.confidence:.4f}\t{named}\t{when}\t{duration:.3f}")
+    if not events:
+        lines.append(f"0.000\t{duration:.3f}\tbckg\tn/a\tall\t{when}\t{duration:.3f}")
+    return "\n".join(lines) + "\n"
+
+
+def events_sidecar() -> str:
+    """The JSON beside an events.tsv: what its columns mean."""
+    return json.dumps(_MEANING, indent=1) + "\n"
+
+
+def write_trace(path: Path, probability: NDArray[np.floating], seconds: float) -> None:
+    """One row a segment: onset and duration in seconds, probability; Parquet if the path ends so, else TSV."""
+    import pandas
+
+    table = pandas.DataFrame(
+        {
+            "onset": np.arange(len(probability)) * seconds,
+            "duration": np.full(len(probability), float(seconds)),
+            "probability": np.asarray(probability, np.float32),
+        }
+    )
+    if path.suffix == ".parquet":
+        table.to_parquet(path, index=False)
+    else:
+        table.to_csv(path, sep="\t", index=False, float_format="%.6g", na_rep="n/a")
+
+
+def write_edf(
+    path: Path,
+    events: Sequence[SeizureEvent],
+    probability: NDArray[np.floating],
+    seconds: float,
+    start: datetime | None = None,
+) -> None:
+    """An EDF+ file on the recording's own clock: the probability as a signal of one sample a segment, the events as annotations."""
+    import edfio
+
+    notes = [edfio.EdfAnnotation(e.onset, e.duration, "sz") for e in events]
+    values = np.clip(np.nan_to_num(np.asarray(probability, np.float64)), 0, 1)
+    signal = edfio.EdfSignal(
+        values, 1 / seconds, label="Seizure probabil", physical_range=(0, 1), physical_dimension="", prefiltering=""
+    )
+    moment: dict[str, Any] = {}
+    if start and 1985 <= start.year <= 2084:
+        moment = {"recording": edfio.Recording(startdate=start.date()), "starttime": start.time()}
+    edfio.Edf([signal], annotations=notes, data_record_duration=seconds, **moment).write(path)
+
+
+def annotations(events: Sequence[SeizureEvent]) -> Any:
+    """The events as `mne.Annotations`, relative to the first sample of the raw that they are set on."""
+    import mne
+
+    return mne.Annotations([e.onset for e in events], [e.duration for e in events], ["sz"] * len(events))

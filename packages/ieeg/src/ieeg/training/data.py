@@ -1,0 +1,315 @@
+"""Training data: random windows of prepared recordings, a batch from one patient at a time, seizures and the rest in balance.
+
+Everything drawn for a batch is a function of the seed and the batch's number, so that a resumed run sees what an uninterrupted one sees.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from core_runtime.errors import UserError
+from core_runtime.folders import writing
+from core_runtime.training import first_epoch
+from ieeg.model.inference import Signals
+
+FINE = 25  # starts a segment, near seizures
+
+
+class Stored:
+    """Prepared segments in a file (``.npy``, float32), mapped: what `prepare once, read often` means for training."""
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path, self.names = path, list(names)
+
+    @cached_property
+    def _data(self) -> NDArray[np.float32]:
+        return np.load(self.path, mmap_mode="r")
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "names": self.names}
+
+    @property
+    def segment_count(self) -> int:
+        return self._data.shape[0]
+
+    def segments(self, first: int, last: int) -> NDArray[np.float32]:
+        return np.array(self._data[first:last])
+
+
+def store(signals: Signals, path: Path, *, block: int = 64) -> Stored:
+    """Writes all segments of a prepared recording to `path`, whole or not at all; what is there already is taken."""
+    if not path.exists():
+        samples = signals.segments(0, 1).shape[-1]
+        with writing(path) as part:
+            shape = (signals.segment_count, len(signals.names), samples)
+            out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+            for start in range(0, signals.segment_count, block):
+                stop = min(start + block, signals.segment_count)
+                out[start:stop] = signals.segments(start, stop)
+            out.flush()
+            del out
+    return Stored(path, signals.names)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording to learn from or to judge on.
+
+    Attributes:
+        name, patient: batches come from one patient; splits are by patient.
+        signals: prepared segments.
+        seizures: (seizures, 2) seconds from the first sample, onset and offset.
+        seconds: length of a segment.
+    """
+
+    name: str
+    patient: str
+    signals: Signals
+    seizures: NDArray[np.float64]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        shape = np.shape(self.seizures)
+        if len(shape) != 2 or shape[1] != 2:
+            raise ValueError(f"{self.name}: seizures are (n, 2) seconds; got {shape}")
+
+
+def labels(
+    begin: NDArray[np.floating], seizures: NDArray[np.floating], *, window: int, seconds: float
+) -> NDArray[np.bool_]:
+    """Whether windows are positive: their last segment, ends included, touches a seizure (the published rule).
+
+    Args:
+        begin: first second of each window.
+        seizures: (n, 2) onset and offset in seconds, ends included.
+        window, seconds: segments of a window, and the length of one.
+    """
+    low = np.asarray(begin)[:, None] + (window - 1) * seconds
+    return np.any((low <= seizures[:, 1]) & (seizures[:, 0] <= low + seconds), axis=1)
+
+
+class Batch(NamedTuple):
+    """Windows of one patient.
+
+    Attributes:
+        x: (windows, time, channels, samples), microvolts.
+        y: 1 where the last segment touches a seizure.
+        patient: whose.
+    """
+
+    x: Float[Tensor, "windows time channels samples"]
+    y: Int[Tensor, " windows"]
+    patient: str
+
+
+@dataclass
+class Patient:
+    """The windows of one patient's recordings: (source number, start in FINE-ths of a segment)."""
+
+    sources: list[Source]
+    window: int
+    slow_down: bool = True
+    positive: NDArray[np.int64] = field(init=False)
+    negative: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found: dict[bool, list[NDArray[np.int64]]] = {True: [], False: []}
+        for number, source in enumerate(self.sources):
+            last = (source.signals.segment_count - self.window) * FINE
+            starts = np.arange(0, last + 1, FINE)
+            if self.slow_down and len(starts):
+                starts = np.unique(np.concatenate([starts, self._near(source, last)]))
+            is_positive = labels(
+                starts * (source.seconds / FINE), source.seizures, window=self.window, seconds=source.seconds
+            )
+            for kind in (True, False):
+                chosen = starts[is_positive == kind]
+                found[kind].append(np.stack([np.full_like(chosen, number), chosen], 1))
+        self.positive, self.negative = (np.concatenate(found[k]) for k in (True, False))
+
+    def _near(self, source: Source, last: int) -> NDArray[np.int64]:
+        """Starts in fine steps whose last segment lies within two windows of a seizure's ends."""
+        step, around = source.seconds / FINE, 2 * self.window * source.seconds
+        behind = (self.window - 1) * source.seconds
+        ranges = [
+            np.arange(int((on - around - behind) / step), int((off + around - behind) / step) + 1)
+            for on, off in source.seizures
+        ]
+        near = np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
+        return near[(near >= 0) & (near <= last)]
+
+    def __len__(self) -> int:
+        return len(self.positive) + len(self.negative)
+
+    def read(self, rows: NDArray[np.int64], channels: int, random: np.random.Generator | None) -> Tensor:
+        """Windows, cut to `channels` channels from a random one on (from the first without `random`)."""
+        out = []
+        for number, start in rows:
+            signals = self.sources[number].signals
+            first, shift = divmod(int(start), FINE)
+            segments = signals.segments(first, first + self.window + (shift > 0))
+            spare = segments.shape[1] - channels
+            offset = int(random.integers(spare + 1)) if random is not None and spare else 0
+            segments = segments[:, offset : offset + channels]
+            if shift:
+                samples = segments.shape[-1]
+                line = segments.transpose(1, 0, 2).reshape(channels, -1)
+                begin = shift * samples // FINE
+                line = line[:, begin : begin + self.window * samples]
+                segments = line.reshape(channels, self.window, samples).transpose(1, 0, 2)
+            out.append(torch.from_numpy(np.ascontiguousarray(segments)))
+        return torch.stack(out)
+
+    @property
+    def channels(self) -> int:
+        """The smallest number of channels of the recordings."""
+        return min(len(s.signals.names) for s in self.sources)
+
+
+class WindowData(Dataset[Batch]):
+    """Batches by number: item n is a whole batch, drawn from the seed and n.
+
+    Args:
+        sources: recordings; grouped by patient here.
+        window: segments T.
+        batch: windows.
+        balanced: half of the windows positive where the patient has any; otherwise by chance.
+        slow_down: finer steps around seizures.
+        max_channels: cut to so many, at a random contiguous place.
+        seed: of every draw.
+
+    Raises:
+        UserError: no recording is as long as a window.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        window: int,
+        batch: int,
+        balanced: bool = True,
+        slow_down: bool = True,
+        max_channels: int = 128,
+        seed: int = 0,
+    ) -> None:
+        grouped: dict[str, list[Source]] = {}
+        for source in sources:
+            if source.signals.segment_count >= window:
+                grouped.setdefault(source.patient, []).append(source)
+        if not grouped:
+            longest = max((s.signals.segment_count for s in sources), default=0)
+            raise UserError(
+                f"no recording holds a window of {window} segments (the longest has {longest})",
+                "train on longer recordings, or with a shorter --window",
+            )
+        self.patients = {name: Patient(group, window, slow_down) for name, group in sorted(grouped.items())}
+        self.batch, self.balanced, self.max_channels, self.seed = batch, balanced, max_channels, seed
+
+    def __getitem__(self, number: int) -> Batch:
+        random = np.random.default_rng([self.seed, number])
+        name = list(self.patients)[random.integers(len(self.patients))]
+        patient = self.patients[name]
+        if self.balanced and len(patient.positive) and len(patient.negative):
+            of_positive = random.random(self.batch) < 0.5
+            kinds = [patient.positive if positive else patient.negative for positive in of_positive]
+            rows = np.stack([kind[random.integers(len(kind))] for kind in kinds])
+        else:
+            every = np.concatenate([patient.negative, patient.positive])
+            rows = every[random.integers(len(every), size=self.batch)]
+        x = patient.read(rows, min(patient.channels, self.max_channels), random)
+        return Batch(x, _labels_of(patient, rows), name)
+
+
+def _labels_of(patient: Patient, rows: NDArray[np.int64]) -> Tensor:
+    found = []
+    for number, start in rows:
+        s = patient.sources[number]
+        at = np.array([start * (s.seconds / FINE)])
+        found.append(bool(labels(at, s.seizures, window=patient.window, seconds=s.seconds)[0]))
+    return torch.tensor(found, dtype=torch.long)
+
+
+class FixedWindows(Dataset[Batch]):
+    """Windows to judge on: up to `most` a patient, spread evenly over positives and over negatives; always the same ones."""
+
+    def __init__(
+        self, sources: Sequence[Source], *, window: int, batch: int, max_channels: int, most: int = 256
+    ) -> None:
+        data = WindowData(sources, window=window, batch=batch, slow_down=False, max_channels=max_channels)
+        self.items: list[tuple[str, NDArray[np.int64]]] = []
+        for name, patient in data.patients.items():
+            rows = np.concatenate([_spread(patient.positive, most // 2), _spread(patient.negative, most // 2)])
+            self.items += [(name, rows[i : i + batch]) for i in range(0, len(rows), batch)]
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, number: int) -> Batch:
+        name, rows = self.items[number]
+        patient = self.data.patients[name]
+        x = patient.read(rows, min(patient.channels, self.data.max_channels), None)
+        return Batch(x, _labels_of(patient, rows), name)
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+class BatchNumbers(Sampler[int]):
+    """The numbers of an epoch's batches; every process takes its share, and no number comes twice.
+
+    Args:
+        an_epoch: batches an epoch and process.
+        epoch: the first one.
+    """
+
+    def __init__(self, an_epoch: int, epoch: int = 0) -> None:
+        self.an_epoch, self.epoch = an_epoch, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.an_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+        first = self.epoch * self.an_epoch * world
+        return iter(range(first + rank, first + self.an_epoch * world, world))
+
+
+class WindowModule(lightning.LightningDataModule):
+    """The loaders of a run."""
+
+    def __init__(self, train: WindowData, judge: FixedWindows | None, *, batches: int, workers: int = 0) -> None:
+        super().__init__()
+        self.train, self.judge, self.batches, self.workers = train, judge, batches, workers
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.train, BatchNumbers(self.batches, first_epoch(self)))
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        return [] if self.judge is None else self._loader(self.judge, None)
+
+    def _loader(self, data: Dataset[Batch], sampler: Sampler[int] | None) -> DataLoader[Batch]:
+        return DataLoader(
+            data,
+            batch_size=None,
+            sampler=sampler,
+            num_workers=self.workers,
+            multiprocessing_context="spawn" if self.workers else None,
+            persistent_workers=self.workers > 0,
+        )

@@ -1,0 +1,160 @@
+"""Training: both objectives, AdamW and its schedule, what is measured on the patients held out."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from core_runtime import training
+from ieeg.training.data import Batch, FixedWindows, Source, WindowData, WindowModule
+from ieeg.model.lora import freeze_base
+from ieeg.model.mvpformer import MVPFormer
+from ieeg.model.objective import contrastive_logits, contrastive_loss, sample_negatives
+from ieeg.training.recipe import Recipe
+from ieeg.metrics.scores import cohen_kappa
+
+
+class MVPFormerTraining(training.Training):
+    """Loss, AdamW, a cosine after a warm-up, set every step."""
+
+    def __init__(self, model: MVPFormer, recipe: Recipe, seed: int) -> None:
+        super().__init__(model, seed)
+        self.recipe = recipe
+        weights = torch.tensor(recipe.class_weights) if recipe.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        if self.recipe.task == "pretrain":
+            loss = contrastive_loss(self._generative(batch, self.recipe.law))
+        else:
+            loss = F.cross_entropy(self.model(batch.x), batch.y, weight=self.class_weights)  # pyright: ignore[reportArgumentType]
+        self.count(train_loss=loss.item())
+        return self.finite(loss, f"patient {batch.patient}")
+
+    def _generative(self, batch: Batch, law: Any, generator: torch.Generator | None = None) -> Tensor:
+        assert isinstance(self.model, MVPFormer)
+        encoded = self.model.encode(batch.x)
+        predicted = self.model.predict_next(encoded)
+        batch_, time, channels = encoded.shape[:3]
+        negatives = sample_negatives(batch_, time, channels, self.recipe.negatives, law=law, generator=generator)
+        return contrastive_logits(predicted, encoded, negatives.to(encoded.device), temperature=self.recipe.temperature)
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        if self.recipe.task == "detect":
+            self.seen.append((self.model(batch.x).float(), batch.y))
+            return
+        logits = self._generative(batch, "uniform", torch.Generator().manual_seed(index)).float()
+        self.seen.append((logits[:, 0] - logits.logsumexp(1), logits.argmax(1) == 0))
+
+    def on_validation_epoch_end(self) -> None:
+        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))  # every process judges all
+        self.seen.clear()
+        if self.recipe.task == "pretrain":
+            self.count(val_loss=-first.mean().item(), val_accuracy=second.float().mean().item())
+        else:
+            self.count(**judged(first, second))
+
+    def configure_optimizers(self) -> Any:
+        recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
+        learning = [p for p in self.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(learning, recipe.lr, weight_decay=recipe.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / steps, recipe.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def judged(logits: Tensor, truth: Tensor) -> dict[str, float]:
+    """Window-level measures at the threshold 0.5: loss, kappa, F1, and the area under the ROC curve (NaN with one class)."""
+    from torchmetrics.functional.classification import binary_auroc
+
+    odds = logits[:, 1] - logits[:, 0]
+    found, true = odds > 0, truth.bool()
+    tp, fp, fn, tn = (int(t.sum()) for t in (found & true, found & ~true, ~found & true, ~found & ~true))
+    both = 0 < int(true.sum()) < len(true)
+    return {
+        "val_loss": F.cross_entropy(logits, truth).item(),
+        "val_kappa": cohen_kappa(tp, fp, tn, fn),
+        "val_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else float("nan"),
+        "val_auroc": float(binary_auroc(odds.sigmoid(), truth)) if both else float("nan"),
+    }
+
+
+def rate(done: float, warmup: float) -> float:
+    """The learning rate's factor after a share of all steps: linear from 0 over the warm-up, then half a cosine to 0."""
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
+
+
+def fit(
+    model: MVPFormer,
+    train: Sequence[Source],
+    validation: Sequence[Source],
+    folder: Path,
+    recipe: Recipe,
+    *,
+    window: int,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "32-true",
+    workers: int = 0,
+    show: bool = True,
+    trainer: Mapping[str, Any] | None = None,
+) -> training.Left:
+    """Trains `model` in place (it ends as the selected epoch left it), going on from ``checkpoints/last.ckpt`` where there is one.
+
+    Args:
+        model: with LoRA already where the recipe tunes it (`ieeg.model.lora.with_lora`), and the head that the task needs.
+        train, validation: recordings of different patients; validation may be empty.
+        folder: gets ``checkpoints/`` and ``metrics.csv``.
+        window: segments T.
+        trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
+
+    Raises:
+        UserError: no recording holds a window.
+        ValueError: the model's head is not the task's, or LoRA is wanted and not there.
+    """
+    if (recipe.task == "detect") != (model.config.classes > 0):
+        raise ValueError(f"a model with {model.config.classes} classes cannot be trained to {recipe.task}")
+    if recipe.task == "detect" and recipe.tune != "all":
+        if recipe.tune == "lora" and not model.config.lora_rank:
+            raise ValueError("tune = 'lora' needs a model with LoRA: with_lora(model)")
+        freeze_base(model)
+    channels = min(recipe.max_channels, model.config.channels)
+    data = WindowData(
+        train,
+        window=window,
+        batch=recipe.batch,
+        balanced=recipe.balanced and recipe.task == "detect",
+        slow_down=recipe.slow_down and recipe.task == "detect",
+        max_channels=channels,
+        seed=seed,
+    )
+    judge = FixedWindows(validation, window=window, batch=recipe.batch, max_channels=channels) if validation else None
+    score: training.Score = "epoch"
+    if judge is not None and recipe.selection == "best":
+        score = "val_kappa" if recipe.task == "detect" else _likelihood
+    return training.fit(
+        MVPFormerTraining(model, recipe, seed),
+        WindowModule(data, judge, batches=recipe.batches, workers=workers),
+        folder,
+        epochs=recipe.epochs,
+        score=score,
+        device=device,
+        precision=precision,
+        show=show,
+        trainer={
+            "accumulate_grad_batches": recipe.accumulate,
+            "gradient_clip_val": recipe.clip or None,
+            "use_distributed_sampler": False,
+            **(trainer or {}),
+        },
+    )
+
+
+def _likelihood(row: training.Row) -> float:
+    return -row["val_loss"]
