@@ -11,9 +11,9 @@ from typing import Any
 import measure
 import numpy as np
 
-from ieeg.recordings.montage import Reference
-from ieeg.recordings.prepared import Prepared, Settings
-from ieeg.recordings.recording import open_recording
+from ieeg.recordings.opening import open_recording
+from ieeg.recordings.prepared import Prepared
+from ieeg.recordings.settings import Settings
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def filtering(threads: int, rounds: int) -> list[dict[str, Any]]:
 def _filtering(path: Path, rounds: int) -> list[dict[str, Any]]:
     import mne
 
-    settings = Settings(reference=Reference.none, notch=50, max_channels=0, drop_bads=False)
+    settings = Settings(reference="none", notch=50, channels=0, keep_bads=True)
     recording = open_recording(path)
     prepared = Prepared(recording, settings)
 
@@ -109,9 +109,10 @@ def _filtering(path: Path, rounds: int) -> list[dict[str, Any]]:
     opened = f"""
 from pathlib import Path
 import scipy.fft, scipy.signal
-from ieeg.recordings.prepared import Prepared, Settings
-from ieeg.recordings.recording import open_recording
-p = Prepared(open_recording(Path({str(path)!r})), Settings(reference="none", notch=50, max_channels=0, drop_bads=False))
+from ieeg.recordings.opening import open_recording
+from ieeg.recordings.prepared import Prepared
+from ieeg.recordings.settings import Settings
+p = Prepared(open_recording(Path({str(path)!r})), Settings(reference="none", notch=50, channels=0, keep_bads=True))
 """
     loaded = f"""
 raw = mne.io.read_raw({str(path)!r}, preload=True, verbose="error")
@@ -143,20 +144,22 @@ def day(threads: int, rounds: int, hours: int = 24, channels: int = 32) -> list[
         setup = f"""
 import time, torch
 from pathlib import Path
-from ieeg.commands.detect import DetectOptions, detect, write_detection
+from ieeg.commands.detect import OutputOptions, write_detection
 from ieeg.model.mvpformer import SIZES, MVPFormer, MVPFormerConfig
 from ieeg.model.folder import LoadedModel
+from ieeg.recordings.settings import Cleaning, Montage
+from ieeg.results.detection import detect_recording
 torch.set_num_threads({threads})
 torch.manual_seed(0)
 network = MVPFormer(MVPFormerConfig(**SIZES["tiny"], classes=2)).eval()
 model = LoadedModel(network, rate=128, window=12, threshold=0.9)
-options = DetectOptions(preparing=dict(max_channels={channels}, notch=50, drop_bads=False), report=False)
+montage, cleaning = Montage(channels={channels}), Cleaning(notch=50, keep_bads=True)
 place = Path({str(place)!r})
 """
         work = f"""
 began = time.perf_counter()
-made = detect(model, Path({str(path)!r}), options)
-write_detection(made, place, options)
+made = detect_recording(model, Path({str(path)!r}), montage=montage, cleaning=cleaning, with_attention=False)
+write_detection(made, place, OutputOptions(report=False))
 (place / "seconds").write_text(str(time.perf_counter() - began))
 assert len(made.probability) == {hours * 1800} and len(made.prepared.names) == {channels or 64}
 """

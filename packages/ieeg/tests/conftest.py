@@ -1,8 +1,55 @@
+import io
+import json
 import os
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+
+
+class Called(NamedTuple):
+    """A command that was called."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        """What ``--json`` printed; status 0 is expected."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+    @property
+    def records(self) -> list:
+        """Lines of JSON; status 0 is expected."""
+        assert self.code == 0, self.err
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def call(*words) -> Called:
+    """Calls ``ieeg`` in this process."""
+    from core_runtime.cli import run
+    from core_runtime.terminal import note
+    from ieeg.cli import app
+
+    out, err = io.StringIO(), io.StringIO()
+    before = note.file
+    note.file = err
+    try:
+        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+            run(app, [str(word) for word in words])
+    finally:
+        note.file = before
+    return Called(int(end.value.code or 0), out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def ieeg():
+    """The command: ``ieeg("detect", path, "--model", model)``."""
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,6 @@
-"""Intracranial EEG: recordings to forecasts and seizure events."""
+"""When does this patient have seizures, and what will the electrodes show next? For research only, not for diagnosis."""
+
+import lazy_loader
+
+# What a notebook imports is declared in __init__.pyi and loaded when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,37 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from core_runtime.cli import run
-from ieeg.cli import app
 from ieeg.samples import SampleOptions, make_samples
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """An untrained model of 5 s segments at 512 Hz, as the published ones."""
-    from ieeg.model.folder import save
+    from ieeg.model.folder import save_model
     from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
 
     torch.manual_seed(0)
     config = MVPFormerConfig(segment=2560, width=16, layers=2, heads=4, kv_heads=2, inner=32, positions=32, classes=2)
-    return save(MVPFormer(config).eval(), tmp_path_factory.mktemp("m") / "model", window=25)
-
-
-@pytest.fixture
-def ieeg(capsys):
-    def call(*words):
-        with pytest.raises(SystemExit) as end:
-            run(app, [str(w) for w in words])
-        out = capsys.readouterr()
-        return end.value.code, out.out, out.err
-
-    return call
-
-
-def as_json(result):
-    code, out, err = result
-    assert code == 0, err
-    return json.loads(out)
+    return save_model(MVPFormer(config).eval(), tmp_path_factory.mktemp("m") / "model", window=25)
 
 
 @pytest.mark.parametrize(("name", "channels", "event"), [("sample_ecog.edf", 76, True), ("sample_seeg.edf", 88, False)])
@@ -46,13 +27,13 @@ def test_real_recordings_end_to_end(data, model, ieeg, tmp_path, name, channels,
     import mne
     import pandas
 
-    looked = as_json(ieeg("inspect", data / name, "--json", "--picture", tmp_path / "look.png"))
+    looked = ieeg("inspect", data / name, "--json", "--picture", tmp_path / "look.png").json
     assert looked["usable"]
     assert sum(c["kind"] in ("seeg", "ecog", "eeg") for c in looked["channels"]) >= channels
     assert (tmp_path / "look.png").stat().st_size > 10_000
     if event:
         assert looked["seizures"][0][0] == pytest.approx(10.23, abs=0.01)
-    made = as_json(ieeg("detect", data / name, "--model", model, "--out", tmp_path / "d", "--threshold", "0", "--json"))
+    made = ieeg("detect", data / name, "--model", model, "--out", tmp_path / "d", "--threshold", "0", "--json").json
     facts = made["detections"][0]
     assert len(facts["channels"]) == 32
     assert any("shorter than the model's window (4 of 25 segments)" in n for n in facts["notes"])
@@ -76,7 +57,7 @@ def test_real_recordings_end_to_end(data, model, ieeg, tmp_path, name, channels,
 
 
 def test_a_recording_shorter_than_a_segment(data, model, ieeg, tmp_path):
-    looked = as_json(ieeg("inspect", data / "sample_ecog_ieeg.fif", "--json"))
+    looked = ieeg("inspect", data / "sample_ecog_ieeg.fif", "--json").json
     assert not looked["usable"]
     assert "shorter than one segment" in looked["problem"]
     code, _, err = ieeg("detect", data / "sample_ecog_ieeg.fif", "--model", model, "--out", tmp_path / "d")
@@ -106,7 +87,7 @@ def test_a_folder_goes_on_where_it_was_killed(model, ieeg, tmp_path):
     assert sorted(folders) == [f"sub-0{i}_task-ltm_run-01_ieeg" for i in (1, 2, 3)]
     code, _, err = ieeg(*arguments, "--threshold", "0.9")
     assert code == 2
-    assert "other options" in err
+    assert "threshold (None, now 0.9)" in err
 
 
 def test_what_is_written_passes_the_conventions_of_bids(model, ieeg, tmp_path):
@@ -118,7 +99,7 @@ def test_what_is_written_passes_the_conventions_of_bids(model, ieeg, tmp_path):
 
     make_samples(tmp_path / "data", SampleOptions(patients=1, seconds=60))
     recording = next((tmp_path / "data").rglob("*.edf"))
-    as_json(ieeg("detect", recording, "--model", model, "--out", tmp_path / "d", "--threshold", "0", "--json"))
+    assert ieeg("detect", recording, "--model", model, "--out", tmp_path / "d", "--threshold", "0").code == 0
     stem = "sub-01_task-ltm_run-01"
     for suffix in ("tsv", "json"):
         found = tmp_path / "d" / f"{stem}_ieeg" / f"{stem}_events.{suffix}"
@@ -140,7 +121,7 @@ def test_what_is_written_passes_the_conventions_of_bids(model, ieeg, tmp_path):
 def test_evaluate_model_and_detections(model, ieeg, tmp_path):
     make_samples(tmp_path / "data", SampleOptions(patients=3, seconds=60))
     out = tmp_path / "e"
-    result = as_json(ieeg("evaluate", tmp_path / "data", "--model", model, "--out", out, "--json"))
+    result = ieeg("evaluate", tmp_path / "data", "--model", model, "--out", out, "--json").json
     assert result["subjects"] == 3
     assert (out / "evaluation.png").is_file()
     assert "not for diagnosis" in (out / "report.html").read_text()
@@ -149,19 +130,8 @@ def test_evaluate_model_and_detections(model, ieeg, tmp_path):
     perfect.mkdir()
     for path in (tmp_path / "data").rglob("*_events.tsv"):
         (perfect / path.name).write_bytes(path.read_bytes())
-    result = as_json(
-        ieeg(
-            "evaluate",
-            tmp_path / "data",
-            "--detections",
-            perfect,
-            "--against",
-            model,
-            "--out",
-            tmp_path / "e2",
-            "--json",
-        )
-    )
+    both = ("--detections", perfect, "--against", model, "--out", tmp_path / "e2")
+    result = ieeg("evaluate", tmp_path / "data", *both, "--json").json
     assert result["measures"]["event_f1"]["pooled"] == 1
     assert result["measures"]["sample_f1"]["pooled"] > 0.97
     assert "curve" not in result
@@ -183,16 +153,16 @@ def test_inputs_that_are_odd_but_usable(model, ieeg, tmp_path, write_edf):
     }
     for name, signals in cases.items():
         path = write_edf(tmp_path / f"{name}.edf", signals)
-        made = as_json(ieeg("detect", path, "--model", model, "--out", tmp_path / name, "--json", "--no-report"))
+        made = ieeg("detect", path, "--model", model, "--out", tmp_path / name, "--json", "--no-report").json
         assert len(made["detections"][0]["channels"]) == min(len(signals), 32)
     assert any("volts" in n for n in made_notes(tmp_path / "volts"))
     flat = write_edf(tmp_path / "flat.edf", {"A1": (np.zeros(5120), 256), "A2": (np.zeros(5120), 256)})
     code, _, err = ieeg("detect", flat, "--model", model, "--out", tmp_path / "flat")
     assert code == 2
     assert "no usable channel" in err
-    assert as_json(ieeg("inspect", flat, "--json"))["microvolts"] is None
+    assert ieeg("inspect", flat, "--json").json["microvolts"] is None
     kept = ("--keep-bads", "--no-report", "--json")  # a run that failed does not stand in the way of other options
-    as_json(ieeg("detect", flat, "--model", model, "--out", tmp_path / "flat", *kept))
+    assert ieeg("detect", flat, "--model", model, "--out", tmp_path / "flat", *kept).code == 0
     heart = write_edf(tmp_path / "heart.edf", {"ECG": signal(256)})
     assert ieeg("detect", heart, "--model", model, "--out", tmp_path / "heart")[0] == 2
 

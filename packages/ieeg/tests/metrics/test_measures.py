@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ieeg.metrics.measures import Judged, by_subject, calibration, compare, count, judge
-from ieeg.results.events import EventOptions
+from ieeg.results.options import EventOptions
 
 
 def recording(subject="a", found=1.0, seed=0, seizures=((300.0, 360.0), (1500.0, 1550.0))):

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ieeg.model.braindecode import BraindecodeMVPFormer
-from ieeg.model.naming import to_ours
 from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
+from ieeg.model.naming import to_ours
 
 SIZES = {"width": 32, "layers": 2, "heads": 4, "kv_heads": 2, "inner": 48}
 
@@ -70,12 +70,13 @@ def test_equals_braindecode_s_own_model_with_the_same_weights():
 
 def test_a_folder_written_for_braindecode_is_read_by_it(tmp_path):
     Theirs = type(peer())
-    from ieeg.model.folder import save
-    from ieeg.model.conversion import convert
+    from ieeg.model.conversion import convert_checkpoint
+    from ieeg.model.folder import save_model
+    from ieeg.model.layouts import ConversionOptions
 
     network = MVPFormer(MVPFormerConfig(segment=64, classes=2, **SIZES)).eval()
-    save(network, tmp_path / "ours", rate=64.0, window=13)
-    convert(tmp_path / "ours", tmp_path / "hub", to="braindecode", dim=8)
+    save_model(network, tmp_path / "ours", rate=64.0, window=13)
+    convert_checkpoint(tmp_path / "ours", tmp_path / "hub", ConversionOptions(to="braindecode", head_width=8))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = Theirs.from_pretrained(tmp_path / "hub", n_chans=3).eval()

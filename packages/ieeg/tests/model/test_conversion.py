@@ -7,10 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from core_runtime.errors import UserError
-from ieeg.model.naming import to_layout
-from ieeg.model.folder import RESEARCH_ONLY, chosen, load, save
-from ieeg.model.conversion import check, convert, get, listed
+from ieeg.commands.models import get
+from ieeg.model.conversion import check_model, convert_checkpoint
+from ieeg.model.folder import choose, load_model, save_model
+from ieeg.model.layouts import ConversionOptions
 from ieeg.model.mvpformer import build
+from ieeg.model.naming import to_layout
+from ieeg.model.published import PUBLISHED, RESEARCH_ONLY
 
 SMALL = {
     "segment": 64,
@@ -30,7 +33,7 @@ def small(**changes):
 
 
 def test_the_list_says_licence_size_gating_and_what_each_needs():
-    models = listed()["models"]
+    models = [each.facts() for each in PUBLISHED]
     assert {"name", "licence", "size", "gated", "needs"} <= models[0].keys()
     assert all("research only" in m["licence"] for m in models)
     assert {"ibm-m-swec", "mvpformer-s-swec", "mvpformer-m-swec"} <= {m["name"] for m in models}
@@ -39,22 +42,22 @@ def test_the_list_says_licence_size_gating_and_what_each_needs():
 def test_a_published_file_to_a_model_folder_and_back(tmp_path):
     model, x = small(), torch.randn(1, 5, 3, 64)
     torch.save(to_layout(model.state_dict(), "official", buffers=True), tmp_path / "s_base.pt")
-    facts = convert(tmp_path / "s_base.pt", tmp_path / "base")
+    facts = convert_checkpoint(tmp_path / "s_base.pt", tmp_path / "base")
     assert (facts["from"], facts["classes"], facts["heads"]) == ("official", 0, 2)
-    loaded = load(tmp_path / "base")
+    loaded = load_model(tmp_path / "base")
     assert torch.equal(loaded.network(x), model(x))
     assert not loaded.detects
     assert RESEARCH_ONLY in (tmp_path / "base" / "README.md").read_text()
     assert loaded.provenance is not None
     assert loaded.provenance["notice"] == RESEARCH_ONLY
-    convert(tmp_path / "base", tmp_path / "again.safetensors", to="official")
+    convert_checkpoint(tmp_path / "base", tmp_path / "again.safetensors", ConversionOptions(to="official"))
     again = load_file(tmp_path / "again.safetensors")
     first = torch.load(tmp_path / "s_base.pt", weights_only=True)
     assert again.keys() == first.keys()
     assert all(torch.equal(again[k], first[k]) for k in first)
-    assert check(tmp_path / "base")["task"] == "forecast"
+    assert check_model(tmp_path / "base")["task"] == "forecast"
     with pytest.raises(UserError, match="already there"):
-        convert(tmp_path / "s_base.pt", tmp_path / "base")
+        convert_checkpoint(tmp_path / "s_base.pt", tmp_path / "base")
 
 
 def test_a_head_file_needs_its_base(tmp_path):
@@ -67,13 +70,15 @@ def test_a_head_file_needs_its_base(tmp_path):
         tmp_path / "s_swec.safetensors",
     )
     with pytest.raises(UserError, match="--base"):
-        convert(tmp_path / "s_swec.safetensors", tmp_path / "model")
-    facts = convert(
-        tmp_path / "s_swec.safetensors", tmp_path / "model", base=tmp_path / "s_base.safetensors", merge=True
+        convert_checkpoint(tmp_path / "s_swec.safetensors", tmp_path / "model")
+    facts = convert_checkpoint(
+        tmp_path / "s_swec.safetensors",
+        tmp_path / "model",
+        ConversionOptions(base=tmp_path / "s_base.safetensors", merge=True),
     )
     assert (facts["classes"], facts["lora_rank"]) == (2, 0)
     x = torch.randn(1, 5, 3, 64)
-    torch.testing.assert_close(load(tmp_path / "model").network(x), detector(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(load_model(tmp_path / "model").network(x), detector(x), rtol=1e-4, atol=1e-5)
 
 
 def test_the_published_loader_s_quirk_sets_the_gain_to_ones(tmp_path):
@@ -81,29 +86,29 @@ def test_the_published_loader_s_quirk_sets_the_gain_to_ones(tmp_path):
     with torch.no_grad():
         model.encoder.ln.weight.mul_(2)
     torch.save(to_layout(model.state_dict(), "official"), tmp_path / "base.pt")
-    convert(tmp_path / "base.pt", tmp_path / "kept")
-    convert(tmp_path / "base.pt", tmp_path / "ones", ones_gain=True)
-    assert torch.equal(load(tmp_path / "kept").network.encoder.ln.weight, model.encoder.ln.weight)
-    assert (load(tmp_path / "ones").network.encoder.ln.weight == 1).all()
+    convert_checkpoint(tmp_path / "base.pt", tmp_path / "kept")
+    convert_checkpoint(tmp_path / "base.pt", tmp_path / "ones", ConversionOptions(ones_gain=True))
+    assert torch.equal(load_model(tmp_path / "kept").network.encoder.ln.weight, model.encoder.ln.weight)
+    assert (load_model(tmp_path / "ones").network.encoder.ln.weight == 1).all()
 
 
 def test_a_hub_folder_both_ways(tmp_path):
     detector, x = small(classes=2), torch.randn(1, 5, 3, 64)
-    save(detector, tmp_path / "ours", rate=128.0, window=5, threshold=0.7)
-    convert(tmp_path / "ours", tmp_path / "hub", to="braindecode")
+    save_model(detector, tmp_path / "ours", rate=128.0, window=5, threshold=0.7)
+    convert_checkpoint(tmp_path / "ours", tmp_path / "hub", ConversionOptions(to="braindecode"))
     described = json.loads((tmp_path / "hub" / "config.json").read_text())
     assert (described["n_times"], described["sfreq"], described["n_head_kv"]) == (320, 128.0, 1)
-    convert(tmp_path / "hub", tmp_path / "back")
-    back = load(tmp_path / "back")
+    convert_checkpoint(tmp_path / "hub", tmp_path / "back")
+    back = load_model(tmp_path / "back")
     assert torch.equal(back.network(x), detector(x))
     assert (back.rate, back.window) == (128.0, 5)
 
 
 def test_what_cannot_be_done_is_said_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no published model"):
-        get("nothing", tmp_path)
+        get("nothing", out=tmp_path)
     with pytest.raises(UserError, match="not on the hub"):
-        get("ibm-s-base", tmp_path)
+        get("ibm-s-base", out=tmp_path)
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -112,24 +117,24 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     with pytest.raises(UserError, match="cannot be reached"):
-        get("mvpformer-s-swec", tmp_path)
+        get("mvpformer-s-swec", out=tmp_path)
     (tmp_path / "noise.pt").write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=r"noise\.pt"):
-        convert(tmp_path / "noise.pt", tmp_path / "x")
+        convert_checkpoint(tmp_path / "noise.pt", tmp_path / "x")
     torch.save({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="no MVPFormer"):
-        convert(tmp_path / "other.pt", tmp_path / "x")
+        convert_checkpoint(tmp_path / "other.pt", tmp_path / "x")
     with pytest.raises(UserError, match="no folder"):
-        load(tmp_path / "absent")
+        load_model(tmp_path / "absent")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="no --model"):
-        chosen(None)
+        choose(None)
 
 
 def test_weights_that_are_damaged_are_found(tmp_path):
     model = small()
     with torch.no_grad():
         model.decoder.ln_f.weight[0] = float("nan")
-    save(model, tmp_path / "model")
+    save_model(model, tmp_path / "model")
     with pytest.raises(UserError, match="not finite"):
-        check(tmp_path / "model")
+        check_model(tmp_path / "model")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from core_attention.systems import load_strictly
-from ieeg.model.naming import config_of, head_keys, joined, layout_of, segment_of, to_layout, to_ours
 from ieeg.model.lora import freeze_base, merged, with_lora
 from ieeg.model.mvpformer import MVPFormer, build
+from ieeg.model.naming import config_of, head_keys, joined, layout_of, segment_of, to_layout, to_ours
 
 SMALL = {
     "segment": 64,

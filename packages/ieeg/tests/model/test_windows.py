@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from ieeg.model.mvpformer import build
 from ieeg.model.inference import attention, probabilities
+from ieeg.model.mvpformer import build
 from ieeg.model.windows import SlidingWindow
 
 SMALL = {

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
-from ieeg.recordings.bids import find_recordings
-from ieeg.recordings.recording import open_recording
-from ieeg.samples import SampleOptions, make_samples
+from ieeg.recordings.finding import find_recordings
+from ieeg.recordings.opening import open_recording
 from ieeg.recordings.seizures import seizures_of
+from ieeg.samples import SampleOptions, make_samples
 
 
 @pytest.fixture

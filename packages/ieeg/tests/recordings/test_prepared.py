@@ -5,11 +5,12 @@ import pytest
 from scipy import signal
 
 from core_runtime.errors import UserError
-from ieeg.recordings.prepared import Prepared, Settings, transform_lengths
+from ieeg.recordings.prepared import Prepared, transform_lengths
 from ieeg.recordings.quality import examine
 from ieeg.recordings.recording import Channel, Recording
+from ieeg.recordings.settings import Settings
 
-PLAIN = Settings(reference="none", notch=0, max_channels=0, drop_bads=False)
+PLAIN = Settings(reference="none", notch=0, channels=0, keep_bads=True)
 
 
 class Memory(Recording):
@@ -73,7 +74,7 @@ def test_resampling_keeps_a_sine(memory, rate):
 
 def test_linear_resampling_is_the_loaders(memory):
     x = brown(60, 1024)
-    settings = Settings(reference="none", notch=0, low=0, high=0, max_channels=0, drop_bads=False, resampling="linear")
+    settings = Settings(reference="none", notch=0, low=0, high=0, channels=0, keep_bads=True, resampling="linear")
     ours = Prepared(memory({"A1": (x, 1024)}), settings).read(0, 60 * 512)[0]
     np.testing.assert_allclose(ours[512:-512], x[::2][512:-512], atol=1e-2 * x.std())
 
@@ -91,7 +92,7 @@ def test_mains_hum_is_removed(memory):
     x = 30 * np.sin(2 * np.pi * 50 * t) + 10 * np.sin(2 * np.pi * 100 * t) + 20 * np.sin(2 * np.pi * 10 * t)
     recording = memory({f"A{i}": (x + np.random.default_rng(i).normal(size=len(x)), 512) for i in range(4)})
     assert examine(recording).line == 50
-    y = Prepared(recording, Settings(reference="none", drop_bads=False)).read(0, 60 * 512)[:, 5120:-5120]
+    y = Prepared(recording, Settings(reference="none", keep_bads=True)).read(0, 60 * 512)[:, 5120:-5120]
     f, power = signal.periodogram(y[0], 512)
     assert power[np.abs(f - 50) < 0.3].max() < 1e-3 * power[np.abs(f - 10) < 0.3].max()
 
@@ -115,12 +116,12 @@ def test_references(memory):
         n: (common + np.random.default_rng(i).normal(scale=5, size=len(common)), 512) for i, n in enumerate(names)
     }
     recording = memory(signals)
-    bipolar = Prepared(recording, Settings(reference="bipolar", drop_bads=False))
+    bipolar = Prepared(recording, Settings(reference="bipolar", keep_bads=True))
     assert bipolar.names == ["A1-A2", "A'1-A'2"]
-    laplacian = Prepared(recording, Settings(reference="laplacian", drop_bads=False))
+    laplacian = Prepared(recording, Settings(reference="laplacian", keep_bads=True))
     assert laplacian.names == ["A1", "A2", "A'1", "A'2"]
     for reference in ("median", "average", "bipolar", "laplacian"):
-        x = Prepared(recording, Settings(reference=reference, notch=0, drop_bads=False)).read(0, 60 * 512)
+        x = Prepared(recording, Settings(reference=reference, notch=0, keep_bads=True)).read(0, 60 * 512)
         assert x.std() < 10, reference
     with pytest.raises(UserError, match="neighbouring"):
         Prepared(memory({"LFP left": (common, 512)}), Settings(reference="bipolar"))
@@ -161,7 +162,7 @@ def test_all_channels_bad(memory):
     nothing = memory({f"A{i}": (np.full(10 * 512, np.nan if i % 2 else 0.0), 512) for i in range(4)})
     with pytest.raises(UserError, match="no usable channel"):
         Prepared(nothing)
-    x = Prepared(nothing, Settings(drop_bads=False)).segments(0, 2)
+    x = Prepared(nothing, Settings(keep_bads=True)).segments(0, 2)
     assert x.shape == (2, 4, 2560)
     assert not x.any()
 
@@ -187,7 +188,7 @@ def test_more_than_32_channels_are_chosen_by_variance_and_kurtosis(memory):
     spikes = rng.normal(size=30 * 512)
     spikes[::900] = 9000
     signals["A300"] = (spikes, 512)
-    prepared = Prepared(memory(signals), Settings(reference="none", notch=0, drop_bads=False))
+    prepared = Prepared(memory(signals), Settings(reference="none", notch=0, keep_bads=True))
     assert len(prepared.names) == 32
     assert "A300" not in prepared.names
     assert "A299" in prepared.names

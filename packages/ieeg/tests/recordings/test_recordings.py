@@ -9,7 +9,9 @@ import pytest
 
 from core_runtime.errors import UserError
 from ieeg.recordings.edf import open_edf
-from ieeg.recordings.recording import Channel, kind_by_name, open_recording, recognises
+from ieeg.recordings.formats import kind_of
+from ieeg.recordings.opening import open_recording
+from ieeg.recordings.recording import Channel, kind_by_name
 
 RNG = np.random.default_rng(0)
 
@@ -197,7 +199,7 @@ def test_swec(tmp_path):
         file["data/seizures"] = np.array([(1.5, 3.0)], dtype=[("onsets", "f8"), ("offsets", "f8")])
         file.attrs["sampling_rate"] = 512
     recording = open_recording(path)
-    assert recognises(path) == "SWEC iEEG recording"
+    assert kind_of(path) == "SWEC iEEG recording"
     assert [(e.onset, e.duration, e.label) for e in recording.events] == [(1.5, 1.5, "sz")]
     np.testing.assert_array_equal(recording.read([3, 0], 900, 1200), values[[3, 0], 900:1200])
     total = tmp_path / "ID01_total.h5"
@@ -271,7 +273,7 @@ def test_files_that_are_none(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=says):
             open_recording(tmp_path / name)
-        assert recognises(tmp_path / name) is None or name.endswith((".vhdr", ".fif", ".set"))
+        assert kind_of(tmp_path / name) is None or name.endswith((".vhdr", ".fif", ".set"))
     with pytest.raises(UserError, match="no such file"):
         open_recording(tmp_path / "absent.edf")
     with pytest.raises(ValueError, match="outside"):
@@ -326,7 +328,7 @@ def test_persyst(tmp_path):
     np.testing.assert_allclose(recording.read([1, 0], 10, 700), values[[1, 0], 10:700] * 0.25, rtol=1e-5, atol=1e-3)
     assert [(e.onset, e.duration, e.label) for e in recording.events] == [(2.5, 1.5, "seizure")]
     assert recording.start == datetime(2024, 2, 1, 23, 59, 50)
-    assert recognises(tmp_path / "a.lay") is not None
+    assert kind_of(tmp_path / "a.lay") is not None
     (tmp_path / "a.dat").unlink()
     with pytest.raises(UserError, match="cannot be read"):
         open_recording(tmp_path / "a.lay")
@@ -385,7 +387,7 @@ def test_nihon_kohden(tmp_path):
     (tmp_path / "a.EEG").write_bytes(bytes(raw) + samples.astype("<u2").tobytes())
     electrodes = "".join(f"{number:04}={name}\n" for number, name in names.items())
     (tmp_path / "a.21E").write_text("[ELECTRODE]\n" + electrodes)
-    assert recognises(tmp_path / "a.EEG") == "Nihon Kohden recording"
+    assert kind_of(tmp_path / "a.EEG") == "Nihon Kohden recording"
     recording = open_recording(tmp_path / "a.EEG")
     assert [(c.name, c.neural) for c in recording.channels] == [
         ("A1", True),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
-from ieeg.recordings.recording import Event, open_recording
+from ieeg.recordings.opening import open_recording
+from ieeg.recordings.recording import Event
 from ieeg.recordings.seizures import chbmit, from_annotations, seizures_of, siena, tsv, tuh
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from ieeg.results.events import SeizureEvent, smoothed, to_events
 from ieeg.results.files import COLUMNS, annotations, events_sidecar, events_table, write_edf, write_trace
-from ieeg.results.events import EventOptions, SeizureEvent, smoothed, to_events
+from ieeg.results.options import EventOptions
 
 P = np.array([0.1, 0.4, 0.9, 0.4, 0.1, 0.4, 0.1, 0.6, 0.1, 0.7], np.float32)
 

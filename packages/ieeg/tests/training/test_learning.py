@@ -8,14 +8,15 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
-from ieeg.training.data import FINE, BatchNumbers, FixedWindows, Patient, Source, Stored, WindowData, labels, store
-from ieeg.model.forecast import draw, forecast, waveforms
-from ieeg.recordings.copies import Signature, copies, refuse_copies, refuse_leaks, seen_in_training, signature_of
+from ieeg.model.forecast import forecast_segments, waveforms
 from ieeg.model.lora import with_lora
 from ieeg.model.mvpformer import build
-from ieeg.training.recipe import Recipe, recipe_for
-from ieeg.model.stream import Alarms, AlarmState, stream
+from ieeg.model.stream import Alarms, AlarmState, follow_signals
+from ieeg.recordings.copies import Signature, copies, refuse_copies, refuse_leaks, seen_in_training, signature_of
+from ieeg.reports.forecast import draw_forecast
+from ieeg.training.data import FINE, BatchNumbers, FixedWindows, Patient, Source, Stored, WindowData, labels, store
 from ieeg.training.module import fit, rate
+from ieeg.training.recipe import Recipe
 
 SMALL = {
     "segment": 64,
@@ -133,7 +134,7 @@ def test_copies_are_found_by_content_and_refused():
 
 def test_parts_of_a_recording_are_found_whatever_their_ends_order_and_format(tmp_path, write_edf):
     from ieeg.recordings.copies import KEPT, signature
-    from ieeg.recordings.recording import open_recording
+    from ieeg.recordings.opening import open_recording
 
     rng = np.random.default_rng(3)
     x = 30 * np.cumsum(rng.normal(size=(4, 300 * 128)), 1) / 100 + rng.normal(scale=10, size=(4, 300 * 128))
@@ -169,12 +170,14 @@ def test_the_rate_rises_and_falls():
 
 
 def test_recipes_by_model_and_their_limits():
-    assert recipe_for("tiny", lr=None).tune == "all"
-    assert recipe_for("a/model").tune == "lora"
-    assert recipe_for("tiny", lr=1e-5).lr == 1e-5
-    for wrong in ({"epochs": 0}, {"lr": 0.0}, {"warmup": 1.0}, {"selection": "never"}):
-        with pytest.raises(UserError):
-            recipe_for("s", **wrong)
+    assert Recipe().suited_to("tiny").tune == "all"
+    assert Recipe().suited_to("a/model").tune == "lora"
+    assert Recipe(lr=1e-5).suited_to("tiny").lr == 1e-5
+    assert Recipe(epochs=20).suited_to("tiny").epochs == 20
+    assert Recipe().suited_to().lr == 1e-4
+    for wrong in ({"epochs": 0}, {"lr": 0.0}, {"warmup": 1.0}, {"selection": "never"}, {"class_weights": (1.0, 0.0)}):
+        with pytest.raises(UserError, match="--" + next(iter(wrong)).replace("_", "-")):
+            Recipe(**wrong)
 
 
 QUICK = {"epochs": 2, "batches": 3, "batch": 4, "tune": "all", "lr": 1e-2, "dropout": 0.0}
@@ -243,23 +246,23 @@ def test_waveforms_have_the_embedding_they_were_made_from():
 
 def test_forecasts_are_measured_against_the_truth():
     model, signals = small().eval(), InMemory()
-    made = forecast(model, signals, steps=2, window=6)
+    made = forecast_segments(model, signals, steps=2, window=6)
     assert (made.first, made.predicted.shape, made.truth.shape) == (38, (2, 3, 64), (2, 3, 64))
     assert made.similarity.shape == made.persistence.shape == (2, 3)
     np.testing.assert_allclose(made.predicted.std(-1), np.tile(made.context.std(-1), (2, 1)), rtol=1e-3)
     expected = model.predict_next(model.encode(torch.from_numpy(signals.data[32:38])[None]), last=True)[0, 0]
     truth = model.encode(torch.from_numpy(signals.data[38]))
     np.testing.assert_allclose(made.similarity[0], torch.cosine_similarity(expected, truth, dim=-1).detach(), atol=1e-4)
-    beyond = forecast(model, signals, first=40, steps=1, window=6)
+    beyond = forecast_segments(model, signals, first=40, steps=1, window=6)
     assert len(beyond.truth) == 0
-    early = forecast(model, signals, first=2, window=6)
+    early = forecast_segments(model, signals, first=2, window=6)
     assert early.padded == 4
     for each in (made, beyond):
-        draw(each, 64.0)
+        draw_forecast(each, 64.0)
     with pytest.raises(UserError, match="cannot be forecast"):
-        forecast(model, signals, first=0)
+        forecast_segments(model, signals, first=0)
     with pytest.raises(UserError, match="forecasts nothing"):
-        forecast(small(classes=2), signals)
+        forecast_segments(small(classes=2), signals)
 
 
 def test_alarms_have_hysteresis_and_confirmation():
@@ -283,9 +286,9 @@ def test_a_growing_recording_gives_the_records_of_the_grown_one():
         return part
 
     options = {"seconds": 1.0, "window": 6, "alarms": Alarms(0.5, 0.45), "every_segment": True}
-    expected = list(stream(model, lambda: whole, **options))
+    expected = list(follow_signals(model, lambda: whole, **options))
     began = time.monotonic()
-    found = list(stream(model, reopen, follow=True, poll=0.001, patience=0.1, **options))
+    found = list(follow_signals(model, reopen, follow=True, poll=0.001, patience=0.1, **options))
     assert time.monotonic() - began < 10
     assert found == expected
     assert {r["type"] for r in found} == {"segment", "alarm"}
@@ -295,6 +298,6 @@ def test_a_growing_recording_gives_the_records_of_the_grown_one():
     last_on = max((r["onset"] for r in expected if r.get("state") == "on" and r["onset"] < 20), default=None)
     off = [r["offset"] for r in expected if r.get("state") == "off" and r["onset"] == last_on]
     running = None if last_on is None or (off and off[0] < 20) else int(last_on)
-    resumed = list(stream(model, lambda: whole, first=20, running_since=running, **options))
+    resumed = list(follow_signals(model, lambda: whole, first=20, running_since=running, **options))
     tail = [r for r in expected if r.get("index", -1) >= 20 or (r["type"] == "alarm" and r.get("said_at", 99) > 20)]
     assert resumed == tail

@@ -1,72 +1,81 @@
-"""Simulated patients → the tiny model → seizures of patients it has not seen, beside a power threshold → report.html."""
+"""``ieeg demo``: simulated patients → the tiny model → seizures of patients it has not seen, beside a power threshold → report.html."""
 
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core_runtime.cli import note
+from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.report import Report
-from core_runtime.suite import DemoResult
-from ieeg.metrics.baseline import as_probability, best_threshold, power_trace
-from ieeg.recordings.bids import find_recordings
-from ieeg.commands.detect import Detection, DetectOptions, detect
-from ieeg.metrics.measures import Judged, judge
-from ieeg.reports.figures import draw_attention, draw_importance, draw_probability, draw_traces
-from ieeg.commands.evaluate import WORDS
-from ieeg.model.folder import RESEARCH_ONLY, load
-from ieeg.results.events import EventOptions, to_events
-from ieeg.recordings.prepared import Prepared
-from ieeg.training.recipe import recipe_for
-from ieeg.recordings.recording import open_recording
-from ieeg.commands.train import settings_of, train
-from ieeg.samples import SampleOptions, make_samples
-from ieeg.recordings.seizures import seizures_of
+from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.terminal import note
+from ieeg.commands.detect import write_detection
+from ieeg.commands.train import train
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.results.evaluation import MEASURES
+from ieeg.results.options import EventOptions
+from ieeg.training.recipe import CohortOptions, Recipe
+
+if TYPE_CHECKING:
+    from ieeg.metrics.measures import Judged
+    from ieeg.model.folder import LoadedModel
+    from ieeg.recordings.finding import RecordingFile
+    from ieeg.recordings.prepared import Prepared
+    from ieeg.results.detection import Detection
 
 LEARNED, UNSEEN = 5, 2  # patients
 SHOWN = ("event_f1", "event_sensitivity", "event_false_per_hour", "sample_f1", "window_kappa", "latency")
-RULES: dict[str, Any] = {"min_duration": 6.0, "merge_gap": 10.0}
+RULES = EventOptions(min_duration=6.0, merge_gap=10.0)
 
 
-def run_demo(out: Path, full: bool, *, seed: int = 0, overwrite: bool = False) -> DemoResult:
-    """Everything from simulated files to a report.
+def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwrite = False) -> DemoResult:
+    """Simulates patients, trains the tiny model, and finds the seizures of patients it has not seen, beside a power threshold.
 
-    Raises:
-        UserError: `out` holds a demo already and `overwrite` is off.
+    Example: ieeg demo /tmp/demo
+
+    Args:
+        out: folder for everything that is made.
     """
+    from core_runtime.report import Report
+    from ieeg.metrics.baseline import as_probability, best_threshold, power_trace
+    from ieeg.metrics.measures import judge
+    from ieeg.model.folder import load_model
+    from ieeg.recordings.finding import find_recordings
+    from ieeg.results.detection import detect_recording
+    from ieeg.samples import SampleOptions, make_samples
+
     if (out / "report.html").exists() and not overwrite:
         raise UserError(f"{out} already holds a demo", "--overwrite replaces it, another folder keeps both")
-    for name in ("detections",):
-        shutil.rmtree(out / name, ignore_errors=True)
+    shutil.rmtree(out / "detections", ignore_errors=True)
     seconds = 1200 if full else 420
     note.print(f"Simulating {LEARNED + UNSEEN} patients")
     make_samples(out / "learned", SampleOptions(LEARNED, 1, seconds, seed), overwrite=True)
     unseen = make_samples(out / "unseen", SampleOptions(UNSEEN, 1, seconds, seed, first=LEARNED + 1), overwrite=True)
-    recipe = recipe_for("tiny", epochs=12 if full else 4, batches=75)
-    made = train([out / "learned"], out / "run", model="tiny", recipe=recipe, seed=seed, overwrite=True, validation=0.2)
-    model = load(made.model)
-    settings = settings_of(model)
-    rules = EventOptions(**{"threshold": model.threshold, **RULES})
-    options = DetectOptions(RULES)
-    found = [detect(model, path, options) for path in unseen]
-    ours = judge([_judged(d) for d in found], rules, seed=seed)
-    truth = [_truth(f.path, settings, f.patient) for f in find_recordings(out / "learned")]
-    half = EventOptions(**RULES)
-    threshold = best_threshold([j for j, _ in truth], [power_trace(p) for _, p in truth], half)
-    plain_traces = [as_probability(power_trace(d.prepared), threshold) for d in found]
-    plain_judged = [replace(_judged(d), probability=p) for d, p in zip(found, plain_traces, strict=True)]
-    plain = judge(plain_judged, half, seed=seed)
-    rows = [(WORDS[m], ours["measures"][m]["pooled"], plain["measures"][m]["pooled"]) for m in SHOWN]
-    f1, other = (r["measures"]["event_f1"]["pooled"] for r in (ours, plain))
-    headline = (
-        f"Seizures of {UNSEEN} patients it has not seen: event F1 {f1:.2f}, sample F1 {ours['measures']['sample_f1']['pooled']:.2f} "
-        f"(a power threshold: {other:.2f}, {plain['measures']['sample_f1']['pooled']:.2f})."
+    trained = train(
+        [out / "learned"],
+        model="tiny",
+        recipe=Recipe(epochs=12 if full else 4, batches=75),
+        cohort=CohortOptions(validation="0.2"),
+        run=RunOptions(out=out / "run", device="cpu", seed=seed, overwrite=True),
     )
+    model = load_model(trained.model)
+    detections = [detect_recording(model, path, events=RULES) for path in unseen]
+    ours = judge([_judged(each) for each in detections], RULES.for_model(model.threshold), seed=seed)
+    # The power threshold is chosen on the patients that the model learned from.
+    truths = [_truth(model, file) for file in find_recordings(out / "learned")]
+    traces = [power_trace(prepared) for _, prepared in truths]
+    threshold = best_threshold([judged for judged, _ in truths], traces, RULES)
+    power_probabilities = [as_probability(power_trace(each.prepared), threshold) for each in detections]
+    judged_by_power = []
+    for detection, probability in zip(detections, power_probabilities, strict=True):
+        judged_by_power.append(replace(_judged(detection), probability=probability))
+    power = judge(judged_by_power, RULES, seed=seed)
+    headline = _headline(ours["measures"], power["measures"])
     columns = ["measure", "MVPFormer, tiny", f"power threshold ({threshold:g} σ)"]
-    pictures = _pictures(found[0], plain_traces[0], half)
+    rows = [(MEASURES[name], *(r["measures"][name]["pooled"] for r in (ours, power))) for name in SHOWN]
+    pictures = _pictures(detections[0], power_probabilities[0])
     page = Report("ieeg demo", lead=headline).warning(RESEARCH_ONLY)
     page.text(
         f"{LEARNED} simulated patients to learn from, {UNSEEN} others to judge on, {seconds // 60} minutes each: 8 to 16 channels at 256 to 1024 Hz, "
@@ -76,70 +85,89 @@ def run_demo(out: Path, full: bool, *, seed: int = 0, overwrite: bool = False) -
     page.table(columns, rows, caption="Pooled over the unseen patients.")
     for picture, caption in pictures:
         page.picture(picture, caption)
-    for path, detection in zip(unseen, found, strict=True):
-        _write(detection, out / "detections" / path.name.split(".")[0], options)
-    page.heading("Next").command(
-        "ieeg inspect YOUR.edf", f"ieeg detect YOUR.edf --model {json.dumps(str(made.model))} --out detections"
+    for path, detection in zip(unseen, detections, strict=True):
+        folder = out / "detections" / path.name.split(".")[0]
+        folder.mkdir(parents=True)
+        write_detection(detection, folder)
+    name = json.dumps(str(trained.model))
+    page.heading("Next").command("ieeg inspect YOUR.edf", f"ieeg detect YOUR.edf --model {name} --out detections")
+    metrics = {}
+    for detector, result in (("model", ours), ("power", power)):
+        for measure in SHOWN:
+            metrics[f"{detector}_{measure}"] = float(result["measures"][measure]["pooled"])
+    return DemoResult(headline, page.write(out / "report.html"), pictures[:2], columns, rows, metrics)
+
+
+def _headline(ours: dict[str, Any], power: dict[str, Any]) -> str:
+    def pooled(measures: dict[str, Any], name: str) -> str:
+        return f"{measures[name]['pooled']:.2f}"
+
+    return (
+        f"Seizures of {UNSEEN} patients it has not seen: event F1 {pooled(ours, 'event_f1')}, "
+        f"sample F1 {pooled(ours, 'sample_f1')} "
+        f"(a power threshold: {pooled(power, 'event_f1')}, {pooled(power, 'sample_f1')})."
     )
-    metrics = {
-        f"{name}_{m}": r["measures"][m]["pooled"] for name, r in (("model", ours), ("power", plain)) for m in SHOWN
-    }
-    report = page.write(out / "report.html")
-    return DemoResult(headline, report, pictures[:2], columns, rows, {k: float(v) for k, v in metrics.items()})
 
 
-def _write(detection: Detection, folder: Path, options: DetectOptions) -> None:
-    from ieeg.commands.detect import write_detection
+def _judged(detection: "Detection") -> "Judged":
+    from ieeg.metrics.measures import Judged
 
-    folder.mkdir(parents=True, exist_ok=True)
-    write_detection(detection, folder, options)
-
-
-def _judged(d: Detection) -> Judged:
-    recording = d.prepared.recording
+    recording = detection.prepared.recording
     return Judged(
-        recording.name.split("_")[0], recording.name, recording.duration, d.seconds, d.marked.events, d.probability
+        recording.name.split("_")[0],
+        recording.name,
+        recording.duration,
+        detection.seconds,
+        detection.marked.events,
+        detection.probability,
     )
 
 
-def _truth(path: Path, settings: Any, patient: str) -> tuple[Judged, Prepared]:
-    recording = open_recording(path)
-    prepared = Prepared(recording, settings)
+def _truth(model: "LoadedModel", file: "RecordingFile") -> tuple["Judged", "Prepared"]:
+    """A recording with its marked seizures, and as the model wants it."""
+    from ieeg.metrics.measures import Judged
+    from ieeg.recordings.opening import open_recording
+    from ieeg.recordings.prepared import Prepared
+    from ieeg.recordings.seizures import seizures_of
+
+    recording = open_recording(file.path)
     marked = seizures_of(recording).events
-    return Judged(patient, recording.name, recording.duration, settings.segment, marked), prepared
+    judged = Judged(file.patient, recording.name, recording.duration, model.segment_seconds, marked)
+    return judged, Prepared(recording, model.settings)
 
 
-def _pictures(d: Detection, plain: Any, half: EventOptions) -> Sequence[tuple[Any, str]]:
-    """Probability of the model and of the baseline, traces, channels and attention of the first unseen patient."""
-    name, marked = d.prepared.recording.name, d.marked.events
-    made = [
+def _pictures(detection: "Detection", power: Any) -> Sequence[tuple[Any, str]]:
+    """Probability of the model and of the power threshold, traces, channels and attention of the first unseen patient."""
+    from ieeg.reports.figures import draw_attention, draw_importance, draw_probability, draw_traces
+    from ieeg.results.events import to_events
+
+    name, marked, seconds = detection.prepared.recording.name, detection.marked.events, detection.seconds
+    names = detection.prepared.names
+    pictures = [
         (
-            draw_probability(d.probability, d.seconds, d.options.threshold, d.events, marked),
+            draw_probability(detection.probability, seconds, detection.options.upper, detection.events, marked),
             f"{name}: MVPFormer. Blue: found; red: marked.",
         ),
         (
-            draw_probability(plain, d.seconds, 0.5, to_events(plain, d.seconds, half), marked),
+            draw_probability(power, seconds, 0.5, to_events(power, seconds, RULES), marked),
             f"{name}: power above the recording's usual.",
         ),
     ]
-    if d.events:
-        event = max(d.events, key=lambda e: e.confidence)
-        a, b = int(event.onset / d.seconds), max(int(event.onset / d.seconds) + 1, int(event.offset / d.seconds))
-        importance = d.evidence[a:b].mean(0)
-        rate = d.prepared.settings.rate
-        begin, end = max(0, int((event.onset - 10) * rate)), min(d.prepared.samples, int((event.onset + 30) * rate))
+    if detection.events:
+        event = max(detection.events, key=lambda event: event.confidence)
+        first = int(event.onset / seconds)
+        last = max(first + 1, int(event.offset / seconds))
+        importance = detection.evidence[first:last].mean(0)
+        rate = detection.prepared.settings.rate
+        begin = max(0, int((event.onset - 10) * rate))
+        end = min(detection.prepared.samples, int((event.onset + 30) * rate))
         low, high = float(importance.min()), float(importance.max())
         shade = (importance - low) / (high - low + 1e-9)
-        x = d.prepared.read(begin, end)
-        made.append(
-            (
-                draw_traces(x, rate, d.prepared.names, start=begin / rate, seizures=marked, shade=shade),
-                "The surest event; darker: more evidence.",
-            )
-        )
-        made.append((draw_importance(importance, d.prepared.names), "Each channel's evidence in it."))
-    if d.map is not None:
-        made.append(
-            (draw_attention(d.map, d.prepared.names, d.seconds, d.at), "Where the model looked in its surest segment.")
-        )
-    return made
+        signal = detection.prepared.read(begin, end)
+        traces = draw_traces(signal, rate, names, start=begin / rate, seizures=marked, shade=shade)
+        pictures.append((traces, "The surest event; darker: more evidence."))
+        pictures.append((draw_importance(importance, names), "Each channel's evidence in it."))
+    if detection.map is not None:
+        attention = draw_attention(detection.map, names, seconds, detection.at)
+        pictures.append((attention, "Where the model looked in its surest segment."))
+    return pictures

@@ -1,92 +1,218 @@
-"""The job `evaluate`: recordings with marked seizures, and a model or detections of any tool, to measures, table, picture and report."""
+"""``ieeg evaluate``: recordings with marked seizures, and a model or detections of any tool, to measures, table, picture and report."""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from core_runtime.bulk import Outcome
-from core_runtime.cli import note
+from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.folders import write_text, writing
-from core_runtime.report import Report
-from ieeg.recordings.bids import Found, find_recordings
-from ieeg.commands.detect import DetectOptions, detect_all
-from ieeg.metrics.measures import Judged, by_subject, compare, judge
-from ieeg.model.folder import RESEARCH_ONLY, chosen
-from ieeg.results.events import EventOptions
-from ieeg.recordings.recording import open_recording
-from ieeg.metrics.scores import events_array
-from ieeg.recordings.seizures import seizures_of, tsv
+from core_runtime.options import Device, Model, Out, Overwrite, Seed, Threads, Workers, resolve_device
+from core_runtime.terminal import note, warn
+from ieeg.commands.detect import OutputOptions, detect_files
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.recordings.finding import RecordingFile, find_recordings
+from ieeg.recordings.settings import Cleaning, Montage
+from ieeg.results.evaluation import measure_rows, unfair
+from ieeg.results.options import EventOptions
 
-WORDS = {
-    "window_kappa": "window: Cohen's kappa",
-    "window_f1": "window: F1",
-    "sample_sensitivity": "sample: sensitivity",
-    "sample_precision": "sample: precision",
-    "sample_f1": "sample: F1",
-    "sample_false_per_day": "sample: false positives a day",
-    "event_sensitivity": "event: sensitivity",
-    "event_precision": "event: precision",
-    "event_f1": "event: F1",
-    "event_false_per_day": "event: false alarms a day",
-    "event_false_per_hour": "event: false alarms an hour",
-    "latency": "latency, s (median of found seizures)",
-    "time_in_warning": "share of time in warning",
-}
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ieeg.metrics.measures import Judged
+
+
+@dataclass(frozen=True)
+class Evaluation(Outcome):
+    """How good a detector is.
+
+    Attributes:
+        result: the measures as in metrics.json; `seen_in_training` names the recordings that the model was trained on, or whose patients it
+            knows (None: detections of a tool whose training is unknown).
+        report: the page.
+    """
+
+    result: Mapping[str, Any]
+    report: Path
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.result, "report": str(self.report)}
+
+    def lines(self) -> Iterable[str]:
+        result = self.result
+        if warning := unfair(result):
+            note.print(warning, style="bold red", markup=False, soft_wrap=True)
+        recordings = f"{result['recordings']} recordings of {result['subjects']} subjects"
+        yield f"{recordings}, {result['seizures']} seizures, {result['hours']:.1f} h"
+        yield f"{'':38} {'mean':>10} {'95 %':>18} {'pooled':>10} {'95 %':>18}"
+        for words, mean, interval, pooled, pooled_interval in measure_rows(result):
+            yield f"{words:38} {mean:>10} {interval:>18} {pooled:>10} {pooled_interval:>18}"
+        for name, measure in result.get("against", {}).get("measures", {}).items():
+            test = f"p = {measure['p']:.3f} ({measure['subjects']} subjects)"
+            yield f"against the second: {name} differs by {measure['difference']:+.3f}, {test}"
+        for name, why in result["left_out"].items():
+            warn(f"left out: {name}: {why}")
+        yield RESEARCH_ONLY
+        yield f"Report: {self.report}"
 
 
 @dataclass(frozen=True)
 class Truth:
     """A recording and its marked seizures."""
 
-    found: Found
+    file: RecordingFile
     duration: float
-    seizures: NDArray[np.float64]
+    seizures: "np.ndarray"
 
 
-def truths(path: Path) -> tuple[list[Truth], dict[str, str]]:
+@dataclass(frozen=True)
+class Detector:
+    """What is judged, and how: a model, or a folder of detections.
+
+    Attributes:
+        model: a model folder, or None.
+        detections: a folder of detections, or None.
+        out: folder for the model's detections.
+        how: further arguments of `detect_files`.
+    """
+
+    model: str | None
+    detections: Path | None
+    out: Path
+    events: EventOptions
+    montage: Montage
+    cleaning: Cleaning
+    device: str
+    workers: int
+    threads: int | None
+    overwrite: bool
+
+
+def evaluate(
+    recordings: Path,
+    /,
+    *,
+    model: Model = None,
+    detections: Path | None = None,
+    against: str | None = None,
+    out: Out = Path("evaluation"),
+    events: EventOptions = EventOptions(),
+    montage: Montage = Montage(),
+    cleaning: Cleaning = Cleaning(),
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> Evaluation:
+    """Judges a detector by windows, samples and events (as SzCORE), per subject and pooled. For research only, not for diagnosis.
+
+    Example: ieeg evaluate data --model run/model --out evaluation
+
+    Args:
+        recordings: recordings with marked seizures: a recording, a folder of recordings, or a BIDS data set.
+        detections: judge these instead: a folder of 'ieeg detect', or of events.tsv files.
+        against: second detector for a paired test: a model folder, or a folder of detections.
+    """
+    from ieeg.metrics.measures import by_subject, compare, judge
+
+    if (out / "metrics.json").exists() and not overwrite:
+        raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
+    truths, left_out = find_truths(recordings)
+
+    def detector(model: str | None, detections: Path | None, folder: str) -> Detector:
+        where = resolve_device(device)
+        return Detector(model, detections, out / folder, events, montage, cleaning, where, workers, threads, overwrite)
+
+    judged, failed, rules = _judged(truths, detector(model, detections, "detections"))
+    result = judge(judged, rules, seed=seed)
+    result["left_out"] = left_out | failed
+    result["seen_in_training"] = None
+    if detections is None:
+        result["seen_in_training"] = _seen([each.name for each in judged], out / "detections")
+    if against is not None:
+        second = detector(against, None, "detections-second")
+        if _is_detections(Path(against)):
+            second = detector(None, Path(against), "")
+        others, _, second_rules = _judged(truths, second)
+        shared = {each.name for each in judged} & {each.name for each in others}
+        first_counts = by_subject([each for each in judged if each.name in shared], rules)
+        second_counts = by_subject([each for each in others if each.name in shared], second_rules)
+        result["against"] = {"detector": against, "measures": compare(first_counts, second_counts, seed=seed)}
+    result["notice"] = RESEARCH_ONLY
+    _write(result, out)
+    return Evaluation(result, out / "report.html")
+
+
+def find_truths(path: Path) -> tuple[list[Truth], dict[str, str]]:
     """The recordings of a folder whose seizures are known, and why others are left out.
 
     Raises:
         UserError: none.
     """
-    known, left = [], {}
-    for found in find_recordings(path):
+    from ieeg.recordings.opening import open_recording
+    from ieeg.recordings.seizures import seizures_of
+
+    truths, left_out = [], {}
+    for file in find_recordings(path):
         try:
-            recording = open_recording(found.path)
+            recording = open_recording(file.path)
             marked = seizures_of(recording)
         except UserError as error:
-            left[found.name] = error.message
+            left_out[file.name] = error.message
             continue
         if marked.known:
-            known.append(Truth(found, recording.duration, marked.events))
+            truths.append(Truth(file, recording.duration, marked.events))
         else:
-            left[found.name] = "nothing says whether it has seizures"
-    if not known:
+            left_out[file.name] = "nothing says whether it has seizures"
+    if not truths:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:2])
         raise UserError(
-            f"{path} holds no recording with marked seizures: "
-            + "; ".join(f"{k}: {v}" for k, v in list(left.items())[:2]),
+            f"{path} holds no recording with marked seizures: {reasons}",
             "events.tsv, EDF+ annotations, or a table of CHB-MIT, Siena, TUH or SzCORE beside the recording says where they are",
         )
-    return known, left
+    return truths, left_out
 
 
-def by_model(
-    known: Sequence[Truth], model: str, out: Path, options: DetectOptions, **how: Any
-) -> tuple[list[Judged], list[Outcome]]:
-    """What a model says of the recordings; kept in `out`, so that a killed evaluation goes on."""
-    outcomes = detect_all([t.found for t in known], model, out, options, **how)
-    done = [t for t, o in zip(known, outcomes, strict=True) if o.ok]
-    return [_read(t, out) for t in done], [o for o in outcomes if not o.ok]
+def _judged(truths: Sequence[Truth], detector: Detector) -> tuple[list["Judged"], dict[str, str], EventOptions]:
+    """What a detector says of the recordings, those that failed and why, and the options with the threshold used.
+
+    A model's detections are kept in its folder, so that a killed evaluation goes on.
+    """
+    if detector.detections is not None:
+        return judged_detections(truths, detector.detections), {}, detector.events
+    from ieeg.model.folder import choose, load_model
+
+    loaded = load_model(choose(detector.model), device=detector.device)
+    attempts = detect_files(
+        [truth.file for truth in truths],
+        detector.model,
+        detector.out,
+        events=detector.events,
+        montage=detector.montage,
+        cleaning=detector.cleaning,
+        output=OutputOptions(report=False),
+        device=detector.device,
+        workers=detector.workers,
+        threads=detector.threads,
+        overwrite=detector.overwrite,
+    )
+    judged, failed = [], {}
+    for truth, attempt in zip(truths, attempts, strict=True):
+        if attempt.ok:
+            judged.append(_read(truth, detector.out))
+        else:
+            failed[attempt.name] = attempt.message
+            warn(f"failed: {attempt.name}: {attempt.message}")
+    if not judged:
+        name, message = next(iter(failed.items()))
+        raise UserError(f"nothing could be judged: {name}: {message}")
+    return judged, failed, detector.events.for_model(loaded.threshold)
 
 
-def by_detections(known: Sequence[Truth], folder: Path) -> list[Judged]:
+def judged_detections(truths: Sequence[Truth], folder: Path) -> list["Judged"]:
     """Detections of `ieeg detect` or of any tool that writes BIDS events.tsv with SzCORE's columns, found by the recordings' names.
 
     Raises:
@@ -96,192 +222,79 @@ def by_detections(known: Sequence[Truth], folder: Path) -> list[Judged]:
         raise UserError(
             f"no such folder: {folder}", "give the folder that 'ieeg detect' wrote, or one of events.tsv files"
         )
-    return [_read(t, folder) for t in known]
+    return [_read(truth, folder) for truth in truths]
 
 
-def _read(truth: Truth, folder: Path) -> Judged:
-    name = truth.found.name
-    stem = truth.found.path.name.split(".")[0].removesuffix("_ieeg").removesuffix("_eeg")
-    table = next(
-        (
-            p
-            for p in (folder / name / f"{stem}_events.tsv", folder / f"{stem}_events.tsv", folder / f"{name}.tsv")
-            if p.is_file()
-        ),
-        None,
-    ) or next(iter(sorted(folder.rglob(f"{stem}_events.tsv"))), None)
-    if table is None:
-        raise UserError(f"{folder} holds no detections of {name}", f"looked for {stem}_events.tsv at any depth")
-    probability, seconds, events = None, 5.0, None
-    trace = next(
-        (p for p in (table.with_name(f"{stem}_probability{s}") for s in (".tsv", ".parquet")) if p.is_file()), None
-    )
-    if trace is not None:
-        import pandas
+def _read(truth: Truth, folder: Path) -> "Judged":
+    """The detections of one recording: its probability trace where there is one, else its events."""
+    from ieeg.metrics.measures import Judged
+    from ieeg.metrics.scores import events_array
+    from ieeg.recordings.seizures import tsv
+    from ieeg.results.files import read_trace
 
-        values = pandas.read_parquet(trace) if trace.suffix == ".parquet" else pandas.read_csv(trace, sep="\t")
-        probability = values["probability"].to_numpy(np.float32)
-        seconds = float(values["duration"].iloc[0])
-    else:
-        events = events_array(tsv(table.read_text(encoding="utf-8"), table.name))
-    return Judged(truth.found.patient, name, truth.duration, seconds, truth.seizures, probability, events)
+    name = truth.file.name
+    stem = truth.file.path.name.split(".")[0].removesuffix("_ieeg").removesuffix("_eeg")
+    table = _events_table(folder, name, stem)
+    for suffix in (".tsv", ".parquet"):
+        trace = table.with_name(f"{stem}_probability{suffix}")
+        if trace.is_file():
+            probability, seconds = read_trace(trace)
+            return Judged(truth.file.patient, name, truth.duration, seconds, truth.seizures, probability)
+    events = events_array(tsv(table.read_text(encoding="utf-8"), table.name))
+    return Judged(truth.file.patient, name, truth.duration, 5.0, truth.seizures, None, events)
 
 
-def evaluate(
-    path: Path,
-    out: Path,
-    *,
-    model: str | None = None,
-    detections: Path | None = None,
-    against: str | None = None,
-    options: DetectOptions | None = None,
-    device: str = "cpu",
-    workers: int = 1,
-    seed: int = 0,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Judges a model or detections on every recording with marked seizures, and optionally tests another detector against it.
-
-    Args:
-        detections: a folder of detections instead of a model.
-        against: a second detector: a model folder or a folder of detections.
-
-    Returns:
-        The measures as in metrics.json; `seen_in_training` names the recordings that the model was trained on, or whose patients it knows (None:
-        detections of a tool whose training is unknown).
+def _events_table(folder: Path, name: str, stem: str) -> Path:
+    """Where the events of a recording are.
 
     Raises:
-        UserError: nothing to judge or to judge with, or results that are there already.
+        UserError: nowhere.
     """
-    if (out / "metrics.json").exists() and not overwrite:
-        raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
-    o = options or DetectOptions(report=False)
-    known, left = truths(path)
-    how = {"device": device, "workers": workers, "overwrite": overwrite}
-    judged, failed, rules = _judged(known, model, detections, out / "detections", o, how)
-    result = judge(judged, rules, seed=seed)
-    result["left_out"] = left | {f.name: f.message for f in failed}
-    result["seen_in_training"] = _seen([j.name for j in judged], out / "detections") if detections is None else None
-    if against is not None:
-        second_model = None if _is_detections(Path(against)) else against
-        folder = Path(against) if second_model is None else None
-        others, _, second_rules = _judged(known, second_model, folder, out / "detections-second", o, how)
-        shared = {j.name for j in judged} & {j.name for j in others}
-        pair = [
-            by_subject([j for j in js if j.name in shared], r) for js, r in ((judged, rules), (others, second_rules))
-        ]
-        result["against"] = {"detector": against, "measures": compare(*pair, seed=seed)}
-    result["notice"] = RESEARCH_ONLY
-    _write(result, out)
-    return result
+    usual = (folder / name / f"{stem}_events.tsv", folder / f"{stem}_events.tsv", folder / f"{name}.tsv")
+    for table in (*usual, *sorted(folder.rglob(f"{stem}_events.tsv"))):
+        if table.is_file():
+            return table
+    raise UserError(f"{folder} holds no detections of {name}", f"looked for {stem}_events.tsv at any depth")
 
 
 def _seen(names: Sequence[str], folder: Path) -> dict[str, str]:
     """What the model's training has to do with the recordings that it was judged on, by name."""
-    facts = {n: json.loads((folder / n / "detection.json").read_text(encoding="utf-8")) for n in names}
-    return {n: f["seen_in_training"] for n, f in facts.items() if f.get("seen_in_training")}
-
-
-def unfair(result: Mapping[str, Any]) -> str:
-    """The sentence that must stand over measures on recordings that the model knows, or ""."""
-    seen = list((result.get("seen_in_training") or {}).values())
-    if not seen:
-        return ""
-    return (
-        f"No test of the model: {len(seen)} of {result['recordings']} recordings are known to it. {'; '.join(seen[:4])}"
-        + (" …" if len(seen) > 4 else "")
-    )
+    seen = {}
+    for name in names:
+        facts = json.loads((folder / name / "detection.json").read_text(encoding="utf-8"))
+        if facts.get("seen_in_training"):
+            seen[name] = facts["seen_in_training"]
+    return seen
 
 
 def _is_detections(folder: Path) -> bool:
     return folder.is_dir() and not (folder / "config.json").is_file()
 
 
-def _judged(
-    known: Sequence[Truth],
-    model: str | None,
-    detections: Path | None,
-    out: Path,
-    options: DetectOptions,
-    how: Mapping[str, Any],
-) -> tuple[list[Judged], list[Outcome], EventOptions]:
-    if detections is not None:
-        rules = EventOptions(**options.events)
-        return by_detections(known, detections), [], rules
-    loaded = chosen(model, device=how["device"])
-    assert model is not None
-    judged, failed = by_model(known, model, out, options, **how)
-    if not judged:
-        raise UserError(f"nothing could be judged: {failed[0].name}: {failed[0].message}")
-    for outcome in failed:
-        note.print(f"failed: {outcome.name}: {outcome.message}", style="yellow", markup=False, soft_wrap=True)
-    return judged, failed, EventOptions(**{"threshold": loaded.threshold, **options.events})
-
-
-def table(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
-    """(measure, mean over subjects, its interval, pooled, its interval), for people."""
-    rows = []
-    for name, words in WORDS.items():
-        m = result["measures"][name]
-        rows.append(
-            (
-                words,
-                _number(m["mean"]),
-                _interval(m["mean_interval"]),
-                _number(m["pooled"]),
-                _interval(m["pooled_interval"]),
-            )
-        )
-    return rows
-
-
-def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
-
-
-def _interval(values: Sequence[float]) -> str:
-    return "" if any(math.isnan(v) for v in values) else f"{values[0]:.3f} to {values[1]:.3f}"
-
-
 def _write(result: Mapping[str, Any], out: Path) -> None:
-    from ieeg.reports.evaluation import draw_evaluation
+    from core_runtime.folders import write_text, writing
+    from ieeg.reports.evaluation import draw_evaluation, evaluation_report
 
     write_text(out / "metrics.json", json.dumps(_plain(result), indent=1) + "\n")
     names = list(result["measures"])
     lines = ["\t".join(["subject", *names])]
-    lines += [
-        "\t".join([s, *(f"{m[n]:.6g}" if m[n] == m[n] else "n/a" for n in names)])
-        for s, m in result["per_subject"].items()
-    ]
+    for subject, measures in result["per_subject"].items():
+        cells = ["n/a" if math.isnan(measures[name]) else f"{measures[name]:.6g}" for name in names]
+        lines.append("\t".join([subject, *cells]))
     write_text(out / "metrics.tsv", "\n".join(lines) + "\n")
-    figure = draw_evaluation(result)
     with writing(out / "evaluation.png") as part:
-        figure.savefig(part, format="png", dpi=110)
-    seizures = f"{result['seizures']} seizures in {result['hours']:.1f} h of {result['subjects']} subjects"
-    page = Report("Evaluation of a seizure detector", lead=seizures).warning(RESEARCH_ONLY)
-    if warned := unfair(result):
-        page.warning(warned)
-    columns = ["measure", "mean over subjects", "95 %", "pooled", "95 %"]
-    page.table(columns, table(result), caption="Intervals: bootstrap over subjects. Events and samples as SzCORE.")
-    page.picture(figure, "Sensitivity against false alarms an hour over thresholds; calibration of the probability.")
-    if "against" in result:
-        page.heading(f"Against {result['against']['detector']}")
-        rows = [(WORDS[n], m["difference"], m["p"], m["subjects"]) for n, m in result["against"]["measures"].items()]
-        page.table(
-            ["measure", "difference (second less first)", "p", "subjects"],
-            rows,
-            caption="Paired permutation test over subjects.",
-        )
-    if result["left_out"]:
-        page.heading("Left out").facts(list(result["left_out"].items()))
-    page.write(out / "report.html")
+        draw_evaluation(result).savefig(part, format="png", dpi=110)
+    evaluation_report(result).write(out / "report.html")
 
 
 def _plain(value: Any) -> Any:
+    """As JSON can say it: NaN becomes null."""
     if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

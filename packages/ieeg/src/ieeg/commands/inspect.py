@@ -1,31 +1,125 @@
-"""The first look at a recording: montage, bad channels with reasons, rates, gaps, duration, seizures, a picture, and whether it can be used."""
+"""``ieeg inspect``: what a recording holds, and whether it can be used."""
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from core_runtime.cli import track
 from core_runtime.errors import UserError
-from core_runtime.suite import Glance
-from ieeg.recordings.bids import find_recordings
-from ieeg.recordings.montage import shafts
-from ieeg.recordings.quality import Quality, examine
-from ieeg.recordings.recording import Recording, open_recording, recognises, some_of
-from ieeg.recordings.seizures import Seizures, seizures_of
+from core_runtime.findings import Findings, FolderFindings, write_picture
+from core_runtime.terminal import note, track
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.recordings.finding import find_recordings
+from ieeg.recordings.formats import kind_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ieeg.recordings.quality import Quality
+    from ieeg.recordings.recording import Recording
+    from ieeg.recordings.seizures import Seizures
 
 SEGMENT = 5.0  # of the published models, seconds
 PICTURE_SECONDS = 20.0
+
+
+def inspect(recordings: Path, /, *, picture: Path | None = None) -> Findings | FolderFindings:
+    """Says what a recording holds: montage, bad channels and why, rates, gaps, seizures; and whether it can be used.
+
+    Example: ieeg inspect recording.edf --picture look.png
+
+    Args:
+        recordings: a recording, a folder of recordings, or a BIDS data set.
+        picture: write a picture of the (first) recording to this file (.png, .svg, .pdf).
+    """
+    findings = examine_all(recordings, pictures=picture is not None)
+    if picture is not None and findings.findings:
+        write_picture(findings.findings[0], picture)
+        note.print(f"Picture: {picture}", markup=False, soft_wrap=True)
+    is_single = len(findings.findings) == 1 and not findings.unreadable
+    return findings.findings[0] if is_single else findings
+
+
+def glance(path: Path) -> Findings:
+    """The first look of ``attention-suite try``; of a folder, at its first recording."""
+    folder = examine_all(path, pictures=True)
+    if not folder.findings:
+        from ieeg.recordings.recording import some_of
+
+        raise UserError(
+            f"none of the recordings of {path.name} can be read", some_of(list(folder.unreadable.values()), 2)
+        )
+    return folder.findings[0]
+
+
+def examine_all(path: Path, *, pictures: bool) -> FolderFindings:
+    """A recording, a folder or a BIDS data set. A picture is drawn of the first recording.
+
+    Raises:
+        UserError: nothing there, or a single recording that cannot be read.
+    """
+    files = find_recordings(path)
+    if len(files) == 1:
+        return FolderFindings(findings=[examine(files[0].path, path, pictures=pictures)])
+    findings, unreadable = [], {}
+    for file in track(files, "Inspecting"):
+        try:
+            findings.append(examine(file.path, path, pictures=pictures and not findings))
+        except UserError as error:
+            unreadable[file.name] = error.message
+    return FolderFindings(findings=findings, unreadable=unreadable)
+
+
+def examine(path: Path, asked: Path | None = None, *, pictures: bool = False) -> Findings:
+    """Looks at one recording; reads a few seconds here and there.
+
+    Args:
+        asked: what the user named: the recording itself, or a folder that holds it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from ieeg.recordings import quality
+    from ieeg.recordings.opening import open_recording
+    from ieeg.recordings.seizures import seizures_of
+
+    recording = open_recording(path)
+    inspection = Inspection(recording, quality.examine(recording), seizures_of(recording))
+    drawn = []
+    if pictures:
+        drawn = [
+            (inspection.picture(), "As it was recorded, neural channels; bad ones in orange, marked seizures shaded.")
+        ]
+    return Findings(
+        title=path.name,
+        kind=kind_of(path) or "recording",
+        summary=inspection.summary,
+        usable=not inspection.problem,
+        details=dict(inspection.rows),
+        data=inspection.facts(),
+        warnings=[*inspection.warnings, RESEARCH_ONLY],
+        next_commands=[] if inspection.problem else _next_commands(asked or path),
+        pictures=drawn,
+    )
+
+
+def _next_commands(path: Path) -> list[str]:
+    """With a model that is here, or with one that the demo trains."""
+    nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
+    if nearby:
+        return [f"ieeg detect '{path}' --model '{nearby[0]}' --out detections"]
+    return ["ieeg demo ieeg-demo", f"ieeg detect '{path}' --model ieeg-demo/run/model --out detections"]
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a recording holds."""
 
-    recording: Recording
-    quality: Quality
-    seizures: Seizures
+    recording: "Recording"
+    quality: "Quality"
+    seizures: "Seizures"
 
     @property
     def used(self) -> list[str]:
@@ -35,8 +129,8 @@ class Inspection:
     @property
     def level(self) -> float | None:
         """Median over the usable channels of the standard deviation, µV; None without any."""
-        found = self.quality.microvolts * self.quality.scale
-        return None if math.isnan(found) else found
+        level = self.quality.microvolts * self.quality.scale
+        return None if math.isnan(level) else level
 
     @property
     def problem(self) -> str:
@@ -50,179 +144,148 @@ class Inspection:
         return ""
 
     @property
+    def summary(self) -> str:
+        if self.problem:
+            return f"Not usable: {self.problem}."
+        duration = in_clock_time(self.recording.duration)
+        return f"Usable: {duration}, {len(self.used)} usable channels of {len(self.recording.channels)}."
+
+    @property
     def warnings(self) -> list[str]:
         """Everything odd, in plain words."""
-        q, found = self.quality, [*self.recording.warnings, *self.seizures.warnings]
-        if q.scale != 1:
-            found.append(
-                f"amplitudes of {q.microvolts:.1e} µV are impossible: the file's numbers look like volts, and are taken as such"
+        quality = self.quality
+        warnings = [*self.recording.warnings, *self.seizures.warnings]
+        if quality.scale != 1:
+            warnings.append(
+                f"amplitudes of {quality.microvolts:.1e} µV are impossible: "
+                "the file's numbers look like volts, and are taken as such"
             )
-        if q.microvolts * q.scale > 5000:
-            found.append(f"amplitudes of {q.microvolts:.0f} µV are very large: check the unit in the header")
-        if q.missing:
-            found.append(f"{q.missing:.1%} of the samples looked at are missing (NaN)")
+        if quality.microvolts * quality.scale > 5000:
+            warnings.append(f"amplitudes of {quality.microvolts:.0f} µV are very large: check the unit in the header")
+        if quality.missing:
+            warnings.append(f"{quality.missing:.1%} of the samples looked at are missing (NaN)")
         if self.recording.gaps:
-            lost = sum(b - a for a, b in self.recording.gaps)
-            found.append(f"{len(self.recording.gaps)} gaps, {lost:.1f} s without samples")
-        return found
+            lost = sum(end - begin for begin, end in self.recording.gaps)
+            warnings.append(f"{len(self.recording.gaps)} gaps, {lost:.1f} s without samples")
+        return warnings
 
     def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        r = self.recording
-        return {
-            "recording": str(r.path),
-            "kind": recognises(r.path),
-            "usable": not self.problem,
-            "problem": self.problem or None,
-            "duration": r.duration,
-            "start": r.start.isoformat(sep=" ") if r.start else None,
-            "rates": {f"{rate:g}": len(indices) for rate, indices in sorted(r.rates.items())},
-            "channels": [
+        """For programs."""
+        recording = self.recording
+        channels = []
+        for channel in recording.channels:
+            bad = self.quality.bads.get(channel.name)
+            channels.append(
                 {
-                    "name": c.name,
-                    "kind": c.kind,
-                    "rate": c.rate,
-                    "bad": self.quality.bads.get(c.name),
-                    "position": c.position,
+                    "name": channel.name,
+                    "kind": channel.kind,
+                    "rate": channel.rate,
+                    "bad": bad,
+                    "position": channel.position,
                 }
-                for c in r.channels
-            ],
+            )
+        annotations = [{"onset": e.onset, "duration": e.duration, "label": e.label} for e in recording.events[:200]]
+        start = recording.start.isoformat(sep=" ") if recording.start else None
+        return {
+            "recording": str(recording.path),
+            "problem": self.problem or None,
+            "duration": recording.duration,
+            "start": start,
+            "rates": {f"{rate:g}": len(indices) for rate, indices in sorted(recording.rates.items())},
+            "channels": channels,
             "shafts": {name: len(numbers) for name, numbers in self.shafts.items()},
             "bads": self.quality.bads,
-            "mains": r.power_line or self.quality.line or None,
+            "mains": recording.power_line or self.quality.line or None,
             "microvolts": self.level,
-            "gaps": r.gaps,
+            "gaps": recording.gaps,
             "seizures": self.seizures.events.tolist() if self.seizures.known else None,
             "seizures_from": self.seizures.source or None,
-            "annotations": [{"onset": e.onset, "duration": e.duration, "label": e.label} for e in r.events[:200]],
-            "warnings": self.warnings,
+            "annotations": annotations,
         }
 
     @property
     def shafts(self) -> dict[str, dict[int, int]]:
+        from ieeg.recordings.montage import shafts
+
         neural = [c for c in self.recording.channels if c.neural]
         return shafts([c.name for c in neural], [c.group for c in neural])
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """For people."""
-        r = self.recording
-        kinds = Counter(c.kind for c in r.channels)
-        grouped = ", ".join(f"{n} {min(c)}–{max(c)}" if len(c) > 1 else f"{n} {min(c)}" for n, c in self.shafts.items())
-        bads = self.quality.bads
-        seizures = (
-            ", ".join(f"{a:.1f}–{b:.1f} s" for a, b in self.seizures.events[:8]) or "none"
-            if self.seizures.known
-            else "nothing says whether there are any"
-        )
+        """For readers."""
+        recording = self.recording
+        kinds = Counter(channel.kind for channel in recording.channels)
+        rates = [f"{len(indices)} at {rate:g} Hz" for rate, indices in sorted(recording.rates.items())]
+        line = recording.power_line or self.quality.line
+        amplitude = "no channel to tell it from"
+        if self.level is not None:
+            amplitude = f"{self.level:.0f} µV (median over channels)"
         return [
-            ("duration", _clock(r.duration)),
-            ("start", str(r.start) if r.start else "not stored"),
-            ("channels", ", ".join(f"{n} {k}" for k, n in kinds.most_common())),
-            ("rates", ", ".join(f"{len(i)} at {rate:g} Hz" for rate, i in sorted(r.rates.items()))),
-            ("montage", grouped or "no shafts in the names"),
-            (
-                "bad channels",
-                "; ".join(f"{n} ({why})" for n, why in list(bads.items())[:12])
-                + (f" … ({len(bads)})" if len(bads) > 12 else "")
-                or "none",
-            ),
-            (
-                "amplitude",
-                "no channel to tell it from" if self.level is None else f"{self.level:.0f} µV (median over channels)",
-            ),
-            (
-                "mains",
-                f"{r.power_line or self.quality.line:g} Hz" if r.power_line or self.quality.line else "none stands out",
-            ),
-            ("gaps", ", ".join(f"{a:.1f}–{b:.1f} s" for a, b in r.gaps[:5]) or "none"),
-            ("seizures", seizures + (f" (from {self.seizures.source})" if self.seizures.known else "")),
+            ("duration", in_clock_time(recording.duration)),
+            ("start", str(recording.start) if recording.start else "not stored"),
+            ("channels", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())),
+            ("rates", ", ".join(rates)),
+            ("montage", ", ".join(_shaft_words(self.shafts)) or "no shafts in the names"),
+            ("bad channels", _bads_words(self.quality.bads)),
+            ("amplitude", amplitude),
+            ("mains", f"{line:g} Hz" if line else "none stands out"),
+            ("gaps", _spans_words(recording.gaps[:5]) or "none"),
+            ("seizures", self._seizure_words()),
         ]
 
-    def picture(self):
+    def _seizure_words(self) -> str:
+        if not self.seizures.known:
+            return "nothing says whether there are any"
+        spans = _spans_words(self.seizures.events[:8]) or "none"
+        return f"{spans} (from {self.seizures.source})"
+
+    def picture(self) -> "Figure":
         """Twenty seconds of the neural channels, at the first seizure if one is marked."""
         from ieeg.reports.figures import draw_traces
 
-        r = self.recording
-        shown = [i for i, c in enumerate(r.channels) if c.neural] or list(range(len(r.channels)))
-        rate = max(r.rates, key=lambda f: len(set(r.rates[f]) & set(shown)))
-        shown = [i for i in shown if r.channels[i].rate == rate]
-        at = (
-            float(self.seizures.events[0, 0]) - 5 if len(self.seizures.events) else r.duration / 2 - PICTURE_SECONDS / 2
-        )
-        at = max(0.0, min(at, r.duration - PICTURE_SECONDS))
-        x = r.read(shown, int(at * rate), min(int((at + PICTURE_SECONDS) * rate), r.samples(rate)))
-        names = [r.channels[i].name for i in shown]
+        recording = self.recording
+        every = range(len(recording.channels))
+        shown = [i for i in every if recording.channels[i].neural] or list(every)
+        rate = max(recording.rates, key=lambda rate: len(set(recording.rates[rate]) & set(shown)))
+        shown = [i for i in shown if recording.channels[i].rate == rate]
+        begin = recording.duration / 2 - PICTURE_SECONDS / 2
+        if len(self.seizures.events):
+            begin = float(self.seizures.events[0, 0]) - 5
+        begin = max(0.0, min(begin, recording.duration - PICTURE_SECONDS))
+        first, last = int(begin * rate), int((begin + PICTURE_SECONDS) * rate)
+        traces = recording.read(shown, first, min(last, recording.samples(rate)))
         return draw_traces(
-            x, rate, names, start=at, seizures=self.seizures.events, bads=list(self.quality.bads), title=r.name
+            traces,
+            rate,
+            [recording.channels[i].name for i in shown],
+            start=begin,
+            seizures=self.seizures.events,
+            bads=list(self.quality.bads),
+            title=recording.name,
         )
 
 
-def _clock(seconds: float) -> str:
+def in_clock_time(seconds: float) -> str:
+    """A duration in words."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
     hours, rest = divmod(seconds, 3600)
-    return f"{seconds:.1f} s" if seconds < 120 else f"{int(hours)} h {int(rest // 60)} min {rest % 60:.0f} s"
+    return f"{int(hours)} h {int(rest // 60)} min {rest % 60:.0f} s"
 
 
-def inspect_one(path: Path) -> Inspection:
-    """Looks at one recording; reads a few seconds here and there.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    recording = open_recording(path)
-    return Inspection(recording, examine(recording), seizures_of(recording))
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What a folder holds: the recordings that can be read, and of the others, why not."""
-
-    found: list[Inspection]
-    unreadable: dict[str, str]
+def _shaft_words(shafts: dict[str, dict[int, int]]) -> list[str]:
+    """Each shaft with the first and last number of its contacts."""
+    words = []
+    for name, contacts in shafts.items():
+        last = f"–{max(contacts)}" if len(contacts) > 1 else ""
+        words.append(f"{name} {min(contacts)}{last}")
+    return words
 
 
-def inspect(path: Path) -> Inspected:
-    """A recording, a folder or a BIDS data set.
-
-    Raises:
-        UserError: nothing there, or a single recording that cannot be read.
-    """
-    items = find_recordings(path)
-    if len(items) == 1:
-        return Inspected([inspect_one(items[0].path)], {})
-    found, unreadable = [], {}
-    for item in track(items, "Inspecting"):
-        try:
-            found.append(inspect_one(item.path))
-        except UserError as error:
-            unreadable[item.name] = error.message
-    return Inspected(found, unreadable)
+def _bads_words(bads: dict[str, str]) -> str:
+    words = "; ".join(f"{name} ({reason})" for name, reason in list(bads.items())[:12])
+    return f"{words} … ({len(bads)})" if len(bads) > 12 else words or "none"
 
 
-def glance(path: Path) -> Glance:
-    """For ``attention-suite try``."""
-    from ieeg.model.folder import RESEARCH_ONLY
-
-    inspected = inspect(path)
-    if not inspected.found:
-        raise UserError(
-            f"none of the recordings of {path.name} can be read", some_of(list(inspected.unreadable.values()), 2)
-        )
-    first = inspected.found[0]
-    summary = (
-        f"{_clock(first.recording.duration)}, {len(first.used)} usable channels of {len(first.recording.channels)}"
-    )
-    if len(inspected.found) > 1:
-        summary = f"{len(inspected.found)} recordings; the first: {summary}"
-    command = f"ieeg detect '{path}' --model MODEL --out detections"
-    return Glance(
-        title=f"Recording {first.recording.name}",
-        usable=not first.problem,
-        summary=first.problem or summary,
-        facts=first.rows,
-        pictures=[
-            (first.picture(), "As it was recorded, neural channels; bad ones in orange, marked seizures shaded.")
-        ],
-        next_commands=[command, "ieeg models    # which models there are, and how to train one"],
-        warnings=[*first.warnings, RESEARCH_ONLY],
-    )
+def _spans_words(spans: Iterable[Any]) -> str:
+    return ", ".join(f"{begin:.1f}–{end:.1f} s" for begin, end in spans)

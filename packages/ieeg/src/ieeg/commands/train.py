@@ -1,34 +1,26 @@
-"""The job `train`: from recordings to a run folder with a model."""
+"""``ieeg train``."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
+from core_runtime.bulk import Attempt, summary
+from core_runtime.cli import Outcome
+from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.recordings.settings import Montage
+from ieeg.training.recipe import CohortOptions, FreshOptions, Recipe
 
-from core_attention.systems import load_strictly
-from core_runtime.errors import UserError
-from core_runtime.folders import data_fingerprint, open_run, write_text
-from core_runtime.training import draw_history
-from ieeg.cohort import Case, Cohort, open_cohort, sources, split
-from ieeg.training.data import Source
-from ieeg.recordings.copies import refuse_leaks
-from ieeg.model.lora import merged, with_lora
-from ieeg.model.folder import LoadedModel, load, save
-from ieeg.model.mvpformer import SIZES, MVPFormer, MVPFormerConfig
-from ieeg.model.inference import probabilities
-from ieeg.recordings.prepared import Settings
-from ieeg.training.recipe import Recipe
-from ieeg.metrics.scores import score_events, score_samples, to_events
-from ieeg.training.module import fit
+if TYPE_CHECKING:
+    from ieeg.cohort import Case
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What `train` made.
+class Trained(Outcome):
+    """A run that ended.
 
     Attributes:
         run, model: folders.
@@ -48,113 +40,137 @@ class Trained:
     left_out: Mapping[str, str]
     detects: bool
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**asdict(self), "run": str(self.run), "model": str(self.model)}
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(Attempt(name, "left out", why) for name, why in self.left_out.items())
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run),
+            "model": str(self.model),
+            "best": dict(self.best),
+            "threshold": self.threshold,
+            "learned": self.learned,
+            "held_out": self.held_out,
+            "left_out": dict(self.left_out),
+            "detects": self.detects,
+            "notice": RESEARCH_ONLY,
+        }
+
+    def lines(self) -> Iterable[str]:
+        yield f"Learned from {len(self.learned)} patients, held out {len(self.held_out)}"
+        for name, value in self.best.items():
+            if name not in ("score", "lr"):
+                yield f"  {name.replace('_', ' '):16} {value:.4g}"
+        if self.detects:
+            yield f"  threshold        {self.threshold:g}"
+        yield f"Model folder: {self.model}"
+        yield RESEARCH_ONLY
+        verb = "detect" if self.detects else "forecast"
+        yield f"Next: ieeg {verb} RECORDING --model {self.model}"
 
 
 def train(
-    paths: Sequence[Path],
-    out: Path,
+    paths: list[Path],
+    /,
     *,
     model: str = "tiny",
-    recipe: Recipe | None = None,
-    window: int | None = None,
-    rate: float | None = None,
-    preparing: Mapping[str, Any] | None = None,
-    validation: str | float = 0.2,
-    drop_copies: bool = False,
-    store_limit: float = 20e9,
-    relative_index: str | None = None,
-    device: str = "cpu",
-    precision: str = "32-true",
-    workers: int = 0,
-    seed: int = 0,
-    resume: bool = False,
-    overwrite: bool = False,
-    progress: bool = True,
-    trainer: Mapping[str, Any] | None = None,
+    recipe: Recipe = Recipe(),
+    fresh: FreshOptions = FreshOptions(),
+    montage: Montage = Montage(),
+    cohort: CohortOptions = CohortOptions(),
+    run: RunOptions = RunOptions(),
 ) -> Trained:
-    """Trains a model and leaves a run folder: ``config.yaml``, ``checkpoints/``, ``metrics.csv``, ``model/``, ``figures/``, ``metrics.json``.
+    """Trains MVPFormer, patient by patient; refuses copies of one recording under two names. For research only, not for diagnosis.
+
+    Example: ieeg train data --task detect --model tiny --out run
 
     Args:
         paths: recordings, or folders of them.
-        model: a size (tiny, s, m) for a fresh model, or a model folder to go on from.
-        recipe: how; default `Recipe()`.
-        window: segments T; default: the model's, 25 for a fresh S or M, 12 for a fresh tiny one.
-        rate: Hz, of a fresh model; default 512, 128 for tiny.
-        preparing: further fields of `Settings`, by name; default: the model's.
-        validation: patients held out, by name or share.
-        drop_copies: of recordings that are the same, keep the first instead of refusing.
-        store_limit: bytes that prepared recordings may take on disk while training.
-        relative_index: of a fresh model; "distance" makes results independent of the window's length.
-        resume: go on with an interrupted run; the result equals an uninterrupted one.
-        trainer: further arguments of Lightning's Trainer.
-
-    Raises:
-        UserError: anything wrong with the files, named.
+        model: tiny, s, m: a fresh model of that size; or a model folder to go on from.
     """
-    recipe = recipe or Recipe()
-    arguments = {
-        "paths": [str(p) for p in paths],
-        "model": model,
-        **asdict(recipe),
-        "window": window,
-        "rate": rate,
-        "preparing": dict(preparing or {}),
-        "validation": validation,
-        "drop_copies": drop_copies,
-        "relative_index": relative_index,
-        "precision": precision,
-        "seed": seed,
-    }
-    torch.manual_seed(seed)  # a fresh model is drawn here
-    start = _start(model, recipe, window, rate, preparing, relative_index)
-    cohort = open_cohort(paths, drop_copies=drop_copies, need_seizures=recipe.task == "detect", progress=progress)
-    learned, held_out = split(cohort, validation, seed=seed)
-    refuse_leaks([c.signature for c in learned], [c.signature for c in held_out])
-    files = [p for c in cohort.cases for p in ([c.path] if c.path.is_file() else sorted(c.path.rglob("*.tdat")))]
-    packages = ["torch", "lightning", "attention-suite-ieeg"]
-    open_run(out, arguments, packages=packages, data=data_fingerprint(files), resume=resume, overwrite=overwrite)
-    if overwrite:
-        _remove(out / "prepared")
-    settings = settings_of(start)
-    left_out = dict(cohort.left_out)
-    parts: list[list[Source]] = []
+    import torch
+
+    from core_runtime.folders import open_run, write_text
+    from core_runtime.identity import data_fingerprint
+    from core_runtime.training import draw_history
+    from ieeg.cohort import open_cohort, split
+    from ieeg.model.folder import save_model
+    from ieeg.recordings.copies import refuse_leaks
+    from ieeg.recordings.finding import files_of
+    from ieeg.training.data import prepare_sources
+    from ieeg.training.module import best_threshold, fit
+    from ieeg.training.start import network_to_train, starting_model
+
+    use_threads(run.threads)
+    device = resolve_device(run.device)
+    recipe = recipe.suited_to(model)
+    torch.manual_seed(run.seed)  # a fresh model is drawn here
+    start = starting_model(model, recipe, fresh, montage)
+    members = open_cohort(paths, drop_copies=cohort.drop_copies, need_seizures=recipe.task == "detect")
+    learned, held_out = split(members, cohort.validation, seed=run.seed)
+    refuse_leaks([case.signature for case in learned], [case.signature for case in held_out])
+    arguments = flat(
+        paths=[path.resolve() for path in paths],
+        model=_resolved(model),
+        recipe=recipe,
+        fresh=fresh,
+        montage=montage,
+        cohort=cohort,
+    )
+    files = {path for case in members.cases for path in files_of(case.path)}
+    open_run(
+        run.out,
+        arguments | run.recorded(),
+        packages=["torch", "lightning", "attention-suite-ieeg"],
+        data=data_fingerprint(files),
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
+    store = run.out / "prepared"
+    if run.overwrite:
+        shutil.rmtree(store, ignore_errors=True)
+    left_out = dict(members.left_out)
+    sources = []
     for cases in (learned, held_out):
-        found, unusable = sources(cases, settings, out / "prepared", limit=store_limit / 2, progress=progress)
+        usable, unusable = prepare_sources(cases, start.settings, store, limit=cohort.store_limit * 1e9 / 2)
         left_out |= unusable
-        parts.append([s for s in found if s.signals.segment_count >= start.window])
-        left_out |= {s.name: f"shorter than {start.window} segments" for s in found if s not in parts[-1]}
-    torch.manual_seed(seed)  # and here its head and LoRA, whatever was drawn in between
-    network = _network(start, recipe)
+        long_enough = []
+        for source in usable:
+            if source.signals.segment_count >= start.window:
+                long_enough.append(source)
+            else:
+                left_out[source.name] = f"shorter than {start.window} segments"
+        sources.append(long_enough)
+    torch.manual_seed(run.seed)  # and here its head and LoRA, whatever was drawn in between
+    network = network_to_train(start, recipe)
     history, best = fit(
         network,
-        parts[0],
-        parts[1],
-        out,
+        sources[0],
+        sources[1],
+        run.out,
         recipe,
         window=start.window,
-        seed=seed,
+        seed=run.seed,
         device=device,
-        precision=precision,
-        workers=workers,
-        show=progress,
-        trainer=trainer,
+        precision=run.precision,
+        workers=run.workers,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     threshold = start.threshold
-    if recipe.task == "detect" and parts[1]:
-        threshold = best_threshold(network.to(device), parts[1], window=start.window)
+    if recipe.task == "detect" and sources[1]:
+        threshold = best_threshold(network.to(device), sources[1], window=start.window)
+    recordings = [case.signature.plain() | {"held_out": case in held_out} for case in (*learned, *held_out)]
     provenance = {
-        "trained_on": _summary(cohort, learned, held_out),
+        "trained_on": _summary(learned, held_out),
         "started_from": model,
-        "arguments": {k: v for k, v in arguments.items() if k != "paths"},
+        "arguments": {name: value for name, value in arguments.items() if name != "paths"} | {"seed": run.seed},
         "best": dict(best),
-        "recordings": [c.signature.plain() | {"held_out": c in held_out} for c in [*learned, *held_out]],
+        "recordings": recordings,
     }
-    folder = save(
+    folder = save_model(
         network.cpu(),
-        out / "model",
+        run.out / "model",
         rate=start.rate,
         window=start.window,
         threshold=threshold,
@@ -162,114 +178,34 @@ def train(
         provenance=provenance,
     )
     measures = ("val_kappa", "val_f1", "val_auroc", "val_accuracy")
-    draw_history(history, out / "figures" / "training.png", [("train_loss", "val_loss"), measures])
-    _remove(out / "prepared")
-    named = [sorted({c.patient for c in cases}) for cases in (learned, held_out)]
-    made = Trained(out, folder, best, threshold, named[0], named[1], left_out, recipe.task == "detect")
-    write_text(out / "metrics.json", json.dumps(made.plain(), indent=1, default=str))
-    return made
-
-
-def settings_of(model: LoadedModel) -> Settings:
-    """How recordings are prepared for a model.
-
-    Raises:
-        UserError: the model folder names settings that do not exist.
-    """
-    try:
-        return Settings(**{**(model.preparing or {}), "rate": model.rate, "segment": model.segment_seconds})
-    except TypeError as error:
-        raise UserError(f"the model's settings of preparing do not fit: {error}") from None
-
-
-def _start(
-    model: str,
-    recipe: Recipe,
-    window: int | None,
-    rate: float | None,
-    preparing: Mapping[str, Any] | None,
-    relative_index: str | None,
-) -> LoadedModel:
-    """What training begins from: a fresh model of a size, or a model folder."""
-    unknown = sorted(set(preparing or {}) - {f.name for f in fields(Settings)})
-    if unknown:
-        raise UserError(f"no setting of preparing is called {', '.join(unknown)}")
-    if model not in SIZES:
-        if "/" not in model and not Path(model).is_dir():
-            raise UserError(f"{model!r} is neither a size ({', '.join(SIZES)}) nor a model folder")
-        if rate or relative_index:
-            raise UserError("--rate and --relative-index are for fresh models; this one has its own")
-        found = load(model)
-        return LoadedModel(
-            found.network,
-            found.rate,
-            window or found.window,
-            found.threshold,
-            {**(found.preparing or {}), **(preparing or {})},
-        )
-    tiny = model == "tiny"
-    changes: dict[str, Any] = {"relative_index": relative_index} if relative_index else {}
-    network = MVPFormer(MVPFormerConfig(**{**SIZES[model], **changes}))
-    return LoadedModel(network, rate or (128.0 if tiny else 512.0), window or (12 if tiny else 25), 0.5, preparing)
-
-
-def _network(start: LoadedModel, recipe: Recipe) -> MVPFormer:
-    """The model to train: head, LoRA and dropout as the recipe has them."""
-    base = start.network
-    classes = 2 if recipe.task == "detect" else 0
-    if recipe.task == "pretrain" and base.config.classes:
-        raise UserError("a model with a seizure head is not pre-trained", "begin from a generative model or a size")
-    if base.config.lora_rank:
-        base = merged(base)
-    rank = recipe.lora_rank if recipe.task == "detect" and recipe.tune == "lora" else 0
-    made = with_lora(base, rank=rank, alpha=recipe.lora_alpha, classes=classes)
-    rates = dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), recipe.dropout)
-    config = MVPFormerConfig(**{**_values(made.config), **rates, "structured_dropout": recipe.structured_dropout})
-    network = MVPFormer(config)
-    load_strictly(network, made.state_dict())
-    return network
-
-
-def _values(config: MVPFormerConfig) -> dict[str, Any]:
-    return {f.name: getattr(config, f.name) for f in fields(config)}
-
-
-def best_threshold(network: MVPFormer, judged: Sequence[Source], *, window: int) -> float:
-    """The threshold at which events and samples of these recordings are found best: the greatest sum of their F1, the middle of a plateau."""
-    network.eval()
-    traces = [
-        np.array([s.probability for s in probabilities(network, r.signals, window=window, channels=False)])
-        for r in judged
-    ]
-    grid = np.linspace(0.05, 0.95, 37)
-    scores = np.zeros(len(grid))
-    for i, threshold in enumerate(grid):
-        events = samples = None
-        for trace, source in zip(traces, judged, strict=True):
-            seconds = len(trace) * source.seconds
-            found = to_events(trace >= threshold, 1 / source.seconds)
-            of_events = score_events(source.seizures, found, seconds).score
-            of_samples = score_samples(source.seizures, found, seconds)
-            events = of_events if events is None else events + of_events
-            samples = of_samples if samples is None else samples + of_samples
-        assert events is not None
-        assert samples is not None
-        scores[i] = np.nan_to_num(events.f1) + np.nan_to_num(samples.f1)
-    plateau = np.flatnonzero(scores >= scores.max() - 1e-9)
-    return round(float(grid[plateau[len(plateau) // 2]]), 3)
-
-
-def _summary(cohort: Cohort, learned: Sequence[Case], held_out: Sequence[Case]) -> str:
-    hours = sum(c.signature.samples / c.signature.rate for c in learned if c.signature.rate) / 3600
-    patients = len({c.patient for c in learned})
-    seizures = sum(len(c.seizures) for c in learned)
-    return (
-        f"{len(learned)} recordings of {patients} patients, {hours:.1f} h, {seizures} seizures; "
-        f"{len({c.patient for c in held_out})} patients held out"
+    draw_history(history, run.out / "figures" / "training.png", [("train_loss", "val_loss"), measures])
+    shutil.rmtree(store, ignore_errors=True)
+    trained = Trained(
+        run.out,
+        folder,
+        best,
+        threshold,
+        sorted({case.patient for case in learned}),
+        sorted({case.patient for case in held_out}),
+        left_out,
+        recipe.task == "detect",
     )
+    write_text(run.out / "metrics.json", json.dumps(trained.facts(), indent=1, default=str))
+    return trained
 
 
-def _remove(folder: Path) -> None:
-    import shutil
+def _resolved(model: str) -> str:
+    """A model folder by its absolute path, so that the run can be repeated from anywhere; a size as it is."""
+    return str(Path(model).resolve()) if Path(model).is_dir() else model
 
-    shutil.rmtree(folder, ignore_errors=True)
+
+def _summary(learned: Sequence["Case"], held_out: Sequence["Case"]) -> str:
+    """What a model was trained on, in words."""
+    seconds = sum(case.signature.samples / case.signature.rate for case in learned if case.signature.rate)
+    seizures = sum(len(case.seizures) for case in learned)
+    patients = len({case.patient for case in learned})
+    others = len({case.patient for case in held_out})
+    return (
+        f"{len(learned)} recordings of {patients} patients, {seconds / 3600:.1f} h, {seizures} seizures; "
+        f"{others} patients held out"
+    )

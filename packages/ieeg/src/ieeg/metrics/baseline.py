@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ieeg.metrics.measures import Judged, count, total
-from ieeg.results.events import EventOptions
 from ieeg.recordings.prepared import Prepared
+from ieeg.results.options import EventOptions
 
 BAND = (3.0, 40.0)  # Hz: where seizures are
 

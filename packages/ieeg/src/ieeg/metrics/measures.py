@@ -5,14 +5,15 @@ Everything is computed a subject, averaged over subjects with a bootstrap interv
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ieeg.results.events import EventOptions, spans, to_events
 from ieeg.metrics.scores import EventRules, Score, cohen_kappa, score_events, score_samples
+from ieeg.results.events import spans, to_events
+from ieeg.results.options import EventOptions
 
 RESAMPLES = 2000
 THRESHOLDS = tuple(np.round(np.linspace(0.02, 0.98, 49), 3).tolist())
@@ -97,7 +98,7 @@ def count(judged: Judged, options: EventOptions, rules: EventRules | None = None
     found = judged.detected(options)
     truth = judged.segment_truth()
     if judged.events is None and judged.probability is not None:
-        said = np.nan_to_num(judged.probability, nan=0.0) >= options.threshold
+        said = np.nan_to_num(judged.probability, nan=0.0) >= options.upper
     else:
         low = np.arange(len(truth))[:, None] * judged.seconds
         said = ((low < found[:, 1]) & (found[:, 0] < low + judged.seconds)).any(1)
@@ -183,7 +184,7 @@ def judge(
         "subjects": len(subjects),
         "seizures": int(sum(len(j.seizures) for j in all_judged)),
         "hours": sum(j.duration for j in all_judged) / 3600,
-        "threshold": o.threshold,
+        "threshold": o.upper,
         "measures": summary,
         "per_subject": each,
     }
@@ -215,7 +216,7 @@ def curve(
     points = []
     for threshold in THRESHOLDS:
         low = None if options.low is None else min(options.low, threshold)
-        o = EventOptions(threshold, low, options.smoothing, options.min_duration, options.merge_gap)
+        o = replace(options, threshold=threshold, low=low)
         counts = total([count(j, o, rules) for j in all_judged])
         measures = counts.measures()
         keys = ("event_sensitivity", "event_false_per_hour", "event_f1", "time_in_warning", "latency")

@@ -1,4 +1,4 @@
-"""The verb `models`: list what is published, get it, convert a checkpoint between the three namings, check a model folder."""
+"""Checkpoint files and model folders from each of the three namings to each, and the check of a model folder."""
 
 import json
 from pathlib import Path
@@ -10,79 +10,21 @@ from core_attention.checkpoints.folders import read_official
 from core_attention.systems import StateDict, load_strictly
 from core_runtime.errors import UserError, named
 from core_runtime.folders import write_text, writing
-from core_runtime.hub import hub_errors
-from ieeg.model.naming import Layout, config_of, head_keys, joined, layout_of, to_layout, to_ours
+from ieeg.model.folder import load_model, save_model
+from ieeg.model.layouts import ConversionOptions, Layout
 from ieeg.model.lora import merged
-from ieeg.model.folder import RESEARCH_ONLY, load, save
 from ieeg.model.mvpformer import MVPFormer
-from ieeg.model.published import PUBLISHED, published
+from ieeg.model.naming import config_of, head_keys, joined, layout_of, to_layout, to_ours
+from ieeg.model.published import RESEARCH_ONLY
 
 
-def listed() -> dict[str, Any]:
-    """For ``models --json``."""
-    rows = [
-        {
-            "name": p.name,
-            "holds": p.holds,
-            "parameters": p.parameters,
-            "licence": p.licence,
-            "size": p.size,
-            "gated": p.gated,
-            "source": p.source,
-            "forecast": p.forecasts,
-            "detect": p.detects,
-            "needs": p.needs,
-        }
-        for p in PUBLISHED
-    ]
-    return {"models": rows, "notice": RESEARCH_ONLY}
-
-
-def get(name: str, out: Path) -> dict[str, Any]:
-    """Downloads published weights from the hub and converts them to a model folder ``OUT/NAME``.
-
-    Raises:
-        UserError: unknown name, not on the hub, no network.
-    """
-    found = published(name)
-    if found is None:
-        raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in PUBLISHED)}")
-    if not found.on_hub:
-        raise UserError(f"{name} is not on the hub", f"it needs {found.needs}")
-    target = out / name
-    if target.exists():
-        raise UserError(f"{target} is already there", "--out names another folder")
-    from huggingface_hub import hf_hub_download
-
-    by_hand = f"copy the folder of {found.source} and use 'ieeg models convert FOLDER'"
-    with hub_errors(name, found.source, by_hand):
-        files = [Path(hf_hub_download(found.source, file)) for file in ("config.json", "model.safetensors")]
-    return convert(files[0].parent, target) | {"name": name, "licence": found.licence}
-
-
-def convert(
-    source: Path,
-    out: Path,
-    *,
-    base: Path | None = None,
-    to: Layout = "ours",
-    dim: int | None = None,
-    lora_alpha: float = 16.0,
-    ones_gain: bool = False,
-    merge: bool = False,
-) -> dict[str, Any]:
+def convert_checkpoint(source: Path, out: Path, conversion: ConversionOptions = ConversionOptions()) -> dict[str, Any]:
     """Converts between the namings, both ways.
 
     Args:
         source: a published file (torch or safetensors), a folder of the hub (``model.safetensors`` and ``config.json``), or a model
             folder of ours.
         out: model folder (ours, braindecode's) or file (official: ``.safetensors``, or ``.pt`` written by torch).
-        base: the base file, where `source` is a head file (LoRA and seizure head).
-        to: naming of `out`.
-        dim: width of a head, where it is no published size's.
-        lora_alpha: which the files do not say.
-        ones_gain: set the encoder's norm gain to ones before loading, as the published loader of base checkpoints does.
-        merge: merge LoRA into the weights.
 
     Raises:
         UserError: not such a checkpoint, or `out` is there.
@@ -90,19 +32,19 @@ def convert(
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another place")
     try:
-        model, facts = _read(source, base, dim, lora_alpha)
-        if ones_gain:
+        model, facts = _read(source, conversion)
+        if conversion.ones_gain:
             torch.nn.init.ones_(model.encoder.ln.weight)
-        if model.config.lora_rank and (merge or to == "braindecode"):
+        if model.config.lora_rank and (conversion.merge or conversion.to == "braindecode"):
             model = merged(model)
-        _write(model, out, to, facts)
+        _write(model, out, conversion.to, facts)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(named(source, error)) from None
     config = model.config
     return {
         "model": str(out),
         "from": facts["layout"],
-        "to": to,
+        "to": conversion.to,
         "parameters": sum(p.numel() for p in model.parameters()),
         "width": config.width,
         "layers": config.layers,
@@ -113,10 +55,10 @@ def convert(
     }
 
 
-def _read(source: Path, base: Path | None, dim: int | None, lora_alpha: float) -> tuple[MVPFormer, dict[str, Any]]:
+def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[str, Any]]:
     described = _config_json(source) if source.is_dir() else {}
     if "preprocessing" in described:
-        loaded = load(source)
+        loaded = load_model(source)
         return loaded.network, {
             "layout": "ours",
             "rate": loaded.rate,
@@ -127,7 +69,8 @@ def _read(source: Path, base: Path | None, dim: int | None, lora_alpha: float) -
         }
     file = source / "model.safetensors" if source.is_dir() else source
     state = read_official(file)
-    known: dict[str, Any] = {"lora_alpha": lora_alpha}
+    known: dict[str, Any] = {"lora_alpha": conversion.lora_alpha}
+    dim, base = conversion.head_width, conversion.base
     if base is not None:
         ours: StateDict = joined(to_ours(read_official(base)), head_keys(state))
         layout, made = "official", f"{base.name} and {source.name}"
@@ -187,7 +130,7 @@ def _write(model: MVPFormer, out: Path, to: Layout, facts: dict[str, Any]) -> No
         keep = {
             k: facts[k] for k in ("rate", "window", "threshold", "preparing", "provenance") if facts.get(k) is not None
         }
-        save(model, out, **keep)
+        save_model(model, out, **keep)
         return
     from safetensors.torch import save_file
 
@@ -222,13 +165,13 @@ def _write(model: MVPFormer, out: Path, to: Layout, facts: dict[str, Any]) -> No
         write_text(part / "config.json", json.dumps(described, indent=1))
 
 
-def check(folder: Path | str) -> dict[str, Any]:
+def check_model(folder: Path | str) -> dict[str, Any]:
     """Loads a model folder strictly and runs it once, on noise.
 
     Raises:
         UserError: it cannot be used.
     """
-    loaded = load(folder)
+    loaded = load_model(folder)
     config = loaded.network.config
     with torch.inference_mode():
         x = 50 * torch.randn(1, min(3, config.positions), min(4, config.channels), config.segment)

@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core_attention.checkpoints.folders import load_model, read_config, save_model
+from core_attention.checkpoints.folders import load_model as load_strictly
+from core_attention.checkpoints.folders import read_config
+from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
+from core_runtime.models import choose_model
 from ieeg.model.mvpformer import MVPFormer
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.recordings.settings import Settings
 
-RESEARCH_ONLY = "For research only, not for diagnosis."
-_MADE_BY = "'ieeg train' makes a model folder, 'ieeg models convert' one of a published checkpoint"
+ADVICE = (
+    "'ieeg train' makes a model folder, 'ieeg models' lists published ones, 'ieeg models convert' converts their files"
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class LoadedModel:
         rate: of the signals that it takes, Hz.
         window: segments T that it was trained with.
         threshold: probability from which a segment counts as seizure.
-        preparing: further settings of `ieeg.recordings.prepared`, by name; those left out have their defaults.
+        preparing: further settings of `ieeg.recordings.settings`, by name; those left out have their defaults.
         provenance: how the model was made; `recordings` holds the signatures of what it was trained on (`ieeg.recordings.copies`).
     """
 
@@ -41,12 +47,24 @@ class LoadedModel:
         return self.network.config.segment / self.rate
 
     @property
+    def settings(self) -> Settings:
+        """How recordings are prepared for it.
+
+        Raises:
+            UserError: the model folder names settings that do not exist.
+        """
+        try:
+            return Settings(**{**(self.preparing or {}), "rate": self.rate, "segment": self.segment_seconds})
+        except TypeError as error:
+            raise UserError(f"{self.path}: the model's settings of preparing do not fit: {error}", ADVICE) from None
+
+    @property
     def detects(self) -> bool:
         """Whether it has a seizure head; otherwise it forecasts."""
         return self.network.config.classes > 0
 
 
-def save(
+def save_model(
     network: MVPFormer,
     folder: Path,
     *,
@@ -59,12 +77,12 @@ def save(
     """Writes a model folder with a model card; arguments as the attributes of `LoadedModel`."""
     used = {"rate": rate, "window": window, "threshold": threshold, "preparing": dict(preparing or {}), "unit": "µV"}
     origin = {"notice": RESEARCH_ONLY, **(provenance or {})}
-    save_model(network, folder, preprocessing=used, provenance=origin)
+    save_folder(network, folder, preprocessing=used, provenance=origin)
     write_text(folder / "README.md", _card(network, used, origin))
     return folder
 
 
-def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
+def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     """Loads a model folder strictly.
 
     Raises:
@@ -73,10 +91,10 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     try:
         described = read_config(folder)
         if described.get("class") != "MVPFormer":
-            raise UserError(f"{folder} holds a {described.get('class')}, not an MVPFormer", _MADE_BY)
-        network = load_model(folder, MVPFormer)
+            raise UserError(f"{folder} holds a {described.get('class')}, not an MVPFormer", ADVICE)
+        network = load_strictly(folder, MVPFormer)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(str(error), _MADE_BY) from None
+        raise UserError(str(error), ADVICE) from None
     used = described["preprocessing"]
     return LoadedModel(
         network.to(device).eval(),
@@ -89,23 +107,20 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     )
 
 
-def chosen(model: str | None, *, device: str = "cpu") -> LoadedModel:
-    """The model asked for with ``--model``.
+def choose(model: str | None) -> Path:
+    """The folder that ``--model`` names.
 
     Raises:
-        UserError: none was; says which exist here and how to get one.
+        UserError: none was given (says which exist here and how to get one), or it is not a folder.
     """
-    if model is None:
-        near = sorted(str(p.parent) for p in Path().glob("*/model/config.json"))
-        there = (
-            f"here are: {', '.join(near)}" if near else "'ieeg models' lists the published ones, 'ieeg train' makes one"
-        )
-        raise UserError("no --model was given", there)
-    return load(model, device=device)
+    folder = Path(choose_model(model, advice=ADVICE))
+    if not folder.is_dir():
+        raise UserError(f"--model {model}: no such folder", ADVICE)
+    return folder
 
 
 def _card(network: MVPFormer, used: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """What a person who finds the folder reads."""
+    """What a user who finds the folder reads."""
     config = network.config
     kind = "seizure detector" if config.classes else "generative model (predicts the next segment)"
     trained = origin.get("trained_on") or origin.get("converted_from") or "not said"

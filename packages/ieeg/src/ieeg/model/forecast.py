@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_runtime.errors import UserError
-from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.inference import Signals, fits
+from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.wavelets import wavelet_transform
 
 
@@ -49,7 +49,7 @@ class Forecast:
     padded: int
 
 
-def forecast(
+def forecast_segments(
     model: MVPFormer, signals: Signals, *, first: int | None = None, steps: int = 1, window: int = 25
 ) -> Forecast:
     """Forecasts `steps` segments, each from the ones before it and its own predecessors among the forecasts.
@@ -140,44 +140,3 @@ def waveforms(
     gram.diagonal().add_(1e-5 * gram.diagonal().mean())
     solved = torch.linalg.solve(gram, embeddings.float().flatten(0, -2).T)
     return (coloured.T @ solved).T.unflatten(0, embeddings.shape[:-1])
-
-
-def draw(made: Forecast, rate: float, *, most: int = 6):
-    """A figure: forecast and truth of a few channels, and the similarity of all beside that of repeating the last segment."""
-    from matplotlib.figure import Figure
-
-    known = len(made.truth)
-    order = np.argsort(-made.similarity.mean(0)) if known else np.arange(len(made.names))
-    shown = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).astype(int))]
-    figure = Figure(figsize=(11, 1.2 * len(shown) + 2.4), layout="constrained")
-    grid = figure.add_gridspec(len(shown), 2, width_ratios=(3, 1))
-    samples = made.context.shape[-1]
-    before = np.arange(-samples, 0) / rate
-    after = np.arange(len(made.predicted) * samples) / rate
-    axes = None
-    for row, channel in enumerate(shown):
-        axes = figure.add_subplot(grid[row, 0], sharex=axes)
-        axes.plot(before, made.context[channel], color="0.4", lw=0.6)
-        if known:
-            truth = made.truth[:, channel].reshape(-1)
-            axes.plot(after[: len(truth)], truth, color="0.4", lw=0.6, label="recorded")
-        axes.plot(after, made.predicted[:, channel].reshape(-1), color="C1", lw=0.8, label="forecast")
-        axes.axvline(0, color="k", lw=0.8)
-        axes.set_ylabel(f"{made.names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=8)
-        axes.tick_params(labelsize=7, labelbottom=row == len(shown) - 1)
-        if row == 0:
-            axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
-    if axes is not None:
-        axes.set_xlabel("seconds from the first forecast segment")
-    side = figure.add_subplot(grid[:, 1])
-    if known:
-        side.scatter(made.persistence.ravel(), made.similarity.ravel(), s=9, color="C1", alpha=0.7)
-        low = min(float(made.persistence.min()), float(made.similarity.min()), 0.0)
-        side.plot([low, 1], [low, 1], color="k", lw=0.8)
-        side.set_xlabel("similarity of the last segment", fontsize=8)
-        side.set_ylabel("similarity of the forecast", fontsize=8)
-        side.set_title("above the line: better than\nrepeating the last segment", fontsize=8)
-    else:
-        side.text(0.5, 0.5, "the recording ends here:\nno truth to compare with", ha="center", va="center")
-        side.axis("off")
-    return figure

@@ -35,7 +35,7 @@ class Signals(Protocol):
         ...
 
 
-class Said(NamedTuple):
+class Answer(NamedTuple):
     """What the model says of one segment.
 
     Attributes:
@@ -58,7 +58,7 @@ def probabilities(
     last: int | None = None,
     channels: bool = True,
     block: int = BLOCK,
-) -> Iterator[Said]:
+) -> Iterator[Answer]:
     """The probability of a seizure in every segment, in order; memory does not grow with the recording.
 
     Args:
@@ -89,7 +89,7 @@ def probabilities(
             evidence = log_odds(sliding.push(segments)).float().cpu()
             for i, row in enumerate(evidence):
                 if start + i >= first:
-                    yield Said(start + i, float(row.mean().sigmoid()), row.numpy() if channels else None)
+                    yield Answer(start + i, float(row.mean().sigmoid()), row.numpy() if channels else None)
 
 
 def log_odds(contributions: torch.Tensor) -> torch.Tensor:

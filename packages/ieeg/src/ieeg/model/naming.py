@@ -7,17 +7,16 @@ seizure head), which are joined for detection. braindecode's hold the decoder wi
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from core_attention.checkpoints.folders import renamed
 from core_attention.systems import StateDict, StateError
+from ieeg.model.layouts import Layout
 from ieeg.model.mvpformer import MVPFormerConfig
 from ieeg.model.wavelets import band_lengths
-
-Layout = Literal["ours", "official", "braindecode"]
 
 _FROM_OFFICIAL = {
     r"^mvpformer\.h\.": "decoder.blocks.",

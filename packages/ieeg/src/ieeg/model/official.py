@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from core_attention.systems import Component, Config, StateDict, System
-from ieeg.model.naming import IGNORED, to_ours
-from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
-from ieeg.model.objective import contrastive_logits, contrastive_loss
 from ieeg.metrics.scores import EventRules, Score, score_events, score_samples
+from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
+from ieeg.model.naming import IGNORED, to_ours
+from ieeg.model.objective import contrastive_logits, contrastive_loss
 from ieeg.model.wavelets import WaveEncoder, wavelet_transform
 
 

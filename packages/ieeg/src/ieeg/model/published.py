@@ -7,93 +7,79 @@ lists none, are estimates. The page decides. All of them: for research only, not
 
 from dataclasses import dataclass
 
-RESTRICTION = "research only: the authors exclude diagnostic use"
+from core_runtime.models import Published
+
+RESEARCH_ONLY = "For research only, not for diagnosis."
+LICENCE = "Apache-2.0; research only: the authors exclude diagnostic use"
 _IBM = "IBM/multi-variate-parallel-transformer on GitHub (its README links the share)"
 
 
-@dataclass(frozen=True)
-class Published:
-    """One published set of weights.
+@dataclass(frozen=True, kw_only=True)
+class PublishedWeights(Published):
+    """One published MVPFormer.
 
     Attributes:
-        name: how it is asked for.
-        holds: what it is for.
         parameters: about how many.
-        size: of the download.
-        source: hub repository, or where else it is.
-        on_hub: whether 'models get' can fetch it.
-        licence, gated: of the weights, and whether an account must ask first.
-        forecasts, detects: which of our verbs take it.
+        forecast, detect: which of our verbs take it; those without either are for training.
     """
 
-    name: str
-    holds: str
-    parameters: str
-    size: str
-    source: str
-    on_hub: bool
-    forecasts: bool = False
-    detects: bool = False
-    licence: str = f"Apache-2.0; {RESTRICTION}"
-    gated: bool = False
-
-    @property
-    def needs(self) -> str:
-        """What a person must have or do."""
-        if self.on_hub:
-            return f"network for 'ieeg models get {self.name}', or its folder for 'ieeg models convert'"
-        if self.detects:
-            return f"two files by hand, base and head: {_IBM}; then 'ieeg models convert HEAD --base BASE'"
-        return f"its file by hand: {_IBM}; then 'ieeg models convert FILE'"
+    parameters: str = ""
+    forecast: bool = False
+    detect: bool = False
 
 
-def _hub(size: str, kind: str, holds: str, parameters: str, bytes: str, *, detects: bool) -> Published:
+def _ibm_base(size: str, parameters: str, download: str) -> PublishedWeights:
+    return PublishedWeights(
+        name=f"ibm-{size}-base",
+        holds=f"pre-trained on SWEC, generative head, {parameters} parameters; for forecast",
+        licence=LICENCE,
+        size=download,
+        source=_IBM,
+        needs=f"its file by hand: {_IBM}; then 'ieeg models convert FILE'",
+        parameters=parameters,
+        forecast=True,
+    )
+
+
+def _ibm_head(size: str, parameters: str) -> PublishedWeights:
+    return PublishedWeights(
+        name=f"ibm-{size}-swec",
+        holds=f"seizure detector (LoRA and head, beside the base), {parameters} parameters; for detect",
+        licence=LICENCE,
+        size="a few MB",
+        source=_IBM,
+        needs=f"two files by hand, base and head: {_IBM}; then 'ieeg models convert HEAD --base BASE'",
+        parameters=parameters,
+        detect=True,
+    )
+
+
+def _hub(size: str, kind: str, holds: str, *, detect: bool = False) -> PublishedWeights:
+    parameters, download = {"s": ("74 M", "0.3 GB"), "m": ("1.2 B", "5 GB")}[size]
     name = f"mvpformer-{size}-{kind}"
-    return Published(name, holds, parameters, bytes, f"braindecode/{name}", True, detects=detects)
+    use = "detect" if detect else "training"
+    return PublishedWeights(
+        name=name,
+        holds=f"{holds}, {parameters} parameters; for {use}",
+        licence=LICENCE,
+        size=download,
+        source=f"braindecode/{name}",
+        files=("model.safetensors",),
+        needs=f"network for 'ieeg models get {name}', or its folder for 'ieeg models convert'",
+        parameters=parameters,
+        detect=detect,
+    )
 
 
-PUBLISHED: tuple[Published, ...] = (
-    Published("ibm-s-base", "pre-trained on SWEC, generative head", "75 M", "0.3 GB", _IBM, False, forecasts=True),
-    Published(
-        "ibm-s-swec", "seizure detector (LoRA and head, beside the base)", "75 M", "a few MB", _IBM, False, detects=True
-    ),
-    Published("ibm-m-base", "pre-trained on SWEC, generative head", "1.2 B", "5 GB", _IBM, False, forecasts=True),
-    Published(
-        "ibm-m-swec",
-        "seizure detector (LoRA and head, beside the base)",
-        "1.2 B",
-        "a few MB",
-        _IBM,
-        False,
-        detects=True,
-    ),
-    _hub(
-        "s", "pretrained", "backbone of ibm-s-base; its head is random, to be trained", "74 M", "0.3 GB", detects=False
-    ),
-    _hub("s", "swec", "seizure detector, LoRA merged", "74 M", "0.3 GB", detects=True),
-    _hub(
-        "s",
-        "mayo",
-        "detector of pathological activity in 3 s clips (MAYO), LoRA merged",
-        "74 M",
-        "0.3 GB",
-        detects=False,
-    ),
-    _hub(
-        "s",
-        "fnusa",
-        "detector of pathological activity in 3 s clips (FNUSA), LoRA merged",
-        "74 M",
-        "0.3 GB",
-        detects=False,
-    ),
-    _hub(
-        "m", "pretrained", "backbone of ibm-m-base; its head is random, to be trained", "1.2 B", "5 GB", detects=False
-    ),
-    _hub("m", "swec", "seizure detector, LoRA merged", "1.2 B", "5 GB", detects=True),
+PUBLISHED: tuple[PublishedWeights, ...] = (
+    _ibm_base("s", "75 M", "0.3 GB"),
+    _ibm_head("s", "75 M"),
+    _ibm_base("m", "1.2 B", "5 GB"),
+    _ibm_head("m", "1.2 B"),
+    _hub("s", "pretrained", "backbone of ibm-s-base; its head is random, to be trained"),
+    _hub("s", "swec", "seizure detector, LoRA merged", detect=True),
+    _hub("s", "mayo", "detector of pathological activity in 3 s clips (MAYO), LoRA merged"),
+    _hub("s", "fnusa", "detector of pathological activity in 3 s clips (FNUSA), LoRA merged"),
+    _hub("m", "pretrained", "backbone of ibm-m-base; its head is random, to be trained"),
+    _hub("m", "swec", "seizure detector, LoRA merged", detect=True),
 )
-
-
-def published(name: str) -> Published | None:
-    """By name."""
-    return next((p for p in PUBLISHED if p.name == name), None)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.inference import Signals, check, log_odds
+from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.windows import SlidingWindow
 
 
@@ -68,7 +68,7 @@ class AlarmState:
             }
 
 
-def stream(
+def follow_signals(
     model: MVPFormer,
     reopen: Callable[[], Signals],
     *,

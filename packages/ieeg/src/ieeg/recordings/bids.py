@@ -1,18 +1,15 @@
-"""BIDS-iEEG, read tolerantly: sidecars are joined by name, whatever their number and order; what is missing is left open.
-
-Also which recordings a folder holds, and whose they are.
-"""
+"""BIDS-iEEG, read tolerantly: sidecars are joined by name, whatever their number and order; what is missing is left open."""
 
 import csv
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError
-from ieeg.recordings.recording import Recording, recognises, some_of
+from ieeg.recordings.finding import entities, sidecar
+from ieeg.recordings.recording import Recording, some_of
 
 _KINDS = {
     "seeg": "seeg",
@@ -26,82 +23,6 @@ _KINDS = {
     "veog": "eog",
 }
 _METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A recording in a folder: its path, a name that is unique in the folder, and the patient."""
-
-    path: Path
-    name: str
-    patient: str
-
-
-def find_recordings(path: Path) -> list[Found]:
-    """A recording, or all recordings of a folder or BIDS data set, sorted by path.
-
-    Patients are told by ``sub-…``, else by SWEC's ``ID…``, CHB-MIT's ``chb…`` or Siena's ``PN…``, else by the folder, else by the file.
-
-    Raises:
-        UserError: there is none.
-    """
-    if not path.exists():
-        raise UserError(f"no such file or folder: {path}", "give a recording, a folder of them, or a BIDS data set")
-    if path.is_file() or path.name.lower().endswith(".mefd"):
-        return [Found(path, path.name.split(".")[0], patient_of(path, path.parent))]
-    files = [p for p in sorted(path.rglob("*")) if _candidate(p, path)]
-    parts = {p.parent for p in files if p.name.endswith("_total.h5")}
-    files = [p for p in files if not (p.parent in parts and re.search(r"_part_\d+\.h5$", p.name))]
-    if not files:
-        raise UserError(
-            f"{path} holds no recording",
-            "known: EDF, BDF, BrainVision, FIF, EEGLAB, Persyst, Nihon Kohden, MEF3, SWEC HDF5",
-        )
-    stems = [p.name.split(".")[0] for p in files]
-    names = [
-        s if stems.count(s) == 1 else "_".join([*p.relative_to(path).parent.parts, s])
-        for s, p in zip(stems, files, strict=True)
-    ]
-    return [Found(p, n, patient_of(p, path)) for p, n in zip(files, names, strict=True)]
-
-
-def _candidate(path: Path, root: Path) -> bool:
-    inside = path.relative_to(root).parts
-    if any(part.startswith(".") or part.lower().endswith(".mefd") for part in inside[:-1]) or path.name.startswith("."):
-        return False
-    if {"derivatives", "sourcedata"} & set(inside):
-        return False
-    if path.suffix.lower() == ".eeg" and path.with_suffix(".vhdr").exists():
-        return False  # BrainVision's data beside its header
-    return recognises(path) is not None
-
-
-def patient_of(path: Path, root: Path) -> str:
-    """Whose recording this is, as far as its path says."""
-    for part in (*reversed(path.parts[len(root.parts) :]), *reversed(path.parts)):
-        match = re.match(r"(sub-[A-Za-z0-9]+|ID\d+|chb\d+|PN\d+)(?=[_\-.]|$)", part, re.IGNORECASE)
-        if match:
-            return match[1]
-    return path.parent.name if path.parent != root else path.name.split(".")[0]
-
-
-def entities(path: Path) -> dict[str, str]:
-    """The key-value pairs of a BIDS name: ``sub-01_task-ltm_ieeg.edf`` → ``{"sub": "01", "task": "ltm"}``."""
-    return dict(part.split("-", 1) for part in path.name.split(".")[0].split("_") if "-" in part)
-
-
-def sidecar(path: Path, suffix: str) -> Path | None:
-    """The nearest file of a kind that applies: in the same folder or above it, all its entities among the recording's."""
-    mine = entities(path)
-    for folder in (path.parent, *path.parent.parents):
-        fitting = [p for p in folder.glob(f"*{suffix}") if p.is_file() and entities(p).items() <= mine.items()]
-        if fitting:
-            return max(fitting, key=lambda p: len(entities(p)))
-        if (folder / "dataset_description.json").exists() or folder == folder.parent:
-            return None
-        if not re.match(r"(sub|ses)-|ieeg$|eeg$", folder.name):
-            return None
-    return None
 
 
 def join_sidecars(recording: Recording) -> None:

@@ -3,21 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-
-class Reference(StrEnum):
-    """Against what each channel is measured."""
-
-    median = "median"
-    average = "average"
-    bipolar = "bipolar"
-    laplacian = "laplacian"
-    none = "none"
+from ieeg.recordings.settings import Reference
 
 
 def contact(name: str) -> tuple[str, int] | None:
@@ -52,14 +43,13 @@ def derivations(names: Sequence[str], reference: Reference, groups: Sequence[str
     Bipolar: neighbours by number on one shaft (A1-A2), never across a gap or from shaft to shaft. Laplacian: each contact less the mean of its
     neighbours on the shaft; a contact without any is left out. Median, average and none keep every channel.
     """
-    reference = Reference(reference)
-    if reference not in (Reference.bipolar, Reference.laplacian):
+    if reference not in ("bipolar", "laplacian"):
         return [Derivation(name, i) for i, name in enumerate(names)]
     out = []
     for numbers in shafts(names, groups).values():
         for number in sorted(numbers):
             here = numbers[number]
-            if reference is Reference.bipolar:
+            if reference == "bipolar":
                 if number + 1 in numbers:
                     there = numbers[number + 1]
                     out.append(Derivation(f"{names[here]}-{names[there]}", here, (there,)))
@@ -74,14 +64,13 @@ def rereference(
     x: Float[np.ndarray, "channels samples"], derived: Sequence[Derivation], reference: Reference
 ) -> Float[np.ndarray, "derived samples"]:
     """Applies the derivations, and the common median or average of all channels where asked; one channel alone has no common reference."""
-    reference = Reference(reference)
     if len(x) == 1:
         return x
-    if reference is Reference.median:
+    if reference == "median":
         return x - channel_median(x)
-    if reference is Reference.average:
+    if reference == "average":
         return x - x.mean(0, keepdims=True)
-    if reference is Reference.none:
+    if reference == "none":
         return x
     out = x[[d.plus for d in derived]]
     for row, d in zip(out, derived, strict=True):

@@ -6,53 +6,21 @@ rate; the margins are thrown away. So blocks join without seams and memory does 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from ieeg.recordings.montage import Derivation, Reference, choose_channels, derivations, rereference
+from ieeg.recordings.montage import Derivation, choose_channels, derivations, rereference
 from ieeg.recordings.quality import Quality, examine, probe_times
 from ieeg.recordings.recording import Channel, Recording, some_of
+from ieeg.recordings.settings import Settings
 
 BLOCK_SECONDS, MARGIN_SECONDS = 100, 14  # 128 s are read at once: a fast length of the transform at every usual rate
 NOTCH_QUALITY = 30.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How recordings are prepared.
-
-    Attributes:
-        rate: of the prepared signal, Hz.
-        segment: seconds a segment.
-        reference: median (as SWEC's recordings), average, bipolar, laplacian or none.
-        low, high: pass band, Hz (4th-order Butterworth, zero phase); 0 leaves an edge open.
-        notch: mains frequency whose harmonics are removed, Hz; 0: none; None: from the sidecar, else the one that stands out in the spectrum.
-        max_channels: the paper's choice of channels is made where there are more; 0: keep all.
-        drop_bads: leave out bad channels.
-        exclude: names of channels to leave out.
-        resampling: "exact" cuts the spectrum; "linear" interpolates as the published loader does (it aliases).
-    """
-
-    rate: float = 512.0
-    segment: float = 5.0
-    reference: Reference = Reference.median
-    low: float = 0.5
-    high: float = 150.0
-    notch: float | None = None
-    max_channels: int = 32
-    drop_bads: bool = True
-    exclude: tuple[str, ...] = ()
-    resampling: Literal["exact", "linear"] = "exact"
-
-    @property
-    def segment_samples(self) -> int:
-        return round(self.segment * self.rate)
 
 
 class Prepared:
@@ -62,7 +30,7 @@ class Prepared:
         names: of the prepared channels, in montage order.
         channels: the recording's channels that go in, before referencing.
         bads: name → reason, of neural channels; left out unless the settings keep them.
-        notes: what was done that a person should know, in plain words.
+        notes: what was done that the user should know, in plain words.
         notch: mains frequency that is removed, Hz, or 0.
 
     Raises:
@@ -90,7 +58,7 @@ class Prepared:
         self._inputs = [
             i
             for i, c in enumerate(recording.channels)
-            if c.neural and c.name not in s.exclude and not (s.drop_bads and c.name in self.bads)
+            if c.neural and c.name not in s.exclude and (s.keep_bads or c.name not in self.bads)
         ]
         if not self._inputs:
             neural = sum(c.neural for c in recording.channels)
@@ -98,8 +66,8 @@ class Prepared:
                 f"{recording.path.name} has no usable channel: {neural} of {len(recording.channels)} are neural, all of them bad",
                 "'ieeg inspect' gives each one's reason; --keep-bads uses them all the same",
             )
-        if len(self._inputs) == 1 and Reference(s.reference) in (Reference.median, Reference.average):
-            self.notes.append(f"one channel alone: no {Reference(s.reference)} reference")
+        if len(self._inputs) == 1 and s.reference in ("median", "average"):
+            self.notes.append(f"one channel alone: no {s.reference} reference")
         if self.scale != 1:
             self.notes.append(
                 f"amplitudes of {self.quality.microvolts:.1e} µV are impossible: the file's numbers are taken as volts"
@@ -113,12 +81,12 @@ class Prepared:
                 "channel names must be shaft and number (A1, A2); --reference median works with any names",
             )
         self._kept = np.arange(len(self._derived))
-        if s.max_channels and len(self._derived) > s.max_channels:
-            self._choose(s.max_channels)
+        if s.channels and len(self._derived) > s.channels:
+            self._choose(s.channels)
 
     def again(self, recording: Recording) -> "Prepared":
         """The same preparation of a recording that has grown: channels, filters and references stay as they were chosen."""
-        grown = Prepared(recording, replace(self.settings, notch=self.notch, max_channels=0), self.quality)
+        grown = Prepared(recording, replace(self.settings, notch=self.notch, channels=0), self.quality)
         grown._kept = self._kept
         return grown
 

@@ -1,6 +1,7 @@
 """Recordings of any format as one thing: channels with names, kinds and rates, and windows of microvolts read where they are needed.
 
-Nothing is loaded whole: of EDF and BDF the samples asked for are read (`ieeg.recordings.edf`), SWEC's HDF5 is read by chunk, the rest goes through MNE's lazy readers.
+Nothing is loaded whole: of EDF and BDF the samples asked for are read (`ieeg.recordings.edf`), SWEC's HDF5 is read by chunk, the rest goes through
+MNE's lazy readers.
 """
 
 import re
@@ -13,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from core_runtime.errors import UserError
 
 MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "microv": 1.0, "nv": 1e-3}
 NEURAL = ("seeg", "ecog", "eeg")
@@ -152,75 +151,3 @@ class Recording(ABC):
     @abstractmethod
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         """As `read`, inside the recording."""
-
-
-EDF_SUFFIXES = (".edf", ".bdf", ".rec")
-MNE_SUFFIXES = (".vhdr", ".fif", ".fif.gz", ".set", ".lay", ".eeg", ".cnt", ".mff", ".nxe")
-
-
-def recognises(path: Path) -> str | None:
-    """What kind of recording a path holds, from its name and first bytes."""
-    name = path.name.lower()
-    if path.is_dir():
-        return (
-            "MEF3 session"
-            if name.endswith(".mefd")
-            else "BIDS data set"
-            if (path / "dataset_description.json").is_file()
-            else None
-        )
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        head = file.read(8)
-    if name.endswith(EDF_SUFFIXES) and (head.strip() == b"0" or head == b"\xffBIOSEMI"):
-        return "EDF recording"
-    if head == b"\x89HDF\r\n\x1a\n" and name.endswith((".h5", ".hdf5")):
-        import h5py
-
-        try:
-            with h5py.File(path, "r") as file:
-                return "SWEC iEEG recording" if "data/ieeg" in file else None
-        except OSError:
-            return None
-    if name.endswith(".eeg") and head.startswith((b"EEG-", b"QI-", b"DAE-")):
-        return "Nihon Kohden recording"
-    if name.endswith((".vhdr", ".lay", ".set", ".mff", ".nxe", ".cnt", ".fif", ".fif.gz")) and path.stat().st_size:
-        return "recording (through MNE)"
-    return None
-
-
-def open_recording(path: Path) -> Recording:
-    """Opens a recording of any known format.
-
-    Raises:
-        UserError: absent, empty, of no known format, or unreadable.
-    """
-    name = path.name.lower()
-    if not path.exists():
-        raise UserError(
-            f"no such file: {path}",
-            "give an EDF, BDF, BrainVision (.vhdr), FIF, EEGLAB (.set), Persyst (.lay), MEF3 (.mefd) or SWEC (.h5) recording",
-        )
-    if path.is_file() and path.stat().st_size == 0:
-        raise UserError(f"{path} is empty", "copy it again from the recorder")
-    from ieeg import readers
-    from ieeg.recordings.bids import join_sidecars
-
-    for suffixes, reader in (
-        ((".mefd",), readers.MefRecording),
-        (EDF_SUFFIXES, readers.EdfRecording),
-        ((".h5", ".hdf5"), readers.SwecRecording),
-        (MNE_SUFFIXES, readers.MneRecording),
-    ):
-        if name.endswith(suffixes):
-            recording = reader(path)
-            if not recording.channels or recording.duration <= 0:
-                raise UserError(f"{path} holds no samples", "the recorder wrote nothing, or the copy was cut off")
-            recording.make_names_unique()
-            join_sidecars(recording)
-            return recording
-    raise UserError(
-        f"{path} is of no known recording format",
-        "known: EDF, BDF, BrainVision, FIF, EEGLAB, Persyst, Nihon Kohden, MEF3, SWEC HDF5",
-    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from ieeg.recordings.finding import find_table
 from ieeg.recordings.recording import Event, Recording
 
 _SEIZURE = re.compile(r"^(sz\b|sz[_\-]|seiz|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz$)", re.IGNORECASE)
@@ -54,25 +55,6 @@ def seizures_of(recording: Recording, table: Path | None = None) -> Seizures:
             )
     marked = from_annotations(recording.events, recording.duration)
     return _inside(marked, recording, "annotations" if recording.events else "")
-
-
-def find_table(path: Path) -> Path | None:
-    """The seizure table that lies beside a recording, by the conventions of the four data sets."""
-    stem = path.name.split(".")[0]
-    bids = re.sub(r"_(ieeg|eeg)$", "", stem)
-    case = stem.split("_")[0]
-    names = (
-        f"{bids}_events.tsv",
-        f"{stem}.csv_bi",
-        f"{stem}.tsv",
-        f"{case}-summary.txt",
-        f"Seizures-list-{stem.split('-')[0]}.txt",
-    )
-    for name in names:
-        candidate = path.parent / name
-        if candidate.is_file():
-            return candidate
-    return None
 
 
 def read_table(path: Path, recording: Recording) -> list[tuple[float, float]] | None:

@@ -3,14 +3,14 @@
 import numpy as np
 
 from core_runtime.report import Report
-from ieeg.commands.detect import Detection
+from ieeg.model.published import RESEARCH_ONLY
 from ieeg.reports.figures import draw_attention, draw_importance, draw_probability, draw_traces
-from ieeg.model.folder import RESEARCH_ONLY
+from ieeg.results.detection import Detection
 
 _EVENTS_SHOWN = 4
 
 
-def report_of(made: Detection) -> Report:
+def detection_report(made: Detection) -> Report:
     """Everything that `detect` says of a recording, as one page."""
     prepared, recording = made.prepared, made.prepared.recording
     count = len(made.events)
@@ -20,8 +20,8 @@ def report_of(made: Detection) -> Report:
         page.text(note)
     marked = made.marked.events if made.marked.known else None
     page.heading("Probability of a seizure").picture(
-        draw_probability(made.probability, made.seconds, made.options.threshold, made.events, marked),
-        f"One value in {made.seconds:g} s. Dotted: threshold {made.options.threshold:g}. Blue: detected."
+        draw_probability(made.probability, made.seconds, made.options.upper, made.events, marked),
+        f"One value in {made.seconds:g} s. Dotted: threshold {made.options.upper:g}. Blue: detected."
         + (" Red: marked in the data." if marked is not None else ""),
     )
     rows = [
@@ -65,7 +65,7 @@ def report_of(made: Detection) -> Report:
             ("start", recording.start or "not stored"),
             ("channels used", ", ".join(prepared.names)),
             ("left out as bad", "; ".join(f"{n}: {why}" for n, why in prepared.bads.items()) or "none"),
-            ("reference", str(prepared.settings.reference)),
+            ("reference", prepared.settings.reference),
             ("mains notch", f"{prepared.notch:g} Hz" if prepared.notch else "none"),
         ]
     )

@@ -1,10 +1,14 @@
-"""The picture of an evaluation."""
+"""An evaluation as a page, a table and a picture."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+
+from core_runtime.report import Report
+from ieeg.model.published import RESEARCH_ONLY
+from ieeg.results.evaluation import MEASURES, measure_rows, unfair
 
 
 def draw_evaluation(result: Mapping[str, Any]) -> Figure:
@@ -40,3 +44,29 @@ def draw_evaluation(result: Mapping[str, Any]) -> Figure:
     right.set_xticks(range(len(subjects)), subjects, rotation=90, fontsize=7)
     right.set(ylabel="event F1", ylim=(0, 1.03))
     return figure
+
+
+def evaluation_report(result: Mapping[str, Any]) -> Report:
+    """The page."""
+    seizures = f"{result['seizures']} seizures in {result['hours']:.1f} h of {result['subjects']} subjects"
+    page = Report("Evaluation of a seizure detector", lead=seizures).warning(RESEARCH_ONLY)
+    if warning := unfair(result):
+        page.warning(warning)
+    columns = ["measure", "mean over subjects", "95 %", "pooled", "95 %"]
+    caption = "Intervals: bootstrap over subjects. Events and samples as SzCORE."
+    page.table(columns, measure_rows(result), caption=caption)
+    figure = draw_evaluation(result)
+    page.picture(figure, "Sensitivity against false alarms an hour over thresholds; calibration of the probability.")
+    if "against" in result:
+        page.heading(f"Against {result['against']['detector']}")
+        rows = []
+        for name, measure in result["against"]["measures"].items():
+            rows.append((MEASURES[name], measure["difference"], measure["p"], measure["subjects"]))
+        page.table(
+            ["measure", "difference (second less first)", "p", "subjects"],
+            rows,
+            caption="Paired permutation test over subjects.",
+        )
+    if result["left_out"]:
+        page.heading("Left out").facts(list(result["left_out"].items()))
+    return page

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ieeg.results.events import SeizureEvent
 from ieeg.model.inference import AttentionMap
+from ieeg.results.events import SeizureEvent
 
 SEIZURE, FOUND, BAD = "tab:red", "tab:blue", "tab:orange"
 

@@ -6,42 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError
-
-
-@dataclass(frozen=True)
-class EventOptions:
-    """How probabilities become events.
-
-    Attributes:
-        threshold: an event reaches this probability at least once.
-        low: and lasts as long as it stays at or above this one (hysteresis); None: the threshold itself.
-        smoothing: moving average over this many segments, centred; 1: none.
-        min_duration: shorter events are dropped, seconds.
-        merge_gap: events with a shorter gap between them become one, seconds.
-
-    Raises:
-        UserError: a threshold outside 0 to 1, `low` above it, or negative durations.
-    """
-
-    threshold: float = 0.5
-    low: float | None = None
-    smoothing: int = 1
-    min_duration: float = 0.0
-    merge_gap: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1 or not 0 <= self.lower <= self.threshold:
-            raise UserError(
-                f"thresholds must be 0 ≤ low ≤ threshold ≤ 1; got {self.lower:g} and {self.threshold:g}",
-                "--low ends an event below --threshold",
-            )
-        if self.smoothing < 1 or self.min_duration < 0 or self.merge_gap < 0:
-            raise UserError("smoothing is 1 segment or more, durations are not negative", "see 'ieeg detect --help'")
-
-    @property
-    def lower(self) -> float:
-        return self.threshold if self.low is None else self.low
+from ieeg.results.options import EventOptions
 
 
 @dataclass(frozen=True)
@@ -78,7 +43,7 @@ def to_events(
     found: list[SeizureEvent] = []
     for a, b in edges.reshape(-1, 2):
         peak = float(p[a:b].max())
-        if peak < o.threshold:
+        if peak < o.upper:
             continue
         event = SeizureEvent(float(a * seconds), float(b * seconds), peak)
         if found and event.onset - found[-1].offset < o.merge_gap:

@@ -65,6 +65,14 @@ def write_trace(path: Path, probability: NDArray[np.floating], seconds: float) -
         table.to_csv(path, sep="\t", index=False, float_format="%.6g", na_rep="n/a")
 
 
+def read_trace(path: Path) -> tuple[NDArray[np.float32], float]:
+    """The probabilities of a trace that `write_trace` wrote, and the seconds of a segment."""
+    import pandas
+
+    table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path, sep="\t")
+    return table["probability"].to_numpy(np.float32), float(table["duration"].iloc[0])
+
+
 def write_edf(
     path: Path,
     events: Sequence[SeizureEvent],

@@ -3,6 +3,8 @@
 Everything drawn for a batch is a function of the seed and the batch's number, so that a resumed run sees what an uninterrupted one sees.
 """
 
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,8 +21,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
+from core_runtime.terminal import note, track
 from core_runtime.training import first_epoch
+from ieeg.cohort import Case
 from ieeg.model.inference import Signals
+from ieeg.recordings.opening import open_recording
+from ieeg.recordings.prepared import Prepared
+from ieeg.recordings.settings import Settings
 
 FINE = 25  # starts a segment, near seizures
 
@@ -313,3 +320,58 @@ class WindowModule(lightning.LightningDataModule):
             multiprocessing_context="spawn" if self.workers else None,
             persistent_workers=self.workers > 0,
         )
+
+
+class OnDisk:
+    """A prepared recording that is opened where it is used, so that it can be sent to other processes."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path, self.settings = path, settings
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "settings": self.settings}
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return Prepared(open_recording(self.path), self.settings)
+
+    @property
+    def names(self) -> list[str]:
+        return self._prepared.names
+
+    @property
+    def segment_count(self) -> int:
+        return self._prepared.segment_count
+
+    def segments(self, first: int, last: int) -> NDArray[np.float32]:
+        return self._prepared.segments(first, last)
+
+
+def prepare_sources(
+    cases: Sequence[Case], settings: Settings, folder: Path, *, limit: float = 20e9
+) -> tuple[list[Source], dict[str, str]]:
+    """The recordings as training data, prepared once into `folder` if all of it takes fewer than `limit` bytes, else read as needed.
+
+    Returns:
+        The sources, and the recordings that cannot be prepared, with the reason.
+    """
+    made: list[tuple[Case, OnDisk]] = []
+    left_out: dict[str, str] = {}
+    for case in cases:
+        signals = OnDisk(case.path, settings)
+        try:
+            signals.names  # noqa: B018 - opens it
+            made.append((case, signals))
+        except UserError as error:
+            left_out[case.name] = error.message
+    size = sum(s.segment_count * len(s.names) * settings.segment_samples * 4 for _, s in made)
+    folder.mkdir(parents=True, exist_ok=True)
+    keep = size <= min(limit, 0.8 * shutil.disk_usage(folder).free)
+    if not keep:
+        note.print(f"{size / 1e9:.0f} GB of prepared data: read from the recordings in every step (--store-limit)")
+    found = []
+    for case, signals in track(made, "Preparing recordings") if keep else made:
+        name = re.sub(r"[^\w.-]+", "_", case.name)
+        kept = store(signals, folder / f"{name}.npy") if keep else signals
+        found.append(Source(case.name, case.patient, kept, case.seizures, settings.segment))
+    return found, left_out

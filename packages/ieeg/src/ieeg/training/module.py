@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from core_runtime import training
-from ieeg.training.data import Batch, FixedWindows, Source, WindowData, WindowModule
+from ieeg.metrics.scores import cohen_kappa, score_events, score_samples, to_events
+from ieeg.model.inference import probabilities
 from ieeg.model.lora import freeze_base
 from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.objective import contrastive_logits, contrastive_loss, sample_negatives
+from ieeg.training.data import Batch, FixedWindows, Source, WindowData, WindowModule
 from ieeg.training.recipe import Recipe
-from ieeg.metrics.scores import cohen_kappa
 
 
 class MVPFormerTraining(training.Training):
@@ -118,13 +120,14 @@ def fit(
         UserError: no recording holds a window.
         ValueError: the model's head is not the task's, or LoRA is wanted and not there.
     """
+    recipe = recipe.suited_to()
     if (recipe.task == "detect") != (model.config.classes > 0):
         raise ValueError(f"a model with {model.config.classes} classes cannot be trained to {recipe.task}")
     if recipe.task == "detect" and recipe.tune != "all":
         if recipe.tune == "lora" and not model.config.lora_rank:
             raise ValueError("tune = 'lora' needs a model with LoRA: with_lora(model)")
         freeze_base(model)
-    channels = min(recipe.max_channels, model.config.channels)
+    channels = min(recipe.batch_channels, model.config.channels)
     data = WindowData(
         train,
         window=window,
@@ -158,3 +161,28 @@ def fit(
 
 def _likelihood(row: training.Row) -> float:
     return -row["val_loss"]
+
+
+def best_threshold(network: MVPFormer, judged: Sequence[Source], *, window: int) -> float:
+    """The threshold at which events and samples of these recordings are found best: the greatest sum of their F1, the middle of a plateau."""
+    network.eval()
+    traces = [
+        np.array([s.probability for s in probabilities(network, r.signals, window=window, channels=False)])
+        for r in judged
+    ]
+    grid = np.linspace(0.05, 0.95, 37)
+    scores = np.zeros(len(grid))
+    for i, threshold in enumerate(grid):
+        events = samples = None
+        for trace, source in zip(traces, judged, strict=True):
+            seconds = len(trace) * source.seconds
+            found = to_events(trace >= threshold, 1 / source.seconds)
+            of_events = score_events(source.seizures, found, seconds).score
+            of_samples = score_samples(source.seizures, found, seconds)
+            events = of_events if events is None else events + of_events
+            samples = of_samples if samples is None else samples + of_samples
+        assert events is not None
+        assert samples is not None
+        scores[i] = np.nan_to_num(events.f1) + np.nan_to_num(samples.f1)
+    plateau = np.flatnonzero(scores >= scores.max() - 1e-9)
+    return round(float(grid[plateau[len(plateau) // 2]]), 3)

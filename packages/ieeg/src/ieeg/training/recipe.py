@@ -1,108 +1,135 @@
-"""How MVPFormer is trained: the published recipes as data. Imports nothing heavy."""
+"""How MVPFormer is trained: the published recipe as options, and what a small model wants instead. Imports nothing heavy."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal
 
 from core_runtime.errors import UserError
+from core_runtime.options import Above, AtLeast, Between, Flag, Pair, options
 
 Task = Literal["pretrain", "detect"]
 Tune = Literal["lora", "all", "head"]
 
+SUITED: Any = None  # the default of an option whose value depends on the model: `Recipe.suited_to` fills it in
 
-@dataclass(frozen=True, kw_only=True)
+
+@options
 class Recipe:
-    """How a model is trained; the defaults are the published ones, but for the length.
+    """How the model learns; the defaults are the published ones, but for the length and for tiny models.
 
     Attributes:
-        task: "pretrain": the generative objective; "detect": the seizure head.
-        tune: of detect: LoRA and head, everything, or the head alone.
-        epochs, batches: an epoch is so many batches (published: 1000); the model is judged after each.
-        batch: windows, all of one patient.
-        accumulate: batches an optimiser step.
-        lr, weight_decay, clip: AdamW, and the greatest norm of a gradient; 0: none.
+        task: pretrain: predict the next segment; detect: tell seizures.
+        tune: of detect: LoRA and head (default of a model folder), everything (default of a fresh model), or the head alone.
+        epochs: the model is judged after each (20; tiny: 6).
+        batches: batches per epoch (published: 1000; tiny: 100).
+        batch: windows per batch, all of one patient (published: 32; tiny: 16).
+        accumulate: batches per optimiser step.
+        lr: AdamW's highest rate (published: 1e-4; tiny: 2e-3).
+        weight_decay: of AdamW.
+        clip: greatest norm of a gradient; 0: none.
         warmup: share of the steps in which the rate rises from 0; then a cosine to 0.
-        dropout: of embeddings, attention and residuals alike.
+        dropout: of embeddings, attention and residuals alike (published: 0.1; tiny: 0).
         structured_dropout: attention drops whole key segments and channels, as the published kernel does.
-        negatives, temperature, law: of the generative objective (`ieeg.model.objective`).
-        class_weights: of (other, seizure) in the cross-entropy.
-        balanced, slow_down: half of the windows positive; finer steps around seizures.
-        max_channels: windows are cut to so many channels.
-        lora_rank, lora_alpha: of tune = "lora".
-        selection: keep the epoch that does best on the patients held out (detect: kappa; pretrain: loss), or the last.
+        negatives: per segment, of the generative objective.
+        temperature: of the generative objective.
+        law: how negatives are drawn.
+        class_weights: of (other, seizure) in the loss.
+        balanced: half of the windows with seizures.
+        slow_down: finer steps around seizures.
+        batch_channels: windows are cut to so many channels.
+        lora_rank: rank of the low-rank updates.
+        lora_alpha: scale of the low-rank updates.
+        selection: which epoch is kept: the best on the patients held out (detect: kappa; pretrain: loss), or the last.
     """
 
     task: Task = "detect"
-    tune: Tune = "lora"
-    epochs: int = 20
-    batches: int = 1000
-    batch: int = 32
-    accumulate: int = 1
-    lr: float = 1e-4
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    warmup: float = 0.1
-    dropout: float = 0.1
+    tune: Tune = SUITED
+    epochs: Annotated[int, AtLeast(1)] = SUITED
+    batches: Annotated[int, AtLeast(1)] = SUITED
+    batch: Annotated[int, AtLeast(1)] = SUITED
+    accumulate: Annotated[int, AtLeast(1)] = 1
+    lr: Annotated[float, Above(0)] = SUITED
+    weight_decay: Annotated[float, AtLeast(0)] = 0.01
+    clip: Annotated[float, AtLeast(0)] = 1.0
+    warmup: Annotated[float, Between(0, 0.99)] = 0.1
+    dropout: Annotated[float, Between(0, 0.99)] = SUITED
     structured_dropout: bool = False
-    negatives: int = 30
-    temperature: float = 0.1
+    negatives: Annotated[int, AtLeast(1)] = 30
+    temperature: Annotated[float, Above(0)] = 0.1
     law: Literal["uniform", "official"] = "uniform"
-    class_weights: tuple[float, float] | None = None
-    balanced: bool = True
-    slow_down: bool = True
-    max_channels: int = 32
-    lora_rank: int = 8
-    lora_alpha: float = 16.0
+    class_weights: Pair | None = None
+    balanced: Annotated[bool, Flag("--as-they-come")] = True
+    slow_down: Annotated[bool, Flag("--even")] = True
+    batch_channels: Annotated[int, AtLeast(1)] = 32
+    lora_rank: Annotated[int, AtLeast(1)] = 8
+    lora_alpha: Annotated[float, AtLeast(0)] = 16.0
     selection: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        counts = (self.epochs, self.batches, self.batch, self.accumulate, self.negatives, self.max_channels)
-        if min(counts) < 1:
-            raise ValueError(
-                f"epochs, batches, batch, accumulate, negatives and max_channels are at least 1; got {counts}"
-            )
-        if self.lr <= 0 or self.temperature <= 0 or min(self.weight_decay, self.clip) < 0:
-            raise ValueError("lr and temperature are positive, weight_decay and clip not negative")
-        if not (0 <= self.warmup < 1 and 0 <= self.dropout < 1):
-            raise ValueError(f"warmup and dropout are shares from 0 to below 1; got {self.warmup} and {self.dropout}")
-        if self.tune == "lora" and self.lora_rank < 1:
-            raise ValueError(f"lora_rank is at least 1; got {self.lora_rank}")
+        if self.class_weights is not None and not min(self.class_weights) > 0:
+            raise UserError(f"--class-weights {self.class_weights}: both are greater than 0")
+
+    def suited_to(self, model: str = "") -> "Recipe":
+        """This recipe with the options that were left open filled in.
+
+        Args:
+            model: a size, or a model folder ("": the published values).
+        """
+        defaults = {**PUBLISHED, **SUITED_TO.get(model, {})}
+        open_fields = [f.name for f in fields(self) if f.name in defaults and getattr(self, f.name) is None]
+        return replace(self, **{name: defaults[name] for name in open_fields})
 
 
-# Entries of the published YAML files → our options; None: known, and nothing to us.
-PUBLISHED_CONFIG: Mapping[str, str | None] = {
-    "lr": "lr",
-    "weight_decay": "weight_decay",
+PUBLISHED: Mapping[str, Any] = {
+    "tune": "lora",
+    "epochs": 20,
+    "batches": 1000,
+    "batch": 32,
+    "lr": 1e-4,
+    "dropout": 0.1,
+}
+# A fresh model has nothing that LoRA could add to; a small one on a laptop wants higher rates and fewer steps.
+SUITED_TO: Mapping[str, Mapping[str, Any]] = {
+    "s": {"tune": "all"},
+    "m": {"tune": "all"},
+    "tiny": {"tune": "all", "epochs": 6, "batches": 100, "batch": 16, "lr": 2e-3, "dropout": 0.0},
+}
+
+# Names in the published YAML files → our options; None: known, and without meaning here.
+PUBLISHED_NAMES: Mapping[str, str | None] = {
     "batch_size": "batch",
     "num_negatives": "negatives",
     "temp": "temperature",
-    "lora_rank": "lora_rank",
-    "lora_alpha": "lora_alpha",
     "n_segments": "window",
     "patients_per_batch": None,
 }
 
-# What a small model on a laptop wants: higher rates, fewer steps, no LoRA.
-TINY: Mapping[str, Any] = {"tune": "all", "lr": 2e-3, "epochs": 6, "batches": 100, "batch": 16, "dropout": 0.0}
 
+@options
+class FreshOptions:
+    """What a fresh model is built for; a model folder has its own.
 
-def recipe_for(model: str, **options: Any) -> Recipe:
-    """A recipe: what was asked for, else what suits the model, else the published values.
-
-    Args:
-        model: a size, or a model folder.
-        options: fields of `Recipe`; None means not asked for.
-
-    Raises:
-        UserError: values that do not fit.
+    Attributes:
+        window: segments per window (25; tiny: 12).
+        rate: Hz, of a fresh model (512; tiny: 128).
+        relative_index: of a fresh model: row of the position tables by end or by distance.
     """
-    asked = {k: v for k, v in options.items() if v is not None}
-    suits: Mapping[str, Any] = TINY if model == "tiny" else {}
-    if not suits and model in ("s", "m"):
-        suits = {"tune": "all"}  # nothing is there that LoRA could add to
-    if asked.get("selection", "best") not in ("best", "last"):
-        raise UserError(f"--selection is best or last, got {asked['selection']!r}")
-    try:
-        return Recipe(**{**suits, **asked})
-    except ValueError as error:
-        raise UserError(str(error)) from None
+
+    window: Annotated[int | None, AtLeast(1)] = None
+    rate: Annotated[float | None, AtLeast(1)] = None
+    relative_index: Literal["official", "distance"] | None = None
+
+
+@options
+class CohortOptions:
+    """Which recordings are learned from.
+
+    Attributes:
+        validation: patients held out: a share (0.2, 0), or names 'sub-01,sub-07'.
+        drop_copies: of recordings that are the same, keep the first; default: refuse.
+        store_limit: GB that prepared recordings may take on disk while training.
+    """
+
+    validation: str = "0.2"
+    drop_copies: bool = False
+    store_limit: Annotated[float, AtLeast(0)] = 20.0

@@ -1,0 +1,81 @@
+"""How recordings are prepared: the settings that a model carries, and the options that change them. Imports nothing heavy."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
+
+from core_runtime.options import AtLeast, Flag, Names, options
+
+Reference = Literal["median", "average", "bipolar", "laplacian", "none"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How recordings are prepared.
+
+    Attributes:
+        rate: of the prepared signal, Hz.
+        segment: seconds per segment.
+        reference: median (as SWEC's recordings), average, bipolar, laplacian or none.
+        low, high: pass band, Hz (4th-order Butterworth, zero phase); 0 leaves an edge open.
+        notch: mains frequency whose harmonics are removed, Hz; 0: none; None: from the sidecar, else the one that stands out in the spectrum.
+        channels: the paper's choice of channels is made where there are more; 0: keep all.
+        keep_bads: use bad channels, too.
+        exclude: names of channels to leave out.
+        resampling: "exact" cuts the spectrum; "linear" interpolates as the published loader does (it aliases).
+    """
+
+    rate: float = 512.0
+    segment: float = 5.0
+    reference: Reference = "median"
+    low: float = 0.5
+    high: float = 150.0
+    notch: float | None = None
+    channels: int = 32
+    keep_bads: bool = False
+    exclude: tuple[str, ...] = ()
+    resampling: Literal["exact", "linear"] = "exact"
+
+    @property
+    def segment_samples(self) -> int:
+        return round(self.segment * self.rate)
+
+    def changed_by(self, *options: Any) -> "Settings":
+        """These settings with what the user asked for: every field of the options that has not its default value."""
+        changes: dict[str, Any] = {}
+        for group in options:
+            changes |= asked_for(group)
+        return replace(self, **changes)
+
+
+def asked_for(group: Any) -> dict[str, Any]:
+    """The fields of a class of options that have not their default values."""
+    values = {field.name: getattr(group, field.name) for field in fields(group)}
+    return {field.name: values[field.name] for field in fields(group) if values[field.name] != field.default}
+
+
+@options
+class Montage:
+    """Which channels the model sees.
+
+    Attributes:
+        reference: what each channel is measured against, instead of the model's own (median).
+        channels: keep so many channels (the paper's choice; default 32); 0: all.
+    """
+
+    reference: Reference | None = None
+    channels: Annotated[int | None, AtLeast(0)] = None
+
+
+@options
+class Cleaning:
+    """What is taken out before the model sees a recording.
+
+    Attributes:
+        keep_bads: use bad channels, too.
+        exclude: channels to leave out, separated by commas.
+        notch: mains frequency, Hz; 0: none. Default: from the sidecar or the spectrum.
+    """
+
+    keep_bads: Annotated[bool, Flag()] = False
+    exclude: Names = ()
+    notch: Annotated[float | None, AtLeast(0)] = None

@@ -1,0 +1,56 @@
+"""The measures of an evaluation in words. Imports nothing heavy."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MEASURES = {
+    "window_kappa": "window: Cohen's kappa",
+    "window_f1": "window: F1",
+    "sample_sensitivity": "sample: sensitivity",
+    "sample_precision": "sample: precision",
+    "sample_f1": "sample: F1",
+    "sample_false_per_day": "sample: false positives a day",
+    "event_sensitivity": "event: sensitivity",
+    "event_precision": "event: precision",
+    "event_f1": "event: F1",
+    "event_false_per_day": "event: false alarms a day",
+    "event_false_per_hour": "event: false alarms an hour",
+    "latency": "latency, s (median of found seizures)",
+    "time_in_warning": "share of time in warning",
+}
+
+
+def measure_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:
+    """(measure, mean over subjects, its interval, pooled, its interval), for readers."""
+    rows = []
+    for name, words in MEASURES.items():
+        measure = result["measures"][name]
+        rows.append(
+            (
+                words,
+                _number(measure["mean"]),
+                _interval(measure["mean_interval"]),
+                _number(measure["pooled"]),
+                _interval(measure["pooled_interval"]),
+            )
+        )
+    return rows
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.3f}"
+
+
+def _interval(values: Sequence[float]) -> str:
+    return "" if any(math.isnan(value) for value in values) else f"{values[0]:.3f} to {values[1]:.3f}"
+
+
+def unfair(result: Mapping[str, Any]) -> str:
+    """The sentence that must stand over measures on recordings that the model knows, or ""."""
+    known = list((result.get("seen_in_training") or {}).values())
+    if not known:
+        return ""
+    more = " …" if len(known) > 4 else ""
+    count = f"{len(known)} of {result['recordings']} recordings are known to it"
+    return f"No test of the model: {count}. {'; '.join(known[:4])}{more}"

@@ -1,0 +1,46 @@
+"""How probabilities become events, as options. Imports nothing heavy."""
+
+from dataclasses import replace
+from typing import Annotated
+
+from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, Between, options
+
+
+@options
+class EventOptions:
+    """How probabilities become events.
+
+    Attributes:
+        threshold: probability that an event reaches; default: the model's own.
+        low: an event lasts while above this (hysteresis); default: the threshold.
+        smoothing: moving average over so many segments; 1: none.
+        min_duration: shortest event, seconds.
+        merge_gap: events closer than this become one, seconds.
+    """
+
+    threshold: Annotated[float | None, Between(0, 1)] = None
+    low: Annotated[float | None, Between(0, 1)] = None
+    smoothing: Annotated[int, AtLeast(1)] = 1
+    min_duration: Annotated[float, AtLeast(0)] = 0.0
+    merge_gap: Annotated[float, AtLeast(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and self.low is not None and self.low > self.threshold:
+            raise UserError(
+                f"--low {self.low:g} is above --threshold {self.threshold:g}", "--low ends an event below --threshold"
+            )
+
+    def for_model(self, threshold: float) -> "EventOptions":
+        """These options with a model's own threshold where the user gave none."""
+        return replace(self, threshold=threshold) if self.threshold is None else self
+
+    @property
+    def upper(self) -> float:
+        """The threshold; one half where neither user nor model gave one."""
+        return 0.5 if self.threshold is None else self.threshold
+
+    @property
+    def lower(self) -> float:
+        """The level above which an event lasts."""
+        return self.upper if self.low is None else self.low
