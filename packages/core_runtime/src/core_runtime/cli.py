@@ -103,7 +103,7 @@ def _framed(function: Callable[..., Outcome | None], app: App, published: Mappin
     parameters = [*signature.parameters.values(), *extra]
     framed.__signature__ = signature.replace(parameters=parameters, return_annotation=int)  # pyright: ignore[reportAttributeAccessIssue]
     framed.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
-    framed.published = published  # pyright: ignore[reportFunctionMemberAccess]
+    framed.published = published  # pyright: ignore[reportAttributeAccessIssue]
     return framed
 
 

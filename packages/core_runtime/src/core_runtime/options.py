@@ -129,7 +129,9 @@ def check_value(name: str, annotation: Any, value: Any) -> None:
     if choices and value not in choices:
         raise UserError(f"{option}: {value!r} is not one of {', '.join(map(str, choices))}")
     for limit in getattr(annotation, "__metadata__", ()):
-        validators = limit.validator if isinstance(limit, Parameter) else ()
+        if not isinstance(limit, Parameter):
+            continue
+        validators: Any = limit.validator  # a tuple, whatever it was given as
         for validator in validators:
             try:
                 validator(type(value), value)
