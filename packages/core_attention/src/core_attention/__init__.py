@@ -2,37 +2,113 @@
 
 import sys
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core_attention.attention import attention
+    from core_attention.attention import Explanation, attention, explain, explain_shapes
     from core_attention.capture.capture import capture
+    from core_attention.masks import (
+        Additive,
+        Alibi,
+        Blocks,
+        Causal,
+        Dense,
+        Factorised,
+        KeyLengths,
+        Mask,
+        RelativePosition,
+        Segments,
+        Window,
+    )
+    from core_attention.pretrained.convert import convert_model
     from core_attention.pretrained.insert import insert, inserted, remove
     from core_attention.pretrained.transformers import register_with_transformers
+    from core_attention.routed import merge_attention, routed_attention
 
+__all__ = [
+    "Additive",
+    "Alibi",
+    "Blocks",
+    "Causal",
+    "Dense",
+    "Explanation",
+    "Factorised",
+    "KeyLengths",
+    "Mask",
+    "RelativePosition",
+    "Segments",
+    "Window",
+    "attention",
+    "capture",
+    "convert_model",
+    "explain",
+    "explain_shapes",
+    "insert",
+    "inserted",
+    "merge_attention",
+    "register_with_transformers",
+    "remove",
+    "routed_attention",
+]
+# where each name is, imported on first use: the command answers --help without torch
 _MODULES = {
     "attention": "attention",
+    "explain": "attention",
+    "explain_shapes": "attention",
+    "Explanation": "attention",
     "capture": "capture.capture",
+    "convert_model": "pretrained.convert",
     "insert": "pretrained.insert",
     "inserted": "pretrained.insert",
-    "register_with_transformers": "pretrained.transformers",
     "remove": "pretrained.insert",
+    "register_with_transformers": "pretrained.transformers",
+    "merge_attention": "routed",
+    "routed_attention": "routed",
 }
-__all__ = ["attention", "capture", "insert", "inserted", "register_with_transformers", "remove"]
+_SUBMODULES = (
+    "backends",
+    "checkpoints",
+    "factorised",
+    "masks",
+    "mechanisms",
+    "pooling",
+    "pretrained",
+    "routed",
+    "systems",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        try:
+            return version("attention-suite-core-attention")
+        except PackageNotFoundError:  # sources that nobody installed
+            return "unknown"
+    if name in _SUBMODULES:
+        return import_module(f"core_attention.{name}")
+    if name not in __all__:
+        raise AttributeError(f"module 'core_attention' has no attribute {name!r}")
+    found = getattr(import_module(f"core_attention.{_MODULES.get(name, 'masks')}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_SUBMODULES, "__version__"})
 
 
 class _Package(ModuleType):
-    """Imports what the package offers on first use, so that the command answers ``--help`` without torch.
+    """Keeps `attention` and `capture` the functions of these names.
 
-    `attention` and `capture` are functions, and modules of the same name: a module-level ``__getattr__`` would give the module once that is
-    imported.
+    Python binds a submodule to its package when it is imported, in place of whatever has its name. `from core_attention.attention
+    import explain` works all the same, for the import system finds modules in `sys.modules`.
     """
 
-    def __getattribute__(self, name: str) -> Any:
-        if name in _MODULES:
-            return getattr(import_module(f"core_attention.{_MODULES[name]}"), name)
-        return super().__getattribute__(name)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in __all__ and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
 
 
 sys.modules[__name__].__class__ = _Package

@@ -21,6 +21,8 @@ KINDS = {
     "dense": "Dense",
     "additive": "Additive",
     "factorised": "Factorised",
+    "alibi": "Alibi",
+    "relative": "RelativePosition",
 }
 
 
@@ -58,19 +60,19 @@ def auto_order(problem: Problem) -> tuple[tuple[str, str], ...]:
     """The one rule of ``backend="auto"``: backends with their reasons, of which the first that can compute `problem` is taken.
 
     1. Nothing to compute: `reference`, which needs no kernel.
-    2. Not on CUDA: `sdpa`.
+    2. Not on CUDA, or with dropout, which no other kernel has: `sdpa`.
     3. On CUDA without a mask or with the plain causal one, and no log-sum-exp: `sdpa`, whose flash kernel takes these.
     4. On CUDA with blocks or a factorised bias: `flex`, which skips hidden blocks; else as 5.
     5. On CUDA otherwise: `triton`, which needs no written-out mask; where it does not know a mask, `sdpa`.
     """
-    if 0 in problem.size:
+    if any(length == 0 for length in problem.size):
         return (("reference", "there is nothing to compute"),)
     if problem.masks:
         rest = ("sdpa", "torch's kernels, with the mask cut into pieces")
     else:
         rest = ("sdpa", "torch's kernels take it as it is")
     plain = not problem.masks or (problem.masks == ("Causal",) and problem.aligned)
-    if problem.device != "cuda" or (plain and not problem.return_lse):
+    if problem.device != "cuda" or problem.dropout or (plain and not problem.return_lse):
         return (rest,)
     by_position = ("triton", "masks by position inside the kernel, nothing written out")
     if "Blocks" in problem.masks or "Factorised" in problem.masks:
@@ -133,6 +135,7 @@ def explain_shapes(
     backend: str = "auto",
     needs_grad: bool = False,
     return_lse: bool = False,
+    dropout: float = 0.0,
     grid: tuple[int, int] | None = None,
 ) -> Explanation:
     """`explain` from shapes alone; nothing is allocated and no device is touched.
@@ -141,9 +144,10 @@ def explain_shapes(
         q: (batch, heads, queries, width).
         k: (batch, key heads, keys, width); None: as `q`.
         v: (batch, key heads, keys, value width); None: as `k`.
-        mask: names joined by ``&``: none, causal, window, lengths, segments, blocks, dense, additive, factorised.
+        mask: names joined by ``&``: none, causal, window, lengths, segments, blocks, dense, additive, factorised, alibi, relative.
         dtype: a torch dtype's name.
         device: a device type.
+        dropout: the share of weights that are dropped.
         grid: rows and columns of the keys of a factorised bias; None: about square.
 
     Raises:
@@ -186,5 +190,6 @@ def explain_shapes(
         factors=factors,
         needs_grad=needs_grad,
         return_lse=return_lse,
+        dropout=dropout > 0,
     )
     return explained(problem, backend)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core_attention.backends.dropout import Dropout
 from core_attention.backends.problem import Problem
 from core_attention.masks import (
     Additive,
@@ -28,12 +29,18 @@ from core_attention.masks import (
 )
 
 NAME = "flex"
+MASKS = {"Additive", "Blocks", "Causal", "Dense", "Factorised", "KeyLengths", "Segments", "Window"}
 
 
 def why_not(problem: Problem) -> str | None:
     """Why FlexAttention cannot compute `problem`; None if it can."""
     if problem.device != "cuda":
         return f"FlexAttention is used on CUDA only (its CPU form has no backward pass), the tensors are on {problem.device}"
+    if problem.dropout:
+        return "FlexAttention drops no weights"
+    unknown = [name for name in problem.masks if name not in MASKS]
+    if unknown:
+        return f"this backend hands FlexAttention no {', '.join(unknown)}"
     if problem.dtype == torch.float64:
         return "FlexAttention computes in float32, the tensors are torch.float64"
     widths = {problem.width, problem.value_width}
@@ -57,6 +64,7 @@ def run(
     mask: Mask | None,
     scale: float,
     return_lse: bool,
+    dropout: Dropout | None = None,
     call: Callable[..., Any] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`; `call` replaces the compiled function (tests use the eager one)."""

@@ -1,8 +1,9 @@
 """Cuts a masked attention into pieces that need no mask, or only a small one.
 
-A piece is some samples, a run of queries and a run of keys. Pieces never share a query, so each is an attention of its own: packed
-sequences fall apart into one piece a sequence, padded samples end at their last key, a window takes only the keys near its queries.
-What a piece must still mask is written out for that piece alone.
+A piece is some samples, a run of queries and a run of keys (or, where a packed sequence does not stand in one place, their positions).
+Pieces never share a query, so each is an attention of its own: packed sequences fall apart into one piece per sequence, padded samples
+end at their last key, a window takes only the keys near its queries. What a piece must still mask is written out for that piece alone.
+Keys that lengths, segments or a mask of keys hide are never read: what stands there may be NaN.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from core_attention.masks import (
     Causal,
+    Dense,
     KeyLengths,
     Mask,
     Part,
     Run,
     Segments,
     Size,
+    Where,
     Window,
     in_band,
     joined,
@@ -39,11 +42,28 @@ class Piece(NamedTuple):
     """One attention of its own: `causal` is torch's own triangle, `masks` and `band` are what must still be written out for it."""
 
     batch: Run | None
-    rows: Run
-    keys: Run
+    rows: Where
+    keys: Where
     causal: bool = False
     masks: tuple[Mask, ...] = ()
     band: Limits = (None, None)
+
+
+def part_of(piece: Piece) -> Part:
+    """What a mask is asked for."""
+    return Part(batch=piece.batch, rows=piece.rows, keys=piece.keys)
+
+
+def hidden_keys(piece: Piece, size: Size, device: torch.device) -> Tensor | None:
+    """(batch or 1, keys): which keys of a piece no query of a sample may read, as far as its lengths and masks of keys say."""
+    by_key = [m for m in piece.masks if isinstance(m, KeyLengths) or (isinstance(m, Dense) and m.by_key)]
+    if not by_key:
+        return None
+    allowed = joined(
+        [m.allowed(size, Part(batch=piece.batch, keys=piece.keys), device) for m in by_key], torch.logical_and
+    )
+    assert allowed is not None
+    return ~allowed[:, 0, 0]
 
 
 def masked(piece: Piece) -> bool:
@@ -53,7 +73,7 @@ def masked(piece: Piece) -> bool:
 
 def written(piece: Piece, size: Size, like: Tensor) -> Tensor:
     """What is added to the scores of a masked piece (−inf hides), in the dtype of `like`, broadcastable to its shape."""
-    part = Part(batch=piece.batch, rows=piece.rows, keys=piece.keys)
+    part = part_of(piece)
     allowed_by = [mask.allowed(size, part, like.device) for mask in piece.masks]
     allowed = joined([*allowed_by, in_band(piece.band, size, part, like.device)], torch.logical_and)
     bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
@@ -66,12 +86,23 @@ def seeing(added: Tensor) -> Tensor:
     return (added > float("-inf")).any(-1)
 
 
-def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, values: bool) -> list[Piece]:
+def plan(
+    mask: Mask | None,
+    size: Size,
+    itemsize: int,
+    device: torch.device,
+    *,
+    values: bool,
+    triangle: bool = True,
+    scores: bool = False,
+) -> list[Piece]:
     """The pieces of an attention under `mask`; queries in no piece see nothing.
 
     Args:
         itemsize: bytes of an element of a written-out mask.
         values: whether lengths and segment ids may be read (not while compiling, and a stall on CUDA).
+        triangle: whether torch's own causal triangle may be used.
+        scores: whether all scores of a piece are written out, for each sample and head.
     """
     band = tightest(mask)
     others = tuple(m for m in parts(mask) if not isinstance(m, Causal | Window))
@@ -80,7 +111,13 @@ def plan(mask: Mask | None, size: Size, itemsize: int, device: torch.device, *, 
         # segments first: each then has its own run of keys, which lengths and the band cut further
         for cut in (_by_segment, _by_length):
             pieces = [smaller for piece in pieces for smaller in cut(piece, size)]
-    return [smaller for piece in pieces for smaller in _by_band(piece, band, size, itemsize, device)]
+    cut_pieces: list[Piece] = []
+    for piece in pieces:
+        if isinstance(piece.rows, Tensor):
+            cut_pieces += _by_budget(piece._replace(band=band), size, itemsize)
+        else:
+            cut_pieces += _by_band(piece, band, size, itemsize, device, triangle, scores)
+    return cut_pieces
 
 
 def tightest(mask: Mask | None) -> Limits:
@@ -100,9 +137,9 @@ def _samples(batch: Run | None, ids: Tensor, size: Size) -> Iterator[tuple[Run |
         yield Run(b, b + 1), b
 
 
-def _runs(ids: Tensor) -> dict[int, Run] | None:
+def _runs(ids: Tensor) -> dict[int, Where] | None:
     """Where each id ≥ 0 stands; None if one of them stands in several places."""
-    runs: dict[int, Run] = {}
+    runs: dict[int, Where] = {}
     values, counts = torch.unique_consecutive(ids, return_counts=True)
     start = 0
     for value, count in zip(values.tolist(), counts.tolist(), strict=True):
@@ -115,30 +152,61 @@ def _runs(ids: Tensor) -> dict[int, Run] | None:
 
 
 def _by_segment(piece: Piece, size: Size) -> Iterator[Piece]:
-    """One piece a packed sequence, where each stands in one place; otherwise the ids stay a mask."""
+    """One piece per packed sequence: two runs where its tokens stand together, else their positions."""
     segments = [m for m in piece.masks if isinstance(m, Segments)]
-    if len(segments) != 1:
+    if not segments:
         yield piece
         return
-    query, key = segments[0].query, segments[0].keys
-    rest = tuple(m for m in piece.masks if m is not segments[0])
+    query, key = _ids_of(segments)
+    rest = tuple(m for m in piece.masks if not isinstance(m, Segments))
     per_sample = query if query.shape[0] > 1 else key
     for batch, b in _samples(piece.batch, per_sample, size):
         # ids that all samples share stand in one row
-        queries = _runs(query[min(b, query.shape[0] - 1)])
-        keys = _runs(key[min(b, key.shape[0] - 1)])
+        query_ids, key_ids = query[min(b, query.shape[0] - 1)], key[min(b, key.shape[0] - 1)]
+        queries, keys = _runs(query_ids), _runs(key_ids)
         if queries is None or keys is None:
-            yield piece._replace(batch=batch)
-            continue
+            queries, keys = _groups(query_ids), _groups(key_ids)
         for name, rows in queries.items():
             if name in keys:
                 yield Piece(batch, rows, keys[name], masks=rest)
 
 
+def _ids_of(segments: list[Segments]) -> tuple[Tensor, Tensor]:
+    """(batch or 1, length): ids of queries and keys; of several sets of segments, one id per combination that occurs."""
+    if len(segments) == 1:
+        return segments[0].query.cpu(), segments[0].keys.cpu()
+    query, key = (
+        torch.stack(torch.broadcast_tensors(*[ids.cpu().long() for ids in sides]), -1)
+        for sides in ([m.query for m in segments], [m.keys for m in segments])
+    )
+    every = torch.cat([query.flatten(0, 1), key.flatten(0, 1)])
+    combined = torch.unique(every, dim=0, return_inverse=True)[1].masked_fill((every < 0).any(-1), -1)
+    count = query.shape[0] * query.shape[1]
+    return combined[:count].view(query.shape[:2]), combined[count:].view(key.shape[:2])
+
+
+def _groups(ids: Tensor) -> dict[int, Where]:
+    """The positions of each id ≥ 0, wherever they stand."""
+    order = ids.argsort(stable=True)
+    values, counts = torch.unique_consecutive(ids[order], return_counts=True)
+    groups = zip(values.tolist(), order.split(counts.tolist()), strict=True)
+    return {value: places for value, places in groups if value >= 0}
+
+
+def _by_budget(piece: Piece, size: Size, itemsize: int) -> Iterator[Piece]:
+    """Some rows of scattered queries at a time, so that what is written out for them stays small."""
+    assert isinstance(piece.rows, Tensor)
+    assert isinstance(piece.keys, Tensor)
+    samples = size.batch if piece.batch is None else piece.batch.stop - piece.batch.start
+    row = samples * size.heads * piece.keys.shape[0] * itemsize
+    for rows in piece.rows.split(max(1, BUDGET // max(row, 1))):
+        yield piece._replace(rows=rows)
+
+
 def _by_length(piece: Piece, size: Size) -> Iterator[Piece]:
     """Keys end at the sample's length; samples stay together, under a mask of one row, where that costs little."""
     lengths = [m for m in piece.masks if isinstance(m, KeyLengths)]
-    if not lengths:
+    if not lengths or not isinstance(piece.rows, Run) or not isinstance(piece.keys, Run):
         yield piece
         return
     rest = tuple(m for m in piece.masks if not isinstance(m, KeyLengths))
@@ -157,8 +225,12 @@ def _by_length(piece: Piece, size: Size) -> Iterator[Piece]:
         yield Piece(Run(b, b + 1), piece.rows, Run(piece.keys.start, end), masks=rest)
 
 
-def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torch.device) -> Iterator[Piece]:
+def _by_band(
+    piece: Piece, band: Limits, size: Size, itemsize: int, device: torch.device, triangle: bool, scores: bool
+) -> Iterator[Piece]:
     """Only the keys that the band can reach, in runs of queries short enough that little is computed and masked for nothing."""
+    assert isinstance(piece.rows, Run)
+    assert isinstance(piece.keys, Run)
     low, high = band
     first, last = piece.keys.start, piece.keys.stop - 1
     start, stop = piece.rows.start, piece.rows.stop
@@ -173,7 +245,7 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
         high = None
     if low is not None and stop - 1 + low <= first:
         low = None
-    if low is None and high is not None and start + high == first and not piece.masks:
+    if triangle and low is None and high is not None and start + high == first and not piece.masks:
         yield piece._replace(rows=Run(start, stop), keys=Run(first, min(last, stop - 1 + high) + 1), causal=True)
         return
     step = stop - start
@@ -181,7 +253,7 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
         step = NEAR[0] if high - low < 256 else NEAR[1]
     elif low is not None or high is not None:
         step = min(step, max(256, step // 8))
-    if piece.masks or (low, high) != (None, None):
+    if scores or piece.masks or (low, high) != (None, None):
         first_row = Part(rows=Run(start, start + 1))
         samples = heads = 1
         for mask in piece.masks:
@@ -190,6 +262,8 @@ def _by_band(piece: Piece, band: Limits, size: Size, itemsize: int, device: torc
                     samples = max(samples, tensor.shape[0])
                     heads = max(heads, tensor.shape[1])
         copies = samples * heads
+        if scores:
+            copies = size.heads * (size.batch if piece.batch is None else piece.batch.stop - piece.batch.start)
         reach = last - first + 1
         if low is not None and high is not None:
             reach = step + high - low

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from core_attention.masks import Additive, Causal, Factorised, Mask, Size, names, parts
+from core_attention.masks import Causal, Factorised, Mask, Size, names, parts, tensors_of
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 class Problem(NamedTuple):
@@ -25,6 +27,7 @@ class Problem(NamedTuple):
         factors: rows and columns of factorised biases: what their one-hot places add to the width.
         needs_grad: a gradient of queries, keys, values or a bias is asked for.
         return_lse: the log-sum-exp is asked for too.
+        dropout: weights are dropped.
     """
 
     size: Size
@@ -38,6 +41,7 @@ class Problem(NamedTuple):
     factors: int = 0
     needs_grad: bool = False
     return_lse: bool = False
+    dropout: bool = False
 
 
 def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
@@ -47,10 +51,14 @@ def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
         ValueError: the shapes, dtypes or devices do not fit together; both are quoted.
     """
     for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.is_nested:
+            raise ValueError(
+                f"{name} is a nested tensor: pad it and pass key_mask=, or pack it into one row and pass Segments"
+            )
         if t.ndim != 4:
             raise ValueError(f"{name} needs shape (batch, heads, length, width), got {tuple(t.shape)}")
-        if not t.is_floating_point():
-            raise ValueError(f"{name} needs a float dtype, got {t.dtype}")
+        if t.dtype not in FLOATS:
+            raise ValueError(f"{name} needs one of {', '.join(str(kind) for kind in FLOATS)}, got {t.dtype}")
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if q.shape[0] != k.shape[0] or k.shape[:3] != v.shape[:3]:
         raise ValueError(f"batch (and heads and length of k and v) must agree: {shapes}")
@@ -65,18 +73,14 @@ def sized(q: Tensor, k: Tensor, v: Tensor) -> Size:
     return Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
 
 
-def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool) -> Problem:
+def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: bool, dropout: float = 0.0) -> Problem:
     """The `Problem` of tensors that fit together (see `sized`)."""
-    tensors = [q, k, v]
     aligned = True
     factors = 0
     for part in parts(mask):
         if isinstance(part, Causal):
             aligned = aligned and part.offset == 0
-        elif isinstance(part, Additive):
-            tensors.append(part.values)
         elif isinstance(part, Factorised):
-            tensors += [part.rows, part.columns]
             factors += part.rows.shape[-1] + part.columns.shape[-1]
     return Problem(
         size=Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
@@ -88,6 +92,7 @@ def problem_of(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, return_lse: b
         masks=names(mask),
         aligned=aligned,
         factors=factors,
-        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *tensors_of(mask))),
         return_lse=return_lse,
+        dropout=dropout > 0,
     )

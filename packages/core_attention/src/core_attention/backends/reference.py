@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core_attention.backends.dropout import Dropout, factors
 from core_attention.backends.problem import Problem
 from core_attention.masks import Mask, Part, Size, pick
 
@@ -85,8 +86,18 @@ def weights(
 
 
 def run(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    scale: float,
+    return_lse: bool,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
     p, lse = softmax(scores(q, k, mask=mask, scale=scale))
+    if dropout is not None:
+        size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
+        p = p * factors(dropout, size, Part(), q.device).to(p.dtype)
     return weighted(p, v).to(q.dtype), lse if return_lse else None

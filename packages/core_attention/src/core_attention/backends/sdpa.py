@@ -1,13 +1,15 @@
 """Attention by torch's `scaled_dot_product_attention`, with what its kernels lack: masks without a matrix, and the log-sum-exp.
 
-Masks are cut into `pieces`. One piece is one call of torch's function; several run through its CPU kernel one by one, forward and
-backward, so that nothing larger than a piece's mask exists (on other devices through checkpoints). A factorised bias that needs a
-gradient becomes extra columns of queries and keys, a value of another width is filled up with zeros: the kernel takes neither.
+What torch's call takes as it is goes straight to it. On the CPU masks are cut into `pieces`, which run through its kernel one by one,
+forward and backward, so that nothing larger than a piece's mask exists; traced or transformed, they are one operator (`traced`). On
+other devices a piece is one call of torch's function, recomputed in the backward pass. A factorised bias that needs a gradient becomes
+extra columns of queries and keys, a value of another width is filled up with zeros: the kernel takes neither.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,25 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from core_attention.backends import reference
-from core_attention.backends.pieces import Piece, masked, plan, seeing, written
+from core_attention.backends.dropout import Dropout, factors
+from core_attention.backends.pieces import Piece, hidden_keys, masked, part_of, plan, seeing, written
 from core_attention.backends.problem import Problem
-from core_attention.masks import Additive, Causal, Factorised, Mask, Run, Size, parts, together
+from core_attention.masks import (
+    Additive,
+    Causal,
+    Dense,
+    Factorised,
+    Mask,
+    Part,
+    Run,
+    Size,
+    Where,
+    learnable,
+    parts,
+    tensors_of,
+    together,
+    transformed,
+)
 
 NAME = "sdpa"
 
@@ -28,35 +46,73 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+class Call(NamedTuple):
+    """What an attention in pieces is given besides queries, keys and values; `learned`: a bias wants its gradient."""
+
+    mask: Mask | None
+    scale: float
+    dropout: Dropout | None
+    learned: bool
+
+    @property
+    def by_definition(self) -> bool:
+        """Whether the kernel cannot compute the backward pass: it gives no gradient of a bias and drops no weights."""
+        return self.learned or self.dropout is not None
+
+
 def run(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    scale: float,
+    return_lse: bool,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
-    if _needs_bias_grad(mask)[
-        1
-    ]:  # without a gradient a sum written out piece by piece is faster than the wider product
+    cpu = q.device.type == "cpu"
+    causal = isinstance(mask, Causal) and mask.offset == 0
+    # torch's triangle multiplies −inf with the scale; its CPU kernel takes values of the queries' width only
+    taken = (mask is None or (causal and scale > 0)) and not (return_lse or dropout)
+    if taken and not (cpu and q.shape[-1] != v.shape[-1]):
+        gqa = q.shape[1] != k.shape[1]
+        return F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=causal, enable_gqa=gqa), None
+    if any(_learned(m) for m in parts(mask) if isinstance(m, Factorised)):
+        # without a gradient a sum written out piece by piece is faster than the wider product
         q, k, mask = with_factors(q, k, mask, scale)
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    by_kernel = q.device.type == "cpu" and not torch.compiler.is_compiling()
-    pieces = plan(mask, size, q.element_size(), q.device, values=by_kernel)
-    if any(_needs_bias_grad(mask)) or not by_kernel:
-        return _by_autograd(q, k, v, pieces, scale, size, return_lse)
-    width = v.shape[-1]
-    wide = max(q.shape[-1], width)
-    q, k, v = (F.pad(t, (0, wide - t.shape[-1])) if t.shape[-1] < wide else t for t in (q, k, v))
-    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (q, k, v))  # the kernel takes it for granted
-    if return_lse or len(pieces) != 1 or not _whole(pieces[0], size):
-        out, lse = _Pieces.apply(q, k, v, pieces, scale, size)
-        return out[..., :width], lse if return_lse else None
-    return _run_torch(*_cut_out(q, k, v, pieces[0]), pieces[0], scale, size)[..., :width], None
+    if torch.is_grad_enabled():
+        mask = _with_learned_written_out(mask, size, q.device)
+    if not cpu:
+        return _by_autograd(q, k, v, mask, scale, size, return_lse, dropout)
+    call = Call(mask, scale, dropout, any(_learned(m) for m in parts(mask)))
+    if torch.compiler.is_compiling() or transformed(q):
+        from core_attention.backends import traced
+
+        out, lse = traced.run(q, k, v, mask=mask, scale=scale, dropout=dropout, learned=call.learned, sums=return_lse)
+    else:
+        out, lse = Pieces.apply(q, k, v, call, *(learnable(tensors_of(mask)) if call.learned else ()))
+    return out, lse if return_lse else None
 
 
-def _needs_bias_grad(mask: Mask | None) -> tuple[bool, bool]:
-    """Whether a gradient of an additive bias is asked for, and of a factorised one."""
-    on = torch.is_grad_enabled()
-    additive = any(m.values.requires_grad for m in parts(mask) if isinstance(m, Additive))
-    factorised = any(m.rows.requires_grad or m.columns.requires_grad for m in parts(mask) if isinstance(m, Factorised))
-    return on and additive, on and factorised
+def _with_learned_written_out(mask: Mask | None, size: Size, device: torch.device) -> Mask | None:
+    """`mask` with a learned bias of a user's own class as `Additive`: of how to differentiate it we know nothing."""
+    found: list[Mask] = []
+    for part in parts(mask):
+        own = type(part).bias is not Mask.bias and type(part).gradients is Mask.gradients
+        bias = part.bias(size, Part(), device) if own else None
+        if bias is None or not bias.requires_grad:
+            found.append(part)
+            continue
+        allowed = part.allowed(size, Part(), device)
+        found += [Additive(bias), *([] if allowed is None else [Dense(allowed)])]
+    return together(found)
+
+
+def _learned(mask: Mask) -> bool:
+    """Whether a gradient of a bias is wanted."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of(mask))
 
 
 def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple[Tensor, Tensor, Mask | None]:
@@ -68,122 +124,192 @@ def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple
     if not factorised or scale == 0:
         return q, k, mask
     b, h, n, _ = q.shape
-    key = torch.arange(k.shape[2], device=k.device)
+    place = torch.arange(k.shape[2], device=k.device)
     extra_q, extra_k = [q], [k]
     for bias in factorised:
         height, width = bias.rows.shape[-1], bias.columns.shape[-1]
         exact = torch.promote_types(q.dtype, torch.float32)
         extra_q += [(t.to(q.device, exact) / scale).to(q.dtype).expand(b, h, n, -1) for t in (bias.rows, bias.columns)]
-        hot = [F.one_hot(key // width, height), F.one_hot(key % width, width)]
+        hot = [F.one_hot(place // width, height), F.one_hot(place % width, width)]
         extra_k += [t.to(k.dtype).expand(k.shape[0], k.shape[1], -1, -1) for t in hot]
-    rest = together(m for m in parts(mask) if not isinstance(m, Factorised))
-    return torch.cat(extra_q, -1), torch.cat(extra_k, -1), rest
-
-
-def _whole(piece: Piece, size: Size) -> bool:
-    return piece.batch is None and piece.rows == (0, size.queries)
-
-
-def _cut_out(q: Tensor, k: Tensor, v: Tensor, piece: Piece) -> tuple[Tensor, Tensor, Tensor]:
-    k, v = (_view(t, piece.batch, piece.keys) for t in (k, v))
-    return _view(q, piece.batch, piece.rows), k, v
-
-
-def _view(tensor: Tensor, batch: Run | None, run: Run) -> Tensor:
-    """The view of `tensor` at some samples and a run of positions."""
-    if batch is not None:
-        tensor = tensor[batch.start : batch.stop]
-    return tensor if run == (0, tensor.shape[2]) else tensor[:, :, run.start : run.stop]
-
-
-def _run_torch(q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, size: Size) -> Tensor:
-    """One piece by torch's own call; a row that sees nothing gives 0 on every device, and a NaN in a query stays one."""
-    cpu, gqa = q.device.type == "cpu", q.shape[1] != k.shape[1]
-    added = written(piece, size, q) if masked(piece) else None
-    attn_mask = added
-    if attn_mask is not None:
-        if not cpu:  # some kernels divide by the empty sum
-            attn_mask = attn_mask.masked_fill(~seeing(attn_mask)[..., None], 0.0)
-        attn_mask = attn_mask.expand(-1, -1, q.shape[2], k.shape[2])
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=attn_mask, scale=scale, is_causal=piece.causal, enable_gqa=gqa
+    return (
+        torch.cat(extra_q, -1),
+        torch.cat(extra_k, -1),
+        together(m for m in parts(mask) if not isinstance(m, Factorised)),
     )
-    if cpu:
-        return _with_nan(out, q, added)
-    return out if added is None else out.masked_fill(~seeing(added)[..., None], 0.0)
+
+
+# --- pieces by torch's CPU kernel ---------------------------------------------------------------------------------
+
+
+class _Cut(NamedTuple):
+    """The tensors of one piece: `added` is its written-out mask as the kernel takes it."""
+
+    piece: Piece
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    added: Tensor | None
+
+
+def _cuts(q: Tensor, k: Tensor, v: Tensor, call: Call, size: Size) -> Iterator[_Cut]:
+    """The pieces of an attention one after the other."""
+    definition = call.by_definition
+    pieces = plan(
+        call.mask,
+        size,
+        q.element_size(),
+        q.device,
+        values=True,
+        triangle=call.scale > 0 and not definition,
+        scores=definition,
+    )
+    for piece in pieces:
+        rows = _place(q, piece.batch, piece.rows)
+        keys, values = (_place(t, piece.batch, piece.keys) for t in (k, v))
+        hidden = hidden_keys(piece, size, q.device)
+        if hidden is not None:  # 0 · NaN is NaN: what is not to be read is overwritten
+            keys, values = (t.masked_fill(hidden[:, None, :, None], 0.0) for t in (keys, values))
+        added = None
+        if masked(piece):
+            added = written(piece, size, q).expand(-1, -1, rows.shape[2], keys.shape[2])
+        yield _Cut(piece, rows, keys, values, added)
+
+
+def _evened(*tensors: Tensor) -> list[Tensor]:
+    """Tensors of one width, zeros behind, whose rows lie in one place: the kernel takes both for granted."""
+    wide = max(t.shape[-1] for t in tensors)
+    same = [F.pad(t, (0, wide - t.shape[-1])) if t.shape[-1] < wide else t for t in tensors]
+    return [t if t.stride(-1) == 1 else t.contiguous() for t in same]
+
+
+def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp of an attention in pieces."""
+    size, width = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]), v.shape[-1]
+    q, k, v = _evened(q, k, v)
+    out = q.new_zeros(*q.shape[:3], width)
+    lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
+    for piece, qp, kp, vp, added in _cuts(q, k, v, call, size):
+        if call.dropout is None:
+            found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                qp, kp, vp, 0.0, piece.causal, attn_mask=added, scale=call.scale
+            )
+            if added is not None and bool((sums == 0).any()):  # the kernel's sum of a row that sees nothing
+                sums = sums.masked_fill(~seeing(added), float("-inf"))
+            found = _with_nan(found, qp, added)
+        else:
+            p, sums = reference.softmax(_scores(qp, kp, added, call.scale))
+            p = p * factors(call.dropout, size, part_of(piece), q.device).to(p.dtype)
+            found = reference.weighted(p, vp).to(q.dtype)
+        _put(out, piece.batch, piece.rows, found[..., :width])
+        _put(lse, piece.batch, piece.rows, sums)
+    return out, lse
 
 
 def _with_nan(out: Tensor, q: Tensor, added: Tensor | None) -> Tensor:
-    """NaN for a query that holds NaN or inf and sees a key: torch's CPU kernel takes its row for a hidden one and answers 0."""
-    # 0 for a finite row, NaN for one that holds NaN or inf
-    lost = q.detach().sum(-1, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32)) * 0
-    if not torch.compiler.is_compiling() and not bool(lost.isnan().any()):
+    """NaN for a query that holds NaN and sees a key: torch's CPU kernel takes its row for a hidden one and answers 0."""
+    if not bool(q.sum().isnan()):  # one pass; only where it finds something is it looked for
         return out
+    lost = q.isnan().any(-1, keepdim=True)
     if added is not None:
-        lost = lost.masked_fill(~seeing(added)[..., None], 0.0)
-    return out + lost.to(out.dtype)
+        lost = lost & seeing(added)[..., None]
+    return out.masked_fill(lost, float("nan"))
 
 
-def _run_piece(
-    q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, size: Size, return_lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    """One piece by torch's own call, or, where its log-sum-exp is asked for, by the definition."""
-    if not return_lse:
-        return _run_torch(q, k, v, piece, scale, size), None
-    mask: Mask | None = Causal() if piece.causal else None
-    if masked(piece):
-        mask = Additive(written(piece, size, q))
-    return reference.run(q, k, v, mask=mask, scale=scale, return_lse=True)
-
-
-def _run_checkpointed(*arguments: Any) -> tuple[Tensor, Tensor | None]:
-    out, lse = checkpoint(_run_piece, *arguments, use_reentrant=False)  # type: ignore[misc]
-    return out, lse
-
-
-def _by_autograd(
-    q: Tensor, k: Tensor, v: Tensor, pieces: list[Piece], scale: float, size: Size, return_lse: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The pieces one after the other, each computed again in the backward pass if there are several."""
-
-    if len(pieces) == 1 and _whole(pieces[0], size):
-        return _run_piece(*_cut_out(q, k, v, pieces[0]), pieces[0], scale, size, return_lse)
-    exact = torch.promote_types(q.dtype, torch.float32)
-    out = q.new_zeros(*q.shape[:3], v.shape[3])
-    lse = q.new_full(q.shape[:3], float("-inf"), dtype=exact) if return_lse else None
-    for piece in pieces:
-        arguments = *_cut_out(q, k, v, piece), piece, scale, size, return_lse
-        if torch.compiler.is_compiling():  # the graph keeps what it needs; its own recomputation decides what
-            piece_out, piece_lse = _run_piece(*arguments)
+def backward(
+    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
+    """Gradients of queries, keys and values, and of the mask's tensors where they are learned."""
+    size, dtype, widths = (
+        Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
+        q.dtype,
+        (q.shape[-1], k.shape[-1], v.shape[-1]),
+    )
+    lse = lse.masked_fill(lse == float("-inf"), 0.0)
+    if grad_lse is not None and not call.by_definition:
+        # The kernel's score gradient is P·(grad·v - Σ grad·out). A column with v = 0, out = 1 and grad = -grad_lse brings grad_lse into it.
+        wide = max(widths)
+        q, k, v, out, grad = (F.pad(t, (0, wide + 1 - t.shape[-1])) for t in (q, k, v, out, grad))
+        out[..., -1], grad[..., -1] = 1, -grad_lse
+    q, k, v, out, grad = _evened(q, k, v, out, grad)
+    exact = torch.promote_types(dtype, torch.float32)
+    totals = [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]  # pieces share keys: their sum is kept in float32
+    biases = _Biases(call.mask if call.learned else None, exact)
+    for piece, qp, kp, vp, added in _cuts(q, k, v, call, size):
+        given, had, sums = (_place(t, piece.batch, piece.rows) for t in (grad, out, lse))
+        if call.by_definition:
+            less = (given.to(exact) * had.to(exact)).sum(-1)
+            if grad_lse is not None:
+                less = less - _place(grad_lse, piece.batch, piece.rows)
+            *found, scores = _by_definition(_Cut(piece, qp, kp, vp, added), given, less, sums, call, size)
+            biases.add(piece, scores, size)
         else:
-            piece_out, piece_lse = _run_checkpointed(*arguments)
-        _view(out, piece.batch, piece.rows).copy_(piece_out)
-        if lse is not None and piece_lse is not None:
-            _view(lse, piece.batch, piece.rows).copy_(piece_lse)
-    return out, lse
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                given, qp, kp, vp, had, sums, 0.0, piece.causal, attn_mask=added, scale=call.scale
+            )
+        for total, one, where in zip(totals, found, (piece.rows, piece.keys, piece.keys), strict=True):
+            _put(total, piece.batch, where, one, add=True)
+    grads = [total[..., :width].to(dtype).contiguous() for total, width in zip(totals, widths, strict=True)]
+    return (grads[0], grads[1], grads[2]), biases.of_tensors()
 
 
-class _Pieces(torch.autograd.Function):
-    """Pieces by torch's CPU kernel, forward and backward; keeps the outputs and sums, and writes each mask again when it needs it."""
+def _scores(q: Tensor, k: Tensor, added: Tensor | None, scale: float) -> Tensor:
+    scores = reference.scores(q, k, mask=None, scale=scale)
+    return scores if added is None else scores + added
+
+
+def _by_definition(
+    cut: _Cut, grad: Tensor, less: Tensor, sums: Tensor, call: Call, size: Size
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of a piece's queries, keys, values and scores: ``dS = P · (M · grad vᵀ - Σ grad·out)``, M the factors of dropout."""
+    piece, q, k, v, added = cut
+    exact, heads = less.dtype, k.shape[1]
+    p = (_scores(q, k, added, call.scale) - sums[..., None]).exp()
+    q, k, v, grad = (t.to(exact) for t in (q, k, v, grad))
+    grouped = grad.unflatten(1, (heads, -1))  # query heads that share a key head
+    of_weights = torch.einsum("bgrqe,bgke->bgrqk", grouped, v).flatten(1, 2)
+    used = p
+    if call.dropout is not None:
+        kept = factors(call.dropout, size, part_of(piece), q.device).to(exact)
+        of_weights, used = of_weights * kept, p * kept
+    scores = p * (of_weights - less[..., None])
+    of_values = torch.einsum("bgrqk,bgrqe->bgke", used.unflatten(1, (heads, -1)), grouped)
+    by_group = scores.unflatten(1, (heads, -1)) * call.scale
+    of_queries = torch.einsum("bgrqk,bgkd->bgrqd", by_group, k).flatten(1, 2)
+    of_keys = torch.einsum("bgrqk,bgrqd->bgkd", by_group, q.unflatten(1, (heads, -1)))
+    return of_queries, of_keys, of_values, scores
+
+
+class _Biases:
+    """The gradients of the biases of a mask, added up piece by piece."""
+
+    def __init__(self, mask: Mask | None, dtype: torch.dtype):
+        self.masks = parts(mask)
+        self.tensors = [learnable(tensors_of(part)) for part in self.masks]
+        self.totals = [[torch.zeros_like(t, dtype=dtype).contiguous() for t in own] for own in self.tensors]
+
+    def add(self, piece: Piece, scores: Tensor, size: Size) -> None:
+        for mask, totals in zip(self.masks, self.totals, strict=True):
+            if totals:
+                mask.gradients(size, part_of(piece), scores, totals)
+
+    def of_tensors(self) -> list[Tensor]:
+        flat = [
+            (t, total)
+            for own, totals in zip(self.tensors, self.totals, strict=True)
+            for t, total in zip(own, totals, strict=True)
+        ]
+        return [total.to(t.device, t.dtype) for t, total in flat]
+
+
+class Pieces(torch.autograd.Function):
+    """Pieces forward and backward; keeps the outputs and sums, and writes each mask again when it needs it."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, pieces: list[Piece], scale: float, size: Size
-    ) -> tuple[Tensor, Tensor]:
-        out = torch.zeros_like(q)
-        lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
-        for piece in pieces:
-            qp, kp, vp = _cut_out(q, k, v, piece)
-            added = _added(piece, qp, kp, size)
-            piece_out, piece_lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                qp, kp, vp, 0.0, piece.causal, attn_mask=added, scale=scale
-            )
-            if added is not None and bool((piece_lse == 0).any()):  # the kernel's sum of a row that sees nothing
-                piece_lse = piece_lse.masked_fill(~seeing(added), float("-inf"))
-            _view(out, piece.batch, piece.rows).copy_(_with_nan(piece_out, qp, added))
-            _view(lse, piece.batch, piece.rows).copy_(piece_lse)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, call: Call, *learned: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        out, lse = forward(q, k, v, call)
         ctx.save_for_backward(q, k, v, out, lse)
-        ctx.pieces, ctx.scale, ctx.size = pieces, scale, size
+        ctx.call = call
         ctx.set_materialize_grads(False)
         return out, lse
 
@@ -191,28 +317,72 @@ class _Pieces(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out, lse = ctx.saved_tensors
-        lse = lse.masked_fill(lse == float("-inf"), 0.0)
-        if grad is None:
-            grad = torch.zeros_like(out)
-        if grad_lse is not None:
-            # The kernel's score gradient is P·(grad·v - Σ grad·out). A column with v = 0, out = 1 and grad = -grad_lse brings grad_lse into it.
-            q, k, v, out, grad = (F.pad(t, (0, 1)) for t in (q, k, v, out, grad))
-            out[..., -1], grad[..., -1] = 1, -grad_lse
-        exact = torch.promote_types(q.dtype, torch.float32)
-        grads = [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]  # pieces share keys: their sum is kept in float32
-        for piece in ctx.pieces:
-            qp, kp, vp = _cut_out(q, k, v, piece)
-            added = _added(piece, qp, kp, ctx.size)
-            grad_p, out_p, lse_p = (_view(t, piece.batch, piece.rows) for t in (grad, out, lse))
-            piece_grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                grad_p, qp, kp, vp, out_p, lse_p, 0.0, piece.causal, attn_mask=added, scale=ctx.scale
-            )
-            for total, piece_grad, run in zip(grads, piece_grads, (piece.rows, piece.keys, piece.keys), strict=True):
-                _view(total, piece.batch, run).add_(piece_grad)
-        width = q.shape[-1] if grad_lse is None else q.shape[-1] - 1
-        return (*(t[..., :width].to(q.dtype) for t in grads), None, None, None)
+        grads, biases = backward(torch.zeros_like(out) if grad is None else grad, grad_lse, q, k, v, out, lse, ctx.call)
+        return *grads, None, *biases
 
 
-def _added(piece: Piece, q: Tensor, k: Tensor, size: Size) -> Tensor | None:
-    """The written-out mask of a piece as the kernel takes it."""
-    return written(piece, size, q).expand(-1, -1, q.shape[2], k.shape[2]) if masked(piece) else None
+def _place(tensor: Tensor, batch: Run | None, where: Where) -> Tensor:
+    """`tensor` at some samples and some positions: a view where these are a run."""
+    if batch is not None:
+        tensor = tensor[batch.start : batch.stop]
+    if isinstance(where, Tensor):
+        return tensor.index_select(2, where)
+    return tensor if where is None or where == (0, tensor.shape[2]) else tensor[:, :, where.start : where.stop]
+
+
+def _put(total: Tensor, batch: Run | None, where: Where, part: Tensor, *, add: bool = False) -> None:
+    """Writes `part`, or adds it, where `_place` takes it from."""
+    if batch is not None:
+        total = total[batch.start : batch.stop]
+    if isinstance(where, Tensor):
+        (total.index_add_ if add else total.index_copy_)(2, where, part.to(total.dtype))
+        return
+    place = _place(total, None, where)
+    (place.add_ if add else place.copy_)(part)
+
+
+# --- pieces by torch's function, on other devices -----------------------------------------------------------------
+
+
+def _by_autograd(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask | None,
+    scale: float,
+    size: Size,
+    return_lse: bool,
+    dropout: Dropout | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The pieces one after the other, each computed again in the backward pass; a graph has one, whatever the length."""
+    if torch.compiler.is_compiling() or transformed(q) or return_lse:
+        others = tuple(parts(mask))
+        pieces = [Piece(None, Run(0, size.queries), Run(0, size.keys), masks=others)]
+    else:
+        pieces = plan(mask, size, q.element_size(), q.device, values=False, triangle=scale > 0)
+    if len(pieces) == 1 and pieces[0].batch is None and pieces[0].rows == (0, size.queries):
+        return _one(q, k, v, pieces[0], scale, size, return_lse, dropout)
+    out = q.new_zeros(*q.shape[:3], v.shape[3])
+    for piece in pieces:
+        found, _ = checkpoint(_one, q, k, v, piece, scale, size, False, dropout, use_reentrant=False)  # type: ignore[misc]
+        _put(out, piece.batch, piece.rows, found)
+    return out, None
+
+
+def _one(
+    q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, size: Size, return_lse: bool, dropout: Dropout | None
+) -> tuple[Tensor, Tensor | None]:
+    """One piece by torch's own call, or, where its log-sum-exp is wanted, by the definition; a row that sees nothing gives 0."""
+    q, k, v = _place(q, piece.batch, piece.rows), *(_place(t, piece.batch, piece.keys) for t in (k, v))
+    added = written(piece, size, q) if masked(piece) else None
+    if return_lse:
+        mask = Causal() if piece.causal else None if added is None else Additive(added)
+        return reference.run(q, k, v, mask=mask, scale=scale, return_lse=True, dropout=dropout)
+    given = added
+    if added is not None:  # some kernels divide by the empty sum
+        given = added.masked_fill(~seeing(added)[..., None], 0.0).expand(-1, -1, q.shape[2], k.shape[2])
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=given, dropout_p=dropout.share if dropout else 0.0, scale=scale, is_causal=piece.causal,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )  # fmt: skip
+    return (out if added is None else out.masked_fill(~seeing(added)[..., None], 0.0)), None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core_attention.backends.dropout import Dropout
 from core_attention.backends.pieces import tightest
 from core_attention.backends.problem import Problem
 from core_attention.backends.sdpa import with_factors
@@ -37,6 +38,8 @@ def why_not(problem: Problem) -> str | None:
         return f"the kernel runs on CUDA, the tensors are on {problem.device}"
     if problem.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return f"the kernel computes in float32, the tensors are {problem.dtype}"
+    if problem.dropout:
+        return "the kernel drops no weights"
     width = problem.width + problem.factors
     if max(width, problem.value_width) > WIDEST:
         columns = f" (with {problem.factors} columns of the factorised bias)" if problem.factors else ""
@@ -50,7 +53,14 @@ def why_not(problem: Problem) -> str | None:
 
 
 def run(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    scale: float,
+    return_lse: bool,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`."""
     q, k, mask = with_factors(q, k, mask, scale)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core_attention.backends.dropout import Dropout
 from core_attention.backends.problem import Problem
 from core_attention.masks import Causal, Mask
 
@@ -26,6 +27,8 @@ def why_not(problem: Problem) -> str | None:
         return "xformers' kernels compute in float32, the tensors are torch.float64"
     if problem.masks not in ((), ("Causal",)):
         return f"this backend hands xformers no mask or a causal one, not {' & '.join(problem.masks)}"
+    if problem.dropout:
+        return "this backend hands xformers no dropout"
     if problem.return_lse and problem.needs_grad:
         return "xformers gives no gradient of the log-sum-exp"
     try:
@@ -36,7 +39,14 @@ def why_not(problem: Problem) -> str | None:
 
 
 def run(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, return_lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    scale: float,
+    return_lse: bool,
+    dropout: Dropout | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """See `core_attention.attention`. xFormers wants (batch, length, key heads, query heads of a key head, width)."""
     ops: Any = importlib.import_module("xformers.ops")

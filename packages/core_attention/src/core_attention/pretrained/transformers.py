@@ -7,7 +7,8 @@
 
 transformers looks up two functions under the name: one that makes the mask, once a forward pass, and one that computes attention, in
 every layer. Ours makes a typed mask (`core_attention.masks`), never a (queries, keys) matrix; every mechanism in `ATTENTIONS` is
-called with it. transformers is imported only when something is registered.
+called with it. While torch compiles a model the mask is written out as for "sdpa": whether there is padding cannot be read then.
+transformers is imported only when something is registered.
 
 A mechanism without weights adds one line to `ATTENTIONS`: its name and where its function stands. The function is::
 
@@ -15,12 +16,15 @@ A mechanism without weights adds one line to `ATTENTIONS`: its name and where it
 
 with q (batch, heads, queries, width), k and v (batch, key heads, keys, width), `mask` as `core_attention.attention` takes it (None:
 everything is visible), `module` the layer that calls (for its `layer_idx` and `config`); it returns (batch, heads, queries, width).
+A function that also takes `dropout` gets the share of weights to drop, 0 where the model does not train; for others a model that wants
+it is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from inspect import signature
 from typing import Any
 
 import torch
@@ -41,9 +45,11 @@ ATTENTIONS: dict[str, str] = {
 }
 
 
-def plain(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
+def plain(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module, dropout: float = 0.0
+) -> Tensor:
     """`core_attention.attention` as it is."""
-    return attention(q, k, v, mask=mask, scale=scale)
+    return attention(q, k, v, mask=mask, scale=scale, dropout=dropout)
 
 
 def options_of(module: nn.Module, name: str, defaults: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +94,10 @@ def register_with_transformers(*names: str) -> tuple[str, ...]:
 
 def _function(name: str) -> Callable[..., tuple[Tensor, None]]:
     """The attention function that transformers calls for a mechanism."""
+    # imported now: a graph that torch compiles cannot import
+    where, function = ATTENTIONS[name].split(":")
+    mechanism = getattr(import_module(where), function)
+    drops = "dropout" in signature(mechanism).parameters
 
     def attend(
         module: nn.Module,
@@ -106,18 +116,18 @@ def _function(name: str) -> Callable[..., tuple[Tensor, None]]:
                 raise ValueError(
                     f"attn_implementation={name!r}: {type(module).__name__} asks for {given}=, which it does not compute"
                 )
-        if dropout:
+        if dropout and not drops:
             raise ValueError(
                 f"attn_implementation={name!r} has no dropout of attention weights; set the model's attention dropout to 0"
             )
-        where, function = ATTENTIONS[name].split(":")
-        mechanism = getattr(import_module(where), function)
         causal = getattr(module, "is_causal", False) if is_causal is None else is_causal
         mask = _given(attention_mask, causal and query.shape[2] > 1)
         if position_bias is not None:
             mask = together(m for m in (mask, Additive(position_bias)) if m is not None)
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        return mechanism(query, key, value, mask=mask, scale=scale, module=module).transpose(1, 2).contiguous(), None
+        asked = {"dropout": dropout} if drops else {}
+        out = mechanism(query, key, value, mask=mask, scale=scale, module=module, **asked)
+        return out.transpose(1, 2).contiguous(), None
 
     attend.__name__ = attend.__qualname__ = name
     return attend
@@ -203,7 +213,7 @@ def typed_mask(
 ) -> Tensor | None:
     """The mask function of transformers' registry, which makes a typed mask of what the others write out.
 
-    Written out, as the others do, it is only for a single query and for a user's own pattern.
+    Written out, as the others do, it is only for a single query, for a user's own pattern, and while torch compiles or traces.
 
     Args:
         batch_size: samples.
@@ -219,13 +229,12 @@ def typed_mask(
     """
     from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-    first = int(q_offset)
-    shift = first - kv_offset
+    compiling = torch.compiler.is_compiling()
     found: list[Mask] = []
-    if use_vmap or q_length == 1:
+    if compiling or use_vmap or q_length == 1:
+        skip = options.get("allow_is_causal_skip", True)
         options |= {
-            "allow_is_causal_skip": q_length == 1
-            and options.get("allow_is_causal_skip", True),  # not for a static cache
+            "allow_is_causal_skip": skip and (compiling or q_length == 1),  # not for a static cache
             "local_size": local_size,
             "use_vmap": use_vmap,
             "device": device,
@@ -234,12 +243,14 @@ def typed_mask(
             batch_size,
             q_length,
             kv_length,
-            first,
+            q_offset if compiling else int(q_offset),  # pyright: ignore[reportArgumentType]  a static cache's is a tensor
             kv_offset,
             mask_function or causal_mask_function,
             attention_mask,
             **options,
         )
+    first = int(q_offset)
+    shift = first - kv_offset
     if mask_function is None or mask_function is causal_mask_function:
         found.append(Causal(shift))
     elif mask_function is not bidirectional_mask_function:
