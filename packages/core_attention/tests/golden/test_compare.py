@@ -93,6 +93,14 @@ def test_float_masks_are_exact_and_have_more_than_four_elements():
     assert not holds(1 - mask, mask)
 
 
+def test_a_gradient_of_zeros_is_no_mask():
+    rule = Rule(rtol=1e-5, atol=1e-6)
+    for ours, same in ((1e-7, True), (1e-5, False)):
+        row = compare_tensors("grad/input/x", torch.full((6,), ours), torch.zeros(6), rule, norm_rule=False)
+        assert row.ok == same
+    assert not compare_tensors("output/x", torch.full((6,), 1e-7), torch.zeros(6), rule, norm_rule=False).ok
+
+
 def test_a_share_of_integers_may_differ_and_never_of_floats():
     recorded = torch.arange(100)
     ours = recorded.clone()

@@ -300,6 +300,14 @@ def test_a_second_attention_does_not_look_at_the_first():
     assert model(X).isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_scripting_says_what_works_instead(resnet):
+    core_attention.insert(resnet, "ela", after="layer1.0.bn2")
+    with pytest.raises(AttributeError, match=r"torch\.jit\.script cannot read .* 'ela'.*torch\.export"):
+        torch.jit.script(resnet)
+    torch.jit.script(core_attention.remove(resnet))
+
+
 def test_containers_are_refused():
     model = nn.ModuleDict({"a": nn.ModuleList([nn.Conv2d(3, 4, 1)])})
     with pytest.raises(ValueError, match="a is a ModuleList, a container"):

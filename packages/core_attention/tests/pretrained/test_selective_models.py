@@ -1,5 +1,7 @@
 """Landmark attention, Scatterbrain, dynamic masks and mixture of heads inside transformers' and timm's own models."""
 
+import copy
+
 import jaxtyping
 import pytest
 import torch
@@ -174,6 +176,8 @@ def test_a_learned_router_sees_the_layers_input_and_returns_its_loss():
     image = convert_model(vit(), "moh", shared=2, routed=1)
     image(torch.randn(2, 3, 32, 32)).sum().backward()
     assert balance_loss(image) > 0
+    twin = copy.deepcopy(image)  # the loss and its graph stay where they are
+    assert torch.equal(twin.eval()(torch.ones(1, 3, 32, 32)), image.eval()(torch.ones(1, 3, 32, 32)))
     assert {n for _, p in converted(image) for n in p} == names
 
 

@@ -106,7 +106,7 @@ def factorised_attention(
         .permute(1, 0, 3, 4, 2, 5)
         .reshape(kv_heads * batch, rows, columns * groups, dim)
     )
-    keys, values = (t.transpose(0, 1).reshape(kv_heads * batch, -1, dim) for t in (k, v))
+    keys, values = (t.transpose(0, 1).flatten(0, 1).flatten(1, 2) for t in (k, v))
     spread = lambda t: t.expand(kv_heads, *t.shape[1:]).repeat_interleave(batch, 0)  # noqa: E731
     row_table, column_table = (spread(t.to(dtype) * factor) for t in (tables.rows, tables.columns))
     biases = (None if b is None else spread(b[:, None]) for b in (tables.u, tables.w, tables.z))
@@ -268,7 +268,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, tables: Tables, reach: Reach, column
             f"{tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}"
         )
     (batch, heads, rows, columns, dim), (kv_heads, key_rows) = q.shape, k.shape[1:3]
-    if min(q.shape) < 1 or min(k.shape) < 1:
+    if min(q.shape[1:]) < 1 or min(k.shape[1:]) < 1:
         raise ValueError(f"there is nothing to attend to: q is {tuple(q.shape)} and k {tuple(k.shape)}")
     if (batch, columns, dim) != (k.shape[0], *k.shape[3:]) or rows > key_rows or heads % kv_heads:
         raise ValueError(

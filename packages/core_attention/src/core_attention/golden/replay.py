@@ -307,7 +307,7 @@ def _gradient_rows(case: Case, gradients: Mapping[str, Tensor | None], twins: Ma
             ours = next((g for twin in twins[key] if (g := gradients[f"state_dict/{twin}"]) is not None), None)
         if ours is None:
             ours = torch.zeros_like(tensor)
-        norm_rule = sizes[name] >= compare.TRUE_ZERO * largest
+        norm_rule = sizes[name] > 0 and sizes[name] >= compare.TRUE_ZERO * largest
         yield compare.compare_tensors(row_name, ours, tensor, rule, where=_where(case, rule), norm_rule=norm_rule)
 
 

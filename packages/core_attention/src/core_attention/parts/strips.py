@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from core_attention.capture.recording import record
+from core_attention.parts.transforms import transformed
 
 PIECE = 2**18  # elements: 1 MiB of float32
 
@@ -52,7 +53,7 @@ def strip_gate(
     """
     rows, columns = rows.to(x.dtype), columns.to(x.dtype)
     offset = None if offset is None else offset.to(x.dtype)
-    if torch.compiler.is_compiling():
+    if transformed():
         return gated(x, rows, columns, offset)
     return _StripGate.apply(x, rows, columns, offset)  # pyright: ignore[reportReturnType]
 
@@ -68,7 +69,7 @@ def strip_attention(
         x: the feature map.
         gates: ``gates(row_means, column_means)`` → the `rows` and `columns` of `strip_gate`, and its `offset` or not.
     """
-    if torch.is_grad_enabled() and x.requires_grad and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled() and x.requires_grad and not transformed():
         x, *means = _StripMeans.apply(x)  # pyright: ignore[reportGeneralTypeIssues]
     else:
         means = strip_means(x)

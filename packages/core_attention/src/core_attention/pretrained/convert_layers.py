@@ -91,6 +91,10 @@ class MixtureOfHeads(nn.Module):
         self.x: Tensor | None = None
         self.balance_loss: Tensor | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a copy has not been called: what the last call left belongs to its graph, which cannot be copied
+        return {**self.__dict__, "x": None, "balance_loss": None}
+
     def route(self, q: Tensor) -> Routing:
         """The routing of the tokens whose queries these are. A rotation leaves the norm of a query as it was."""
         if self.router is None:

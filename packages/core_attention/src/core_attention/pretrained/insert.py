@@ -188,6 +188,14 @@ class _Pass:
     def __init__(self, child: str):
         self.child = child
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "__name__":  # what torch.jit.script asks a hook for first
+            raise AttributeError(
+                f"torch.jit.script cannot read the hook that runs the inserted attention {self.__dict__.get('child')!r}: "
+                "use torch.export or torch.compile, or core_attention.remove(model) first"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __call__(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
         if type(module).forward is nn.Sequential.forward:  # it runs its children itself, this one last
             return output

@@ -117,6 +117,13 @@ def same_values(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
+def _fits(given: Tensor, expected: Tensor) -> bool:
+    """Equal shapes; a single value fits whether or not it has an axis."""
+    return given.shape == expected.shape or (
+        given.numel() == expected.numel() == 1 and min(given.ndim, expected.ndim) == 0
+    )
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict in our keys; a tied parameter needs only one of its names.
 
@@ -127,7 +134,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     problems = [
         f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}"
         for key, tensor in tensors.items()
-        if key in state and isinstance(tensor, Tensor) and tensor.shape != state[key].shape
+        if key in state and isinstance(tensor, Tensor) and not _fits(state[key], tensor)
     ]
     if problems:
         raise StateError(f"the state dict does not fit: {'; '.join(problems)}")

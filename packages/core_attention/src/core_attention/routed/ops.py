@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from core_attention.parts.transforms import vmap_one_by_one
 from core_attention.routed import count, tiles, triton
 from core_attention.routed.routes import RouteIndex, RouteMask, Routes, RouteThreshold, heads_share
 
@@ -125,3 +126,5 @@ def _backward(ctx, grad, grad_lse):
 
 routed.register_autograd(_backward, setup_context=_setup)
 count.register(torch.ops.core_attention.routed, torch.ops.core_attention.routed_backward, _routes)
+vmap_one_by_one(routed)
+vmap_one_by_one(routed_backward)

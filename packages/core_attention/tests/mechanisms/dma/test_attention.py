@@ -54,6 +54,25 @@ def test_tiles_equal_the_definition(window, causal, selection, padded, queries, 
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize(("bias_heads", "mask_heads"), [(2, 4), (4, 2), (1, 4), (2, 1), (1, 2)])
+def test_bias_and_mask_may_have_heads_of_queries_or_of_keys(bias_heads, mask_heads):
+    inputs = problem(bias_heads=bias_heads)
+    mask = torch.rand(2, mask_heads, 1, 33, generator=torch.Generator().manual_seed(1)) > 0.3
+    group = {1: 4, 2: 2, 4: 1}
+    q, k, v, bias = inputs
+    whole = [q, k, v, bias.repeat_interleave(group[bias_heads], 1)]
+    whole_mask = mask.repeat_interleave(group[mask_heads], 1)
+    expected = dynamic_mask_attention(*whole, window=5, mask=whole_mask, backend="reference")
+    for backend in ("auto", "tiles", "reference"):
+        torch.testing.assert_close(dynamic_mask_attention(*inputs, window=5, mask=mask, backend=backend), expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_mask_of_other_heads_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"1, 2 \(keys'\) or 4 \(queries'\) heads, got \(2, 3, 1, 33\)"):
+        dynamic_mask_attention(*problem(), window=5, mask=torch.ones(2, 3, 1, 33, dtype=torch.bool))
+
+
 def test_many_tiles_and_lse():
     q, k, v, bias = problem(batch=1, heads=2, queries=40, keys=47, kv_heads=2)
     rows = [x.flatten(0, 1) for x in (q, k, v, bias[:, :, 0])]

@@ -6,6 +6,7 @@ from core_attention.feature_maps import BalancedMultiTaskAttention, CoordinateAt
 from core_attention.mechanisms.eurosat_bmta.balanced import balanced_fusion, definition
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.parts.strips import strip_gate, strip_means
+from core_attention.registry.systems import StateError, load_strictly
 
 
 def module_and_map(channels=32, size=(9, 12), seed=0):
@@ -90,6 +91,17 @@ def test_parameters_and_names():
     # coordinate: C·C/8 + 2·C/8 (norm) + 2·C/8·C; squeeze-excitation: 2·C·C/16; the scalar
     assert sum(p.numel() for p in module.parameters()) == 3 * 64 * 8 + 2 * 8 + 2 * 64 * 4 + 1
     assert {k.split(".")[0] for k in module.state_dict()} == {"coord_attention", "se_attention", "alpha"}
+
+
+def test_state_dicts_with_a_scalar_without_axes_load():
+    module = BalancedMultiTaskAttention(64)
+    state = {**module.state_dict(), "alpha": torch.tensor(0.25)}
+    torch.nn.ModuleDict({"gate": module}).load_state_dict({f"gate.{key}": tensor for key, tensor in state.items()})
+    assert module.alpha.tolist() == [0.25]
+    load_strictly(module, {**state, "alpha": torch.tensor(0.75)})
+    assert module.alpha.tolist() == [0.75]
+    with pytest.raises(StateError, match="alpha"):
+        load_strictly(module, {**state, "alpha": torch.zeros(2)})
 
 
 def test_coordinate_attention_as_first_published():

@@ -254,8 +254,8 @@ def test_errors_quote_shapes():
     m, (x, positions, channels) = layer(), grid(4, 3)
     for given, message in (
         ((x[0], positions, channels), r"\(batch, time, channels, 24\).*\(4, 3, 24\)"),
-        ((x[:, :, :0], positions, channels), r"none of them 0; got \(2, 4, 0, 24\)"),
-        ((x[:, :0], positions, channels), r"none of them 0; got \(2, 0, 3, 24\)"),
+        ((x[:, :, :0], positions, channels), r"only the batch may be empty; got \(2, 4, 0, 24\)"),
+        ((x[:, :0], positions, channels), r"only the batch may be empty; got \(2, 0, 3, 24\)"),
         ((x[..., 1:], positions, channels), r"24\).*got \(2, 4, 3, 23\)"),
         ((x, positions[:3], channels), r"positions is \(4 or more, 24\); got \(3, 24\)"),
         ((x, positions, channels[:2]), r"channels is \(3 or more, 24\); got \(2, 24\)"),

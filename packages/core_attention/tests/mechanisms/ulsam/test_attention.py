@@ -3,12 +3,12 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 
 from core_attention.capture.capture import capture
 from core_attention.feature_maps import ULSAM
 from core_attention.measuring.cost import profile
-from core_attention.mechanisms.ulsam.attention import definition, subspace_gate
+from core_attention.mechanisms.ulsam.attention import definition, published_state, subspace_gate
 
 
 def module(channels=16, num_splits=4, seed=0, dtype=torch.float64, **options):
@@ -59,7 +59,7 @@ def test_zero_scores_are_uniform():
 def test_subspaces_do_not_interact_and_permute_with_their_parameters():
     made, x = module().eval(), image(2, 16, 5, 6)
     order = [2, 0, 3, 1]
-    state = made.state_dict()
+    state = published_state(made)
     permuted = ULSAM(16).double().eval()
     permuted.load_state_dict({k: state[f"subspaces.{order[int(k.split('.')[1])]}.{k.split('.', 2)[2]}"] for k in state})
     blocks = torch.cat([x.chunk(4, 1)[n] for n in order], 1)
@@ -93,19 +93,29 @@ def test_any_size_and_clear_errors():
 
 
 @pytest.mark.parametrize("norm", [True, False])
-def test_state_dict_has_the_published_names(norm, tmp_path):
+def test_published_names_load_and_are_written_on_request(norm, tmp_path):
     made, x = module(norm=norm).eval(), image(2, 16, 4, 4)
-    prefixed = torch.nn.Sequential(torch.nn.ModuleDict({"attn": made}))
-    state = prefixed.state_dict()
-    assert all(k.startswith("0.attn.subspaces.") for k in state)
+    state = {f"0.attn.{key}": tensor.contiguous() for key, tensor in published_state(made).items()}
+    assert all(key.startswith("0.attn.subspaces.") for key in state)
     assert state["0.attn.subspaces.3.conv_point.weight"].shape == (1, 4, 1, 1)
     assert len(state) == 4 * (14 if norm else 2)
-    save_file(state, tmp_path / "ulsam.safetensors")
     again = torch.nn.Sequential(torch.nn.ModuleDict({"attn": ULSAM(16, norm=norm)})).double().eval()
-    again.load_state_dict(load_file(tmp_path / "ulsam.safetensors"))
+    again.load_state_dict({key: tensor.clone() for key, tensor in state.items()})
     assert torch.equal(again[0]["attn"](x), made(x))
     with pytest.raises(RuntimeError, match="Missing key"):
         again.load_state_dict({k: v for k, v in state.items() if "subspaces.2." not in k})
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_saves_and_shares_memory_as_any_module(norm, tmp_path):
+    made, x = module(norm=norm).eval(), image(2, 16, 4, 4)
+    save_model(made, str(tmp_path / "ulsam.safetensors"))
+    again = ULSAM(16, norm=norm).double().eval()
+    load_model(again, tmp_path / "ulsam.safetensors")
+    assert torch.equal(again(x), made(x))
+    for tensor in again.state_dict().values():  # as exponential moving averages are written
+        tensor.zero_()
+    assert not any(bool(parameter.any()) for parameter in again.parameters())
 
 
 def test_momentum():

@@ -123,7 +123,7 @@ def to_regions(x: Tensor, size: tuple[int, int]) -> Float[Tensor, "batch regions
     """(batch, height, width, dim) → tokens by region, both row-major; height and width are multiples of `size`."""
     batch, height, width, dim = x.shape
     x = x.reshape(batch, height // size[0], size[0], width // size[1], size[1], dim)
-    return x.transpose(2, 3).reshape(batch, -1, size[0] * size[1], dim)
+    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def from_regions(x: Float[Tensor, "batch regions tokens dim"], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

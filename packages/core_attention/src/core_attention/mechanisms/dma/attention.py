@@ -113,6 +113,7 @@ def dynamic_mask_attention(
     keys = k.shape[2]
     factor = dim**-0.5 if scale is None else scale
     padding = _four_axes(mask, (batch, heads, queries, keys), queries)
+    bias, padding = _same_heads(bias, padding, k.shape[1], heads)
     by_query = bias.shape[2] > 1 or (padding is not None and padding.shape[2] > 1)
     # torch's causal flag aligns the first query with the first key, and its mask would have to be a matrix
     whole = window >= keys and padding is None and not dropout and (not causal or queries == keys) and keys > 0
@@ -200,17 +201,13 @@ def _tiled(q, k, v, bias, scale, dropout, *, window, causal, mask, selection) ->
     by_head = heads != kv_heads and heads in (bias.shape[1], 1 if mask is None else mask.shape[1])
     if by_head:  # each query head selects for itself: the group shares keys no longer
         k, v = (x[:, :, None].expand(-1, -1, heads // kv_heads, -1, -1).flatten(1, 2) for x in (k, v))
-        if bias.shape[1] == kv_heads:
-            bias = bias.repeat_interleave(heads // kv_heads, dim=1)
-        if mask is not None and mask.shape[1] == kv_heads:
-            mask = mask.repeat_interleave(heads // kv_heads, dim=1)
-    rows = batch * k.shape[1]
+    rows, group = batch * k.shape[1], heads // k.shape[1]
     bias = bias.expand(batch, k.shape[1], 1, keys).reshape(rows, keys)
     allowed = None if mask is None else mask.expand(batch, k.shape[1], 1, keys).reshape(rows, keys)
     lifetimes = key_lifetimes if selection == "per_query" and causal else shared_lifetimes
     expiry = lifetimes(bias, window, allowed)
     out, _ = attend_alive(
-        q.reshape(rows, -1, queries, q.shape[-1]),
+        q.reshape(rows, group, queries, q.shape[-1]),
         k.flatten(0, 1),
         v.flatten(0, 1),
         bias,
@@ -220,7 +217,7 @@ def _tiled(q, k, v, bias, scale, dropout, *, window, causal, mask, selection) ->
         causal=causal,
         dropout=dropout,
     )
-    return out.reshape(batch, heads, queries, -1)
+    return out.reshape(batch, heads, queries, v.shape[-1])
 
 
 def dynamic_mask_attention_varlen(
@@ -331,6 +328,25 @@ def _four_axes(mask: Tensor | None, shape: Sequence[int], queries: int) -> Tenso
             f"mask {tuple(mask.shape)} fits neither (batch, keys) nor (batch, heads, queries, keys) = {(*shape[:2], queries, keys)}"
         )
     return four
+
+
+def _same_heads(bias: Tensor, mask: Tensor | None, kv_heads: int, heads: int) -> tuple[Tensor, Tensor | None]:
+    """Bias and mask with as many heads as each other: where one has a value a query head, one a key head is repeated for its group.
+
+    Raises:
+        ValueError: a mask of another number of heads.
+    """
+    if mask is None:
+        return bias, None
+    if mask.shape[1] not in (1, kv_heads, heads):
+        raise ValueError(
+            f"a mask with four axes has 1, {kv_heads} (keys') or {heads} (queries') heads, got {tuple(mask.shape)}"
+        )
+    if heads in (bias.shape[1], mask.shape[1]):
+        bias, mask = (
+            x.repeat_interleave(heads // kv_heads, dim=1) if 1 < x.shape[1] == kv_heads else x for x in (bias, mask)
+        )
+    return bias, mask
 
 
 def _check_window(window: int) -> None:

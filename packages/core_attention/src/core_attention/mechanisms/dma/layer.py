@@ -179,12 +179,15 @@ class DynamicMaskAttention(nn.Module):
             angles = rotary_angles(torch.arange(x.shape[1], device=x.device), self.head_dim, self.theta, x.dtype)
         if angles.ndim == 3:
             angles = angles[:, None]
-        shape = (*x.shape[:2], -1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).view(shape)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x).view(shape)).transpose(1, 2)
+        q = self.q_norm(self._split(self.q_proj(x))).transpose(1, 2)
+        k = self.k_norm(self._split(self.k_proj(x))).transpose(1, 2)
         v = self.v_proj(x)
         bias = importance(self.dt_proj(v), self.A, self.form)
-        return rotate(q, angles), rotate(k, angles), v.view(shape).transpose(1, 2), bias
+        return rotate(q, angles), rotate(k, angles), self._split(v).transpose(1, 2), bias
+
+    def _split(self, x: Tensor) -> Tensor:
+        """The last axis as heads and their channels."""
+        return x.unflatten(-1, (-1, self.head_dim))
 
     def forward(
         self,

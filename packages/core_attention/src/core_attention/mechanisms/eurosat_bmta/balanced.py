@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ def balanced_fusion(
     rows: Float[Tensor, "b c h"],
     columns: Float[Tensor, "b c w"],
     channels: Float[Tensor, "b c"],
-    alpha: Float[Tensor, ""],
+    alpha: Float[Tensor, "..."],
 ) -> Float[Tensor, "b c h w"]:
     """``α · (x ⊙ rows ⊙ columns) + (1 − α) · (x ⊙ channels)`` with α in [0, 1], as one product with the map."""
     return strip_gate(x, alpha * rows, columns, (1 - alpha) * channels)
@@ -30,6 +31,7 @@ class BalancedMultiTaskAttention(nn.Module):
     """``σ(a) · CA(x) + (1 − σ(a)) · SE(x)``: a spatial and a spectral branch and one scalar between them (Vir 2025).
 
     The scalar `alpha` is the published parameter a, initially 0.5, so that the blend starts at σ(0.5) ≈ 0.622; `balance` is the blend.
+    State dicts that hold it without an axis, as published ones do, load too.
 
     Args:
         channels: channels of the map.
@@ -44,7 +46,14 @@ class BalancedMultiTaskAttention(nn.Module):
             channels, reduction=coord_reduction, min_hidden=1, activation="relu", bias=False
         )
         self.se_attention = SqueezeExcitation(channels, reduction=se_reduction)
-        self.alpha = nn.Parameter(torch.tensor(0.5))
+        self.alpha = nn.Parameter(
+            torch.tensor([0.5])
+        )  # one element and one axis: FSDP cannot shard a parameter without axes
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if (alpha := state_dict.get(f"{prefix}alpha")) is not None and alpha.ndim == 0:
+            state_dict[f"{prefix}alpha"] = alpha.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
     def balance(self) -> Tensor:

@@ -161,7 +161,7 @@ def landmark_attention(
                 out = attend_blocks(
                     shared, k.flatten(0, 1), v.flatten(0, 1), block=block, scale=factor, group_dropout=group_dropout
                 )
-                return out.reshape(batch, heads, queries, -1)
+                return out.reshape(batch, heads, queries, v.shape[-1])
             if backend == "reference":
                 return part(every)
             parts = [checkpoint(part, rows, use_reentrant=False) for rows in every.split(ROWS)]

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from core_attention.parts.transforms import vmap_one_by_one
 from core_attention.routed.tile import tile_backward, tile_forward
 
 TOGETHER = 32  # landmarks whose weights are held at once
@@ -253,3 +254,5 @@ def _backward(ctx, grad, grad_lse):
 
 
 _landmark_blocks.register_autograd(_backward, setup_context=_setup)
+vmap_one_by_one(_landmark_blocks)
+vmap_one_by_one(_landmark_blocks_backward)

@@ -43,8 +43,11 @@ class Routing(NamedTuple):
         """
         if self.selected is None or self.probabilities is None:
             return self.gates.new_zeros(())
-        shares = self.selected.to(self.probabilities.dtype).flatten(0, 1).mean(0)
-        return shares.shape[0] * (shares * self.probabilities.flatten(0, 1).mean(0)).sum()
+        chosen, probabilities = (
+            x.flatten(0, 1).to(self.probabilities.dtype) for x in (self.selected, self.probabilities)
+        )
+        tokens = max(1, chosen.shape[0])  # no token, no loss
+        return chosen.shape[1] * (chosen.sum(0) / tokens * (probabilities.sum(0) / tokens)).sum()
 
 
 def keep_largest(scores: Float[Tensor, "*tokens candidates"], count: int) -> Bool[Tensor, "*tokens candidates"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from core_attention.parts.transforms import vmap_one_by_one
 from core_attention.routed.attention import merge_attention
 from core_attention.routed.tile import tile_backward, tile_forward
 
@@ -196,3 +197,5 @@ def _backward(ctx, grad, grad_lse):
 
 
 _selected_heads.register_autograd(_backward, setup_context=_setup)
+vmap_one_by_one(_selected_heads)
+vmap_one_by_one(_selected_heads_backward)

@@ -309,8 +309,10 @@ class MVPFormerGQAAttention(nn.Module):
         queries: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k, v, r and s of `mvpa`; keys and values with those of the cache before them."""
-        if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape) < 1:
-            raise ValueError(f"x is (batch, time, channels, {self.width}), none of them 0; got {tuple(x.shape)}")
+        if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape[1:]) < 1:
+            raise ValueError(
+                f"x is (batch, time, channels, {self.width}), of which only the batch may be empty; got {tuple(x.shape)}"
+            )
         if queries is not None and not 1 <= queries <= x.shape[1]:
             raise ValueError(f"queries is from 1 to the {x.shape[1]} segments of x; got {queries}")
         # (batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)

@@ -23,6 +23,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core_attention.parts.transforms import readable
+
 ROWS = 1 << 22  # connectivity scores that exist at once where the mask itself is not wanted
 
 
@@ -221,8 +223,9 @@ class MaskPredictor(nn.Module):
         last = best.gather(-1, (budget - 1).clamp(min=0).expand(*scores.shape[:3], 1))
         mask, equal = scores > last, scores == last
         left = budget - mask.sum(-1, keepdim=True)
-        if bool((equal.sum(-1, keepdim=True) != left).any()):
-            equal &= equal.cumsum(-1) <= left
+        # ties at the limit are rare, and counting them out takes as long as the rest: looked for first where that is possible
+        if not readable(scores) or bool((equal.sum(-1, keepdim=True) != left).any()):
+            equal = equal & (equal.cumsum(-1) <= left)
         return mask | equal | last.isnan()
 
 

@@ -33,7 +33,8 @@ class ULSAM(nn.Module):
 
     DW scales (and shifts) each channel, PW is a 1×1 convolution of a subspace's channels to one score. The published code has batch
     norm and ReLU after both, which the paper's equations lack (``norm=False``: 2·channels parameters, no bias). All subspaces are
-    computed together; state dicts are read and written under the published names ``subspaces.N.…``.
+    computed together, and their parameters joined; state dicts with the published names ``subspaces.N.…`` load too, and
+    `published_state` writes one.
 
     Args:
         channels: channels of the map, m.
@@ -55,7 +56,6 @@ class ULSAM(nn.Module):
         momentum = 0.9 if official_momentum else 0.1
         self.bn_dws = nn.BatchNorm2d(channels, momentum=momentum) if norm else nn.Identity()
         self.bn_point = nn.BatchNorm2d(num_splits, momentum=momentum) if norm else nn.Identity()
-        self.register_state_dict_post_hook(_to_official)
 
     def attention(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g h w"]:
         """The attention map of each subspace; each sums to 1 over the pixels. The softmax is in float32 at least."""
@@ -100,18 +100,20 @@ def stacked(state_dict: dict[str, Tensor], prefix: str, num_splits: int) -> None
             state_dict[prefix + part] = parts[0] if part in COUNTERS else torch.cat(parts)
 
 
-def _to_official(module: ULSAM, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict) -> None:
-    """Writes a state dict under the published keys: the inverse of `stacked`."""
-    g = module.num_splits
-    for part in PARTS + COUNTERS:
-        if (joined := state_dict.pop(prefix + part, None)) is not None:
-            parts = [joined.clone() for _ in range(g)] if part in COUNTERS else joined.chunk(g)
-            state_dict.update({f"{prefix}subspaces.{n}.{part}": one for n, one in enumerate(parts)})
+def published_state(layer: ULSAM) -> dict[str, Tensor]:
+    """The layer's state under the published names ``subspaces.N.…``, as views: the inverse of `stacked`."""
+    state = layer.state_dict(keep_vars=True)
+    found: dict[str, Tensor] = {}
+    for part in [part for part in PARTS + COUNTERS if part in state]:
+        joined, g = state[part], layer.num_splits
+        parts = [joined] * g if part in COUNTERS else joined.chunk(g)
+        found.update({f"subspaces.{n}.{part}": one for n, one in enumerate(parts)})
+    return found
 
 
 def definition(layer: ULSAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The layer as published, one subspace after the other; leaves running statistics as they are."""
-    state, out = layer.state_dict(keep_vars=True), []
+    state, out = published_state(layer), []
 
     def normed(t: Tensor, name: str) -> Tensor:
         if not layer.norm:

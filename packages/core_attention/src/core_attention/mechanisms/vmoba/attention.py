@@ -12,16 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from core_attention.attention import attention
 from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.vmoba.block_selection import Group, Pool, block_means, gate, select_blocks
+from core_attention.parts.transforms import vmap_one_by_one
 from core_attention.routed import Backend, RouteMask, routed_attention
 from core_attention.routed.routes import check_heads
 
@@ -74,6 +75,13 @@ class Partition:
         t, h, w = self.grid
         return x[:, :, :t, :h, :w].flatten(2, 4)
 
+    def places(self, device: torch.device | str = "cpu") -> Int[Tensor, " tokens"]:
+        """Where the tokens of the grid stand among the padded ones in block order, ascending."""
+        every = torch.arange(math.prod(self.padded), device=device)
+        if self.padded == self.grid:
+            return every
+        return self.inverse(every.view(1, 1, -1, 1))[0, 0, :, 0].sort().values
+
     def real(self, device: torch.device | str = "cpu") -> Bool[Tensor, " padded"] | None:
         """In block order, which tokens are no padding; None if all are."""
         if self.padded == self.grid:
@@ -114,6 +122,13 @@ def partition(grid: Grid, chunk: Chunk) -> Partition:
     return Partition(grid, padded, cell, math.prod(cell), math.prod(padded) // math.prod(cell))  # type: ignore[arg-type]
 
 
+def _partition(grid: Sequence[int], chunk: int | float | Sequence[int]) -> Partition:
+    """`partition` of sequences of any kind."""
+    sides: Any = tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk
+    # a compiler's symbolic sides cannot be keys of a cache
+    return partition.__wrapped__(*sides) if torch.compiler.is_compiling() else partition(*sides)
+
+
 def choose_blocks(
     q: Float[Tensor, "batch heads padded dim"],
     k: Float[Tensor, "batch kv_heads padded dim"],
@@ -126,28 +141,50 @@ def choose_blocks(
     pool: Pool = "sample",
 ) -> Bool[Tensor, "batch heads padded blocks"]:
     """The blocks that each query attends to, tokens in block order; padding chooses none. See `select_blocks` for the options."""
-    real = blocks.real(q.device)
-    own = torch.arange(q.shape[2], device=q.device) // blocks.block
+    # tokens of the grid among the padded ones, in block order
+    order = blocks.places(q.device)
+    own = order // blocks.block
     with torch.no_grad():
-        means = block_means(k, blocks.block, real)
-        if real is not None:
-            own, q = own[real], q[:, :, real]
-        chosen = torch.zeros(*q.shape[:3], blocks.blocks, dtype=torch.bool, device=q.device)
-        options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
-        if pool == "sample" and group in ("query_head", "head_global"):
-            # one head's gates at a time: nothing of heads × queries × blocks floats is ever alive
-            share = q.shape[1] // k.shape[1]
-            for b in range(q.shape[0]):
-                for h in range(q.shape[1]):
-                    g = gate(q[b : b + 1, h : h + 1], means[b : b + 1, h // share, None])
-                    chosen[b, h] = select_blocks(g, own, **options)[0, 0]
-        else:
-            chosen = select_blocks(gate(q, means), own, **options)
-    if real is None:
+        means = block_means(k, blocks.block, blocks.real(q.device))
+        queries = q if blocks.padded == blocks.grid else q[:, :, order]
+        chosen = _choose(queries, means, own, tau, topk, group, include_self, pool)
+    if blocks.padded == blocks.grid:
         return chosen
-    whole = torch.zeros(*chosen.shape[:2], len(real), blocks.blocks, dtype=torch.bool, device=q.device)
-    whole[:, :, real] = chosen
-    return whole
+    whole = torch.zeros(*chosen.shape[:2], q.shape[2], blocks.blocks, dtype=torch.bool, device=q.device)
+    return whole.index_copy(2, order, chosen)
+
+
+@torch.library.custom_op("core_attention::choose_blocks", mutates_args=())
+def _choose(
+    q: Tensor,
+    means: Tensor,
+    own: Tensor,
+    tau: float | None,
+    topk: int | None,
+    group: str,
+    include_self: bool,
+    pool: str,
+) -> Tensor:
+    """`select_blocks` on the gates of q and block means; opaque, because sums of gates decide how many are sorted."""
+    options: Any = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
+    if pool != "sample" or group not in ("query_head", "head_global"):
+        return select_blocks(gate(q, means), own, **options)
+    # one head's gates at a time: nothing of heads × queries × blocks floats is ever alive
+    chosen = torch.zeros(*q.shape[:3], means.shape[2], dtype=torch.bool, device=q.device)
+    share = q.shape[1] // means.shape[1]
+    for b in range(q.shape[0]):
+        for h in range(q.shape[1]):
+            g = gate(q[b : b + 1, h : h + 1], means[b : b + 1, h // share, None])
+            chosen[b, h] = select_blocks(g, own, **options)[0, 0]
+    return chosen
+
+
+@_choose.register_fake
+def _(q, means, own, tau, topk, group, include_self, pool):
+    return q.new_empty(*q.shape[:3], means.shape[2], dtype=torch.bool)
+
+
+vmap_one_by_one(_choose)
 
 
 @overload
@@ -231,7 +268,7 @@ def mixture_of_blocks(
     check_heads(q, k, v)
     if q.shape[2] < full_below:
         return attention(q, k, v, scale=scale, return_lse=True) if return_lse else attention(q, k, v, scale=scale)
-    blocks = partition(tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk)
+    blocks = _partition(grid, chunk)
     query, key, value = (blocks.permute(t) for t in (q, k, v))
     options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
     chosen = choose_blocks(query, key, blocks, **options)

@@ -1,0 +1,44 @@
+"""How our operators behave under torch's function transforms (`torch.func.vmap` and what is built on it)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def transformed() -> bool:
+    """Whether the compiler or a function transform reads the code: the plain definition then serves better than an opaque operator."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def readable(x: Tensor) -> bool:
+    """Whether a value of `x` may decide what is computed: a plain tensor on the CPU, outside compilers, transforms and modes.
+
+    Elsewhere a read fails (vmap, FakeTensor, make_fx, CUDA graphs) or waits for the device.
+    """
+    if transformed() or x.device.type != "cpu":
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
+
+
+def vmap_one_by_one(op: Any) -> None:
+    """Lets `torch.func.vmap` run a custom operator for one entry of the mapped axis after another.
+
+    The operators choose tiles by the values of one problem, so that there is nothing to gain from all at once.
+    """
+
+    def each(value: Any, axis: Any, i: int) -> Any:
+        if isinstance(value, list | tuple):
+            return [each(one, place, i) for one, place in zip(value, axis, strict=True)]
+        return value if axis is None else value.select(axis, i)
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        results = []
+        for i in range(info.batch_size):
+            results.append(op(*(each(value, axis, i) for value, axis in zip(arguments, in_dims, strict=True))))
+        if isinstance(results[0], Tensor):
+            return torch.stack(results), 0
+        stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+    op.register_vmap(rule)
