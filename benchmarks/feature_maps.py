@@ -20,14 +20,19 @@ import torch
 from measure import paired, parser, show
 from torch import Tensor, nn
 
-from core_attention.feature_maps import CAM, CBAM, ELA, PAM, ULSAM, BalancedMultiTaskAttention, CoordinateAttention
 from core_attention.measuring.clock import Times
 from core_attention.mechanisms.csa_action import class_semantics
 from core_attention.mechanisms.ela import attention as ela
+from core_attention.mechanisms.ela.attention import ELA
 from core_attention.mechanisms.eurosat_bmta import balanced, cbam, coordinate
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
+from core_attention.mechanisms.eurosat_bmta.cbam import CBAM
+from core_attention.mechanisms.eurosat_bmta.coordinate import CoordinateAttention
 from core_attention.mechanisms.featenhancer import scale_aware
 from core_attention.mechanisms.msdual import dual
+from core_attention.mechanisms.msdual.dual import CAM, PAM
 from core_attention.mechanisms.ulsam import attention as ulsam
+from core_attention.mechanisms.ulsam.attention import ULSAM
 
 
 @dataclass
