@@ -1,6 +1,6 @@
 """Feature-map attention against its plain definition, forward and forward with backward, in one run.
 
-Every row times our layer and the definition that stands beside it in `core_attention.feature_maps` in turn; a ratio above 1 says how
+Every row times our layer and the definition that stands beside it in turn; a ratio above 1 says how
 many times faster the layer is. The balanced multi-task attention runs at the four stages of its network (EuroSAT, 64×64 pixels), at
 the batch of the published timing (8) and of the published training (64), also against the published way of averaging
 (`nn.AdaptiveAvgPool2d` instead of a mean).
