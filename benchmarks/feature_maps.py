@@ -1,6 +1,6 @@
 """Feature-map attention against its plain definition, forward and forward with backward, in one run.
 
-Every row times our layer and the definition that stands beside it in `core_attention.feature_maps` in turn; a ratio above 1 says how
+Every row times our layer and the definition that stands beside it in turn; a ratio above 1 says how
 many times faster the layer is. The balanced multi-task attention runs at the four stages of its network (EuroSAT, 64×64 pixels), at
 the batch of the published timing (8) and of the published training (64), also against the published way of averaging
 (`nn.AdaptiveAvgPool2d` instead of a mean).
@@ -20,14 +20,19 @@ import torch
 from measure import paired, parser, show
 from torch import Tensor, nn
 
-from core_attention.feature_maps import CAM, CBAM, ELA, PAM, ULSAM, BalancedMultiTaskAttention, CoordinateAttention
 from core_attention.measuring.clock import Times
 from core_attention.mechanisms.csa_action import class_semantics
 from core_attention.mechanisms.ela import attention as ela
+from core_attention.mechanisms.ela.attention import ELA
 from core_attention.mechanisms.eurosat_bmta import balanced, cbam, coordinate
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
+from core_attention.mechanisms.eurosat_bmta.cbam import CBAM
+from core_attention.mechanisms.eurosat_bmta.coordinate import CoordinateAttention
 from core_attention.mechanisms.featenhancer import scale_aware
 from core_attention.mechanisms.msdual import dual
+from core_attention.mechanisms.msdual.dual import CAM, PAM
 from core_attention.mechanisms.ulsam import attention as ulsam
+from core_attention.mechanisms.ulsam.attention import ULSAM
 
 
 @dataclass

@@ -5,17 +5,21 @@ from pathlib import Path
 import pytest
 
 from core_attention.measuring import bench
-from core_attention.registry.catalogue import MECHANISMS
+from core_attention.registry.catalogue import declared
 from core_attention.registry.listing import papers
 
 ROOT = Path(__file__).parents[1]
 
 
+MECHANISMS = declared("examples")
+PAPERS = papers()
+
+
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_mechanism(name):
     entry = MECHANISMS[name]
-    assert entry.slug is None or entry.slug in papers()
-    assert (ROOT / entry.page).is_file(), f"{name}: no page {entry.page}"
+    assert entry.slug in PAPERS
+    assert (ROOT / "docs" / "mechanisms" / (entry.page or "")).is_file(), f"{name}: no page {entry.page}"
     made = bench.example(name, 50)
     assert 25 <= made.tokens <= 100, f"{name}: {made.tokens} tokens where about 50 were asked for"
     for tokens in (1, 50):

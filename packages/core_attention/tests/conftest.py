@@ -120,6 +120,7 @@ def register(monkeypatch, **parts: System | Exception):
             module.system = part
         monkeypatch.setitem(sys.modules, name, module)
         found.append(EntryPoint(slug.rstrip("_"), f"{name}:system", systems.GROUP))
+    monkeypatch.setattr(systems, "own_entries", list)
     monkeypatch.setattr(systems, "entry_points", lambda group: [e for e in found if e.group == group])
 
 

@@ -10,8 +10,9 @@ import torch
 from core_attention import attention, cli
 from core_attention.measuring.bench import SoftmaxAttention
 from core_attention.measuring.cost import profile
-from core_attention.registry.catalogue import MECHANISMS
-from core_attention.registry.listing import papers
+from core_attention.registry import systems
+from core_attention.registry.catalogue import declared
+from core_attention.registry.listing import papers, undeclared_papers
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +39,18 @@ def test_help_imports_nothing_heavy():
 def test_papers():
     assert len(papers()) == 36
     for slug, paper in papers().items():
-        assert {"title", "year", "components"} <= set(paper), slug
-        assert ("repository" in paper) == ("licence" in paper), slug
+        assert paper.title, slug
+        assert paper.components, slug
+        assert (paper.repository is None) == (paper.licence is None), slug
+    declared_twice = {slug for slug in undeclared_papers() if systems.system(slug).paper is not None}
+    assert not declared_twice
 
 
 def test_list_names_every_system_and_its_holder(toy, capsys):
-    systems = listed(capsys)
-    assert set(papers()) | {"toy"} == set(systems)
-    assert systems["toy"]["components"]["Toy"] == {"distribution": "unknown", "verified": None}
-    assert (
-        systems["acmil"]["components"]["ACMIL_GA"]["distribution"] is None
-    )  # no package but the toy is registered here
+    rows = listed(capsys)
+    assert set(papers()) | {"toy"} == set(rows)
+    assert rows["toy"]["components"]["Toy"] == {"distribution": "unknown", "verified": None}
+    assert rows["acmil"]["components"]["ACMIL_GA"]["distribution"] is None  # no package but the toy is registered here
     assert cli.main(["list"]) == 0
     assert "not in this installation" in capsys.readouterr().out
 
@@ -108,14 +110,14 @@ def test_a_package_that_cannot_be_imported_is_one_line(toy, capsys):
 
 
 def test_show_prices_a_mechanism(capsys):
-    name = next(iter(MECHANISMS))
+    name, entry = next(iter(declared("examples").items()))
     assert cli.main(["show", name, "--tokens", "64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     cost = report["mechanisms"][name]
     assert cost["parameters"] > 0
     assert cost["macs"] > 0
     assert cost["memory"] >= 0
-    assert report["system"]["slug"] == MECHANISMS[name].slug
+    assert report["system"]["slug"] == entry.slug
 
 
 def test_show_tells_what_is_published(capsys):

@@ -1,4 +1,4 @@
-"""The command ``core-attention``: list · show · verify · bench · why.
+"""The command ``core-attention``: list · show · verify · record · bench · why.
 
 Imports of anything heavy stay inside the verbs, so that ``--help`` answers at once.
 """
@@ -78,6 +78,30 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print every comparison as JSON")
     verify.add_argument("-v", "--verbose", action="store_true", help="print the traceback of a component that raises")
 
+    record = _verb(
+        verbs,
+        "record",
+        _record,
+        "write a golden case from a component, a configuration and inputs",
+        "core-attention record rala GateLinearAttentionNoSilu case.json --config '{\"dim\": 16}' --input x=2,16,6,6",
+        description="Runs a registered component in float64 and in float32, and writes NAME.json and NAME.safetensors with its weights, "
+        "inputs, outputs, gradients and updated state. The tolerances are what the float32 run needs, with a margin.",
+    )
+    record.add_argument("system", help="the slug of a system")
+    record.add_argument("component", help="the key of one of its components")
+    record.add_argument("case", type=Path, metavar="CASE", help="the case's JSON file to write")
+    record.add_argument("--config", default="{}", help="constructor arguments as JSON, or a file that holds them")
+    record.add_argument("--inputs", type=Path, metavar="FILE", help="a .safetensors file of the inputs by name")
+    record.add_argument(
+        "--input", action="append", default=[], metavar="NAME=SHAPE", help="a random normal input, such as x=2,16,32"
+    )
+    record.add_argument(
+        "--weights", type=Path, metavar="FILE", help="official weights (.safetensors); default: those of `build`"
+    )
+    record.add_argument("--mode", default="eval", choices=["eval", "train"], help="phase of the module (default: eval)")
+    record.add_argument("--seed", type=int, default=0, help="of weights, random inputs and probes (default: 0)")
+    record.add_argument("--overwrite", action="store_true", help="replace a case that exists")
+
     bench = _verb(
         verbs,
         "bench",
@@ -130,12 +154,13 @@ def _verb(verbs: Any, name: str, run: Any, summary: str, example: str, **more: A
 
 def _list(args: argparse.Namespace) -> int:
     from core_attention.measuring.clock import table
-    from core_attention.registry.catalogue import MECHANISMS
+    from core_attention.registry.catalogue import declared
     from core_attention.registry.listing import systems_table
 
     rows = systems_table()
     if args.json:
-        print(json.dumps({"systems": rows, "mechanisms": {name: vars(m) for name, m in MECHANISMS.items()}}, indent=1))
+        mechanisms = {name: {"slug": e.slug, "page": e.page} for name, e in declared("examples").items()}
+        print(json.dumps({"systems": rows, "mechanisms": mechanisms}, indent=1))
         return 0
     lines = []
     for row in rows:
@@ -161,34 +186,42 @@ def _list(args: argparse.Namespace) -> int:
     for row in rows:
         for entry, why in row["failures"].items():
             print(f"{row['slug']}: {entry} could not be imported: {why}", file=sys.stderr)
-    print(f"\nmechanisms (core-attention show NAME, bench NAME): {', '.join(sorted(MECHANISMS))}")
+    print(f"\nmechanisms (core-attention show NAME, bench NAME): {', '.join(declared('examples'))}")
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
-    from core_attention.registry import listing
-    from core_attention.registry.catalogue import MECHANISMS
+    from core_attention.registry import catalogue, listing, systems
 
-    slug = args.name if args.name in listing.papers() else None
-    mechanisms = [n for n, m in MECHANISMS.items() if args.name == n or (slug is not None and m.slug == slug)]
-    if slug is None and not mechanisms:
-        return _unknown("a system or mechanism", args.name, [*listing.papers(), *MECHANISMS])
     if args.tokens <= 0:
         return _refuse(f"expected a positive number of tokens, got {args.tokens}")
-    slug = slug or MECHANISMS[mechanisms[0]].slug
-    system = next((row for row in listing.systems_table(slug)), None) if slug else None
-    costs = {name: _cost(name, args.tokens) | vars(MECHANISMS[name]) for name in mechanisms}
+    known = {*listing.undeclared_papers(), *systems.slugs()}
+    if args.name in known:
+        slug = args.name
+        of_system = systems.system(slug)
+        pages = {name: of_system.pages.get(name, of_system.page) for name in of_system.examples}
+    else:
+        entry = catalogue.find("examples", args.name)
+        if entry is None:
+            return _unknown("a system or mechanism", args.name, [*known, *catalogue.declared("examples")])
+        slug = entry.slug
+        pages = {args.name: entry.page}
+    (system,) = listing.systems_table(slug)
+    costs = {name: _cost(name, args.tokens) | {"slug": slug, "page": page} for name, page in pages.items()}
     if args.json:
         print(json.dumps({"system": system, "mechanisms": costs}, indent=1))
         return 0
-    if system:
+    if "title" in system:
         print(f"{system['title']} ({system['year']})\n  {listing.paper_line(system)}")
-        for key, part in system["components"].items():
-            print(f"  {key}: {_component_line(part)}")
-        for entry, why in system["failures"].items():
-            print(f"  {entry} could not be imported: {why}")
+    else:
+        print(f"{slug}: its declaration names no paper")
+    for key, part in system["components"].items():
+        print(f"  {key}: {_component_line(part)}")
+    for failed, why in system["failures"].items():
+        print(f"  {failed} could not be imported: {why}")
     for name, cost in costs.items():
-        print(f"{name} ({cost['page']})\n  {cost['layer']}")
+        page = f" (docs/mechanisms/{cost['page']})" if cost["page"] else ""
+        print(f"{name}{page}\n  {cost['layer']}")
         print(f"  at {cost['tokens']:,} tokens: {cost['text']}")
     return 0
 
@@ -222,10 +255,10 @@ def _cost(name: str, tokens: int) -> dict[str, Any]:
 
 
 def _bench(args: argparse.Namespace) -> int:
-    from core_attention.registry.catalogue import MECHANISMS
+    from core_attention.registry import catalogue
 
-    if args.name not in MECHANISMS:
-        return _unknown("a mechanism", args.name, list(MECHANISMS))
+    if catalogue.find("examples", args.name) is None:
+        return _unknown("a mechanism", args.name, list(catalogue.declared("examples")))
     if min(args.tokens) <= 0 or args.rounds <= 0 or args.threads <= 0:
         return _refuse("--tokens, --rounds and --threads are positive numbers")
     import torch
@@ -277,6 +310,28 @@ def _why(args: argparse.Namespace) -> int:
         return _refuse(str(error))
     answer = {"backend": told.backend, "reason": told.reason, "others": dict(told.others)}
     print(json.dumps(answer, indent=1) if args.json else told)
+    return 0
+
+
+def _record(args: argparse.Namespace) -> int:
+    from core_attention.golden.record import RecordingError, record_files
+
+    try:
+        summary = record_files(
+            args.system,
+            args.component,
+            args.case,
+            config=args.config,
+            inputs=args.inputs,
+            shapes=args.input,
+            weights=args.weights,
+            mode=args.mode,
+            seed=args.seed,
+            overwrite=args.overwrite,
+        )
+    except RecordingError as error:
+        return _refuse(str(error))
+    print(summary)
     return 0
 
 

@@ -3,6 +3,7 @@
 from core_attention.registry.systems import (
     Component,
     Config,
+    Paper,
     StateDict,
     StateError,
     System,
@@ -18,6 +19,7 @@ from core_attention.registry.systems import (
 __all__ = [
     "Component",
     "Config",
+    "Paper",
     "StateDict",
     "StateError",
     "System",

@@ -7,13 +7,14 @@ from functools import partial
 import pytest
 import torch
 
-from core_attention.feature_maps import MECHANISMS
 from core_attention.mechanisms.csa_action.class_semantics import CSABlock
 from core_attention.mechanisms.dynsubspace.attention_layer import AttentionLayer
 from core_attention.mechanisms.featenhancer.scale_aware import ScaleAwareFeatureAggregation
 from core_attention.mechanisms.msdual.dual import PAMCAMLayer
 from core_attention.mechanisms.sentence_attention.attention import SentenceAttention
+from core_attention.registry.catalogue import declared
 
+MECHANISMS = {name: entry.load() for name, entry in declared("inserts").items()}
 C = 32
 
 

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from core_attention.capture.capture import capture
-from core_attention.pretrained.convert import CONVERTERS, Layer, Replacement, convert_model, converted
+from core_attention.pretrained.convert import Layer, Replacement, convert_model, converted
+from core_attention.registry import catalogue
 
 timm = pytest.importorskip("timm")
 transformers = pytest.importorskip("transformers")
@@ -134,10 +135,8 @@ def test_a_mechanism_may_replace_the_whole_layer(monkeypatch):
         def forward(self, x, **options):
             return x * 0
 
-    import core_attention.pretrained.convert as converters
-
-    monkeypatch.setattr(converters, "zero", lambda layer: Replacement(Zero(layer)), raising=False)
-    monkeypatch.setitem(CONVERTERS, "zero", "core_attention.pretrained.convert:zero")
+    zero = catalogue.Entry("toy", lambda layer: Replacement(Zero(layer)), None)
+    monkeypatch.setattr(catalogue, "find", lambda kind, name: zero)
     model = convert_model(vit("timm"), "zero", layers="blocks.0.attn")
     assert type(model.blocks[0].attn).__name__ == "Zero"
     assert converted(model) == [("blocks.0.attn", ("mechanism.weight", "mechanism.bias"))]

@@ -9,9 +9,11 @@ import torchvision.models as tv
 from torch import nn
 
 import core_attention
-from core_attention.feature_maps import ELA, MECHANISMS, SqueezeExcitation
 from core_attention.measuring.cost import profile
+from core_attention.mechanisms.ela.attention import ELA
+from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import SqueezeExcitation
 from core_attention.pretrained.insert import places, replace
+from core_attention.registry.catalogue import declared
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -127,7 +129,7 @@ def test_depthwise_place_is_after_the_activation():
     assert seen[1] >= 0
 
 
-@pytest.mark.parametrize("mechanism", list(MECHANISMS))
+@pytest.mark.parametrize("mechanism", list(declared("inserts")))
 def test_every_mechanism_fits_a_residual_network(resnet, mechanism):
     core_attention.insert(resnet, mechanism, after=["layer1.*.bn2", "layer2.*.bn2"])
     assert len(core_attention.inserted(resnet)) == 4

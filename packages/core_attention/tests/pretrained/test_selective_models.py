@@ -8,8 +8,8 @@ import torch
 
 from core_attention.capture.capture import capture
 from core_attention.mechanisms.landmark.attention import insert_landmarks, landmark_attention, strip_landmarks
+from core_attention.mechanisms.moh.pretrained import balance_loss
 from core_attention.pretrained.convert import convert_model, converted
-from core_attention.pretrained.convert_layers import balance_loss
 from core_attention.pretrained.transformers import register_with_transformers
 
 timm = pytest.importorskip("timm")
@@ -136,7 +136,7 @@ def test_landmarks_in_a_stream():
 def test_landmark_by_name_is_our_function(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "core_attention.pretrained.transformers_padding.landmark_attention",
+        "core_attention.mechanisms.landmark.pretrained.landmark_attention",
         lambda *qkv, **options: seen.append(options) or landmark_attention(*qkv, **options),
     )
     switched(llama(), "landmark", block=7)(ids())

@@ -154,12 +154,12 @@ def doubled(q, k, v, *, mask, scale, module):
 def test_a_mechanism_adds_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "doubling", type(sys)("doubling"))
     sys.modules["doubling"].doubled = doubled
-    monkeypatch.setitem(huggingface.ATTENTIONS, "doubled", "doubling:doubled")
+    monkeypatch.setitem(huggingface.OWN, "doubled", "doubling:doubled")
     assert register_with_transformers("doubled") == ("doubled",)
     model = models()["llama"]().eval()
     model.set_attn_implementation("doubled")
     assert model(**given("llama", "none"))[0].isfinite().all()
-    with pytest.raises(ValueError, match="unknown mechanism nothing: one of core_attention"):
+    with pytest.raises(ValueError, match="unknown mechanism 'nothing': one of core_attention"):
         register_with_transformers("nothing")
 
 

@@ -1,6 +1,6 @@
 """What one layer costs: multiply-accumulates, memory, and time against its definition and softmax attention.
 
-Everything is measured on the example that a mechanism declares in `core_attention.registry.catalogue`, in one run.
+Everything is measured on the example that a mechanism declares in its `System`, in one run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from core_attention.measuring.clock import paired, peak_memory, ratio, size
 from core_attention.measuring.cost import profile
 from core_attention.measuring.example import Example
-from core_attention.registry.catalogue import MECHANISMS
+from core_attention.registry import catalogue
 
 
 class SoftmaxAttention(nn.Module):
@@ -37,13 +37,17 @@ def example(name: str, tokens: int, *, device: str = "cpu", dtype: torch.dtype =
     """The example of a mechanism, in evaluation mode, made under seed 0.
 
     Raises:
-        ValueError: `tokens` is not positive.
+        ValueError: `tokens` is not positive, or no system declares an example of this name.
     """
     if tokens <= 0:
         raise ValueError(f"expected a positive number of tokens, got {tokens}")
+    entry = catalogue.find("examples", name)
+    if entry is None:
+        known = list(catalogue.declared("examples"))
+        raise ValueError(f"unknown mechanism {name!r}{catalogue.nearest(name, known)}: one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = MECHANISMS[name].make(tokens)
+        made = entry.load()(tokens)
     inputs = tuple(_placed(item, device, dtype) for item in made.inputs)
     return Example(made.module.eval().to(device, dtype), inputs, made.tokens, made.reference, made.softmax)
 

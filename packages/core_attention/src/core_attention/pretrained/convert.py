@@ -7,7 +7,7 @@ gain what the mechanism needs.
     convert_model(model, "sparsifiner", attn_keep_rate=0.25)
     converted(model)                    # [("blocks.0.attn", ("mechanism.proj_n", …)), …]: what is new and wants training
 
-A mechanism adds itself to `CONVERTERS`: its name and where its maker stands. The maker is called once for each attention layer::
+A mechanism is declared under ``converters`` of its `System`: its name and where its maker stands. The maker is called once per layer::
 
     def maker(layer: Layer, **options) -> nn.Module
 
@@ -22,18 +22,13 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
 
-# name → "module:maker"; imported when it is asked for
-CONVERTERS: dict[str, str] = {
-    "biformer": "core_attention.mechanisms.biformer.pretrained:for_layer",
-    "dma": "core_attention.pretrained.convert_layers:dma",
-    "moh": "core_attention.pretrained.convert_layers:moh",
-    "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:for_layer",
-}
+from core_attention.pretrained.transformers import plain, register_function
+from core_attention.registry import catalogue
+
 TRANSFORMERS_NAME = "core_attention_converted"
 
 
@@ -89,7 +84,7 @@ def convert_model(
 
     Args:
         model: a timm vision transformer, or a transformers model whose layers look up their attention function by name.
-        mechanism: a name of `CONVERTERS`.
+        mechanism: a name that a `System` declares under ``converters``.
         layers: names or patterns of attention layers (``"blocks.[4-9].attn"``); None: all.
         options: of the mechanism.
 
@@ -97,11 +92,14 @@ def convert_model(
         ValueError: an unknown mechanism or option, no such layer, or a layer that the mechanism cannot be put into (with the reason); then
             nothing has been converted.
     """
-    if mechanism not in CONVERTERS:
-        raise ValueError(f"unknown mechanism {mechanism!r}: one of {', '.join(CONVERTERS)}; those without weights go by name, "
-                         "see core_attention.register_with_transformers")  # fmt: skip
-    where, function = CONVERTERS[mechanism].split(":")
-    maker: Callable[..., nn.Module | Replacement] = getattr(import_module(where), function)
+    entry = catalogue.find("converters", mechanism)
+    if entry is None:
+        known = list(catalogue.declared("converters"))
+        raise ValueError(
+            f"unknown mechanism {mechanism!r}{catalogue.nearest(mechanism, known)}: one of {', '.join(known)}; "
+            "those without weights go by name, see core_attention.register_with_transformers"
+        )
+    maker: Callable[..., nn.Module | Replacement] = entry.load()
     found = _layers(model, layers)
     _check_options(maker, mechanism, options)
     made = [(layer, maker(layer, **options)) for layer in found]
@@ -168,8 +166,6 @@ class Converted(nn.Module):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, scale: float, module: nn.Module) -> Tensor:
     """The attention function of converted transformers models (see `core_attention.pretrained.transformers`); layers left alone are plain."""
-    from core_attention.pretrained.transformers import plain
-
     core = getattr(module, "mechanism", None)
     if core is None:
         return plain(q, k, v, mask=mask, scale=scale, module=module)
@@ -179,10 +175,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, scale: float, module: 
 
 
 def _use_in_transformers(model: nn.Module) -> None:
-    from core_attention.pretrained.transformers import ATTENTIONS, register_with_transformers
-
-    ATTENTIONS[TRANSFORMERS_NAME] = "core_attention.pretrained.convert:attend"
-    register_with_transformers(TRANSFORMERS_NAME)
+    register_function(TRANSFORMERS_NAME, attend)
     model.set_attn_implementation(TRANSFORMERS_NAME)  # type: ignore[operator]
 
 
@@ -233,4 +226,4 @@ def _check_options(maker: Callable[..., Any], mechanism: str, options: dict[str,
         raise ValueError(f"{mechanism} has no option {', '.join(unknown)}; it has {', '.join(list(known)[1:])}")
 
 
-__all__ = ["CONVERTERS", "Converted", "Layer", "Replacement", "convert_model", "converted"]
+__all__ = ["Converted", "Layer", "Replacement", "convert_model", "converted"]

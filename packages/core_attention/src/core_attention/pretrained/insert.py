@@ -23,7 +23,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core_attention.feature_maps import MECHANISMS
+from core_attention.registry import catalogue
 
 Mechanism = str | Callable[..., nn.Module]
 BLOCKS = ("BasicBlock", "Bottleneck", "InvertedResidual", "DepthwiseSeparableConv")  # of torchvision and timm
@@ -62,7 +62,7 @@ def insert(
 
     Args:
         model: any module; nothing of it is renamed or copied.
-        mechanism: a name of `core_attention.feature_maps.MECHANISMS` (``"ela"``, ``"se"``, ``"cbam"`` …), or a class or function that
+        mechanism: a name that a `System` declares under ``inserts`` (``"ela"``, ``"se"``, ``"cbam"`` …), or a class or function that
             is called with the channels and makes a module from map to map of one shape.
         after: names of modules, or patterns in which ``*`` also spans dots (``"layer*.bn2"``); or a place that `places` knows:
             ``"residual"`` (the last norm of each block, before the addition; in MobileNets after the projection) or ``"depthwise"``
@@ -218,14 +218,13 @@ def _own(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]
 def _constructor(mechanism: Mechanism) -> Callable[..., nn.Module]:
     if not isinstance(mechanism, str):
         return mechanism
-    if mechanism not in MECHANISMS:
-        near = get_close_matches(mechanism, MECHANISMS, 1)
+    entry = catalogue.find("inserts", mechanism)
+    if entry is None:
+        known = list(catalogue.declared("inserts"))
         raise ValueError(
-            f"unknown mechanism {mechanism!r}"
-            + (f" (did you mean {near[0]!r}?)" if near else "")
-            + f": one of {', '.join(MECHANISMS)}, or a class"
+            f"unknown mechanism {mechanism!r}{catalogue.nearest(mechanism, known)}: one of {', '.join(known)}, or a class"
         )
-    return MECHANISMS[mechanism]
+    return entry.load()
 
 
 def _made(make: Callable[..., nn.Module], place: str, channels: int, options: dict[str, Any]) -> nn.Module:

@@ -6,11 +6,11 @@
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="core_attention")
 
 transformers looks up two functions under the name: one that makes the mask, once a forward pass, and one that computes attention, in
-every layer. Ours makes a typed mask (`core_attention.masks`), never a (queries, keys) matrix; every mechanism in `ATTENTIONS` is
+every layer. Ours makes a typed mask (`core_attention.masks`), never a (queries, keys) matrix; every mechanism is
 called with it. While torch compiles a model the mask is written out as for "sdpa": whether there is padding cannot be read then.
 transformers is imported only when something is registered.
 
-A mechanism without weights adds one line to `ATTENTIONS`: its name and where its function stands. The function is::
+A mechanism without weights is declared under ``attentions`` of its `System`: its name and where its function stands. The function is::
 
     def landmark(q, k, v, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor
 
@@ -23,7 +23,6 @@ it is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
 from inspect import signature
 from typing import Any
 
@@ -33,15 +32,12 @@ from torch.utils._pytree import tree_map
 
 from core_attention.attention import attention
 from core_attention.masks import Additive, Causal, Dense, KeyLengths, Mask, Part, Size, Window, positions, together
+from core_attention.registry import catalogue
 
-# name in transformers → "module:function"; imported on its first call
-ATTENTIONS: dict[str, str] = {
+# names that belong to no paper; all others stand in the `System` that declares them
+OWN = {
     "core_attention": "core_attention.pretrained.transformers:plain",
-    "landmark": "core_attention.pretrained.transformers_padding:landmark",
-    "moba": "core_attention.pretrained.transformers_blocks:moba",
-    "routed_topk": "core_attention.pretrained.transformers_blocks:routed_topk",
-    "scatterbrain": "core_attention.pretrained.transformers_padding:scatterbrain",
-    "vmoba": "core_attention.pretrained.transformers_blocks:vmoba",
+    "routed_topk": "core_attention.pretrained.topk:routed_topk",
 }
 
 
@@ -69,7 +65,7 @@ def register_with_transformers(*names: str) -> tuple[str, ...]:
     """Makes mechanisms available to transformers models as ``attn_implementation=NAME``.
 
     Args:
-        names: keys of `ATTENTIONS`; none: all.
+        names: ``"core_attention"``, ``"routed_topk"``, or names that a `System` declares under ``attentions``; none: all.
 
     Returns:
         The names that can be used now.
@@ -78,25 +74,46 @@ def register_with_transformers(*names: str) -> tuple[str, ...]:
         ImportError: transformers is missing or too old to take attention functions by name; says how to get it.
         ValueError: an unknown name.
     """
-    unknown = [name for name in names if name not in ATTENTIONS]
-    if unknown:
-        raise ValueError(f"unknown mechanism {', '.join(unknown)}: one of {', '.join(ATTENTIONS)}")
+    targets: dict[str, str | Callable[..., Tensor]] = {}
+    if names:
+        for name in names:
+            targets[name] = OWN[name] if name in OWN else _declared(name)
+    else:
+        targets.update(OWN)
+        for name, entry in catalogue.declared("attentions").items():
+            targets[name] = entry.target
+    for name, target in targets.items():
+        register_function(name, target)
+    return tuple(targets)
+
+
+def register_function(name: str, target: str | Callable[..., Tensor]) -> None:
+    """Makes one attention function, or one by its import path, available to transformers as ``attn_implementation=name``.
+
+    Raises:
+        ImportError: transformers is missing or too old to take attention functions by name; says how to get it.
+    """
     try:
         from transformers.masking_utils import AttentionMaskInterface
         from transformers.modeling_utils import AttentionInterface
     except ImportError as error:
         raise ImportError("registering needs transformers ≥ 4.55: pip install 'transformers>=4.55'") from error
-    for name in names or tuple(ATTENTIONS):
-        AttentionInterface.register(name, _function(name))
-        AttentionMaskInterface.register(name, typed_mask)
-    return names or tuple(ATTENTIONS)
+    AttentionInterface.register(name, _function(name, target))
+    AttentionMaskInterface.register(name, typed_mask)
 
 
-def _function(name: str) -> Callable[..., tuple[Tensor, None]]:
+def _declared(name: str) -> str | Callable[..., Tensor]:
+    entry = catalogue.find("attentions", name)
+    if entry is None:
+        known = [*OWN, *catalogue.declared("attentions")]
+        raise ValueError(f"unknown mechanism {name!r}{catalogue.nearest(name, known)}: one of {', '.join(known)}")
+    return entry.target
+
+
+def _function(name: str, target: str | Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:
     """The attention function that transformers calls for a mechanism."""
-    # imported now: a graph that torch compiles cannot import
-    where, function = ATTENTIONS[name].split(":")
-    mechanism = getattr(import_module(where), function)
+    # loaded now: a graph that torch compiles cannot import
+    mechanism = catalogue.load(target)
     drops = "dropout" in signature(mechanism).parameters
 
     def attend(

@@ -7,10 +7,13 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
-from functools import cache
 from importlib import metadata, resources
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from core_attention.registry import systems
+from core_attention.registry.systems import Paper
 
 if TYPE_CHECKING:
     from core_attention.golden.replay import Result
@@ -19,10 +22,20 @@ if TYPE_CHECKING:
 _RECORD = {"component", "case", "status", "date", "device", "versions", "config", "parameters"}
 
 
-@cache
-def papers() -> dict[str, dict[str, Any]]:
-    """Title, year, repository and licence of every published system, by slug (``papers.toml``)."""
-    return tomllib.loads(resources.files("core_attention.registry").joinpath("papers.toml").read_text(encoding="utf-8"))
+def undeclared_papers() -> dict[str, Paper]:
+    """The published systems that no package declares yet (``papers.toml``), by slug."""
+    text = resources.files("core_attention.registry").joinpath("papers.toml").read_text(encoding="utf-8")
+    return {slug: Paper(**facts) for slug, facts in tomllib.loads(text).items()}
+
+
+def papers() -> dict[str, Paper]:
+    """Every published system that is declared or planned, by slug; imports all declarations."""
+    known = undeclared_papers()
+    for slug, parts in _by_slug().items():
+        paper = systems.merged(slug, parts).paper
+        if paper is not None:
+            known[slug] = paper
+    return known
 
 
 def systems_table(only: str | None = None) -> list[dict[str, Any]]:
@@ -30,37 +43,49 @@ def systems_table(only: str | None = None) -> list[dict[str, Any]]:
 
     Imports the packages that register components; one that fails is named under ``failures`` with the reason.
     """
-    from core_attention.registry import systems
-
+    undeclared = undeclared_papers()
+    by_slug = _by_slug()  # one look at what is installed: it reads the metadata of every distribution
     rows = []
-    for slug in sorted({*papers(), *systems.slugs()}) if only is None else [only]:
-        holders, failures = holders_of(slug)
-        known = {*papers().get(slug, {}).get("components", ()), *holders}
-        components = {
-            key: {"distribution": holders.get(key), "verified": verified(slug, key)}
-            for key in sorted(known, key=str.lower)
-        }
-        paper = {key: value for key, value in papers().get(slug, {}).items() if key != "components"}
-        distributions = sorted({name for name in holders.values() if name})
-        rows.append(
-            {"slug": slug, **paper, "distributions": distributions, "components": components, "failures": failures}
-        )
+    for slug in sorted({*undeclared, *by_slug}) if only is None else [only]:
+        parts = by_slug.get(slug, [])
+        holders, failures = _holders(parts)
+        paper = systems.merged(slug, parts).paper or undeclared.get(slug)
+        row: dict[str, Any] = {"slug": slug}
+        known = set(holders)
+        if paper is not None:
+            known |= set(paper.components)
+            row |= {name: value for name, value in vars(paper).items() if name != "components" and value is not None}
+        components = {}
+        for key in sorted(known, key=str.lower):
+            components[key] = {"distribution": holders.get(key), "verified": verified(slug, key)}
+        row["distributions"] = sorted(set(holders.values()))
+        row["components"] = components
+        row["failures"] = failures
+        rows.append(row)
     return rows
 
 
 def holders_of(slug: str) -> tuple[dict[str, str], dict[str, str]]:
     """The distribution that holds each component of a system, and the entry points that could not be imported."""
-    from core_attention.registry import systems
+    return _holders(systems.entries(slug))
 
+
+def _by_slug() -> dict[str, list[EntryPoint]]:
+    by_slug: dict[str, list[EntryPoint]] = {}
+    for entry in systems.entries():
+        by_slug.setdefault(entry.name, []).append(entry)
+    return by_slug
+
+
+def _holders(entries: Iterable[EntryPoint]) -> tuple[dict[str, str], dict[str, str]]:
     holders: dict[str, str] = {}
     failures: dict[str, str] = {}
-    for entry in systems.entries(slug):
+    for entry in entries:
         part, failure = systems.load_entry(entry)
         if part is None:
             failures[entry.value] = failure
-            continue
-        distribution = entry.dist.name if entry.dist else "unknown"
-        holders |= dict.fromkeys(part.components, distribution)
+        else:
+            holders |= dict.fromkeys(part.components, systems.distribution_of(entry))
     return holders, failures
 
 
@@ -70,8 +95,6 @@ def record(results: Iterable["Result"], *, device: str) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    from core_attention.registry import systems
-
     known, holders = systems.slugs(), {}
     for result in results:
         if result.system not in known or result.status == "unknown":

@@ -1,14 +1,16 @@
 """The registry of published systems: which package implements which published component, and how it is replayed.
 
-A package registers a `System` under the entry-point group ``core_attention.systems``; the entry's name is the paper's
-slug (``biformer = "core_attention.mechanisms.biformer.official:system"``). Several packages may hold parts of one slug; `system`
-merges them.
+One `System` declares all that a paper brings: its facts, components, examples to price and time, names in transformers, converters of
+pretrained models. This package finds its own by folder (``mechanisms/SLUG/official.py`` and ``published/SLUG/official.py``); another
+registers under the entry-point group ``core_attention.systems``, where the entry's name is the paper's slug
+(``acmil = "pathology_mil.official:system"``). Several packages may hold parts of one slug; `system` merges them.
 """
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from importlib import resources
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 GROUP = "core_attention.systems"
+DISTRIBUTION = "attention-suite-core-attention"
 
 StateDict = dict[str, Tensor]
 Config = Mapping[str, Any]
@@ -38,9 +41,9 @@ class Component:
 
     Args:
         run: ``run(module, inputs, *, config, mode)`` → dict of tensors or JSON values under the official names.
-        build: ``build(config)`` → module; None where the published thing is a function (``run`` then gets
-        ``module=None``). convert: ``convert(official, config)`` → our state dict. Pops what it uses; differentiable,
-        never detached. ignore: patterns of official keys that exist in checkpoints and carry nothing for us.
+        build: ``build(config)`` → module; None where the published thing is a function (``run`` then gets ``module=None``).
+        convert: ``convert(official, config)`` → our state dict. Pops what it uses; differentiable, never detached.
+        ignore: patterns of official keys that exist in checkpoints and carry nothing for us.
         unused: patterns of our parameters that the published forward never uses, or whose gradient is truly zero.
         batch: ``{input or output name: batch axis}`` where permuting a batch is meaningful.
     """
@@ -58,7 +61,10 @@ class Component:
         Raises:
             StateError: `convert` misses an official key, or one was neither used by it nor is listed in `ignore`.
         """
+        # the default `convert` passes every key on, so ignored ones must not reach it
         rest = dict(official_state)
+        if self.convert is same:
+            rest = {key: tensor for key, tensor in rest.items() if not self._ignores(key)}
         try:
             ours = self.convert(rest, config)
         except KeyError as error:
@@ -66,10 +72,13 @@ class Component:
             if missing in official_state:
                 raise
             raise StateError(f"the official state dict has no key {missing!r}") from error
-        left = [key for key in rest if not any(fnmatchcase(key, pattern) for pattern in self.ignore)]
+        left = [key for key in rest if not self._ignores(key)]
         if left:
             raise StateError(f"official keys without a place in this component: {', '.join(sorted(left))}")
         return ours
+
+    def _ignores(self, key: str) -> bool:
+        return any(fnmatchcase(key, pattern) for pattern in self.ignore)
 
     def load(self, config: Config, official_state: Mapping[str, Tensor]) -> nn.Module:
         """Builds the module and loads an official state dict strictly, in the dtype of that state dict.
@@ -95,12 +104,56 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Paper:
+    """What was published.
+
+    Args:
+        title: of the paper.
+        year: of its publication.
+        repository: the authors' code, as ``owner/name``; None where there is none.
+        licence: of that repository; "none" means that it has none, so nothing of it may be reused.
+        also: other code that the recorded results come from.
+        components: all keys that golden cases use, also those that no package holds yet.
+    """
+
+    title: str
+    year: int
+    repository: str | None = None
+    licence: str | None = None
+    also: str | None = None
+    components: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class System:
-    """The components of one published system, by their short stable key."""
+    """One published system, or the part of it that a package holds.
+
+    What is named by ``"module:name"`` is imported when it is used, so that a listing stays quick.
+
+    Args:
+        slug: of the paper.
+        components: its components, by their short stable key.
+        failures: entry points of this slug that could not be imported, with the reason (set by `system`).
+        paper: facts of the paper; one of the packages that hold parts of it declares them.
+        examples: name → a function ``example(tokens) -> core_attention.measuring.example.Example``, which ``core-attention show`` and
+            ``bench`` price and time.
+        page: the page under ``docs/mechanisms`` that describes it.
+        pages: the pages of single examples, where they differ from `page`.
+        attentions: name in transformers → attention function (see `core_attention.pretrained.transformers`).
+        converters: name → maker of what `core_attention.pretrained.convert.convert_model` puts into a layer.
+        inserts: name → constructor, called with the channels of a feature map (see `core_attention.insert`).
+    """
 
     slug: str
-    components: Mapping[str, Component]
-    failures: Mapping[str, str] = field(default_factory=dict)  # entry point → why it could not be imported
+    components: Mapping[str, Component] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+    paper: Paper | None = None
+    examples: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    page: str | None = None
+    pages: Mapping[str, str] = field(default_factory=dict)
+    attentions: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    converters: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    inserts: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
 
 
 def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
@@ -152,10 +205,29 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         raise StateError(f"the state dict does not fit: {'; '.join(f'{what}: {keys}' for what, keys in named)}")
 
 
+def own_entries() -> list[EntryPoint]:
+    """This package's own declarations, found by folder."""
+    package = "core_attention"
+    own = []
+    for room in ("mechanisms", "published"):
+        folders = resources.files(package).joinpath(room).iterdir()
+        slugs = [folder.name for folder in folders if folder.joinpath("official.py").is_file()]
+        own += [EntryPoint(slug, f"{package}.{room}.{slug}.official:system", GROUP) for slug in slugs]
+    return own
+
+
 def entries(slug: str | None = None) -> list[EntryPoint]:
-    """The registered entry points, of one slug or of all."""
-    found = entry_points(group=GROUP)
-    return sorted((e for e in found if slug is None or e.name == slug), key=lambda e: (e.name, e.value))
+    """The registered entry points, of one slug or of all; this package's own first."""
+    registered = sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value))
+    own = sorted(own_entries(), key=lambda e: (e.name, e.value))
+    return [e for e in (*own, *registered) if slug is None or e.name == slug]
+
+
+def distribution_of(entry: EntryPoint) -> str:
+    """The installed distribution that an entry point belongs to."""
+    if entry.value.startswith("core_attention."):
+        return DISTRIBUTION
+    return entry.dist.name if entry.dist else "unknown"
 
 
 def slugs() -> list[str]:
@@ -180,9 +252,15 @@ def system(slug: str) -> System:
     Raises:
         ValueError: two packages register the same component.
     """
+    return merged(slug, entries(slug))
+
+
+def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
+    """`system`, from entry points that are at hand."""
     components: dict[str, Component] = {}
     failures: dict[str, str] = {}
-    for entry in entries(slug):
+    whole = System(slug)
+    for entry in parts:
         part, failure = load_entry(entry)
         if part is None:
             failures[entry.value] = failure
@@ -191,4 +269,14 @@ def system(slug: str) -> System:
             if key in components:
                 raise ValueError(f"{slug}: component {key!r} is registered twice, the second time by {entry.value}")
             components[key] = component
-    return System(slug, components, failures)
+        whole = replace(
+            whole,
+            paper=whole.paper or part.paper,
+            page=whole.page or part.page,
+            examples={**whole.examples, **part.examples},
+            pages={**whole.pages, **part.pages},
+            attentions={**whole.attentions, **part.attentions},
+            converters={**whole.converters, **part.converters},
+            inserts={**whole.inserts, **part.inserts},
+        )
+    return replace(whole, components=components, failures=failures)

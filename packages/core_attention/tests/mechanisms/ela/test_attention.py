@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from core_attention.feature_maps import ELA
 from core_attention.measuring.cost import profile
-from core_attention.mechanisms.ela.attention import VARIANTS, definition
+from core_attention.mechanisms.ela.attention import ELA, VARIANTS, definition
 from core_attention.parts.strips import strip_means
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from core_attention.capture.capture import capture
-from core_attention.feature_maps import BalancedMultiTaskAttention, CoordinateAttention
-from core_attention.mechanisms.eurosat_bmta.balanced import balanced_fusion, definition
+from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention, balanced_fusion, definition
+from core_attention.mechanisms.eurosat_bmta.coordinate import CoordinateAttention
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.parts.strips import strip_gate, strip_means
 from core_attention.registry.systems import StateError, load_strictly

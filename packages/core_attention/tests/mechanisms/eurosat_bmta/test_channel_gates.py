@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from core_attention.capture.capture import capture
-from core_attention.feature_maps import CBAM, EfficientChannelAttention, SqueezeExcitation
 from core_attention.measuring.cost import profile
-from core_attention.mechanisms.eurosat_bmta.cbam import definition
+from core_attention.mechanisms.eurosat_bmta.cbam import CBAM, definition
+from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import EfficientChannelAttention, SqueezeExcitation
 
 
 @pytest.fixture

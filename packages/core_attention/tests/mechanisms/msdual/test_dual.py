@@ -2,9 +2,15 @@ import pytest
 import torch
 
 from core_attention.capture.capture import capture
-from core_attention.feature_maps import CAM, PAM
 from core_attention.mechanisms.msdual import dual as dual_module
-from core_attention.mechanisms.msdual.dual import PAMCAMLayer, channel_attention, definition, position_attention
+from core_attention.mechanisms.msdual.dual import (
+    CAM,
+    PAM,
+    PAMCAMLayer,
+    channel_attention,
+    definition,
+    position_attention,
+)
 
 
 def image(*size, seed=0, dtype=torch.float64, scale=0.3):

@@ -6,9 +6,8 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from core_attention.capture.capture import capture
-from core_attention.feature_maps import ULSAM
 from core_attention.measuring.cost import profile
-from core_attention.mechanisms.ulsam.attention import definition, published_state, subspace_gate
+from core_attention.mechanisms.ulsam.attention import ULSAM, definition, published_state, subspace_gate
 
 
 def module(channels=16, num_splits=4, seed=0, dtype=torch.float64, **options):
@@ -140,5 +139,6 @@ def test_maps_on_request():
 
 
 def test_importing_changes_no_default():
-    code = "import core_attention.feature_maps, torch; assert torch.get_default_dtype() is torch.float32; assert torch.ones(1).device.type == 'cpu'"
+    code = "import core_attention.mechanisms.ulsam.attention\nimport torch\nassert torch.get_default_dtype() is torch.float32\n"
+    code += "assert torch.ones(1).device.type == 'cpu'"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.davit.attention import ChannelBlock, SpatialBlock
-from core_attention.registry.systems import Component, Config, StateDict, System
+from core_attention.registry.systems import Component, Config, Paper, StateDict, System
 
 _BOTH = ("mlp_ratio", "qkv_bias", "ffn", "cpe_act")
 
@@ -44,4 +44,20 @@ system = System(
         "ChannelBlock": Component(run=_run, build=_channel, convert=_convert, batch=_axis),
         "SpatialBlock": Component(run=_run, build=_spatial, convert=_convert, batch=_axis),
     },
+    paper=Paper(
+        "DaViT: Dual Attention Vision Transformers",
+        2022,
+        repository="dingmyu/davit",
+        licence="MIT",
+        components=(
+            "ChannelBlock",
+            "DaViT",
+            "DaViT_dense",
+            "SpatialBlock",
+        ),
+    ),
+    examples={
+        "davit": "core_attention.mechanisms.davit.attention:example",
+    },
+    page="davit.md",
 )

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.dhvt.attention import DAFF, HeadInteractedAttention
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def _attention(config: Config) -> nn.Module:
@@ -33,4 +33,20 @@ system = System(
         "DAFF": Component(run=_run, build=_feed_forward, batch={"x": 0, "y": 0}),
         "HI_Attention": Component(run=_run, build=_attention, batch={"x": 0, "y": 0}),
     },
+    paper=Paper(
+        "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small Datasets",
+        2022,
+        repository="ArieSeirack/DHVT",
+        licence="Apache-2.0",
+        components=(
+            "DAFF",
+            "HI_Attention",
+            "VisionTransformer",
+        ),
+    ),
+    examples={
+        "dhvt-attention": "core_attention.mechanisms.dhvt.attention:attention_example",
+        "dhvt-feed-forward": "core_attention.mechanisms.dhvt.attention:feed_forward_example",
+    },
+    page="dhvt.md",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.dynsubspace.attention_layer import AttentionLayer
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build(config: Config) -> AttentionLayer:
@@ -14,4 +14,25 @@ def run(module, inputs, *, config, mode):
     return {"attention": module(inputs["x"])}
 
 
-system = System("dynsubspace", {"AttentionLayer": Component(run=run, build=build, batch={"x": 0, "attention": 0})})
+system = System(
+    "dynsubspace",
+    {"AttentionLayer": Component(run=run, build=build, batch={"x": 0, "attention": 0})},
+    paper=Paper(
+        "Attention-based Dynamic Subspace Learners for Medical Image Analysis",
+        2022,
+        repository="adigasu/Dynamic_subspace_learners",
+        licence="MIT",
+        components=(
+            "AttentionLayer",
+            "MarginLoss",
+            "embedding_model",
+            "reassign_clusters",
+            "retrieval_metrics",
+            "split_neurons",
+        ),
+    ),
+    examples={
+        "subspace-attention-layer": "core_attention.mechanisms.dynsubspace.attention_layer:example",
+    },
+    page="feature_maps.md",
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.featenhancer.scale_aware import ScaleAwareFeatureAggregation
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build(config: Config) -> ScaleAwareFeatureAggregation:
@@ -17,4 +17,18 @@ def run(module, inputs, *, config, mode):
 system = System(
     "featenhancer",
     {"ScaleAwareFeatureAggregation": Component(run=run, build=build, batch={"x": 0, "quarter": 0, "y": 0})},
+    paper=Paper(
+        "FeatEnHancer: Enhancing Hierarchical Features for Object Detection and Beyond Under Low-Light Vision",
+        2023,
+        repository="khurramHashmi/FeatEnHancer",
+        licence="CC BY-NC-ND 4.0",
+        components=(
+            "FeatEnHancer",
+            "ScaleAwareFeatureAggregation",
+        ),
+    ),
+    examples={
+        "scale-aware": "core_attention.mechanisms.featenhancer.scale_aware:example",
+    },
+    page="scale_aware.md",
 )

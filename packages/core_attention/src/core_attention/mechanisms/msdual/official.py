@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.msdual.dual import CAM, PAM, PAMCAMLayer
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build_layer(config: Config) -> PAMCAMLayer:
@@ -22,5 +22,29 @@ system = System(
         "PAM_Module": Component(run=run, build=lambda config: PAM(config["in_dim"]), batch=BATCH),
         "CAM_Module": Component(run=run, build=lambda config: CAM(config["in_dim"]), batch=BATCH),
         "PAM_CAM_Layer": Component(run=run, build=build_layer, batch=BATCH),
+    },
+    paper=Paper(
+        "Multi-scale Self-guided Attention for Medical Image Segmentation",
+        2020,
+        repository="sinAshish/Multi-Scale-Attention",
+        licence="none",
+        components=(
+            "CAM_Module",
+            "DAF_stack",
+            "MultiConv",
+            "PAM_CAM_Layer",
+            "PAM_Module",
+            "segmentation_metrics",
+            "semanticModule",
+        ),
+    ),
+    examples={
+        "channel-attention": "core_attention.mechanisms.msdual.dual:channel_example",
+        "position-attention": "core_attention.mechanisms.msdual.dual:position_example",
+    },
+    page="position_channel_attention.md",
+    inserts={
+        "cam": "core_attention.mechanisms.msdual.dual:CAM",
+        "pam": "core_attention.mechanisms.msdual.dual:PAM",
     },
 )

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from core_attention.mechanisms.mvpformer.mvpa import MVPFormerGQAAttention
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build(config: Config) -> MVPFormerGQAAttention:
@@ -45,4 +45,21 @@ system = System(
             batch={"hidden_states": 0, "attn_output": 0, "attn_weights": 0},
         )
     },
+    paper=Paper(
+        "A Foundation Model with Multi-Variate Parallel Attention to Generate Neuronal Activity",
+        2026,
+        repository="IBM/multi-variate-parallel-transformer",
+        licence="Apache-2.0",
+        components=(
+            "ClassificationHMVPFormer",
+            "EventScoring",
+            "HMVPFormer",
+            "MVPFormerGQAAttention",
+            "WaveEncoder",
+        ),
+    ),
+    examples={
+        "mvpa": "core_attention.mechanisms.mvpformer.mvpa:example",
+    },
+    page="mvpa.md",
 )

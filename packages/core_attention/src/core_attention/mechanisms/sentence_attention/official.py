@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.mechanisms.sentence_attention.attention import SentenceAttention
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build(config: Config) -> SentenceAttention:
@@ -20,4 +20,18 @@ def run(module, inputs, *, config, mode):
 system = System(
     "sentence_attention",
     {"SentenceAttention": Component(run=run, build=build, batch={"image": 0, "text": 0, "attention": 0})},
+    paper=Paper(
+        "Sentence Attention Blocks for Answer Grounding",
+        2023,
+        repository="khoshsirat/embedding-attention-blocks",
+        licence="none",
+        components=(
+            "Model",
+            "SentenceAttention",
+        ),
+    ),
+    examples={
+        "sentence-attention": "core_attention.mechanisms.sentence_attention.attention:example",
+    },
+    page="sentence_attention.md",
 )

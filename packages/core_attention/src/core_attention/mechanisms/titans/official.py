@@ -9,7 +9,7 @@ from core_attention.mechanisms.titans.attention import SegmentedAttention
 from core_attention.mechanisms.titans.layers import titans_layer
 from core_attention.mechanisms.titans.recurrence import neural_memory
 from core_attention.published.titans.memory import PublicNeuralMemory
-from core_attention.registry.systems import Component, Config, StateDict, System
+from core_attention.registry.systems import Component, Config, Paper, StateDict, System
 
 # --- titans-pytorch's NeuralMemory
 
@@ -240,4 +240,23 @@ system = System(
             ignore=("g1", "g2", "Wq", "Wk", "Wv", "Wo", "persist"),
         ),
     },
+    paper=Paper(
+        "Titans: Learning to Memorize at Test Time",
+        2025,
+        also="best known: lucidrains/titans-pytorch, MIT",
+        components=(
+            "MemoryAsContextTransformer",
+            "NeuralMemory",
+            "SegmentedAttention",
+            "paper_NeuralMemory",
+            "paper_layer",
+        ),
+    ),
+    examples={
+        "titans-lmm": "core_attention.mechanisms.titans.layers:lmm_example",
+        "titans-mac": "core_attention.mechanisms.titans.layers:mac_example",
+        "titans-mag": "core_attention.mechanisms.titans.layers:mag_example",
+        "titans-mal": "core_attention.mechanisms.titans.layers:mal_example",
+    },
+    page="titans.md",
 )

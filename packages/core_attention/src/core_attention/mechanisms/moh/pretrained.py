@@ -1,9 +1,8 @@
-"""Dynamic mask attention and mixture of heads put into pretrained models (see `core_attention.pretrained.convert`).
+"""Mixture of heads put into pretrained models (see `core_attention.pretrained.convert`).
 
 ::
 
-    convert_model(model, "dma", window=512)                    # importance of every key; training it is up to you
-    convert_model(model, "moh", shared=16, routed=8)           # 75 % of 32 heads; LLaMA: no new weight
+    convert_model(model, "moh", shared=16, routed=8)  # 75 % of 32 heads; LLaMA: no new weight
     loss = task_loss + 0.01 * balance_loss(model)
 """
 
@@ -15,54 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from core_attention.masks import Mask
-from core_attention.mechanisms.dma.attention import Form, dynamic_mask_attention, importance
 from core_attention.mechanisms.moh.attention import GateScale, HeadRouter, Routing, gated_heads
 from core_attention.mechanisms.moh.llama import norm_routing
 from core_attention.pretrained.convert import Converted, Layer, Replacement
-from core_attention.pretrained.transformers_padding import Visible, visible
-
-
-def _cut(seen: Visible, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Keys, values and their mask up to the last query; a static cache has room behind it."""
-    if not seen.causal:
-        return k, v, seen.keys
-    stop = seen.first + q.shape[2]
-    return k[:, :, :stop], v[:, :, :stop], None if seen.keys is None else seen.keys[:, :stop]
-
-
-class DynamicMask(nn.Module):
-    """What dynamic mask attention adds to a layer: ``A`` and ``dt_proj``, as in Doge."""
-
-    def __init__(self, kv_heads: int, head_dim: int, window: int, form: Form) -> None:
-        super().__init__()
-        self.window = window
-        self.form: Form = form
-        self.A = nn.Parameter(torch.zeros(kv_heads))
-        self.dt_proj = nn.Linear(kv_heads * head_dim, kv_heads, bias=False)
-        nn.init.normal_(self.dt_proj.weight, std=0.02)
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
-        """Attention between the projections of the layer."""
-        seen = visible("dma", q, k, mask, self)
-        k, v, keys = _cut(seen, q, k, v)
-        bias = importance(self.dt_proj(v.transpose(1, 2).flatten(2)), self.A, self.form)
-        return dynamic_mask_attention(
-            q, k, v, bias, window=self.window, causal=seen.causal and q.shape[2] > 1, mask=keys, scale=scale
-        )
-
-
-def dma(layer: Layer, *, window: int = 2048, form: Form = "exp") -> nn.Module:
-    """The maker of "dma". A starts at 0: every key is equally important, and the most recent `window` are kept.
-
-    Args:
-        window: keys that a query keeps.
-        form: see `core_attention.mechanisms.dma.attention.importance`.
-    """
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-    core = DynamicMask(layer.kv_heads, layer.head_dim, window, form)
-    core.is_causal = bool(getattr(layer.module, "is_causal", False))  # type: ignore[assignment]
-    return core
+from core_attention.pretrained.padding import cut_keys, visible
 
 
 class MixtureOfHeads(nn.Module):
@@ -110,7 +65,7 @@ class MixtureOfHeads(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
         """Gated head outputs between the projections of the layer."""
         seen = visible("moh", q, k, mask, self)
-        k, v, keys = _cut(seen, q, k, v)
+        k, v, keys = cut_keys(seen, q, k, v)
         routing = self.route(q)
         self.balance_loss = routing.balance_loss()
         return gated_heads(q, k, v, routing, mask=keys, causal=seen.causal and q.shape[2] > 1, scale=scale)
@@ -124,7 +79,7 @@ class _Routed(Converted):
         return super().forward(x, attn_mask, is_causal)
 
 
-def moh(
+def for_layer(
     layer: Layer,
     *,
     shared: int | None = None,

@@ -1,31 +1,27 @@
-"""Mixture of blocks and top-k blocks inside pretrained transformers models: "moba", "vmoba", "routed_topk".
+"""Mixture of blocks inside pretrained transformers models: "moba", "vmoba".
 
 ::
 
     register_with_transformers("moba")
     model.config.core_attention = {"moba": {"block": 256, "topk": 4}}
     model.set_attn_implementation("moba")
-
-Padding is handled by computing each padded sample alone on its own tokens, so a sample's result does not depend on how it was padded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from core_attention.masks import Causal, Dense, KeyLengths, Mask, Part, Size, parts
+from core_attention.masks import Causal, KeyLengths, Mask, Size, parts
 from core_attention.mechanisms.vmoba.attention import mixture_of_blocks
 from core_attention.mechanisms.vmoba.moba import moba_attention
+from core_attention.pretrained.padding import each_sample, is_padding, require_self_attention
 from core_attention.pretrained.transformers import options_of
 from core_attention.routed import RouteMask, merge_attention, routed_attention
-from core_attention.routed.topk import topk_block_attention
 
-Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 _places: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 
@@ -43,7 +39,7 @@ def moba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, mo
             f"moba is causal attention with padding; {type(module).__name__} asks for the mask {found}. "
             "For encoders there is 'vmoba'; models with sliding windows or biases of positions keep their own attention"
         )
-    return _each(q, k, v, mask, lambda q, k, v: moba_attention(q, k, v, scale=scale, **options))
+    return each_sample(q, k, v, mask, lambda q, k, v: moba_attention(q, k, v, scale=scale, **options))
 
 
 def vmoba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
@@ -58,7 +54,7 @@ def vmoba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, m
     """
     defaults = {"grid": None, "chunks": (64,), "prefix": 0, "tau": 0.25, "topk": None, "group": "head_global"}
     options: dict[str, Any] = options_of(module, "vmoba", defaults | {"include_self": True, "full_below": 0})
-    _refuse("vmoba", q, k, mask, module)
+    require_self_attention("vmoba", q, k, mask, module)
     grid, chunks, prefix = options.pop("grid"), options.pop("chunks"), options.pop("prefix")
     chunk = chunks[_place(module) % len(chunks)]
 
@@ -73,18 +69,7 @@ def vmoba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, m
         patches, _ = merge_attention([routed, to_prefix])
         return torch.cat([_all(q[:, :, :prefix], k, v, scale)[0], patches], 2)
 
-    return _each(q, k, v, mask, run)
-
-
-def routed_topk(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
-    """Each block of queries attends to the best blocks of keys. Options: block (64), topk (4).
-
-    Raises:
-        ValueError: causal or cross attention.
-    """
-    options: dict[str, Any] = options_of(module, "routed_topk", {"block": 64, "topk": 4})
-    _refuse("routed_topk", q, k, mask, module)
-    return _each(q, k, v, mask, lambda q, k, v: topk_block_attention(q, k, v, scale=scale, **options))
+    return each_sample(q, k, v, mask, run)
 
 
 def _place(module: nn.Module) -> int:
@@ -107,59 +92,5 @@ def _all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]
 def _is_causal(mask: Mask | None, size: Size) -> bool:
     """Whether a mask is causal, aligned at the end or with room behind (a static cache), and padding."""
     kinds = parts(mask)
-    padding = all(isinstance(m, Causal | KeyLengths) or _is_padding(m) for m in kinds)
+    padding = all(isinstance(m, Causal | KeyLengths) or is_padding(m) for m in kinds)
     return padding and (size.queries == 1 or any(isinstance(m, Causal) for m in kinds))
-
-
-def _is_padding(mask: Mask) -> bool:
-    return (
-        isinstance(mask, Dense)
-        and (mask.visible.ndim < 2 or mask.visible.shape[-2] == 1)
-        and all(n == 1 for n in mask.visible.shape[1:-2])
-    )
-
-
-def _refuse(name: str, q: Tensor, k: Tensor, mask: Mask | None, module: nn.Module) -> None:
-    if q.shape[2] != k.shape[2]:
-        raise ValueError(
-            f"{name} is self-attention over all tokens; {type(module).__name__} has {q.shape[2]} queries and {k.shape[2]} keys"
-        )
-    if not all(isinstance(m, KeyLengths) or _is_padding(m) for m in parts(mask)):
-        raise ValueError(
-            f"{name} chooses blocks with tokens to come, so it cannot be causal, windowed or biased as {type(module).__name__} "
-            "asks; for causal language models there is 'moba'"
-        )
-
-
-def _each(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, run: Run) -> Tensor:
-    """Runs the batch at once, or where there is padding each sample on its own tokens; queries that are padding give 0."""
-    size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    last = torch.tensor([size.queries - 1], device=q.device)
-    seen = None if mask is None else mask.allowed(size, Part(rows=last), q.device)
-    if seen is None or bool(seen.all()):
-        return run(q, k, v)
-    out = torch.zeros(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
-    for b, row in enumerate(seen.expand(size.batch, 1, 1, size.keys)[:, 0, 0]):
-        keys = row.nonzero()[:, 0]
-        if not len(keys):
-            continue
-        first, stop = int(keys[0]), int(keys[-1]) + 1
-        if len(keys) != stop - first:
-            raise ValueError(
-                f"the tokens of sample {b} are not one run: padding inside a sequence has no place in blocks"
-            )
-        # with a static cache the keys end where the last query stands, whose row this is; queries end with them
-        behind = _queries_behind(mask, size, stop)
-        start = max(first, behind - size.queries)
-        rows = slice(start - (behind - size.queries), stop - (behind - size.queries))
-        one = slice(b, b + 1)
-        out[one, :, rows] = run(q[one, :, rows], k[one, :, first:stop], v[one, :, first:stop])
-    return out
-
-
-def _queries_behind(mask: Mask | None, size: Size, stop: int) -> int:
-    """The key position behind the last query's own."""
-    shifts = [m.offset for m in parts(mask) if isinstance(m, Causal)]
-    if shifts:
-        return size.queries + shifts[0]
-    return stop if size.queries == 1 else size.keys

@@ -1,0 +1,184 @@
+"""A mechanism of another package, declared once, is known to every command, to conversion and to transformers."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+CODE = """
+import torch
+from torch import nn
+
+from core_attention.measuring.example import Example
+from core_attention.systems import Component, Paper, System
+
+
+class Doubling(nn.Module):
+    # softmax attention of one head, doubled
+    factor = 2.0
+
+    def __init__(self, dim):
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.factor * nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def run(module, inputs, *, config, mode):
+    return {"y": module(inputs["x"])}
+
+
+def example(tokens):
+    return Example(Doubling(8), (torch.randn(1, tokens, 8),), tokens=tokens, softmax=(8, 1))
+
+
+def attend(q, k, v, *, mask, scale, module):
+    return 2 * nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+class Core(nn.Module):
+    def forward(self, q, k, v, *, scale, mask=None):
+        return 2 * nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def maker(layer):
+    return Core()
+
+
+system = System(
+    "doubling",
+    {"Doubling": Component(run=run, build=lambda config: Doubling(config["dim"]), ignore=("*.masked_bias",), batch={"x": 0, "y": 0})},
+    paper=PAPER,
+    examples={"doubling": example},
+    page="doubling.md",
+    attentions={"doubling": attend},
+    converters={"doubling": "doubling_package:maker"},
+    inserts={"doubling-gate": lambda channels: nn.Conv2d(channels, channels, 1)},
+)
+"""
+PAPER = (
+    'Paper("Doubling is all you need", 2030, repository="some/one", licence="MIT", components=("Doubling", "Network"))'
+)
+
+
+def install(folder, paper):
+    """A package as pip leaves it: its module, and the metadata that names its entry point."""
+    (folder / "doubling_package.py").write_text(CODE.replace("PAPER", paper))
+    metadata = folder / "doubling_package-1.0.dist-info"
+    metadata.mkdir(exist_ok=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: doubling-package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[core_attention.systems]\ndoubling = doubling_package:system\n")
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Runs Python code, or ``core-attention`` with arguments, where the package is installed."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    install(folder, PAPER)
+    environment = os.environ | {
+        "PYTHONPATH": str(folder),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+        "OMP_NUM_THREADS": "1",
+    }
+
+    def run(*arguments, code=None, status=0):
+        command = (
+            [sys.executable, "-c", textwrap.dedent(code)]
+            if code
+            else [sys.executable, "-m", "core_attention.cli", *arguments]
+        )
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == status, done.stderr
+        return done.stdout + done.stderr
+
+    run.site = folder
+    return run
+
+
+RECORD = ("record", "doubling", "Doubling", "case.json", "--config", '{"dim": 8}', "--input", "x=2,5,8")
+
+
+def test_every_command_knows_it(python, tmp_path):
+    rows = {row["slug"]: row for row in json.loads(python("list", "--json"))["systems"]}
+    assert rows["doubling"]["title"] == "Doubling is all you need"
+    assert rows["doubling"]["components"]["Doubling"]["distribution"] == "doubling-package"
+    assert rows["doubling"]["components"]["Network"]["distribution"] is None
+    shown = python("show", "doubling", "--tokens", "16")
+    assert "some/one (MIT)" in shown
+    assert "216 parameters" in shown
+    assert "time / softmax" in python("bench", "doubling", "--tokens", "16", "--rounds", "2")
+
+    python(*RECORD)
+    fields = json.loads((tmp_path / "case.json").read_text())
+    assert 1e-5 <= fields["rtol"] < 1e-3
+    assert 1e-7 <= fields["atol"] < 1e-4
+    assert fields["grad_of"] == {"y": "probe"}
+    assert "ok" in python("verify", "case.json")
+    assert "exists" in python(*RECORD, status=2)
+
+    wrong = python.site / "doubling_package.py"
+    wrong.write_text(wrong.read_text().replace("factor = 2.0", "factor = 2.001"))
+    assert "differs" in python("verify", "case.json", status=1)
+
+
+def test_pretrained_models_take_it_by_name(python):
+    code = """
+    import timm, torch, core_attention
+    from core_attention.pretrained.convert import convert_model, converted
+
+    model = timm.models.VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3)
+    assert [name for name, _ in converted(convert_model(model, "doubling"))] == ["blocks.0.attn"]
+    assert model(torch.randn(1, 3, 16, 16)).shape == (1, 3)
+    assert "doubling" in core_attention.register_with_transformers()
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    core_attention.insert(network, "doubling-gate", after="0")
+    assert core_attention.inserted(network)[0].name == "doubling-gate"
+    """
+    python(code=code)
+
+
+def test_without_a_paper_it_is_shown_all_the_same(python):
+    install(python.site, "None")
+    assert "its declaration names no paper" in python("show", "doubling", "--tokens", "16")
+    assert "doubling" in python("list")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--config": "{"}, "not JSON"),
+        ({"--config": "{}"}, "KeyError"),
+        ({"--input": "x=two"}, "NAME=SHAPE"),
+        ({"--input": "x=2,5,9"}, "cannot be run"),
+        ({"Doubling": "Doublin"}, "no component"),
+        ({"case.json": "case.txt"}, ".json"),
+    ],
+)
+def test_bad_input_to_record_is_one_line(python, tmp_path, change, message):
+    arguments = list(RECORD)
+    for old, new in change.items():
+        place = arguments.index(old)
+        arguments[place + 1 if old.startswith("--") else place] = new
+    (line,) = python(*arguments, status=2).splitlines()
+    assert message in line
+    assert not list(tmp_path.glob("case*"))
+
+
+def test_ignored_keys_are_dropped_under_the_default_convert(python):
+    code = """
+    import torch
+    from core_attention.systems import system
+
+    component = system("doubling").components["Doubling"]
+    module = component.build({"dim": 8})
+    state = dict(module.state_dict()) | {"attn.masked_bias": torch.zeros(1)}
+    loaded = component.load({"dim": 8}, state)
+    assert torch.equal(loaded.qkv.weight, module.qkv.weight)
+    """
+    python(code=code)
