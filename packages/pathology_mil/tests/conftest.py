@@ -7,6 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads per tiny product cost more than they save
+
 
 def _shared() -> Path | None:
     given = os.environ.get("CORE_ATTENTION_SHARED")

@@ -30,15 +30,21 @@ def test_measures_are_scikit_learns(n_class):
     assert found.balanced_accuracy == pytest.approx(balanced_accuracy_score(y, said))
     assert list(found.sensitivity.values()) == pytest.approx(recall_score(y, said, average=None).tolist())
     assert found.specificity["c1"] == pytest.approx(recall_score(y != 1, said != 1))
+    values = found.plain()
+    for kind in ("sensitivity", "specificity"):
+        values |= {f"{kind} {name}": value for name, value in values[kind].items()}
+    assert len(found.interval) == 5 + 2 * n_class
     for name, (low, high) in found.interval.items():
-        assert low <= getattr(found, name) <= high, name
+        assert low <= values[name] <= high, name
     assert any("sensitivity" in line for line in found.lines())
+    assert "95 % interval" in next(iter(found.lines()))
 
 
 def test_one_class_only_has_no_area():
     found = measure(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 0]), ["a", "b"], resamples=10)
     assert math.isnan(found.auroc)
     assert math.isnan(found.interval["auroc"][0])
+    assert math.isnan(found.interval["sensitivity b"][0])
     assert found.accuracy == 0.5
     assert math.isnan(found.sensitivity["b"])
 
@@ -61,3 +67,30 @@ def test_clam_tables(tmp_path):
     }
     write_summary(tmp_path / "summary.csv", [{"test_auc": 0.5, "test_acc": 1.0}])
     assert (tmp_path / "summary.csv").read_text() == ",folds,test_auc,val_auc,test_acc,val_acc\n0,0,0.5,,1.0,\n"
+
+
+def test_intervals_are_of_95_percent_over_patients():
+    rng = np.random.default_rng(5)
+    y = rng.integers(0, 2, 600)
+    right = rng.random(600) < 0.75
+    p = np.where((y == 1) == right, 0.9, 0.1)
+    p = np.stack([1 - p, p], 1)
+    low, high = measure(p, y, "ab", resamples=2000).interval["accuracy"]
+    spread = math.sqrt(0.75 * 0.25 / 600)
+    assert (high - low) / 2 == pytest.approx(1.96 * spread, rel=0.07)
+    # every slide five times: the same patients, the same interval
+    copies = measure(
+        np.repeat(p, 5, 0), np.repeat(y, 5), "ab", patients=np.repeat(np.arange(600), 5).tolist(), resamples=500
+    )
+    assert copies.patients == 600
+    assert copies.interval["accuracy"] == pytest.approx((low, high), abs=0.01)
+
+
+def test_five_slides_claim_no_certainty():
+    p, y = np.array([[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]), np.array([0, 0, 1, 1, 1])
+    for probabilities in (p, p[:, ::-1]):
+        found = measure(probabilities, y, "ab", resamples=200)
+        assert found.auroc in (0.0, 1.0)
+        for name in ("auroc", "accuracy", "f1_macro", "balanced_accuracy", "sensitivity a", "specificity a"):
+            low, high = found.interval[name]
+            assert high - low > 0.4, name

@@ -1,17 +1,17 @@
-"""Measures of a slide classifier, each named for what it is, with bootstrap intervals."""
+"""Measures of a slide classifier, each named for what it is, with 95 % intervals over patients."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
-from torchmetrics.functional.classification import binary_auroc, multiclass_accuracy, multiclass_f1_score
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-Interval = tuple[float, float]
+from core_runtime.statistics import Interval, intervals
 
+LEVEL = 0.95
 _NAMES = {
     "auroc": "AUROC (macro, one vs rest)",
     "accuracy": "accuracy (= micro F1)",
@@ -24,15 +24,18 @@ _NAMES = {
 class Metrics:
     """Measures over slides; NaN where the slides cannot tell (one class only).
 
-    auroc: one-vs-rest, macro over the classes that have slides on both sides (two classes: the usual area under the curve).
-    accuracy: share of slides right, which is what micro F1 is.
-    f1_macro, f1_micro: the published training script reports micro F1 under the plain name; the paper speaks of macro F1.
-    balanced_accuracy: mean sensitivity of the classes that occur.
-    sensitivity, specificity: of each class against the rest.
-    interval: bootstrap 95 % interval of a measure, over slides.
+    Attributes:
+        slides, patients: how many are behind them.
+        auroc: one-vs-rest, macro over the classes that have slides on both sides (two classes: the usual area under the curve).
+        accuracy: share of slides right, which is what micro F1 is.
+        f1_macro, f1_micro: the published training script reports micro F1 under the plain name; the paper speaks of macro F1.
+        balanced_accuracy: mean sensitivity of the classes that occur.
+        sensitivity, specificity: of each class against the rest.
+        interval: 95 % interval of each measure over patients, (low, high).
     """
 
     slides: int
+    patients: int
     auroc: float
     accuracy: float
     f1_macro: float
@@ -40,7 +43,7 @@ class Metrics:
     balanced_accuracy: float
     sensitivity: Mapping[str, float]
     specificity: Mapping[str, float]
-    interval: Mapping[str, Interval]
+    interval: Mapping[str, tuple[float, float]]
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -48,82 +51,129 @@ class Metrics:
 
     def lines(self) -> Iterable[str]:
         """For the terminal: name, value, interval."""
-        for key, name in _NAMES.items():
+        rows = [(name, getattr(self, key), key) for key, name in _NAMES.items()]
+        for name, value in self.sensitivity.items():
+            rows.append((f"sensitivity {name}", value, f"sensitivity {name}"))
+            rows.append((f"specificity {name}", self.specificity[name], f"specificity {name}"))
+        for name, value, key in rows:
             low, high = self.interval.get(key, (math.nan, math.nan))
-            interval = "" if math.isnan(low) else f"   95 % interval {low:.3f} to {high:.3f}"
-            yield f"  {name:30} {getattr(self, key):.3f}{interval}"
-        for name in self.sensitivity:
-            yield f"  {f'sensitivity {name}':30} {self.sensitivity[name]:.3f}"
-            yield f"  {f'specificity {name}':30} {self.specificity[name]:.3f}"
+            interval = "" if math.isnan(low) else f"   {LEVEL:.0%} interval {low:.3f} to {high:.3f}"
+            yield f"  {name:30} {value:.3f}{interval}".replace("95%", "95 %")
+        if self.interval:
+            yield f"  (intervals over {self.patients} patients)"
 
 
-def auroc(probabilities: Float[Tensor, "slides classes"], labels: Int[Tensor, " slides"]) -> float:
-    """Macro one-vs-rest area under the ROC curve over the classes with slides on both sides; NaN if there is none."""
+def auroc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Macro one-vs-rest area under the ROC curve over the classes with slides on both sides; NaN if there is none.
+
+    By ranks (Mann-Whitney): ``(Σ rank of the positives − n₊(n₊+1)/2) / (n₊ n₋)``, ties half.
+
+    Args:
+        probabilities: (slides, classes).
+        labels: (slides,) class numbers.
+    """
     classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
     areas = []
     for c in classes:
         positive = labels == c
-        if 0 < int(positive.sum()) < len(labels):
-            areas.append(binary_auroc(probabilities[:, c], positive.long()).item())
-    return sum(areas) / len(areas) if areas else math.nan
+        n = int(positive.sum())
+        if 0 < n < len(labels):
+            ranks = rankdata(probabilities[:, c])[positive].sum()
+            areas.append((ranks - n * (n + 1) / 2) / (n * (len(labels) - n)))
+    return float(np.mean(areas)) if areas else math.nan
 
 
-def f1(predicted: Int[Tensor, " slides"], labels: Int[Tensor, " slides"], n_class: int, average: str) -> float:
-    """F1 score; ``macro`` averages over the classes that occur in the labels or the predictions."""
-    return multiclass_f1_score(predicted, labels, n_class, average=average).item()  # pyright: ignore[reportArgumentType]
+def confusion(predicted: NDArray[np.integer], labels: NDArray[np.integer], n_class: int) -> NDArray[np.int64]:
+    """Counts by true class (rows) and predicted class (columns)."""
+    return np.bincount(labels * n_class + predicted, minlength=n_class**2).reshape(n_class, n_class)
+
+
+def f1_macro(counts: NDArray[np.int64]) -> float:
+    """Mean F1 over the classes that occur in the labels or the predictions, from a confusion matrix."""
+    right, either = counts.diagonal(), counts.sum(0) + counts.sum(1)
+    occurs = either > 0
+    return float((2 * right[occurs] / either[occurs]).mean())
 
 
 def measure(
-    probabilities: Float[Tensor, "slides classes"],
-    labels: Int[Tensor, " slides"],
+    probabilities: Any,
+    labels: Any,
     classes: Sequence[str],
     *,
+    patients: Sequence[Hashable] | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Metrics:
-    """All measures; `resamples` = 0 leaves the intervals out."""
-    probabilities, labels = probabilities.double().cpu(), labels.cpu()
-    predicted, n = probabilities.argmax(1), len(classes)
-    hits = torch.zeros(n, n, dtype=torch.long)
-    hits.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
-    right, of_class, said = hits.diag(), hits.sum(1), hits.sum(0)
-    rest_right = len(labels) - of_class - said + right
-    sensitivity = {c: _share(right[i], of_class[i]) for i, c in enumerate(classes)}
-    specificity = {c: _share(rest_right[i], len(labels) - of_class[i]) for i, c in enumerate(classes)}
-    summaries: dict[str, Callable[[Tensor, Tensor], float]] = {
-        "auroc": auroc,
-        "accuracy": lambda p, y: multiclass_accuracy(p.argmax(1), y, n, average="micro").item(),
-        "f1_macro": lambda p, y: f1(p.argmax(1), y, n, "macro"),
-        "f1_micro": lambda p, y: f1(p.argmax(1), y, n, "micro"),
-        "balanced_accuracy": _balanced,
-    }
-    values = {name: summary(probabilities, labels) for name, summary in summaries.items()}
-    interval = (
-        {name: _bootstrap(s, probabilities, labels, resamples, seed) for name, s in summaries.items()}
-        if resamples
-        else {}
+    """All measures of class probabilities (slides, classes) against class numbers (slides,).
+
+    Args:
+        patients: whose each slide is; default: each slide is its own patient's.
+        resamples: of the bootstrap; 0 leaves the intervals out.
+        seed: of its draws.
+    """
+    scores, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
+    predicted = scores.argmax(1)
+    owners = list(range(len(truth))) if patients is None else list(patients)
+
+    def values_of(indices: NDArray[np.int64]) -> dict[str, float]:
+        counts = confusion(predicted[indices], truth[indices], len(classes))
+        return {"auroc": auroc(scores[indices], truth[indices]), **_from_counts(counts, classes)}
+
+    values = values_of(np.arange(len(truth)))
+    found: dict[str, Interval] = {}
+    if resamples and len(truth):
+        independent = _independent(truth, owners, classes)
+        found = intervals(values_of, owners, independent=independent, level=LEVEL, resamples=resamples, seed=seed)
+    return Metrics(
+        slides=len(truth),
+        patients=len(set(owners)),
+        auroc=values["auroc"],
+        accuracy=values["accuracy"],
+        f1_macro=values["f1_macro"],
+        f1_micro=values["f1_micro"],
+        balanced_accuracy=values["balanced_accuracy"],
+        sensitivity={name: values[f"sensitivity {name}"] for name in classes},
+        specificity={name: values[f"specificity {name}"] for name in classes},
+        interval={name: (interval.low, interval.high) for name, interval in found.items()},
     )
-    return Metrics(len(labels), **values, sensitivity=sensitivity, specificity=specificity, interval=interval)
 
 
-def _share(part: Tensor, whole: Tensor | int) -> float:
-    return float(part) / float(whole) if float(whole) else math.nan
+def _from_counts(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """The measures that a confusion matrix tells."""
+    total, right, of_class = int(counts.sum()), counts.diagonal(), counts.sum(1)
+    wrongly_named = counts.sum(0) - right
+    accuracy = _share(int(right.sum()), total)
+    occurs = of_class > 0
+    values = {
+        "accuracy": accuracy,
+        "f1_macro": f1_macro(counts),
+        "f1_micro": accuracy,
+        "balanced_accuracy": float((right[occurs] / of_class[occurs]).mean()),
+    }
+    for i, name in enumerate(classes):
+        others = total - int(of_class[i])
+        values[f"sensitivity {name}"] = _share(int(right[i]), int(of_class[i]))
+        values[f"specificity {name}"] = _share(others - int(wrongly_named[i]), others)
+    return values
 
 
-def _balanced(probabilities: Tensor, labels: Tensor) -> float:
-    predicted = probabilities.argmax(1)
-    return float(torch.stack([(predicted[labels == c] == c).double().mean() for c in labels.unique()]).mean())
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
-def _bootstrap(
-    summary: Callable[[Tensor, Tensor], float], probabilities: Tensor, labels: Tensor, resamples: int, seed: int
-) -> Interval:
-    """Percentile interval over resampled slides; resamples without two classes do not count for measures that need them."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(labels), (resamples, len(labels)), generator=generator)
-    values = torch.tensor([summary(probabilities[i], labels[i]) for i in drawn], dtype=torch.float64)
-    values = values[values.isfinite()]
-    if not len(values):
-        return (math.nan, math.nan)
-    low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return (low, high)
+def _independent(truth: NDArray[np.integer], patients: Sequence[Hashable], classes: Sequence[str]) -> dict[str, int]:
+    """How many patients are behind each measure: for those that need every class, those of the rarest one."""
+    with_class, without = [], []
+    for c in range(len(classes)):
+        with_class.append(len({p for p, label in zip(patients, truth, strict=True) if label == c}))
+        without.append(len({p for p, label in zip(patients, truth, strict=True) if label != c}))
+    pairs = [min(n, m) for n, m in zip(with_class, without, strict=True) if n and m]
+    occurring = [n for n in with_class if n]
+    independent = {
+        "auroc": min(pairs, default=0),
+        "f1_macro": min(occurring),
+        "balanced_accuracy": min(occurring),
+    }
+    for name, n, m in zip(classes, with_class, without, strict=True):
+        independent |= {f"sensitivity {name}": n, f"specificity {name}": m}
+    return independent

@@ -34,6 +34,10 @@ class Labels:
     def __len__(self) -> int:
         return len(self.label)
 
+    def patients_of(self, slides: Sequence[str]) -> list[str]:
+        """Whose each slide is."""
+        return [self.case[slide] for slide in slides]
+
     def only(self, slides: Collection[str]) -> "Labels":
         """The same table without other slides; the classes stay."""
         keep = set(slides)

@@ -94,7 +94,9 @@ def evaluate(
     if absent:
         raise UserError(f"slide {absent[0]} has no label or no features")
     truth, probabilities = judge(loaded.network, cohort, slides, where)
-    metrics = measure(probabilities, truth, loaded.classes, resamples=resamples)
+    metrics = measure(
+        probabilities, truth, loaded.classes, patients=cohort.labels.patients_of(slides), resamples=resamples
+    )
     table = out / "fold_0.csv"
     write_fold_table(table, slides, truth.tolist(), probabilities)
     data = {**cohort.facts, **cohort.tile_counts(slides)}

@@ -287,7 +287,8 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
         if part:
             slides = part
             truth, probabilities = judge(network, cohort, part, device)
-            metrics[name] = measure(probabilities, truth, classes, resamples=job.resamples)
+            patients = cohort.labels.patients_of(part)
+            metrics[name] = measure(probabilities, truth, classes, patients=patients, resamples=job.resamples)
     write_fold_table(job.run.out / f"fold_{job.number}.csv", slides, truth.tolist(), probabilities)
     private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
     provenance = {

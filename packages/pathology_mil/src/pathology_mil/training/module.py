@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core_runtime.training import Row, Training
-from pathology_mil.metrics import auroc, f1
+from pathology_mil.metrics import auroc, confusion, f1_macro
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL
 from pathology_mil.model.losses import LossWeights, acmil_loss
 from pathology_mil.training.data import Batch
@@ -58,14 +58,15 @@ class MILTraining(Training):
         )
         self.validated.clear()
         probabilities, labels = (t.flatten(0, 1) if self.trainer.world_size > 1 else t for t in gathered)  # pyright: ignore[reportAttributeAccessIssue]
-        n = probabilities.shape[1]
-        predicted = probabilities.argmax(1)
+        scores, truth = probabilities.double().cpu().numpy(), labels.cpu().numpy()
+        counts = confusion(scores.argmax(1), truth, scores.shape[1])
+        accuracy = float(counts.trace() / counts.sum())
         self.count(
             val_loss=nn.functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
-            val_auc=auroc(probabilities, labels),
-            val_acc=(predicted == labels).double().mean().item(),
-            val_f1_macro=f1(predicted, labels, n, "macro"),
-            val_f1_micro=f1(predicted, labels, n, "micro"),
+            val_auc=auroc(scores, truth),
+            val_acc=accuracy,
+            val_f1_macro=f1_macro(counts),
+            val_f1_micro=accuracy,
         )
 
     def configure_optimizers(self) -> Any:
