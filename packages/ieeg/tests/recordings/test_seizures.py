@@ -116,13 +116,17 @@ def test_tables_of_the_official_bids_examples(tmp_path):
         300,
     )
     assert hed.spans == [(13.8275, pytest.approx(173.3791))]
-    rhythm = spans("onset\tduration\tHED_annotations\n0\t224\tOther-organized-rhythm/non-interesting events\n", tmp_path)
+    rhythm = spans(
+        "onset\tduration\tHED_annotations\n0\t224\tOther-organized-rhythm/non-interesting events\n", tmp_path
+    )
     assert not rhythm.spans
     assert not rhythm.says_none
 
 
 def test_hed_tags_of_the_json_beside_it(tmp_path):
-    (tmp_path / "a_events.json").write_text('{"trial_type": {"HED": {"kind-7": "Seizure-PNES", "kind-8": "Focal-onset-seizure"}}}')
+    (tmp_path / "a_events.json").write_text(
+        '{"trial_type": {"HED": {"kind-7": "Seizure-PNES", "kind-8": "Focal-onset-seizure"}}}'
+    )
     reading = spans("onset\tduration\ttrial_type\n10\t5\tkind-8\n30\t5\tkind-7\n", tmp_path)
     assert reading.spans == [(10, 15)]
 

@@ -97,7 +97,9 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
     where = Path(folder) / "config.json"
-    window = read_field(described, "preprocessing.window", int, where=where, low=1, high=network.config.positions, hint=ADVICE)
+    window = read_field(
+        described, "preprocessing.window", int, where=where, low=1, high=network.config.positions, hint=ADVICE
+    )
     unit = read_field(described, "preprocessing.unit", str, where=where, default="µV", hint=ADVICE)
     if unit != "µV":
         raise UserError(f"{where}: preprocessing.unit is {unit!r}, and signals are prepared in µV", ADVICE)

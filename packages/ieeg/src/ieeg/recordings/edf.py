@@ -289,7 +289,9 @@ def open_edf(path: Path) -> EdfFile:
         warnings.append(f"signals with an impossible header are left out: {named}")
     if not usable:
         raise UserError(f"{path} holds no usable signals", "give the recording itself, or export it anew")
-    odd = [s.label for s in signals if _is_annotation(s.label) and s.label not in ("EDF Annotations", "BDF Annotations")]
+    odd = [
+        s.label for s in signals if _is_annotation(s.label) and s.label not in ("EDF Annotations", "BDF Annotations")
+    ]
     warnings += [f"the signal {label!r} is read as the annotations" for label in odd]
     flat = [s.label for s in usable if s.physical_max == s.physical_min]
     if flat:

@@ -26,7 +26,8 @@ def detection_report(made: Detection) -> Report:
     )
     page.picture(
         draw_evidence(made.evidence, prepared.names, made.seconds, made.events, marked),
-        "Evidence of each channel over the recording. Bars above: detected (blue)" + (", marked in the data (red)." if marked is not None else "."),
+        "Evidence of each channel over the recording. Bars above: detected (blue)"
+        + (", marked in the data (red)." if marked is not None else "."),
     )
     if made.marked.known and len(made.marked.events):
         page.table(

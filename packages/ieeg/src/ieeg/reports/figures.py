@@ -86,7 +86,13 @@ def draw_evidence(
         strongest, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
     for event in events:
-        axes.plot([event.onset / divisor, event.offset / divisor], [-1.0, -1.0], color=FOUND, linewidth=4, solid_capstyle="butt")
+        axes.plot(
+            [event.onset / divisor, event.offset / divisor],
+            [-1.0, -1.0],
+            color=FOUND,
+            linewidth=4,
+            solid_capstyle="butt",
+        )
     for onset, offset in marked if marked is not None else ():
         axes.plot([onset / divisor, offset / divisor], [-1.7, -1.7], color=SEIZURE, linewidth=4, solid_capstyle="butt")
     axes.set(xlabel=unit, xlim=(0, duration), ylim=(len(names) - 0.5, -2.2))
