@@ -184,7 +184,8 @@ def score_event_masks(
 
 def score_samples(reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 1) -> Score:
     """SzCORE's sample scores: every sample of a grid of `rate` Hz by itself."""
-    return score_sample_masks(*(szcore_mask(events, duration, rate) for events in (reference, hypothesis)), rate)
+    masks = [szcore_mask(events, duration, rate) for events in (reference, hypothesis)]
+    return score_sample_masks(masks[0], masks[1], rate)
 
 
 def score_sample_masks(reference: NDArray[np.bool_], hypothesis: NDArray[np.bool_], rate: float) -> Score:

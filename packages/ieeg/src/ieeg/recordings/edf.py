@@ -382,8 +382,8 @@ def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str,
         elif _is_annotation(label):  # what recorders write into its ranges does not matter
             signals.append(EdfSignal(label, unit, -1, 1, -32768, 32767, number, position))
         else:
-            limits = (_number(text) for text in (pmin, pmax, dmin, dmax))
-            signals.append(EdfSignal(label, unit, *limits, number, position))
+            ranges = _number(pmin), _number(pmax), _number(dmin), _number(dmax)
+            signals.append(EdfSignal(label, unit, *ranges, number, position))
         position += number
     return signals, dropped, position
 

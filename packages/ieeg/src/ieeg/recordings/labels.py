@@ -121,7 +121,7 @@ def read_label_map(path: Path | None) -> dict[str, Meaning]:
     labels, meanings = table.column("label"), table.column("meaning")
     assert labels is not None
     assert meanings is not None
-    known = get_args(Meaning)
+    known: dict[str, Meaning] = {word: word for word in get_args(Meaning)}
     label_map: dict[str, Meaning] = {}
     for row in table:
         label, meaning = row[labels], (row[meanings] or "").casefold()
@@ -132,5 +132,5 @@ def read_label_map(path: Path | None) -> dict[str, Meaning]:
                 f"{path}, line {row.line}: {row[meanings]!r} is not one of {', '.join(known)}",
                 "each line is 'label,meaning'",
             )
-        label_map[label.casefold()] = meaning
+        label_map[label.casefold()] = known[meaning]
     return label_map
