@@ -52,15 +52,26 @@ def ieeg():
     return call
 
 
-@pytest.fixture(scope="session")
-def data() -> Path:
-    """The real recordings, which live outside the repository."""
+def _shared(*parts: str) -> Path:
+    """A folder of the shared material, which lives outside the repository."""
     asked = os.environ.get("CORE_ATTENTION_SHARED")
     places = [Path(asked)] if asked else [p / "shared" for p in Path(__file__).resolve().parents]
     for place in places:
-        if (place / "data" / "mvpformer").is_dir():
-            return place / "data" / "mvpformer"
-    pytest.skip("needs shared/data/mvpformer (found from CORE_ATTENTION_SHARED or beside the repository)")
+        if place.joinpath(*parts).is_dir():
+            return place.joinpath(*parts)
+    pytest.skip(f"needs shared/{'/'.join(parts)} (found from CORE_ATTENTION_SHARED or beside the repository)")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The real recordings."""
+    return _shared("data", "mvpformer")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Files that once gave a wrong answer."""
+    return _shared("cases", "ieeg")
 
 
 @pytest.fixture

@@ -1,16 +1,18 @@
 """The recordings of a training run: found, told apart by patient, checked for copies, split by patient."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from core_runtime.terminal import track
+from core_runtime.terminal import track, warn
 from ieeg.recordings.copies import Signature, copies, refuse_copies, signature
-from ieeg.recordings.finding import find_recordings
+from ieeg.recordings.finding import RecordingFile, find_recordings
+from ieeg.recordings.labels import LabelOptions
 from ieeg.recordings.opening import open_recording
 from ieeg.recordings.seizures import seizures_of
 
@@ -49,31 +51,44 @@ class Cohort:
         return [case for case in self.cases if case.patient in set(patients)]
 
 
-def open_cohort(paths: Sequence[Path], *, drop_copies: bool = False, need_seizures: bool = False) -> Cohort:
+def open_cohort(
+    paths: Sequence[Path],
+    *,
+    drop_copies: bool = False,
+    need_seizures: bool = False,
+    labels: LabelOptions = LabelOptions(),
+) -> Cohort:
     """Finds the recordings in files and folders and looks into each.
 
     Args:
         drop_copies: of recordings that are the same, keep the first, instead of refusing.
-        need_seizures: refuse data without any marked seizure.
+        need_seizures: leave out recordings of which nothing says whether they have seizures, and refuse data without any marked seizure.
+        labels: how marked seizures are read.
 
     Raises:
         UserError: nothing found, copies, no seizures; recordings that cannot be read are left out and named.
     """
     cases: list[Case] = []
     left_out: dict[str, str] = {}
-    found = [each for path in paths for each in find_recordings(path)]
-    for each in track(found, "Looking at recordings"):
+    files = told_apart([file for path in paths for file in find_recordings(path)])
+    for each in track(files, "Looking at recordings"):
         try:
             recording = open_recording(each.path)
-            marked = seizures_of(recording).events
-            signed = signature(recording, each.name, each.patient)
+            marked = seizures_of(recording, labels)
+            content = signature(recording, each.name, each.patient, each.dataset)
         except UserError as error:
             left_out[each.name] = error.message
             continue
-        cases.append(Case(each.path, each.name, each.patient, marked, signed))
+        if need_seizures and not marked.known:
+            reasons = ["nothing says whether it has seizures", *marked.warnings]
+            left_out[each.name] = "; ".join(reasons)
+            continue
+        for warning in marked.warnings if need_seizures else ():
+            warn(f"{each.name}: {warning}")
+        cases.append(Case(each.path, each.name, each.patient, marked.events, content))
     if not cases:
         raise UserError(
-            "none of the recordings can be read: " + "; ".join(f"{k}: {v}" for k, v in list(left_out.items())[:3])
+            "none of the recordings can be used: " + "; ".join(f"{k}: {v}" for k, v in list(left_out.items())[:3])
         )
     if drop_copies:
         for group in copies([c.signature for c in cases]):
@@ -87,6 +102,24 @@ def open_cohort(paths: Sequence[Path], *, drop_copies: bool = False, need_seizur
             "seizures are read from events.tsv, EDF+ annotations, and the tables of CHB-MIT, Siena, TUH and SzCORE beside the files",
         )
     return Cohort(cases, left_out)
+
+
+def told_apart(files: Sequence[RecordingFile]) -> list[RecordingFile]:
+    """Recordings of several folders with names that are unique in all of them, and patients that are told apart by their data sets."""
+    datasets: dict[str, set[str]] = {}
+    for file in files:
+        datasets.setdefault(file.patient, set()).add(file.dataset)
+    names = Counter(file.name for file in files)
+    unique, taken = [], Counter[str]()
+    for file in files:
+        name, patient = file.name, file.patient
+        if names[name] > 1:
+            taken[name] += 1
+            name = f"{name}_{taken[name]}"
+        if len(datasets[patient]) > 1:
+            patient = f"{patient} ({file.dataset})"
+        unique.append(replace(file, name=name, patient=patient))
+    return unique
 
 
 def split(cohort: Cohort, validation: str, *, seed: int) -> tuple[list[Case], list[Case]]:

@@ -168,7 +168,7 @@ def make_samples(out: Path, options: SampleOptions | None = None, *, overwrite: 
         for old in out.glob("sub-*"):
             shutil.rmtree(old)
     about = {
-        "Name": "Simulated intracranial recordings",
+        "Name": f"Simulated intracranial recordings, seed {o.seed}",
         "BIDSVersion": "1.9.0",
         "DatasetType": "raw",
         "License": "CC0",

@@ -123,7 +123,8 @@ def test_a_stream_that_was_killed_says_nothing_twice(folder, detector, tmp_path,
     assert [json.loads(line) for line in lines] == whole
     cut = next(i for i, r in enumerate(whole) if r.get("index") == 30)
     (tmp_path / "b.jsonl").write_text("\n".join(lines[: cut + 3]) + '\n{"type": "seg')
-    (tmp_path / "b.jsonl.position").write_text("31")
+    position = json.loads((tmp_path / "a.jsonl.position").read_text())
+    (tmp_path / "b.jsonl.position").write_text(json.dumps(position | {"next": 31}))
     assert ieeg(*options, "--out", tmp_path / "b.jsonl", "--resume").code == 0
     again = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert [r.get("index") for r in again] == [r.get("index") for r in whole]

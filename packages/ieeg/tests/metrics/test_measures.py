@@ -62,6 +62,17 @@ def test_everything_together():
         judge([])
 
 
+def test_intervals_are_of_95_percent_and_the_curve_holds_the_threshold_in_use():
+    from ieeg.metrics.measures import _quantiles
+
+    np.testing.assert_allclose(_quantiles(np.linspace(0, 1, 1001)[:, None])[:, 0], [0.025, 0.975])
+    data = [recording(s, f, i) for i, (s, f) in enumerate([("a", 1.0), ("b", 0.6), ("c", 0.7)])]
+    result = judge(data, EventOptions(threshold=0.437), resamples=200)
+    point = next(p for p in result["curve"] if p["threshold"] == 0.437)
+    for name in ("event_sensitivity", "event_false_per_hour", "time_in_warning"):
+        assert point[name] == result["measures"][name]["pooled"]
+
+
 def test_calibration_of_honest_probabilities():
     rng = np.random.default_rng(0)
     truth = rng.random(4000)

@@ -89,12 +89,14 @@ def test_mixed_rates_stand_side_by_side(memory):
 
 def test_mains_hum_is_removed(memory):
     t = np.arange(60 * 512) / 512
-    x = 30 * np.sin(2 * np.pi * 50 * t) + 10 * np.sin(2 * np.pi * 100 * t) + 20 * np.sin(2 * np.pi * 10 * t)
+    hum = sum(30 / harmonic * np.sin(2 * np.pi * 50 * harmonic * t) for harmonic in (1, 2, 3))
+    x = hum + 20 * np.sin(2 * np.pi * 10 * t)
     recording = memory({f"A{i}": (x + np.random.default_rng(i).normal(size=len(x)), 512) for i in range(4)})
     assert examine(recording).line == 50
     y = Prepared(recording, Settings(reference="none", keep_bads=True)).read(0, 60 * 512)[:, 5120:-5120]
     f, power = signal.periodogram(y[0], 512)
-    assert power[np.abs(f - 50) < 0.3].max() < 1e-3 * power[np.abs(f - 10) < 0.3].max()
+    for line in (50, 100, 150):
+        assert power[np.abs(f - line) < 0.3].max() < 1e-3 * power[np.abs(f - 10) < 0.3].max(), line
 
 
 def test_segments_are_the_read_signal(memory):
@@ -180,6 +182,19 @@ def test_gaps_are_silent_and_leave_no_step(memory):
     y = Prepared(memory({"A1": (x, 512)}, gaps=[(20, 30)]), PLAIN).read(0, 60 * 512)[0]
     assert np.isfinite(y).all()
     assert np.abs(y[22 * 512 : 28 * 512]).max() < 3 * y[: 18 * 512].std()
+
+
+def test_a_block_is_centred_silent_in_gaps_and_joins_itself(memory):
+    x = brown(60, 512) + 1000
+    x[20 * 512 : 30 * 512] = 0
+    prepared = Prepared(memory({"A1": (x, 512)}, gaps=[(20, 30)]), PLAIN)
+    block = prepared._read_padded([0], 512, 0, 60 * 512)[0]
+    assert not block[20 * 512 : 30 * 512].any(), "a gap is 0, not minus the mean"
+    recorded = np.concatenate([block[5 * 512 : 20 * 512], block[30 * 512 : 55 * 512]])
+    assert abs(recorded.mean()) < 100
+    assert block[0] == 0, "the transform joins the ends"
+    assert abs(block[-1]) < 1e-3
+    assert 0 < abs(block[512]) < abs(x[512]), "towards the ends it fades"
 
 
 def test_more_than_32_channels_are_chosen_by_variance_and_kurtosis(memory):

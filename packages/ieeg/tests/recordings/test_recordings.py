@@ -75,7 +75,8 @@ def test_units_become_microvolts(tmp_path, write_edf):
     read = recording.read([0, 1, 2], 0, 1024)
     np.testing.assert_allclose(read[0], values, atol=0.02)
     np.testing.assert_allclose(read[1], values, atol=0.02)
-    assert any("unknown unit of A3" in w for w in recording.warnings)
+    assert any("the unit '?' of A3 is not a voltage: left out" in w for w in recording.warnings)
+    assert recording.channels[2].kind == "misc"
 
 
 def test_bdf_equals_mne(tmp_path):

@@ -1,4 +1,4 @@
-"""Seizure tables of four data sets, marks inside recordings, and what does not fit."""
+"""Seizure tables as the field writes them, marks inside recordings, both together, and what does not fit or is not understood."""
 
 from pathlib import Path
 
@@ -6,9 +6,21 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from core_runtime.tables import read_table
+from ieeg.recordings.labels import LabelOptions, meaning_of
 from ieeg.recordings.opening import open_recording
-from ieeg.recordings.recording import Event
-from ieeg.recordings.seizures import chbmit, from_annotations, seizures_of, siena, tsv, tuh
+from ieeg.recordings.seizures import (
+    Mark,
+    chbmit,
+    marked_seizures,
+    read_marks,
+    read_marks_table,
+    seizures_of,
+    siena,
+    table_events,
+)
+
+NONE = LabelOptions()
 
 
 def test_chb_mit(data):
@@ -17,9 +29,11 @@ def test_chb_mit(data):
     assert chbmit(text, "chb05_01.edf") == []
     assert chbmit(text, "chb99_01.edf") is None
     seizures = seizures_of(open_recording(data / "header_only/chb05_06.edf"))
-    assert seizures.source == "chb05-summary.txt"
     assert not len(seizures.events)  # the sample is two seconds long
+    assert not seizures.known, "a seizure outside is not the same as none"
     assert "outside the recording of 2.0 s" in seizures.warnings[0]
+    with pytest.raises(UserError, match="1 starts and 0 ends"):
+        chbmit("File Name: a.edf\nSeizure Start Time: 5 seconds\n", "a.edf")
 
 
 def test_siena_and_midnight(data):
@@ -34,38 +48,196 @@ def test_siena_and_midnight(data):
     assert siena(over, "PN01-1.edf") == [(1230, 1260), (570, 630)]
 
 
-def test_tuh_merges_channels():
+@pytest.mark.parametrize(
+    ("label", "meaning"),
+    [
+        ("sz", "seizure"),
+        ("SZ1", "seizure"),
+        ("Seizure", "seizure"),
+        ("Seizure 2", "seizure"),
+        ("focal aware seizure", "seizure"),
+        ("Focal impaired awareness seizure", "seizure"),
+        ("FBTCS", "seizure"),
+        ("sz_foc_ia", "seizure"),
+        ("fnsz", "seizure"),
+        ("Comment/seizure", "seizure"),
+        ("ictal", "seizure"),
+        ("sc:Seizure", "seizure"),
+        ("eeg sz start", "begin"),
+        ("seizure_begin", "begin"),
+        ("SeizureOnset", "begin"),
+        ("Tonic-clonic-motor-onset-seizure", "begin"),  # a stretch all the same where it has a duration
+        ("EEG SZ end", "end"),
+        ("End of seizure", "end"),
+        ("sz offset", "end"),
+        ("bckg", "none"),
+        ("no seizure", "none"),
+        ("seizure free period", "none"),
+        ("seizure-free", "none"),
+        ("interictal", "none"),
+        ("postictal seizure state", "none"),
+        ("eyes open", None),
+        ("Comment/size", None),
+        ("seizure?", None),
+        ("possible seizure", None),
+        ("seizure onset zone", None),
+        ("seizure medication given", None),
+        ("", None),
+    ],
+)
+def test_labels(label, meaning):
+    assert meaning_of(label) == meaning
+
+
+def spans(text: str, tmp_path: Path, duration: float = 100.0, labels: LabelOptions = NONE):
+    path = tmp_path / "a_events.tsv"
+    path.write_text(text, encoding="utf-8")
+    return read_marks_table(read_table(path, comment="#"), duration, labels, {})
+
+
+def test_tuh_merges_channels(tmp_path):
     text = (
         "# version = csv_v1.0.0\n# bname = a\nchannel,start_time,stop_time,label,confidence\n"
         "FP1-F7,10.0,20.0,cpsz,1\nF7-T3,12.0,25.0,cpsz,1\nTERM,40,50,bckg,1\nTERM,60,70,seiz,1\n"
     )
-    assert tuh(text) == [(10, 25), (60, 70)]
+    assert spans(text, tmp_path).spans == [(10, 25), (60, 70)]
 
 
-def test_szcore_and_bids_tables():
-    text = "onset\tduration\teventType\n5\t10\tsz_foc_ia\n30\t5\tbckg\n40\tn/a\tartefact\n"
-    assert tsv(text, "x") == [(5, 15)]
-    assert tsv("onset\tduration\ttrial_type\n1.5\t2\tseizure\n", "x") == [(1.5, 3.5)]
-    with pytest.raises(UserError, match="without onset"):
-        tsv("onset\tduration\teventType\nn/a\t10\tsz\n", "x")
+def test_tables_of_the_official_bids_examples(tmp_path):
+    """The rows of ieeg_epilepsy, ieeg_epilepsy_ecog and xeeg_hed_score: points, and HED tags for each channel."""
+    epilepsy = spans("onset\tduration\tevent_type\n120.369\t0\tSeizure\n", tmp_path, 200)
+    assert (epilepsy.spans, epilepsy.open_ended) == ([(120.369, 200)], [120.369])
+    ecog = spans("onset\tduration\ttrial_type\n890.3750\t0\tseizure_begin\n1371.2998\t0\tseizure_begin", tmp_path, 1600)
+    assert ecog.open_ended == [890.375, 1371.2998]
+    hed = spans(
+        "onset\tduration\tHED_annotations\tchannel\n24.8325\t102.2255\tTonic-clonic-motor-onset-seizure\tT3-T5,T5-O1\n"
+        "13.8275\t159.5516\tTonic-clonic-motor-onset-seizure\tF8-T4,T4-T6\n",
+        tmp_path,
+        300,
+    )
+    assert hed.spans == [(13.8275, pytest.approx(173.3791))]
+    rhythm = spans(
+        "onset\tduration\tHED_annotations\n0\t224\tOther-organized-rhythm/non-interesting events\n", tmp_path
+    )
+    assert not rhythm.spans
+    assert not rhythm.says_none
+
+
+def test_hed_tags_of_the_json_beside_it(tmp_path):
+    (tmp_path / "a_events.json").write_text(
+        '{"trial_type": {"HED": {"kind-7": "Seizure-PNES", "kind-8": "Focal-onset-seizure"}}}'
+    )
+    reading = spans("onset\tduration\ttrial_type\n10\t5\tkind-8\n30\t5\tkind-7\n", tmp_path)
+    assert reading.spans == [(10, 15)]
+
+
+def test_szcore_and_bids_tables(tmp_path):
+    reading = spans("onset\tduration\teventType\n5\t10\tsz_foc_ia\n30\t5\tbckg\n40\tn/a\tartefact\n", tmp_path)
+    assert reading.spans == [(5, 15)]
+    assert spans("onset\tduration\ttrial_type\n1.5\t2\tseizure\n", tmp_path).spans == [(1.5, 3.5)]
+    lost = spans("onset\tduration\teventType\nn/a\t10\tsz\nx\t1\tsz\n3\t-1\tsz\n", tmp_path)
+    assert not lost.spans
+    assert "3 rows, 0 used, 3 left out" in lost.warnings[0]
+    assert spans("onset\tduration\teventType\n0\t100\tbckg\n", tmp_path).says_none
+    assert not spans("onset\tduration\teventType\n0\t50\tbckg\n", tmp_path).says_none
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("8\t0\tsz onset\n14\t0\tsz offset\n", [(8, 14)]),
+        ("8\tn/a\tsz start\n14\tn/a\tsz end\n", [(8, 14)]),
+        ("8\t0\tonset\n14\t0\toffset\n", [(8, 14)]),
+        ("8\t0\tSeizure\n14\t0\tEnd of seizure\n", [(8, 14)]),
+        ("8\t6\tSZ1\n30\t5\tSZ2\n", [(8, 14), (30, 35)]),
+        ("8\t6\tseizure free period\n", []),
+        ("8\t0\tonset\n", []),
+        ("14\t0\tsz end\n", []),
+    ],
+)
+def test_points_and_pairs(tmp_path, rows, expected):
+    reading = spans(f"onset\tduration\ttrial_type\n{rows}", tmp_path)
+    assert reading.spans == expected
+    assert not reading.open_ended
+
+
+def test_a_seizure_whose_end_is_not_marked(tmp_path, write_edf):
+    path = write_edf(tmp_path / "a.edf", {"A1": (np.random.default_rng(0).normal(size=5120), 256)})
+    (tmp_path / "a_events.tsv").write_text("onset\tduration\ttrial_type\n8\t0\tSeizure\n")
+    seizures = seizures_of(open_recording(path))
+    assert seizures.events.tolist() == [[8, 20]]
+    assert seizures.open_ended == (8.0,)
+    assert any("is not marked" in warning for warning in seizures.warnings)
+    short = seizures_of(open_recording(path), LabelOptions(seizure_length=5))
+    assert short.events.tolist() == [[8, 13]]
 
 
 def test_marks_inside_a_recording():
-    events = [
-        Event(10, 0, "eeg sz start"),
-        Event(50, 0, "EEG SZ end"),
-        Event(70, 9, "Seizure 2"),
-        Event(80, 4, "artefact"),
+    marks = [
+        Mark(10, 0, "eeg sz start"),
+        Mark(50, 0, "EEG SZ end"),
+        Mark(70, 9, "Seizure 2"),
+        Mark(80, 4, "artefact"),
     ]
-    assert from_annotations(events, 100) == [(10, 50), (70, 79)]
-    assert from_annotations(events[:1], 21.7) == [(10, 21.7)]
-    assert from_annotations([Event(5, 2, "Comment/seizure"), Event(9, 2, "Comment/size")], 100) == [(5, 7)]
+    reading = read_marks(marks, 100, NONE, {})
+    assert reading.spans == [(10, 50), (70, 79)]
+    assert dict(reading.not_understood) == {"artefact": 1}
+    assert read_marks(marks[:1], 21.7, NONE, {}).spans == [(10, 21.7)]
+
+
+@pytest.fixture
+def two_sources(tmp_path, write_edf):
+    """A recording of 20 s with annotations, and a table beside it: (annotations, rows) → Seizures."""
+
+    def build(annotations, rows):
+        values = np.random.default_rng(0).normal(size=5120)
+        path = write_edf(tmp_path / "a.edf", {"A1": (values, 256)}, annotations=annotations)
+        if rows is not None:
+            (tmp_path / "a_events.tsv").write_text("onset\tduration\ttrial_type\n" + rows)
+        return seizures_of(open_recording(path))
+
+    return build
+
+
+def test_only_labels_that_say_nothing_are_unknown_and_not_none(two_sources):
+    seizures = two_sources([(2.0, 1.0, "eyes open")], None)
+    assert not seizures.known
+    assert any("'eyes open' (1)" in warning and "--label-map" in warning for warning in seizures.warnings)
+
+
+def test_both_sources_are_read(two_sources):
+    seizures = two_sources([(8.0, 6.0, "seizure")], "2\t0\teyes closed\n5\t0\tclapping\n")
+    assert seizures.events.tolist() == [[8, 14]]
+    assert any("marks no seizure, the recording's own annotations mark 1" in warning for warning in seizures.warnings)
+
+
+def test_disagreement_is_said_and_agreement_is_not(two_sources):
+    seizures = two_sources([(8.0, 6.0, "seizure")], "3\t1\tseizure\n")
+    assert seizures.events.tolist() == [[3, 4]]
+    assert any("they disagree" in warning for warning in seizures.warnings)
+    seizures = two_sources([(8.0, 6.0, "seizure")], "8\t5\tseizure\n")
+    assert not seizures.warnings
+
+
+def test_a_label_map_explains(tmp_path, write_edf):
+    path = write_edf(tmp_path / "a.edf", {"A1": (np.random.default_rng(0).normal(size=5120), 256)})
+    (tmp_path / "a_events.tsv").write_text("onset\tduration\ttrial_type\n8\t6\tEvent-7\n15\t1\tseizure like\n")
+    recording = open_recording(path)
+    assert not seizures_of(recording).known
+    table = tmp_path / "map.csv"
+    table.write_text("label;meaning\nevent-7;seizure\nseizure like;other\n")
+    seizures = seizures_of(recording, LabelOptions(label_map=table))
+    assert seizures.events.tolist() == [[8, 14]]
+    assert not seizures.warnings
+    table.write_text("label;meaning\nevent-7;fit\n")
+    with pytest.raises(UserError, match=r"map\.csv, line 2: 'fit' is not one of seizure"):
+        seizures_of(recording, LabelOptions(label_map=table))
 
 
 def test_seizures_outside_the_recording_are_cut_or_left_out(tmp_path, write_edf):
     path = write_edf(tmp_path / "a.edf", {"A1": (np.random.default_rng(0).normal(size=2560), 256)})
     table = tmp_path / "a_events.tsv"
-    table.write_text("onset\tduration\teventType\n-3\t5\tsz\n4\t2\tsz\n8\t99\tsz\n50\t5\tsz\n5\t-2\tsz\n")
+    table.write_text("onset\tduration\teventType\n-3\t5\tsz\n4\t2\tsz\n8\t99\tsz\n150\t5\tsz\n5\t-2\tsz\n")
     seizures = seizures_of(open_recording(path))
     assert seizures.events.tolist() == [[0, 2], [4, 6], [8, 10]]
     assert len(seizures.warnings) == 4
@@ -73,7 +245,20 @@ def test_seizures_outside_the_recording_are_cut_or_left_out(tmp_path, write_edf)
     table.unlink()
     assert not seizures_of(open_recording(path)).known
     (tmp_path / "t.txt").write_text("nothing")
-    with pytest.raises(UserError, match="no seizure table"):
-        seizures_of(open_recording(path), tmp_path / "t.txt")
+    with pytest.raises(UserError, match="not a seizure table"):
+        seizures_of(open_recording(path), table=tmp_path / "t.txt")
     with pytest.raises(UserError, match="cannot read"):
-        seizures_of(open_recording(path), Path("/no/such.tsv"))
+        seizures_of(open_recording(path), table=Path("/no/such.tsv"))
+    table.write_bytes(b"PK\x03\x04 not a table")
+    unreadable = marked_seizures(open_recording(path))
+    assert not unreadable.known
+    assert "not known" in unreadable.warnings[0]
+
+
+def test_events_of_a_detector(tmp_path):
+    path = tmp_path / "x_events.tsv"
+    path.write_text("onset\tduration\teventType\n3\t0.2\tsz\n1\t1\tsz\n9\t1\tbckg\n")
+    assert table_events(path).tolist() == [[1, 2], [3, 3.2]]
+    path.write_text("onset\tduration\teventType\n3\tn/a\tsz\n")
+    with pytest.raises(UserError, match="line 2: an event without onset and duration"):
+        table_events(path)

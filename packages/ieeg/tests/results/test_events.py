@@ -22,13 +22,23 @@ def test_threshold_hysteresis_length_and_merging():
     assert spans(low=0.3) == [(5, 20), (35, 40), (45, 50)]
     assert spans(low=0.3, min_duration=6) == [(5, 20)]
     assert spans(merge_gap=6) == [(10, 15), (35, 50)]
+    assert spans(merge_gap=5) == [(10, 15), (35, 40), (45, 50)], "a gap as long as --merge-gap stays"
+    assert spans(merge_gap=20.1) == [(10, 50)]
+    assert spans(min_duration=5) == [(10, 15), (35, 40), (45, 50)], "an event as long as --min-duration stays"
+    assert spans(min_duration=5.1) == []
+    assert spans(merge_gap=6, min_duration=6) == [(35, 50)], "merged first, then measured"
     assert spans(threshold=0.8) == [(10, 15)]
     assert spans(threshold=0.95) == []
     assert [round(e.confidence, 2) for e in to_events(P, 5)] == [0.9, 0.6, 0.7]
+    merged = to_events(P, 5, EventOptions(merge_gap=21))
+    assert [round(e.confidence, 2) for e in merged] == [0.9]
 
 
 def test_smoothing_is_a_centred_mean():
     np.testing.assert_allclose(smoothed(np.array([0.0, 3.0, 0.0, 6.0]), 3), [1.5, 1, 3, 3])
+    one = np.array([0.0, 0, 0, 1, 0, 0, 0])
+    np.testing.assert_allclose(smoothed(one, 2), [0, 0, 0, 0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(smoothed(one, 4), [0, 0, 0.25, 0.25, 0.25, 0.25, 0])
     assert np.isnan(smoothed(np.array([np.nan, np.nan, np.nan]), 3)).all()
     assert to_events(np.array([np.nan, 0.9]), 5)[0].onset == 5
     assert to_events(np.zeros(0), 5) == []

@@ -29,6 +29,7 @@ from core_runtime.options import (
 )
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.recordings.finding import RecordingFile, files_of, find_recordings
+from ieeg.recordings.labels import LabelOptions, read_label_map
 from ieeg.recordings.settings import Cleaning, Montage
 from ieeg.results.options import EventOptions
 
@@ -101,11 +102,13 @@ class Job:
 
     path: str
     patient: str
+    dataset: str
     model: str
     device: str
     events: EventOptions
     montage: Montage
     cleaning: Cleaning
+    labels: LabelOptions
     output: OutputOptions
     show: bool = False
 
@@ -119,6 +122,7 @@ def detect(
     events: EventOptions = EventOptions(),
     montage: Montage = Montage(),
     cleaning: Cleaning = Cleaning(),
+    labels: LabelOptions = LabelOptions(),
     output: OutputOptions = OutputOptions(),
     scheduler: Annotated[str | None, Parameter(metavar="tcp://HOST:PORT")] = None,
     skip_errors: SkipErrors = True,
@@ -147,6 +151,7 @@ def detect(
         events=events,
         montage=montage,
         cleaning=cleaning,
+        labels=labels,
         output=output,
         scheduler=scheduler,
         skip_errors=skip_errors,
@@ -174,6 +179,7 @@ def detect_files(
     events: EventOptions,
     montage: Montage,
     cleaning: Cleaning,
+    labels: LabelOptions,
     output: OutputOptions,
     device: str,
     scheduler: str | None = None,
@@ -190,6 +196,7 @@ def detect_files(
     from core_runtime.identity import identity, model_identity
     from ieeg.model.folder import choose
 
+    read_label_map(labels.label_map)
     folder = choose(model)
     loaded = _load(str(folder), device)
     events.for_model(loaded.threshold)  # options that do not fit the model's own threshold are found before any work
@@ -204,16 +211,20 @@ def detect_files(
             "events": events,
             "montage": montage,
             "cleaning": cleaning,
+            "labels": labels,
+            "label_map": None if labels.label_map is None else identity(labels.label_map),
             "output": output,
         }
         job = Job(
             str(file.path.resolve()),
             file.patient,
+            file.dataset,
             str(folder.resolve()),
             device,
             events,
             montage,
             cleaning,
+            labels,
             output,
             show=len(files) == 1,
         )
@@ -252,8 +263,10 @@ def detect_item(item: Item) -> dict[str, Any]:
         events=job.events,
         montage=job.montage,
         cleaning=job.cleaning,
+        labels=job.labels,
         with_attention=job.output.report,
         patient=job.patient,
+        dataset=job.dataset,
         show=job.show,
     )
     facts = detection.facts()

@@ -14,9 +14,10 @@ from core_runtime.terminal import note, warn
 from ieeg.commands.detect import OutputOptions, detect_files
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.recordings.finding import RecordingFile, find_recordings
+from ieeg.recordings.labels import LabelOptions
 from ieeg.recordings.settings import Cleaning, Montage
 from ieeg.results.evaluation import measure_rows, unfair
-from ieeg.results.options import EventOptions
+from ieeg.results.options import EventOptions, ScoringOptions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +85,7 @@ class Detector:
     events: EventOptions
     montage: Montage
     cleaning: Cleaning
+    labels: LabelOptions
     device: str
     workers: int
     threads: int | None
@@ -101,6 +103,8 @@ def evaluate(
     events: EventOptions = EventOptions(),
     montage: Montage = Montage(),
     cleaning: Cleaning = Cleaning(),
+    labels: LabelOptions = LabelOptions(),
+    scoring: ScoringOptions = ScoringOptions(),
     device: Device = "auto",
     workers: Workers = 1,
     threads: Threads = None,
@@ -117,17 +121,21 @@ def evaluate(
         against: second detector for a paired test: a model folder, or a folder of detections.
     """
     from ieeg.metrics.measures import by_subject, compare, judge
+    from ieeg.metrics.scores import EventRules
 
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
-    truths, left_out = find_truths(recordings)
+    truths, left_out = find_truths(recordings, labels)
+    score_rules = EventRules(rate=scoring.score_rate)
 
     def detector(model: str | None, detections: Path | None, folder: str) -> Detector:
         where = resolve_device(device)
-        return Detector(model, detections, out / folder, events, montage, cleaning, where, workers, threads, overwrite)
+        return Detector(
+            model, detections, out / folder, events, montage, cleaning, labels, where, workers, threads, overwrite
+        )
 
     judged, failed, rules = _judged(truths, detector(model, detections, "detections"))
-    result = judge(judged, rules, seed=seed)
+    result = judge(judged, rules, rules=score_rules, seed=seed)
     result["left_out"] = left_out | failed
     result["seen_in_training"] = None
     if detections is None:
@@ -138,15 +146,15 @@ def evaluate(
             second = detector(None, Path(against), "")
         others, _, second_rules = _judged(truths, second)
         shared = {each.name for each in judged} & {each.name for each in others}
-        first_counts = by_subject([each for each in judged if each.name in shared], rules)
-        second_counts = by_subject([each for each in others if each.name in shared], second_rules)
+        first_counts = by_subject([each for each in judged if each.name in shared], rules, score_rules)
+        second_counts = by_subject([each for each in others if each.name in shared], second_rules, score_rules)
         result["against"] = {"detector": against, "measures": compare(first_counts, second_counts, seed=seed)}
     result["notice"] = RESEARCH_ONLY
     _write(result, out)
     return Evaluation(result, out / "report.html")
 
 
-def find_truths(path: Path) -> tuple[list[Truth], dict[str, str]]:
+def find_truths(path: Path, labels: LabelOptions = LabelOptions()) -> tuple[list[Truth], dict[str, str]]:
     """The recordings of a folder whose seizures are known, and why others are left out.
 
     Raises:
@@ -159,14 +167,16 @@ def find_truths(path: Path) -> tuple[list[Truth], dict[str, str]]:
     for file in find_recordings(path):
         try:
             recording = open_recording(file.path)
-            marked = seizures_of(recording)
+            marked = seizures_of(recording, labels)
         except UserError as error:
             left_out[file.name] = error.message
             continue
+        for warning in marked.warnings if marked.known else ():
+            warn(f"{file.name}: {warning}")
         if marked.known:
             truths.append(Truth(file, recording.duration, marked.events))
         else:
-            left_out[file.name] = "nothing says whether it has seizures"
+            left_out[file.name] = "; ".join(["nothing says whether it has seizures", *marked.warnings])
     if not truths:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:2])
         raise UserError(
@@ -193,6 +203,7 @@ def _judged(truths: Sequence[Truth], detector: Detector) -> tuple[list["Judged"]
         events=detector.events,
         montage=detector.montage,
         cleaning=detector.cleaning,
+        labels=detector.labels,
         output=OutputOptions(report=False),
         device=detector.device,
         workers=detector.workers,
@@ -228,8 +239,7 @@ def judged_detections(truths: Sequence[Truth], folder: Path) -> list["Judged"]:
 def _read(truth: Truth, folder: Path) -> "Judged":
     """The detections of one recording: its probability trace where there is one, else its events."""
     from ieeg.metrics.measures import Judged
-    from ieeg.metrics.scores import events_array
-    from ieeg.recordings.seizures import tsv
+    from ieeg.recordings.seizures import table_events
     from ieeg.results.files import read_trace
 
     name = truth.file.name
@@ -240,8 +250,7 @@ def _read(truth: Truth, folder: Path) -> "Judged":
         if trace.is_file():
             probability, seconds = read_trace(trace)
             return Judged(truth.file.patient, name, truth.duration, seconds, truth.seizures, probability)
-    events = events_array(tsv(table.read_text(encoding="utf-8"), table.name))
-    return Judged(truth.file.patient, name, truth.duration, 5.0, truth.seizures, None, events)
+    return Judged(truth.file.patient, name, truth.duration, 5.0, truth.seizures, None, table_events(table))
 
 
 def _events_table(folder: Path, name: str, stem: str) -> Path:

@@ -93,7 +93,7 @@ def forecast(
     from ieeg.model.folder import choose, load_model
     from ieeg.model.forecast import forecast_segments
     from ieeg.recordings.copies import seen_in_training, signature
-    from ieeg.recordings.finding import files_of, patient_of
+    from ieeg.recordings.finding import dataset_of, files_of, patient_of
     from ieeg.recordings.opening import open_recording
     from ieeg.recordings.prepared import Prepared
     from ieeg.reports.forecast import write_forecast
@@ -109,7 +109,8 @@ def forecast(
     first = None if at is None else round(at / seconds)
     made = forecast_segments(loaded.network, signals, first=first, steps=steps, window=loaded.window)
     notes = list(opened.warnings) + list(signals.notes)
-    content = signature(opened, recording.name.split(".")[0], patient_of(recording, recording.parent))
+    dataset = dataset_of(recording, recording.parent)
+    content = signature(opened, recording.name.split(".")[0], patient_of(recording, recording.parent), dataset)
     if seen := seen_in_training(loaded.provenance, content):
         notes.append(f"{seen}: this is no test of the model")
     if made.padded:

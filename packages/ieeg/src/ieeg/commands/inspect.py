@@ -13,6 +13,7 @@ from core_runtime.terminal import note, track
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.recordings.finding import find_recordings
 from ieeg.recordings.formats import kind_of
+from ieeg.recordings.labels import LabelOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,9 +24,12 @@ if TYPE_CHECKING:
 
 SEGMENT = 5.0  # of the published models, seconds
 PICTURE_SECONDS = 20.0
+LOWEST_REACH = 60.0  # Hz: of the tiny models, less a tenth
 
 
-def inspect(recordings: Path, /, *, picture: Path | None = None) -> Findings | FolderFindings:
+def inspect(
+    recordings: Path, /, *, picture: Path | None = None, labels: LabelOptions = LabelOptions()
+) -> Findings | FolderFindings:
     """Says what a recording holds: montage, bad channels and why, rates, gaps, seizures; and whether it can be used.
 
     Example: ieeg inspect recording.edf --picture look.png
@@ -34,7 +38,7 @@ def inspect(recordings: Path, /, *, picture: Path | None = None) -> Findings | F
         recordings: a recording, a folder of recordings, or a BIDS data set.
         picture: write a picture of the (first) recording to this file (.png, .svg, .pdf).
     """
-    findings = examine_all(recordings, pictures=picture is not None)
+    findings = examine_all(recordings, labels, pictures=picture is not None)
     if picture is not None and findings.findings:
         write_picture(findings.findings[0], picture)
         note.print(f"Picture: {picture}", markup=False, soft_wrap=True)
@@ -54,7 +58,7 @@ def glance(path: Path) -> Findings:
     return folder.findings[0]
 
 
-def examine_all(path: Path, *, pictures: bool) -> FolderFindings:
+def examine_all(path: Path, labels: LabelOptions = LabelOptions(), *, pictures: bool) -> FolderFindings:
     """A recording, a folder or a BIDS data set. A picture is drawn of the first recording.
 
     Raises:
@@ -62,17 +66,19 @@ def examine_all(path: Path, *, pictures: bool) -> FolderFindings:
     """
     files = find_recordings(path)
     if len(files) == 1:
-        return FolderFindings(findings=[examine(files[0].path, path, pictures=pictures)])
+        return FolderFindings(findings=[examine(files[0].path, path, labels, pictures=pictures)])
     findings, unreadable = [], {}
     for file in track(files, "Inspecting"):
         try:
-            findings.append(examine(file.path, path, pictures=pictures and not findings))
+            findings.append(examine(file.path, path, labels, pictures=pictures and not findings))
         except UserError as error:
             unreadable[file.name] = error.message
     return FolderFindings(findings=findings, unreadable=unreadable)
 
 
-def examine(path: Path, asked: Path | None = None, *, pictures: bool = False) -> Findings:
+def examine(
+    path: Path, asked: Path | None = None, labels: LabelOptions = LabelOptions(), *, pictures: bool = False
+) -> Findings:
     """Looks at one recording; reads a few seconds here and there.
 
     Args:
@@ -83,10 +89,10 @@ def examine(path: Path, asked: Path | None = None, *, pictures: bool = False) ->
     """
     from ieeg.recordings import quality
     from ieeg.recordings.opening import open_recording
-    from ieeg.recordings.seizures import seizures_of
+    from ieeg.recordings.seizures import marked_seizures
 
     recording = open_recording(path)
-    inspection = Inspection(recording, quality.examine(recording), seizures_of(recording))
+    inspection = Inspection(recording, quality.examine(recording), marked_seizures(recording, labels))
     drawn = []
     if pictures:
         drawn = [
@@ -162,6 +168,12 @@ class Inspection:
             )
         if quality.microvolts * quality.scale > 5000:
             warnings.append(f"amplitudes of {quality.microvolts:.0f} µV are very large: check the unit in the header")
+        slow = sorted({c.rate for c in self.recording.channels if c.neural and c.rate / 2 < LOWEST_REACH})
+        if slow:
+            rates = ", ".join(f"{rate:g}" for rate in slow)
+            warnings.append(
+                f"channels sampled at {rates} Hz hold nothing above half of that; the published models look at up to 150 Hz, tiny ones at up to 64 Hz"
+            )
         if quality.missing:
             warnings.append(f"{quality.missing:.1%} of the samples looked at are missing (NaN)")
         if self.recording.gaps:
@@ -225,7 +237,7 @@ class Inspection:
             ("start", str(recording.start) if recording.start else "not stored"),
             ("channels", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())),
             ("rates", ", ".join(rates)),
-            ("montage", ", ".join(_shaft_words(self.shafts)) or "no shafts in the names"),
+            ("montage", self._montage_words()),
             ("bad channels", _bads_words(self.quality.bads)),
             ("amplitude", amplitude),
             ("mains", f"{line:g} Hz" if line else "none stands out"),
@@ -233,9 +245,16 @@ class Inspection:
             ("seizures", self._seizure_words()),
         ]
 
+    def _montage_words(self) -> str:
+        from ieeg.recordings.montage import is_scalp
+
+        if is_scalp([c.name for c in self.recording.channels if c.neural]):
+            return "scalp electrodes (10-20 names), no shafts"
+        return ", ".join(_shaft_words(self.shafts)) or "no shafts in the names"
+
     def _seizure_words(self) -> str:
         if not self.seizures.known:
-            return "nothing says whether there are any"
+            return "unknown: nothing says whether there are any"
         spans = _spans_words(self.seizures.events[:8]) or "none"
         return f"{spans} (from {self.seizures.source})"
 

@@ -116,7 +116,7 @@ def stream_records(
         UserError: no model, a recording that does not fit, a file that is there.
     """
     from core_runtime.folders import write_text
-    from core_runtime.identity import refuse_inputs_as_outputs
+    from core_runtime.identity import model_identity, refuse_inputs_as_outputs, spelled
     from ieeg.model.folder import choose, load_model
     from ieeg.model.stream import Alarms, follow_signals
     from ieeg.recordings.finding import files_of
@@ -125,7 +125,8 @@ def stream_records(
 
     use_threads(threads)
     opened = open_recording(recording)
-    loaded = load_model(choose(model), device=resolve_device(device))
+    folder = choose(model)
+    loaded = load_model(folder, device=resolve_device(device))
     seconds = loaded.segment_seconds
     threshold = loaded.threshold if alarms.threshold is None else alarms.threshold
     release = 0.8 * threshold if alarms.release is None else alarms.release
@@ -142,16 +143,24 @@ def stream_records(
             return first_look.pop()
         return prepared.again(open_recording(recording))
 
+    # what the records depend on; the recording itself may have grown
+    parts = {
+        "recording": str(recording.resolve()),
+        "model": model_identity(folder),
+        "alarms": rules,
+        "every": following.every,
+    }
+    key = spelled({**parts, "montage": montage, "cleaning": cleaning})
     first, running_since = 0, None
     if out is not None:
         refuse_inputs_as_outputs(files_of(recording), [out, _position_file(out)])
         if out.exists() and resume and not overwrite:
-            first, running_since = _resume(out, seconds)
+            first, running_since = _resume(out, seconds, key)
         elif out.exists() and not overwrite:
             raise UserError(f"{out} is already there", "--resume goes on with it, --overwrite begins anew")
         else:
             write_text(out, "")
-            write_text(_position_file(out), "0")
+            write_text(_position_file(out), json.dumps({"next": 0, "key": key}))
     records = follow_signals(
         loaded.network,
         reopen,
@@ -168,12 +177,12 @@ def stream_records(
     for record in records:
         is_shown = record["type"] != "segment" or following.every
         if out is not None:
-            _keep(out, record, is_shown)
+            _keep(out, record, is_shown, key)
         if is_shown:
             yield record
 
 
-def _keep(out: Path, record: Mapping[str, Any], is_shown: bool) -> None:
+def _keep(out: Path, record: Mapping[str, Any], is_shown: bool, key: Any) -> None:
     """Appends a record, and after a segment notes how far the stream got: a killed one goes on from there."""
     if is_shown:
         with out.open("a", encoding="utf-8") as file:
@@ -181,7 +190,7 @@ def _keep(out: Path, record: Mapping[str, Any], is_shown: bool) -> None:
     if record["type"] == "segment":
         position = _position_file(out)
         part = position.with_suffix(".part")
-        part.write_text(str(record["index"] + 1))
+        part.write_text(json.dumps({"next": record["index"] + 1, "key": key}))
         os.replace(part, position)
 
 
@@ -189,16 +198,25 @@ def _position_file(out: Path) -> Path:
     return out.with_name(out.name + ".position")
 
 
-def _resume(out: Path, seconds: float) -> tuple[int, int | None]:
-    """How far a stream got, and the first segment of an alarm that was running; records printed after that are taken back."""
+def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
+    """How far a stream got, and the first segment of an alarm that was running; records printed after that are taken back.
+
+    Raises:
+        UserError: it is not there, or was made of another recording, model or options.
+    """
     from core_runtime.folders import write_text
+    from core_runtime.identity import differences
 
     try:
-        first = int(_position_file(out).read_text())
+        position = json.loads(_position_file(out).read_text())
+        first, before_key = int(position["next"]), position["key"]
         lines = out.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.endswith("}")]
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{out} cannot be resumed: its position file is not there", "--overwrite begins anew") from None
+    changed = differences(before_key, key)
+    if changed:
+        raise UserError(f"{out} was made with another {', '.join(changed)}", "--overwrite begins anew")
     before = []
     for record in records:
         is_end = record.get("state") == "running at the end"

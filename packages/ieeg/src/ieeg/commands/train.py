@@ -11,6 +11,7 @@ from core_runtime.bulk import Attempt, summary
 from core_runtime.cli import Outcome
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from ieeg.model.published import RESEARCH_ONLY
+from ieeg.recordings.labels import LabelOptions
 from ieeg.recordings.settings import Montage
 from ieeg.training.recipe import CohortOptions, FreshOptions, Recipe
 
@@ -79,6 +80,7 @@ def train(
     fresh: FreshOptions = FreshOptions(),
     montage: Montage = Montage(),
     cohort: CohortOptions = CohortOptions(),
+    labels: LabelOptions = LabelOptions(),
     run: RunOptions = RunOptions(),
 ) -> Trained:
     """Trains MVPFormer, patient by patient; refuses copies of one recording under two names. For research only, not for diagnosis.
@@ -107,7 +109,7 @@ def train(
     recipe = recipe.suited_to(model)
     torch.manual_seed(run.seed)  # a fresh model is drawn here
     start = starting_model(model, recipe, fresh, montage)
-    members = open_cohort(paths, drop_copies=cohort.drop_copies, need_seizures=recipe.task == "detect")
+    members = open_cohort(paths, drop_copies=cohort.drop_copies, need_seizures=recipe.task == "detect", labels=labels)
     learned, held_out = split(members, cohort.validation, seed=run.seed)
     refuse_leaks([case.signature for case in learned], [case.signature for case in held_out])
     arguments = flat(
@@ -117,8 +119,11 @@ def train(
         fresh=fresh,
         montage=montage,
         cohort=cohort,
+        labels=labels,
     )
     files = {path for case in members.cases for path in files_of(case.path)}
+    if labels.label_map is not None:
+        files.add(labels.label_map)
     open_run(
         run.out,
         arguments | run.recorded(),

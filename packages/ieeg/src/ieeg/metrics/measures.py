@@ -214,7 +214,7 @@ def curve(
 ) -> list[dict[str, float]]:
     """Pooled event sensitivity, false alarms an hour and time in warning over thresholds; the other options stay."""
     points = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, options.upper}):  # the one in use, too: the marked point is the table's
         low = None if options.low is None else min(options.low, threshold)
         o = replace(options, threshold=threshold, low=low)
         counts = total([count(j, o, rules) for j in all_judged])

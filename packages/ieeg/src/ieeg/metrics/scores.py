@@ -10,17 +10,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Events = NDArray[np.float64]
+GRID = 10  # Hz: on which SzCORE compares events
 
 
 @dataclass(frozen=True)
 class EventRules:
-    """SzCORE's parameters, in seconds (`min_overlap` as a fraction of the extended reference event)."""
+    """SzCORE's parameters, in seconds (`min_overlap` as a fraction of the extended reference event); lists of events are read at `rate` Hz."""
 
     tolerance_start: float = 30
     tolerance_end: float = 60
     min_overlap: float = 0
     max_event_duration: float = 300
     min_duration_between_events: float = 90
+    rate: float = 1
 
 
 @dataclass(frozen=True)
@@ -72,34 +74,52 @@ def events_array(events: ArrayLike) -> Events:
 
 def to_mask(events: ArrayLike, samples: int, rate: float) -> NDArray[np.bool_]:
     """The samples at `rate` Hz that lie inside an event: from round(onset · rate) to round(offset · rate), the last excluded."""
-    edges = np.zeros(samples + 1, dtype=np.int64)
-    for onset, offset in np.clip(np.round(events_array(events) * rate).astype(np.int64), 0, samples):
-        edges[onset] += 1
-        edges[offset] -= 1
-    return edges[:-1].cumsum() > 0
+    return _mask(np.round(events_array(events) * rate), samples)
+
+
+def szcore_mask(events: ArrayLike, duration: float, rate: float = 1) -> NDArray[np.bool_]:
+    """As `to_mask`, but times are cut to whole samples, not rounded: so the official SzCORE evaluation reads tables of events."""
+    return _mask(np.trunc(events_array(events) * rate), int(duration * rate))
+
+
+def _mask(edges: NDArray[np.float64], samples: int) -> NDArray[np.bool_]:
+    steps = np.zeros(samples + 1, dtype=np.int64)
+    for onset, offset in np.clip(edges, 0, samples).astype(np.int64):
+        steps[onset] += 1
+        steps[offset] -= 1
+    return steps[:-1].cumsum() > 0
 
 
 def to_events(mask: NDArray[np.bool_], rate: float) -> Events:
     """The runs of a mask, in seconds."""
+    return _runs(mask) / rate
+
+
+def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(first, last + 1) of each run of a mask."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return edges.reshape(-1, 2) / rate
+    return edges.reshape(-1, 2)
 
 
-def apply_rules(events: ArrayLike, rules: EventRules) -> Events:
-    """Merges events whose gap is shorter than the rule's, then splits those that are longer than the rule's."""
-    merged: list[list[float]] = []
-    for onset, offset in events_array(events):
-        if merged and onset - merged[-1][1] < rules.min_duration_between_events:
-            merged[-1][1] = max(merged[-1][1], offset)
+def apply_rules(mask: NDArray[np.bool_], rate: float, rules: EventRules) -> Events:
+    """The events of a mask, in seconds: those whose gap is shorter than the rule's are merged, then those longer than the rule's are split.
+
+    Counted in samples: in seconds, 300.1 − 0.1 is more than 300, and splitting would leave a piece of nothing.
+    """
+    gap, longest = rules.min_duration_between_events * rate, max(1, round(rules.max_event_duration * rate))
+    merged: list[list[int]] = []
+    for first, last in _runs(mask).tolist():
+        if merged and first - merged[-1][1] < gap:
+            merged[-1][1] = last
         else:
-            merged.append([onset, offset])
+            merged.append([first, last])
     pieces = []
-    for onset, offset in merged:
-        while offset - onset > rules.max_event_duration:
-            pieces.append((onset, onset + rules.max_event_duration))
-            onset += rules.max_event_duration
-        pieces.append((onset, offset))
-    return np.array(pieces, dtype=np.float64).reshape(-1, 2)
+    for first, last in merged:
+        while last - first > longest:
+            pieces.append((first, first + longest))
+            first += longest
+        pieces.append((first, last))
+    return np.array(pieces, dtype=np.float64).reshape(-1, 2) / rate
 
 
 @dataclass(frozen=True)
@@ -114,43 +134,64 @@ class EventScore:
 
 
 def score_events(
-    reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 10, rules: EventRules | None = None
+    reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rules: EventRules | None = None
 ) -> EventScore:
-    """SzCORE's event scores.
-
-    Both sides are put on a grid of `rate` Hz, merged and split by the rules. A reference event, extended by the tolerances and clipped to the
-    recording, is found if the hypothesis covers more than `min_overlap` of it; a hypothesis event is false if it lies wholly outside the extended
-    intervals of found events.
+    """SzCORE's event scores of two lists of events; at the default rate as the official evaluation has them.
 
     Args:
         reference, hypothesis: (onset, offset) in seconds.
         duration: of the recording, in seconds.
-        rate: of the grid, Hz.
-        rules: tolerances and durations.
+        rules: tolerances, durations, and the rate at which both are read.
     """
     rules = rules or EventRules()
-    samples = round(duration * rate)
-    reference = apply_rules(to_events(to_mask(reference, samples, rate), rate), rules)
-    hypothesis = apply_rules(to_events(to_mask(hypothesis, samples, rate), rate), rules)
-    covered = np.concatenate([[0], to_mask(hypothesis, samples, rate).cumsum()])
+    masks = [szcore_mask(events, duration, rules.rate) for events in (reference, hypothesis)]
+    return score_event_masks(masks[0], masks[1], rules.rate, rules)
+
+
+def score_event_masks(
+    reference: NDArray[np.bool_], hypothesis: NDArray[np.bool_], rate: float, rules: EventRules | None = None
+) -> EventScore:
+    """SzCORE's event scores of two masks of `rate` Hz.
+
+    Both sides are merged and split by the rules and put on a grid of 10 Hz. A reference event, extended by the tolerances and clipped to the
+    recording, is found if the hypothesis covers more than `min_overlap` of it; a hypothesis event is false if it lies wholly outside the extended
+    intervals of found events.
+
+    Raises:
+        ValueError: masks of different lengths.
+    """
+    if len(reference) != len(hypothesis):
+        raise ValueError(f"the masks have different lengths: {len(reference)} and {len(hypothesis)}")
+    rules = rules or EventRules()
+    samples = round(len(reference) / rate * GRID)
+    duration = samples / GRID
+    true_events = apply_rules(reference, rate, rules)
+    detected = apply_rules(hypothesis, rate, rules)
+    covered = np.concatenate([[0], to_mask(detected, samples, GRID).cumsum()])
     allowed = np.zeros(samples, dtype=bool)
-    found = np.zeros(len(reference), dtype=bool)
-    for i, (onset, offset) in enumerate(reference):
-        begin = round(max(0.0, onset - rules.tolerance_start) * rate)
-        end = round(min(duration, offset + rules.tolerance_end) * rate)
-        found[i] = end > begin and (covered[end] - covered[begin]) / (end - begin) > rules.min_overlap + 1e-6
+    found = np.zeros(len(true_events), dtype=bool)
+    for i, (onset, offset) in enumerate(true_events):
+        begin, end = max(0.0, onset - rules.tolerance_start), min(duration, offset + rules.tolerance_end)
+        first, last = round(begin * GRID), round(end * GRID)
+        overlap = (covered[last] - covered[first]) / GRID / (end - begin)
+        found[i] = overlap > rules.min_overlap + 1e-6
         if found[i]:
-            allowed[begin:end] = True
-    false = np.array([not allowed[round(a * rate) : round(b * rate)].any() for a, b in hypothesis], dtype=bool)
-    score = Score(len(reference), int(found.sum()), int(false.sum()), duration / 3600)
-    return EventScore(score, reference, hypothesis, found, false)
+            allowed[first:last] = True
+    false = np.array([not allowed[round(a * GRID) : round(b * GRID)].any() for a, b in detected], dtype=bool)
+    score = Score(len(true_events), int(found.sum()), int(false.sum()), duration / 3600)
+    return EventScore(score, true_events, detected, found, false)
 
 
 def score_samples(reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 1) -> Score:
     """SzCORE's sample scores: every sample of a grid of `rate` Hz by itself."""
-    samples = round(duration * rate)
-    truth, guess = to_mask(reference, samples, rate), to_mask(hypothesis, samples, rate)
-    return Score(int(truth.sum()), int((truth & guess).sum()), int((guess & ~truth).sum()), samples / rate / 3600)
+    masks = [szcore_mask(events, duration, rate) for events in (reference, hypothesis)]
+    return score_sample_masks(masks[0], masks[1], rate)
+
+
+def score_sample_masks(reference: NDArray[np.bool_], hypothesis: NDArray[np.bool_], rate: float) -> Score:
+    """SzCORE's sample scores of two masks of `rate` Hz."""
+    hits = int((reference & hypothesis).sum())
+    return Score(int(reference.sum()), hits, int((hypothesis & ~reference).sum()), len(reference) / rate / 3600)
 
 
 def cohen_kappa(tp: int, fp: int, tn: int, fn: int) -> float:

@@ -99,8 +99,14 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
     config = config_of(ours, dim=dim, **known)
     model = MVPFormer(config).to(ours["encoder.proj.weight"].dtype)
     load_strictly(model, ours)
-    rate = float(described.get("sfreq") or 512.0)
-    window = max(1, round((described.get("n_times") or 25 * config.segment) / config.segment))
+    rate, window = 512.0, 25  # of the published files, which do not say
+    if described:
+        for name in ("sfreq", "n_times"):
+            value = described.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+                raise ValueError(f"{source}/config.json: {name} is {value!r}, not a number greater than 0")
+        rate = float(described["sfreq"])
+        window = max(1, round(described["n_times"] / config.segment))
     facts = {
         "layout": layout,
         "rate": rate,

@@ -9,11 +9,12 @@ from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
+from core_runtime.fields import read_field, read_names
 from core_runtime.folders import write_text
 from core_runtime.models import choose_model
 from ieeg.model.mvpformer import MVPFormer
-from ieeg.model.published import RESEARCH_ONLY
-from ieeg.recordings.settings import Settings
+from ieeg.model.published import PUBLISHED, RESEARCH_ONLY
+from ieeg.recordings.settings import CHOICES, Settings
 
 ADVICE = (
     "'ieeg train' makes a model folder, 'ieeg models' lists published ones, 'ieeg models convert' converts their files"
@@ -95,16 +96,51 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
         network = load_strictly(folder, MVPFormer)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
-    used = described["preprocessing"]
+    where = Path(folder) / "config.json"
+    window = read_field(
+        described, "preprocessing.window", int, where=where, low=1, high=network.config.positions, hint=ADVICE
+    )
+    unit = read_field(described, "preprocessing.unit", str, where=where, default="µV", hint=ADVICE)
+    if unit != "µV":
+        raise UserError(f"{where}: preprocessing.unit is {unit!r}, and signals are prepared in µV", ADVICE)
     return LoadedModel(
         network.to(device).eval(),
-        float(used.get("rate", 512.0)),
-        int(used.get("window", 25)),
-        float(used.get("threshold", 0.5)),
-        used.get("preparing", {}),
-        described.get("provenance", {}),
+        read_field(described, "preprocessing.rate", float, where=where, low=1, high=1e6, hint=ADVICE),
+        window,
+        read_field(described, "preprocessing.threshold", float, where=where, low=0, high=1, hint=ADVICE),
+        _read_preparing(described, where),
+        read_field(described, "provenance", dict, where=where, default={}, hint=ADVICE),
         Path(folder),
     )
+
+
+def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """The settings of preparing that config.json holds; those left out have the defaults of `Settings`.
+
+    Raises:
+        UserError: one does not exist or has another type.
+    """
+    stored = read_field(described, "preprocessing.preparing", dict, where=where, default={}, hint=ADVICE)
+    settings: dict[str, Any] = {}
+    for name in stored:
+        path = f"preprocessing.preparing.{name}"
+        if name in ("low", "high", "notch"):
+            settings[name] = read_field(described, path, float, where=where, default=None, low=0, high=1e6, hint=ADVICE)
+        elif name == "channels":
+            settings[name] = read_field(described, path, int, where=where, low=0, high=1e6, hint=ADVICE)
+        elif name == "keep_bads":
+            settings[name] = read_field(described, path, bool, where=where, hint=ADVICE)
+        elif name == "exclude":
+            settings[name] = tuple(read_names(described, path, where=where, hint=ADVICE))
+        elif name in CHOICES:
+            settings[name] = read_field(described, path, str, where=where, hint=ADVICE)
+            if settings[name] not in CHOICES[name]:
+                raise UserError(f"{where}: {path} is {settings[name]!r}, not one of {', '.join(CHOICES[name])}", ADVICE)
+        else:
+            raise UserError(f"{where}: there is no setting {path}", ADVICE)
+    if settings.get("low", 0) is None or settings.get("high", 0) is None:
+        raise UserError(f"{where}: preprocessing.preparing.low and .high are numbers", ADVICE)
+    return settings
 
 
 def choose(model: str | None) -> Path:
@@ -115,7 +151,8 @@ def choose(model: str | None) -> Path:
     """
     folder = Path(choose_model(model, advice=ADVICE))
     if not folder.is_dir():
-        raise UserError(f"--model {model}: no such folder", ADVICE)
+        advice = f"'ieeg models get {model}' fetches it" if any(p.name == model for p in PUBLISHED) else ADVICE
+        raise UserError(f"--model {model}: no such folder", advice)
     return folder
 
 

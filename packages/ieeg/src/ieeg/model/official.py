@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from core_attention.systems import Component, Config, StateDict, System
-from ieeg.metrics.scores import EventRules, Score, score_events, score_samples
+from ieeg.metrics.scores import GRID, EventRules, Score, score_event_masks, score_sample_masks, to_mask
 from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
 from ieeg.model.naming import IGNORED, to_ours
 from ieeg.model.objective import contrastive_logits, contrastive_loss
@@ -33,10 +33,13 @@ def _run_scoring(module: None, inputs: Mapping[str, Any], *, config: Config, mod
         p.get("minDurationBetweenEvents", 90),
     )
     reference, hypothesis, duration = inputs["ref_events"].numpy(), inputs["hyp_events"].numpy(), config["duration_s"]
-    events = score_events(reference, hypothesis, duration, rules=rules)
+    # as the recorder had it: lists of events on a grid of 10 Hz, rounded
+    masks = [to_mask(events, round(duration * GRID), GRID) for events in (reference, hypothesis)]
+    events = score_event_masks(masks[0], masks[1], GRID, rules)
+    seconds = [to_mask(events, round(duration), 1) for events in (reference, hypothesis)]
     return {
         "event_scores": _row(events.score),
-        "sample_scores": _row(score_samples(reference, hypothesis, duration)),
+        "sample_scores": _row(score_sample_masks(seconds[0], seconds[1], 1)),
         "ref_after_rules": torch.from_numpy(events.reference),
         "hyp_after_rules": torch.from_numpy(events.hypothesis),
     }

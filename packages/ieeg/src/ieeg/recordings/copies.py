@@ -32,7 +32,7 @@ class Signature:
     """What is compared of a recording.
 
     Attributes:
-        name, patient: what it is called.
+        name, patient, dataset: what it is called. Patients of two data sets are not the same because their labels are.
         channels, rate, samples: number of neural channels, their rate in Hz, samples of each.
         values: standard deviations (µV) of the channels in stretches spread over the recording: least, greatest and quartiles of each
             stretch, so that neither names nor order nor the file format matter.
@@ -46,6 +46,7 @@ class Signature:
     samples: int
     values: tuple[float, ...]
     landmarks: tuple[int, ...] = ()
+    dataset: str = ""
 
     def same_as(self, other: "Signature") -> bool:
         """Whether both are one recording, or share a stretch of it. Recordings without any signal are equal to nothing."""
@@ -68,7 +69,7 @@ def signature_of(plain: Mapping[str, Any]) -> Signature:
     return Signature(**{**plain, **lists})
 
 
-def signature(recording: Recording, name: str, patient: str) -> Signature:
+def signature(recording: Recording, name: str, patient: str, dataset: str = "") -> Signature:
     """The signature of a recording; reads all of it once, a block at a time.
 
     Raises:
@@ -79,7 +80,7 @@ def signature(recording: Recording, name: str, patient: str) -> Signature:
         if channel.neural:
             rates.setdefault(channel.rate, []).append(i)
     if not rates:
-        return Signature(name, patient, 0, 0.0, 0, ())
+        return Signature(name, patient, 0, 0.0, 0, (), dataset=dataset)
     rate, chosen = max(rates.items(), key=lambda item: len(item[1]))
     samples = recording.samples(rate)
     length = min(samples, max(1, round(SECONDS * rate)))
@@ -87,7 +88,8 @@ def signature(recording: Recording, name: str, patient: str) -> Signature:
     for start in np.linspace(0, samples - length, CHUNKS).astype(int):
         spread = np.nan_to_num(recording.read(chosen, int(start), int(start) + length)).std(1)
         values += np.quantile(spread, SHARES).tolist()
-    return Signature(name, patient, len(chosen), rate, samples, tuple(values), _landmarks(recording, chosen, rate))
+    landmarks = _landmarks(recording, chosen, rate)
+    return Signature(name, patient, len(chosen), rate, samples, tuple(values), landmarks, dataset)
 
 
 def _landmarks(recording: Recording, channels: Sequence[int], rate: float) -> tuple[int, ...]:
@@ -159,9 +161,20 @@ def seen_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> st
             use = "its threshold was chosen on" if held_out else "the model was trained on"
             what = "this recording" if known.samples == one.samples else "a stretch of this recording"
             return f"{one.name}: {use} {what}" + (f", as {known.name}" if known.name != one.name else "")
-        if known.patient == one.patient and not held_out:
+        if known.patient == one.patient and known.dataset == one.dataset and not held_out:
             same_patient = f"{one.name}: the model was trained on other recordings of patient {one.patient}"
     return same_patient
+
+
+def namesake_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> str:
+    """A patient of the training data who has the same label in another data set, in words; "" if there is none."""
+    for plain in (provenance or {}).get("recordings", ()):
+        if plain.get("patient") == one.patient and plain.get("dataset", "") != one.dataset:
+            return (
+                f"the training data hold a patient called {one.patient}, too, in another data set "
+                f"({plain.get('dataset') or 'not named'}): if it is the same, this is no test of the model"
+            )
+    return ""
 
 
 def refuse_leaks(learned: Iterable[Signature], judged: Iterable[Signature]) -> None:

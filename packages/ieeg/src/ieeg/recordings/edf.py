@@ -3,6 +3,7 @@
 Format: Kemp et al. 1992 (EDF), Kemp and Olivan 2003 (EDF+), BioSemi (BDF).
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 
-ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
+ANNOTATIONS = ("edf annotations", "bdf annotations")  # in lower case: some recorders write them so
+LONGEST_GAP = 3 * 86400.0  # seconds between two records; a later time stamp is not believed
+LONGEST = 366 * 86400.0  # seconds of a recording, gaps included
 LONG_RECORD = 2**16  # bytes of a signal in a record
 _HEAD, _SIGNAL = 256, 256  # bytes of the fixed header, and of the header of each signal
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # of a signal's fields; each field of all signals stands together
@@ -171,14 +174,21 @@ class EdfFile:
                     block = bytes_of(record, s.offset * width, (s.offset + s.samples) * width).tobytes()
                     for onset, duration, texts in _TAL.findall(block):
                         words = [t.decode("utf-8", "replace") for t in texts.split(b"\x14")[1:]]
-                        here.append((float(onset), float(duration or 0), words))
+                        begin, length = float(onset), float(duration or 0)
+                        if math.isfinite(begin) and math.isfinite(length):
+                            here.append((begin, length, words))
         return found
 
     @cached_property
     def first_onset(self) -> float:
         """Seconds from the header's start time to the first sample: EDF+ keeps the fraction of a second here."""
         head = self._lists[0][:1] if self._lists else []
-        return head[0][0] if head and not any(head[0][2]) else 0.0
+        if not head or any(head[0][2]):
+            return 0.0
+        if abs(head[0][0]) > LONGEST:
+            self.warnings.append(f"the first time stamp, {head[0][0]:g} s, cannot be: taken as 0")
+            return 0.0
+        return head[0][0]
 
     @cached_property
     def annotations(self) -> list[tuple[float, float, str]]:
@@ -193,13 +203,41 @@ class EdfFile:
 
     @cached_property
     def record_onsets(self) -> NDArray[np.float64]:
-        """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other."""
-        onsets = np.arange(self.records, dtype=np.float64) * self.record_seconds
-        if self.discontinuous and self._annotation_signals:
-            for i, record in enumerate(self._lists):
-                if record:
-                    onsets[i] = record[0][0]
-            onsets -= self.first_onset
+        """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other.
+
+        A record without a stamp, or with one that cannot be, follows the record before; what was not believed is added to `warnings`.
+        """
+        step = self.record_seconds
+        onsets = np.arange(self.records, dtype=np.float64) * step
+        if not self.discontinuous:
+            return onsets
+        if not self._annotation_signals:
+            self.warnings.append(
+                "the header says that the recording has gaps, and there are no time stamps: read without gaps"
+            )
+            return onsets
+        missing, backward, far = [], [], []
+        following = 0.0  # where the record before ends
+        for i, record in enumerate(self._lists):
+            stamp = record[0][0] - self.first_onset if record else None
+            if stamp is None:
+                missing.append(i)
+            elif (i and stamp - following > LONGEST_GAP) or stamp > LONGEST:
+                far.append(i)
+            elif i and stamp < following - 1e-3 * step - 1e-6:
+                backward.append(i)
+            else:
+                following = stamp
+            onsets[i] = following
+            following += step
+        for records, what in (
+            (missing, "have no time stamp"),
+            (far, f"have time stamps more than {LONGEST_GAP / 86400:g} days after the record before"),
+            (backward, "have time stamps before the end of the record before"),
+        ):
+            if records:
+                count = f"{len(records)} of {self.records} records {what} (the first is record {records[0] + 1})"
+                self.warnings.append(f"{count}: each is taken to follow the record before")
         return onsets
 
 
@@ -210,71 +248,144 @@ def open_edf(path: Path) -> EdfFile:
         UserError: not an EDF or BDF file, an unreadable header, or no samples.
     """
     size = path.stat().st_size
+    warnings: list[str] = []
     with path.open("rb") as file:
         head = file.read(_HEAD)
         bdf = head[:1] == b"\xff"
-        if len(head) < _HEAD or not ((bdf and head[1:8] == b"BIOSEMI") or head[:8].strip() == b"0"):
+        version = head[:8].strip(b" \0")
+        if len(head) < _HEAD or not ((bdf and head[1:8] == b"BIOSEMI") or version in (b"0", b"")):
             raise UserError(
                 f"{path} is not an EDF or BDF file",
                 "its header does not begin with the version number; look at the export",
             )
+        if not version:
+            warnings.append("the version field of the header is blank: read as EDF")
         try:
             count = int(head[252:256])
-            block = file.read(count * _SIGNAL)
+            block = file.read(count * _SIGNAL) if count > 0 else b""
             if len(block) < count * _SIGNAL or count < 1:
                 raise ValueError
-            fields = _signal_fields(block, count)
-            records, seconds, offset = int(head[236:244]), float(head[244:252]), int(head[184:192])
-            signals, position = [], 0
-            for label, unit, pmin, pmax, dmin, dmax, samples in fields:
-                signals.append(
-                    EdfSignal(label, unit, float(pmin), float(pmax), float(dmin), float(dmax), int(samples), position)
-                )
-                position += int(samples)
+            records, seconds, offset = int(head[236:244]), _number(_text(head[244:252])), int(head[184:192])
+            signals, dropped, record_samples = _signals(block, count)
         except ValueError:
             raise UserError(
                 f"{path}: the EDF header is damaged", "copy the file again from the recorder, or export it anew"
             ) from None
     width = 3 if bdf else 2
-    warnings = []
-    expected = (count + 1) * _HEAD
-    if offset != expected:
-        warnings.append(f"the header says that data begin at byte {offset}; {count} signals put them at {expected}")
-    held = (size - expected) // (position * width) if position else 0
+    record_bytes = record_samples * width
+    offset = _data_offset(path, offset, (count + 1) * _HEAD, size, records, record_bytes, warnings)
+    held = (size - offset) // record_bytes if record_bytes else 0
     if records != held:
         claim = "does not say how many records there are" if records < 0 else f"claims {records} records"
         warnings.append(f"the header {claim}, the file holds {held} whole ones; those are read")
-    if held < 1 or (seconds <= 0 and any(s.label not in ANNOTATIONS for s in signals)):
+    usable = [s for s in signals if not _is_annotation(s.label)]
+    if held < 1 or (seconds <= 0 and usable):
         raise UserError(
             f"{path} holds no samples",
             "the file ends before the first record (truncated copy?) or its record length is 0",
         )
-    ordinary = [s for s in signals if s.label not in ANNOTATIONS]
-    for s in ordinary:
-        if s.digital_max == s.digital_min or s.samples < 1:
-            raise UserError(
-                f"{path}: signal {s.label!r} has an impossible header",
-                "its digital range or its samples a record are 0; export it anew",
-            )
-    if not ordinary:
-        raise UserError(f"{path} holds annotations only, no signals", "give the recording itself")
-    flat = [s.label for s in ordinary if s.physical_max == s.physical_min]
+    if dropped:
+        named = ", ".join(f"{label!r} ({why})" for label, why in dropped[:4])
+        warnings.append(f"signals with an impossible header are left out: {named}")
+    if not usable:
+        raise UserError(f"{path} holds no usable signals", "give the recording itself, or export it anew")
+    odd = [
+        s.label for s in signals if _is_annotation(s.label) and s.label not in ("EDF Annotations", "BDF Annotations")
+    ]
+    warnings += [f"the signal {label!r} is read as the annotations" for label in odd]
+    flat = [s.label for s in usable if s.physical_max == s.physical_min]
     if flat:
         warnings.append(f"the header gives {', '.join(flat[:4])} no physical range: they read as constant")
     reserved = head[192:236].decode("ascii", "replace")
     return EdfFile(
         path,
-        ordinary,
+        usable,
         held,
         seconds,
         _start(head),
         reserved.startswith(("EDF+D", "BDF+D")),
         warnings,
-        _annotation_signals=[s for s in signals if s.label in ANNOTATIONS],
+        _annotation_signals=[s for s in signals if _is_annotation(s.label)],
         _bytes_a_sample=width,
-        _record_samples=position,
-        _data_offset=expected,
+        _record_samples=record_samples,
+        _data_offset=offset,
     )
+
+
+def _is_annotation(label: str) -> bool:
+    return " ".join(label.casefold().split()) in ANNOTATIONS
+
+
+def _data_offset(
+    path: Path, claimed: int, computed: int, size: int, records: int, record_bytes: int, warnings: list[str]
+) -> int:
+    """Where the records begin: where the number of signals puts them, or where the header says, whichever fits the file's size.
+
+    Raises:
+        UserError: they differ, and neither fits.
+    """
+    if claimed == computed:
+        return computed
+
+    def fits(offset: int) -> bool:
+        data = size - offset
+        if record_bytes == 0 or data <= 0:
+            return False
+        return data == records * record_bytes if records > 0 else data % record_bytes == 0
+
+    if claimed > computed and fits(claimed):
+        warnings.append(f"data begin at byte {claimed}, as the header says; its signals end at {computed}")
+        return claimed
+    if fits(computed):
+        warnings.append(
+            f"the header says that data begin at byte {claimed}; {computed} is where its signals end, which fits the file's size"
+        )
+        return computed
+    raise UserError(
+        f"{path}: the header says that data begin at byte {claimed}, its signals end at {computed}, and the file's size fits neither",
+        "copy the file again from the recorder, or export it anew",
+    )
+
+
+def _number(text: str) -> float:
+    """A number of the header, also with a decimal comma.
+
+    Raises:
+        ValueError: it is not a finite number.
+    """
+    value = float(text.replace(",", "."))
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str, str]], int]:
+    """The signals of the header, those that cannot be read (label, why), and the samples of a record.
+
+    Raises:
+        ValueError: a number is not one.
+    """
+    signals: list[EdfSignal] = []
+    dropped: list[tuple[str, str]] = []
+    position = 0
+    for label, unit, pmin, pmax, dmin, dmax, samples in _signal_fields(block, count):
+        number = int(samples)
+        if number < 0:
+            raise ValueError(samples)
+        why = ""
+        if number == 0:
+            why = "it has no samples"
+        elif not _is_annotation(label) and _number(dmin) == _number(dmax):
+            why = "its digital range is 0"
+        if why:
+            dropped.append((label, why))
+        elif _is_annotation(label):  # what recorders write into its ranges does not matter
+            signals.append(EdfSignal(label, unit, -1, 1, -32768, 32767, number, position))
+        else:
+            ranges = _number(pmin), _number(pmax), _number(dmin), _number(dmax)
+            signals.append(EdfSignal(label, unit, *ranges, number, position))
+        position += number
+    return signals, dropped, position
 
 
 def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:

@@ -1,5 +1,6 @@
 """Which recordings a folder holds, and whose they are. Imports nothing heavy."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ SIDECARS = ("_channels.tsv", "_electrodes.tsv", "_coordsystem.json", "_ieeg.json
 
 @dataclass(frozen=True)
 class RecordingFile:
-    """A recording in a folder: its path, a name that is unique in the folder, and the patient."""
+    """A recording in a folder: its path, a name that is unique in the folder, the patient, and the data set."""
 
     path: Path
     name: str
     patient: str
+    dataset: str = ""
 
 
 def find_recordings(path: Path) -> list[RecordingFile]:
@@ -30,10 +32,13 @@ def find_recordings(path: Path) -> list[RecordingFile]:
     if not path.exists():
         raise UserError(f"no such file or folder: {path}", "give a recording, a folder of them, or a BIDS data set")
     if path.is_file() or path.name.lower().endswith(".mefd"):
-        return [RecordingFile(path, path.name.split(".")[0], patient_of(path, path.parent))]
+        return [
+            RecordingFile(path, path.name.split(".")[0], patient_of(path, path.parent), dataset_of(path, path.parent))
+        ]
     files = [p for p in sorted(path.rglob("*")) if _candidate(p, path)]
     parts = {p.parent for p in files if p.name.endswith("_total.h5")}
     files = [p for p in files if not (p.parent in parts and re.search(r"_part_\d+\.h5$", p.name))]
+    files = [p for p in files if not _continues_another(p)]
     if not files:
         raise UserError(f"{path} holds no recording", f"known: {KNOWN_FORMATS}")
     stems = [p.name.split(".")[0] for p in files]
@@ -41,7 +46,7 @@ def find_recordings(path: Path) -> list[RecordingFile]:
         s if stems.count(s) == 1 else "_".join([*p.relative_to(path).parent.parts, s])
         for s, p in zip(stems, files, strict=True)
     ]
-    return [RecordingFile(p, n, patient_of(p, path)) for p, n in zip(files, names, strict=True)]
+    return [RecordingFile(p, n, patient_of(p, path), dataset_of(p, path)) for p, n in zip(files, names, strict=True)]
 
 
 def _candidate(path: Path, root: Path) -> bool:
@@ -53,6 +58,34 @@ def _candidate(path: Path, root: Path) -> bool:
     if path.suffix.lower() == ".eeg" and path.with_suffix(".vhdr").exists():
         return False  # BrainVision's data beside its header
     return kind_of(path) is not None
+
+
+def _continues_another(path: Path) -> bool:
+    """Whether this is a later part of a FIF recording that MNE split: ``x-1.fif`` beside ``x.fif``, ``…_split-02_…`` beside ``…_split-01_…``."""
+    if not path.name.endswith((".fif", ".fif.gz")):
+        return False
+    numbered = re.fullmatch(r"(.+)-\d+(\.fif(?:\.gz)?)", path.name)
+    if numbered and path.with_name(numbered[1] + numbered[2]).is_file():
+        return True
+    split = re.search(r"_split-(\d+)", path.name)
+    if split is None or int(split[1]) <= 1:
+        return False
+    first = path.name.replace(split[0], f"_split-{1:0{len(split[1])}}")
+    return path.with_name(first).is_file()
+
+
+def dataset_of(path: Path, root: Path) -> str:
+    """The data set that a recording belongs to: the name in its dataset_description.json, else the folder that was given."""
+    for folder in path.parents:
+        description = folder / "dataset_description.json"
+        if description.is_file():
+            try:
+                described = json.loads(description.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                return str(folder.resolve())
+            name = described.get("Name") if isinstance(described, dict) else None
+            return str(name) if name else str(folder.resolve())
+    return str(root.resolve())
 
 
 def patient_of(path: Path, root: Path) -> str:
@@ -107,7 +140,8 @@ def files_of(path: Path) -> list[Path]:
     if path.is_dir():
         return [path]
     stem = path.name.split(".")[0]
-    files = {path, *(p for p in path.parent.iterdir() if p.is_file() and p.name.split(".")[0] == stem)}
+    parts = re.compile(rf"{re.escape(stem)}(-\d+)?(_part_\d+)?")  # of MNE, of SWEC
+    files = {path, *(p for p in path.parent.iterdir() if p.is_file() and parts.fullmatch(p.name.split(".")[0]))}
     if "sub" in entities(path):
         files |= {p for suffix in SIDECARS if (p := sidecar(path, suffix)) is not None}
     table = find_table(path)

@@ -17,15 +17,54 @@ def contact(name: str) -> tuple[str, int] | None:
     return (match[1].strip(), int(match[2])) if match else None
 
 
+# Numbers of the 10-10 system's electrodes by letters; those of the midline end in z.
+_SCALP = {
+    "fp": (1, 2), "af": (1, 8), "f": (1, 10), "ft": (7, 10), "fc": (1, 6), "t": (3, 10), "c": (1, 6), "tp": (7, 10), "cp": (1, 6),
+    "p": (1, 10), "po": (1, 10), "o": (1, 2), "a": (1, 2), "m": (1, 2),
+}  # fmt: skip
+
+
+def is_scalp(names: Sequence[str]) -> bool:
+    """Whether these are names of scalp electrodes: eight or more of the 10-20 or 10-10 system, both sides, and hardly any other."""
+    plain = [name.strip().casefold() for name in names]
+    scalp = [name for name in plain if _is_scalp_name(name)]
+    sides = any({left, right} <= set(plain) for left, right in (("fp1", "fp2"), ("c3", "c4"), ("o1", "o2")))
+    return len(scalp) >= 8 and sides and len(scalp) >= 0.9 * len(plain)
+
+
+def _is_scalp_name(name: str) -> bool:
+    if re.fullmatch(r"(fp|af|f|fc|c|cp|p|po|o|i)z", name):
+        return True
+    match = re.fullmatch(r"([a-z]+)(\d+)", name)
+    if match is None or match[1] not in _SCALP:
+        return False
+    low, high = _SCALP[match[1]]
+    return low <= int(match[2]) <= high
+
+
 def shafts(names: Sequence[str], groups: Sequence[str] | None = None) -> dict[str, dict[int, int]]:
-    """Contacts by shaft: ``{shaft: {number: index}}``, in the order of the names. `groups`: of a BIDS channels.tsv, where it has them."""
-    found: dict[str, dict[int, int]] = {}
-    for i, name in enumerate(names):
-        place = contact(name)
+    """Contacts by shaft: ``{shaft: {number: index}}``, in the order of the names; none of scalp electrodes.
+
+    Args:
+        groups: of a BIDS channels.tsv, where it has them. A group may be finer than the letters of the names (then it tells shafts apart) or
+            coarser ("depth" for all): contacts of different letters are never on one shaft.
+    """
+    if is_scalp(names):
+        return {}
+    places = [contact(name) for name in names]
+    groups_of: dict[str, set[str]] = {}
+    for place, group in zip(places, groups or [""] * len(names), strict=True):
         if place:
-            shaft = (groups[i] if groups else "") or place[0]
-            found.setdefault(shaft, {}).setdefault(place[1], i)
-    return found
+            groups_of.setdefault(place[0], set()).add(group)
+    by_shaft: dict[str, dict[int, int]] = {}
+    for i, place in enumerate(places):
+        if place is None:
+            continue
+        letters, number = place
+        several = groups is not None and len(groups_of[letters]) > 1
+        shaft = f"{groups[i]} {letters}".strip() if several and groups is not None else letters
+        by_shaft.setdefault(shaft, {}).setdefault(number, i)
+    return by_shaft
 
 
 @dataclass(frozen=True)

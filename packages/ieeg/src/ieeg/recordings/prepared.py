@@ -14,7 +14,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from ieeg.recordings.montage import Derivation, choose_channels, derivations, rereference
+from ieeg.recordings.montage import Derivation, choose_channels, derivations, is_scalp, rereference
 from ieeg.recordings.quality import Quality, examine, probe_times
 from ieeg.recordings.recording import Channel, Recording, some_of
 from ieeg.recordings.settings import Settings
@@ -76,10 +76,17 @@ class Prepared:
         groups = [self.channels[i].group for i in range(len(self._inputs))]
         self._derived = derivations([c.name for c in self.channels], s.reference, groups)
         if not self._derived:
+            why, hint = "no two neighbouring contacts", "channel names must be shaft and number (A1, A2)"
+            if is_scalp([c.name for c in self.channels]):
+                why, hint = (
+                    "these are scalp electrodes, which have no shafts",
+                    "neighbours by number lie on opposite sides",
+                )
             raise UserError(
-                f"{recording.path.name}: no two neighbouring contacts for a {s.reference} reference",
-                "channel names must be shaft and number (A1, A2); --reference median works with any names",
+                f"{recording.path.name}: {why}, for a {s.reference} reference",
+                f"{hint}; --reference median or average works with any names",
             )
+        self._note_missing_band()
         self._kept = np.arange(len(self._derived))
         if s.channels and len(self._derived) > s.channels:
             self._choose(s.channels)
@@ -203,6 +210,16 @@ class Prepared:
         x[:, :ramp] *= taper  # the transform joins the ends: without a step there
         x[:, -ramp:] *= taper[::-1]
         return x
+
+    def _note_missing_band(self) -> None:
+        """Says where channels are sampled too slowly for the band that the model looks at."""
+        reach = min(self.settings.high or self.settings.rate / 2, self.settings.rate / 2)
+        slow = sorted({c.rate for c in self.channels if c.rate / 2 < 0.9 * reach})
+        if slow:
+            rates = ", ".join(f"{rate:g}" for rate in slow)
+            self.notes.append(
+                f"channels sampled at {rates} Hz hold nothing above half of that; the model looks at frequencies up to {reach:g} Hz"
+            )
 
     def _mains(self) -> float:
         if self.recording.power_line:

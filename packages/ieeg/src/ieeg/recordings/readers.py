@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from ieeg.recordings.edf import open_edf
-from ieeg.recordings.recording import MICROVOLTS, NEURAL, Channel, Event, Recording, kind_by_name, some_of
+from ieeg.recordings.recording import NEURAL, Channel, Event, Recording, kind_by_name, microvolts, some_of
 
 
 @dataclass
@@ -20,23 +20,23 @@ class EdfRecording(Recording):
 
     def __post_init__(self) -> None:
         self._file = file = open_edf(self.path)
-        scales, unknown = [], []
+        no_voltage: dict[str, list[str]] = {}
         for s in file.signals:
-            scale = MICROVOLTS.get(s.unit.lower())
-            if scale is None and kind_by_name(s.label) in NEURAL and s.unit:
-                unknown.append(s.label)
-            scales.append(1.0 if scale is None else scale)
-            self.channels.append(Channel(_label(s.label), _edf_kind(s.label), s.samples / file.record_seconds, s.unit))
-        file.scales = scales
-        self.warnings += file.warnings
-        if unknown:
-            self.warnings.append(f"unknown unit of {some_of(unknown)}: taken as microvolts")
+            scale, kind = microvolts(s.unit), _edf_kind(s.label)
+            if scale is None and kind in NEURAL:
+                kind = "misc"
+                no_voltage.setdefault(s.unit, []).append(s.label)
+            file.scales.append(1.0 if scale is None else scale)
+            self.channels.append(Channel(_label(s.label), kind, s.samples / file.record_seconds, s.unit))
+        for unit, labels in no_voltage.items():
+            self.warnings.append(f"the unit {unit!r} of {some_of(labels)} is not a voltage: left out")
         onsets, step = file.record_onsets, file.record_seconds
         self.duration = float(onsets[-1] + step)
         jumps = np.flatnonzero(np.diff(onsets) > step * 1.001 + 1e-6)
         self.gaps = [(float(onsets[i] + step), float(onsets[i + 1])) for i in jumps]
         self.events = [Event(*annotation) for annotation in file.annotations]
         self.start = file.start + timedelta(seconds=file.first_onset) if file.start else None
+        self.warnings += file.warnings
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         per = self._file.signals[channels[0]].samples
@@ -183,6 +183,9 @@ class SwecRecording(Recording):
         return np.asarray(block, np.float32)[np.argsort(order)]
 
 
+GAP = 0.01  # seconds: MEF3 rounds the times of its blocks
+
+
 @dataclass
 class MefRecording(Recording):
     """MEF3 sessions (``NAME.mefd``) through pymef, which is an extra: ``pip install 'attention-suite-ieeg[mef]'``."""
@@ -202,18 +205,40 @@ class MefRecording(Recording):
                 f"{self.path} cannot be read as MEF3: {' '.join(str(error).split())[:160]}",
                 "encrypted sessions are not supported",
             ) from None
+        if not rows:
+            raise UserError(f"{self.path} holds no channels", "give the session's folder, NAME.mefd")
         begin = min(int(r["start_time"][0]) for r in rows)
         end = max(int(r["end_time"][0]) for r in rows)
         self._begin, self._factors = begin, []
         for r in rows:
-            rate, unit = (
-                float(r["fsamp"][0]),
-                r["unit"][0].decode("utf-8", "replace") if isinstance(r["unit"][0], bytes) else str(r["unit"][0]),
-            )
-            self.channels.append(Channel(str(r["name"]), kind_by_name(str(r["name"])), rate, unit or "µV"))
-            self._factors.append(float(r["ufact"][0]) * MICROVOLTS.get(unit.lower(), 1.0))
+            name, rate, unit = str(r["name"]), float(r["fsamp"][0]), r["unit"][0]
+            unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
+            scale, kind = microvolts(unit), kind_by_name(name)
+            if scale is None and kind in NEURAL:
+                kind = "misc"
+                self.warnings.append(f"the unit {unit!r} of {name} is not a voltage: left out")
+            self.channels.append(Channel(name, kind, rate, unit or "µV"))
+            self._factors.append(float(r["ufact"][0]) * (1.0 if scale is None else scale))
         self.duration = (end - begin) / 1e6
         self.start = datetime.fromtimestamp(begin / 1e6) if begin > 0 else None
+        self.gaps = self._common_gaps()
+
+    def _common_gaps(self) -> list[tuple[float, float]]:
+        """Where no channel has samples, from the tables of blocks of the segments."""
+        recorded: list[tuple[float, float]] = []
+        for channel in self._session.session_md["time_series_channels"].values():
+            rate = float(np.ravel(channel["section_2"]["sampling_frequency"])[0])
+            for segment in channel["segments"].values():
+                for block in np.atleast_1d(segment["indices"]):
+                    onset = (int(block["start_time"]) - self._begin) / 1e6
+                    recorded.append((onset, onset + int(block["number_of_samples"]) / rate))
+        gaps = []
+        end = 0.0
+        for onset, offset in sorted(recorded):
+            if onset - end > GAP:
+                gaps.append((end, onset))
+            end = max(end, offset)
+        return gaps
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         rate = self.channels[channels[0]].rate

@@ -15,7 +15,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-MICROVOLTS = {"v": 1e6, "mv": 1e3, "uv": 1.0, "µv": 1.0, "μv": 1.0, "microv": 1.0, "nv": 1e-3}
+_PREFIXES = {
+    "": 1e6,
+    "m": 1e3,
+    "milli": 1e3,
+    "u": 1.0,
+    "µ": 1.0,
+    "μ": 1.0,
+    "micro": 1.0,
+    "n": 1e-3,
+    "nano": 1e-3,
+    "k": 1e9,
+}
 NEURAL = ("seeg", "ecog", "eeg")
 _KINDS = (  # by name, where the file does not say: first match wins
     ("ecg", r"\b(ecg|ekg)"),
@@ -50,6 +61,19 @@ class Event:
     onset: float
     duration: float
     label: str
+
+
+def microvolts(unit: str) -> float | None:
+    """How many microvolts a unit is; a blank one is taken as microvolts. None: it is not a voltage."""
+    plain = unit.strip().lower()
+    if not plain:
+        return 1.0
+    match = re.fullmatch(r"(\D*?)v(olts?)?", plain)
+    if match is None:
+        return None
+    if match[1] in _PREFIXES:
+        return _PREFIXES[match[1]]
+    return None if match[1].isascii() and match[1].isalpha() else 1.0  # a µ in an encoding that nobody knows
 
 
 def kind_by_name(name: str, default: str = "seeg") -> str:

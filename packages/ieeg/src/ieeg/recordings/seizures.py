@@ -1,22 +1,33 @@
-"""When the seizures are: what a recording marks itself, and the tables of CHB-MIT, Siena, TUH and SzCORE that lie beside it."""
+"""When the seizures are: what a recording marks itself, and the tables of BIDS, SzCORE, CHB-MIT, Siena and TUH that lie beside it.
 
-import csv
+Both sources are read; where they disagree, that is said. A recording is known to have no seizure only where something says so: labels that are not
+understood are named and never taken for "none".
+"""
+
+import json
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from core_runtime.tables import Table, read_table
 from ieeg.recordings.finding import find_table
-from ieeg.recordings.recording import Event, Recording
+from ieeg.recordings.labels import LabelOptions, Meaning, bare_meaning, meaning_of, read_label_map, resembles_seizure
+from ieeg.recordings.recording import Recording, some_of
 
-_SEIZURE = re.compile(r"^(sz\b|sz[_\-]|seiz|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz$)", re.IGNORECASE)
-_BEGIN = re.compile(r"\b(sz|seizure|seiz)\w*\b.*\b(start|onset|begin)", re.IGNORECASE)
-_END = re.compile(r"\b(sz|seizure|seiz)\w*\b.*\b(end|stop|offset)", re.IGNORECASE)
+LABEL_COLUMNS = (
+    "eventType", "event_type", "trial_type", "HED", "HED_annotations", "description", "annotation", "annotations", "label", "event", "type", "name", "value",
+)  # fmt: skip
+POINT = 0.5  # seconds: what is shorter marks a moment, not a stretch
+COVERED = 0.95  # share of a recording that must be marked as background for it to be known as seizure-free
 _CLOCK = re.compile(r"(\d{1,2})[.:](\d{2})[.:](\d{2})")
+_MAPPED = "--label-map FILE says what labels mean"
 
 
 @dataclass(frozen=True)
@@ -26,69 +37,257 @@ class Seizures:
     Attributes:
         events: (seizures, 2) onset and offset, seconds from the first sample, inside the recording.
         source: where they are from ("annotations", the table's name), or "" where nothing says whether there are any.
-        warnings: what did not fit.
+        warnings: what did not fit, was not understood, or had to be assumed.
+        open_ended: onsets of seizures whose end is not marked.
     """
 
     events: NDArray[np.float64]
     source: str
     warnings: tuple[str, ...] = ()
+    open_ended: tuple[float, ...] = ()
 
     @property
     def known(self) -> bool:
         return bool(self.source)
 
 
-def seizures_of(recording: Recording, table: Path | None = None) -> Seizures:
-    """The seizures of a recording: from `table`, else from a table beside it, else from its own annotations.
+@dataclass(frozen=True)
+class Mark:
+    """A label at a time; `duration` is None where it is not given."""
+
+    onset: float
+    duration: float | None
+    label: str
+
+
+@dataclass
+class Reading:
+    """What one source says.
+
+    Attributes:
+        spans: (onset, offset) of seizures.
+        none: (onset, offset) of stretches said to be without one.
+        says_none: it says that there are none in the whole recording.
+        open_ended: onsets of the spans whose end is assumed.
+        not_understood: labels, by how often they occur.
+    """
+
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    none: list[tuple[float, float]] = field(default_factory=list)
+    says_none: bool = False
+    open_ended: list[float] = field(default_factory=list)
+    not_understood: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), table: Path | None = None) -> Seizures:
+    """The seizures of a recording, from a table beside it (or `table`) and from its own annotations.
 
     Raises:
-        UserError: the table asked for cannot be read, or says nothing of this recording.
+        UserError: a table cannot be read, or the one asked for says nothing of this recording.
     """
+    label_map = read_label_map(labels.label_map)
     path = table or find_table(recording.path)
+    own = read_marks(
+        [Mark(e.onset, e.duration, e.label) for e in recording.events], recording.duration, labels, label_map
+    )
+    beside = None
     if path is not None:
-        found = read_table(path, recording)
-        if found is not None:
-            return _inside(found, recording, path.name)
-        if table is not None:
+        beside = read_seizure_table(path, recording, labels, label_map)
+        if beside is None and table is not None:
             raise UserError(
                 f"{path} says nothing of {recording.path.name}", "tables name the recording, or lie beside it"
             )
-    marked = from_annotations(recording.events, recording.duration)
-    return _inside(marked, recording, "annotations" if recording.events else "")
+    if path is None or beside is None:
+        return _settled(own, recording, "annotations")
+    chosen, source = beside, path.name
+    if not beside.spans and own.spans:
+        chosen, source = own, "annotations"
+    result = _settled(chosen, recording, source)
+    disagreement = _disagreement(beside, own, path.name)
+    if not result.known and own.says_none:
+        result = _settled(own, recording, "annotations")
+    return Seizures(result.events, result.source, (*disagreement, *result.warnings), result.open_ended)
 
 
-def read_table(path: Path, recording: Recording) -> list[tuple[float, float]] | None:
-    """(onset, offset) in seconds from a table of any known form; None if it does not speak of this recording.
+def marked_seizures(recording: Recording, labels: LabelOptions = LabelOptions()) -> Seizures:
+    """As `seizures_of`; a table beside the recording that cannot be read is a warning, and the seizures are unknown.
+
+    Raises:
+        UserError: the table of ``--label-map`` cannot be read.
+    """
+    read_label_map(labels.label_map)
+    try:
+        return seizures_of(recording, labels)
+    except UserError as error:
+        return Seizures(np.zeros((0, 2)), "", (f"marked seizures are not known: {error.message}",))
+
+
+def _disagreement(beside: Reading, own: Reading, name: str) -> list[str]:
+    """What the table and the recording's own annotations say differently."""
+    if own.spans and not beside.spans:
+        return [f"{name} marks no seizure, the recording's own annotations mark {len(own.spans)}: these are taken"]
+    if not own.spans:
+        return []
+    alone = [span for span in beside.spans if not _touches(span, own.spans)]
+    others = [span for span in own.spans if not _touches(span, beside.spans)]
+    if not alone and not others:
+        return []
+    counts = f"{len(beside.spans)} seizures in {name}, {len(own.spans)} in the recording's own annotations"
+    times = some_of([f"{onset:.1f} s" for onset, _ in sorted([*alone, *others])])
+    return [f"{counts}, and they disagree (at {times}): the table is taken"]
+
+
+def _touches(span: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+    return any(span[0] <= offset + 1 and onset - 1 <= span[1] for onset, offset in others)
+
+
+def read_marks(
+    marks: Sequence[Mark], duration: float, labels: LabelOptions, label_map: Mapping[str, Meaning]
+) -> Reading:
+    """Seizures among labels with times: stretches, points, and pairs of a beginning and an end."""
+    reading = Reading()
+    meanings = [meaning_of(mark.label, label_map) for mark in marks]
+    bare = [bare_meaning(mark.label) for mark in marks]
+    if not any(meanings) and {"begin", "end"} <= set(bare):
+        meanings = bare
+        reading.warnings.append("'onset' and 'offset' are taken for those of seizures")
+    begins: list[float] = []
+    ends = sorted(mark.onset for mark, meaning in zip(marks, meanings, strict=True) if meaning == "end")
+    for mark, meaning in zip(marks, meanings, strict=True):
+        is_stretch = mark.duration is not None and mark.duration >= POINT
+        if meaning in ("seizure", "begin") and is_stretch:
+            reading.spans.append((mark.onset, mark.onset + (mark.duration or 0)))
+        elif meaning in ("seizure", "begin"):
+            begins.append(mark.onset)
+        elif meaning == "none":
+            reading.none.append((mark.onset, mark.onset + (mark.duration or 0)))
+        elif meaning is None and mark.label.strip():
+            reading.not_understood[mark.label.strip()] += 1
+    begins = sorted(set(begins))
+    for i, onset in enumerate(begins):
+        limit = begins[i + 1] if i + 1 < len(begins) else float("inf")
+        end = next((time for time in ends if onset < time <= limit), None)
+        if end is None:
+            reading.open_ended.append(onset)
+            end = min(limit, duration)
+            if labels.seizure_length is not None:
+                end = min(end, onset + labels.seizure_length)
+        reading.spans.append((onset, max(end, onset)))
+    lonely = [time for time in ends if not any(a < time <= b + 1e-6 for a, b in reading.spans)]
+    if lonely:
+        times = some_of([f"{time:.1f} s" for time in lonely])
+        reading.warnings.append(f"the end of a seizure is marked at {times} without its beginning: left out")
+    reading.spans = merged(reading.spans)
+    covered = sum(min(b, duration) - max(a, 0.0) for a, b in merged(reading.none) if b > 0 and a < duration)
+    reading.says_none = not reading.spans and duration > 0 and covered >= COVERED * duration
+    return reading
+
+
+def read_seizure_table(
+    path: Path,
+    recording: Recording,
+    labels: LabelOptions = LabelOptions(),
+    label_map: Mapping[str, Meaning] | None = None,
+) -> Reading | None:
+    """What a table of any known form says; None if it does not speak of this recording.
 
     Raises:
         UserError: unreadable, or of no known form.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        with path.open("rb") as file:
+            head = file.read(65536).decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "give a table of seizures") from None
-    if path.name.endswith("-summary.txt") or re.search(r"^Number of Seizures in File", text, re.MULTILINE):
-        return chbmit(text, recording.path.name)
-    if path.name.startswith("Seizures-list") or re.search(r"^Seizure n\s*\d+", text, re.MULTILINE):
-        return siena(text, recording.path.name)
-    if "start_time" in text and "stop_time" in text:
-        return tuh(text)
-    header = text.split("\n", 1)[0].strip().split("\t")
-    if "onset" in header and "duration" in header:
-        return tsv(text, path.name)
-    raise UserError(
-        f"{path.name} is no seizure table",
-        "known: CHB-MIT *-summary.txt, Siena Seizures-list-*.txt, TUH *.csv_bi, events.tsv",
-    )
+    if path.name.endswith("-summary.txt") or re.search(r"^Number of Seizures in File", head, re.MULTILINE):
+        return _listed(chbmit(_text(path), recording.path.name))
+    if path.name.startswith("Seizures-list") or re.search(r"^\s*Seizure n\s*\d+", head, re.MULTILINE):
+        return _listed(siena(_text(path), recording.path.name))
+    table = read_table(path, comment="#")
+    onsets = table.column("onset", "start_time", required=False)
+    if onsets is None or table.column("duration", "stop_time", required=False) is None:
+        raise UserError(
+            f"{path.name} is not a seizure table",
+            "known: CHB-MIT *-summary.txt, Siena Seizures-list-*.txt, TUH *.csv_bi, events.tsv with onset and duration",
+        )
+    return read_marks_table(table, recording.duration, labels, label_map or {})
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace")
+
+
+def _listed(spans: list[tuple[float, float]] | None) -> Reading | None:
+    """Of a list that names the recording: no entry means no seizure."""
+    return None if spans is None else Reading(spans, says_none=not spans)
+
+
+def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_map: Mapping[str, Meaning]) -> Reading:
+    """BIDS, SzCORE and TUH: a row for each event, with a label in one of the usual columns."""
+    onsets = table.column("onset", "start_time")
+    durations, stops = table.column("duration", required=False), table.column("stop_time", required=False)
+    assert onsets is not None
+    columns = [column for name in LABEL_COLUMNS if (column := table.column(name, required=False)) is not None]
+    tags = _hed_tags(table.path)
+    marks = []
+    for row in table:
+        try:
+            onset = table.number(row, onsets)
+            length = None
+            if durations is not None:
+                length = table.number(row, durations)
+            elif stops is not None and onset is not None and (stop := table.number(row, stops)) is not None:
+                length = stop - onset
+        except UserError:
+            table.leave_out(row, "whose time is not a number")
+            continue
+        if onset is None:
+            table.leave_out(row, "without an onset")
+            continue
+        if length is not None and length < 0:
+            table.leave_out(row, "that end before they begin")
+            continue
+        texts = [text for column in columns if (text := row[column]) is not None]
+        texts += [tags[key] for column in columns if (key := (column, row[column] or "")) in tags]
+        label = next((text for text in texts if meaning_of(text, label_map)), texts[0] if texts else "")
+        marks.append(Mark(onset, length, label))
+    reading = read_marks(marks, duration, labels, label_map)
+    if table.left_out:
+        reading.warnings.append(table.account())
+    reading.warnings += table.notes
+    if not columns:
+        reading.warnings.append(f"{table.path.name} has no column of labels ({', '.join(LABEL_COLUMNS[:3])} …)")
+    return reading
+
+
+def _hed_tags(path: Path) -> dict[tuple[str, str], str]:
+    """HED tags of the levels of each column, from the JSON beside an events.tsv."""
+    try:
+        described: Any = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    tags = {}
+    for column, about in described.items() if isinstance(described, dict) else ():
+        levels = about.get("HED") if isinstance(about, dict) else None
+        for level, tag in levels.items() if isinstance(levels, dict) else ():
+            tags[column, str(level)] = str(tag)
+    return tags
 
 
 def chbmit(text: str, file: str) -> list[tuple[float, float]] | None:
-    """CHB-MIT's summary: seconds a file."""
+    """CHB-MIT's summary: seconds for each file.
+
+    Raises:
+        UserError: a seizure with a start and no end.
+    """
     for block in re.split(r"(?=^File Name:)", text, flags=re.MULTILINE):
         if re.match(rf"File Name:\s*{re.escape(file)}\s*$", block, re.MULTILINE | re.IGNORECASE):
             starts = re.findall(r"Seizure(?:\s+\d+)?\s+Start Time:\s*(\d+)", block)
             ends = re.findall(r"Seizure(?:\s+\d+)?\s+End Time:\s*(\d+)", block)
-            return [(float(a), float(b)) for a, b in zip(starts, ends, strict=False)]
+            if len(starts) != len(ends):
+                raise UserError(f"the summary of {file} has {len(starts)} starts and {len(ends)} ends of seizures")
+            return [(float(a), float(b)) for a, b in zip(starts, ends, strict=True)]
     return None
 
 
@@ -126,80 +325,74 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".edf").replace("pno", "pn0"))
 
 
-def tuh(text: str) -> list[tuple[float, float]]:
-    """TUH's csv and csv_bi: channel, start_time, stop_time, label; one event where channels say the same."""
-    rows = csv.DictReader(line for line in text.splitlines() if line and not line.startswith("#"))
-    spans = [
-        (float(r["start_time"]), float(r["stop_time"]))
-        for r in rows
-        if r.get("label") and _SEIZURE.match(r["label"].strip())
-    ]
-    return merged(spans)
-
-
-def tsv(text: str, name: str) -> list[tuple[float, float]]:
-    """BIDS and SzCORE: onset, duration and eventType (event_type, trial_type, description); "bckg" and everything else is no seizure."""
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    spans = []
-    for row in rows:
-        label = next((row[k] for k in ("eventType", "event_type", "trial_type", "description") if row.get(k)), "")
-        try:
-            onset, duration = float(row["onset"]), float(row["duration"])
-        except (TypeError, ValueError, KeyError):
-            if _SEIZURE.match(label.strip()):
-                raise UserError(
-                    f"{name}: a seizure without onset and duration in seconds", "complete the line, or remove it"
-                ) from None
-            continue
-        if _SEIZURE.match(label.strip()) and not _BEGIN.search(label):
-            spans.append((onset, onset + duration))
-    return spans
-
-
-def from_annotations(events: Sequence[Event], duration: float) -> list[tuple[float, float]]:
-    """Seizures among a recording's own marks: events with a duration ("sz", "seizure", "ictal"), and pairs of "start" and "end"."""
-    spans = [
-        (e.onset, e.onset + e.duration)
-        for e in events
-        if e.duration > 0 and _SEIZURE.match(_said(e.label)) and not _END.search(e.label)
-    ]
-    ends = sorted(e.onset for e in events if _END.search(e.label))
-    spans += [
-        (e.onset, next((t for t in ends if t >= e.onset), duration))
-        for e in events
-        if e.duration == 0 and _BEGIN.search(e.label)
-    ]
-    return sorted(spans)
-
-
-def _said(label: str) -> str:
-    """BrainVision's markers come as kind and text: "Comment/seizure"."""
-    return label.rpartition("/")[2].strip()
-
-
 def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """Overlapping and touching spans as one."""
-    out: list[tuple[float, float]] = []
-    for a, b in sorted(spans):
-        if out and a <= out[-1][1]:
-            out[-1] = (out[-1][0], max(b, out[-1][1]))
+    joined: list[tuple[float, float]] = []
+    for onset, offset in sorted(spans):
+        if joined and onset <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(offset, joined[-1][1]))
         else:
-            out.append((a, b))
-    return out
+            joined.append((onset, offset))
+    return joined
 
 
-def _inside(spans: Sequence[tuple[float, float]], recording: Recording, source: str) -> Seizures:
-    warnings, kept = [], []
-    for a, b in sorted(spans):
-        low, high = max(a, 0.0), min(b, recording.duration)
-        if b < a:
-            warnings.append(f"a seizure from {a:.1f} s to {b:.1f} s ends before it begins: left out")
+def _settled(reading: Reading, recording: Recording, source: str) -> Seizures:
+    """A reading as seizures inside the recording, with everything that the user should know about it."""
+    inside, warnings = _inside(reading.spans, recording.duration)
+    if reading.spans and not inside:
+        source = ""
+    if not reading.spans and not reading.says_none:
+        source = ""
+    open_ended = [onset for onset in reading.open_ended if 0 <= onset < recording.duration]
+    if open_ended:
+        times = some_of([f"{onset:.1f} s" for onset in open_ended])
+        warnings.append(
+            f"the end of the seizure at {times} is not marked: taken to last until the next onset or the end of the recording "
+            "(--seizure-length SECONDS sets another length)"
+        )
+    labels = reading.not_understood
+    if source:
+        labels = Counter({label: count for label, count in labels.items() if resembles_seizure(label)})
+    if labels:
+        named = some_of([f"{label!r} ({count})" for label, count in labels.most_common()], 6)
+        warnings.append(f"labels that are not understood: {named}; {_MAPPED}")
+    events = np.array(inside, np.float64).reshape(-1, 2)
+    return Seizures(events, source, (*reading.warnings, *warnings), tuple(open_ended))
+
+
+def _inside(spans: Sequence[tuple[float, float]], duration: float) -> tuple[list[tuple[float, float]], list[str]]:
+    """The parts of spans that lie inside the recording, and what did not fit."""
+    inside, warnings = [], []
+    for onset, offset in sorted(spans):
+        low, high = max(onset, 0.0), min(offset, duration)
+        if offset < onset:
+            warnings.append(f"a seizure from {onset:.1f} s to {offset:.1f} s ends before it begins: left out")
         elif high <= low:
-            warnings.append(
-                f"a seizure at {a:.1f} s lies outside the recording of {recording.duration:.1f} s: left out"
-            )
+            warnings.append(f"a seizure at {onset:.1f} s lies outside the recording of {duration:.1f} s: left out")
         else:
-            if (low, high) != (a, b):
-                warnings.append(f"the seizure from {a:.1f} s to {b:.1f} s reaches outside the recording: cut")
-            kept.append((low, high))
-    return Seizures(np.array(kept, np.float64).reshape(-1, 2), source, tuple(warnings))
+            if (low, high) != (onset, offset):
+                warnings.append(f"the seizure from {onset:.1f} s to {offset:.1f} s reaches outside the recording: cut")
+            inside.append((low, high))
+    return inside, warnings
+
+
+def table_events(path: Path) -> NDArray[np.float64]:
+    """(onset, offset) of the events of an events.tsv that a detector wrote.
+
+    Raises:
+        UserError: it cannot be read, or an event has no onset and duration.
+    """
+    table = read_table(path)
+    onset, duration = table.column("onset"), table.column("duration")
+    columns = [column for name in LABEL_COLUMNS if (column := table.column(name, required=False)) is not None]
+    assert onset is not None
+    assert duration is not None
+    events = []
+    for row in table:
+        if not any(meaning_of(row[column] or "") in ("seizure", "begin") for column in columns):
+            continue
+        begin, length = table.number(row, onset), table.number(row, duration)
+        if begin is None or length is None or length < 0:
+            raise UserError(f"{path}, line {row.line}: an event without onset and duration", "complete the line")
+        events.append((begin, begin + length))
+    return np.array(sorted(events), np.float64).reshape(-1, 2)

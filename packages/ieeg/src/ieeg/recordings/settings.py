@@ -1,11 +1,13 @@
 """How recordings are prepared: the settings that a model carries, and the options that change them. Imports nothing heavy."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from core_runtime.options import AtLeast, Flag, Names, options
 
 Reference = Literal["median", "average", "bipolar", "laplacian", "none"]
+Resampling = Literal["exact", "linear"]
+CHOICES = {"reference": get_args(Reference), "resampling": get_args(Resampling)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Settings:
     channels: int = 32
     keep_bads: bool = False
     exclude: tuple[str, ...] = ()
-    resampling: Literal["exact", "linear"] = "exact"
+    resampling: Resampling = "exact"
 
     @property
     def segment_samples(self) -> int:

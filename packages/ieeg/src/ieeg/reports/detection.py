@@ -4,7 +4,7 @@ import numpy as np
 
 from core_runtime.report import Report
 from ieeg.model.published import RESEARCH_ONLY
-from ieeg.reports.figures import draw_attention, draw_importance, draw_probability, draw_traces
+from ieeg.reports.figures import draw_attention, draw_evidence, draw_importance, draw_probability, draw_traces
 from ieeg.results.detection import Detection
 
 _EVENTS_SHOWN = 4
@@ -24,6 +24,17 @@ def detection_report(made: Detection) -> Report:
         f"One value in {made.seconds:g} s. Dotted: threshold {made.options.upper:g}. Blue: detected."
         + (" Red: marked in the data." if marked is not None else ""),
     )
+    page.picture(
+        draw_evidence(made.evidence, prepared.names, made.seconds, made.events, marked),
+        "Evidence of each channel over the recording. Bars above: detected (blue)"
+        + (", marked in the data (red)." if marked is not None else "."),
+    )
+    if made.marked.known and len(made.marked.events):
+        page.table(
+            ["marked seizure (s)", "until (s)", "detected", "delay (s)"],
+            [_marked_row(made, onset, offset) for onset, offset in made.marked.events.tolist()],
+            caption="The seizures that are marked in the data, and the first detected event that touches each.",
+        )
     rows = [
         (
             e.onset,
@@ -70,6 +81,14 @@ def detection_report(made: Detection) -> Report:
         ]
     )
     return page
+
+
+def _marked_row(made: Detection, onset: float, offset: float) -> tuple[object, ...]:
+    """A marked seizure, whether it was detected, and how long after its onset."""
+    touching = [event for event in made.events if event.onset < offset and event.offset > onset]
+    if not touching:
+        return onset, offset, "no", None
+    return onset, offset, "yes", max(0.0, touching[0].onset - onset)
 
 
 def _traces(page: Report, made: Detection, onset: float, importance: np.ndarray) -> None:

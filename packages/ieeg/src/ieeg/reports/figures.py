@@ -1,9 +1,11 @@
-"""What a person looks at: traces, probabilities, importance of channels, attention, curves."""
+"""What users look at: traces, probabilities, evidence, importance of channels, attention, curves."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,7 +26,8 @@ def draw_traces(
     shade: Float[np.ndarray, " channels"] | None = None,
     title: str = "",
 ) -> Figure:
-    """Channels one below the other, at most 40; `shade` (0 to 1) colours each by its importance."""
+    """Channels one below the other, at most 40 (the title says of how many), with a scale in microvolts; `shade` (0 to 1) colours each by its
+    importance."""
     most = 40
     step = max(1, -(-len(names) // most))
     rows = range(0, len(names), step)
@@ -44,8 +47,65 @@ def draw_traces(
         if b > times[0] and a < times[-1]:
             axes.axvspan(max(a, times[0]), min(b, times[-1]), color=SEIZURE, alpha=0.12, linewidth=0)
     axes.set_yticks([-float(i) for i in range(len(rows))], [names[i] for i in rows], fontsize=6)
+    if step > 1:
+        title = f"{title} ({len(rows)} of {len(names)} channels: one of {step})".strip()
     axes.set(xlabel="seconds", xlim=(times[0], times[-1]), ylim=(-len(rows) - 0.5, 1.5), title=title)
+    _draw_scale(axes, spread)
     return figure
+
+
+def _draw_scale(axes: Axes, spread: float) -> None:
+    """A bar beside the traces that is a round number of microvolts long; one unit of the axis is `spread` microvolts."""
+    power = 10.0 ** np.floor(np.log10(spread))
+    microvolts = max(step for step in (power, 2 * power, 5 * power) if step <= spread)
+    height = microvolts / spread
+    right = axes.get_yaxis_transform()  # x in shares of the picture, y in units of the axis
+    axes.plot([1.012, 1.012], [-height / 2, height / 2], color="black", linewidth=2, transform=right, clip_on=False)
+    axes.text(1.02, 0, f"{microvolts:g} µV", transform=right, va="center", fontsize=7)
+
+
+def draw_evidence(
+    evidence: Float[np.ndarray, "segments channels"],
+    names: Sequence[str],
+    seconds: float,
+    events: Sequence[SeizureEvent],
+    marked: NDArray[np.float64] | None = None,
+) -> Figure:
+    """Each channel's evidence over the recording (red: for a seizure, blue: against), with detected (blue bar) and marked (red bar) seizures."""
+    columns = min(len(evidence), 1500)
+    edges = np.linspace(0, len(evidence), columns + 1).astype(int)
+    # the greatest of several segments that share a column: no short event is lost
+    strongest = np.stack([evidence[a:b].max(0) for a, b in pairwise(edges)], 1)
+    limit = max(float(np.quantile(np.abs(strongest), 0.99)), 1e-6)
+    divisor, unit = _time_unit(len(evidence) * seconds)
+    duration = len(evidence) * seconds / divisor
+    figure = Figure(figsize=(11, 1.4 + 0.13 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    extent = (0, duration, len(names) - 0.5, -0.5)
+    image = axes.imshow(
+        strongest, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
+    )
+    for event in events:
+        axes.plot(
+            [event.onset / divisor, event.offset / divisor],
+            [-1.0, -1.0],
+            color=FOUND,
+            linewidth=4,
+            solid_capstyle="butt",
+        )
+    for onset, offset in marked if marked is not None else ():
+        axes.plot([onset / divisor, offset / divisor], [-1.7, -1.7], color=SEIZURE, linewidth=4, solid_capstyle="butt")
+    axes.set(xlabel=unit, xlim=(0, duration), ylim=(len(names) - 0.5, -2.2))
+    axes.set_yticks(range(len(names)), names, fontsize=6)
+    figure.colorbar(image, ax=axes, label="evidence (log-odds)")
+    return figure
+
+
+def _time_unit(seconds: float) -> tuple[int, str]:
+    """Seconds per unit of an axis, and its name."""
+    if seconds > 3 * 3600:
+        return 3600, "hours"
+    return (60, "minutes") if seconds > 300 else (1, "seconds")
 
 
 def draw_probability(
@@ -58,13 +118,7 @@ def draw_probability(
     """The probability over the recording, its events (blue) and the marked seizures (red)."""
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     axes = figure.subplots()
-    unit, word = (
-        (3600, "hours")
-        if len(probability) * seconds > 3 * 3600
-        else (60, "minutes")
-        if len(probability) * seconds > 300
-        else (1, "seconds")
-    )
+    unit, word = _time_unit(len(probability) * seconds)
     edges = np.arange(len(probability) + 1) * seconds / unit
     axes.stairs(probability, edges, color="black", linewidth=0.8)
     axes.axhline(threshold, color="grey", linestyle=":", linewidth=1)

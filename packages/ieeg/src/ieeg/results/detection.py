@@ -13,11 +13,12 @@ from core_runtime.terminal import track
 from ieeg.model.folder import LoadedModel
 from ieeg.model.inference import AttentionMap, attention, probabilities
 from ieeg.model.published import RESEARCH_ONLY
-from ieeg.recordings.copies import seen_in_training, signature
-from ieeg.recordings.finding import patient_of
+from ieeg.recordings.copies import namesake_in_training, seen_in_training, signature
+from ieeg.recordings.finding import dataset_of, patient_of
+from ieeg.recordings.labels import LabelOptions
 from ieeg.recordings.opening import open_recording
 from ieeg.recordings.prepared import Prepared
-from ieeg.recordings.seizures import Seizures, seizures_of
+from ieeg.recordings.seizures import Seizures, marked_seizures
 from ieeg.recordings.settings import Cleaning, Montage
 from ieeg.results.events import SeizureEvent, to_events
 from ieeg.results.options import EventOptions
@@ -91,15 +92,17 @@ def detect_recording(
     events: EventOptions = EventOptions(),
     montage: Montage = Montage(),
     cleaning: Cleaning = Cleaning(),
+    labels: LabelOptions = LabelOptions(),
     with_attention: bool = True,
     patient: str | None = None,
+    dataset: str | None = None,
     show: bool = False,
 ) -> Detection:
     """The seizures that a model sees in a recording. Memory does not grow with the recording but for a few numbers per segment.
 
     Args:
         with_attention: also say where the model looked in its most certain segment.
-        patient: whose recording it is; default: as its path says.
+        patient, dataset: whose recording it is; default: as its path says.
         show: a progress bar.
 
     Raises:
@@ -119,11 +122,14 @@ def detect_recording(
     seizure_events = to_events(probability, loaded.segment_seconds, rules)
     level = math.log(max(rules.upper, 1e-6) / max(1 - rules.upper, 1e-6))
     involved = [earliest(evidence, prepared.names, e, loaded.segment_seconds, level) for e in seizure_events]
-    marked = seizures_of(prepared.recording)
-    seen = ""
+    marked = marked_seizures(prepared.recording, labels)
+    seen, namesake = "", ""
     if (loaded.provenance or {}).get("recordings"):
-        content = signature(prepared.recording, path.name.split(".")[0], patient or patient_of(path, path.parent))
+        patient = patient or patient_of(path, path.parent)
+        dataset = dataset_of(path, path.parent) if dataset is None else dataset
+        content = signature(prepared.recording, path.name.split(".")[0], patient, dataset)
         seen = seen_in_training(loaded.provenance, content)
+        namesake = namesake_in_training(loaded.provenance, content)
     detection = Detection(
         prepared,
         loaded.segment_seconds,
@@ -134,7 +140,7 @@ def detect_recording(
         seizure_events,
         involved,
         marked,
-        _notes(prepared, marked, loaded, seen),
+        _notes(prepared, marked, loaded, seen, namesake),
         seen=seen,
     )
     if with_attention:
@@ -143,7 +149,7 @@ def detect_recording(
     return detection
 
 
-def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str) -> list[str]:
+def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str, namesake: str) -> list[str]:
     """What the user should know about this recording and this model."""
     notes = [*prepared.recording.warnings, *prepared.notes, *marked.warnings]
     seconds, count = loaded.segment_seconds, prepared.segment_count
@@ -157,6 +163,8 @@ def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str)
         )
     if seen:
         notes.append(f"{seen}: this is no test of the model")
+    elif namesake:
+        notes.append(namesake)
     return notes
 
 

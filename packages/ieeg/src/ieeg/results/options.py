@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated
 
 from core_runtime.errors import UserError
-from core_runtime.options import AtLeast, Between, options
+from core_runtime.options import Above, AtLeast, Between, options
 
 
 @options
@@ -44,3 +44,14 @@ class EventOptions:
     def lower(self) -> float:
         """The level above which an event lasts."""
         return self.upper if self.low is None else self.low
+
+
+@options
+class ScoringOptions:
+    """How events are compared.
+
+    Attributes:
+        score_rate: Hz at which events are read; 1 as the official SzCORE evaluation does.
+    """
+
+    score_rate: Annotated[float, Above(0)] = 1.0

@@ -1,0 +1,136 @@
+"""What the labels of events mean: seizure, its beginning, its end, no seizure, or not understood.
+
+Labels come as the field writes them: "sz", "SZ1", "Seizure", "seizure_begin", "focal aware seizure", SzCORE's "sz_foc_ia", TUH's "fnsz", ILAE's "FBTCS",
+HED tags, BrainVision's "Comment/seizure". What is not understood is never taken for "no seizure".
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, options
+
+Meaning = Literal["seizure", "begin", "end", "none", "other"]
+
+_SEIZURE_WORD = re.compile(r"^(sz|seiz\w*|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz|gtcs|fbtcs|fias|crise|anfall)$")
+_RESEMBLES = re.compile(r"sz|seiz|ictal|epilep|convuls|crise|anfall|krampf|absence|tonic|clonic|spasm", re.IGNORECASE)
+_BEGIN = frozenset({"start", "starts", "started", "onset", "begin", "begins", "beginning", "beg", "on"})
+_END = frozenset({"end", "ends", "ended", "stop", "stops", "offset", "ending", "over", "off"})
+_NONE = frozenset(
+    {"no", "non", "not", "none", "free", "without", "bckg", "background", "interictal", "inter", "preictal", "pre"}
+)
+_NONE |= {"postictal", "post", "before", "after", "between", "kein", "keine", "sans", "absent"}
+# With these a seizure's name says something else, or nothing certain.
+_ODD = frozenset(
+    {"possible", "probable", "suspected", "maybe", "likely", "like", "pseudo", "psychogenic", "pnes", "nonepileptic"}
+)
+_ODD |= {
+    "zone",
+    "soz",
+    "channel",
+    "channels",
+    "button",
+    "alarm",
+    "detector",
+    "detection",
+    "medication",
+    "med",
+    "drug",
+    "log",
+    "diary",
+}
+_ODD |= {"test", "question", "history", "risk", "threshold", "rescue"}
+
+
+@options
+class LabelOptions:
+    """How marked seizures are read.
+
+    Attributes:
+        label_map: table with the columns label and meaning (seizure, begin, end, none or other), for labels that are not understood.
+        seizure_length: seconds that a seizure lasts whose end is not marked; default: until the next onset, or the end of the recording.
+    """
+
+    label_map: Path | None = None
+    seizure_length: Annotated[float | None, AtLeast(1)] = None
+
+
+def words_of(label: str) -> list[str]:
+    """The words of a label in lower case: "SZ1_start" → sz, 1, start."""
+    label = label.rpartition("/")[2] if label.count("/") == 1 else label  # "Comment/seizure" of BrainVision
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return re.findall(r"[^\W\d_]+|\d+|\?", spaced.casefold())
+
+
+def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Meaning | None:
+    """What a label means; None: not understood.
+
+    Args:
+        label_map: labels (in lower case) that a user explained.
+    """
+    if label_map and (mapped := label_map.get(label.strip().casefold())):
+        return mapped
+    words = words_of(label)
+    if not words:
+        return None
+    unique = set(words)
+    if not any(_SEIZURE_WORD.match(word) for word in words):
+        if unique <= {"bckg", "background", "interictal", "preictal", "postictal", "none"}:
+            return "none"
+        return None
+    if "?" in unique or unique & _ODD:
+        return None
+    if unique & _NONE:
+        return "none"
+    begins, ends = bool(unique & _BEGIN), bool(unique & _END)
+    if begins and ends:
+        return None
+    if ends:
+        return "end"
+    return "begin" if begins else "seizure"
+
+
+def bare_meaning(label: str) -> Meaning | None:
+    """Of a label that is "onset" or "offset" alone, which may mean a seizure's where both are there."""
+    words = [word for word in words_of(label) if not word.isdigit()]
+    if len(words) != 1:
+        return None
+    if words[0] in ("onset", "begin", "start"):
+        return "begin"
+    return "end" if words[0] in ("offset", "end", "stop") else None
+
+
+def resembles_seizure(label: str) -> bool:
+    """Whether a label that is not understood may still be about a seizure."""
+    return bool(_RESEMBLES.search(label))
+
+
+def read_label_map(path: Path | None) -> dict[str, Meaning]:
+    """The table of ``--label-map`` as {label in lower case: meaning}.
+
+    Raises:
+        UserError: not such a table, or a meaning that does not exist.
+    """
+    if path is None:
+        return {}
+    from core_runtime.tables import read_table
+
+    table = read_table(path)
+    labels, meanings = table.column("label"), table.column("meaning")
+    assert labels is not None
+    assert meanings is not None
+    known: dict[str, Meaning] = {word: word for word in get_args(Meaning)}
+    label_map: dict[str, Meaning] = {}
+    for row in table:
+        label, meaning = row[labels], (row[meanings] or "").casefold()
+        if row[meanings] is None and label is not None:
+            meaning = "none"  # the word itself is how tables write a missing value
+        if label is None or meaning not in known:
+            raise UserError(
+                f"{path}, line {row.line}: {row[meanings]!r} is not one of {', '.join(known)}",
+                "each line is 'label,meaning'",
+            )
+        label_map[label.casefold()] = known[meaning]
+    return label_map
