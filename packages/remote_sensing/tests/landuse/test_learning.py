@@ -180,7 +180,7 @@ def test_evaluate_writes_tables_and_pictures(cli, samples, trained, tmp_path):
 def test_train_says_what_is_wrong(cli, samples, tmp_path):
     for options, words in (
         (["--bands", "B04"], "RGB"),
-        (["--kind", "ms", "--bands", "B4"], "unknown bands"),
+        (["--kind", "ms", "--bands", "B99"], "unknown bands"),
         (["--weights", tmp_path / "w"], "ResNet"),
         (["--network", "resnet18", "--weights", tmp_path / "w"], "w"),
         (["--depths", "a"], "is not understood"),

@@ -30,7 +30,7 @@ class Brightness(nn.Module):
 
 
 def bright_model(bands=RGB) -> LandUseModel:
-    return LandUseModel(Brightness(), preprocessing(bands), ("dark", "bright"), 64, {})
+    return LandUseModel(Brightness(), preprocessing(bands), ("dark", "bright"), 64, None, {})
 
 
 def write_rgb(path, height=200, width=300, *, crs="EPSG:32633", transform=None, nodata=None, dtype="uint8"):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from core_runtime.errors import UserError
+from core_runtime.fields import read_field
 from remote_sensing.landuse.scenes.layouts import SplitName, TileSet
+
+DIGEST = 16  # characters of a tile's digest
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,37 @@ class Split:
 
     def part(self, name: str) -> tuple[int, ...]:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+@dataclass(frozen=True)
+class KnownTiles:
+    """The tiles that a model was made from, by the digests of their pixels (`scenes.store.digests`)."""
+
+    train: frozenset[str]
+    val: frozenset[str]
+    test: frozenset[str]
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any], where: object) -> "KnownTiles | None":
+        """What a model folder records; None of one that does not say, such as a converted one.
+
+        Raises:
+            UserError: the record is damaged.
+        """
+        if "tiles" not in provenance:
+            return None
+        parts = []
+        for part in ("train", "val", "test"):
+            text = read_field(provenance, f"tiles.{part}", str, where=where)
+            if len(text) % DIGEST:
+                raise UserError(f"{where}: provenance.tiles.{part} is cut short", "the model folder is damaged")
+            parts.append(frozenset(text[i : i + DIGEST] for i in range(0, len(text), DIGEST)))
+        return cls(*parts)
+
+    def numbers(self, part: str, contents: Sequence[str]) -> list[int]:
+        """Which tiles of a download belong to a part, by their digests."""
+        members: frozenset[str] = getattr(self, part)
+        return [number for number, digest in enumerate(contents) if digest in members]
 
 
 def split_tiles(tiles: TileSet, name: str = "auto", seed: int = 0) -> Split:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import Device, Model, Out, Overwrite, Seed, Threads, options, resolve_device, use_threads
-from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
+from remote_sensing.landuse.scenes.layouts import Download, TileOptions, TileSet, find_tiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from remote_sensing.landuse.cohort import KnownTiles
     from remote_sensing.landuse.metrics import Metrics
 
 
@@ -26,7 +27,7 @@ class EvaluationOptions:
     """What is judged.
 
     Attributes:
-        part: which part of the split.
+        part: which part; of the split that the model was trained with where it knows these tiles, else of --split.
         tta: average over the tile and its two mirror images.
     """
 
@@ -36,15 +37,22 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation(Outcome):
-    """Measures of a model on labelled tiles, and where the pictures are."""
+    """Measures of a model on labelled tiles.
+
+    Attributes:
+        out: folder of the tables and pictures.
+        origin: which tiles they are to the model, in words.
+    """
 
     metrics: Metrics
     out: Path
+    origin: str
 
     def facts(self) -> dict[str, Any]:
-        return self.metrics.plain()
+        return {**self.metrics.plain(), "origin": self.origin}
 
     def lines(self) -> Iterable[str]:
+        yield self.origin
         yield from measure_lines(self.metrics.plain())
         for name, value in self.metrics.recall.items():
             yield f"    {name:22} {value:.3f} of its tiles found"
@@ -56,7 +64,7 @@ class Evaluation(Outcome):
 
 def measure_lines(metrics: Mapping[str, Any]) -> Iterable[str]:
     """The measures of `Metrics.plain`, for the terminal."""
-    yield f"Test tiles: {metrics['tiles']}"
+    yield f"Tiles: {metrics['tiles']}"
     names = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "mcc": "Matthews correlation", "f1": "macro F1"}
     for key, name in (names | {"ece": "ECE"}).items():
         value = "–" if metrics[key] is None else f"{metrics[key]:.4f}"
@@ -84,12 +92,12 @@ def evaluate(
     Example: remote-sensing landuse evaluate EuroSAT_RGB --model run/model --tta
     """
     from core_runtime.folders import write_text
-    from remote_sensing.landuse.cohort import split_tiles
+    from remote_sensing.landuse.cohort import KnownTiles
     from remote_sensing.landuse.metrics import measure
     from remote_sensing.landuse.model.folder import load_model
     from remote_sensing.landuse.model.inference import predict_tiles
     from remote_sensing.landuse.reports.figures import draw_calibration, draw_confusion
-    from remote_sensing.landuse.scenes.store import decoded
+    from remote_sensing.landuse.scenes.store import decoded, digests
     from remote_sensing.landuse.scenes.tiles import LandUseTiles
 
     if (out / "metrics.json").exists() and not overwrite:
@@ -105,10 +113,10 @@ def evaluate(
             f"{data}: its classes ({', '.join(download.classes)}) are not the model's ({', '.join(network.classes)})",
             "the class folders must have the names of the training data",
         )
-    numbers: Sequence[int] = range(len(download.files))
-    if options.part != "all":
-        numbers = split_tiles(download, tiles.split, seed).part(options.part)
-    dataset = LandUseTiles(decoded(download, tiles.cache), download, numbers, bands=network.preprocessing.bands)
+    store = decoded(download, tiles.cache)
+    known = KnownTiles.of(network.provenance, f"{network.path}/config.json")
+    numbers, origin = choose_tiles(download, digests(store), known, tiles.split, options.part, seed)
+    dataset = LandUseTiles(store, download, numbers, bands=network.preprocessing.bands)
     try:
         probabilities, labels = predict_tiles(network, dataset, tta=options.tta)
     except ValueError as error:
@@ -119,7 +127,47 @@ def evaluate(
     write_text(out / "predictions.csv", _table(files, probabilities, labels, network.classes))
     draw_confusion(metrics, network.classes, out / "confusion.png")
     draw_calibration(metrics, out / "calibration.png")
-    return Evaluation(metrics, out)
+    return Evaluation(metrics, out, origin)
+
+
+def choose_tiles(
+    download: TileSet, contents: Sequence[str], known: "KnownTiles | None", split: str, part: str, seed: int
+) -> tuple[list[int], str]:
+    """The tiles to be judged, and what they are to the model.
+
+    Args:
+        contents: digests of the download's tiles.
+        known: the tiles that the model was made from, where it says.
+
+    Raises:
+        UserError: tiles that the model was trained on are asked for as others.
+    """
+    from remote_sensing.landuse.cohort import split_tiles
+
+    everything = list(range(len(contents)))
+    if known is None:
+        numbers = everything if part == "all" else list(split_tiles(download, split, seed).part(part))
+        return numbers, "The model does not say which tiles it was trained on: some of these may be among them."
+    trained, selected = set(known.numbers("train", contents)), set(known.numbers("val", contents))
+    if part == "all":
+        numbers = everything
+    elif split == "auto" and (trained or selected or known.numbers("test", contents)):
+        numbers = known.numbers(part, contents)
+    else:
+        numbers = list(split_tiles(download, split, seed).part(part))
+    if not numbers:
+        raise UserError(f"{download.root}: no {part} tiles of the model are here", "--part all judges every tile")
+    seen, tuned = len(trained & set(numbers)), len(selected & set(numbers))
+    if seen and part in ("val", "test"):
+        raise UserError(
+            f"{seen} of these {len(numbers)} tiles trained the model",
+            f"leave --split out: then its own {part} tiles are judged; or ask for them with --part train",
+        )
+    if seen:
+        return numbers, f"{seen} of these {len(numbers)} tiles trained the model: the figures are too good."
+    if tuned:
+        return numbers, f"{tuned} of these {len(numbers)} tiles chose the model's epoch; none trained it."
+    return numbers, f"None of these {len(numbers)} tiles trained the model or chose its epoch."
 
 
 def _table(files: Sequence[str], probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> str:

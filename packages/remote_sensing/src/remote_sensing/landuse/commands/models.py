@@ -50,6 +50,7 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), classes: Names | 
         preprocessing=preprocessing(bands),
         classes=classes,
         tile_size=config.get("tile_size", 64),
+        pixel_size=10.0 if tuple(classes) == CLASSES else None,
         provenance={"converted_from": checkpoint.name, "component": component},
     )
     return Described({"model": str(out), "component": component, **config, "classes": list(classes)})
@@ -106,6 +107,7 @@ def check(folder: str, /) -> Described:
             "classes": list(model.classes),
             "bands": list(bands),
             "tile_size": side,
+            "pixel_size": model.pixel_size,
             "trained_on": model.provenance.get("trained_on"),
             "test_accuracy": model.provenance.get("test_accuracy"),
         }

@@ -12,6 +12,7 @@ from core_runtime.bulk import Attempt, Item, bulk, summary
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import (
+    Above,
     AtLeast,
     Device,
     Model,
@@ -28,6 +29,7 @@ from core_runtime.terminal import warn
 from remote_sensing.landuse.results import SceneMap, TilePrediction
 from remote_sensing.landuse.scenes.formats import find_inputs
 
+TOLERANCE = 1.25  # between the pixels of a scene and those of the training tiles
 SHEET = 180  # tiles on a contact sheet
 TILES = "tiles"  # folder of the results of tiles
 
@@ -41,12 +43,16 @@ class PredictionOptions:
         stride: of a scene: pixels between tiles, and a cell's side; default: half a tile.
         tta: of tiles: average over the tile and its two mirror images.
         batch: tiles per step.
+        quantification: value that means a reflectance of 1 (10,000 in Sentinel-2 products); default: read off the file.
+        any_resolution: also take scenes whose pixels are larger or smaller than those of the training tiles.
     """
 
     bands: Names | None = None
     stride: Annotated[int | None, AtLeast(1)] = None
     tta: bool = False
     batch: Annotated[int, AtLeast(1)] = 128
+    quantification: Annotated[float | None, Above(0)] = None
+    any_resolution: bool = False
 
 
 @dataclass(frozen=True)
@@ -168,6 +174,7 @@ def _scene_item(work: Work, out: Path) -> Item:
         "model": json.loads(work.version),
         "bands": work.options.bands,
         "stride": work.options.stride,
+        "quantification": work.options.quantification,
     }
     return Item(name, work, out / name, key=key, inputs=[scene])
 
@@ -176,7 +183,13 @@ def _tiles_item(work: Work, out: Path) -> Item:
     """All tiles together: they share a table and a picture."""
     from core_runtime.identity import data_fingerprint
 
-    key = {"tiles": data_fingerprint(work.files), "model": json.loads(work.version), "tta": work.options.tta}
+    key = {
+        "tiles": data_fingerprint(work.files),
+        "model": json.loads(work.version),
+        "tta": work.options.tta,
+        "bands": work.options.bands,
+        "quantification": work.options.quantification,
+    }
     return Item(TILES, work, out / TILES, key=key, inputs=work.files)
 
 
@@ -233,8 +246,22 @@ def _check_scene(path: Path, model: Any, options: PredictionOptions) -> None:
     from remote_sensing.landuse.scenes.scene import Scene
 
     check_stride(options.stride, model.tile_size)
-    with Scene(path, options.bands) as scene:
+    with Scene(path, options.bands, quantification=options.quantification) as scene:
         scene.check(model.preprocessing.bands)
+        _check_resolution(scene, model, options)
+
+
+def _check_resolution(scene: Any, model: Any, options: PredictionOptions) -> None:
+    """Refuses a scene whose pixels are not about as large as those that the model was trained on."""
+    if model.pixel_size is None or scene.pixel_size is None or options.any_resolution:
+        return
+    ratio = scene.pixel_size / model.pixel_size
+    if not 1 / TOLERANCE <= ratio <= TOLERANCE:
+        size = f"{model.pixel_size:g}"
+        raise UserError(
+            f"{scene.path}: its pixels are {scene.pixel_size:.3g} m, the model was trained on pixels of {size} m",
+            f"resample the scene first (gdalwarp -tr {size} {size}), or insist with --any-resolution",
+        )
 
 
 def predict_item(item: Item) -> dict[str, Any]:
@@ -272,8 +299,9 @@ def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOpti
 
     name = _stem(path)
     stride = check_stride(options.stride, model.tile_size)
-    with Scene(path, options.bands) as scene:
+    with Scene(path, options.bands, quantification=options.quantification) as scene:
         scene.check(model.preprocessing.bands)
+        _check_resolution(scene, model, options)
         layers = map_scene(model, scene, stride=stride, batch=options.batch)
         transform = scene.transform * Affine.scale(stride)
         preview, crs, warnings = scene.preview(), scene.crs, list(scene.warnings)
@@ -321,7 +349,7 @@ def _predict_tiles(item: Item, model: Any, work: Work) -> dict[str, Any]:
     for file in track(work.files, "Predicting tiles"):
         name = file.relative_to(work.root).as_posix() if work.root.is_dir() else file.name
         try:
-            raw = read_tile(file, model)
+            raw = read_tile(file, model, work.options)
         except UserError as error:
             failed[name] = error.message
             continue
@@ -342,7 +370,7 @@ def _predict_tiles(item: Item, model: Any, work: Work) -> dict[str, Any]:
     return {"tiles": len(predictions), "failed": len(failed)}
 
 
-def read_tile(file: Path, model: Any) -> Any:
+def read_tile(file: Path, model: Any, options: PredictionOptions = PredictionOptions()) -> Any:
     """A tile in the bands that the model takes, (bands, height, width).
 
     Raises:
@@ -355,8 +383,9 @@ def read_tile(file: Path, model: Any) -> Any:
     bands, side = model.preprocessing.bands, model.tile_size
     raw = decode(file.name, file.read_bytes())
     if file.suffix.lower() in RASTERS:
-        with Scene(file) as scene:
+        with Scene(file, options.bands, quantification=options.quantification) as scene:
             scene.check(bands)
+            _check_resolution(scene, model, options)
             raw = scene.read(bands, slice(0, scene.height))[0]
     elif not model.preprocessing.is_rgb:
         raise UserError(

@@ -40,6 +40,7 @@ class Trained(Outcome):
         yield f"{values['tiles']} tiles ({values['layout']}); split {split['name']}: {parts}"
         kept = f"epoch {self.epoch} of {values['epochs']} kept (validation {values['val_accuracy']:.1%})"
         yield f"{values['network']}, {values['parameters']:,} parameters; {kept}"
+        yield "On the test tiles:"
         yield from measure_lines(values["test"])
         yield f"Model folder: {self.model}"
         yield f"Next: remote-sensing landuse predict SCENE.tif --model '{self.model}'"
@@ -75,7 +76,7 @@ def train(
     from remote_sensing.landuse.model.networks import build_network, load_pretrained
     from remote_sensing.landuse.reports.figures import draw_history
     from remote_sensing.landuse.scenes.bands import preprocessing
-    from remote_sensing.landuse.scenes.store import decoded
+    from remote_sensing.landuse.scenes.store import decoded, digests, tile_pixel_size
     from remote_sensing.landuse.training.data import LandUseData
     from remote_sensing.landuse.training.module import LandUseTraining, class_weights
 
@@ -91,7 +92,7 @@ def train(
         raise UserError(str(error)) from None
     loss_weights = class_weights(recipe.class_weights, download, split)
     store = decoded(download, tiles.cache)
-    size = store.shape[2]
+    contents, size = digests(store), store.shape[2]
     torch.manual_seed(run.seed)
     model = build_network(
         network.network,
@@ -110,7 +111,7 @@ def train(
         run.out,
         arguments,
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
-        data=fingerprint({"files": download.files, "shape": store.shape}),
+        data=fingerprint({"files": download.files, "pixels": contents}),
         resume=run.resume,
         overwrite=run.overwrite,
     )
@@ -129,7 +130,7 @@ def train(
         precision=run.precision,
         trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
-    ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, {})
+    ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, None, {})
     metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
     parts = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
     values = {
@@ -150,11 +151,13 @@ def train(
         preprocessing=prepare,
         classes=download.classes,
         tile_size=size,
+        pixel_size=tile_pixel_size(download),
         provenance={
             "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
             "epoch": int(best["epoch"]),
             "arguments": {name: value for name, value in arguments.items() if name not in ("data", "weights", "cache")},
             "test_accuracy": metrics.accuracy,
+            "tiles": {part: "".join(contents[number] for number in split.part(part)) for part in parts},
         },
     )
     draw_history(history, run.out / "figures" / "training.png")

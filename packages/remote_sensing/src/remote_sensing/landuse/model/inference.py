@@ -18,12 +18,19 @@ from remote_sensing.landuse.scenes.tiles import LandUseTiles
 
 @dataclass(frozen=True)
 class LandUseModel:
-    """A network ready to predict, with its preprocessing and classes."""
+    """A network ready to predict, with its preprocessing and classes.
+
+    Attributes:
+        tile_size: pixels of a tile's side.
+        pixel_size: metres of a pixel's side in training; None where that is not known.
+        provenance: how its weights came to be.
+    """
 
     network: nn.Module
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     tile_size: int
+    pixel_size: float | None
     provenance: Mapping[str, Any]
     path: Path | None = None
 

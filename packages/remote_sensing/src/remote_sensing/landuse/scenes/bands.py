@@ -106,10 +106,79 @@ def natural_colours(raw: NDArray, bands: Sequence[str]) -> NDArray:
     return picture(raw[order]).transpose(1, 2, 0)
 
 
-_IN_A_NAME = re.compile(r"(?<![A-Za-z0-9])(B(?:0[1-9]|1[0-2]|8A))(?![A-Za-z0-9])", re.IGNORECASE)
+# B4, B04, b8a, Band 4, S2_B4, "B4, central wavelength 665 nm"
+_NUMBERED = re.compile(r"(?<![A-Za-z0-9])b(?:and)?[ .-]?(0?[1-9]a?|1[0-2])(?![A-Za-z0-9])", re.IGNORECASE)
+_OTHER_SENSORS = re.compile(r"(?<![A-Za-z0-9])(?:sr|st|sur refl|l[cetmo]0?\d) b|^l[cetmo]0\d ", re.IGNORECASE)
+# Names without numbers: STAC's common names, and those of products and textbooks.
+_COMMON_NAMES = {
+    "coastal": "B01",
+    "coastalaerosol": "B01",
+    "blue": "B02",
+    "green": "B03",
+    "red": "B04",
+    "rededge1": "B05",
+    "rededge071": "B05",
+    "vegetationrededge1": "B05",
+    "rededge2": "B06",
+    "rededge075": "B06",
+    "vegetationrededge2": "B06",
+    "rededge3": "B07",
+    "rededge078": "B07",
+    "vegetationrededge3": "B07",
+    "nir": "B08",
+    "nearinfrared": "B08",
+    "rededge4": "B8A",
+    "nir08": "B8A",
+    "nirnarrow": "B8A",
+    "narrownir": "B8A",
+    "nir09": "B09",
+    "watervapour": "B09",
+    "watervapor": "B09",
+    "cirrus": "B10",
+    "swircirrus": "B10",
+    "swir1": "B11",
+    "swir16": "B11",
+    "swir2": "B12",
+    "swir22": "B12",
+}
 
 
-def band_of(text: str, *, in_a_name: bool = False) -> str | None:
-    """The Sentinel-2 band that a description or a file's name speaks of, or None."""
-    match = _IN_A_NAME.search(text.replace("_", " "))
+def band_of(text: str) -> str | None:
+    """The Sentinel-2 band that a description speaks of, in any common spelling; None where it speaks of none, or of several."""
+    plain = re.sub(r"\([^)]*\)|\d+(?:\.\d+)?\s*nm\b", " ", text.replace("_", " ")).strip()
+    if _OTHER_SENSORS.search(plain):
+        return None
+    numbers = {match.upper().lstrip("0") for match in _NUMBERED.findall(plain)}
+    if len(numbers) > 1:
+        return None
+    if numbers:
+        number = numbers.pop()
+        if number.endswith("A"):
+            return "B8A" if number == "8A" else None
+        return f"B{int(number):02}"
+    return _COMMON_NAMES.get(re.sub(r"[^a-z0-9]", "", plain.lower()))
+
+
+def band_of_file(stem: str) -> str | None:
+    """The band that a file holds by its name without ending, in Sentinel's own spelling: B02, T32TMT_20220801T101559_B8A_20m."""
+    match = re.search(r"(?<![A-Za-z0-9])(B(?:0[1-9]|1[0-2]|8A))(?![A-Za-z0-9])", stem.replace("_", " "), re.IGNORECASE)
     return match[1].upper() if match else None
+
+
+def stretched(pixels: NDArray, valid: NDArray) -> NDArray:
+    """An 8-bit picture (bands, height, width) in which the 2nd percentile of each band is black and the 98th white.
+
+    Args:
+        pixels: of any range.
+        valid: (height, width), which pixels count.
+    """
+    import numpy as np
+
+    shown = np.zeros(pixels.shape, np.uint8)
+    if not valid.any():
+        return shown
+    for band, layer in zip(shown, np.asarray(pixels, np.float32), strict=True):
+        low, high = np.percentile(layer[valid], (2, 98))
+        scaled = (layer - low) * (255 / max(float(high - low), 1e-6))
+        band[...] = np.where(valid, np.clip(np.rint(scaled), 0, 255), 0)
+    return shown

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core_runtime.errors import UserError
 from core_runtime.identity import is_own_output
-from remote_sensing.landuse.scenes.bands import band_of
+from remote_sensing.landuse.scenes.bands import band_of_file
 
 PICTURES = {".jpg", ".jpeg", ".png"}
 RASTERS = {".tif", ".tiff"}
@@ -27,7 +27,7 @@ def is_scene_folder(path: Path) -> bool:
 
 def is_band_file(path: Path) -> bool:
     """Whether a file holds one band, by its name: B02.tif, T32TMT_20220801T101559_B02_10m.jp2."""
-    return path.suffix.lower() in SCENES and band_of(path.stem, in_a_name=True) is not None
+    return path.suffix.lower() in SCENES and band_of_file(path.stem) is not None
 
 
 def find_inputs(path: Path) -> tuple[list[Path], list[Path]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +12,8 @@ from cyclopts import Parameter
 
 from core_runtime.errors import UserError
 from core_runtime.options import options
+from core_runtime.tables import read_table
+from core_runtime.terminal import warn
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB
 from remote_sensing.landuse.scenes.formats import PICTURES, RASTERS
 
@@ -221,13 +221,26 @@ def _lists(*folders: Path) -> dict[str, dict[str, tuple[str, ...]]]:
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    return tuple(PurePosixPath(line).stem for line in path.read_text(encoding="utf-8").split())
+    """The stems that a list of torchgeo's names, one per line."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a text file", "it has one file name per line, in UTF-8") from None
+    return tuple(PurePosixPath(line.strip()).stem for line in text.splitlines() if line.strip())
 
 
 def _filenames(path: Path) -> tuple[str, ...]:
-    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    if rows.fieldnames is None or "Filename" not in rows.fieldnames:
-        raise UserError(
-            f"{path} has no column 'Filename'", "Kaggle's lists have the columns Filename, Label, ClassName"
-        )
-    return tuple(PurePosixPath(row["Filename"]).stem for row in rows)
+    """The stems that a table of Kaggle's names (Filename, Label, ClassName)."""
+    table = read_table(path)
+    column = table.column("Filename")
+    assert column is not None  # it is required
+    stems = []
+    for row in table:
+        name = row[column]
+        if name is None:
+            table.leave_out(row, "without a file name")
+        else:
+            stems.append(PurePosixPath(name.replace("\\", "/")).stem)
+    if table.left_out:
+        warn(table.account())
+    return tuple(stems)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import MemoryFile
 
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, writing
 from core_runtime.terminal import track
-from remote_sensing.landuse.scenes.bands import FILE_ORDER
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, band_of
+from remote_sensing.landuse.scenes.classes import CLASSES
 from remote_sensing.landuse.scenes.formats import PICTURES
 from remote_sensing.landuse.scenes.layouts import LFS, TileSet
+from remote_sensing.landuse.scenes.scene import pixel_size
 
 
 def cache_folder() -> Path:
@@ -51,13 +58,56 @@ def _picture(data: bytes) -> NDArray:
 
 
 def _raster(data: bytes) -> NDArray:
-    from rasterio.errors import NotGeoreferencedWarning
-    from rasterio.io import MemoryFile
+    with _opened(data) as raster:
+        return raster.read()
 
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Any]:
+    """A raster in memory, silent about missing coordinates."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with MemoryFile(data) as file, file.open() as raster:
-            return raster.read()
+            yield raster
+
+
+def tile_pixel_size(tiles: TileSet) -> float | None:
+    """Metres of a pixel's side: what the first raster says; 10 of EuroSAT's pictures, which say nothing; else None."""
+    if tiles.is_rgb:
+        return 10.0 if tiles.classes == CLASSES else None
+    with _opened(next(iter(tiles.read(tiles.files[:1])))) as raster:
+        return pixel_size(raster.transform, raster.crs, raster.height)
+
+
+def _band_order(tiles: TileSet) -> list[int] | None:
+    """Where each band of EuroSAT stands in the rasters, by what the first of them says; None where it says nothing.
+
+    Raises:
+        UserError: it says something else, or its values are not reflectances × 10,000.
+    """
+    name = tiles.files[0]
+    with _opened(next(iter(tiles.read(tiles.files[:1])))) as raster:
+        if raster.count != len(FILE_ORDER):
+            raise UserError(
+                f"{tiles.root}: {name} has {raster.count} bands",
+                f"the GeoTIFFs of EuroSAT have {len(FILE_ORDER)}, in the order {', '.join(FILE_ORDER)}",
+            )
+        if raster.dtypes[0].startswith("float") and float(np.nan_to_num(raster.read()).max()) <= 2:
+            raise UserError(
+                f"{tiles.root}: {name} holds values of 0 to 1",
+                "EuroSAT's reflectances are × 10,000: scale the tiles so",
+            )
+        descriptions = [text or "" for text in raster.descriptions]
+    if not any(descriptions):
+        return None
+    names = [band_of(text) for text in descriptions]
+    if set(names) != set(FILE_ORDER):
+        shown = ", ".join(map(repr, descriptions[:4]))
+        raise UserError(
+            f"{tiles.root}: the bands of {name} are called {shown} …, which is not understood",
+            f"call them {', '.join(FILE_ORDER)}, or leave the names out where the order is this",
+        )
+    return [names.index(band) for band in FILE_ORDER]
 
 
 def decoded(tiles: TileSet, cache: Path | None = None) -> NDArray:
@@ -69,13 +119,12 @@ def decoded(tiles: TileSet, cache: Path | None = None) -> NDArray:
     key = fingerprint({"root": str(tiles.root.resolve()), "base": tiles.base, "files": _facts(tiles)})
     path = (cache or cache_folder()) / f"{key}.npy"
     if path.exists():
-        return np.load(path, mmap_mode="r")
+        try:
+            return np.load(path, mmap_mode="r")
+        except (ValueError, OSError, EOFError):  # cut short by a full disk, say: decode anew
+            path.unlink()
     first = decode(tiles.files[0], next(iter(tiles.read(tiles.files[:1]))))
-    if not tiles.is_rgb and len(first) != len(FILE_ORDER):
-        raise UserError(
-            f"{tiles.root}: {tiles.files[0]} has {len(first)} bands",
-            f"the GeoTIFFs of EuroSAT have {len(FILE_ORDER)}, in the order {', '.join(FILE_ORDER)}",
-        )
+    order = None if tiles.is_rgb else _band_order(tiles)
     with writing(path) as temporary:
         store = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=first.dtype, shape=(len(tiles.files), *first.shape)
@@ -88,10 +137,17 @@ def decoded(tiles: TileSet, cache: Path | None = None) -> NDArray:
                     f"{name} is {tile.shape} (bands, height, width), {tiles.files[0]} is {first.shape}",
                     "all tiles need one size; leave the others out",
                 )
-            store[i] = tile
+            store[i] = tile if order is None else tile[order]
         store.flush()
         del store
     return np.load(path, mmap_mode="r")
+
+
+def digests(store: NDArray, numbers: Sequence[int] | None = None) -> list[str]:
+    """A digest of the pixels of each tile: the same tile in another download, or under another name, is the same."""
+    if numbers is None:
+        numbers = range(len(store))
+    return [hashlib.blake2b(np.ascontiguousarray(store[number]), digest_size=8).hexdigest() for number in numbers]
 
 
 def _facts(tiles: TileSet) -> list[list[object]]:
