@@ -33,9 +33,8 @@ def vmap_one_by_one(op: Any) -> None:
         return value if axis is None else value.select(axis, i)
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        results = []
-        for i in range(info.batch_size):
-            results.append(op(*(each(value, axis, i) for value, axis in zip(arguments, in_dims, strict=True))))
+        placed = list(zip(arguments, in_dims, strict=True))
+        results = [op(*(each(value, axis, i) for value, axis in placed)) for i in range(info.batch_size)]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))
