@@ -1,7 +1,7 @@
 """The recordings of a training run: found, told apart by patient, checked for copies, split by patient."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -70,6 +70,7 @@ def open_cohort(
     """
     cases: list[Case] = []
     left_out: dict[str, str] = {}
+    unknown: dict[str, str] = {}
     files = told_apart([file for path in paths for file in find_recordings(path)])
     for each in track(files, "Looking at recordings"):
         try:
@@ -79,29 +80,36 @@ def open_cohort(
         except UserError as error:
             left_out[each.name] = error.message
             continue
+        for warning in marked.warnings if need_seizures and marked.known else ():
+            warn(f"{each.name}: {warning}")
         if need_seizures and not marked.known:
             reasons = ["nothing says whether it has seizures", *marked.warnings]
-            left_out[each.name] = "; ".join(reasons)
-            continue
-        for warning in marked.warnings if need_seizures else ():
-            warn(f"{each.name}: {warning}")
+            unknown[each.name] = "; ".join(reasons)
         cases.append(Case(each.path, each.name, each.patient, marked.events, content))
-    if not cases:
-        raise UserError(
-            "none of the recordings can be used: " + "; ".join(f"{k}: {v}" for k, v in list(left_out.items())[:3])
-        )
+    _refuse_empty(cases, left_out)
+    # copies are looked for among all of them; of two that are the same, the one whose seizures are known stays
+    cases.sort(key=lambda case: case.name in unknown)
     if drop_copies:
         for group in copies([c.signature for c in cases]):
             left_out |= {s.name: f"is the same recording as {group[0].name}" for s in group[1:]}
-        cases = [c for c in cases if c.name not in left_out]
     else:
         refuse_copies([c.signature for c in cases])
+    left_out = unknown | left_out
+    cases = [case for case in cases if case.name not in left_out]
+    _refuse_empty(cases, left_out)
     if need_seizures and not any(len(c.seizures) for c in cases):
         raise UserError(
             "no seizure is marked in any of the recordings",
             "seizures are read from events.tsv, EDF+ annotations, and the tables of CHB-MIT, Siena, TUH and SzCORE beside the files",
         )
     return Cohort(cases, left_out)
+
+
+def _refuse_empty(cases: Sequence[Case], left_out: Mapping[str, str]) -> None:
+    """Refuses to go on without a recording, and says why each was left out."""
+    if not cases:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
+        raise UserError(f"none of the recordings can be used: {reasons}")
 
 
 def told_apart(files: Sequence[RecordingFile]) -> list[RecordingFile]:

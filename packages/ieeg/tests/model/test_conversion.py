@@ -135,6 +135,6 @@ def test_weights_that_are_damaged_are_found(tmp_path):
     model = small()
     with torch.no_grad():
         model.decoder.ln_f.weight[0] = float("nan")
-    save_model(model, tmp_path / "model")
+    save_model(model, tmp_path / "model", window=5)
     with pytest.raises(UserError, match="not finite"):
         check_model(tmp_path / "model")

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +119,7 @@ def train(
         fresh=fresh,
         montage=montage,
         cohort=cohort,
-        labels=labels,
+        labels=replace(labels, label_map=labels.label_map and labels.label_map.resolve()),
     )
     files = {path for case in members.cases for path in files_of(case.path)}
     if labels.label_map is not None:
