@@ -34,11 +34,17 @@ def mirrored(pixels: NDArray, around: tuple[tuple[int, int], tuple[int, int]]) -
         n = pixels.shape[axis]
         if not before and not after:
             continue
-        index = np.arange(-before, n + after)
-        period = max(2 * n - 2, 1)
-        index = np.abs((index + n - 1) % period - (n - 1)) if n > 1 else np.zeros_like(index)
-        pixels = np.take(pixels, index, axis)
+        pixels = np.take(pixels, reflected(-before, n + after, n), axis)
     return pixels
+
+
+def reflected(start: int, stop: int, length: int) -> NDArray[np.int64]:
+    """The rows (or columns) of a raster of `length` that stand for those from `start` to `stop` when it is continued by reflection."""
+    index = np.arange(start, stop)
+    if length == 1:
+        return np.zeros_like(index)
+    period = 2 * length - 2
+    return np.abs((index + length - 1) % period - (length - 1))
 
 
 def write_cog(plain: Path, path: Path, *, overviews: str = "nearest") -> None:

@@ -30,7 +30,7 @@ from remote_sensing.landuse.scenes.bands import (
     stretched,
 )
 from remote_sensing.landuse.scenes.formats import SCENES, is_safe
-from remote_sensing.rasters import mirrored, open_raster
+from remote_sensing.rasters import open_raster, reflected
 
 UNIT = 10_000.0  # what a reflectance of 1 is here
 MISSING = -9999  # this and less mean "no data" in many products, also where the file does not say so
@@ -140,8 +140,10 @@ class Scene:
             columns: likewise; the whole width if left out.
         """
         columns = columns or slice(0, self.width)
-        top, bottom = max(rows.start, 0), min(rows.stop, self.height)
-        left, right = max(columns.start, 0), min(columns.stop, self.width)
+        # which rows and columns of the scene stand for those asked for, and the window that holds them
+        y = reflected(rows.start, rows.stop, self.height)
+        x = reflected(columns.start, columns.stop, self.width)
+        top, left, bottom, right = y.min(), x.min(), y.max() + 1, x.max() + 1
         window = Window(left, top, right - left, bottom - top)  # pyright: ignore[reportCallIssue]
         as_picture = tuple(bands) == RGB and self.bands != RGB
         names = RGB_BANDS if as_picture else tuple(bands)
@@ -156,9 +158,10 @@ class Scene:
         pixels = np.stack(layers)
         if as_picture:
             pixels = picture(pixels)
-        around = ((top - rows.start, rows.stop - bottom), (left - columns.start, columns.stop - right))
-        if any(sum(sides) for sides in around):
-            pixels, valid = mirrored(pixels, around), mirrored(valid[None], around)[0]
+        if len(y) > bottom - top or y[0] > y[-1]:
+            pixels, valid = pixels[:, y - top], valid[y - top]
+        if len(x) > right - left or x[0] > x[-1]:
+            pixels, valid = pixels[:, :, x - left], valid[:, x - left]
         return pixels, valid
 
     def preview(self, longest: int = 900) -> NDArray[np.uint8]:
@@ -388,6 +391,9 @@ class Scene:
         if not all(map(math.isfinite, numbers)) or self.transform.determinant == 0:
             hint = "mend the world file or the GeoTIFF's transform"
             raise UserError(f"{self.path}: its coordinates are degenerate (transform {numbers})", hint)
+        unused = [path.name for path in _world_files(self.path) if path.is_file()]
+        if self.transform.is_identity and unused:
+            raise UserError(f"{self.path}: its world file {unused[0]} is degenerate", "mend it, or take it away")
         if self.transform.is_identity and file.gcps[0]:
             raise UserError(
                 f"{self.path} holds {len(file.gcps[0])} ground control points, which are not applied to its pixels",
@@ -409,6 +415,14 @@ def pixel_size(transform: Any, crs: Any, height: int) -> float | None:
         return side * crs.linear_units_factor[1]
     except Exception:  # a local system: rasterio and PROJ raise what they like
         return None
+
+
+def _world_files(path: Path) -> Iterable[Path]:
+    """Where the world file of a picture would be: scan.pgw, scan.pngw, scan.wld."""
+    ending = path.suffix.lower().removeprefix(".")
+    if not ending:
+        return []
+    return [path.with_suffix(f".{name}") for name in (f"{ending[0]}{ending[-1]}w", f"{ending}w", "wld")]
 
 
 def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64) -> NDArray[np.float64]:

@@ -1,0 +1,382 @@
+"""Rasters as the field writes them: what a scene's bands, values, grids and pixels mean is understood, or refused in one line; never guessed."""
+
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from rasterio.control import GroundControlPoint
+
+from core_runtime.errors import UserError
+from remote_sensing.landuse.commands.inspect import examine
+from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file, predict
+from remote_sensing.landuse.model.folder import load_model, save_model
+from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.samples.samples import draw_scene
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, band_of, preprocessing, stretched
+from remote_sensing.landuse.scenes.scene import Scene
+from remote_sensing.rasters import open_raster
+
+EARTH_ENGINE = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
+NORTH_UP = Affine(10, 0, 600_000, 0, -10, 5_200_000)
+
+
+@pytest.fixture(scope="module")
+def landscape():
+    return draw_scene(192, 3)[0]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    """An untrained 13-band network for pixels of 10 m."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    save_model(
+        build_network("balanced", classes=2, bands=13, width=8, depths=(1, 1)),
+        folder,
+        preprocessing=preprocessing(FILE_ORDER),
+        classes=("a", "b"),
+        tile_size=64,
+        pixel_size=10.0,
+        provenance={},
+    )
+    return str(folder)
+
+
+def write(path, pixels, *, names=FILE_ORDER, crs="EPSG:32632", transform=NORTH_UP, scale=None, offset=None, **more):
+    profile = {"driver": "GTiff", "count": len(pixels), "height": pixels.shape[1], "width": pixels.shape[2]}
+    with open_raster(
+        path, "w", **profile, dtype=pixels.dtype.name, crs=crs, transform=transform, photometric="MINISBLACK", **more
+    ) as file:
+        file.write(pixels)
+        for i, name in enumerate(names, 1):
+            file.set_band_description(i, name)
+        if scale is not None:
+            file.scales, file.offsets = [scale] * len(pixels), [offset] * len(pixels)
+    return path
+
+
+def read_all(path, bands=FILE_ORDER, **options):
+    with Scene(path, **options) as scene:
+        pixels, valid = scene.read(bands, slice(0, scene.height))
+        return pixels, valid, scene.warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "band"),
+    [
+        ("B4", "B04"),
+        ("b04", "B04"),
+        ("B8", "B08"),
+        ("B8A", "B8A"),
+        ("b8a", "B8A"),
+        ("Band 8A", "B8A"),
+        ("Band_11", "B11"),
+        ("S2_B12", "B12"),
+        ("B4, central wavelength 665 nm", "B04"),
+        ("Red (665 nm)", "B04"),
+        ("nir08", "B8A"),
+        ("SWIR 1", "B11"),
+        ("Red edge 2", "B06"),
+        ("coastal", "B01"),
+        ("QA60", None),
+        ("SCL", None),
+        ("B13", None),
+        ("B4A", None),
+        ("SR_B4", None),  # Landsat's red, which is another band there
+        ("sur_refl_b01", None),
+        ("B8-B4", None),
+        ("NDVI", None),
+        ("", None),
+    ],
+)
+def test_band_names_in_all_common_spellings(text, band):
+    assert band_of(text) == band
+
+
+@pytest.mark.reliability("band names in other spellings and orders", "the names decide, not the order")
+def test_the_order_of_the_file_is_the_one_that_it_names(tmp_path, landscape):
+    order = [FILE_ORDER.index(band_of(name)) for name in EARTH_ENGINE]
+    path = write(tmp_path / "gee.tif", landscape[order], names=EARTH_ENGINE)
+    pixels, _, warnings = read_all(path)
+    assert np.array_equal(pixels, landscape)
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (tuple(f"x{i}" for i in range(13)), "not understood"),
+        (("B2", *FILE_ORDER[2:], "B02"), "two bands are called B02"),
+        (("B02", "B03"), None),
+    ],
+)
+def test_names_are_never_assumed_where_names_exist(tmp_path, landscape, names, words):
+    path = write(tmp_path / "s.tif", landscape, names=names)
+    if words is None:  # some bands are named, the others are left aside and counted
+        with Scene(path) as scene:
+            assert scene.bands == ("B02", "B03")
+            assert any("11 bands are not used" in warning for warning in scene.warnings)
+        return
+    with pytest.raises(UserError, match=words):
+        Scene(path)
+
+
+def test_names_given_win_and_are_checked(tmp_path, landscape):
+    path = write(tmp_path / "s.tif", landscape[:4], names=("x", "y", "z", "w"))
+    with Scene(path, ("B1", "b02", "B03", "Band 4")) as scene:
+        assert scene.bands == FILE_ORDER[:4]
+    for bands, words in ((("B01", "B02"), "2 names were given"), (("B01", "B02", "B03", "X"), "X is not a band")):
+        with pytest.raises(UserError, match=words):
+            Scene(path, bands)
+
+
+@pytest.mark.reliability("reflectances in other units", "scaled, or refused with the option that says the unit")
+@pytest.mark.parametrize("kind", ["0 to 1", "scale and offset", "percent", "8 bit", "said"])
+def test_units_of_reflectance(tmp_path, landscape, kind):
+    if kind == "0 to 1":
+        path = write(tmp_path / "s.tif", (landscape / 10_000).astype(np.float32))
+        pixels, _, warnings = read_all(path)
+        assert np.allclose(pixels, landscape, atol=0.01)
+        assert any("10,000" in warning for warning in warnings)
+    elif kind == "scale and offset":
+        path = write(tmp_path / "s.tif", landscape + np.uint16(1000), scale=1e-4, offset=-0.1)
+        assert np.allclose(read_all(path)[0], landscape, atol=0.01)
+    elif kind == "said":
+        path = write(tmp_path / "s.tif", (landscape // 50).astype(np.uint8))
+        assert np.allclose(read_all(path, quantification=200)[0], landscape // 50 * 50.0)
+    else:
+        dtype = np.float32 if kind == "percent" else np.uint8
+        path = write(tmp_path / "s.tif", np.minimum(landscape // 100, 99).astype(dtype))
+        with pytest.raises(UserError, match="reflectances") as error:
+            Scene(path)
+        assert "--quantification" in error.value.hint
+
+
+def write_product(folder, landscape, *, offset=-1000, name="S2B_MSIL1C_20220801T101559_N0400_R065_T32TMT_X.SAFE"):
+    product = folder / name
+    place = product / "GRANULE" / "L1C" / "IMG_DATA"
+    place.mkdir(parents=True)
+    for layer, band in zip(landscape, FILE_ORDER, strict=True):
+        write(place / f"T32TMT_20220801T101559_{band}.tif", layer[None], names=())
+    tags = "".join(f'<RADIO_ADD_OFFSET band_id="{i}">{offset}</RADIO_ADD_OFFSET>' for i in range(13))
+    (product / "MTD_MSIL1C.xml").write_text(f"<r>{tags if offset else ''}</r>")
+    return product
+
+
+@pytest.mark.reliability("missing data of products (0)", "no data in the map")
+def test_zero_is_no_data_in_products(tmp_path, landscape, model_folder):
+    half = landscape + np.uint16(1000)
+    half[:, :, :96] = 0
+    product = write_product(tmp_path, half)
+    pixels, valid, _ = read_all(product)
+    assert not valid[:, :96].any()
+    assert valid[:, 96:].all()
+    assert np.array_equal(pixels[:, :, 96:], landscape[:, :, 96:])
+    made = predict(product, model=model_folder, out=tmp_path / "out").scenes[0]
+    with rasterio.open(made.files["map"]) as file:
+        layer = file.read(1)
+    assert (layer[:, :3] == 255).all()
+    assert (layer[:, 3:] != 255).all()
+    assert made.covered == 0.5
+
+
+@pytest.mark.parametrize("value", [0, -9999])
+def test_missing_data_that_a_geotiff_does_not_declare(tmp_path, landscape, value):
+    pixels = landscape.astype(np.int16)
+    pixels[:, 20:40] = value
+    _, valid, _ = read_all(write(tmp_path / "s.tif", pixels))
+    assert not valid[20:40].any()
+    assert valid[40:].all()
+
+
+def test_a_product_whose_metadata_lack_the_offset_is_refused(tmp_path, landscape):
+    with pytest.raises(UserError, match="baseline 0400 without offsets"):
+        Scene(write_product(tmp_path, landscape, offset=0))
+    assert Scene(write_product(tmp_path, landscape, offset=0, name="S2A_MSIL1C_20200801T101559_N0209_X.SAFE")).bands
+
+
+@pytest.mark.reliability("bands of several places or dates in one folder", "refused, named")
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"crs": "EPSG:32633"}, "different coordinate systems"),
+        ({"transform": Affine(10, 0, 700_000, 0, -10, 5_200_000)}, "the same ground"),
+        ({"name": "T32TMT_20210701_B03.tif"}, "2 dates"),
+        ({"name": "other_20200101_B02.tif"}, "twice"),
+    ],
+)
+def test_bands_of_several_scenes_are_not_stacked(tmp_path, landscape, change, words):
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    name = change.pop("name", "T32TMT_20200101_B03.tif")
+    write(folder / "T32TMT_20200101_B02.tif", landscape[1:2], names=())
+    write(folder / name, landscape[2:3], names=(), **change)
+    with pytest.raises(UserError, match=words):
+        Scene(folder)
+
+
+def test_bands_of_other_resolutions_lie_on_one_grid(tmp_path, landscape):
+    folder = tmp_path / "bands"
+    folder.mkdir()
+    write(folder / "B02.tif", landscape[1:2], names=())
+    write(folder / "B05.tif", landscape[4:5, ::2, ::2], names=(), transform=NORTH_UP * Affine.scale(2))
+    pixels, _, _ = read_all(folder, ("B02", "B05"))
+    assert np.array_equal(pixels[1, ::2, ::2], landscape[4, ::2, ::2])
+
+
+@pytest.mark.reliability("pixels of another size than in training", "refused, with the command that resamples")
+@pytest.mark.parametrize(
+    ("crs", "transform", "fits"),
+    [
+        ("EPSG:32632", NORTH_UP, True),
+        ("EPSG:32632", Affine(0.2, 0, 600_000, 0, -0.2, 5_200_000), False),
+        ("EPSG:32632", Affine(30, 0, 600_000, 0, -30, 5_200_000), False),
+        ("EPSG:4326", Affine(1e-4, 0, 7, 0, -1e-4, 0.01), True),
+        ("EPSG:4326", Affine(1e-3, 0, 7, 0, -1e-3, 47), False),
+        ("EPSG:2263", Affine(32.8, 0, 900_000, 0, -32.8, 200_000), True),  # feet
+        (None, Affine(0.2, 0, 0, 0, -0.2, 0), True),  # nothing is known
+    ],
+)
+def test_pixels_that_do_not_fit_the_model(tmp_path, landscape, model_folder, crs, transform, fits):
+    path = write(tmp_path / "s.tif", landscape, crs=crs, transform=transform)
+    if fits:
+        assert predict(path, model=model_folder, out=tmp_path / "out").scenes
+        return
+    with pytest.raises(UserError, match="trained on pixels of 10 m"):
+        predict(path, model=model_folder, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "nothing is computed, nothing is written"
+    options = PredictionOptions(any_resolution=True)
+    assert predict(path, model=model_folder, out=tmp_path / "out", options=options).scenes
+
+
+@pytest.mark.parametrize("numbers", [(0, 0, 5, 0, 0, 5), (float("nan"), 0, 5, 0, -1, 5), (10, 10, 0, 10, 10, 0)])
+def test_degenerate_world_files_are_refused(tmp_path, numbers):
+    from PIL import Image
+
+    Image.fromarray(np.full((150, 150, 3), 99, np.uint8)).save(tmp_path / "s.png")
+    a, b, c, d, e, f = numbers
+    (tmp_path / "s.pgw").write_text("\n".join(map(str, (a, d, b, e, c, f))))
+    with pytest.raises(UserError, match=r"s\.png"):
+        Scene(tmp_path / "s.png")
+
+
+def test_ground_control_points_are_not_ignored(tmp_path, landscape):
+    path = tmp_path / "s.tif"
+    write(path, landscape, crs=None, transform=None)
+    points = [GroundControlPoint(y, x, 600_000 + 10 * x, 5_200_000 - 10 * y) for y in (0, 192) for x in (0, 192)]
+    with open_raster(path, "r+") as file:
+        file.gcps = (points, "EPSG:32632")
+    with pytest.raises(UserError, match="4 ground control points"):
+        Scene(path)
+
+
+def test_a_preview_is_stretched_from_the_2nd_to_the_98th_percentile():
+    ramp = np.tile(np.arange(101, dtype=np.float32) * 7 + 300, (1, 101, 1))
+    valid = np.ones(ramp.shape[1:], bool)
+    shown = stretched(ramp, valid)[0, 0].astype(int)
+    assert (shown[:3] == 0).all()
+    assert (shown[98:] == 255).all()
+    assert shown[50] == pytest.approx(127.5, abs=1)
+    assert np.diff(shown)[3:97].min() >= 2, "the middle uses the whole range"
+    outlier = ramp.copy()
+    outlier[0, 0, 0] = 1e9
+    assert stretched(outlier, valid)[0, 1].astype(int) == pytest.approx(shown, abs=1)
+
+
+def test_outputs_never_replace_inputs_and_are_never_inputs(tmp_path, landscape, model_folder):
+    write(tmp_path / "scene.tif", landscape)
+    before = (tmp_path / "scene.tif").read_bytes()
+    for _ in range(2):
+        made = predict(tmp_path, model=model_folder, out=tmp_path)
+        assert [scene.scene for scene in made.scenes] == ["scene"]
+        assert not made.tiles
+    assert (tmp_path / "scene.tif").read_bytes() == before
+    folder = tmp_path / "x" / "scene"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "scene.tif", folder / "scene.tif")
+    with pytest.raises(UserError, match="replace an input"):
+        predict(folder / "scene.tif", model=model_folder, out=tmp_path / "x")
+    assert (folder / "scene.tif").read_bytes() == before
+
+
+def test_a_model_trained_anew_in_the_same_folder_is_asked_anew(tmp_path, landscape, model_folder):
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    scene = write(tmp_path / "scene.tif", landscape)
+    predict(scene, model=str(folder), out=tmp_path / "a")
+    shutil.rmtree(folder)
+    save_model(
+        build_network("baseline", classes=3, bands=3),
+        folder,
+        preprocessing=preprocessing(RGB),
+        classes=("x", "y", "z"),
+        tile_size=64,
+        pixel_size=None,
+        provenance={},
+    )
+    assert set(predict(scene, model=str(folder), out=tmp_path / "b").scenes[0].shares) <= {"x", "y", "z"}
+    with pytest.raises(UserError, match=r"another config\.json"):
+        predict(scene, model=str(folder), out=tmp_path / "a")
+
+
+def test_one_bad_scene_does_not_cost_the_others_theirs(cli, tmp_path, landscape, model_folder):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write(folder / "good.tif", landscape)
+    write(folder / "bad.tif", landscape, names=tuple(f"x{i}" for i in range(13)))
+    code, out, err = cli("landuse", "predict", folder, "--model", model_folder, "--out", tmp_path / "out")
+    assert code == 1
+    assert "bad" in err
+    assert "good_landuse.tif" in out
+
+
+def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
+    """The definition: every tile that covers a cell counts by its distance from the tile's middle."""
+    import torch
+
+    from remote_sensing.landuse.model.mapping import map_scene
+
+    model = load_model(model_folder)
+    path = write(tmp_path / "s.tif", landscape[:, :150, :130])
+    with Scene(path) as scene:
+        layers = map_scene(model, scene, stride=16)
+        whole, _ = scene.read(FILE_ORDER, slice(-48, 150 + 64), slice(-48, 130 + 64))
+    rows, columns = 10, 9
+    sums = np.zeros((rows + 6, columns + 6, 2))
+    weights = np.zeros((rows + 6, columns + 6, 1))
+    near = np.array([0.325, 0.775, 0.775, 0.325])  # 1 − 0.9 · (3/4, 1/4, 1/4, 3/4) for four cells per tile
+    weight = np.outer(near, near)[..., None]
+    for row in range(rows + 3):
+        for column in range(columns + 3):
+            tile = whole[None, :, row * 16 : row * 16 + 64, column * 16 : column * 16 + 64]
+            probabilities = model(torch.from_numpy(tile.astype(np.float32)))[0].numpy()
+            sums[row : row + 4, column : column + 4] += weight * probabilities
+            weights[row : row + 4, column : column + 4] += weight
+    average = (sums / weights)[3 : 3 + rows, 3 : 3 + columns]
+    assert layers.confidence.shape == (rows, columns)
+    assert np.allclose(layers.confidence, average.max(2), atol=1e-5)
+    assert np.array_equal(layers.classes, average.argmax(2))
+
+
+def test_inspect_warns_where_predict_refuses(tmp_path, landscape):
+    coarse = write(tmp_path / "s.tif", landscape, transform=NORTH_UP * Affine.scale(3))
+    assert any("30 m" in warning for warning in examine(coarse).warnings)
+
+
+def test_shared_cases_give_what_their_rows_say(shared, tmp_path, model_folder):
+    cases = shared / "cases" / "remote_sensing"
+    if not cases.is_dir():
+        pytest.skip("the shared cases are not here")
+    named = read_all(cases / "s2_gee_names.tif")[0]
+    for name in ("s2_float01.tif", "s2_scaled.tif"):  # drawn anew each, of the same landscape
+        assert np.allclose(read_all(cases / name)[0].mean((1, 2)), named.mean((1, 2)), rtol=0.15, atol=20)
+    product = next(cases.glob("*.SAFE"))
+    assert not read_all(product)[1][:, :96].any()
+    for name, words in (("bands_mixed_crs", "coordinate systems"), ("bands_two_dates", "2 dates")):
+        with pytest.raises(UserError, match=words):
+            predict(cases / name, model=model_folder, out=tmp_path / name)
+    for name in ("wf_degenerate.png", "wf_nan.png", "gcp_only.tif"):
+        with pytest.raises(UserError, match=name):
+            Scene(cases / name)
+    assert map_scene_file(cases / "s2_scaled.tif", load_model(model_folder), tmp_path / "map").covered > 0
