@@ -147,7 +147,7 @@ def digests(store: NDArray, numbers: Sequence[int] | None = None) -> list[str]:
     """A digest of the pixels of each tile: the same tile in another download, or under another name, is the same."""
     if numbers is None:
         numbers = range(len(store))
-    return [hashlib.blake2b(np.ascontiguousarray(store[number]), digest_size=8).hexdigest() for number in numbers]
+    return [hashlib.blake2b(store[number].tobytes(), digest_size=8).hexdigest() for number in numbers]
 
 
 def _facts(tiles: TileSet) -> list[list[object]]:
