@@ -220,6 +220,8 @@ class Not(Mask):
 
 
 def _check_integer(name: str, value: Any) -> None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return  # also a length that torch.compile keeps symbolic
     if isinstance(value, bool | float) or not hasattr(value, "__index__"):
         raise ValueError(f"{name} is a whole number of positions, got {value!r}")
 
@@ -617,7 +619,7 @@ class Alibi(Mask):
     Gradients flow into the slopes.
 
     Args:
-        slopes: one a head.
+        slopes: one per head.
         offset: how far the first query stands behind the first key.
     """
 
@@ -639,7 +641,7 @@ class Alibi(Mask):
     def check(self, size: Size) -> None:
         if self.slopes.ndim != 1 or self.slopes.shape[0] not in (1, size.heads) or not self.slopes.is_floating_point():
             raise ValueError(
-                f"Alibi needs one float slope a head, ({size.heads},): got {self.slopes.dtype} of shape {tuple(self.slopes.shape)}"
+                f"Alibi needs one float slope per head, ({size.heads},): got {self.slopes.dtype} of shape {tuple(self.slopes.shape)}"
             )
 
     def bias(self, size: Size, part: Part, device: torch.device) -> Tensor | None:

@@ -74,7 +74,7 @@ def run(
     cpu = q.device.type == "cpu"
     causal = isinstance(mask, Causal) and mask.offset == 0
     # torch's triangle multiplies −inf with the scale; its CPU kernel takes values of the queries' width only
-    taken = (mask is None or (causal and scale > 0)) and not (return_lse or dropout)
+    taken = (mask is None or (causal and scale > 0)) and not return_lse and dropout is None
     if taken and not (cpu and q.shape[-1] != v.shape[-1]):
         gqa = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=causal, enable_gqa=gqa), None
@@ -382,7 +382,7 @@ def _one(
     if added is not None:  # some kernels divide by the empty sum
         given = added.masked_fill(~seeing(added)[..., None], 0.0).expand(-1, -1, q.shape[2], k.shape[2])
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=given, dropout_p=dropout.share if dropout else 0.0, scale=scale, is_causal=piece.causal,
+        q, k, v, attn_mask=given, dropout_p=0.0 if dropout is None else dropout.share, scale=scale, is_causal=piece.causal,
         enable_gqa=q.shape[1] != k.shape[1],
     )  # fmt: skip
     return (out if added is None else out.masked_fill(~seeing(added)[..., None], 0.0)), None

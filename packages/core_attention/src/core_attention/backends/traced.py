@@ -93,7 +93,7 @@ def run(
     tensors: list[Tensor] = []
     numbers: list[int] = []
     description = _described(_portable(mask, size, q.device), tensors, numbers)
-    share, seed = (dropout.share, dropout.seed) if dropout else (0.0, None)
+    share, seed = (0.0, None) if dropout is None else (dropout.share, dropout.seed)
     return torch.ops.core_attention.pieces(q, k, v, tensors, numbers, description, scale, share, seed, learned, sums)
 
 
@@ -170,7 +170,8 @@ def _differentiate(ctx: Any, grad: Tensor, grad_lse: Tensor) -> tuple[Any, ...]:
     )
     remaining = iter(biases)
     of_tensors = [next(remaining) if learned and t.is_floating_point() else None for t in tensors]
-    return *grads, of_tensors, [None] * len(numbers), *[None] * 6
+    # torch takes an empty list for one of tensors and wants it back
+    return *grads, of_tensors, None if numbers else [], *[None] * 6
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
