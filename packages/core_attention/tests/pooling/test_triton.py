@@ -11,7 +11,8 @@ INTERPRETED = """
 import torch
 from core_attention.pooling import triton as kernels
 from core_attention.pooling.attention import attention_pool
-from core_attention.pooling.stream import Weights, part, score
+from core_attention.pooling.stream import part, score
+from core_attention.pooling.weights import Weights
 
 torch.manual_seed(0)
 for gated, n, dim, hidden, rows, dtype in [

@@ -8,16 +8,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core_attention.routed import (
-    RouteIndex,
-    RouteMask,
-    RouteThreshold,
-    dense_mask,
-    merge_attention,
-    routed_attention,
-)
+from core_attention.routed.attention import merge_attention, routed_attention
 from core_attention.routed.plan import plan, problem
-from core_attention.routed.routes import sorted_index
+from core_attention.routed.routes import RouteIndex, RouteMask, RouteThreshold, dense_mask, sorted_index
 
 
 @pytest.fixture
@@ -251,7 +244,8 @@ def test_compiles_without_a_break():
     """In a process of its own: the tests' shape checks are Python that torch.compile cannot trace."""
     code = """
 import torch
-from core_attention.routed import RouteMask, RouteThreshold, routed_attention
+from core_attention.routed.attention import routed_attention
+from core_attention.routed.routes import RouteMask, RouteThreshold
 q, k, v = (torch.randn(1, h, 37, 8, requires_grad=True) for h in (4, 2, 2))
 mask = torch.rand(1, 4, 37, 3) > 0.4
 score, limit = torch.randn(1, 2, 37), torch.randn(1, 2, 37)

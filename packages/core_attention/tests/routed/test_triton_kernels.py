@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from core_attention.routed import RouteIndex, RouteMask, RouteThreshold, routed_attention
+from core_attention.routed.attention import routed_attention
 from core_attention.routed.lists import Tiles, make_lists
+from core_attention.routed.routes import RouteIndex, RouteMask, RouteThreshold
 
 BOUNDS = {"float32": 5e-6, "float16": 2e-2, "bfloat16": 8e-2}
 SMALL = Tiles(16, 16, 4, 1)
@@ -167,7 +168,7 @@ def test_compiles_for_ampere_and_hopper(script):
 
 @pytest.mark.parametrize("name", cases())
 def test_lists_name_every_tile_that_holds_a_visible_pair(name):
-    from core_attention.routed import dense_mask
+    from core_attention.routed.routes import dense_mask
 
     _, _, queries, keys, _, _, route, options, _ = cases()[name]
     causal = options.get("causal", False)

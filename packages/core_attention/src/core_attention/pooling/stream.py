@@ -5,26 +5,18 @@ Kept between the two passes: the inputs, the scores ``[N, R]`` and one log-sum-e
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from core_attention.pooling.weights import Weights
+
 EXCLUDED = (
     -1e9
 )  # the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
-
-
-class Weights(NamedTuple):
-    """The weights of one call in the working dtype; None where a part is absent."""
-
-    project: Tensor | None
-    gate: Tensor | None
-    gate_bias: Tensor | None
-    score: Tensor
-    score_bias: Tensor | None
 
 
 class Online:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from core_attention.pooling.stream import Weights
+from core_attention.pooling.weights import Weights
 
 PIECE = 2048  # instances a program sums
 

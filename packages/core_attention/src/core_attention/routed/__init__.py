@@ -3,23 +3,3 @@
 `attention` is the routine, `routes` what a query may see. `tiles` (with `plan` and `tile`) computes it in plain torch, `triton` (with
 `lists` and `core_attention.routed.triton_kernels`) on CUDA, `flex` by FlexAttention; `ops` hides them from `torch.compile`.
 """
-
-from core_attention.routed.attention import (
-    Backend,
-    merge_attention,
-    routed_attention,
-    routed_attention_reference,
-)
-from core_attention.routed.routes import RouteIndex, RouteMask, Routes, RouteThreshold, dense_mask
-
-__all__ = [
-    "Backend",
-    "RouteIndex",
-    "RouteMask",
-    "RouteThreshold",
-    "Routes",
-    "dense_mask",
-    "merge_attention",
-    "routed_attention",
-    "routed_attention_reference",
-]

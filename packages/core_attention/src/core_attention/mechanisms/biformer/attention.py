@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from core_attention.capture.recording import active, record
 from core_attention.measuring.example import Example
-from core_attention.routed import Backend, RouteIndex, merge_attention, routed_attention
+from core_attention.routed.attention import Backend, merge_attention, routed_attention
+from core_attention.routed.routes import RouteIndex
 
 PadMode = Literal["masked", "legacy", "nchw", "refuse"]
 Pool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]

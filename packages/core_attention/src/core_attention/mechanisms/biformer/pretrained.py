@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from core_attention.attention import attention
 from core_attention.mechanisms.biformer.attention import depthwise, from_regions, route_regions, to_regions
 from core_attention.pretrained.convert import Layer
-from core_attention.routed import RouteIndex, RouteMask, merge_attention, routed_attention
+from core_attention.routed.attention import merge_attention, routed_attention
+from core_attention.routed.routes import RouteIndex, RouteMask
 
 
 class RoutedPatches(nn.Module):

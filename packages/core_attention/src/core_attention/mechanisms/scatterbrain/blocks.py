@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_attention.mechanisms.scatterbrain.attention import Features, Options, ScatterbrainAttention, check_inputs
-from core_attention.routed import RouteMask, routed_attention
+from core_attention.routed.attention import routed_attention
+from core_attention.routed.routes import RouteMask
 
 Layout = Bool[Tensor, "query_blocks key_blocks"]
 

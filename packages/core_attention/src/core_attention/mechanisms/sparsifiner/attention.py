@@ -13,7 +13,8 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.sparsifiner.predictor import Connectivity, MaskPredictor
 from core_attention.pretrained.convert import Layer
-from core_attention.routed import RouteIndex, routed_attention
+from core_attention.routed.attention import routed_attention
+from core_attention.routed.routes import RouteIndex
 
 GATHER_BELOW = 1 / 32  # share of keys below which gathering them beats a dense mask
 

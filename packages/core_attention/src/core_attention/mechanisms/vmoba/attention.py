@@ -23,8 +23,8 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.vmoba.block_selection import Group, Pool, block_means, gate, select_blocks
 from core_attention.parts.transforms import vmap_one_by_one
-from core_attention.routed import Backend, RouteMask, routed_attention
-from core_attention.routed.routes import check_heads
+from core_attention.routed.attention import Backend, routed_attention
+from core_attention.routed.routes import RouteMask, check_heads
 
 Grid = tuple[int, int, int]
 Chunk = int | float | tuple[int, int] | tuple[int, int, int]

@@ -17,8 +17,8 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.masks import Causal
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.vmoba.block_selection import block_means, gate
-from core_attention.routed import Backend, RouteMask, routed_attention
-from core_attention.routed.routes import check_heads
+from core_attention.routed.attention import Backend, routed_attention
+from core_attention.routed.routes import RouteMask, check_heads
 
 ROWS = 4096  # queries whose gates exist at once
 

@@ -20,7 +20,8 @@ from core_attention.mechanisms.vmoba.attention import mixture_of_blocks
 from core_attention.mechanisms.vmoba.moba import moba_attention
 from core_attention.pretrained.padding import each_sample, is_padding, require_self_attention
 from core_attention.pretrained.transformers import options_of
-from core_attention.routed import RouteMask, merge_attention, routed_attention
+from core_attention.routed.attention import merge_attention, routed_attention
+from core_attention.routed.routes import RouteMask
 
 _places: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
