@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from core_attention.pretrained.convert import convert_model
     from core_attention.pretrained.insert import insert, inserted, remove
     from core_attention.pretrained.transformers import register_with_transformers
-    from core_attention.routed import merge_attention, routed_attention
+    from core_attention.routed.attention import merge_attention, routed_attention
 
 __all__ = [
     "Additive",
@@ -64,8 +64,8 @@ _MODULES = {
     "inserted": "pretrained.insert",
     "remove": "pretrained.insert",
     "register_with_transformers": "pretrained.transformers",
-    "merge_attention": "routed",
-    "routed_attention": "routed",
+    "merge_attention": "routed.attention",
+    "routed_attention": "routed.attention",
 }
 _SUBMODULES = (
     "backends",
