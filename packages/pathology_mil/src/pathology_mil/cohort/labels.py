@@ -43,6 +43,10 @@ class Labels:
         """Whose each slide is."""
         return [self.case[slide] for slide in slides]
 
+    def known_patients(self, slides: Sequence[str]) -> list[str]:
+        """The patients of slides, where the table or the slides' names say them."""
+        return sorted({self.case[slide] for slide in slides if slide in self.known})
+
     def only(self, slides: Collection[str]) -> "Labels":
         """The same table without other slides; the classes stay."""
         keep = set(slides)
