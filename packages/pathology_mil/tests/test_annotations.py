@@ -14,11 +14,16 @@ from pathology_mil.slides.annotations import (
     read_annotations,
     tile_regions,
     tissue_regions,
-    tumour,
     write_asap,
     write_geojson,
 )
+from pathology_mil.slides.regions import outside, says_tumour, tissue_area, truth_area
 from pathology_mil.slides.tissue import Tissue
+
+
+def tumour(regions, **options):
+    return truth_area(regions, where="x", **options).shape
+
 
 RING = shapely.Polygon([(0, 0), (100, 0), (100, 100), (0, 100)], [[(20, 20), (40, 20), (40, 40), (20, 40)]])
 
@@ -64,7 +69,80 @@ def test_imagescope(tmp_path):
     path.write_text(
         f'<Annotations MicronsPerPixel="0.5"><Annotation Name=""><Regions>{region(SQUARE, 0)}{region(INNER, 1)}</Regions></Annotation></Annotations>'
     )
-    assert tumour(read_annotations(path)).area == 100 * 100 - 20 * 20
+    regions = read_annotations(path)
+    with pytest.raises(UserError, match=r"none of its classes says that it is tumour: \(no class\)"):
+        tumour(regions)
+    assert tumour(regions, truth_class=["(no class)"]).area == 100 * 100 - 20 * 20
+
+
+def test_imagescope_ellipses_and_rulers(tmp_path):
+    def region(kind, points):
+        rows = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in points)
+        return f'<Region Type="{kind}"><Vertices>{rows}</Vertices></Region>'
+
+    path = tmp_path / "a.xml"
+    drawn = region(2, [(0, 0), (200, 100)]) + region(1, SQUARE) + region(4, [(0, 0), (9, 9)]) + region(3, SQUARE)
+    path.write_text(f'<Annotations><Annotation Name="Tumor"><Regions>{drawn}</Regions></Annotation></Annotations>')
+    ellipse, rectangle, *lines = read_annotations(path)
+    assert ellipse.shape.area == pytest.approx(np.pi * 100 * 50, rel=0.01)
+    assert rectangle.shape.area == 1e4
+    assert not any(line.is_area for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tumour"),
+    [
+        ("Tumor", True), ("tumour_1", True), ("Tumor: invasive", True), ("invasive carcinoma", True), ("metastases", True),
+        ("Non-tumor", False), ("non tumour", False), ("Tumor-free", False), ("tumour associated stroma", False), ("Stroma", False),
+        ("Normal", False), ("benign tumor", False), ("", False), ("Other", False), ("_2", False),
+    ],
+)  # fmt: skip
+def test_what_a_class_says(name, is_tumour):
+    assert says_tumour(name) == is_tumour
+
+
+def test_numbered_tumours_both_count_and_camelyons_group_only_in_its_files(tmp_path):
+    other = shapely.transform(RING, lambda points: points + 500)
+    regions = [Region(RING, "Tumor_1"), Region(other, "Tumor_2")]
+    area = truth_area(regions, where="x")
+    assert area.counted == {"Tumor_1": RING.area, "Tumor_2": RING.area}
+    assert area.cut_out == {}
+    drawn = [Region(RING, "Tumor"), Region(RING, "_2")]
+    assert truth_area(drawn, where="x").other == {"_2": RING.area}
+
+
+def test_classes_that_say_nothing_are_asked_for():
+    regions = [Region(RING, "A"), Region(RING, "Normal")]
+    with pytest.raises(UserError, match="none of its classes says that it is tumour: A") as error:
+        tumour(regions)
+    assert "--truth-class" in error.value.hint
+    assert tumour([Region(RING, "Normal")]).is_empty, "no tumour was drawn, and that is known"
+    assert tumour(regions, truth_class=["a"]).area == RING.area
+    with pytest.raises(UserError, match="there is no class 'B'"):
+        tumour(regions, truth_class=["B"])
+    hole = shapely.box(50, 50, 60, 60)
+    cut = truth_area([Region(RING, "Tumor"), Region(hole, "fold")], exclude_class=["fold"], where="x")
+    assert cut.shape.area == RING.area - 100
+    assert cut.words("truth", 0.5).startswith("truth: Tumor 0.0024 mm²; cut out: fold 2.5e-05 mm²")
+
+
+def test_ignored_regions_are_cut_out_of_tissue_too():
+    area = tissue_area([Region(shapely.box(0, 0, 100, 100), "Tissue"), Region(RING, "Ignore*")], where="x")
+    assert area.shape.area == 1e4 - RING.area
+
+
+def test_collections_are_read_and_other_slides_regions_are_refused(tmp_path):
+    path = tmp_path / "a.geojson"
+    point = {"type": "Point", "coordinates": [0, 0]}
+    ring = json.loads(shapely.to_geojson(RING))
+    geometry = {"type": "GeometryCollection", "geometries": [point, ring]}
+    path.write_text(json.dumps({"type": "Feature", "geometry": geometry, "properties": {}}))
+    (region,) = read_annotations(path)
+    assert region.shape.area == RING.area
+    assert outside([region], (2000, 1000), "a") == ""
+    assert "50% of what a draws" in outside([Region(shapely.box(-10, 0, 10, 5), "x")], (2000, 1000), "a")
+    with pytest.raises(UserError, match=r"drawn outside the slide \(50 × 50\)"):
+        outside([Region(shapely.box(60, 60, 90, 90), "x")], (50, 50), "a")
 
 
 def feature(geometry, **properties):

@@ -10,8 +10,9 @@ from pathology_mil.model.attention_scores import Scored, auprc, read_scores, sof
 from pathology_mil.reports.heatmaps import n_times_a, percentiles, render
 from pathology_mil.reports.maps import draw_map
 from pathology_mil.reports.options import MapOptions
-from pathology_mil.slides.annotations import find_annotation, read_annotations
+from pathology_mil.slides.annotations import find_annotation, overlap, read_annotations
 from pathology_mil.slides.reading import Slide
+from pathology_mil.slides.regions import truth_area
 from pathology_mil.slides.tissue import PRESETS, segment
 
 
@@ -78,21 +79,22 @@ def test_what_cannot_be_drawn_is_said_plainly(slide):
             render(slide, coords, wrong.pop("scores"), 256, **wrong)
 
 
+def nests(samples, path):
+    return truth_area(read_annotations(find_annotation(samples / "annotations", path.stem)), where="x").shape
+
+
 def scored(samples):
     """A tumour slide of the samples, scored by how much of each tile is nest, blurred by nothing: a perfect model."""
     path = next(p for p in sorted((samples / "slides").iterdir()) if find_annotation(samples / "annotations", p.stem))
     coords = np.array([[x, y] for x in range(0, 2560, 128) for y in range(0, 2048, 128)])
-    from pathology_mil.slides.annotations import overlap, tumour
-
-    inside = overlap(tumour(read_annotations(find_annotation(samples / "annotations", path.stem))), coords, 128)
+    inside = overlap(nests(samples, path), coords, 128)
     return path, Scored(coords, 128, softmax(8 * inside), softmax(np.stack([8 * inside, inside])))
 
 
 def test_files_of_a_map(samples, tmp_path):
     path, score = scored(samples)
-    annotation = find_annotation(samples / "annotations", path.stem)
     with Slide(path) as slide:
-        made = draw_map(slide, score, tmp_path, MapOptions(branches=True, max_side=500, top=4), annotation)
+        made = draw_map(slide, score, tmp_path, MapOptions(branches=True, max_side=500, top=4), nests(samples, path))
     assert all(p.stat().st_size > 1000 for p in made.files.values())
     assert {"overlay", "figure", "qupath", "top tiles", "branch 0", "branch 1"} == set(made.files)
     assert made.facts["auprc"] == pytest.approx(1)

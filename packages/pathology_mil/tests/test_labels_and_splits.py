@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 
 from core_runtime.errors import UserError
-from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels, slide_id, sorted_classes
+from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels, sorted_classes
 from pathology_mil.cohort.options import MERGES, LabelOptions
 from pathology_mil.cohort.splits import Split, check_splits, few_shot, make_splits, read_splits, write_splits
+from pathology_mil.slides.formats import slide_id
 
 
 def write(path, *lines):
@@ -41,7 +42,7 @@ def test_merges_columns_and_left_out_rows(tmp_path):
     other = read_labels(table, LabelOptions(label_col="other"))
     assert other.classes == ("x", "y")
     assert "c" not in other.label
-    assert "1 rows without a label" in other.notes[0]
+    assert "4 rows, 3 used, 1 left out: 1 without a label (line 4)" in other.notes[0]
     merged = read_labels(table, LabelOptions(label_map=("4=0", "6 = 3")))
     assert merged.classes == ("0", "3")
 
@@ -53,7 +54,7 @@ def test_merges_columns_and_left_out_rows(tmp_path):
         (["slide_id,grade", "a,0"], "no column 'label'"),
         (["slide_id,label", "a,0", "a.svs,1"], "two labels"),
         (["slide_id,label", "a,"], "no slide has a value"),
-        ([""], "not a CSV table"),
+        ([""], "is empty"),
     ],
 )
 def test_unusable_tables_are_one_line(tmp_path, lines, message):

@@ -1,5 +1,6 @@
 """Labelled slides with their features: what a model learns from and is judged on."""
 
+import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core_runtime.errors import UserError, few
 from core_runtime.terminal import track
 from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels
 from pathology_mil.cohort.options import LabelOptions
-from pathology_mil.features.bags import Bag, LazyFeatures, find_bags
+from pathology_mil.features.bags import Bag, LazyFeatures, differing, find_bags
 from pathology_mil.slides.options import Tiling
-
-# What must be the same when features of a new slide are made; read from the attributes of the feature files.
-_PREPROCESSING = ("encoder", "patch_size", "target_magnification", "target_mpp", "patch_size_level0", "overlap")
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,30 @@ class Cohort:
     """Labelled slides with their features (still on disk).
 
     Attributes:
-        labels: of exactly the slides in `features`.
-        features: slide id → matrix on disk.
+        labels: of exactly the slides in `bags`.
+        bags: slide id → its features.
         skipped: slide id → why a labelled slide is left out ("no tiles").
         facts: what every result should be read with: feature width, encoder, magnification, numbers of slides and tiles.
         paths: the feature files.
+        digests: slide id → what tells its features from others, whatever they are called.
         preprocessing: how the features were made, as far as their files agree on it.
     """
 
     labels: Labels
-    features: Mapping[str, LazyFeatures]
+    bags: Mapping[str, Bag]
     skipped: Mapping[str, str]
     facts: Mapping[str, Any]
     paths: tuple[Path, ...]
+    digests: Mapping[str, str]
     preprocessing: Mapping[str, Any]
+
+    def features(self, slide: str) -> LazyFeatures:
+        """The matrix of a slide, on disk."""
+        return self.bags[slide].features
 
     def tile_counts(self, slides: Sequence[str]) -> dict[str, Any]:
         """Numbers of slides and tiles of a part."""
-        return _tile_counts([len(self.features[slide]) for slide in slides])
+        return _tile_counts([len(self.bags[slide]) for slide in slides])
 
 
 def _tile_counts(tiles: Sequence[int]) -> dict[str, Any]:
@@ -94,21 +100,44 @@ def open_cohort(
         raise UserError(f"{features}: features of {first} are {a} wide, those of {second} {b}: two encoders are mixed")
     return Cohort(
         table.only(used),
-        {slide: bag.features for slide, bag in used.items()},
+        used,
         skipped,
         _facts(used),
         tuple(sorted({files[slide].path for slide in used})),
+        {slide: _digest(bag) for slide, bag in used.items()},
         _preprocessing(used),
     )
 
 
+def _digest(bag: Bag) -> str:
+    """Of the features' first and last rows and their number: copies and renamed files are the same, another slide is not."""
+    rows = np.concatenate([np.asarray(bag.features[:4]), np.asarray(bag.features[-4:])])
+    return hashlib.sha256(f"{bag.features.shape}".encode() + rows.astype(np.float32).tobytes()).hexdigest()[:16]
+
+
 def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
+    """How all features were made.
+
+    Raises:
+        UserError: in different ways.
+    """
     common: dict[str, Any] = {}
-    for key in _PREPROCESSING:
-        values = {str(bag.encoder if key == "encoder" else bag.attributes.get(key)) for bag in bags.values()}
-        value = values.pop()
-        if not values and value != "None":
-            common[key] = value
+    first: dict[str, str] = {}
+    for slide, bag in bags.items():
+        preparation = bag.preparation
+        words = differing(common, preparation)
+        if words:
+            earlier = next(first[key] for key in preparation if key in common and common[key] != preparation[key])
+            raise UserError(
+                f"features made in different ways are mixed: {earlier} and {slide} have {', '.join(words)}",
+                "make all of them in the same way, or name the folder of one kind",
+            )
+        for key, value in preparation.items():
+            if key not in common:
+                common[key], first[key] = value, slide
+    sides = {bag.side for bag in bags.values()}
+    if len(sides) == 1:
+        common["patch_size_level0"] = str(sides.pop())
     tilings = [_tiling(bag.attributes.get("parameters")) for bag in bags.values()]
     if tilings[0] is not None and all(tiling == tilings[0] for tiling in tilings):
         common["tiles"] = tilings[0].plain()

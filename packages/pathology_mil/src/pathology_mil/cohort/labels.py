@@ -1,16 +1,19 @@
 """Tables of slide labels: which slide is what, whose it is, and which number a class gets."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from core_runtime.errors import UserError
+from core_runtime.tables import Table, near_equal, read_table
 from pathology_mil.cohort.options import LabelOptions
-from pathology_mil.slides.formats import SLIDE_SUFFIXES
+from pathology_mil.slides.formats import slide_id
 
-_ENDINGS = tuple(sorted(SLIDE_SUFFIXES | {".h5", ".hdf5", ".pt"}))
+_PATIENT_COLUMNS = (
+    "case_id", "patient_id", "patient", "case", "subject_id", "subject", "participant_id", "participant", "case_submitter_id",
+)  # fmt: skip
+_TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=-|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Labels:
         classes: names of the classes, by number, in sorted order (or that of a given list).
         case: slide id → patient; a slide without one is its own case.
         split: slide id → "train", "val" or "test", where the table says so.
-        notes: what a person should know about how the table was read.
+        notes: what a reader should know about how the table was read.
+        known: slides whose patient the table or the name says.
     """
 
     label: Mapping[str, int]
@@ -30,6 +34,7 @@ class Labels:
     case: Mapping[str, str]
     split: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    known: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.label)
@@ -37,6 +42,10 @@ class Labels:
     def patients_of(self, slides: Sequence[str]) -> list[str]:
         """Whose each slide is."""
         return [self.case[slide] for slide in slides]
+
+    def known_patients(self, slides: Sequence[str]) -> list[str]:
+        """The patients of slides, where the table or the slides' names say them."""
+        return sorted({self.case[slide] for slide in slides if slide in self.known})
 
     def only(self, slides: Collection[str]) -> "Labels":
         """The same table without other slides; the classes stay."""
@@ -47,14 +56,8 @@ class Labels:
             {s: c for s, c in self.case.items() if s in keep},
             {s: w for s, w in self.split.items() if s in keep},
             self.notes,
+            self.known & keep,
         )
-
-
-def slide_id(name: str) -> str:
-    """The id that a table means by a file name: without folder and without the ending of a slide or feature file."""
-    name = str(name).strip().replace("\\", "/").rsplit("/", 1)[-1]
-    ending = next((e for e in _ENDINGS if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
 
 
 def read_labels(
@@ -64,64 +67,82 @@ def read_labels(
     merge: Mapping[str, str] | None = None,
     classes: Collection[str] | None = None,
 ) -> Labels:
-    """Reads a CSV with the columns ``slide_id,label`` and, where there are any, ``case_id`` and ``split`` (or ``split_info``).
+    """Reads a table with the columns ``slide_id,label`` and, where there are any, patients and ``split`` (or ``split_info``).
 
     Args:
-        options: which column, and how labels are merged.
+        options: which columns, and how labels are merged.
         merge: label → label, where the options name none (for example BRACS's seven to three).
         classes: names in the order of their numbers; default: sorted (as numbers if all are), so that no order of rows can swap them.
 
     Raises:
-        UserError: no such file or column, a slide with two labels, a label outside `classes`.
+        UserError: no such file or column, a slide with two labels or patients, a label outside `classes`.
     """
-    import pandas as pd
-
-    label_col = options.label_col
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except OSError as error:
-        raise UserError(f"cannot read the labels {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError):
-        raise UserError(
-            f"{path.name} is not a CSV table", "its columns are slide_id,label and, if known, case_id"
-        ) from None
-    columns = [str(c).strip() for c in table.columns]
-    table.columns = columns
-    for column in ("slide_id", label_col):
-        if column not in table:
-            there = ", ".join(c for c in columns if c)
-            hint = (
-                "--label-col names the column to learn"
-                if column == label_col
-                else "rename the column of slide names to slide_id"
-            )
-            raise UserError(f"{path.name} has no column {column!r} (it has {there})", hint)
-    merge = {str(k): str(v) for k, v in (options.merge or merge or {}).items()}
-    given: dict[str, str] = {}
-    cases: dict[str, str] = {}
+    table = read_table(path)
+    slide_column = table.column("slide_id")
+    label_column = table.column(options.label_col)
+    patient_column = _patient_column(table, options.patient_col)
+    split_column = table.column("split", "split_info", required=False)
+    merged = {str(old): str(new) for old, new in (options.merge or merge or {}).items()}
+    label: dict[str, str] = {}
+    patient: dict[str, str] = {}
     split: dict[str, str] = {}
-    without = 0
-    where = next((c for c in ("split", "split_info") if c in table), None)
-    records: list[Any] = table.to_dict(orient="records")
-    for row in records:
-        slide, label = slide_id(row["slide_id"]), row[label_col].strip()
-        label = merge.get(label, label)
-        if not label:
-            without += 1
+    for row in table:
+        name, value = row[str(slide_column)], row[str(label_column)]
+        if name is None or value is None:
+            table.leave_out(row, "without a slide" if name is None else "without a label")
             continue
-        if given.setdefault(slide, label) != label:
-            raise UserError(f"{path.name}: slide {slide} has two labels, {given[slide]!r} and {label!r}")
-        cases[slide] = str(row.get("case_id") or "").strip() or slide
-        if where and row[where].strip():
-            split[slide] = row[where].strip().lower()
-    if not given:
-        raise UserError(f"{path.name}: no slide has a value in the column {label_col!r}")
-    names = sorted_classes(set(given.values())) if classes is None else tuple(map(str, classes))
-    if unknown := sorted(set(given.values()) - set(names)):
+        slide, value = slide_id(name), merged.get(value, value)
+        if label.setdefault(slide, value) != value:
+            raise UserError(f"{path.name}: slide {slide} has two labels, {label[slide]!r} and {value!r}")
+        owner = row.get(patient_column) or tcga_patient(slide)
+        if owner is not None and patient.setdefault(slide, owner) != owner:
+            raise UserError(f"{path.name}: slide {slide} has two patients, {patient[slide]!r} and {owner!r}")
+        part = row.get(split_column)
+        if part is not None:
+            split[slide] = part.lower()
+    if not label:
+        raise UserError(f"{path.name}: no slide has a value in the column {label_column!r}", table.account())
+    names = sorted_classes(set(label.values())) if classes is None else tuple(map(str, classes))
+    unknown = sorted(set(label.values()) - set(names))
+    if unknown:
         raise UserError(f"{path.name}: labels {', '.join(unknown)} are none of the classes {', '.join(names)}")
-    notes = (f"{without} rows without a label were left out",) if without else ()
     number = {name: i for i, name in enumerate(names)}
-    return Labels({s: number[label] for s, label in given.items()}, names, cases, split, notes)
+    notes = [*table.notes, table.account(), *_spelling_notes(label.values()), *_patient_notes(label, patient)]
+    return Labels(
+        {slide: number[value] for slide, value in label.items()},
+        names,
+        {slide: patient.get(slide, slide) for slide in label},
+        split,
+        tuple(notes),
+        frozenset(patient),
+    )
+
+
+def _patient_column(table: Table, asked_for: str | None) -> str | None:
+    if asked_for is not None:
+        return table.column(asked_for)
+    return table.column(*_PATIENT_COLUMNS, required=False)
+
+
+def tcga_patient(slide: str) -> str | None:
+    """The patient of a TCGA barcode (TCGA-AA-0001-01Z-…), or None."""
+    match = _TCGA.match(slide)
+    return match.group(0).upper() if match else None
+
+
+def _spelling_notes(labels: Iterable[str]) -> Iterable[str]:
+    for group in near_equal(sorted(set(labels))):
+        pairs = ",".join(f"{name}={group[0]}" for name in group[1:])
+        yield f"{' and '.join(map(repr, group))} are taken as {len(group)} classes: if they are one, --label-map '{pairs}'"
+
+
+def _patient_notes(slides: Collection[str], patient: Mapping[str, str]) -> Iterable[str]:
+    """Whether patients are known: where they are not, slides of one patient may stand on both sides of a split."""
+    unknown = [slide for slide in slides if slide not in patient]
+    if unknown:
+        whose = "no slide" if len(unknown) == len(slides) else f"{len(unknown)} of {len(slides)} slides"
+        verb = "says" if len(unknown) == len(slides) else "do not say"
+        yield f"{whose} {verb} whose it is: each counts as a patient of its own (--patient-col names the column)"
 
 
 def labels_of_bags(

@@ -21,11 +21,13 @@ class LabelOptions:
 
     Attributes:
         label_col: column of LABELS to learn.
+        patient_col: column that says whose a slide is; default: case_id, patient_id, patient, subject …, else TCGA barcodes.
         label_map: merge labels, '2=1,3=1'.
         ignore_missing: leave out labelled slides that have no features.
     """
 
     label_col: str = "label"
+    patient_col: str | None = None
     label_map: Names = ()
     ignore_missing: Annotated[bool, Flag()] = False
 

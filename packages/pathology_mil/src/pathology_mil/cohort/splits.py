@@ -10,7 +10,9 @@ from typing import Any
 
 from core_runtime.errors import UserError, few
 from core_runtime.folders import write_text
-from pathology_mil.cohort.labels import Labels, slide_id
+from core_runtime.tables import Table, read_table
+from pathology_mil.cohort.labels import Labels
+from pathology_mil.slides.formats import slide_id
 
 PARTS = ("train", "val", "test")
 
@@ -59,22 +61,37 @@ def _from_json(content: Mapping[str, Any]) -> Split:
 
 
 def _from_csv(path: Path) -> list[Split]:
-    import pandas as pd
+    table = read_table(path)
+    slide = table.column("slide_id", required=False)
+    part, fold = (table.column(name, required=False) for name in ("split", "fold"))
+    if slide is not None and (part is not None or fold is not None):
+        column = part if part is not None else str(fold)
+        entries = {slide_id(name): value for row in table if (name := row[slide]) and (value := row[column])}
+        _refuse_short_rows(table)
+        if part is not None:
+            return [from_names(entries)]
+        return from_folds({name: int(float(value)) for name, value in entries.items()})
+    columns = {name: table.column(name, required=name == "train") for name in PARTS}
+    rows = list(table)
+    _refuse_short_rows(table)
+    cells = {name: [row.get(column) for row in rows] for name, column in columns.items()}
+    written = {value.lower() for value in cells["train"] if value is not None}
+    if written and written <= {"true", "false"}:  # CLAM's splits_0_bool.csv
+        slides = [slide_id(str(row[table.columns[0]])) for row in rows]
+        chosen = [
+            tuple(name for name, value in zip(slides, cells[part], strict=True) if str(value).lower() == "true")
+            for part in PARTS
+        ]
+        return [Split(*chosen)]
+    return [Split(*(tuple(slide_id(name) for name in cells[part] if name is not None) for part in PARTS))]
 
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if "slide_id" in table and ("fold" in table or "split" in table):
-        ids = [slide_id(s) for s in table["slide_id"]]
-        if "split" in table:
-            return [from_names(dict(zip(ids, table["split"], strict=True)))]
-        return from_folds(dict(zip(ids, (int(float(f)) for f in table["fold"]), strict=True)))
-    if "train" not in table:
-        raise KeyError("train")
-    first = table.columns[0]
-    if set(table["train"].str.lower()) <= {"true", "false"}:
-        ids = [slide_id(s) for s in table[first]]
-        chosen = {p: [str(v).lower() == "true" for v in table[p]] if p in table else [] for p in PARTS}
-        return [Split(*(tuple(s for s, yes in zip(ids, chosen[p], strict=False) if yes) for p in PARTS))]
-    return [Split(*(tuple(slide_id(s) for s in table[p] if s.strip()) if p in table else () for p in PARTS))]
+
+def _refuse_short_rows(table: Table) -> None:
+    """A split that lost rows is another split: nothing but blank rows may be left out."""
+    odd = {line: reason for line, reason in table.left_out.items() if reason != "blank"}
+    if odd:
+        line, reason = next(iter(odd.items()))
+        raise UserError(f"{table.path.name}, line {line}: a row {reason}", "each row has a cell for every column")
 
 
 def from_names(parts: Mapping[str, str]) -> Split:

@@ -22,6 +22,7 @@ from pathology_mil.training.recipe import ModelName, NetworkOptions, Recipe
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from shapely import MultiPolygon
 
     from pathology_mil.cohort.labels import Labels
     from pathology_mil.cohort.splits import Split
@@ -215,20 +216,28 @@ def _learn(plan: Plan, begun: _Begun, seed: int) -> "tuple[list[Judged], float]"
 
 def _truth(data: Path, slide_id: str, bags: "Mapping[str, BagFile]") -> "NDArray[np.bool_]":
     """(N,) whether a tile is at least half tumour."""
-    from pathology_mil.slides.annotations import find_annotation, overlap, read_annotations, tumour
+    from pathology_mil.slides.annotations import overlap
 
     bag = bags[slide_id].open()
-    file = find_annotation(data / "annotations", slide_id)
-    assert file is not None
+    nests = _nests(data, slide_id)
+    assert nests is not None
     assert bag.coords is not None
     assert bag.side is not None
-    return overlap(tumour(read_annotations(file)), bag.coords, bag.side) >= 0.5
+    return overlap(nests, bag.coords, bag.side) >= 0.5
+
+
+def _nests(data: Path, slide_id: str) -> "MultiPolygon | None":
+    """The drawn nests of a slide; None where it has none."""
+    from pathology_mil.slides.annotations import find_annotation, read_annotations
+    from pathology_mil.slides.regions import truth_area
+
+    file = find_annotation(data / "annotations", slide_id)
+    return None if file is None else truth_area(read_annotations(file), where=file.name).shape
 
 
 def _maps(begun: _Begun, judged: "Judged") -> "dict[str, DrawnMap]":
     """Heat maps of test slides: two with tumour (one of each scan resolution, where there are), one without."""
     from pathology_mil.reports.maps import draw_map
-    from pathology_mil.slides.annotations import find_annotation
     from pathology_mil.slides.reading import Slide, find_slides
 
     places = {slide.slide_id: slide for slide in find_slides(begun.data / "slides")}
@@ -239,7 +248,8 @@ def _maps(begun: _Begun, judged: "Judged") -> "dict[str, DrawnMap]":
     maps = {}
     for slide_id in shown:
         with Slide(places[slide_id].path) as slide:
-            annotation = find_annotation(begun.data / "annotations", slide_id)
             options = MapOptions(max_side=1000, zoom=0.5)
-            maps[slide_id] = draw_map(slide, judged.scored[slide_id], begun.out / "heatmaps", options, annotation)
+            maps[slide_id] = draw_map(
+                slide, judged.scored[slide_id], begun.out / "heatmaps", options, _nests(begun.data, slide_id)
+            )
     return maps

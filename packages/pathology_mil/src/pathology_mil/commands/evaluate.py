@@ -1,7 +1,7 @@
 """``pathology-mil evaluate``."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,24 +32,45 @@ class Evaluation(Outcome):
         data: what they should be read with: encoder, magnification, numbers of slides and tiles.
         table: CLAM's fold_0.csv, slide by slide.
         skipped: slide → why it is left out.
+        notes: how the table of labels was read.
+        seen: slide → how it took part in making the model; left out, unless `include_seen`.
     """
 
     metrics: "Metrics"
     data: Mapping[str, Any]
     table: Path
     skipped: Mapping[str, str]
+    seen: Mapping[str, str] = field(default_factory=dict)
+    include_seen: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return summary(Attempt(slide, reason) for slide, reason in self.skipped.items())
 
     def facts(self) -> dict[str, Any]:
-        return {**self.metrics.plain(), "data": self.data, "table": self.table, "skipped": self.skipped}
+        return {
+            **self.metrics.plain(),
+            "data": self.data,
+            "table": self.table,
+            "skipped": self.skipped,
+            "notes": self.notes,
+            **self._seen(),
+        }
 
     def lines(self) -> Iterable[str]:
         yield data_line(self.data)
+        for text in self.notes:
+            yield f"  {text}"
+        if self.seen:
+            slide, reason = next(iter(self.seen.items()))
+            what = "Judged with" if self.include_seen else "Left out:"
+            yield f"{what} {len(self.seen)} slides that the model has seen ({slide}: {reason}, for example)"
         yield from self.metrics.lines()
         yield f"Slide by slide: {self.table}"
+
+    def _seen(self) -> dict[str, Any]:
+        return {"seen": dict(self.seen), "seen_are_judged": self.include_seen} if self.seen else {}
 
 
 def evaluate(
@@ -61,6 +82,7 @@ def evaluate(
     out: Out = Path("evaluation"),
     splits: Path | None = None,
     reading: LabelOptions = LabelOptions(),
+    include_seen: bool = False,
     resamples: Resamples = 1000,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -75,6 +97,7 @@ def evaluate(
         features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
         labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
         splits: only the test slides of this split file.
+        include_seen: judge slides that the model was trained on, too; otherwise they are left out and named.
     """
     from core_runtime.folders import write_text
     from core_runtime.models import choose_model
@@ -88,11 +111,22 @@ def evaluate(
     where = resolve_device(device)
     loaded = load(choose_model(model, advice=NO_CLASSIFIERS), device=where)
     cohort = open_cohort(features, labels, reading, classes=loaded.classes)
-    loaded.check_width(cohort.facts["feature_width"], str(features))
+    for bag in cohort.bags.values():
+        loaded.check_bag(bag)
     slides = sorted(cohort.labels.label if splits is None else set(_test_part(splits)) - set(cohort.skipped))
     absent = [slide for slide in slides if slide not in cohort.labels.label]
     if absent:
         raise UserError(f"slide {absent[0]} has no label or no features")
+    owners = {slide: cohort.labels.case[slide] for slide in slides if slide in cohort.labels.known}
+    seen = loaded.seen({slide: cohort.digests[slide] for slide in slides}, owners)
+    if seen and not include_seen:
+        slides = [slide for slide in slides if slide not in seen]
+        if not slides:
+            slide, reason = next(iter(seen.items()))
+            raise UserError(
+                f"none of the {len(seen)} slides is new to the model: {slide}: {reason}",
+                "give other slides; --include-seen judges these all the same, which says nothing about new patients",
+            )
     truth, probabilities = judge(loaded.network, cohort, slides, where)
     metrics = measure(
         probabilities, truth, loaded.classes, patients=cohort.labels.patients_of(slides), resamples=resamples
@@ -100,7 +134,7 @@ def evaluate(
     table = out / "fold_0.csv"
     write_fold_table(table, slides, truth.tolist(), probabilities)
     data = {**cohort.facts, **cohort.tile_counts(slides)}
-    evaluation = Evaluation(metrics, data, table, cohort.skipped)
+    evaluation = Evaluation(metrics, data, table, cohort.skipped, seen, include_seen, cohort.labels.notes)
     write_text(out / "metrics.json", json_text(evaluation.facts()))
     return evaluation
 
@@ -115,7 +149,7 @@ def judge(network: "nn.Module", cohort: "Cohort", slides: Sequence[str], device:
     probabilities = []
     with torch.inference_mode():
         for slide in track(slides, "Predicting"):
-            bag = read_features(cohort.features[slide], slide).to(device)
+            bag = read_features(cohort.features(slide), slide).to(device)
             probabilities.append(network(bag).slide_logits[0].float().softmax(0).cpu())
     return torch.tensor([cohort.labels.label[slide] for slide in slides]), torch.stack(probabilities)
 

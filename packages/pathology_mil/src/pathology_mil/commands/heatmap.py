@@ -15,12 +15,14 @@ from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
 from pathology_mil.reports.notes import note_lines, slide_facts
 from pathology_mil.reports.options import MapOptions
-from pathology_mil.slides.options import ScanOptions
+from pathology_mil.slides.options import ExcludeOptions, ScanOptions, TruthOptions
 
 if TYPE_CHECKING:
+    from shapely import MultiPolygon
+
     from pathology_mil.features.bags import BagFile
     from pathology_mil.model.attention_scores import Scored
-    from pathology_mil.slides.reading import SlideFile
+    from pathology_mil.slides.reading import Slide, SlideFile
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class _Work:
     scores: Path | None
     coords: Path | None
     annotation: Path | None
+    truth_class: Sequence[str]
+    exclude_class: Sequence[str]
     device: str
 
 
@@ -86,6 +90,8 @@ def heatmap(
     coords: Path | None = None,
     annotations: Path | None = None,
     out: Out = Path("heatmaps"),
+    truth: TruthOptions = TruthOptions(),
+    excluding: ExcludeOptions = ExcludeOptions(),
     drawing: MapOptions = MapOptions(),
     scan: ScanOptions = ScanOptions(),
     device: Device = "auto",
@@ -125,6 +131,8 @@ def heatmap(
             None if scores is None else _file_of(scores, file.slide_id),
             None if coords is None else _file_of(coords, file.slide_id),
             _annotation_of(annotations, file.slide_id),
+            truth.truth_class,
+            excluding.exclude_class,
             where,
         )
         items.append(_item(work))
@@ -206,6 +214,7 @@ def _item(work: _Work) -> Item:
             raise UserError(f"{path}: no such file")
     key = {name: None if path is None else identity(path) for name, path in sources.items()}
     key |= {"slide_mpp": work.slide.mpp, "options": work.options}
+    key |= {"truth_class": list(work.truth_class), "exclude_class": list(work.exclude_class)}
     key["model"] = None if work.model is None else model_identity(Path(work.model))
     inputs = [path for path in sources.values() if path is not None]
     return Item(work.slide.slide_id, work, work.out / f"{work.slide.slide_id}.json", key=key, inputs=inputs)
@@ -237,11 +246,25 @@ def _draw(item: Item) -> dict[str, Any]:
     work: _Work = item.source
     scored = _scored(work)
     with Slide(work.slide.path, mpp=work.slide.mpp) as slide:
-        drawn = draw_map(slide, scored, work.out, work.options, work.annotation)
+        truth, notes = _truth(work, slide)
+        drawn = draw_map(slide, scored, work.out, work.options, truth)
         files = {kind: str(path) for kind, path in drawn.files.items()}
-        facts = {**drawn.facts, "files": files, "notes": list(scored.notes), "bad_regions": slide.bad_regions}
+        facts = {**drawn.facts, "files": files, "notes": [*scored.notes, *notes], "bad_regions": slide.bad_regions}
     write_text(item.output, json.dumps(facts, ensure_ascii=False))
     return facts
+
+
+def _truth(work: _Work, slide: "Slide") -> "tuple[MultiPolygon | None, list[str]]":
+    """What was drawn as the truth, and in words which classes these are."""
+    from pathology_mil.slides.annotations import read_annotations
+    from pathology_mil.slides.regions import outside, truth_area
+
+    if work.annotation is None:
+        return None, []
+    regions, name = read_annotations(work.annotation), work.annotation.name
+    beyond = outside(regions, slide.dimensions, name)
+    area = truth_area(regions, truth_class=work.truth_class, exclude_class=work.exclude_class, where=name)
+    return area.shape, [area.words("truth", slide.mpp), *filter(None, [beyond])]
 
 
 def _with_facts(item: Item, attempt: Attempt) -> Attempt:

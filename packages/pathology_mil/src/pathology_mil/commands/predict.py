@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from core_runtime.bulk import Attempt, Item, Skipped, bulk, one, summary
 from core_runtime.cli import Outcome
 from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
-from core_runtime.terminal import warn
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
 from pathology_mil.slides.options import ScanOptions
@@ -50,8 +49,6 @@ class Predictions(Outcome):
                 f"{slide['slide_id']}: {slide['label']} ({probabilities}); {slide['tiles']:,} tiles, "
                 f"top 10 hold {slide['top10_attention']:.0%} of the attention"
             )
-        for warning in sorted({slide["warning"] for slide in self.predictions if "warning" in slide}):
-            warn(f"Warning: {warning}")
         yield f"Table: {self.table}"
 
 

@@ -9,7 +9,7 @@ from core_runtime.bulk import Attempt, summary
 from core_runtime.cli import Outcome
 from core_runtime.options import Out, Overwrite, SkipErrors, Workers
 from pathology_mil.reports.notes import counts, note_lines
-from pathology_mil.slides.options import ScanOptions, TileOptions, Tiling, TissueOptions
+from pathology_mil.slides.options import ExcludeOptions, ScanOptions, TileOptions, Tiling, TissueOptions
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def tile(
     out: Out = Path("job"),
     tiles: TileOptions = TileOptions(),
     tissue: TissueOptions = TissueOptions(),
+    excluding: ExcludeOptions = ExcludeOptions(),
     scan: ScanOptions = ScanOptions(),
     process_list: Path | None = None,
     tissue_from: Path | None = None,
@@ -92,6 +93,7 @@ def tile(
         tiling,
         listed=listed,
         tissue_from=tissue_from,
+        exclude_class=excluding.exclude_class,
         workers=workers,
         overwrite=overwrite,
         skip_errors=skip_errors,

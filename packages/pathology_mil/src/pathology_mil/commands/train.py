@@ -54,12 +54,14 @@ class Trained(Outcome):
         folds: one model per fold.
         data: what results should be read with: encoder, magnification, numbers of slides and tiles.
         skipped: slide → why it is left out.
+        notes: how the table of labels was read.
     """
 
     run: Path
     folds: Sequence[Fold]
     data: Mapping[str, Any]
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     @property
     def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -72,7 +74,14 @@ class Trained(Outcome):
 
     def facts(self) -> dict[str, Any]:
         folds = [fold.plain() for fold in self.folds]
-        return {"run": self.run, "model": self.model, "folds": folds, "data": self.data, "skipped": self.skipped}
+        return {
+            "run": self.run,
+            "model": self.model,
+            "folds": folds,
+            "data": self.data,
+            "skipped": self.skipped,
+            "notes": self.notes,
+        }
 
     def lines(self) -> Iterable[str]:
         yield data_line(self.data)
@@ -137,6 +146,8 @@ def train(
     open_run(run.out, arguments, packages=_PACKAGES, data=data, resume=run.resume, overwrite=run.overwrite)
     if run.overwrite:
         _remove_folds(run.out)
+    for text in cohort.labels.notes:
+        note.print(text, markup=False, soft_wrap=True)
     write_splits(run.out / "splits", splits, cohort.labels)
     folds = []
     for number, split in enumerate(splits):
@@ -146,7 +157,7 @@ def train(
         job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, arguments)
         folds.append(_train_fold(job, run.out if len(splits) == 1 else run.out / f"fold_{number}"))
     write_summary(run.out / "summary.csv", [_clam_row(fold) for fold in folds])
-    trained = Trained(run.out, folds, cohort.facts, cohort.skipped)
+    trained = Trained(run.out, folds, cohort.facts, cohort.skipped, cohort.labels.notes)
     write_text(run.out / "metrics.json", json_text(trained.facts()))
     return trained
 
@@ -290,9 +301,12 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
             patients = cohort.labels.patients_of(part)
             metrics[name] = measure(probabilities, truth, classes, patients=patients, resamples=job.resamples)
     write_fold_table(job.run.out / f"fold_{job.number}.csv", slides, truth.tolist(), probabilities)
+    parts = {"train": split.train, "val": split.val, "test": split.test}
     private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
     provenance = {
         "trained_on": dict(cohort.facts),
+        "slides": {name: {slide: cohort.digests[slide] for slide in part} for name, part in parts.items()},
+        "patients": {name: cohort.labels.known_patients(part) for name, part in parts.items()},
         "selection": {"rule": job.rule, "epoch": epoch},
         "arguments": {name: value for name, value in job.arguments.items() if name not in private},
         "test": metrics["test"].plain() if "test" in metrics else None,

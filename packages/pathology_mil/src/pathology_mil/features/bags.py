@@ -4,7 +4,8 @@ Layouts, told apart by what is inside: CLAM (`features` and `coords` in `h5_file
 on `coords`), ACMIL (one file, a group a slide with `feat`, `coords`, attribute `label`), Slideflow (`.pt` beside `.index.npz`).
 """
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NAMES = ("features", "feat")
+_PREPARATION = {
+    "encoder": "encoder",
+    "weights": "weights of the encoder",
+    "patch_size": "patch size",
+    "target_magnification": "magnification",
+    "target_mpp": "resolution (µm per pixel)",
+}
 _OTHER_FOLDERS = {"patches", "masks", "stitches", "thumbnails", "contours", "contours_geojson", "visualization"}
 
 
@@ -96,6 +104,31 @@ class Bag:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    @property
+    def preparation(self) -> dict[str, str]:
+        """How the features were made, as far as the file says: what must be the same for every slide that a model sees."""
+        said: dict[str, Any] = {"encoder": self.encoder, "weights": _weights(self.attributes.get("made_by"))}
+        said |= {
+            key: self.attributes.get(key) for key in ("patch_size", "target_magnification", "target_mpp", "overlap")
+        }
+        return {key: _written(value) for key, value in said.items() if value is not None}
+
+
+def _weights(made_by: Any) -> str | None:
+    """The digest of the encoder's weights, as `encode` notes it."""
+    try:
+        return json.loads(made_by)["weights"]
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def _written(value: Any) -> str:
+    """20, 20.0 and "20" are the same."""
+    try:
+        return f"{float(value):g}"
+    except (TypeError, ValueError):
+        return str(value)
 
 
 @dataclass(frozen=True)
@@ -227,6 +260,16 @@ def read_features(features: LazyFeatures, name: str) -> "Tensor":
         bad = int((~finite).sum())
         raise UserError(f"{name}: {bad} of {len(rows)} feature rows hold NaN or infinity", "encode this slide again")
     return rows
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """In what two preparations differ, in words; what one of them does not say does not count."""
+    words = []
+    for key, name in _PREPARATION.items():
+        one, other = first.get(key), second.get(key)
+        if one is not None and other is not None and _written(one) != _written(other):
+            words.append(f"{name} {_written(one)} and {_written(other)}")
+    return words
 
 
 def find_bags(path: Path | str) -> dict[str, BagFile]:

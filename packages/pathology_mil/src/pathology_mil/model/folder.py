@@ -9,6 +9,8 @@ from torch import nn
 
 from core_attention.checkpoints.folders import load_model, read_config, save_model
 from core_runtime.errors import UserError
+from core_runtime.fields import read_field, read_names
+from pathology_mil.features.bags import Bag, differing
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, MeanMIL
 
 CLASSES = {c.__name__: c for c in (ACMIL_GA, ACMIL_MHA, MeanMIL)}
@@ -37,14 +39,44 @@ class LoadedModel:
         """F, the width of features that it takes."""
         return self.network.config.n_features  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
-    def check_width(self, width: int, name: str) -> None:
-        """Raises UserError where features have another width."""
+    def check_bag(self, bag: Bag) -> None:
+        """Makes sure that features are of the kind that the model learned from.
+
+        Raises:
+            UserError: another width, encoder, weights, magnification or patch size.
+        """
+        width = bag.features.shape[1]
         if width != self.width:
-            made = f" (made by {self.features['encoder']})" if self.features.get("encoder") else ""
+            encoder = f" (made by {self.features['encoder']})" if self.features.get("encoder") else ""
             raise UserError(
-                f"{name}: features are {width} wide, the model takes {self.width}{made}",
+                f"{bag.slide_id}: features are {width} wide, the model takes {self.width}{encoder}",
                 "encode with the encoder of the model",
             )
+        words = differing(self.features, bag.preparation)
+        if words:
+            raise UserError(
+                f"{bag.slide_id}: the model and these features have different {', '.join(words)}",
+                "make the features as those that the model was trained on",
+            )
+
+    def seen(self, slides: Mapping[str, str], patients: Mapping[str, str]) -> dict[str, str]:
+        """Slide → how it took part in making the model ("trained on", "chose the epoch"), by content, name or patient.
+
+        Args:
+            slides: slide → digest of its features.
+            patients: slide → patient, where known.
+        """
+        found: dict[str, str] = {}
+        for part, words in (("train", "was trained on"), ("val", "chose its epoch by")):
+            names = read_field(self.provenance, f"slides.{part}", dict, where=self.path, default={})
+            owners = set(read_names(self.provenance, f"patients.{part}", where=self.path, default=()))
+            digests = set(names.values())
+            for slide, digest in slides.items():
+                if slide in names or digest in digests:
+                    found.setdefault(slide, f"the model {words} it")
+                elif patients.get(slide) in owners:
+                    found.setdefault(slide, f"the model {words} another slide of patient {patients[slide]}")
+        return found
 
 
 def save(
@@ -74,11 +106,15 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
         network = load_model(folder, form)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), _MADE_BY) from None
-    classes = tuple(config["preprocessing"].get("classes") or map(str, range(network.config.n_class)))
-    return LoadedModel(
-        network.to(device).eval(),
-        classes,
-        config["preprocessing"].get("features", {}),
-        config.get("provenance", {}),
-        Path(folder),
-    )
+    where = f"{Path(folder) / 'config.json'}"
+    n_class = network.config.n_class
+    classes = read_names(config, "preprocessing.classes", where=where, default=None, hint=_MADE_BY)
+    if classes is None:
+        classes = [str(number) for number in range(n_class)]
+    if len(classes) != n_class:
+        raise UserError(
+            f"{where}: preprocessing.classes names {len(classes)} classes, the model has {n_class}", _MADE_BY
+        )
+    features = read_field(config, "preprocessing.features", dict, where=where, default={}, hint=_MADE_BY)
+    provenance = read_field(config, "provenance", dict, where=where, default={}, hint=_MADE_BY)
+    return LoadedModel(network.to(device).eval(), tuple(classes), features, provenance, Path(folder))

@@ -90,16 +90,13 @@ class Predictor:
         """Predicts one slide.
 
         Raises:
-            UserError: no tiles, features of another width than the model's, or not finite.
+            UserError: no tiles, features that are not of the model's kind, or not finite.
         """
         name = bag.slide_id
         if len(bag) == 0:
             raise UserError(f"{name}: the slide has no tiles, so there is nothing to predict from")
-        self.model.check_width(bag.features.shape[1], name)
-        encoder = self.model.features.get("encoder")
-        facts: dict[str, Any] = {"encoder": bag.encoder or encoder or "unknown"}
-        if encoder and bag.encoder and bag.encoder != encoder:
-            facts["warning"] = f"the model was trained on features of {encoder}, these are of {bag.encoder}"
+        self.model.check_bag(bag)
+        facts: dict[str, Any] = {"encoder": bag.encoder or self.model.features.get("encoder") or "unknown"}
         output = self.model.network(read_features(bag.features, name).to(self.device))
         probabilities = output.slide_logits[0].double().softmax(0).tolist()
         branches = attention(output.scores).mean(0)

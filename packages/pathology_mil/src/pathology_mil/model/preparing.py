@@ -95,4 +95,10 @@ def encoder_of(model: LoadedModel, encoder: EncoderOptions) -> EncoderOptions:
         encoder = replace(encoder, known_as=trained_on)
     if trained_on and encoder.label != trained_on:
         raise UserError(f"the model takes features of {trained_on}, --encoder asks for {encoder.label}")
+    weights, digest = encoder.plain()["weights"], model.features.get("weights")
+    if digest is not None and weights != digest:
+        raise UserError(
+            f"the model's features were made with other weights of {trained_on}",
+            "--weights names the file that the training features were made with",
+        )
     return encoder

@@ -1,6 +1,7 @@
 """What a file holds, whether it can be used, and what to do next."""
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from pathology_mil.features.bags import find_bags, open_bag
 from pathology_mil.reports import figures
-from pathology_mil.slides.annotations import SUFFIXES, read_annotations, tumour
+from pathology_mil.slides.annotations import SUFFIXES, read_annotations
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
 from pathology_mil.slides.options import PRESETS, TileOptions, Tiling
 from pathology_mil.slides.reading import Slide, find_slides
+from pathology_mil.slides.regions import NO_CLASS, tissue_area, truth_area
 from pathology_mil.slides.resolution import magnification
 from pathology_mil.slides.tiles import Tiles, make_tiles, open_h5, read_tiles
 from pathology_mil.slides.tissue import Tissue, segment
@@ -166,20 +168,26 @@ def _scale_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
 
 def _annotations(path: Path) -> Examination:
     regions = read_annotations(path)
-    names: dict[str, int] = {}
-    for region in regions:
-        names[region.name or "(no class)"] = names.get(region.name or "(no class)", 0) + 1
-    facts = {
+    counts = Counter(region.name or NO_CLASS for region in regions)
+    details: dict[str, Any] = {
         "regions": len(regions),
-        "classes": ", ".join(f"{k} ({n})" for k, n in sorted(names.items())),
-        "area taken as tumour (px²)": round(tumour(regions).area),
+        "classes": ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())),
     }
+    warnings = []
+    try:
+        area = truth_area(regions, where=path.name)
+        details["area taken as tumour (px²)"] = round(area.shape.area)
+        details["as --annotations"] = area.words("truth", None)
+    except UserError as error:
+        warnings.append(f"as --annotations: {error.message} ({error.hint})")
+    details["as --tissue-from"] = tissue_area(regions, where=path.name).words("tissue", None)
     return Examination(
         title=path.name,
         kind="annotations",
         usable=bool(regions),
         summary=f"{len(regions)} regions.",
-        details=facts,
+        details=details,
+        warnings=warnings,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
@@ -14,7 +15,7 @@ from pathology_mil.model.attention_scores import Scored, auprc
 from pathology_mil.reports import figures
 from pathology_mil.reports.heatmaps import n_times_a, percentiles, render
 from pathology_mil.reports.options import MapOptions
-from pathology_mil.slides.annotations import overlap, read_annotations, tile_regions, tumour, write_geojson
+from pathology_mil.slides.annotations import overlap, tile_regions, write_geojson
 from pathology_mil.slides.reading import Slide
 
 
@@ -37,7 +38,9 @@ class DrawnMap:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def draw_map(slide: Slide, scored: Scored, out: Path, options: MapOptions, annotation: Path | None = None) -> DrawnMap:
+def draw_map(
+    slide: Slide, scored: Scored, out: Path, options: MapOptions, truth: shapely.MultiPolygon | None = None
+) -> DrawnMap:
     """Draws one slide.
 
     Writes `SLIDE_overlay.png`, `SLIDE_heatmap.png` (slide, truth where there is one, heat map, legend), `SLIDE_tiles.geojson` for QuPath and
@@ -50,7 +53,6 @@ def draw_map(slide: Slide, scored: Scored, out: Path, options: MapOptions, annot
             f"{slide.slide_id}: the tiles lie outside the slide of {slide.dimensions[0]}×{slide.dimensions[1]} pixels",
             "the scores belong to another slide",
         )
-    truth = tumour(read_annotations(annotation)) if annotation else None
     values = colour_values(scored.attention, options)
     draw = {"cmap": options.cmap, "alpha": options.alpha, "blur": options.blur, "max_side": options.max_side}
     heat = render(slide, scored.coords, values, scored.side, **draw)

@@ -1,13 +1,12 @@
-"""Regions that people (or models) drew on a slide: ASAP and ImageScope XML, GeoJSON of QuPath and TRIDENT. Level-0 pixels."""
+"""Regions drawn by hand or by models on a slide: ASAP and ImageScope XML, GeoJSON of QuPath and TRIDENT. Level-0 pixels."""
 
 import gzip
 import json
-import re
 import uuid
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ from core_runtime.folders import write_text, writing
 from pathology_mil.slides.tissue import Tissue, polygonal
 
 SUFFIXES = (".xml", ".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
-# what is cut out of a tumour: CAMELYON16 (training, test), CAMELYON17, ImageScope's NegativeROA, QuPath
-_EXCLUDED = re.compile(r"_2$|exclusion|^normal$|^hole|ignore\*?$", re.IGNORECASE)
-_TUMOUR = re.compile(r"_[01]$|tumou?r|metasta|carcinoma|cancer|nest", re.IGNORECASE)
 # what a damaged or foreign file raises while it is read
 _BROKEN = (
     ValueError,
@@ -40,6 +36,10 @@ _BROKEN = (
     shapely.errors.ShapelyError,
 )
 _AREAS = (shapely.Polygon, shapely.MultiPolygon)
+_MULTIPLE = (shapely.MultiPolygon, shapely.MultiLineString, shapely.MultiPoint)
+# groups of CAMELYON16's and CAMELYON17's own files, which are ASAP's
+_CAMELYON = {"_0": "truth", "_1": "truth", "_2": "cut out", "metastases": "truth", "normal": "cut out"}
+_IMAGESCOPE = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse"}  # others are arrows and rulers
 COLOURS = {"tumour": (200, 0, 0), "tissue": (0, 160, 60), "tile": (120, 120, 120)}
 
 
@@ -52,12 +52,14 @@ class Region:
         name: its class ("Tumor", "_0"); empty where it has none.
         kind: QuPath's object type: annotation, detection, tile or cell.
         measurements: numbers by name.
+        role: "truth" or "cut out", where the format itself says so (CAMELYON's groups in ASAP files, ImageScope's negative regions).
     """
 
     shape: shapely.Geometry
     name: str = ""
     kind: str = "annotation"
     measurements: Mapping[str, float] = field(default_factory=dict)
+    role: str = ""
 
     @property
     def is_area(self) -> bool:
@@ -87,8 +89,8 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
         ) from error
     if any(offset):
         regions = [
-            Region(shapely.transform(r.shape, lambda p: p + np.asarray(offset)), r.name, r.kind, r.measurements)
-            for r in regions
+            replace(region, shape=shapely.transform(region.shape, lambda points: points + np.asarray(offset)))
+            for region in regions
         ]
     return regions
 
@@ -126,27 +128,49 @@ def _asap(root: ElementTree.Element) -> Iterable[Region]:
         )
         group = annotation.get("PartOfGroup", "")
         name = group if group not in ("", "None") else annotation.get("Name", "")
-        yield from _drawn([p[1:] for p in points], name, annotation.get("Type", "Polygon"))
+        role = _CAMELYON.get(name, "")
+        yield from _drawn([p[1:] for p in points], name, annotation.get("Type", "Polygon"), role)
 
 
 def _imagescope(root: ElementTree.Element) -> Iterable[Region]:
     for annotation in root.iter("Annotation"):
         for region in annotation.iter("Region"):
             points = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iter("Vertex")]
-            name = "exclusion" if region.get("NegativeROA") == "1" else annotation.get("Name", "")
-            yield from _drawn(points, name, "Polygon")
+            role = "cut out" if region.get("NegativeROA") == "1" else ""
+            kind = _IMAGESCOPE.get(region.get("Type", "0"), "Line")
+            yield from _drawn(points, annotation.get("Name", ""), kind, role)
 
 
-def _drawn(points: list[tuple[float, ...]], name: str, kind: str) -> Iterable[Region]:
-    if kind in ("Dot", "PointSet") or len(points) in (1, 2):
+def _drawn(points: list[tuple[float, ...]], name: str, kind: str, role: str = "") -> Iterable[Region]:
+    if kind == "Ellipse" and len(points) >= 2:
+        yield Region(_ellipse(np.array(points)), name, role=role)
+    elif kind == "Rectangle" and len(points) == 2:
+        yield Region(shapely.box(*np.min(points, axis=0), *np.max(points, axis=0)), name, role=role)
+    elif kind in ("Dot", "PointSet") or len(points) in (1, 2):
         if points:
             yield Region(shapely.MultiPoint(points), name)
+    elif kind == "Line":
+        yield Region(shapely.LineString(points), name)
     elif len(points) >= 3:
-        yield Region(_valid(shapely.Polygon(points)), name)
+        yield Region(_valid(shapely.Polygon(points)), name, role=role)
+
+
+def _ellipse(points: NDArray) -> shapely.Polygon:
+    """The ellipse in the box around points: ImageScope keeps two corners of it."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    return shapely.Polygon((low + high) / 2 + circle * (high - low) / 2)
 
 
 def _valid(shape: shapely.Geometry) -> shapely.Geometry:
-    return shape if not isinstance(shape, _AREAS) or shape.is_valid else polygonal(shapely.make_valid(shape))
+    """Areas are valid polygons; of a collection, its polygons count."""
+    if isinstance(shape, shapely.GeometryCollection) and not isinstance(shape, _MULTIPLE):
+        polygons = polygonal(shapely.union_all([_valid(part) for part in shape.geoms]))
+        return shape if polygons.is_empty else polygons
+    if not isinstance(shape, _AREAS) or shape.is_valid:
+        return shape
+    return polygonal(shapely.make_valid(shape))
 
 
 def _geojson(content: Any) -> list[Region]:
@@ -181,18 +205,6 @@ def _class_name(properties: Mapping[str, Any]) -> str:
     if not name and "tissue_id" in properties:
         return "tissue"
     return str(name or properties.get("name") or "")
-
-
-def tumour(regions: Iterable[Region]) -> shapely.MultiPolygon:
-    """The area drawn as tumour, with what was drawn as a hole or exclusion subtracted.
-
-    Classes that speak of tumour (also CAMELYON's `_0` and `_1`) count; where none does, every class that is not an exclusion.
-    """
-    regions = [r for r in regions if r.is_area]
-    drawn = [r for r in regions if not _EXCLUDED.search(r.name)]
-    named = [r for r in drawn if _TUMOUR.search(r.name)]
-    holes = shapely.union_all([r.shape for r in regions if _EXCLUDED.search(r.name)])
-    return polygonal(shapely.union_all([r.shape for r in named or drawn]).difference(holes))
 
 
 def overlap(shape: shapely.MultiPolygon, coords: NDArray, side: int) -> NDArray[np.float64]:
@@ -239,7 +251,7 @@ def _feature(region: Region, number: int) -> dict[str, Any]:
 
 
 def _colour(name: str) -> tuple[int, int, int]:
-    key = "tumour" if _TUMOUR.search(name) else name.lower()
+    key = name.lower().replace("tumor", "tumour")
     return COLOURS.get(key, (60, 90, 200))
 
 

@@ -11,6 +11,7 @@ SLIDE_SUFFIXES = PLAIN_IMAGES | {
 # endings that other fields use, too: the content decides
 _SHARED = {".tif", ".tiff", ".dcm"}
 _OURS = SLIDE_SUFFIXES - _SHARED - PLAIN_IMAGES
+_ENDINGS = tuple(sorted(SLIDE_SUFFIXES | {".h5", ".hdf5", ".pt"}))
 _GEO_KEYS = 34735
 _COLOURS = 277  # samples per pixel
 
@@ -81,3 +82,10 @@ def _feature_file(path: Path) -> Claim | None:
         if isinstance(first, h5py.Group) and "feat" in first:
             return Claim("features of slides", 0.9, "its groups hold 'feat'")
     return None
+
+
+def slide_id(name: str) -> str:
+    """The id that a table means by a file name: without folder and without the ending of a slide or feature file."""
+    name = str(name).strip().replace("\\", "/").rsplit("/", 1)[-1]
+    ending = next((e for e in _ENDINGS if name.lower().endswith(e)), "")
+    return name[: len(name) - len(ending)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core_runtime.errors import UserError
-from core_runtime.options import Above, AtLeast, Between, Flag, options
+from core_runtime.options import Above, AtLeast, Between, Flag, Names, options
 
 Layout = Literal["trident", "clam"]
 ContourFn = Literal["four_pt", "four_pt_hard", "center", "basic"]
@@ -119,6 +119,28 @@ class TissueOptions:
         if self.min_area is not None:
             params = replace(params, a_t=self.min_area, adapt=False)
         return params
+
+
+@options
+class TruthOptions:
+    """Which drawn regions are the truth.
+
+    Attributes:
+        truth_class: classes that are the truth, by name; default: those whose names say tumour. Regions without a class are "(no class)".
+    """
+
+    truth_class: Names = ()
+
+
+@options
+class ExcludeOptions:
+    """Which drawn regions are cut out.
+
+    Attributes:
+        exclude_class: classes that are cut out, beside Ignore, Exclusion and holes.
+    """
+
+    exclude_class: Names = ()
 
 
 @options

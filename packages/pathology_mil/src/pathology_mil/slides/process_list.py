@@ -1,6 +1,5 @@
 """CLAM's `process_list_autogen.csv`: a row a slide with the parameters it was tiled with, which people edit and feed back."""
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from core_runtime.bulk import Attempt
 from core_runtime.errors import UserError, few
+from core_runtime.tables import read_table
+from pathology_mil.slides.formats import slide_id
 from pathology_mil.slides.options import Tiling
 from pathology_mil.slides.reading import SlideFile
 
@@ -64,30 +65,26 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
     Raises:
         UserError: unreadable, without slides, a slide twice, or a value that is none.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as a process list: {error}") from error
-    if not rows or "slide_id" not in rows[0]:
-        raise UserError(
-            f"{path} is no process list: no column 'slide_id', or no row", "'tile --layout clam' writes one"
-        )
+    table = read_table(path)
+    column = table.column("slide_id")
+    process = table.column("process", required=False)
+    columns = {name: table.column(name, required=False) for name in (*_TISSUE, *_TILES)}
     listed: dict[str, Tiling] = {}
-    for number, row in enumerate(rows, 2):
-        slide_id = Path(row["slide_id"] or "").stem
-        if not slide_id or (row.get("process") or "1").strip() in ("0", "0.0"):
+    for row in table:
+        name = row[str(column)]
+        if name is None or (row.get(process) or "1") in ("0", "0.0"):
             continue
-        if slide_id in listed:
-            raise UserError(f"{path.name}, line {number}: slide {slide_id} stands there twice")
+        slide = slide_id(name)
+        where = f"{path.name}, line {row.line}"
+        if slide in listed:
+            raise UserError(f"{where}: slide {slide} stands there twice")
+        cells = {name: row.get(column) for name, column in columns.items()}
         try:
-            tissue, tiles = (
-                {name: of(text) for name, of in columns.items() if (text := (row.get(name) or "").strip())}
-                for columns in (_TISSUE, _TILES)
-            )
-            listed[slide_id] = Tiling(replace(base.tiles, **tiles), replace(base.tissue, **tissue))
-        except ValueError as error:
-            raise UserError(f"{path.name}, line {number}: {error}") from error
+            tissue = {name: of(text) for name, of in _TISSUE.items() if (text := cells[name]) is not None}
+            tiles = {name: of(text) for name, of in _TILES.items() if (text := cells[name]) is not None}
+            listed[slide] = Tiling(replace(base.tiles, **tiles), replace(base.tissue, **tissue))
+        except (ValueError, UserError) as error:
+            raise UserError(f"{where}: {error}") from error
     if not listed:
         raise UserError(f"{path} names no slide to process", "set 'process' to 1 in the rows that are wanted")
     return listed

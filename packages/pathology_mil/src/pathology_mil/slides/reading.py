@@ -3,7 +3,6 @@
 Everything outside this file speaks level-0 pixels: origin top left, x to the right, y down.
 """
 
-import csv
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
@@ -17,9 +16,11 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
+from core_runtime.tables import Table, read_table
+from core_runtime.terminal import note
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
-from pathology_mil.slides.resolution import number, resolution
+from pathology_mil.slides.resolution import resolution
 
 RGB = NDArray[np.uint8]
 
@@ -260,7 +261,7 @@ def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFi
                 f"{source}: no slides in this folder or below it", f"slides end in {', '.join(sorted(SLIDE_SUFFIXES))}"
             )
     elif source.suffix.lower() == ".csv":
-        found = list(_listed(source))
+        found = _listed(source)
     else:
         found = [SlideFile(source)]
     found = [SlideFile(s.path, mpp if s.mpp is None else s.mpp) for s in found]
@@ -273,26 +274,52 @@ def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFi
     return found
 
 
-def _listed(table: Path) -> Iterator[SlideFile]:
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    column = next((c for c in ("wsi", "full_path", "path", "slide_id") if rows and c in rows[0]), None)
+def _listed(path: Path) -> list[SlideFile]:
+    """The slides of a list; what it says of each row is told."""
+    table = read_table(path)
+    column = table.column("wsi", "full_path", "path", "slide_id", required=False)
+    mpp_column = table.column("mpp", required=False)
     if column is None:
-        raise UserError(f"{table.name}: an empty list, or none of the columns wsi, full_path, path, slide_id")
+        raise UserError(f"{path.name}: none of the columns wsi, full_path, path, slide_id", _columns_hint(table))
+    slides: dict[Path, SlideFile] = {}
     missing = []
-    for row in rows:
-        name = row[column].strip()
-        path = table.parent / name
-        if not path.is_file():
-            beside = [p for s in sorted(SLIDE_SUFFIXES) if (p := path.with_name(path.name + s)).is_file()]
-            if not beside:
-                missing.append(name)
-                continue
-            path = beside[0]
-        mpp = row.get("mpp") or None
-        if mpp is not None and number(mpp) is None:
-            raise UserError(f"{table.name}: the mpp of {name} is {mpp!r}, not a positive number")
-        yield SlideFile(path, None if mpp is None else number(mpp))
+    for row in table:
+        name = row[column]
+        if name is None:
+            table.leave_out(row, "without a slide")
+            continue
+        file = _listed_file(path.parent / name)
+        if file is None:
+            missing.append(name)
+            continue
+        mpp = None if mpp_column is None else table.number(row, mpp_column)
+        if mpp is not None and mpp <= 0:
+            raise UserError(f"{path.name}: the mpp of {name} is {mpp:g}, not a positive number")
+        before = slides.setdefault(file.resolve(), SlideFile(file, mpp))
+        if before.mpp != mpp:
+            raise UserError(
+                f"{path.name}, line {row.line}: {name} is there twice, with a resolution of {before.mpp} and of {mpp}",
+                "a slide has one resolution: keep one of the rows",
+            )
     if missing:
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise UserError(f"{table.name} names slides that are not there: {shown}")
+        raise UserError(f"{path.name} names slides that are not there: {few(missing)}", _columns_hint(table))
+    if not slides:
+        raise UserError(f"{path.name} names no slide", table.account())
+    for text in [*table.notes, *([table.account()] if table.left_out else [])]:
+        note.print(text, markup=False, soft_wrap=True)
+    return list(slides.values())
+
+
+def _columns_hint(table: Table) -> str:
+    return f"its columns are {', '.join(map(repr, table.columns))}; paths are relative to the list"
+
+
+def _listed_file(path: Path) -> Path | None:
+    """A file of a list; its ending may be missing."""
+    if path.is_file():
+        return path
+    for suffix in sorted(SLIDE_SUFFIXES):
+        file = path.with_name(path.name + suffix)
+        if file.is_file():
+            return file
+    return None

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shapely
 
 from core_runtime.bulk import Attempt, Item, Skipped, bulk
 from core_runtime.errors import UserError
@@ -21,6 +20,7 @@ from pathology_mil.slides.annotations import find_annotation, read_annotations, 
 from pathology_mil.slides.options import Tiling
 from pathology_mil.slides.process_list import process_row
 from pathology_mil.slides.reading import Slide, SlideFile
+from pathology_mil.slides.regions import outside, tissue_area
 from pathology_mil.slides.tiles import Tiles, downsample, make_tiles, open_h5, plain_attributes, write_tiles
 from pathology_mil.slides.tissue import Tissue
 
@@ -36,6 +36,7 @@ class _Work:
     tiling: Tiling
     job: Path
     tissue_file: Path | None
+    exclude_class: Sequence[str]
 
 
 def tile_slides(
@@ -45,6 +46,7 @@ def tile_slides(
     *,
     listed: Mapping[str, Tiling] | None = None,
     tissue_from: Path | None = None,
+    exclude_class: Sequence[str] = (),
     workers: int = 1,
     executor: Executor | None = None,
     overwrite: bool = False,
@@ -58,6 +60,7 @@ def tile_slides(
         tiling: tiles and tissue.
         listed: slide id → a tiling of its own (`process_list.read_process_list`); tiles that were made in another way are made again.
         tissue_from: folder of GeoJSON files, one per slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
+        exclude_class: classes of these files that are cut out, beside those that `regions` knows.
         workers: processes.
         executor: where to work instead, as `core_runtime.bulk` takes it.
         overwrite: make all again.
@@ -75,7 +78,7 @@ def tile_slides(
     items = []
     for slide in slides:
         own = tiling if listed is None else listed[slide.slide_id]
-        items.append(_item(_Work(slide, own, job, _tissue_file(tissue_from, slide.slide_id))))
+        items.append(_item(_Work(slide, own, job, _tissue_file(tissue_from, slide.slide_id), exclude_class)))
     for item in items:
         _discard_unusable(item, remake=listed is not None)
     folder = job / tiling.tiles.folder
@@ -111,6 +114,7 @@ def _item(work: _Work) -> Item:
         "slide": identity(slide.path) if slide.path.is_file() else None,
         "slide_mpp": slide.mpp,
         "tissue_file": None if work.tissue_file is None else identity(work.tissue_file, full=True),
+        "exclude_class": list(work.exclude_class),
         **work.tiling.plain(),
     }
     return Item(slide.slide_id, work, output, key=key, inputs=inputs)
@@ -154,7 +158,7 @@ def refuse_single_failure(attempts: Sequence[Attempt], *, single: bool) -> None:
 def _tile(item: Item) -> dict[str, Any]:
     work: _Work = item.source
     with Slide(work.slide.path, mpp=work.slide.mpp) as slide:
-        drawn = None if work.tissue_file is None else _drawn_tissue(work.tissue_file)
+        drawn = None if work.tissue_file is None else _drawn_tissue(work.tissue_file, slide, work.exclude_class)
         tiles, tissue = make_tiles(slide, work.tiling, drawn)
         tiles.attributes.update(
             parameters=json.dumps(work.tiling.plain(), sort_keys=True),
@@ -174,17 +178,21 @@ def _tile(item: Item) -> dict[str, Any]:
     write_tiles(item.output, tiles)
     if not len(tiles.coords):
         reasons = "; ".join(["no tissue found on it", *tissue.notes])
-        raise Skipped(NO_TISSUE, f"{reasons} ({_ADVICE})")
+        advice = _ADVICE if work.tissue_file is None else f"{work.tissue_file.name} draws none that a tile fits into"
+        raise Skipped(NO_TISSUE, f"{reasons} ({advice})")
     return facts
 
 
-def _drawn_tissue(path: Path) -> Tissue:
+def _drawn_tissue(path: Path, slide: Slide, exclude_class: Sequence[str]) -> Tissue:
     """Tissue from a GeoJSON file."""
-    tissue = Tissue([], [], [], (1.0, 1.0), [f"tissue taken from {path.name}"])
-    shapes = [r.shape for r in read_annotations(path) if r.is_area]
-    for polygon in shapely.get_parts(shapely.get_parts(shapely.union_all(shapes))):
+    regions = read_annotations(path)
+    beyond = outside(regions, slide.dimensions, path.name)
+    area = tissue_area(regions, exclude_class=exclude_class, where=path.name)
+    notes = [f"tissue taken from {path.name}", area.words("tissue", slide.mpp), *filter(None, [beyond])]
+    tissue = Tissue([], [], [], (1.0, 1.0), notes)
+    for polygon in area.shape.geoms:
         tissue.contours.append(np.array(polygon.exterior.coords)[:-1].astype(np.int32))
-        tissue.holes.append([np.array(r.coords)[:-1].astype(np.int32) for r in polygon.interiors])
+        tissue.holes.append([np.array(ring.coords)[:-1].astype(np.int32) for ring in polygon.interiors])
         tissue.areas.append(polygon.area)
     return tissue
 

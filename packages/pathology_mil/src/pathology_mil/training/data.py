@@ -35,7 +35,7 @@ class BagDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         slide = self.slides[index]
-        return read_features(self.cohort.features[slide], slide), self.cohort.labels.label[slide], slide
+        return read_features(self.cohort.features(slide), slide), self.cohort.labels.label[slide], slide
 
 
 def pack(bags: Sequence[tuple[Tensor, int, str]]) -> Batch:

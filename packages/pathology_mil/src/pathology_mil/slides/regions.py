@@ -1,0 +1,176 @@
+"""What drawn regions mean: which classes count, which are cut out, and which say nothing. One rule for truth and for tissue.
+
+Nothing is tumour by default. A class counts as tumour if its name says so ("Tumor", "invasive carcinoma", CAMELYON's ``_0`` and ``_1`` in its own
+files) and does not say otherwise ("Non-tumor", "tumour-associated stroma"); ``--truth-class`` names others. What is called Ignore, Exclusion or
+Hole, ImageScope's negative regions and CAMELYON's ``_2`` in its own files are cut out; ``--exclude-class`` names others.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import shapely
+
+from core_runtime.errors import UserError
+from core_runtime.tables import match_name
+from pathology_mil.slides.annotations import Region
+from pathology_mil.slides.tissue import polygonal
+
+NO_CLASS = "(no class)"
+_CUT_OUT = {
+    "ignore",
+    "ignored",
+    "exclude",
+    "excluded",
+    "exclusion",
+    "exclusions",
+    "hole",
+    "holes",
+    "artifact",
+    "artefact",
+}
+_TUMOUR = {
+    "tumor", "tumour", "tumors", "tumours", "metastasis", "metastases", "metastatic", "carcinoma", "adenocarcinoma", "cancer", "nest", "nests",
+}  # fmt: skip
+# a name with one of these is not tumour, whatever else it says
+_OTHERWISE = {
+    "non", "no", "not", "without", "free", "negative", "neg", "normal", "benign", "healthy", "stroma", "stromal", "associated",
+    "adjacent", "peritumoral", "margin", "border", "edge", "bed", "necrosis", "necrotic", "lymphocytes", "infiltrate", "til", "tils",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Area:
+    """Drawn regions put together.
+
+    Attributes:
+        shape: what counts, with what is cut out subtracted.
+        counted, cut_out, other: area by class, level-0 pixels; `other` neither counts nor is cut out.
+    """
+
+    shape: shapely.MultiPolygon
+    counted: Mapping[str, float]
+    cut_out: Mapping[str, float]
+    other: Mapping[str, float]
+
+    def words(self, what: str, mpp: float | None) -> str:
+        """The classes with their areas: ``truth: Tumor 1.20 mm²; cut out: Ignore* 0.03 mm²``."""
+        parts = [f"{what}: {_listed(self.counted, mpp) or 'none drawn'}"]
+        if self.cut_out:
+            parts.append(f"cut out: {_listed(self.cut_out, mpp)}")
+        if self.other:
+            parts.append(f"not counted: {_listed(self.other, mpp)}")
+        return "; ".join(parts)
+
+
+def _listed(areas: Mapping[str, float], mpp: float | None) -> str:
+    if mpp is None:
+        return ", ".join(f"{name} {area:,.0f} px²" for name, area in areas.items())
+    return ", ".join(f"{name} {area * mpp**2 / 1e6:.3g} mm²" for name, area in areas.items())
+
+
+def says_tumour(name: str) -> bool:
+    """Whether the name of a class says that it is tumour."""
+    words = _words(name)
+    return bool(words & _TUMOUR) and not words & _OTHERWISE
+
+
+def _says_other(name: str) -> bool:
+    """Whether the name of a class says that it is something else than tumour."""
+    return bool(_words(name) & _OTHERWISE)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[^\W\d_]+", name.casefold()))
+
+
+def _is_cut_out(region: Region, names: Iterable[str]) -> bool:
+    return region.role == "cut out" or bool(_words(region.name) & _CUT_OUT) or _label(region) in names
+
+
+def _label(region: Region) -> str:
+    return region.name or NO_CLASS
+
+
+def truth_area(
+    regions: Sequence[Region], *, truth_class: Sequence[str] = (), exclude_class: Sequence[str] = (), where: str
+) -> Area:
+    """What was drawn as tumour (or as `truth_class`).
+
+    Raises:
+        UserError: a class that was asked for is not there, or there are classes and none says whether it is tumour.
+    """
+    areas = [region for region in regions if region.is_area]
+    classes = list(dict.fromkeys(map(_label, areas)))
+    wanted, unwanted = _matched(truth_class, classes, where), _matched(exclude_class, classes, where)
+    counted, cut_out, other = [], [], []
+    for region in areas:
+        if _label(region) in wanted and region.role != "cut out":
+            counted.append(region)
+        elif _is_cut_out(region, unwanted):
+            cut_out.append(region)
+        elif not wanted and (region.role == "truth" or says_tumour(region.name)):
+            counted.append(region)
+        else:
+            other.append(region)
+    unknown = [region for region in other if not _says_other(region.name)]
+    if not wanted and not counted and unknown:
+        names = ", ".join(dict.fromkeys(map(_label, unknown)))
+        raise UserError(
+            f"{where}: none of its classes says that it is tumour: {names}", "--truth-class NAME says which one is"
+        )
+    return _area(counted, cut_out, other)
+
+
+def tissue_area(regions: Sequence[Region], *, exclude_class: Sequence[str] = (), where: str) -> Area:
+    """What was drawn as tissue: every class that is not cut out."""
+    areas = [region for region in regions if region.is_area]
+    unwanted = _matched(exclude_class, list(dict.fromkeys(map(_label, areas))), where)
+    cut_out = [region for region in areas if _is_cut_out(region, unwanted)]
+    counted = [region for region in areas if not _is_cut_out(region, unwanted)]
+    return _area(counted, cut_out, [])
+
+
+def _matched(names: Sequence[str], classes: Sequence[str], where: str) -> set[str]:
+    """The classes of a file that are meant by names."""
+    found = set()
+    for name in names:
+        match = match_name(name, classes)
+        if match is None:
+            raise UserError(f"{where}: there is no class {name!r}", f"its classes are {', '.join(map(repr, classes))}")
+        found.add(match)
+    return found
+
+
+def _area(counted: Sequence[Region], cut_out: Sequence[Region], other: Sequence[Region]) -> Area:
+    holes = shapely.union_all([region.shape for region in cut_out])
+    shape = shapely.union_all([region.shape for region in counted]).difference(holes)
+    return Area(polygonal(shape), _by_class(counted), _by_class(cut_out), _by_class(other))
+
+
+def _by_class(regions: Sequence[Region]) -> dict[str, float]:
+    shapes: dict[str, list[shapely.Geometry]] = {}
+    for region in regions:
+        shapes.setdefault(_label(region), []).append(region.shape)
+    return {name: shapely.union_all(of_class).area for name, of_class in shapes.items()}
+
+
+def outside(regions: Sequence[Region], dimensions: tuple[int, int], where: str) -> str:
+    """What of the regions lies outside the slide, in words; empty where nothing does.
+
+    Raises:
+        UserError: all of it.
+    """
+    areas = [region.shape for region in regions if region.is_area]
+    drawn = shapely.union_all(areas).area
+    if not drawn:
+        return ""
+    inside = shapely.union_all(areas).intersection(shapely.box(0, 0, *dimensions)).area
+    size = f"{dimensions[0]} × {dimensions[1]}"
+    if not inside:
+        raise UserError(
+            f"{where}: drawn outside the slide ({size})",
+            "the file belongs to another slide, or its coordinates are those of another level",
+        )
+    share = 1 - inside / drawn
+    return f"{share:.0%} of what {where} draws lies outside the slide ({size})" if share > 0.02 else ""
