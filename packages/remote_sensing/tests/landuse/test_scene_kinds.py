@@ -232,9 +232,10 @@ def test_bands_of_other_resolutions_lie_on_one_grid(tmp_path, landscape):
         ("EPSG:32632", NORTH_UP, True),
         ("EPSG:32632", Affine(0.2, 0, 600_000, 0, -0.2, 5_200_000), False),
         ("EPSG:32632", Affine(30, 0, 600_000, 0, -30, 5_200_000), False),
-        ("EPSG:4326", Affine(1e-4, 0, 7, 0, -1e-4, 0.01), True),
+        ("EPSG:4326", Affine(9e-5, 0, 7, 0, -9e-5, 0.01), True),
         ("EPSG:4326", Affine(1e-3, 0, 7, 0, -1e-3, 47), False),
         ("EPSG:2263", Affine(32.8, 0, 900_000, 0, -32.8, 200_000), True),  # feet
+        ("EPSG:3857", Affine(14.6, 0, 800_000, 0, -14.6, 5_950_000), True),  # 10 m on the ground at 47° north
         (None, Affine(0.2, 0, 0, 0, -0.2, 0), True),  # nothing is known
     ],
 )
@@ -361,7 +362,7 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
 
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):
     coarse = write(tmp_path / "s.tif", landscape, transform=NORTH_UP * Affine.scale(3))
-    assert any("30 m" in warning for warning in examine(coarse).warnings)
+    assert any("m: EuroSAT" in warning for warning in examine(coarse).warnings)
 
 
 def test_shared_cases_give_what_their_rows_say(shared, tmp_path, model_folder):

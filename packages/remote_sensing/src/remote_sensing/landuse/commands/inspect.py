@@ -116,18 +116,18 @@ def _examine_scene(path: Path, pictures: bool) -> Findings:
     from remote_sensing.landuse.scenes.scene import Scene
 
     with Scene(path) as scene:
-        size = abs(scene.transform.a)
+        size = scene.pixel_size
         details = {
             "format": scene.kind,
             "size": f"{scene.width} × {scene.height}",
             "bands": ", ".join(scene.bands),
             "coordinate system": scene.crs.to_string() if scene.crs else "none",
-            "pixel": f"{size:g} map units",
+            "pixel": f"{size:.3g} m" if size is not None else f"{abs(scene.transform.a):g} map units",
         }
         warnings = list(scene.warnings)
-        if scene.crs and scene.crs.is_projected and not 8 <= size <= 12:
+        if size is not None and not 8 <= size <= 12.5:
             warnings.append(
-                f"pixels of {size:g} m: EuroSAT's networks know pixels of 10 m; resample first (gdalwarp -tr 10 10)"
+                f"pixels of {size:.3g} m: EuroSAT's networks know pixels of 10 m; resample first (gdalwarp -tr 10 10)"
             )
     return Findings(
         title=path.name,

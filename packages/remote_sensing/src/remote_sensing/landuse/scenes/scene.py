@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
+from rasterio.warp import transform as reproject
 from rasterio.windows import Window
 
 from core_runtime.errors import UserError
@@ -98,7 +99,7 @@ class Scene:
         except UserError:
             self.close()
             raise
-        self.pixel_size = pixel_size(self.transform, self.crs, self.height)
+        self.pixel_size = pixel_size(self.transform, self.crs, self.height, self.width)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -403,18 +404,21 @@ class Scene:
             self.warnings.append("no coordinate system: the map has the same pixel grid and none either")
 
 
-def pixel_size(transform: Any, crs: Any, height: int) -> float | None:
-    """The side of a pixel in metres, at the middle of the scene; None where the file does not say."""
+def pixel_size(transform: Any, crs: Any, height: int, width: int) -> float | None:
+    """The side of a pixel on the ground in metres, at the middle of the scene; None where the file does not say."""
     if crs is None:
         return None
-    side = abs(transform.determinant) ** 0.5
-    if crs.is_geographic:
-        _, latitude = transform * (0, height / 2)
-        return side * METRES_PER_DEGREE * max(math.cos(math.radians(latitude)), 0.0) ** 0.5
+    row, column = height / 2, width / 2
+    corners = [transform * (column, row), transform * (column + 1, row), transform * (column, row + 1)]
     try:
-        return side * crs.linear_units_factor[1]
+        longitudes, latitudes = reproject(crs, "EPSG:4326", *zip(*corners, strict=True))[:2]
     except Exception:  # a local system: rasterio and PROJ raise what they like
         return None
+    metres = METRES_PER_DEGREE * math.cos(math.radians(latitudes[0]))
+    across = (metres * (longitudes[1] - longitudes[0]), METRES_PER_DEGREE * (latitudes[1] - latitudes[0]))
+    down = (metres * (longitudes[2] - longitudes[0]), METRES_PER_DEGREE * (latitudes[2] - latitudes[0]))
+    area = abs(across[0] * down[1] - across[1] * down[0])
+    return area**0.5 if math.isfinite(area) and area > 0 else None
 
 
 def _world_files(path: Path) -> Iterable[Path]:

@@ -76,7 +76,7 @@ def tile_pixel_size(tiles: TileSet) -> float | None:
     if tiles.is_rgb:
         return 10.0 if tiles.classes == CLASSES else None
     with _opened(next(iter(tiles.read(tiles.files[:1])))) as raster:
-        return pixel_size(raster.transform, raster.crs, raster.height)
+        return pixel_size(raster.transform, raster.crs, raster.height, raster.width)
 
 
 def _band_order(tiles: TileSet) -> list[int] | None:

@@ -1,0 +1,219 @@
+"""Seeded mutations of every format that comes in: an answer or one plain line, in bounded time and memory, and nothing half-written.
+
+The quick run takes a few of each format; ``-m slow`` takes a thousand.
+"""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings
+from remote_sensing.landuse.cohort import KnownTiles, split_tiles
+from remote_sensing.landuse.commands.inspect import examine
+from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file
+from remote_sensing.landuse.model.folder import load_model, save_model
+from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.samples.samples import draw_scene, write_geotiff
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, preprocessing
+from remote_sensing.landuse.scenes.claims import claim
+from remote_sensing.landuse.scenes.layouts import find_tiles
+from remote_sensing.landuse.scenes.scene import Scene
+from remote_sensing.landuse.scenes.store import decode
+
+WORDS = (
+    b"",
+    b"0",
+    b"-1",
+    b"nan",
+    b"inf",
+    b"1e308",
+    b"99999999999",
+    b'"',
+    b",",
+    b"\n",
+    b"\0",
+    b"<",
+    b"null",
+    b"[]",
+    b"\xff",
+)
+QUICK, THOROUGH = 12, 1000
+SECONDS, MEBIBYTES = 20, 600  # of one mutation; of all of a format
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """One to three changes: bytes turned, pieces left out, repeated or replaced by words, the end cut off."""
+    for _ in range(rng.randint(1, 3)):
+        # headers and tags stand at the beginning: half of the changes are made there
+        reach = len(data) if rng.random() < 0.5 else min(len(data), 600)
+        at = rng.randrange(reach + 1)
+        end = at + rng.randint(1, 12)
+        kind = rng.randrange(6)
+        if kind == 0:
+            data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+        elif kind == 1:
+            data = data[:at] + data[end:]
+        elif kind == 2:
+            data = data[:end] + data[at:end] * rng.randint(1, 4) + data[end:]
+        elif kind == 3:
+            data = data[:at] + rng.choice(WORDS) + data[at:]
+        elif kind == 4:
+            data = data[:at] + rng.choice(WORDS) + data[end:]
+        elif rng.random() < 0.3:
+            data = data[:at]
+    return data
+
+
+@pytest.fixture(autouse=True)
+def alarm():
+    """A mutation that takes too long is an error, with its seed."""
+
+    def stop(*_):
+        raise TimeoutError(f"longer than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A small file of each format, and a model."""
+    folder = tmp_path_factory.mktemp("originals")
+    scene = draw_scene(128, 5)[0]
+    write_geotiff(folder / "scene.tif", scene, (600_000.0, 5_200_000.0))
+    Image.fromarray(scene[1:4, :130, :130].astype(np.uint8).transpose(1, 2, 0)).save(folder / "world.png")
+    (folder / "world.pgw").write_text("10.0\n0.0\n0.0\n-10.0\n600000.0\n5200000.0\n")
+    Image.fromarray(scene[1:4, :64, :64].astype(np.uint8).transpose(1, 2, 0)).save(folder / "tile.jpg")
+    product = folder / "S2A_MSIL1C_20220801T101559_N0400_R065_T32TMT_X.SAFE"
+    product.mkdir()
+    for band in ("B02", "B03", "B04"):
+        layer = scene[FILE_ORDER.index(band)][None] + np.uint16(1000)
+        write_geotiff(product / f"T32TMT_20220801T101559_{band}.tif", layer, (600_000.0, 5_200_000.0), names=())
+    offsets = "".join(f'<RADIO_ADD_OFFSET band_id="{i}">-1000</RADIO_ADD_OFFSET>' for i in range(13))
+    (product / "MTD_MSIL1C.xml").write_text(f"<p><QUANTIFICATION_VALUE>10000</QUANTIFICATION_VALUE>{offsets}</p>")
+    tiles = folder / "tiles"
+    for name in ("Forest", "River"):
+        (tiles / name).mkdir(parents=True)
+        for i in range(9):
+            Image.new("RGB", (64, 64), (i, 99, 99)).save(tiles / name / f"{name}_{i}.jpg")
+    for i, part in enumerate(("train", "validation", "test")):
+        rows = [
+            f"{j},{name}/{name}_{3 * i + j}.jpg,{n},{name}"
+            for n, name in enumerate(("Forest", "River"))
+            for j in range(3)
+        ]
+        (tiles / f"{part}.csv").write_text("\n".join([",Filename,Label,ClassName", *rows]) + "\n")
+    for i, part in enumerate(("train", "val", "test")):
+        rows = [f"{name}_{3 * i + j}.jpg" for name in ("Forest", "River") for j in range(3)]
+        (tiles / f"eurosat-{part}.txt").write_text("\n".join(rows) + "\n")
+    network = build_network("balanced", classes=2, bands=3, width=8, depths=(1,)).eval()
+    known = {"train": "0123456789abcdef" * 4, "val": "", "test": ""}
+    model = {"classes": ("a", "b"), "tile_size": 64, "pixel_size": 10.0, "provenance": {"tiles": known}}
+    save_model(network, folder / "model", preprocessing=preprocessing(RGB), **model)
+    return folder
+
+
+def read_scene(path):
+    with Scene(path) as scene:
+        scene.read(scene.bands, slice(0, min(scene.height, 64)), slice(0, min(scene.width, 64)))
+
+
+def read_model(folder):
+    model = load_model(folder)
+    KnownTiles.of(model.provenance, folder)
+
+
+def read_lists(folder, name):
+    split_tiles(find_tiles(folder), name)
+
+
+# format → (file that is changed, what is copied with it, what is done with it)
+FORMATS = {
+    "GeoTIFF": ("scene.tif", "scene.tif", read_scene),
+    "world file": ("world.pgw", ".", lambda folder: read_scene(folder / "world.png")),
+    "product metadata": ("MTD_MSIL1C.xml", "S2A_MSIL1C_20220801T101559_N0400_R065_T32TMT_X.SAFE", read_scene),
+    "Kaggle's lists": ("validation.csv", "tiles", lambda folder: read_lists(folder, "csv")),
+    "torchgeo's lists": ("eurosat-test.txt", "tiles", lambda folder: read_lists(folder, "torchgeo")),
+    "config.json": ("config.json", "model", read_model),
+    "weights": ("model.safetensors", "model", read_model),
+    "picture": ("tile.jpg", "tile.jpg", lambda path: decode(path.name, path.read_bytes())),
+}
+
+
+def try_mutations(originals, folder, kind, count):
+    """Reads `count` mutations of a format.
+
+    Raises:
+        AssertionError: one of them ends in anything but an answer or a `UserError` of one line, takes too long or too much memory.
+    """
+    changed, copied, read = FORMATS[kind]
+    place = folder / (originals.name if copied == "." else copied)
+    if copied == ".":
+        place.mkdir()
+        for name in ("world.png", "world.pgw"):
+            shutil.copy(originals / name, place)
+    elif (originals / copied).is_dir():
+        shutil.copytree(originals / copied, place)
+    file = place / changed if place.is_dir() else place
+    original = (originals / copied / changed if place.is_dir() and copied != "." else originals / changed).read_bytes()
+    files = {path for path in folder.rglob("*") if path.is_file()} | {file}
+    complaints: dict[int, str] = {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(count):
+        file.write_bytes(mutate(original, random.Random(f"{kind} {seed}")))
+        signal.alarm(SECONDS)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read(place)
+        except UserError as error:
+            complaints[seed] = str(error)
+        except Exception as error:
+            raise AssertionError(f"{kind}, seed {seed}: unexpected {type(error).__name__}: {error}") from error
+        finally:
+            signal.alarm(0)
+    long = {seed: text for seed, text in complaints.items() if len(text.splitlines()) != 1}
+    assert not long, f"{kind}: more than one line"
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown < MEBIBYTES, f"{kind}: {grown:.0f} MiB"
+    assert {path for path in folder.rglob("*") if path.is_file()} == files, "something was written"
+
+
+@pytest.mark.reliability("mutations of land-use inputs (quick)", "an answer or one line", cases=QUICK * len(FORMATS))
+@pytest.mark.parametrize("kind", FORMATS)
+def test_some_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
+    try_mutations(originals, tmp_path, kind, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.reliability("mutations of land-use inputs", "an answer or one line", cases=THOROUGH * len(FORMATS))
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_thousand_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
+    try_mutations(originals, tmp_path, kind, THOROUGH)
+
+
+def test_mutated_scenes_leave_nothing_half_written(originals, tmp_path):
+    model = load_model(originals / "model")
+    original = (originals / "scene.tif").read_bytes()
+    for seed in range(6):
+        scene = tmp_path / f"scene_{seed}.tif"
+        scene.write_bytes(mutate(original, random.Random(seed)))
+        assert claim(scene) is None or claim(scene).certainty <= 1
+        out = tmp_path / f"out_{seed}"
+        try:
+            assert isinstance(examine(scene), Findings)
+            map_scene_file(scene, model, out, PredictionOptions(stride=64, any_resolution=True))
+        except UserError:
+            assert not out.exists()
+        else:
+            assert json.loads((out / "summary.json").read_text())["files"]
+    assert not list(tmp_path.rglob("*.part"))
