@@ -183,7 +183,7 @@ def moba_attention_packed(
 
 def _choose(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tensor:
     """(batch, heads, queries, blocks): the own block and the best of those that lie wholly before it."""
-    batch, heads, queries, _ = q.shape
+    heads, queries = q.shape[1:3]
     count = means.shape[2]
     share = heads // means.shape[1]
     own = (torch.arange(queries, device=q.device) + keys - queries) // block
