@@ -12,13 +12,8 @@ def transformed() -> bool:
 
 
 def readable(x: Tensor) -> bool:
-    """Whether a value of `x` may decide what is computed: a plain tensor on the CPU, outside compilers, transforms and modes.
-
-    Elsewhere a read fails (vmap, FakeTensor, make_fx, CUDA graphs) or waits for the device.
-    """
-    if transformed() or x.device.type != "cpu":
-        return False
-    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
+    """Whether a value of `x` can be looked at: a plain tensor outside compilers, transforms and modes such as FakeTensorMode."""
+    return not transformed() and type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def vmap_one_by_one(op: Any) -> None:
@@ -33,8 +28,8 @@ def vmap_one_by_one(op: Any) -> None:
         return value if axis is None else value.select(axis, i)
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        placed = list(zip(arguments, in_dims, strict=True))
-        results = [op(*(each(value, axis, i) for value, axis in placed)) for i in range(info.batch_size)]
+        pairs = list(zip(arguments, in_dims, strict=True))
+        results = [op(*(each(value, axis, i) for value, axis in pairs)) for i in range(info.batch_size)]
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))

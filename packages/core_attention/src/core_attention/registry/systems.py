@@ -137,6 +137,8 @@ class System:
         paper: facts of the paper; one of the packages that hold parts of it declares them.
         examples: name → a function ``example(tokens) -> core_attention.measuring.example.Example``, which ``core-attention show`` and
             ``bench`` price and time.
+        limits: example → what torch asks of a module and this one cannot do → why, in words (see ``docs/conformance.md``); a declared
+            limit that does not hold fails the tests.
         page: the page under ``docs/mechanisms`` that describes it.
         pages: the pages of single examples, where they differ from `page`.
         attentions: name in transformers → attention function (see `core_attention.pretrained.transformers`).
@@ -149,6 +151,7 @@ class System:
     failures: Mapping[str, str] = field(default_factory=dict)
     paper: Paper | None = None
     examples: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     page: str | None = None
     pages: Mapping[str, str] = field(default_factory=dict)
     attentions: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
@@ -274,6 +277,7 @@ def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
             paper=whole.paper or part.paper,
             page=whole.page or part.page,
             examples={**whole.examples, **part.examples},
+            limits={**whole.limits, **part.limits},
             pages={**whole.pages, **part.pages},
             attentions={**whole.attentions, **part.attentions},
             converters={**whole.converters, **part.converters},

@@ -73,7 +73,10 @@ def _bias(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _widen(x: Tensor, dim: int) -> Tensor:
-    return x if x.shape[-1] == dim else F.pad(x, (0, dim - x.shape[-1]))
+    if x.shape[-1] != dim:
+        return F.pad(x, (0, dim - x.shape[-1]))
+    # the kernel reads the last axis as if its elements stood side by side
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _plain_forward(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:

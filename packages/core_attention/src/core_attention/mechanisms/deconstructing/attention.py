@@ -18,6 +18,7 @@ from core_attention.capture.recording import record
 from core_attention.masks import Causal
 from core_attention.measuring.example import Example
 from core_attention.parts.rotary import rotary_half
+from core_attention.parts.transforms import readable
 
 KINDS = ("standard", "mlp", "approx", "nonapprox", "rnd", "fixedseq", "static")
 _EPS = 1e-6
@@ -141,7 +142,7 @@ def approximate_attention(
 
 def _away_from_zero(x: Tensor) -> Tensor:
     small = x.abs() < _EPS
-    if not torch.compiler.is_compiling() and bool(small.any()):
+    if readable(x) and bool(small.any()):
         warnings.warn(
             f"{int(small.sum())} denominators of the separately normalised approximation are below {_EPS}; form='joint_outer' has none",
             stacklevel=3,

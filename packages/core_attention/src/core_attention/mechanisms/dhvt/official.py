@@ -48,5 +48,12 @@ system = System(
         "dhvt-attention": "core_attention.mechanisms.dhvt.attention:attention_example",
         "dhvt-feed-forward": "core_attention.mechanisms.dhvt.attention:feed_forward_example",
     },
+    limits={
+        "dhvt-feed-forward": {
+            "dynamic length": "whether the tokens fill a square is found by a square root of their number, which a graph fixes",
+            "export": "whether the tokens fill a square is found by a square root of their number, which a graph fixes",
+            "one token": "batch normalisation in training has no variance of a single pixel of a single sample",
+        },
+    },
     page="dhvt.md",
 )

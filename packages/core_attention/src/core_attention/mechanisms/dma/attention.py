@@ -149,7 +149,7 @@ def dynamic_mask_attention(
 def _compute(
     backend: str, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float, dropout: float, choice: dict
 ) -> Tensor:
-    if not q.shape[2] or not k.shape[2]:
+    if not (q.shape[0] and q.shape[2] and k.shape[2]):
         # nothing to attend to, and a gradient of zero for everything
         return q.new_zeros(*q.shape[:3], v.shape[-1]) + 0 * (q.sum() + k.sum() + v.sum() + bias.sum())
     if backend == "reference":

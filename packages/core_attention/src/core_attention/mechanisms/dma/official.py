@@ -76,6 +76,12 @@ system = System(
     examples={
         "dma": "core_attention.mechanisms.dma.layer:example",
     },
+    limits={
+        "dma": {
+            "dynamic length": "ranking takes a pass a bit of the number of keys, and whether the window covers them all is decided by the length",
+            "export": "ranking takes a pass a bit of the number of keys, and whether the window covers them all is decided by the length",
+        },
+    },
     page="dma.md",
     converters={
         "dma": "core_attention.mechanisms.dma.pretrained:for_layer",

@@ -15,6 +15,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import record
 from core_attention.measuring.example import Example
 from core_attention.parts.fast_weights import linear_attention
+from core_attention.parts.transforms import transformed
 
 
 def rotary_table(
@@ -30,7 +31,8 @@ def rotary_table(
     """
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 (pairs for y and for x), got {head_dim}")
-    made = _table if torch.compiler.is_compiling() else _cached_table  # Dynamo looks through a cache, with a warning
+    # Dynamo looks through a cache, with a warning; a mode such as FakeTensorMode would leave its own kind of tensor in it
+    made = _table if transformed() or torch._C._len_torch_dispatch_stack() else _cached_table
     return made(height, width, head_dim, torch.device(device))
 
 

@@ -71,6 +71,11 @@ system = System(
     examples={
         "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:example",
     },
+    limits={
+        "sparsifiner": {
+            "autocast": "an untrained predictor's scores are nearly equal, so that bf16 rounds them to other keys"
+        },
+    },
     page="sparsifiner.md",
     converters={
         "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:for_layer",

@@ -224,7 +224,7 @@ class MaskPredictor(nn.Module):
         mask, equal = scores > last, scores == last
         left = budget - mask.sum(-1, keepdim=True)
         # ties at the limit are rare, and counting them out takes as long as the rest: looked for first where that is possible
-        if not readable(scores) or bool((equal.sum(-1, keepdim=True) != left).any()):
+        if scores.is_cuda or not readable(scores) or bool((equal.sum(-1, keepdim=True) != left).any()):
             equal = equal & (equal.cumsum(-1) <= left)
         return mask | equal | last.isnan()
 

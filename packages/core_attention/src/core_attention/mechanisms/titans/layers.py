@@ -15,6 +15,7 @@ from core_attention.measuring.example import Example
 from core_attention.mechanisms.titans.attention import HeadProjections, Prefix, masked_attention, sliding_attention
 from core_attention.mechanisms.titans.memory import MemoryCache, NeuralMemory
 from core_attention.parts.cache import Cache
+from core_attention.parts.transforms import readable
 
 ReadMode = Literal["token", "previous", "segment_end"]
 
@@ -76,7 +77,7 @@ class _Branches(nn.Module):
         if mask is not None:
             if mask.shape != x.shape[:2]:
                 raise ValueError(f"mask is (batch, time) = {tuple(x.shape[:2])}; got {tuple(mask.shape)}")
-            if not torch.compiler.is_compiling() and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+            if readable(mask) and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
                 raise ValueError("mask marks padding at the end of the sequences: no token that counts may follow it")
         return cache
 

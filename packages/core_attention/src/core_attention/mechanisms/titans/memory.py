@@ -11,6 +11,7 @@ from torch.nn.functional import conv1d, normalize, silu
 
 from core_attention.mechanisms.titans import network
 from core_attention.mechanisms.titans.recurrence import MemoryState, neural_memory
+from core_attention.parts.transforms import readable
 
 
 @dataclass
@@ -201,7 +202,7 @@ class NeuralMemory(nn.Module):
             max_grad_norm=self.max_grad_norm,
             recompute=self.recompute,
         )
-        if self.check_finite and not torch.compiler.is_compiling():
+        if self.check_finite and readable(x):
             self._check_finite(x, done.state)
         cache.memory, cache.momentum, cache.reference, cache.position, cache.surprise = (
             done.state.memory,

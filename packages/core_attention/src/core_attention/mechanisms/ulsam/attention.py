@@ -68,7 +68,8 @@ class ULSAM(nn.Module):
         if self.norm:
             d = F.relu(self.bn_dws(d))
         # torch vectorises pooling over channels that lie side by side: 5 to 13 times faster on CPUs
-        d = d.contiguous(memory_format=torch.channels_last)
+        if not torch._C._are_functorch_transforms_active():  # under vmap there are no memory formats
+            d = d.contiguous(memory_format=torch.channels_last)
         s = self.conv_point(F.max_pool2d(d, 3, stride=1, padding=1))
         if self.norm:
             s = F.relu(self.bn_point(s))

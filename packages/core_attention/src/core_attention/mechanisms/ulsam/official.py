@@ -37,6 +37,9 @@ system = System(
     examples={
         "ulsam": "core_attention.mechanisms.ulsam.attention:example",
     },
+    limits={
+        "ulsam": {"one token": "batch normalisation in training has no variance of a single pixel of a single sample"},
+    },
     page="ulsam.md",
     inserts={
         "ulsam": "core_attention.mechanisms.ulsam.attention:ULSAM",

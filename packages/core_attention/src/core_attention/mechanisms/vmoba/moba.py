@@ -183,18 +183,21 @@ def moba_attention_packed(
 
 def _choose(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tensor:
     """(batch, heads, queries, blocks): the own block and the best of those that lie wholly before it."""
-    batch, heads, queries, _ = q.shape
+    heads, queries = q.shape[1:3]
     count = means.shape[2]
     share = heads // means.shape[1]
     own = (torch.arange(queries, device=q.device) + keys - queries) // block
     order = torch.arange(count, device=q.device)
-    chosen = torch.zeros(batch, heads, queries, count, dtype=torch.bool, device=q.device)
+    chosen = torch.zeros_like(q[..., :1], dtype=torch.bool).repeat(1, 1, 1, count)
     for h, start in product(range(heads), range(0, queries, ROWS)):  # the gates of a few queries of one head at a time
         rows = slice(start, start + ROWS)
         g = gate(q[:, h, None, rows], means[:, h // share, None])[:, 0]
         g = g.masked_fill((order >= own[rows, None]) | ~g.isfinite(), -torch.inf)
         best, place = g.sort(dim=-1, descending=True, stable=True)
-        chosen[:, h, rows].scatter_(-1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf)
+        picked = torch.zeros_like(g, dtype=torch.bool).scatter(
+            -1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf
+        )
+        chosen[:, h, rows] = picked
     return chosen | (order == own[:, None])
 
 
