@@ -1,6 +1,7 @@
 """Minutes: two real Siegfried tiles are learned by heart; a sheet of a hundred megapixels made of them runs end to end in bounded memory."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -114,7 +115,12 @@ def test_a_sheet_of_a_hundred_megapixels(by_heart, sheet):
     box = tuple(CORNER[i % 2] + 1.25 * s for i, s in enumerate((3100, -4700, 4500, -3300)))
     asked = PartOptions(bbox=box)
     part, _ = segment_sheet(load(by_heart), sheet, out / "part", asked=asked, progress=False)
-    other, _ = segment_sheet(load(by_heart), sheet, out / "moved", asked=asked, shift=75, progress=False)
+    elsewhere = sheet.with_name("elsewhere.tif")
+    shutil.copy(sheet, elsewhere)
+    with rasterio.open(elsewhere, "r+") as file:
+        file.transform = file.transform * Affine.translation(75, 75)
+    moved = PartOptions(bbox=tuple(v + 1.25 * s for v, s in zip(box, (75, -75, 75, -75), strict=True)))
+    other, _ = segment_sheet(load(by_heart), elsewhere, out / "moved", asked=moved, progress=False)
     whole = mask[3300:4700, 3100:4500]
     with rasterio.open(part.mask) as a, rasterio.open(other.mask) as b:
         assert (a.read(1) != whole).mean() < 1e-5

@@ -13,7 +13,7 @@ from core_runtime.errors import UserError
 from remote_sensing.maps.model.mapsam import MapSAM, MapSamConfig
 from remote_sensing.maps.model.sam import Sam, SamConfig
 from remote_sensing.maps.sheets.options import LabelOptions
-from remote_sensing.maps.sheets.vector_files import read_layer, write_layer
+from remote_sensing.maps.sheets.vector_files import NewLayer, read_layer, write_layer
 from remote_sensing.maps.training.module import MapTraining, rate
 from remote_sensing.maps.training.network import TINY
 from remote_sensing.maps.training.recipe import MapRunOptions, NetworkOptions, Recipe
@@ -176,7 +176,9 @@ def test_prompts_of_a_person_become_objects(walked, tmp_path):
         x, y = file.transform * (100, 120)
     crs = CRS.from_epsg(2056)
     write_layer(
-        tmp_path / "p.gpkg", [box(x, y - 40, x + 50, y), box(0, 0, 1, 1)], {"n": [1, 2]}, crs=crs, kind="Polygon"
+        tmp_path / "p.gpkg",
+        NewLayer("x", "Polygon", [box(x, y - 40, x + 50, y), box(0, 0, 1, 1)], {"n": [1, 2]}),
+        crs=crs,
     )
     (row,) = prompt_sheets(small_sam(tmp_path), [sheet], tmp_path / "p.gpkg", tmp_path / "out", side=64)
     assert row["prompts"] == 1, "the other box lies beside the sheet"

@@ -59,9 +59,9 @@ def model(form=PixelModel, side=48, **told):
     return form(Dark(), ("dark",), side, provenance=told)
 
 
-def run(form, path, out, *, part=WHOLE, shift=0, **options):
+def run(form, path, out, *, part=WHOLE, **options):
     segmentation, warnings = segment_sheet(
-        form, path, out, asked=part, options=SegmentOptions(**options), shift=shift, progress=False
+        form, path, out, asked=part, options=SegmentOptions(**options), progress=False
     )
     return {**vars(segmentation), "warnings": warnings}
 
@@ -100,7 +100,10 @@ def test_extent_and_grid_shift_do_not_matter(sheet, tmp_path):
     assert np.array_equal(layer(part["mask"]), whole[90:201, 61:187])
     with open_raster(part["mask"]) as file:
         assert file.transform.almost_equals(Affine(1.25, 0, box[0], 0, -1.25, box[3]))
-    assert np.array_equal(layer(run(model(), sheet, tmp_path / "c", shift=17)["mask"]), whole)
+    # the same pixels elsewhere in the world lie otherwise on the grid of tiles
+    moved = Affine(1.25, 0, 2_600_000 + 17 * 1.25, 0, -1.25, 1_200_000 - 5 * 1.25)
+    write_sheet(tmp_path / "moved.tif", draw_sheet(310, 3).picture[:250], moved)
+    assert np.array_equal(layer(run(model(), tmp_path / "moved.tif", tmp_path / "c")["mask"]), whole)
 
 
 def test_a_killed_run_goes_on_by_strips(sheet, tmp_path):
@@ -143,14 +146,16 @@ def test_nodata_stays_and_empty_tiles_are_left_out(tmp_path):
 def test_roi_keeps_the_frame_and_nothing_else(sheet, tmp_path):
     from shapely.geometry import box
 
-    from remote_sensing.maps.sheets.vector_files import write_layer
+    from remote_sensing.maps.sheets.vector_files import NewLayer, write_layer
 
     frame = box(2_600_000 + 50, 1_200_000 - 200, 2_600_000 + 300, 1_200_000 - 60)
-    write_layer(tmp_path / "roi.gpkg", [frame], {"n": [1]}, crs=CRS.from_epsg(2056), kind="Polygon")
+    write_layer(tmp_path / "roi.gpkg", NewLayer("x", "Polygon", [frame], {"n": [1]}), crs=CRS.from_epsg(2056))
     mask = layer(run(model(), sheet, tmp_path / "out", part=PartOptions(roi=tmp_path / "roi.gpkg"))["mask"])
     assert mask.shape == (112, 200)
     assert (mask != 255).all()
-    write_layer(tmp_path / "line.gpkg", [frame.exterior], {"n": [1]}, crs=CRS.from_epsg(2056), kind="LineString")
+    write_layer(
+        tmp_path / "line.gpkg", NewLayer("x", "LineString", [frame.exterior], {"n": [1]}), crs=CRS.from_epsg(2056)
+    )
     with pytest.raises(UserError, match="no area"):
         run(model(), sheet, tmp_path / "out2", part=PartOptions(roi=tmp_path / "line.gpkg"))
     with pytest.raises(UserError, match="no area"):

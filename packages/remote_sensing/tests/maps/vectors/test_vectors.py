@@ -16,7 +16,7 @@ from remote_sensing.maps.metrics import line_measures, panoptic_quality
 from remote_sensing.maps.sheets.grid import Grid, to_map
 from remote_sensing.maps.sheets.labels import class_numbers, rasterised, windows
 from remote_sensing.maps.sheets.options import LabelOptions
-from remote_sensing.maps.sheets.vector_files import read_layer, write_layer
+from remote_sensing.maps.sheets.vector_files import NewLayer, read_layer, write_layer
 from remote_sensing.maps.training.augment import augment
 from remote_sensing.maps.vectors.centrelines import centre_lines
 from remote_sensing.maps.vectors.options import VectorOptions
@@ -165,17 +165,17 @@ def test_labels_are_drawn_from_vectors_of_any_system(tmp_path):
     line = to_map(LineString([(20, 150), (380, 150)]), GRID.transform)
     area = to_map(Polygon([(10, 10), (60, 10), (60, 60), (10, 60)]), GRID.transform)
     columns = {"kind": ["rail", "vine"]}
-    write_layer(tmp_path / "l.geojson", [line.buffer(4), area], columns, crs=GRID.crs, kind="Polygon")
+    write_layer(tmp_path / "l.geojson", NewLayer("x", "Polygon", [line.buffer(4), area], columns), crs=GRID.crs)
     label = rasterised(tmp_path / "l.geojson", GRID, LabelOptions(classes=("rail", "vine"), class_column="kind"))
     assert (label == 2).sum() == pytest.approx(2500, rel=0.03)
     assert label[150, 200] == 1
-    write_layer(tmp_path / "w.gpkg", [line], {"kind": ["rail"]}, crs=GRID.crs, kind="LineString")
+    write_layer(tmp_path / "w.gpkg", NewLayer("x", "LineString", [line], {"kind": ["rail"]}), crs=GRID.crs)
     label = rasterised(tmp_path / "w.gpkg", GRID, LabelOptions(classes=("rail",), line_width="12"))
     assert label[:, 200].sum() == 6
     for options, words in ((("rail", "x"), "no column"), (("road", "kind"), "none of its geometries")):
         with pytest.raises(UserError, match=words):
             rasterised(tmp_path / "w.gpkg", GRID, LabelOptions(classes=(options[0],), class_column=options[1]))
-    write_layer(tmp_path / "far.gpkg", [box(0, 0, 1, 1)], {"kind": ["rail"]}, crs=GRID.crs, kind="Polygon")
+    write_layer(tmp_path / "far.gpkg", NewLayer("x", "Polygon", [box(0, 0, 1, 1)], {"kind": ["rail"]}), crs=GRID.crs)
     with pytest.raises(UserError, match="lies on the sheet"):
         rasterised(tmp_path / "far.gpkg", GRID, LabelOptions(classes=("rail",)))
 

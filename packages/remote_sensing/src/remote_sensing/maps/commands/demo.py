@@ -61,7 +61,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     Args:
         out: folder for everything that is made.
     """
-    from remote_sensing.maps.samples.samples import MapSampleParams, make_samples
+    from remote_sensing.maps.samples.samples import DRAWN, MapSampleParams, make_samples
 
     if (out / "report.html").exists() and not overwrite:
         raise UserError(f"{out} already holds a demo", "--overwrite replaces it, another folder keeps both")
@@ -96,7 +96,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         Path(row["overlay"]),
         "The mask laid over the sheet.",
     )
-    lines = _draw_lines(sheet, predictions / "sheet_1.gpkg")
+    lines = _draw_lines(sheet, predictions / "sheet_1.gpkg", DRAWN)
     return _report(out, trained, ours, _otsu(plan.sheet, seed), vectors, lines, time.monotonic() - began)
 
 
@@ -123,10 +123,13 @@ def _otsu(size: int, seed: int) -> Method:
     return Method("Otsu + morphology", measures, picture, "What Otsu with morphology finds.")
 
 
-def _draw_lines(sheet: Path, vectors: Path) -> "Image":
+def _draw_lines(sheet: Path, vectors: Path, notice: str) -> "Image":
     """The sheet with the extracted centre-lines."""
+    import numpy as np
     from PIL import Image, ImageDraw
 
+    from remote_sensing.maps.reports.pictures import with_legend
+    from remote_sensing.maps.results import COLOURS
     from remote_sensing.maps.sheets.grid import to_map
     from remote_sensing.maps.sheets.sheet import Sheet
     from remote_sensing.maps.sheets.vector_files import read_layer
@@ -140,8 +143,8 @@ def _draw_lines(sheet: Path, vectors: Path) -> "Image":
     except UserError:  # nothing was found
         lines = []
     for line in lines:
-        pen.line([(float(x), float(y)) for x, y in to_map(line, to_pixels).coords], fill=(230, 30, 30), width=4)
-    return image
+        pen.line([(float(x), float(y)) for x, y in to_map(line, to_pixels).coords], fill=COLOURS[0], width=4)
+    return with_legend(np.asarray(image), ["railway, centre-lines"], notice)
 
 
 def _report(

@@ -1,15 +1,20 @@
 """``remote-sensing maps evaluate``."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import Device, Model, Out, Overwrite, resolve_device
 from remote_sensing.maps.sheets.options import LabelOptions
+
+if TYPE_CHECKING:
+    from remote_sensing.maps.model.folder import SheetModel
+    from remote_sensing.maps.sheets.grid import Grid
+    from remote_sensing.maps.sheets.labels import Shapes
 
 Empty = Literal["zero", "one", "skip"]
 PICTURES = 8  # of the first tiles
@@ -67,9 +72,11 @@ def evaluate(
         empty: what an image without feature and prediction counts.
     """
     from core_runtime.folders import write_text
+    from core_runtime.identity import refuse_inputs_as_outputs
     from remote_sensing.maps.model.folder import load
 
     table = out / "metrics.json"
+    refuse_inputs_as_outputs([data] if truth is None else [data, truth], [out, table])
     if table.exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     if truth is not None:
@@ -82,8 +89,36 @@ def evaluate(
     return MapEvaluation(metrics, table)
 
 
-def _judge_tiles(model: Any, root: Path, pictures: Path, part: str, empty: Empty) -> dict[str, Any]:
+@dataclass
+class _Tally:
+    """What was counted on some tiles."""
+
+    measures: list[Any] = field(default_factory=list)
+    pixels: Any = None
+    probabilities: list[Any] = field(default_factory=list)
+    truths: list[Any] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, Any]:
+        import torch
+
+        from remote_sensing.maps.metrics import calibration_error
+
+        precision, recall, f1, iou = torch.stack(self.measures).nanmean(0).tolist()
+        return {
+            "tiles": len(self.measures),
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "iou": iou,
+            "pooled": self.pixels.measures(),
+            "ece": calibration_error(torch.cat(self.probabilities).double(), torch.cat(self.truths).double()),
+        }
+
+
+def _judge_tiles(model: "SheetModel", root: Path, pictures: Path, part: str, empty: Empty) -> dict[str, Any]:
     """The published measures (a mean over images) and pooled ones of a model on tiles, with pictures of the first.
+
+    Tiles that the model learned from, or was chosen by, are told apart: measures of both are given where there are both.
 
     Raises:
         UserError: no such tiles.
@@ -91,33 +126,37 @@ def _judge_tiles(model: Any, root: Path, pictures: Path, part: str, empty: Empty
     import numpy as np
     import torch
 
-    from remote_sensing.maps.metrics import PixelCounts, calibration_error, image_measures
+    from core_runtime.terminal import warn
+    from remote_sensing.maps.metrics import PixelCounts, image_measures
     from remote_sensing.maps.reports.pictures import write_comparison
     from remote_sensing.maps.sheets.labels import siegfried
 
     examples = siegfried(root, part, model.classes)
-    measures, pooled, probabilities, truths = [], PixelCounts(), [], []
+    known = model.known_tiles
+    unseen, seen = _Tally(pixels=PixelCounts()), _Tally(pixels=PixelCounts())
     for i, name in enumerate(examples.names):
         image, label = examples.read(name)
         logits = model.logits(torch.from_numpy(image)[None])[0]
         predicted = np.where((logits > 0).any(0).numpy(), logits.argmax(0).numpy() + 1, 0)
         truth = torch.from_numpy(label > 0)[None]
-        measures.append(image_measures(torch.from_numpy(predicted > 0)[None], truth, empty=empty)[0])
-        pooled.add(predicted > 0, label > 0)
-        probabilities.append(logits.max(0).values.sigmoid().flatten())
-        truths.append(truth.flatten().float())
+        tally = seen if examples.digest(name) in known else unseen
+        tally.measures.append(image_measures(torch.from_numpy(predicted > 0)[None], truth, empty=empty)[0])
+        tally.pixels.add(predicted > 0, label > 0)
+        tally.probabilities.append(logits.max(0).values.sigmoid().flatten())
+        tally.truths.append(truth.flatten().float())
         if i < PICTURES:
-            write_comparison(image, label, predicted, pictures / f"{name}.png")
-    precision, recall, f1, iou = torch.stack(measures).nanmean(0).tolist()
-    return {
-        "tiles": len(measures),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "iou": iou,
-        "pooled": pooled.measures(),
-        "ece": calibration_error(torch.cat(probabilities).double(), torch.cat(truths).double()),
-    }
+            write_comparison(
+                image, label, predicted, pictures / f"{name}.png", classes=model.classes, notice=model.notice
+            )
+    if not seen.measures:
+        return unseen.metrics()
+    warn(
+        f"the model learned from {len(seen.measures)} of these {len(examples.names)} tiles, or was chosen by them: "
+        "what it makes of them says how well it remembers"
+    )
+    if not unseen.measures:
+        return {"seen in training": seen.metrics()}
+    return {**unseen.metrics(), "seen in training": seen.metrics()}
 
 
 def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -> dict[str, Any]:
@@ -126,34 +165,72 @@ def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -
     Raises:
         UserError: files that do not fit together.
     """
+    from rasterio.errors import RasterioError
+
     from remote_sensing.maps.sheets.formats import is_vector
-    from remote_sensing.maps.sheets.grid import grid_of
-    from remote_sensing.maps.sheets.labels import rasterised, read_label
-    from remote_sensing.maps.vectors.vectorise import open_mask
+    from remote_sensing.maps.sheets.georeference import place
+    from remote_sensing.maps.sheets.labels import draw_shapes, read_label, read_shapes
+    from remote_sensing.maps.sheets.sheet import first_line
+    from remote_sensing.maps.vectors.vectorise import class_names, open_mask
 
     with open_mask(mask) as file:
-        grid = grid_of(file)
-        predicted = file.read(1)
-    label = rasterised(truth, grid, labels) if is_vector(truth) else read_label(truth, len(labels.classes))
-    if label.shape != predicted.shape:
-        raise UserError(
-            f"{truth.name} and {mask.name} have other sizes ({label.shape}, {predicted.shape})",
-            "give the truth on the mask's grid",
-        )
-    metrics: dict[str, Any] = {"classes": _judge_pixels(predicted, label, labels.classes)}
-    if is_vector(truth):
-        metrics |= _judge_objects(predicted, truth, grid, tolerance)
-    return metrics
+        grid = place(file, mask).grid
+        names = class_names(file)
+        try:
+            predicted = file.read(1)
+        except RasterioError as error:
+            raise UserError(
+                f"{mask} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
+            ) from None
+    numbers, labels = _match_classes(names, labels, truth)
+    if not is_vector(truth):
+        label = read_label(truth, max(numbers), grid)
+        return {"classes": _judge_pixels(predicted, label, dict(zip(labels.classes, numbers, strict=True)))}
+    shapes = read_shapes(truth, grid, labels)
+    shapes = replace(shapes, numbers=[numbers[number - 1] for number in shapes.numbers])
+    label = draw_shapes(shapes, grid, labels.line_width, truth)
+    metrics: dict[str, Any] = {
+        "classes": _judge_pixels(predicted, label, dict(zip(labels.classes, numbers, strict=True)))
+    }
+    return metrics | _judge_objects(predicted, shapes, grid, tolerance)
 
 
-def _judge_pixels(predicted: Any, label: Any, classes: Sequence[str]) -> dict[str, Any]:
+def _match_classes(names: Mapping[int, str], labels: LabelOptions, truth: Path) -> tuple[list[int], LabelOptions]:
+    """Class numbers of the mask that are judged, and the labels' options with their names.
+
+    Raises:
+        UserError: the mask knows no such class, or has several and nothing says which of them the truth is.
+    """
+    from core_runtime.tables import match_name
+    from remote_sensing.maps.sheets.formats import is_vector
+
+    if not names:  # a mask of another program: its numbers are in the order of --classes
+        return list(range(1, len(labels.classes) + 1)), labels
+    by_name = {name: number for number, name in names.items()}
+    if labels.classes == LabelOptions().classes:  # none were given
+        if len(names) > 1 and is_vector(truth) and labels.class_column is None:
+            raise UserError(
+                f"the mask has the classes {', '.join(by_name)}, and nothing says which of them {truth.name} is",
+                "--classes names one of them, or --class-column the column of the classes",
+            )
+        return list(by_name.values()), replace(labels, classes=tuple(by_name))
+    numbers = []
+    for name in labels.classes:
+        match = match_name(name, list(by_name))
+        if match is None:
+            raise UserError(f"--classes {name}: the mask has no such class", f"it has {', '.join(by_name)}")
+        numbers.append(by_name[match])
+    return numbers, labels
+
+
+def _judge_pixels(predicted: Any, label: Any, classes: Mapping[str, int]) -> dict[str, Any]:
     """Pixels of each class, where the mask holds data."""
     from remote_sensing.maps.metrics import PixelCounts
     from remote_sensing.maps.results import NODATA
     from remote_sensing.maps.sheets.grid import strips
 
     measures = {}
-    for number, name in enumerate(classes, 1):
+    for name, number in classes.items():
         counts = PixelCounts()
         for rows in strips(len(predicted), 2048):
             known = predicted[rows] != NODATA
@@ -162,26 +239,32 @@ def _judge_pixels(predicted: Any, label: Any, classes: Sequence[str]) -> dict[st
     return measures
 
 
-def _judge_objects(predicted: Any, truth: Path, grid: Any, tolerance: str) -> dict[str, Any]:
-    """Lines and areas of the truth against those of the mask."""
+def _judge_objects(predicted: Any, shapes: "Shapes", grid: "Grid", tolerance: str) -> dict[str, Any]:
+    """Lines and areas of the truth against those of the mask, of the classes that the truth holds."""
+    import numpy as np
+
     from remote_sensing.maps.metrics import line_measures, panoptic_quality
-    from remote_sensing.maps.results import NODATA
-    from remote_sensing.maps.sheets.grid import parse_length, to_map
-    from remote_sensing.maps.sheets.vector_files import in_crs, read_layer
+    from remote_sensing.maps.sheets.grid import parse_length
     from remote_sensing.maps.vectors.centrelines import centre_lines
     from remote_sensing.maps.vectors.polygons import polygonise
 
     measures: dict[str, Any] = {}
-    geometries = [to_map(geometry, ~grid.transform) for geometry in in_crs(read_layer(truth), grid.crs)]
-    areas = [geometry for geometry in geometries if geometry.area > 0]
-    lines = [geometry for geometry in geometries if geometry.area == 0 and geometry.length > 0]
+    lines, areas, line_numbers, area_numbers = [], [], set(), set()
+    for geometry, number in zip(shapes.geometries, shapes.numbers, strict=True):
+        if geometry.area > 0:
+            areas.append(geometry)
+            area_numbers.add(number)
+        elif geometry.length > 0:
+            lines.append(geometry)
+            line_numbers.add(number)
     if lines:
         near = parse_length(tolerance, grid, "--tolerance") / grid.pixel
-        predicted_lines = centre_lines((predicted > 0) & (predicted != NODATA))
+        predicted_lines = centre_lines(np.isin(predicted, list(line_numbers)))
         measures["lines"] = line_measures(predicted_lines, lines, near) | {"tolerance_pixels": near}
     if areas:
         features = polygonise(lambda rows, columns: predicted[rows, columns], grid)
-        measures["areas"] = panoptic_quality([feature.geometry for feature in features], areas)
+        outlines = [feature.geometry for feature in features if feature.number in area_numbers]
+        measures["areas"] = panoptic_quality(outlines, areas)
     return measures
 
 

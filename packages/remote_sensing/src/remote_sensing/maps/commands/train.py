@@ -136,7 +136,9 @@ def train(
     }
     model.cpu()
     provenance = {
-        "trained_on": {"tiles": len(train_tiles)},
+        "trained_on": describe(taught),
+        "validated_on": describe(validation),
+        "notice": taught.notice,
         "epoch": figures["epoch"],
         "val_iou": figures["val_iou"],
     }
@@ -161,13 +163,23 @@ def find_examples(
         sheets = find_sheets(data)
         if len(sheets) != 1:
             raise UserError(f"{data} holds {len(sheets)} sheets", "--labels goes with one sheet")
-        parts = windows(sheets[0], examples.labels, side=examples.side, options=labels, stretch=sheet.stretch)
+        parts = windows(sheets[0], examples.labels, side=examples.side, options=labels, reading=sheet)
     elif data.is_dir():
         parts = siegfried(data, "train", labels.classes), siegfried(data, "val", labels.classes)
     else:
         raise UserError(f"{data}: a sheet needs its labels", "--labels FILE.gpkg names polygons or lines on it")
     taught, validation = parts
     return taught.first(examples.shots), validation.first(examples.shots)
+
+
+def describe(examples: "Examples") -> dict[str, Any]:
+    """What a model remembers of the tiles it learned from: how many, how large, and a digest of each."""
+    return {
+        "tiles": len(examples.names),
+        "side": examples.side,
+        "pixel": examples.pixel,
+        "digests": [examples.digest(name) for name in examples.names],
+    }
 
 
 def _check_classes(tiles: Any, classes: Sequence[str]) -> None:

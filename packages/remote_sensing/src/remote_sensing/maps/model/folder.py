@@ -13,6 +13,7 @@ from torch import Tensor
 
 from core_attention.checkpoints.folders import find_folder, load_model, read_config, save_model
 from core_runtime.errors import UserError
+from core_runtime.fields import read_field, read_names
 from core_runtime.models import choose_model
 from remote_sensing.maps.model.mapsam import MapSAM
 
@@ -41,6 +42,23 @@ class SheetModel:
     temperature: float = 1.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
     precision: str = "32-true"
+
+    @property
+    def notice(self) -> str:
+        """What must be said of its pictures, such as "trained on drawings only"."""
+        notice = self.provenance.get("notice")
+        return notice if isinstance(notice, str) else ""
+
+    @property
+    def known_tiles(self) -> set[str]:
+        """Digests of the tiles that it learned from, or was chosen by."""
+        known: set[str] = set()
+        for part in ("trained_on", "validated_on"):
+            described = self.provenance.get(part)
+            digests = described.get("digests") if isinstance(described, Mapping) else None
+            if isinstance(digests, list):
+                known.update(map(str, digests))
+        return known
 
     @torch.inference_mode()
     def logits(self, rgb: Tensor) -> Tensor:
@@ -96,18 +114,27 @@ def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-
         UserError: none was given, none is there, or it is another kind of model.
     """
     folder = find_model(None if model is None else str(model))
+    where = folder / "config.json"
     try:
         config = read_config(folder)
         network = load_model(folder, MapSAM)
-        preprocessing = config["preprocessing"]
-        return SheetModel(
-            network.merged().to(device).eval(),
-            tuple(preprocessing["classes"]),
-            int(preprocessing["side"]),
-            preprocessing["channel_order"],
-            float(preprocessing["temperature"]),
-            config.get("provenance", {}),
-            precision,
-        )
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
+    channel_order = read_field(config, "preprocessing.channel_order", str, where=where, hint=ADVICE)
+    if channel_order not in ("rgb", "bgr"):
+        raise UserError(f"{where}: preprocessing.channel_order is {channel_order!r}, expected rgb or bgr", ADVICE)
+    classes = tuple(read_names(config, "preprocessing.classes", where=where, hint=ADVICE))
+    if len(classes) != network.config.num_classes:
+        raise UserError(
+            f"{where}: preprocessing.classes names {len(classes)} classes, the network has {network.config.num_classes}",
+            ADVICE,
+        )
+    return SheetModel(
+        network.merged().to(device).eval(),
+        classes,
+        read_field(config, "preprocessing.side", int, where=where, low=8, high=65536, hint=ADVICE),
+        channel_order,
+        read_field(config, "preprocessing.temperature", float, where=where, low=1e-3, high=1e3, hint=ADVICE),
+        read_field(config, "provenance", dict, where=where, default={}),
+        precision,
+    )

@@ -1,7 +1,7 @@
 """A sheet to a mask: tiles slide over it, their logits are blended by a taper, and finished strips of rows are kept on disk.
 
 Memory does not grow with the height of a sheet, and only by some rows with its width. A strip that is on disk is done: a run that was killed goes on
-with the next. Tiles lie on a grid that is anchored in the sheet, so a part of it gives what the whole would give there.
+with the next. Tiles lie on a grid that is anchored to the coordinates, so a part of a sheet, also one cut out as a file, gives what the whole gives there.
 """
 
 from __future__ import annotations
@@ -40,18 +40,16 @@ def segment(
     options: SegmentOptions,
     *,
     key: Mapping[str, Any],
-    shift: int = 0,
     progress: bool = True,
 ) -> Segmentation:
     """Writes ``NAME_mask.tif`` (class numbers, 255 no data, colour table) and ``NAME_prob.tif`` (a band of probabilities per class, then unsure), COGs.
 
     Args:
         key: everything that the result depends on; strips that a killed run with another key left are not used.
-        shift: pixels by which the grid of tiles is moved.
     """
-    tiles = Tiles(sheet.grid, model.side, options, shift=shift)
+    tiles = Tiles(sheet.grid, model.side, options)
     work = out / f".{name}.work"
-    _open_work_folder(work, fingerprint({"key": key, "part": str(part), "shift": shift}))
+    _open_work_folder(work, fingerprint({"key": key, "part": str(part)}))
     numbers = tiles.strips_of(part.rows)
     todo = [number for number in numbers if not _strip_file(work, number).exists()]
     skipped = 0
@@ -108,15 +106,15 @@ def _strips(
     """
     side, stride, k = tiles.side, tiles.stride, len(model.classes)
     columns = tiles.columns_of(part.columns)
-    left = tiles.start(columns[0])
-    width = tiles.start(columns[-1]) + side - left
+    left = tiles.column(columns[0])
+    width = tiles.column(columns[-1]) + side - left
     depth = max(stride * (tiles.around + 1), side)
     weight = taper(side)
     sums = np.zeros((k + 1, depth, width), np.float32)  # of weighted logits, then of weights
     valid = np.zeros((depth, width), bool)
     inner = slice(part.columns.start - left, part.columns.stop - left)
     for row in range(run[0] - tiles.around, run[-1] + 1):
-        top = tiles.start(row)
+        top = tiles.row(row)
         window = slice(top, top + side), slice(left, left + width)
         skipped = 0
         if top < sheet.grid.height and top + side > 0:
@@ -197,7 +195,7 @@ def _assemble(
                     mask_file.write(layers[0], 1, window=window)
                     prob_file.write(np.concatenate([layers[2:], layers[1:2]]), window=window)
                     counts += np.bincount(layers[0].ravel(), minlength=256)
-                _name_classes(mask_file, prob_file, model.classes)
+                _name_classes(mask_file, prob_file, model)
             write_cog(plain[0], mask_to)
             write_cog(plain[1], prob_to)
         finally:
@@ -206,13 +204,17 @@ def _assemble(
     return mask, prob, counts
 
 
-def _name_classes(mask_file: Any, prob_file: Any, classes: Sequence[str]) -> None:
-    """Colour table and class names, so that the files say in any program what they hold."""
+def _name_classes(mask_file: Any, prob_file: Any, model: SheetModel) -> None:
+    """Colour table, class names and what must be said of the model, so that the files say in any program what they hold."""
+    classes = model.classes
     colours = {0: (255, 255, 255, 0)}
     for number, colour in enumerate(COLOURS[: len(classes)], 1):
         colours[number] = (*colour, 255)
     mask_file.write_colormap(1, colours)
     mask_file.update_tags(CLASS_0="background", **{f"CLASS_{number}": name for number, name in enumerate(classes, 1)})
+    if model.notice:
+        mask_file.update_tags(NOTICE=model.notice)
+        prob_file.update_tags(NOTICE=model.notice)
     descriptions = [*(f"probability of {name} (0 to 254)" for name in classes), "unsure"]
     for band, description in enumerate(descriptions, 1):
         prob_file.set_band_description(band, description)

@@ -1,4 +1,4 @@
-"""A person's points and boxes over a whole folder of sheets, through plain SAM: one object a prompt."""
+"""A user's points and boxes over a whole folder of sheets, through plain SAM: one object a prompt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from remote_sensing.maps.model.checkpoints import plain_keys, resized_tables, va
 from remote_sensing.maps.model.sam import VARIANTS, Sam, SamConfig, resized_masks
 from remote_sensing.maps.sheets.grid import to_map
 from remote_sensing.maps.sheets.sheet import Sheet
-from remote_sensing.maps.sheets.vector_files import Layer, in_crs, read_layer, write_layer
+from remote_sensing.maps.sheets.vector_files import Layer, NewLayer, in_crs, read_layer, write_layer
 from remote_sensing.maps.vectors.polygons import polygons_of
 
 
@@ -65,7 +65,7 @@ def prompts_of(layer: Layer, sheet: Sheet) -> list[Prompt]:
     """The prompts that lie on a sheet: a polygon is a box; points of one value in the column ``object`` belong together, ``label`` 0 says "not this"."""
     grid = sheet.grid
     frame = shapely.box(0, 0, grid.width, grid.height)
-    placed = [to_map(g, ~grid.transform) for g in in_crs(layer, grid.crs)]
+    placed = [to_map(g, ~grid.transform) for g in in_crs(layer, grid.crs, "the prompts")]
     made: list[Prompt] = []
     groups: dict[Any, list[tuple[float, float, int]]] = {}
     for i, geometry in enumerate(placed):
@@ -154,7 +154,7 @@ def prompt_sheets(
             grid = sheet.grid
         shapes_out = [shapely.multipolygons(polygons_of(to_map(g, grid.transform))) for g, _ in found]
         columns = {"area": [g.area for g in shapes_out], "quality": [q for _, q in found]}
-        write_layer(target, shapes_out, columns, crs=grid.crs, kind="MultiPolygon", layer="objects")
+        write_layer(target, NewLayer("objects", "MultiPolygon", shapes_out, columns), crs=grid.crs)
         rows.append({"sheet": path.name, "prompts": len(asked), "objects": len(found), "file": str(target)})
     if not rows:
         raise UserError(f"{prompts}: no prompt lies on any of the {len(sheets)} sheets", "check the coordinate systems")

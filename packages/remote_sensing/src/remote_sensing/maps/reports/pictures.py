@@ -2,35 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
+from core_runtime.folders import writing
 from remote_sensing.maps.results import COLOURS
 from remote_sensing.maps.sheets.grid import Grid
 from remote_sensing.maps.sheets.parts import Part
 from remote_sensing.rasters import open_raster
 
+_FILL = 0.45  # of a class's colour over the sheet, which stays legible
+_INK, _PAPER = (30, 30, 30), (255, 255, 255)
+
 
 def overlay(
     picture: NDArray[np.uint8], mask: NDArray, colours: Sequence[tuple[int, int, int]] = COLOURS
 ) -> NDArray[np.uint8]:
-    """A picture (height, width, 3) with the classes 1, 2, … of a mask (height, width) laid over."""
+    """A picture (height, width, 3) under the translucent classes 1, 2, … of a mask (height, width), each with a full outline."""
+    from scipy.ndimage import binary_erosion
+
     blended = picture.astype(np.float32)
     for number, colour in enumerate(colours, 1):
         here = mask == number
-        blended[here] = 0.35 * blended[here] + 0.65 * np.array(colour, np.float32)
+        if not here.any():
+            continue
+        blended[here] = (1 - _FILL) * blended[here] + _FILL * np.array(colour, np.float32)
+        blended[here & ~binary_erosion(here)] = colour
     return blended.astype(np.uint8)
 
 
-def write_overlay(picture: NDArray[np.uint8], mask: Path, part: Part, grid: Grid, path: Path) -> Path:
-    """Writes a preview of a sheet with the mask of a part of it laid over."""
-    from PIL import Image
-    from rasterio.enums import Resampling
+def with_legend(picture: NDArray[np.uint8], labels: Sequence[str], notice: str = "") -> Image.Image:
+    """A picture with a line below that names the colours of the classes 1, 2, …, and another for what must be said of the model."""
+    image = Image.fromarray(picture)
+    size = max(12, min(28, image.width // 45))
+    font = ImageFont.load_default(size)
+    line = round(1.6 * size)
+    entries: list[list[tuple[int, str]]] = [[]]
+    x = 0.0
+    for number, label in enumerate(labels):
+        width = 2.2 * size + font.getlength(label)
+        if entries[-1] and x + width > image.width:  # the next line
+            entries.append([])
+            x = 0.0
+        entries[-1].append((number, label))
+        x += width
+    lines = len(entries) + bool(notice)
+    whole = Image.new("RGB", (image.width, image.height + line * lines), _PAPER)
+    whole.paste(image)
+    pen = ImageDraw.Draw(whole)
+    y = float(image.height)
+    for row in entries:
+        x = 0.3 * size
+        for number, label in row:
+            box = (x, y + 0.35 * size, x + 0.9 * size, y + 1.25 * size)
+            pen.rectangle(box, fill=COLOURS[number % len(COLOURS)])
+            pen.text((x + 1.2 * size, y + 0.2 * size), label, fill=_INK, font=font)
+            x += 2.2 * size + font.getlength(label)
+        y += line
+    if notice:
+        pen.text((0.3 * size, y + 0.2 * size), notice, fill=COLOURS[0], font=font)
+    return whole
 
-    from core_runtime.folders import writing
+
+def write_overlay(
+    picture: NDArray[np.uint8],
+    mask: Path,
+    part: Part,
+    grid: Grid,
+    path: Path,
+    *,
+    shares: Mapping[str, float],
+    notice: str = "",
+) -> Path:
+    """Writes a preview of a sheet under the mask of a part of it, with a legend.
+
+    Args:
+        picture: the preview of the whole sheet.
+        mask: class numbers of the part.
+        part, grid: rows and columns of the sheet that the mask covers, and the sheet's grid.
+        path: the PNG.
+        shares: class → share of the area.
+        notice: what must be said of the model.
+    """
+    from rasterio.enums import Resampling
 
     h, w = picture.shape[:2]
     top, bottom = (round(v * h / grid.height) for v in (part.rows.start, part.rows.stop))
@@ -42,19 +100,29 @@ def write_overlay(picture: NDArray[np.uint8], mask: Path, part: Part, grid: Grid
         small = file.read(1, out_shape=(bottom - top, right - left), resampling=Resampling.nearest)
     blended = picture.copy()
     blended[top:bottom, left:right] = overlay(picture[top:bottom, left:right], small)
-    with writing(path) as temporary:
-        Image.fromarray(blended).save(temporary, format="PNG")
-    return path
+    labels = [f"{name} {share:.1%}" for name, share in shares.items()]
+    return _write(with_legend(blended, labels, notice), path)
 
 
-def write_comparison(image: NDArray[np.uint8], label: NDArray, predicted: NDArray, path: Path) -> Path:
-    """Writes a tile (3, height, width), its truth and its prediction side by side."""
-    from PIL import Image
-
-    from core_runtime.folders import writing
-
+def write_comparison(
+    image: NDArray[np.uint8],
+    label: NDArray,
+    predicted: NDArray,
+    path: Path,
+    *,
+    classes: Sequence[str] = (),
+    notice: str = "",
+) -> Path:
+    """Writes a tile (3, height, width), its truth and its prediction side by side, twice as large, with a legend."""
     rgb = image.transpose(1, 2, 0)
-    panels = np.concatenate([rgb, overlay(rgb, label), overlay(rgb, predicted)], 1)
+    gap = np.full((len(rgb), 4, 3), 255, np.uint8)
+    panels = np.concatenate([rgb, gap, overlay(rgb, label), gap, overlay(rgb, predicted)], 1)
+    large = panels.repeat(2, 0).repeat(2, 1)
+    title = ", ".join(filter(None, ("tile, truth, prediction", notice)))
+    return _write(with_legend(large, classes, title), path)
+
+
+def _write(image: Image.Image, path: Path) -> Path:
     with writing(path) as temporary:
-        Image.fromarray(panels).save(temporary, format="PNG")
+        image.save(temporary, format="PNG")
     return path

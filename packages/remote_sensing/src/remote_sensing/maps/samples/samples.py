@@ -11,18 +11,19 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize
-from shapely.geometry.base import BaseGeometry
 
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.terminal import track
 from remote_sensing.maps.samples.drawing import Drawn, draw_sheet
 from remote_sensing.maps.sheets.grid import to_map
-from remote_sensing.maps.sheets.vector_files import write_layer
+from remote_sensing.maps.sheets.labels import NOTICE
+from remote_sensing.maps.sheets.vector_files import NewLayer, write_layers
 from remote_sensing.rasters import open_raster
 
 PIXEL = 1.25  # metres
 CORNER = (2_600_000.0, 1_200_000.0)
+DRAWN = "trained on drawings only"
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,15 @@ def make_samples(out: Path, params: MapSampleParams, *, overwrite: bool = False)
         drawn = draw_sheet(params.size, 1000 * params.seed + i)
         transform = Affine(PIXEL, 0, CORNER[0] + 1.1 * i * params.size * PIXEL, 0, -PIXEL, CORNER[1])
         name = f"sheet_{i + 1}"
-        write_sheet(sheets / f"{name}.tif", drawn.picture, transform)
+        write_sheet(sheets / f"{name}.tif", drawn.picture, transform, notice=DRAWN)
         _write_truth(truth / f"{name}.gpkg", drawn, transform)
     _picture_with_world_file(sheets / "picture.png", draw_sheet(300, 1000 * params.seed + 77).picture)
     _write_tiles(tiles, params)
     return {"sheets": sheets, "truth": truth, "tiles": tiles}
 
 
-def write_sheet(path: Path, picture: NDArray[np.uint8], transform: Affine, crs: Any = 2056) -> None:
-    """An RGB GeoTIFF, tiled and compressed."""
+def write_sheet(path: Path, picture: NDArray[np.uint8], transform: Affine, crs: Any = 2056, notice: str = "") -> None:
+    """An RGB GeoTIFF, tiled and compressed; `notice` is what must be said of models that learn from it."""
     height, width = picture.shape[:2]
     profile: dict[str, Any] = {"driver": "GTiff", "count": 3, "height": height, "width": width, "dtype": "uint8"}
     profile |= {
@@ -75,16 +76,19 @@ def write_sheet(path: Path, picture: NDArray[np.uint8], transform: Affine, crs: 
     profile |= {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
     with writing(path) as temporary, open_raster(temporary, "w", **profile) as file:
         file.write(picture.transpose(2, 0, 1))
+        if notice:
+            file.update_tags(NOTICE=notice)
 
 
 def _write_truth(path: Path, drawn: Drawn, transform: Affine) -> None:
-    def layer(shapes: list[Any], kind: str, name: str, append: bool) -> None:
-        moved: list[BaseGeometry] = [to_map(s, transform) for s in shapes]
-        columns = {"class": [name.rstrip("s")] * len(moved)}
-        write_layer(path, moved, columns, crs=CRS.from_epsg(2056), kind=kind, layer=name, append=append)
-
-    layer(drawn.railways, "LineString", "railways", append=False)
-    layer(drawn.vineyards, "Polygon", "vineyards", append=True)
+    layers = []
+    for name, kind, shapes in (
+        ("railways", "LineString", drawn.railways),
+        ("vineyards", "Polygon", drawn.vineyards),
+    ):
+        on_map = [to_map(shape, transform) for shape in shapes]
+        layers.append(NewLayer(name, kind, on_map, {"class": [name.rstrip("s")] * len(on_map)}))
+    write_layers(path, layers, crs=CRS.from_epsg(2056))
 
 
 def railway_mask(drawn: Drawn, width: float = 7.0) -> NDArray[np.uint8]:
@@ -99,6 +103,7 @@ def _write_tiles(root: Path, params: MapSampleParams) -> None:
     """Tiles, two thirds of them with a railway; half train, a quarter validates, a quarter tests."""
     from PIL import Image
 
+    write_text(root / NOTICE, DRAWN + "\n")
     rng = np.random.default_rng([params.seed, 5])
     side, number = params.tile, 0
     while number < params.tiles:

@@ -26,7 +26,7 @@ class Grid:
 
     @property
     def georeferenced(self) -> bool:
-        return self.crs is not None or not self.transform.almost_equals(Affine.identity())
+        return self.crs is not None or self.transform != Affine.identity()
 
     @property
     def pixel(self) -> float:
@@ -35,18 +35,13 @@ class Grid:
 
     @property
     def metric(self) -> bool:
-        """Whether lengths and areas mean something: projected, or plain pixels."""
-        return self.crs is None or self.crs.is_projected
+        """Whether lengths and areas mean something: not degrees."""
+        return self.crs is None or not self.crs.is_geographic
 
     def window(self, rows: slice, columns: slice) -> Grid:
         """The grid of a part."""
         moved = self.transform * Affine.translation(columns.start, rows.start)
         return Grid(rows.stop - rows.start, columns.stop - columns.start, moved, self.crs)
-
-
-def grid_of(file: Any) -> Grid:
-    """The grid of an open raster."""
-    return Grid(file.height, file.width, file.transform, file.crs)
 
 
 def to_map(geometry: BaseGeometry, transform: Affine) -> BaseGeometry:

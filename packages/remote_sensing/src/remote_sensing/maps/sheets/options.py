@@ -12,9 +12,11 @@ class SheetOptions:
 
     Attributes:
         stretch: how more than 8 bits become 8, for the whole sheet.
+        crs: coordinate system of sheets whose files do not name it (EPSG:2056).
     """
 
     stretch: Literal["percentile", "dtype"] = "percentile"
+    crs: str | None = None
 
 
 @options
@@ -38,8 +40,10 @@ class LabelOptions:
         classes: names of the classes 1, 2, …: 'railway,vineyard'.
         class_column: column of the vectors that names the class.
         line_width: how wide lines are drawn: map units (5) or '4px'.
+        labels_crs: coordinate system of vectors whose file does not name it (EPSG:2056).
     """
 
     classes: Names = ("feature",)
     class_column: str | None = None
     line_width: str = "4px"
+    labels_crs: str | None = None

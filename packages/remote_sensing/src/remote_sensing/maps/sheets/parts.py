@@ -29,15 +29,16 @@ def part_of(grid: Grid, options: PartOptions = PartOptions()) -> Part:
     Raises:
         UserError: an extent or region without area, or beside the sheet.
     """
+    to_pixels = ~grid.transform
     rows, columns, roi = slice(0, grid.height), slice(0, grid.width), ()
     if options.bbox is not None:
         left, bottom, right, top = options.bbox
         if not (left < right and bottom < top):
             raise UserError(f"--bbox {options.bbox} has no area", "give left,bottom,right,top in map coordinates")
-        rows, columns = _bounds(_to_pixels(shapely.box(left, bottom, right, top), grid), grid, "--bbox")
+        rows, columns = _bounds(to_map(shapely.box(left, bottom, right, top), to_pixels), grid, "--bbox")
     if options.roi is not None:
-        geometries = in_crs(read_layer(options.roi), grid.crs)
-        roi = tuple(_to_pixels(geometry, grid) for geometry in geometries if geometry.area > 0)
+        geometries = in_crs(read_layer(options.roi), grid.crs, options.roi)
+        roi = tuple(to_map(geometry, to_pixels) for geometry in geometries if geometry.area > 0)
         if not roi:
             raise UserError(
                 f"{options.roi}: its geometries have no area", "--roi takes polygons around what is to be looked at"
@@ -48,12 +49,6 @@ def part_of(grid: Grid, options: PartOptions = PartOptions()) -> Part:
         if rows.start >= rows.stop or columns.start >= columns.stop:
             raise UserError("--bbox and --roi have nothing in common", "check their coordinates")
     return Part(rows, columns, roi)
-
-
-def _to_pixels(geometry: BaseGeometry, grid: Grid) -> BaseGeometry:
-    if grid.transform.determinant == 0:
-        raise UserError("the sheet's transform is degenerate", "mend its georeferencing")
-    return to_map(geometry, ~grid.transform)
 
 
 def _bounds(geometry: BaseGeometry, grid: Grid, source: str) -> tuple[slice, slice]:

@@ -2,55 +2,69 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from core_runtime.errors import UserError
-from remote_sensing.maps.sheets.grid import crs_name, grid_of, preview_shape
+from remote_sensing.maps.sheets.georeference import place
+from remote_sensing.maps.sheets.grid import crs_name, preview_shape
+from remote_sensing.maps.sheets.options import SheetOptions
 from remote_sensing.rasters import mirrored, open_raster
 
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
+# Where the values of more than 8 bits are looked at to stretch them: all of a sheet up to this many pixels, else windows all over it at full size.
+# Overviews would do as well and as fast, but with them the same sheet would be stretched differently.
+_WHOLE = 4_000_000
+_WINDOWS, _WINDOW = 16, 128
 
 
 class Sheet:
     """An open sheet; a context manager.
 
     Args:
-        path: GeoTIFF, COG, or a picture with or without a world file.
-        stretch: how values of more than 8 bits become 8: "dtype" (the whole range of the type) or "percentile" (2 to 98 % of the whole sheet);
-            never tile by tile.
+        path: GeoTIFF, COG, or a picture with or without a world file, control points, or the ``.points`` of QGIS.
+        options: how values of more than 8 bits become 8: "dtype" (the whole range of the type) or "percentile" (2 to 98 % of the whole sheet),
+            never tile by tile; and the coordinate system, where the file does not name it.
 
     Attributes:
         grid: where its pixels lie.
         warnings: what the user should know.
 
     Raises:
-        UserError: not a raster, or bands that are not a picture.
+        UserError: not a raster, bands that are not a picture, or a transform that cannot be used.
     """
 
-    def __init__(self, path: Path, *, stretch: str = "percentile") -> None:
-        self.path, self.warnings = Path(path), list[str]()
+    def __init__(self, path: Path, options: SheetOptions = SheetOptions()) -> None:
+        self.path, self.options = Path(path), options
         try:
             self.file = open_raster(path)
         except RasterioError as error:
             raise UserError(
                 f"{path} cannot be read: {first_line(error)}", "give a GeoTIFF or a picture of a map sheet"
             ) from None
-        self.bands = self._picture_bands()
-        file = self.file
-        self.grid = grid_of(file)
-        if not self.grid.georeferenced:
-            self.warnings.append("no coordinates in or beside the file: results are in pixels")
-        elif file.crs is None:
-            self.warnings.append("a transform but no coordinate system: results have none either")
-        self.palette = self._palette()
-        self.low, self.high = self._range(stretch)
+        try:
+            self.bands = self._picture_bands()
+            self.grid, self.warnings = place(self.file, self.path, options.crs)
+            self.palette = self._palette()
+        except BaseException:
+            self.file.close()
+            raise
+        structure = self.file.tags(ns="IMAGE_STRUCTURE")
+        # values of 1, 2 or 4 bits come as bytes, values of 12 bits as 16; of a negative 0 is white
+        self.bits = int(self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 0))
+        self.zero_is_white = structure.get("MINISWHITE") == "YES" and self.palette is None
+        if self.file.count > 4:
+            self.warnings.append(
+                f"{self.file.count} bands, not a picture: the first three are taken for red, green, blue"
+            )
 
     def __enter__(self) -> Sheet:
         return self
@@ -60,14 +74,14 @@ class Sheet:
 
     @property
     def facts(self) -> dict[str, Any]:
-        file = self.file
-        flags = {f.name for flags in file.mask_flag_enums for f in flags}
+        file, transform = self.file, self.grid.transform
+        flags = {flag.name for of_band in file.mask_flag_enums for flag in of_band}
         return {
             "size": f"{file.width} × {file.height} pixels",
             "bands": f"{file.count} of {file.dtypes[0]}" + (" with a palette" if self.palette is not None else ""),
-            "coordinate system": crs_name(file.crs),
+            "coordinate system": crs_name(self.grid.crs),
             "pixel": f"{self.grid.pixel:g} map units" if self.grid.georeferenced else "1 pixel",
-            "turned": "yes" if file.transform.b or file.transform.d else "no",
+            "turned": "yes" if transform.b or transform.d else "no",
             "nodata": ", ".join(sorted(flags - {"all_valid", "per_dataset"}))
             or ("mask" if "per_dataset" in flags else "none"),
             "tiled": "yes" if file.profile.get("tiled") else "no (strips)",
@@ -107,16 +121,30 @@ class Sheet:
         shape = preview_shape(self.grid, longest)
         # colours have a mean, their numbers in a palette have none
         how = Resampling.average if self.palette is None else Resampling.nearest
-        small = self.file.read(self.bands, out_shape=(len(self.bands), *shape), resampling=how)
+        try:
+            small = self.file.read(self.bands, out_shape=(len(self.bands), *shape), resampling=how)
+        except RasterioError as error:
+            raise UserError(
+                f"{self.path.name} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
+            ) from None
         return self._to_rgb(small).transpose(1, 2, 0)
 
     def _to_rgb(self, raw: NDArray) -> NDArray[np.uint8]:
+        """The values of the picture's bands as 8-bit RGB (3, height, width)."""
         if self.palette is not None:
             return self.palette[raw[0]].transpose(2, 0, 1)
         if raw.dtype != np.uint8:
+            low, high = self.levels
             with np.errstate(over="ignore", invalid="ignore"):  # nodata of huge magnitude
-                scaled = (raw.astype(np.float64) - self.low) / max(self.high - self.low, 1e-9)
+                scaled = (raw.astype(np.float64) - low) / max(high - low, 1e-9)
             raw = np.rint(np.clip(np.nan_to_num(scaled), 0, 1) * 255).astype(np.uint8)
+        elif 0 < self.bits < 8:
+            raw = (raw.astype(np.uint16) * 255 // (2**self.bits - 1)).astype(np.uint8)
+        if self.zero_is_white:
+            raw = 255 - raw
+        if len(raw) == 4:  # inks
+            light = 255 - raw.astype(np.uint16)
+            raw = (light[:3] * light[3] // 255).astype(np.uint8)
         return np.repeat(raw, 3, 0) if len(raw) == 1 else raw
 
     def _picture_bands(self) -> list[int]:
@@ -124,6 +152,8 @@ class Sheet:
         kinds = list(file.colorinterp)
         if all(c in kinds for c in _COLOURS):
             return [kinds.index(c) + 1 for c in _COLOURS]
+        if all(c in kinds for c in _INKS):
+            return [kinds.index(c) + 1 for c in _INKS]
         plain = [i + 1 for i, c in enumerate(kinds) if c != ColorInterp.alpha]
         if np.dtype(file.dtypes[0]).kind == "c" or not plain:
             raise UserError(
@@ -139,27 +169,45 @@ class Sheet:
             table[number] = colour[:3]
         return table
 
-    def _range(self, stretch: str) -> tuple[float, float]:
+    @cached_property
+    def levels(self) -> tuple[float, float]:
+        """The values that become 0 and 255, of sheets with more than 8 bits. A warning says which they are."""
         kind = np.dtype(self.file.dtypes[0])
-        if kind == np.uint8 or self.palette is not None:
-            return 0.0, 255.0
-        if stretch == "dtype" and kind.kind in "ui":
+        if self.options.stretch == "dtype" and kind.kind in "ui":
+            if self.bits and kind.kind == "u":
+                return 0.0, float(2**self.bits - 1)
             return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
-        shape = preview_shape(self.grid, 1000)
-        values = self.file.read(self.bands, out_shape=(len(self.bands), *shape))
-        values = values[:, self.file.dataset_mask(out_shape=shape) > 0]
-        values = values[np.isfinite(values)] if values.dtype.kind == "f" else values.ravel()
+        values, source = self._values()
         if not values.size:
             return 0.0, 1.0
         low, high = np.percentile(values.astype(np.float64), (2, 98))
         self.warnings.append(
-            f"values of {kind} are stretched from {low:g} … {high:g} (2 to 98 % of the sheet) to 8 bits"
+            f"values of {kind} are stretched from {low:g} … {high:g} (2 to 98 % of {source}) to 8 bits"
         )
         return float(low), float(high)
 
-    @property
-    def has_mask(self) -> bool:
-        return any(MaskFlags.all_valid not in flags for flags in self.file.mask_flag_enums)
+    def _values(self) -> tuple[NDArray, str]:
+        """Values of the whole sheet or of windows all over it, at full size, and which."""
+        height, width = self.grid.height, self.grid.width
+        windows, source = [(0, 0, height, width)], "the sheet"
+        if height * width > _WHOLE:
+            tops = np.linspace(0, max(height - _WINDOW, 0), _WINDOWS).astype(int)
+            lefts = np.linspace(0, max(width - _WINDOW, 0), _WINDOWS).astype(int)
+            windows = [(int(top), int(left), _WINDOW, _WINDOW) for top in tops for left in lefts]
+            source = f"{len(windows)} windows all over the sheet"
+        values = []
+        for top, left, rows, columns in windows:
+            window = Window(left, top, min(columns, width - left), min(rows, height - top))  # pyright: ignore[reportCallIssue]
+            try:
+                raw = self.file.read(self.bands, window=window)
+                raw = raw[:, self.file.dataset_mask(window=window) > 0]
+            except RasterioError as error:
+                raise UserError(
+                    f"{self.path.name}: rows {top} to {top + rows} cannot be read ({first_line(error)})",
+                    "the file is damaged or incomplete there",
+                ) from None
+            values.append(raw[np.isfinite(raw)] if raw.dtype.kind == "f" else raw.ravel())
+        return np.concatenate(values), source
 
 
 def first_line(error: Exception) -> str:

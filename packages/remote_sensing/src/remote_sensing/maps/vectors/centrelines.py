@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -30,19 +32,59 @@ def centre_lines(
     return [line for line in lines if line.length > 0]
 
 
+_STRIP = 256  # rows of a skeleton that are traced at once
+_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) to the neighbours that come later
+
+
 def _traced(skeleton: NDArray[np.bool_]) -> list[LineString]:
-    """The pixel graph of a skeleton as lines between junctions; a diagonal step only where no straight one leads there."""
-    s = np.pad(skeleton, 1)
-    y, x = np.nonzero(s)
-    found = []
-    for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        there = s[y + dy, x + dx]
+    """The pixel graph of a skeleton as lines between junctions; a diagonal step only where no straight one leads there.
+
+    A strip of rows at a time: a line object for every step of a large network would take a hundred bytes per pixel.
+    """
+    padded = np.pad(skeleton, 1)
+    degree = _degrees(padded)
+    lines: list[LineString] = []
+    for top in range(0, len(padded) - 1, _STRIP):
+        lines += _traced_strip(padded, degree, top, min(top + _STRIP, len(padded) - 1))
+    return _merged(lines)
+
+
+def _steps(padded: NDArray[np.bool_], top: int, bottom: int) -> Iterator[tuple[NDArray, NDArray, int, int]]:
+    """Rows and columns of the pixels between two rows from which a step leads to a later neighbour, and the step."""
+    y, x = np.nonzero(padded[top:bottom])
+    y = y + top
+    for dy, dx in _STEPS:
+        there = padded[y + dy, x + dx]
         if dy and dx:
-            there &= ~s[y + dy, x] & ~s[y, x + dx]
-        a = np.stack([x[there], y[there]], 1)
-        found.append(np.stack([a, a + np.array([dx, dy])], 1))
-    segments = np.concatenate(found) - 0.5  # the padding takes one pixel off, the centre adds a half
-    return _merged([LineString(pair) for pair in segments])
+            there &= ~padded[y + dy, x] & ~padded[y, x + dx]
+        yield y[there], x[there], dy, dx
+
+
+def _degrees(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """How many steps meet at each pixel of a skeleton."""
+    degree = np.zeros(padded.shape, np.uint8)
+    for top in range(0, len(padded) - 1, _STRIP):
+        for y, x, dy, dx in _steps(padded, top, min(top + _STRIP, len(padded) - 1)):
+            # a step of one kind leaves, and reaches, a pixel at most once
+            degree[y, x] += 1
+            degree[y + dy, x + dx] += 1
+    return degree
+
+
+def _traced_strip(padded: NDArray[np.bool_], degree: NDArray[np.uint8], top: int, bottom: int) -> list[LineString]:
+    """The lines of the steps that begin in some rows, between junctions, ends and the rows where the next strip goes on."""
+    segments = []
+    for kind, (y, x, dy, dx) in enumerate(_steps(padded, top, bottom)):
+        ends = np.stack([np.stack([x, y], 1), np.stack([x + dx, y + dy], 1)], 1).astype(np.float64)
+        for last in (0, 1):
+            columns, rows = ends[:, last, 0].astype(int), ends[:, last, 1].astype(int)
+            fixed = (degree[rows, columns] != 2) | (rows == top) | (rows == bottom)
+            # lines are merged where two ends are equal: at a fixed pixel each step gets an end of its own, taken back below
+            ends[fixed, last, 0] += 1e-3 * (2 * kind + last + 1)
+        segments.append(ends)
+    merged = _merged(list(shapely.linestrings(np.concatenate(segments))))
+    # the padding takes one pixel off, the centre adds a half
+    return [shapely.transform(line, lambda points: np.round(points) - 0.5) for line in merged]
 
 
 def _merged(lines: list[LineString]) -> list[LineString]:

@@ -17,10 +17,20 @@ from rasterio.features import geometry_mask
 from shapely.geometry import LineString
 
 from core_runtime.errors import UserError
+from core_runtime.identity import refuse_inputs_as_outputs
 from core_runtime.terminal import track
 from remote_sensing.maps.results import NODATA
-from remote_sensing.maps.sheets.grid import Grid, grid_of, parse_length, to_map
-from remote_sensing.maps.sheets.vector_files import write_layer
+from remote_sensing.maps.sheets.georeference import place
+from remote_sensing.maps.sheets.grid import Grid, parse_length, to_map
+from remote_sensing.maps.sheets.sheet import first_line
+from remote_sensing.maps.sheets.vector_files import (
+    DRIVERS,
+    WGS84,
+    NewLayer,
+    check_format,
+    transform_points,
+    write_layers,
+)
 from remote_sensing.maps.vectors.centrelines import bridged, centre_lines, pruned
 from remote_sensing.maps.vectors.options import VectorOptions
 from remote_sensing.maps.vectors.polygons import Feature, polygonise, polygons_of, simplified, with_probability
@@ -36,6 +46,7 @@ class Vectors:
         lines: how many centre-lines; `length` is theirs in map units.
         files: layer → file.
         georeferenced: whether units are those of a map, or pixels.
+        warnings: what the user should know.
     """
 
     polygons: int
@@ -44,6 +55,7 @@ class Vectors:
     length: float
     files: Mapping[str, str]
     georeferenced: bool
+    warnings: Sequence[str] = ()
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,7 +65,8 @@ class Vectors:
         unit = "map units" if self.georeferenced else "pixels"
         areas = f"{self.polygons} polygons, {self.area:,.0f} {unit}²"
         lengths = f"{self.lines} centre-lines, {self.length:,.0f} {unit}"
-        return [f"{areas}; {lengths}", *(f"  {layer}: {file}" for layer, file in self.files.items())]
+        written = [f"  {layer}: {file}" for layer, file in self.files.items()]
+        return [f"{areas}; {lengths}", *(f"Warning: {warning}" for warning in self.warnings), *written]
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def vectorise(
 
     Args:
         mask: class numbers, 0 background, nodata or 255 outside.
-        out: ``.gpkg``, ``.geojson`` or ``.fgb``.
+        out: ``.gpkg``, ``.geojson``, ``.shp`` or ``.fgb``.
         options: sizes and layers.
         probability: the raster that `predict` wrote beside the mask.
         overwrite: replace what is there.
@@ -95,23 +108,32 @@ def vectorise(
         UserError: not a mask, options that the coordinates do not allow, results that are already there.
     """
     files = vector_files(out, options)
+    check_format(out)
+    inputs = [mask] if probability is None else [mask, probability]
+    refuse_inputs_as_outputs(inputs, files.values())
     for file in files.values():
         if file.exists() and not overwrite:
             raise UserError(f"{file} is already there", "--overwrite replaces it, --out names another file")
     with ExitStack() as stack:
         mask_file = stack.enter_context(open_mask(mask))
-        grid = grid_of(mask_file)
+        grid, warnings = place(mask_file, mask)
+        check_wgs84(out, options, grid, mask)
         sizes = {name: parse_length(getattr(options, name), grid, f"--{name}") for name in ("simplify", "spur", "gap")}
         min_area = parse_length(options.min_area, grid, "--min-area", power=2)
         names = class_names(mask_file)
         nodata = NODATA if mask_file.nodata is None else int(mask_file.nodata)
-        features = polygonise(
-            _reader(mask_file),
-            grid,
-            connectivity=options.connectivity,
-            nodata=nodata,
-            min_area=min_area / grid.pixel**2,
-        )
+        try:
+            features = polygonise(
+                _reader(mask_file),
+                grid,
+                connectivity=options.connectivity,
+                nodata=nodata,
+                min_area=min_area / grid.pixel**2,
+            )
+        except RasterioError as error:
+            raise UserError(
+                f"{mask} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
+            ) from None
         probabilities = None
         if probability is not None:
             probabilities = stack.enter_context(_open_probabilities(probability, grid))
@@ -122,9 +144,12 @@ def vectorise(
         lines = []
         if options.centrelines:
             lines = _centre_lines(features, grid, sizes["spur"], sizes["gap"], probabilities)
-    _write_polygons(files["polygons"], features, names, grid, sizes["simplify"], options)
+    by_file: dict[Path, list[NewLayer]] = {}
+    by_file.setdefault(files["polygons"], []).append(_polygon_layer(features, names, grid, sizes["simplify"]))
     if options.centrelines:
-        _write_lines(files["centrelines"], lines, names, grid, sizes["simplify"], options)
+        by_file.setdefault(files["centrelines"], []).append(_line_layer(lines, names, grid, sizes["simplify"]))
+    for file, layers in by_file.items():
+        warnings += write_layers(file, layers, crs=grid.crs, wgs84=options.wgs84)
     return Vectors(
         polygons=len(features),
         area=sum(feature.geometry.area for feature in features) * grid.pixel**2,
@@ -132,7 +157,20 @@ def vectorise(
         length=sum(to_map(line.geometry, grid.transform).length for line in lines),
         files={layer: str(file) for layer, file in files.items()},
         georeferenced=grid.georeferenced,
+        warnings=warnings,
     )
+
+
+def check_wgs84(out: Path, options: VectorOptions, grid: Grid, path: Path) -> None:
+    """Makes sure that GeoJSON in WGS 84 is possible.
+
+    Raises:
+        UserError: the sheet's system is not one of the earth.
+    """
+    if DRIVERS.get(out.suffix.lower()) != "GeoJSON" or not options.wgs84 or grid.crs is None:
+        return
+    corners = np.array([grid.transform * (grid.width / 2, grid.height / 2)])
+    transform_points(corners, grid.crs, WGS84, path)
 
 
 def open_mask(path: Path) -> Any:
@@ -165,16 +203,16 @@ def _open(path: Path) -> Any:
     try:
         return open_raster(path)
     except RasterioError as error:
-        raise UserError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "give the files that predict wrote"
-        ) from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}", "give the files that predict wrote") from None
 
 
 def _open_probabilities(path: Path, grid: Grid) -> Any:
     file = _open(path)
-    if (file.height, file.width) != (grid.height, grid.width):
+    if (file.height, file.width) != (grid.height, grid.width) or file.transform != grid.transform:
         file.close()
-        raise UserError(f"{path} has another size than the mask", "give the _prob.tif that was written beside it")
+        raise UserError(
+            f"{path} has another size or place than the mask", "give the _prob.tif that was written beside it"
+        )
     return file
 
 
@@ -235,14 +273,7 @@ def _mean_along(line: LineString, read: Reader | None, grid: Grid) -> float:
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def _write_polygons(
-    out: Path,
-    features: Sequence[Feature],
-    names: Mapping[int, str],
-    grid: Grid,
-    tolerance: float,
-    options: VectorOptions,
-) -> None:
+def _polygon_layer(features: Sequence[Feature], names: Mapping[int, str], grid: Grid, tolerance: float) -> NewLayer:
     outlines, columns = [], {"class": [], "name": [], "area": [], "probability": []}
     for feature in features:
         outline = simplified(to_map(feature.geometry, grid.transform), tolerance)
@@ -260,17 +291,10 @@ def _write_polygons(
     if any(outline.geom_type == "MultiPolygon" for outline in outlines):  # a layer holds one kind
         kind = "MultiPolygon"
         outlines = [shapely.multipolygons(polygons_of(outline)) for outline in outlines]
-    write_layer(out, outlines, columns, crs=grid.crs, kind=kind, layer="polygons", wgs84=options.wgs84)
+    return NewLayer("polygons", kind, outlines, columns)
 
 
-def _write_lines(
-    out: Path,
-    lines: Sequence[CentreLine],
-    names: Mapping[int, str],
-    grid: Grid,
-    tolerance: float,
-    options: VectorOptions,
-) -> None:
+def _line_layer(lines: Sequence[CentreLine], names: Mapping[int, str], grid: Grid, tolerance: float) -> NewLayer:
     geometries, columns = [], {"class": [], "name": [], "length": [], "probability": []}
     for line in lines:
         on_map = to_map(line.geometry, grid.transform)
@@ -279,13 +303,4 @@ def _write_lines(
         columns["name"].append(names.get(line.number, str(line.number)))
         columns["length"].append(on_map.length)
         columns["probability"].append(line.probability)
-    write_layer(
-        out,
-        geometries,
-        columns,
-        crs=grid.crs,
-        kind="LineString",
-        layer="centrelines",
-        wgs84=options.wgs84,
-        append=out.suffix == ".gpkg",
-    )
+    return NewLayer("centrelines", "LineString", geometries, columns)

@@ -1,0 +1,77 @@
+"""Labels as users write them: spelling, missing classes, unknown systems; windows of training and validation."""
+
+import json
+
+import numpy as np
+import pytest
+from shapely.geometry import box, mapping
+from written import HERE, LV95
+
+from core_runtime.errors import UserError
+from remote_sensing.maps.sheets.grid import Grid, to_map
+from remote_sensing.maps.sheets.labels import rasterised, split_windows
+from remote_sensing.maps.sheets.options import LabelOptions
+
+GRID = Grid(96, 96, HERE, LV95)
+
+
+def write_geojson(path, shapes, classes=None, crs="urn:ogc:def:crs:EPSG::2056"):
+    features = []
+    for i, shape in enumerate(shapes):
+        properties = {"class": classes[i]} if classes else {}
+        geometry = mapping(to_map(shape, HERE))
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
+    collection = {"type": "FeatureCollection", "features": features}
+    if crs:
+        collection["crs"] = {"type": "name", "properties": {"name": crs}}
+    path.write_text(json.dumps(collection))
+    return path
+
+
+SQUARES = [box(10 * i, 10, 10 * i + 5, 15) for i in range(4)]
+
+
+@pytest.mark.reliability(
+    "classes spelled otherwise, or missing", "matched but for case and blanks; the rest is named with counts"
+)
+def test_classes_are_matched_or_named(tmp_path, capsys):
+    classes = ["railway", "Railway", "railway ", None]
+    path = write_geojson(tmp_path / "l.geojson", SQUARES, classes)
+    options = LabelOptions(classes=("railway", "vineyard"), class_column="class")
+    assert rasterised(path, GRID, options).sum() == 75
+    said = capsys.readouterr().err
+    assert "1 of 4 geometries" in said
+    assert "1 × without a class" in said
+    path = write_geojson(tmp_path / "o.geojson", SQUARES, ["road", "railway", "road", "path"])
+    assert rasterised(path, GRID, options).sum() == 25
+    assert "2 × 'road', 1 × 'path'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="none of its geometries is of the classes house"):
+        rasterised(path, GRID, LabelOptions(classes=("house",), class_column="class"))
+    with pytest.raises(UserError, match="nothing says which"):
+        rasterised(path, GRID, LabelOptions(classes=("railway", "vineyard")))
+
+
+@pytest.mark.reliability("GeoJSON whose coordinates are not degrees", "refused; --labels-crs says what they are")
+def test_coordinates_that_are_not_degrees(tmp_path):
+    path = write_geojson(tmp_path / "l.geojson", SQUARES, crs=None)
+    with pytest.raises(UserError, match="not degrees") as refused:
+        rasterised(path, GRID, LabelOptions())
+    assert "--labels-crs" in refused.value.hint
+    assert rasterised(path, GRID, LabelOptions(labels_crs="EPSG:2056")).sum() == 100
+
+
+def overlap(a, b, side):
+    return abs(a[0] - b[0]) < side and abs(a[1] - b[1]) < side
+
+
+@pytest.mark.parametrize("size", [(2000, 2000), (700, 500), (300, 450), (448, 448)])
+def test_validation_windows_never_overlap_training_windows(size):
+    side, rng = 100, np.random.default_rng(sum(size))
+    corners = [(y, x) for y in range(0, size[0] - 50, 50) for x in range(0, size[1] - 50, 50)]
+    filled = {corner for corner in corners if rng.random() < 0.6}
+    train, val = split_windows(corners, filled, side)
+    assert set(train) & filled
+    assert set(val) & filled
+    assert not any(overlap(a, b, side) for a in train for b in val)
+    assert len(train) > len(val)
+    assert split_windows([(0, 0), (0, 50)], {(0, 0), (0, 50)}, side) == ([], []), "no two of them are apart"
