@@ -47,6 +47,55 @@ def test_resolution_is_looked_up_in_order(properties, mpp, source):
     assert resolution(properties, mpp=0.7).mpp == 0.7
 
 
+def ome(x, y=None, unit=""):
+    sizes = []
+    for axis, size in (("X", x), ("Y", y)):
+        if size is not None:
+            sizes.append(f'PhysicalSize{axis}="{size}"')
+            sizes.append(f'PhysicalSize{axis}Unit="{unit}"' if unit else "")
+    pixels = f'<Pixels SizeX="9" {" ".join(sizes)}/>'
+    return {"tiff.ImageDescription": f'<?xml version="1.0"?><OME><Image>{pixels}</Image></OME>'}
+
+
+@pytest.mark.parametrize(
+    ("properties", "mpp"),
+    [
+        (ome(0.25), 0.25),
+        (ome(0.25, 0.25, "µm"), 0.25),
+        (ome(250, 250, "nm"), 0.25),
+        (ome(0.00025, 0.00025, "mm"), 0.25),
+        (ome(0.25, unit="parsec"), None),
+    ],
+)
+def test_ome_says_the_size_of_a_pixel(properties, mpp):
+    assert resolution(properties).mpp == (None if mpp is None else pytest.approx(mpp))
+
+
+@pytest.mark.parametrize("properties", [ome(0.25, 0.5), {"openslide.mpp-x": "0.25", "openslide.mpp-y": "0.5"}])
+def test_pixels_that_are_not_square_are_not_averaged(properties):
+    found = resolution(properties)
+    assert (found.mpp, found.axes) == (None, (0.25, 0.5))
+    assert resolution(properties, mpp=0.25).axes is None
+
+
+def test_another_dicom_modality_is_named(tmp_path):
+    path = tmp_path / "ct.dcm"
+    path.write_bytes(bytes(128) + b"DICM" + b"\x08\x00\x60\x00CS\x02\x00CT" + bytes(500))
+    with pytest.raises(UserError, match="a DICOM file of modality CT, not a whole-slide image"):
+        Slide(path)
+
+
+def test_one_slide_has_one_resolution_and_blank_rows_are_none(tmp_path, pyramid):
+    table = tmp_path / "list.csv"
+    table.write_text("wsi;mpp\nslide ü.svs;0,5\n;\n\nslide ü;0,5\n", encoding="utf-8")
+    assert [(slide.slide_id, slide.mpp) for slide in find_slides(table)] == [("slide ü", 0.5)]
+    table.write_text("wsi,mpp\nslide ü.svs,0.5\nslide ü,0.25\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"line 3: slide ü is there twice, with a resolution of 0.5 and of 0.25"):
+        find_slides(table)
+    table.write_bytes("wsi,mpp\nslide ü.svs,0.5\n".encode("latin-1"))
+    assert find_slides(table)[0].path == pyramid
+
+
 def test_nominal_magnification():
     assert [magnification(m) for m in (0.1, 0.17, 0.226, 0.25, 0.499, 1.0, 2.0)] == [80, 60, 40, 40, 20, 10, 5]
     with pytest.raises(UserError, match="coarser"):

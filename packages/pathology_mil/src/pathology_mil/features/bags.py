@@ -244,7 +244,7 @@ def _is_zip(path: Path) -> bool:
 
 
 def read_features(features: LazyFeatures, name: str) -> "Tensor":
-    """All rows of a bag in the file's own precision, as a torch tensor.
+    """All rows of a bag in the file's own precision (at most float32), as a torch tensor.
 
     Raises:
         UserError: values that are not finite.
@@ -252,8 +252,8 @@ def read_features(features: LazyFeatures, name: str) -> "Tensor":
     import torch
 
     read = np.asarray(features)
-    if read.dtype.kind != "f":
-        read = read.astype(np.float32)
+    if read.dtype.kind != "f" or read.dtype.itemsize > 4:
+        read = read.astype(np.float32)  # no model computes in float64
     rows = torch.from_numpy(np.ascontiguousarray(read))
     finite = torch.isfinite(rows).all(dim=1)
     if not finite.all():

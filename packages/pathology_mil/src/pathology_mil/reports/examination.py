@@ -13,6 +13,7 @@ from pathology_mil.reports import figures
 from pathology_mil.slides.annotations import SUFFIXES, read_annotations
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
 from pathology_mil.slides.options import PRESETS, TileOptions, Tiling
+from pathology_mil.slides.pictures import DARK, advice, picture_kind
 from pathology_mil.slides.reading import Slide, find_slides
 from pathology_mil.slides.regions import NO_CLASS, tissue_area, truth_area
 from pathology_mil.slides.resolution import magnification
@@ -193,54 +194,98 @@ def _annotations(path: Path) -> Examination:
 
 def _slide(path: Path, mpp: float | None, pictures: bool) -> Examination:
     with Slide(path, mpp=mpp) as slide:
-        tissue = segment(slide, PRESETS["default"])
-        facts: dict[str, Any] = {
-            "format": slide.properties.get("openslide.vendor", "plain image"),
-            "size": f"{slide.dimensions[0]} × {slide.dimensions[1]} pixels",
-            "levels": ", ".join(f"{d[0]:.4g}×" for d in slide.downsamples),
-            "resolution": f"{slide.mpp:g} µm per pixel ({slide.mpp_source})" if slide.mpp else "not recorded",
-            "pieces of tissue": len(tissue.contours),
-        }
-        warnings = list(tissue.notes)
-        tiles, own = None, ""
-        tiling = _fitting(slide)
-        params = tiling.tiles
-        if slide.mpp is not None:
-            if slide.mpp < 2.4:
-                facts["magnification"] = f"{magnification(slide.mpp)}× (nominal)"
-            facts["tissue"] = f"{tissue.area_mm2(slide.mpp):.2f} mm²"
-            tiles, _ = make_tiles(slide, tiling, tissue)
-            facts[f"tiles of {params.patch_size} px at {params.resolution_name}"] = len(tiles.coords)
-            own = f" --slide-mpp {mpp:g}" if mpp else ""
-        else:
-            warnings.insert(
-                0,
-                "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)",
+        kind = picture_kind(slide.small)
+        details = {**_scan_details(slide), "picture": kind}
+        warnings = _scan_warnings(slide)
+        if kind == DARK:
+            return Examination(
+                title=path.name,
+                kind="slide or picture",
+                usable=False,
+                summary=f"Not stained tissue in bright light: {advice(kind)}.",
+                details=details,
+                warnings=warnings,
+                pictures=[(figures.encoded(slide.thumbnail(1200)), "The picture.")] if pictures else [],
             )
-            own = " --slide-mpp 0.25"
+        tissue = segment(slide, PRESETS["default"])
+        warnings += tissue.notes
+        details["pieces of tissue"] = len(tissue.contours)
+        tiling, tiles = _fitting(slide), None
+        if slide.mpp is not None:
+            details["tissue"] = f"{tissue.area_mm2(slide.mpp):.2f} mm²"
+            tiles, _ = make_tiles(slide, tiling, tissue)
+            name = f"tiles of {tiling.tiles.patch_size} px at {tiling.tiles.resolution_name}"
+            details[name] = len(tiles.coords)
         if not tissue.contours:
-            warnings.append("no tissue was found: look at the picture; --preset biopsy or --tissue otsu may find it")
+            look = f"pathology-mil inspect {shlex.quote(str(path))} --picture look.png"
+            warnings.append(
+                "no tissue was found: --preset biopsy, --tissue otsu or a smaller --min-area may find it; "
+                f"'{look}' draws the slide"
+            )
         usable = bool(tissue.contours) and (tiles is None or len(tiles.coords) > 0)
         drawn = _pictures(slide, tissue, tiles) if pictures else []
         if slide.bad_regions:
             warnings.append(f"{slide.bad_regions} regions of the file cannot be decoded and were taken as background")
-        job = shlex.quote(f"{slide.slide_id}-job")
-        target = f"--mag {params.mag:g}" if params.mag else f"--mpp {params.mpp:g}"
-        commands = [
-            f"pathology-mil tile {shlex.quote(str(path))} --out {job} {target}{own}",
-            f"pathology-mil encode {job} --encoder colour-texture",
-        ]
-    summary = "Usable." if slide.mpp else "Usable once its resolution is given."
-    return Examination(
-        title=path.name,
-        kind="whole-slide image",
-        usable=usable,
-        summary=summary if usable else "No tissue was found on it.",
-        details=facts,
-        warnings=warnings,
-        next_commands=commands if usable else [],
-        pictures=drawn,
-    )
+        summary = "Usable." if slide.mpp else "Usable once its resolution is given."
+        return Examination(
+            title=path.name,
+            kind="whole-slide image",
+            usable=usable,
+            summary=summary if usable else "No tissue was found on it.",
+            details=details,
+            warnings=warnings,
+            next_commands=_next(slide, path, mpp, tiling) if usable else [],
+            pictures=drawn,
+        )
+
+
+def _scan_details(slide: Slide) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "format": slide.properties.get("openslide.vendor", "plain image"),
+        "size": f"{slide.dimensions[0]} × {slide.dimensions[1]} pixels",
+        "levels": ", ".join(f"{d[0]:.4g}×" for d in slide.downsamples),
+        "resolution": "not recorded",
+    }
+    if slide.axes is not None:
+        details["resolution"] = f"{slide.axes[0]:g} × {slide.axes[1]:g} µm per pixel ({slide.mpp_source})"
+    if slide.mpp is not None:
+        details["resolution"] = f"{slide.mpp:g} µm per pixel ({slide.mpp_source})"
+        if slide.mpp < 2.4:
+            details["magnification"] = f"{magnification(slide.mpp)}× (nominal)"
+    if slide.other_images:
+        details["other images"] = ", ".join(slide.other_images)
+    return details
+
+
+def _scan_warnings(slide: Slide) -> list[str]:
+    warnings = []
+    if slide.axes is not None:
+        warnings.append(
+            f"the pixels are not square ({slide.axes[0]:g} × {slide.axes[1]:g} µm): resample the file; "
+            f"--slide-mpp {slide.axes[0]:g} takes them as square"
+        )
+    elif slide.mpp is None:
+        warnings.append(
+            "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)"
+        )
+    if {"label", "macro"} & set(slide.other_images):
+        warnings.append("the file holds a picture of the glass's label or of the whole glass, which can show names")
+    return warnings
+
+
+def _next(slide: Slide, path: Path, mpp: float | None, tiling: Tiling) -> list[str]:
+    own = ""
+    if mpp:
+        own = f" --slide-mpp {mpp:g}"
+    elif slide.mpp is None:
+        own = " --slide-mpp 0.25"
+    tiles = tiling.tiles
+    target = f"--mag {tiles.mag:g}" if tiles.mag else f"--mpp {tiles.mpp:g}"
+    job = shlex.quote(f"{slide.slide_id}-job")
+    return [
+        f"pathology-mil tile {shlex.quote(str(path))} --out {job} {target}{own}",
+        f"pathology-mil encode {job} --encoder colour-texture",
+    ]
 
 
 def _fitting(slide: Slide) -> Tiling:

@@ -13,7 +13,7 @@ from pathology_mil.slides.tissue import Contour, Tissue
 
 Coords = NDArray[np.int64]  # (tiles, 2): x and y of the top left corner
 
-_ROWS = 64  # rows of the global grid that are tested at once
+_ROWS = 8  # rows of the global grid that are tested at once
 
 
 def contour_grid(
@@ -107,20 +107,38 @@ def global_grid(
     pieces = shapely.get_parts(tissue.polygons(holes=holes))
     if not len(pieces):
         return np.zeros((0, 2), np.int64)
-    tree = shapely.STRtree(pieces)
     shapely.prepare(pieces)
     xs, ys = (np.arange(0, d, step, dtype=np.int64) for d in dimensions)
     kept = []
     for start in range(0, len(ys), _ROWS):
-        grid = np.stack(np.meshgrid(ys[start : start + _ROWS], xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
+        rows = ys[start : start + _ROWS]
+        grid = np.stack(np.meshgrid(rows, xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
         boxes = shapely.box(grid[:, 0], grid[:, 1], grid[:, 0] + side, grid[:, 1] + side)
-        box, piece = tree.query(boxes, predicate="intersects")
+        strip = shapely.box(0, int(rows[0]), int(xs[-1]) + side, int(rows[-1]) + side)
         covered = np.zeros(len(grid))
-        if min_tissue > 0:
-            np.add.at(covered, box, shapely.area(shapely.intersection(boxes[box], pieces[piece])))
-            keep = covered >= min_tissue * side**2 * (1 - 1e-9)
-        else:
-            keep = np.zeros(len(grid), bool)
-            keep[box] = True
-        kept.append(grid[keep])
+        touched = np.zeros(len(grid), bool)
+        for piece in pieces:
+            near = _near(piece, grid, side)
+            near = near[shapely.intersects(piece, boxes[near])]
+            touched[near] = True
+            if min_tissue > 0 and len(near):
+                covered[near] += _covered(piece, boxes[near], strip, side)
+        kept.append(grid[touched & (covered >= min_tissue * side**2 * (1 - 1e-9))])
     return np.concatenate(kept)
+
+
+def _near(piece: shapely.Geometry, grid: Coords, side: int) -> NDArray[np.int64]:
+    """The tiles that the box around a piece touches."""
+    left, top, right, bottom = shapely.bounds(piece)
+    x, y = grid[:, 0], grid[:, 1]
+    return np.flatnonzero((x <= right) & (x + side >= left) & (y <= bottom) & (y + side >= top))
+
+
+def _covered(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geometry, side: int) -> NDArray[np.float64]:
+    """Area of each tile that lies in a piece. Only tiles on its outline are intersected, and only with the part beside them."""
+    area = np.full(len(boxes), float(side**2))
+    on_outline = ~shapely.covers(piece, boxes)
+    if on_outline.any():
+        beside = shapely.intersection(piece, strip)
+        area[on_outline] = shapely.area(shapely.intersection(boxes[on_outline], beside))
+    return area

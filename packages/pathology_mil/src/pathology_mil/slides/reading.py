@@ -3,10 +3,12 @@
 Everything outside this file speaks level-0 pixels: origin top left, x to the right, y down.
 """
 
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,6 +45,7 @@ class Slide:
         levels: (width, height) of each pyramid level.
         downsamples: (x, y) scale of each level against level 0, as the ratio of their sizes.
         mpp: µm per pixel of level 0, or None.
+        axes: µm per pixel along x and y, where the file says that its pixels are not square.
         bad_regions: how many reads failed and were answered with background.
 
     Raises:
@@ -59,7 +62,7 @@ class Slide:
         width, height = self.levels[0]
         self.downsamples = [(width / w, height / h) for w, h in self.levels]
         found = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
-        self.mpp, self.mpp_source = found.mpp, found.source
+        self.mpp, self.mpp_source, self.axes = found.mpp, found.source, found.axes
         color = self.properties.get("openslide.background-color", "FFFFFF")
         self.background = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
 
@@ -67,6 +70,11 @@ class Slide:
     def slide_id(self) -> str:
         """The file's name without its extension: the name under which its tiles and features are kept."""
         return self.path.stem
+
+    @property
+    def other_images(self) -> list[str]:
+        """Pictures beside the scan: label, macro, thumbnail."""
+        return sorted(self._handle.associated_images)
 
     @property
     def dimensions(self) -> tuple[int, int]:
@@ -85,6 +93,12 @@ class Slide:
         Raises:
             UserError: the file does not say and nobody else has.
         """
+        if self.axes is not None:
+            x, y = self.axes
+            raise UserError(
+                f"{self.path.name}: its pixels are not square ({x:g} × {y:g} µm), so that tiles would be distorted",
+                f"resample it; --slide-mpp {x:g} takes them as square",
+            )
         if self.mpp is None:
             raise UserError(
                 f"{self.path.name}: the file holds neither a resolution (mpp) nor a magnification",
@@ -171,6 +185,11 @@ class Slide:
             image[y : y + h, x : x + w] = resized(block, w, h)
         return image
 
+    @cached_property
+    def small(self) -> RGB:
+        """A thumbnail for what needs no detail (pen marks, kind of picture), made once: a huge single level is read whole for it."""
+        return self.thumbnail(320)
+
     def thumbnail(self, max_side: int) -> RGB:
         """The whole slide, no side longer than `max_side`."""
         return self.overview(max(1.0, max(self.dimensions) / max_side))
@@ -218,12 +237,28 @@ def _open_plain(path: Path) -> openslide.ImageSlide:
             with image:
                 return openslide.ImageSlide(image.convert("RGBA"))  # decodes: a truncated image shows here
     except UnidentifiedImageError as error:
+        modality = _dicom_modality(path)
+        if modality is not None:
+            raise UserError(
+                f"{path.name}: a DICOM file of modality {modality}, not a whole-slide image (SM)",
+                "name a file of a whole-slide DICOM series",
+            ) from error
         raise UserError(
             f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
             "check that it was copied whole",
         ) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path.name}: damaged or unusable image ({_first_line(error)})") from error
+
+
+def _dicom_modality(path: Path) -> str | None:
+    """The modality (CT, MR, SM …) of a DICOM file, or None if it is none."""
+    with path.open("rb") as file:
+        head = file.read(8192)
+    if head[128:132] != b"DICM":
+        return None
+    match = re.search(rb"\x08\x00\x60\x00(?:CS..)?([A-Z]{2})", head, re.DOTALL)
+    return "unknown" if match is None else match.group(1).decode()
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,6 +1,8 @@
-"""How large a pixel is: from what scanners and converters write into a file, from what a person says, and as a magnification."""
+"""How large a pixel is: from what scanners and converters write into a file, from what the user says, and as a magnification."""
 
+import html
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,10 +16,16 @@ class Resolution:
     Args:
         mpp: micrometres per pixel, or None where the file does not say.
         source: where it was found (a property of the file, or "given").
+        axes: µm per pixel along x and y, where the file says that pixels are not square; `mpp` is None then.
     """
 
     mpp: float | None
     source: str
+    axes: tuple[float, float] | None = None
+
+
+_SQUARE = 0.1  # sides of a pixel that differ by less are averaged
+_MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
 
 
 def number(text: object) -> float | None:
@@ -44,10 +52,32 @@ def _tiff(properties: Mapping[str, str]) -> float | None:
     return mpp if mpp <= 10 else None  # 72 and 300 dpi are what image editors write, not what a scanner measured
 
 
+def _of_axes(x: float, y: float | None, source: str) -> Resolution:
+    """The mean of both sides of a pixel; none where they differ, as the pixel is not square."""
+    if y is None:
+        return Resolution(x, source)
+    if abs(x - y) > _SQUARE * max(x, y):
+        return Resolution(None, source, (x, y))
+    return Resolution((x + y) / 2, source)
+
+
+def _ome_size(properties: Mapping[str, str], axis: str) -> float | None:
+    """µm per pixel as the OME-XML in a TIFF's description says it; µm where it names no unit."""
+    text = properties.get("tiff.ImageDescription") or properties.get("openslide.comment") or ""
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text) if "OME" in text else None
+    if pixels is None:
+        return None
+    size = re.search(rf'\bPhysicalSize{axis}="([^"]*)"', pixels.group())
+    unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', pixels.group())
+    factor = _MICROMETRES.get(html.unescape(unit.group(1))) if unit is not None else 1.0
+    value = None if size is None else number(size.group(1))
+    return None if value is None or factor is None else value * factor
+
+
 def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_keys: Iterable[str] = ()) -> Resolution:
     """The resolution of a slide, from the first of the places that scanners and converters write it to.
 
-    The order: the given value, `openslide.mpp-x/-y`, `openslide.mirax.MPP`, `aperio.MPP`, `hamamatsu.XResolution`, a numeric
+    The order: the given value, `openslide.mpp-x/-y`, OME's `PhysicalSizeX/-Y`, `openslide.mirax.MPP`, `aperio.MPP`, `hamamatsu.XResolution`, a numeric
     `openslide.comment`, `mpp_keys`, the TIFF resolution, and the objective power (mpp = 10 / magnification).
     """
     if mpp is not None:
@@ -56,7 +86,10 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
         return Resolution(float(mpp), "given")
     x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
     if x is not None and x <= 10:
-        return Resolution((x + y) / 2 if y is not None else x, "openslide.mpp-x")
+        return _of_axes(x, y, "openslide.mpp-x")
+    x, y = (_ome_size(properties, axis) for axis in "XY")
+    if x is not None:
+        return _of_axes(x, y, "OME PhysicalSizeX")
     plain: list[tuple[str, Callable[[float], float]]] = [
         ("openslide.mirax.MPP", float),
         ("aperio.MPP", float),

@@ -25,7 +25,7 @@ from pathology_mil.slides.tiles import Tiles, downsample, make_tiles, open_h5, p
 from pathology_mil.slides.tissue import Tissue
 
 NO_TISSUE = "no tissue"
-_ADVICE = "look at its contour picture; --preset biopsy or --tissue otsu may find it"
+_ADVICE = "look at its contour picture; --preset biopsy, --tissue otsu or a smaller --min-area may find it"
 
 
 @dataclass(frozen=True)

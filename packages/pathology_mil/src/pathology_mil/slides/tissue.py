@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from pathology_mil.slides.options import PRESETS, TissueParams
+from pathology_mil.slides.pictures import DARK, GREY, advice, picture_kind
 from pathology_mil.slides.reading import RGB, WHOLE_PIXELS, Slide
 
 Contour = NDArray[np.int32]  # (points, 2), x and y
 
 
 _SPECK = 0.25
-_PEN_SIDE = 320  # pixels of the longest side of the picture in which pen marks are looked for
 
 
 @dataclass
@@ -68,6 +68,9 @@ def polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
 
 def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     """The tissue of a slide. A slide without any gives a `Tissue` without contours."""
+    kind = picture_kind(slide.small)
+    if kind == DARK:
+        raise UserError(f"{slide.path.name}: {advice(kind)}", "--tissue-from FOLDER tiles what you draw")
     if params.method == "otsu":
         image = slide.overview(max(1.0, 8 / slide.known_mpp()))  # 1.25× is 8 µm per pixel
         mask = _otsu_mask(image)
@@ -77,8 +80,10 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     width, height = slide.dimensions
     scale = (width / image.shape[1], height / image.shape[0])
     notes = []
+    if kind == GREY and params.method == "clam":
+        notes.append(advice(kind))
     if params.drop_pen:
-        pen = pen_marks(slide.thumbnail(_PEN_SIDE)).astype(np.uint8)
+        pen = pen_marks(slide.small).astype(np.uint8)
         pen = np.asarray(cv2.resize(pen, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_NEAREST)) > 0
         marked = float(np.count_nonzero(pen & (mask > 0))) / mask.size
         if marked > 0.001:
@@ -195,8 +200,15 @@ def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -
     the reference square (64 µm wide at 40×) are no tissue.
     """
     tissue = [a for a in areas if a > _SPECK * reference]
-    if not tissue:
+    if not tissue and areas and max(areas) > params.a_t * reference:
         return params.a_t, []
+    if not tissue:
+        largest = max(areas, default=0) / reference
+        if largest < 0.001:
+            return params.a_t, []
+        return params.a_t, [
+            f"the largest piece has {largest:.2g} squares of {params.ref_patch_size} pixels: --min-area {largest / 2:.1g} keeps it"
+        ]
 
     def dropped(a_t: float) -> list[float]:
         return [a for a in tissue if a <= a_t * reference]

@@ -1,0 +1,39 @@
+"""What kind of picture a slide is, from its thumbnail: stained tissue in bright light, or something that its tissue filter was not made for."""
+
+import cv2
+import numpy as np
+
+from pathology_mil.slides.reading import RGB
+
+BRIGHTFIELD, IHC, GREY, DARK = (
+    "brightfield (H&E-like)",
+    "brightfield with DAB (IHC)",
+    "grey, one channel",
+    "dark background",
+)
+_TISSUE_SATURATION = 25
+_BROWN = (5, 25)  # hue of DAB, of 180
+
+
+def picture_kind(thumbnail: RGB) -> str:
+    """One of the names above."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2HSV))
+    if np.median(value) < 60 and np.mean(value > 170) < 0.05:
+        return DARK
+    spread = thumbnail.max(axis=-1).astype(int) - thumbnail.min(axis=-1)
+    if np.mean(spread > 8) < 0.001:
+        return GREY
+    stained = saturation > _TISSUE_SATURATION
+    brown = stained & (hue >= _BROWN[0]) & (hue <= _BROWN[1]) & (value < 190) & (saturation > 60)
+    if np.count_nonzero(brown) > 0.05 * max(1, np.count_nonzero(stained)):
+        return IHC
+    return BRIGHTFIELD
+
+
+def advice(kind: str) -> str:
+    """What a user should know of such a picture; empty for those that the tissue filter was made for."""
+    if kind == DARK:
+        return "the background is dark: fluorescence, or no slide; tissue cannot be found by its stain"
+    if kind == GREY:
+        return "the picture has no colour: tissue cannot be found by its saturation (--tissue otsu looks at brightness)"
+    return ""
