@@ -100,7 +100,16 @@ def data_set(tmp_path_factory):
     return make_samples(tmp_path_factory.mktemp("data"), options)[0]
 
 
-@pytest.fixture(params=[40, pytest.param(1000, marks=pytest.mark.slow)], ids=["quick", "slow"])
+def _tried(number: int):
+    return pytest.mark.reliability(
+        "mutations of headers, tables and configs", "an answer or one line, bounded time and memory", cases=number
+    )
+
+
+@pytest.fixture(
+    params=[pytest.param(40, marks=_tried(40)), pytest.param(1000, marks=[_tried(1000), pytest.mark.slow])],
+    ids=["quick", "slow"],
+)
 def count(request):
     return request.param
 

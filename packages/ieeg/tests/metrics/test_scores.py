@@ -66,6 +66,7 @@ def theirs(reference, hypothesis, rate: int, rules: EventRules):
     return events, SampleScoring(*masks, fs=1), shaky and rate == 10
 
 
+@pytest.mark.reliability("random events against timescoring (masks of 1, 10 and 256 Hz)", "the same scores", cases=20)
 @pytest.mark.parametrize("first", range(0, 100, 20))
 @pytest.mark.parametrize("rate", [1, 10, 256])
 def test_masks_score_as_in_timescoring(first, rate):

@@ -47,6 +47,7 @@ def test_what_is_saved_is_read_back(folder):
     )
 
 
+@pytest.mark.reliability("config.json of a model: fields missing or of another type", "one line that names the field")
 @pytest.mark.parametrize(
     ("name", "value"),
     [

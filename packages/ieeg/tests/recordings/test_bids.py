@@ -48,7 +48,7 @@ def test_missing_and_broken_sidecars_are_said(bids):
     (bids / "sub-01_ses-a_task-ltm_ieeg.json").write_text("{")
     (bids / "sub-01_ses-a_electrodes.tsv").write_text("label\tx\nA1\t3\n")
     warnings = " ".join(open_recording(path).warnings)
-    assert "no readable JSON" in warnings
+    assert "not readable as JSON" in warnings
     assert "no column 'name'" in warnings
 
 

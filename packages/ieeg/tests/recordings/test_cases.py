@@ -17,6 +17,7 @@ SIX_SECONDS = [[8.0, 14.0]]
 UNKNOWN = None
 
 
+@pytest.mark.reliability("seizure labels and tables of recorders", "their seizures, or unknown and the labels named")
 @pytest.mark.parametrize(
     ("case", "seizures", "words"),
     [
@@ -39,6 +40,7 @@ def test_seizures(cases, case, seizures, words):
     assert words in " | ".join(findings.warnings)
 
 
+@pytest.mark.reliability("headers and time stamps of recordings", "read where they can be, what is odd said")
 @pytest.mark.parametrize(
     ("case", "channels", "seconds", "gaps", "words"),
     [

@@ -73,6 +73,7 @@ def test_a_decimal_comma(edf):
     assert open_edf(edf(comma)).signals[0].physical_min == -200.5
 
 
+@pytest.mark.reliability("numbers of an EDF header that are none", "refused in one line")
 @pytest.mark.parametrize("text", ["nan", "inf", "x", ""])
 def test_numbers_that_are_none(edf, text):
     for at in (244, field_at(0, 0), field_at(3, 1)):
@@ -99,6 +100,7 @@ def test_a_blank_version(edf):
     assert any("blank" in warning for warning in recording.warnings)
 
 
+@pytest.mark.reliability("headers and time stamps of recordings", "read where they can be, what is odd said")
 @pytest.mark.parametrize(
     ("times", "duration", "gaps", "words"),
     [

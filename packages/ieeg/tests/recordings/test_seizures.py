@@ -48,6 +48,7 @@ def test_siena_and_midnight(data):
     assert siena(over, "PN01-1.edf") == [(1230, 1260), (570, 630)]
 
 
+@pytest.mark.reliability("seizure labels and tables of recorders", "their seizures, or unknown and the labels named")
 @pytest.mark.parametrize(
     ("label", "meaning"),
     [
@@ -142,6 +143,7 @@ def test_szcore_and_bids_tables(tmp_path):
     assert not spans("onset\tduration\teventType\n0\t50\tbckg\n", tmp_path).says_none
 
 
+@pytest.mark.reliability("seizure labels and tables of recorders", "their seizures, or unknown and the labels named")
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [

@@ -1,6 +1,5 @@
 """BIDS-iEEG, read tolerantly: sidecars are joined by name, whatever their number and order; what is missing is left open."""
 
-import csv
 import json
 import re
 from collections.abc import Sequence
@@ -8,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from core_runtime.errors import UserError
+from core_runtime.tables import read_table
 from ieeg.recordings.finding import entities, sidecar
 from ieeg.recordings.recording import Recording, some_of
 
@@ -48,7 +49,7 @@ def _key(name: str) -> str:
     return re.sub(r"[’`´]", "'", name.strip()).casefold()
 
 
-def _join(recording: Recording, rows: Sequence[dict[str, str]], name: str, change: Any) -> None:
+def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str, change: Any) -> None:
     by_name = {_key(row.get("name") or ""): row for row in rows}
     hit = set()
     for i, channel in enumerate(recording.channels):
@@ -64,7 +65,7 @@ def _join(recording: Recording, rows: Sequence[dict[str, str]], name: str, chang
         recording.warnings.append(f"{name} shares no name with the recording")
 
 
-def _channel(channel: Any, row: dict[str, str]) -> Any:
+def _channel(channel: Any, row: dict[str, str | None]) -> Any:
     kind = (row.get("type") or "").strip().lower()
     kind = _KINDS.get(kind, "stim" if kind in ("trig", "stim") else "misc") if kind and kind != "n/a" else channel.kind
     bad = channel.bad
@@ -75,9 +76,9 @@ def _channel(channel: Any, row: dict[str, str]) -> Any:
     return replace(channel, kind=kind, bad=bad, group="" if group == "n/a" else group)
 
 
-def _electrode(channel: Any, row: dict[str, str], unit: float) -> Any:
+def _electrode(channel: Any, row: dict[str, str | None], unit: float) -> Any:
     try:
-        x, y, z = (float(row[k]) * unit for k in ("x", "y", "z"))
+        x, y, z = (float(row[axis] or "") * unit for axis in ("x", "y", "z"))
     except (KeyError, TypeError, ValueError):
         return channel
     return replace(channel, position=(x, y, z))
@@ -91,16 +92,20 @@ def _coordinate_unit(path: Path) -> str:
         return "mm"
 
 
-def _table(path: Path, recording: Recording) -> list[dict[str, str]]:
+def _table(path: Path, recording: Recording) -> list[dict[str, str | None]]:
+    """The rows of a sidecar; missing values are None. What cannot be used is said."""
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        recording.warnings.append(f"{path.name} cannot be read: {error.strerror}")
+        table = read_table(path)
+    except UserError as error:
+        recording.warnings.append(f"{error.message}: ignored")
         return []
-    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    if rows and "name" not in rows[0]:
+    if "name" not in table.columns:
         recording.warnings.append(f"{path.name} has no column 'name': ignored")
         return []
+    rows = [dict(row.cells) for row in table]
+    if table.left_out:
+        recording.warnings.append(table.account())
+    recording.warnings += table.notes
     return rows
 
 
@@ -109,5 +114,5 @@ def _json(path: Path, recording: Recording) -> dict[str, Any]:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
         return loaded if isinstance(loaded, dict) else {}
     except (OSError, ValueError):
-        recording.warnings.append(f"{path.name} is no readable JSON: ignored")
+        recording.warnings.append(f"{path.name} is not readable as JSON: ignored")
         return {}
