@@ -4,6 +4,7 @@ Times leave the writing of SDPA's mask out (a person may keep it); its memory co
 more than --most GiB is not run.
 
     uv run python benchmarks/attention.py               # times and peak memory of every mask, forward and forward + backward
+    uv run python benchmarks/attention.py --small       # what a small call costs beside torch's bare function
     uv run python benchmarks/attention.py --growth      # how time and memory grow from 1k to 64k tokens
     uv run python benchmarks/attention.py --device cuda --dtype bfloat16
 """
@@ -156,6 +157,48 @@ def compare(case: str, options: Any) -> list[dict[str, str]]:
     return rows
 
 
+SMALL = {
+    "(1, 8, 1, 64)": (1, 1, 64, None),
+    "(1, 8, 64, 32)": (64, 64, 32, None),
+    "(1, 8, 64, 64)": (64, 64, 64, None),
+    "(1, 8, 512, 64)": (512, 512, 64, None),
+    "(1, 8, 512, 64), causal": (512, 512, 64, Causal()),
+    "decoding: 1 query, 128 keys": (1, 128, 64, None),
+    "decoding, causal at the end": (1, 128, 64, Causal(align="end")),
+    "(1, 8, 2048, 64), window 64": (2048, 2048, 64, Window(64, 0)),
+}
+
+
+def small(options: Any) -> list[dict[str, str]]:
+    """Calls of 8 heads, forward, alternating with torch's bare function; a window's is given the written-out mask."""
+    rows = []
+    for name, (queries, keys, width, mask) in SMALL.items():
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(1, 8, n, width) for n in (queries, keys, keys))
+        triangle = mask == Causal()
+        dense = written(mask, q, k) if isinstance(mask, Window) else None
+        repeats = max(3, 400 // max(1, queries * keys // 64))
+
+        def bare(
+            q: Tensor = q, k: Tensor = k, v: Tensor = v, triangle: bool = triangle, dense: Tensor | None = dense
+        ) -> Tensor:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=dense, is_causal=triangle)
+
+        def ours(q: Tensor = q, k: Tensor = k, v: Tensor = v, mask: Mask | None = mask) -> Tensor:
+            return attention(q, k, v, mask=mask)
+
+        def repeated(call: Callable[[], Tensor], repeats: int = repeats) -> None:
+            with torch.no_grad():
+                for _ in range(repeats):
+                    call()
+
+        calls = {"ours": lambda: repeated(ours), "SDPA": lambda: repeated(bare)}
+        times = paired(calls, rounds=options.rounds)
+        took = {who: f"{times[who].median / repeats * 1e6:.1f} µs" for who in calls}
+        rows.append({"call": name, **took, "ours ÷ SDPA": ratio(times["ours"], times["SDPA"])})
+    return rows
+
+
 def growth(case: str, options: Any) -> list[dict[str, str]]:
     """Time and memory of one case over its length, with the fitted exponents of the last doublings."""
     rows, seconds, peaks, lengths = [], [], [], [1024, 4096, 16384, 65536]
@@ -183,6 +226,7 @@ if __name__ == "__main__":
     arguments = parser(__doc__ or "")
     arguments.add_argument("--tokens", type=int, default=4096, help="queries and keys (default 4096; a power of 2)")
     arguments.add_argument("--case", choices=CASES, action="append", help="only this case; may be given more than once")
+    arguments.add_argument("--small", action="store_true", help="what a small call costs beside torch's bare function")
     arguments.add_argument("--growth", action="store_true", help="time and memory from 1k to 64k tokens")
     arguments.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -190,6 +234,13 @@ if __name__ == "__main__":
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     what = f"torch {torch.__version__}, {chosen.dtype} on {chosen.device}, {chosen.threads} thread(s), {HEADS} heads of width {WIDTH}"
+    if chosen.small:
+        show(
+            f"Small calls: {what.rsplit(',', 1)[0]}; ratios are medians of pairs (least–greatest)",
+            small(chosen),
+            chosen.json,
+        )
+        raise SystemExit
     for name in chosen.case or (GROWING if chosen.growth else CASES):
         if chosen.growth:
             show(f"Growth of {name}: {what}", growth(name, chosen), chosen.json)

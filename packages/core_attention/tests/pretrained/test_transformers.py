@@ -170,9 +170,28 @@ def test_what_it_does_not_compute_is_refused():
     with pytest.raises(ValueError, match="Gemma2Attention asks for softcap="):
         gemma(**given("llama", "none"))
     model = transformers.BertModel(transformers.BertConfig(**TEXT)).train()
-    model.set_attn_implementation("core_attention")
+    model.set_attn_implementation("scatterbrain")
     with pytest.raises(ValueError, match="attention dropout to 0"):
         model(**given("bert", "none"))
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("padding", ["none", "right"])
+def test_a_model_with_attention_dropout_trains(padding):
+    torch.manual_seed(0)
+    options = TEXT | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.3}
+    model = transformers.BertModel(transformers.BertConfig(**options)).train()
+    model.set_attn_implementation("core_attention")
+    inputs, outputs = given("bert", padding), []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(model(**inputs)[0])
+    assert torch.equal(outputs[0], outputs[1])  # seeded
+    assert not torch.allclose(outputs[0], outputs[2])
+    outputs[0].square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.encoder.parameters())
+    model.eval()
+    assert torch.equal(model(**inputs)[0], model(**inputs)[0])
 
 
 def test_importing_us_imports_no_transformers():
