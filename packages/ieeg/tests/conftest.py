@@ -32,17 +32,11 @@ class Called(NamedTuple):
 def call(*words) -> Called:
     """Calls ``ieeg`` in this process."""
     from core_runtime.cli import run
-    from core_runtime.terminal import note
     from ieeg.cli import app
 
     out, err = io.StringIO(), io.StringIO()
-    before = note.file
-    note.file = err
-    try:
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
-            run(app, [str(word) for word in words])
-    finally:
-        note.file = before
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as end:
+        run(app, [str(word) for word in words])
     return Called(int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
