@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 LEARNED, UNSEEN = 5, 2  # patients
 SHOWN = ("event_f1", "event_sensitivity", "event_false_per_hour", "sample_f1", "window_kappa", "latency")
-QUICK = Recipe(epochs=3, batches=40, batch=8, lr=4e-3)  # seconds of one core
-FULL = Recipe(epochs=12, batches=75)
 RULES = EventOptions(min_duration=6.0, merge_gap=10.0)
 
 
@@ -58,7 +56,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     trained = train(
         [out / "learned"],
         model="tiny",
-        recipe=FULL if full else QUICK,
+        recipe=Recipe(epochs=12 if full else 4, batches=75),
         cohort=CohortOptions(validation="0.2"),
         run=RunOptions(out=out / "run", device="cpu", seed=seed, overwrite=True),
     )
