@@ -82,7 +82,7 @@ def _traced_strip(padded: NDArray[np.bool_], degree: NDArray[np.uint8], top: int
             # lines are merged where two ends are equal: at a fixed pixel each step gets an end of its own, taken back below
             ends[fixed, last, 0] += 1e-3 * (2 * kind + last + 1)
         segments.append(ends)
-    merged = _merged([*np.atleast_1d(shapely.linestrings(np.concatenate(segments)))])
+    merged = _merged(np.asarray(shapely.linestrings(np.concatenate(segments)), dtype=object).tolist())
     # the padding takes one pixel off, the centre adds a half
     return [shapely.transform(line, lambda points: np.round(points) - 0.5) for line in merged]
 
