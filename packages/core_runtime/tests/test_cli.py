@@ -1,7 +1,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
@@ -9,6 +9,8 @@ import yaml
 from core_runtime import cli
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Between, Names, Pair, RunOptions, flat, options, resolve_device
+
+LEFT_OPEN: Any = None
 
 
 @options
@@ -19,12 +21,14 @@ class Schedule:
         epochs: passes over the data.
         lr: rate.
         shape: of the schedule.
+        patience: epochs.
     """
 
     epochs: Annotated[int, AtLeast(1)] = 3
     lr: Annotated[float, Between(0, 1)] = 0.1
     shape: Literal["flat", "cosine"] = "flat"
     warmup: Annotated[int | None, AtLeast(0)] = None
+    patience: Annotated[int, AtLeast(0)] = LEFT_OPEN
 
     def __post_init__(self) -> None:
         if self.warmup is not None and self.warmup >= self.epochs:
@@ -94,6 +98,12 @@ def test_user_error_is_two_plain_lines(app, capsys):
     code, out, _ = call(app, capsys, "work", "bad", "--json")
     assert code == 2
     assert json.loads(out)["hint"] == "mend it"
+
+
+def test_an_option_may_be_left_open_where_pydantic_checks_defaults(app, capsys):
+    pytest.importorskip("pydantic")
+    assert call(app, capsys, "work", "x")[:2] == (0, "3 0.1\n")
+    assert call(app, capsys, "work", "x", "--patience", -1)[0] == 2
 
 
 @pytest.mark.parametrize(

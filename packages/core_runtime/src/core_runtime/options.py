@@ -101,8 +101,11 @@ def options(declared: Class) -> Class:
     """Makes a class of options: a frozen dataclass with keyword-only fields whose limits are checked however it is made.
 
     The class's own ``__post_init__`` runs after the checks of single fields; it raises `UserError` for values that do not
-    fit together.
+    fit together. A field whose default is None may be left open, whatever its annotation: its readers get it filled in.
     """
+    for name, annotation in declared.__annotations__.items():
+        if getattr(declared, name, ...) is None and not isinstance(annotation, str):
+            declared.__annotations__[name] = _open(annotation)
     check_together: Callable[[Any], None] | None = declared.__dict__.get("__post_init__")
 
     def check(self: Any) -> None:
@@ -114,6 +117,13 @@ def options(declared: Class) -> Class:
 
     declared.__post_init__ = wraps(check_together)(check) if check_together else check
     return Parameter(name="*")(dataclass(frozen=True, kw_only=True)(declared))  # pyright: ignore[reportReturnType]
+
+
+def _open(annotation: Any) -> Any:
+    """`annotation`, or None. The parser may ask pydantic, where something has loaded it, whether a default fits its type."""
+    if typing.get_origin(annotation) is Annotated:
+        return Annotated[annotation.__origin__ | None, *annotation.__metadata__]
+    return annotation | None
 
 
 def check_value(name: str, annotation: Any, value: Any) -> None:
