@@ -8,6 +8,7 @@ import yaml
 
 from core_runtime import cli
 from core_runtime.errors import UserError
+from core_runtime.identity import identity
 from core_runtime.options import AtLeast, Between, Names, Pair, RunOptions, flat, options, resolve_device
 
 LEFT_OPEN: Any = None
@@ -125,6 +126,18 @@ def test_usage_errors_exit_2_with_a_hint(app, capsys, words):
     assert err.startswith("Error: ")
     assert len(err.splitlines()) == 2
     assert "Traceback" not in err
+
+
+def test_a_verb_that_may_replace_its_outputs_can_read_inputs_whole(capsys):
+    def seen(path: Path, /, *, run: RunOptions = RunOptions()) -> None:
+        """Prints how a file is recognised."""
+        print(*identity(path))
+
+    app = cli.application("toy", "A toy.")
+    cli.add(app, seen)
+    assert call(app, capsys, "seen", __file__)[1] == "size changed digest\n"
+    assert call(app, capsys, "seen", __file__, "--full-digest")[1] == "size sha256\n"
+    assert call(app, capsys, "seen", __file__)[1] == "size changed digest\n"
 
 
 def test_an_unexpected_error_leaves_its_details_in_the_run_folder(app, capsys, tmp_path, monkeypatch):

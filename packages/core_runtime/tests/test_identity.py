@@ -8,6 +8,7 @@ from core_runtime.identity import (
     begin,
     data_fingerprint,
     differences,
+    full_digests,
     identity,
     is_done,
     is_own_output,
@@ -97,6 +98,28 @@ def test_identity_sees_contents_and_time_of_large_files_and_folders(tmp_path):
     (folder / "a").rename(folder / "b")
     assert identity(folder)["digest"] != first["digest"]
     assert data_fingerprint([big, folder]) == data_fingerprint([folder, big])
+
+
+def test_inputs_are_recognised_by_all_that_they_hold_where_asked(tmp_path):
+    big, output = tmp_path / "big", tmp_path / "out" / "big"
+    big.write_bytes(bytes(5_000_000))
+
+    def run():
+        item = Item("big", big, output, {"input": identity(big)})
+        return bulk(copy_input, [item], log=tmp_path / "log", description="x")[0].status
+
+    with full_digests():
+        assert run() == "done"
+        os.utime(big, ns=(1, 1))  # a copy
+        assert run() == "already done"
+        with big.open("r+b") as file:
+            file.seek(2_000_001)  # between the samples
+            file.write(b"x")
+        os.utime(big, ns=(1, 1))
+        with pytest.raises(UserError, match="another input"):
+            run()
+    with pytest.raises(UserError, match="with or without --full-digest"):
+        run()
 
 
 def test_a_copied_model_is_the_same_model(tmp_path):

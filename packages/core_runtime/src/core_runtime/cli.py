@@ -23,6 +23,7 @@ from cyclopts.exceptions import UnknownCommandError
 from core_runtime.config_files import fill_from_file
 from core_runtime.errors import UserError, clean
 from core_runtime.folders import current_run_folder
+from core_runtime.identity import full_digests
 from core_runtime.terminal import note
 
 _VERBOSE = Annotated[bool, Parameter(alias="-v", help="Say more about what is done.")]
@@ -31,7 +32,11 @@ _CONFIG = Annotated[
     Path | None,
     Parameter(metavar="FILE.yaml", help="Values of the other options; an option on the command line wins."),
 ]
+_FULL_DIGEST = Annotated[
+    bool, Parameter(help="Recognise inputs by all that they hold, not by size, time of change and samples.")
+]
 _FRAME = {"json": (_JSON, False), "config": (_CONFIG, None), "verbose": (_VERBOSE, False)}
+_FRAME_OF_WRITING = {**_FRAME, "full_digest": (_FULL_DIGEST, False)}
 
 
 class Outcome:
@@ -71,7 +76,7 @@ def add(
     """Makes verbs of functions: their parameters are the options, their docstrings the help, `Outcome` is printed.
 
     Args:
-        app: gets the verbs, and with them ``--json``, ``--config`` and ``--verbose``.
+        app: gets the verbs, and with them ``--json``, ``--config`` and ``--verbose``; those that write, ``--full-digest`` too.
         verbs: a function's name is the verb's.
         name: another name for a single verb.
         published: names of options in a paper's own configuration files → ours, or None for those that say nothing to us.
@@ -85,26 +90,39 @@ def _framed(function: Callable[..., Outcome | None], app: App, published: Mappin
 
     @wraps(function)
     def framed(
-        *positional: Any, json: bool = False, config: Path | None = None, verbose: bool = False, **named: Any
+        *positional: Any,
+        json: bool = False,
+        config: Path | None = None,
+        verbose: bool = False,
+        full_digest: bool = False,
+        **named: Any,
     ) -> int:
         if verbose:
             logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr, force=True)
-        outcome = function(*positional, **named)
+        with full_digests(full_digest):
+            outcome = function(*positional, **named)
         if outcome is None:
             return 0
         show(outcome, as_json=json)
         return outcome.code
 
     signature = inspect.signature(function, eval_str=False)
+    frame = _FRAME_OF_WRITING if _replaces(signature) else _FRAME
     extra = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _FRAME.items()
+        for name, (annotation, default) in frame.items()
     ]
     parameters = [*signature.parameters.values(), *extra]
     framed.__signature__ = signature.replace(parameters=parameters, return_annotation=int)  # pyright: ignore[reportAttributeAccessIssue]
     framed.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
     framed.published = published  # pyright: ignore[reportAttributeAccessIssue]
     return framed
+
+
+def _replaces(signature: inspect.Signature) -> bool:
+    """Whether a verb leaves outputs that it may find again: it has ``--overwrite``, itself or in a class of options."""
+    parameters = signature.parameters
+    return "overwrite" in parameters or any(hasattr(p.annotation, "overwrite") for p in parameters.values())
 
 
 def show(outcome: Outcome, *, as_json: bool) -> None:

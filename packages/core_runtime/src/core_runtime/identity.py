@@ -8,6 +8,7 @@ that an output of a killed run is never taken for another's.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -18,6 +19,23 @@ from core_runtime.folders import write_text
 
 _BLOCK = 65536
 _SAMPLES = 16  # blocks of a large file that are read
+_WHOLE = "CORE_RUNTIME_FULL_DIGEST"  # in the environment, so that worker processes know
+
+
+@contextlib.contextmanager
+def full_digests(whole: bool = True) -> Iterator[None]:
+    """Within it inputs are recognised by all that they hold, at the price of reading them once: ``--full-digest`` of every verb that writes.
+
+    A copy with another time of change is then the same input, and a change of a single byte is another.
+    """
+    before = os.environ.get(_WHOLE)
+    if whole:
+        os.environ[_WHOLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(_WHOLE, None)
 
 
 def identity(path: Path, *, full: bool = False) -> dict[str, Any]:
@@ -25,8 +43,10 @@ def identity(path: Path, *, full: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file or folder.
-        full: read all of it; otherwise its size, its time of change and a digest of sixteen blocks stand for it, which is quick for terabytes.
+        full: read all of it (always so within `full_digests`); otherwise its size, its time of change and a digest of sixteen blocks stand
+            for it, which is quick for terabytes.
     """
+    full = full or _WHOLE in os.environ
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     size, changed = 0, 0
@@ -88,6 +108,8 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
         for key in sorted({*before, *now}, key=str):
             changed += differences(before.get(key), now.get(key), str(key))
         return changed
+    if isinstance(before, Mapping) and isinstance(now, Mapping) and before.keys() != now.keys():
+        return [f"way of recognising {name or 'its inputs'} (with or without --full-digest)"]
     if isinstance(before, (Mapping, list)) or isinstance(now, (Mapping, list)):
         return [name or "its inputs"]
     return [f"{name} ({before}, now {now})"]
