@@ -17,7 +17,7 @@ from core_runtime.errors import UserError, clean
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?"})
 _SEPARATORS = (",", ";", "\t", "|")
-_LARGEST = 512 * 1024 * 1024  # bytes: far beyond any table that a person writes
+_LARGEST = 512 * 1024 * 1024  # bytes: far beyond any table that is written by hand
 _HINT = "save it as CSV (UTF-8) with a header line"
 
 
@@ -116,13 +116,16 @@ class Table:
         total = len({row.line for row in self.rows} | self.left_out.keys())
         if not self.left_out:
             return f"{self.path.name}: {total} rows, all used"
-        reasons = Counter(self.left_out.values())
-        first = {reason: min(n for n, why in self.left_out.items() if why == reason) for reason in reasons}
-        named = ", ".join(f"{count} {reason} (line {first[reason]}…)" if count > 1 else f"{count} {reason} (line {first[reason]})"
-                          for reason, count in reasons.most_common(8))  # fmt: skip
-        return (
-            f"{self.path.name}: {total} rows, {total - len(self.left_out)} used, {len(self.left_out)} left out: {named}"
-        )
+        lines_of: dict[str, list[int]] = {}
+        for line, reason in sorted(self.left_out.items()):
+            lines_of.setdefault(reason, []).append(line)
+        commonest = sorted(lines_of.items(), key=lambda entry: -len(entry[1]))[:8]
+        parts = []
+        for reason, lines in commonest:
+            more = "…" if len(lines) > 1 else ""
+            parts.append(f"{len(lines)} {reason} (line {lines[0]}{more})")
+        out = len(self.left_out)
+        return f"{self.path.name}: {total} rows, {total - out} used, {out} left out: {', '.join(parts)}"
 
 
 def read_table(path: Path, *, comment: str = "") -> Table:
@@ -186,7 +189,7 @@ def _row(line: str, separator: str, width: int) -> tuple[str, list[str | None]]:
 
 
 def _drop_blank_end(table: Table, numbered: Sequence[tuple[int, str]]) -> None:
-    """Blank lines at the end of a file are no rows."""
+    """Blank lines at the end of a file are not rows."""
     for n, _ in reversed(numbered):
         if table.left_out.get(n) != "blank":
             return
@@ -229,11 +232,8 @@ def _decoded(path: Path) -> tuple[str, str, list[str]]:
         return data.decode("utf-8"), "utf-8", []
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
-        return (
-            text,
-            "cp1252",
-            [f"{path.name} is not UTF-8 and was read as Windows-1252: look at its special characters"],
-        )
+        note = f"{path.name} is not UTF-8 and was read as Windows-1252: look at its special characters"
+        return text, "cp1252", [note]
 
 
 def _text(path: Path, data: bytes, encoding: str) -> str:
