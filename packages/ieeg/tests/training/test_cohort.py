@@ -63,6 +63,6 @@ def test_a_namesake_is_not_the_same_patient():
     same, other = content("b", "first", 20.0), content("b", "second", 20.0)
     assert "other recordings of patient sub-01" in seen_in_training(provenance, same)
     assert seen_in_training(provenance, other) == ""
-    assert "a patient called sub-01, too, in another data set (first)" in namesake_in_training(provenance, other)
+    assert "a patient called sub-01 as well, in another data set (first)" in namesake_in_training(provenance, other)
     assert namesake_in_training(provenance, same) == ""
     assert namesake_in_training(None, same) == ""

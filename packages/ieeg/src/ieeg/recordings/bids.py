@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from core_runtime.errors import UserError
 from core_runtime.tables import read_table
 from ieeg.recordings.finding import entities, sidecar
-from ieeg.recordings.recording import Recording, some_of
+from ieeg.recordings.recording import Channel, Recording, some_of
 
 _KINDS = {
     "seeg": "seeg",
@@ -22,7 +22,10 @@ _KINDS = {
     "emg": "emg",
     "heog": "eog",
     "veog": "eog",
+    "trig": "stim",
+    "stim": "stim",
 }
+_Change = Callable[[Channel, dict[str, str | None]], Channel]
 _METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 
 
@@ -31,63 +34,78 @@ def join_sidecars(recording: Recording) -> None:
     path = recording.path
     if "sub" not in entities(path):
         return
-    channels, electrodes, about = (sidecar(path, s) for s in ("_channels.tsv", "_electrodes.tsv", "_ieeg.json"))
+    channels, electrodes = sidecar(path, "_channels.tsv"), sidecar(path, "_electrodes.tsv")
+    about = sidecar(path, "_ieeg.json")
     if channels is None:
         recording.warnings.append("no channels.tsv beside the recording: channel types are guessed from the names")
     else:
-        _join(recording, _table(channels, recording), channels.name, _channel)
+        _join(recording, _table(channels, recording), channels.name, _as_described)
     if electrodes is not None:
-        unit = _METRES.get(_coordinate_unit(path), 1e-3)
+        metres = _METRES.get(_coordinate_unit(path), 1e-3)
         rows = _table(electrodes, recording)
-        _join(recording, rows, electrodes.name, lambda channel, row: _electrode(channel, row, unit))
+        _join(recording, rows, electrodes.name, lambda channel, row: _with_position(channel, row, metres))
     if about is not None:
         line = _json(about, recording).get("PowerLineFrequency")
+        # BIDS also allows "n/a".
         recording.power_line = float(line) if isinstance(line, (int, float)) and line > 0 else 0.0
 
 
 def _key(name: str) -> str:
+    """What names are compared by: A'1 is written with several apostrophes, and in either case."""
     return re.sub(r"[’`´]", "'", name.strip()).casefold()
 
 
-def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str, change: Any) -> None:
+def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str, change: _Change) -> None:
+    """Changes the channels that a sidecar called `name` has a row for, and says which rows have no channel."""
     by_name = {_key(row.get("name") or ""): row for row in rows}
-    hit = set()
+    matched = set()
     for i, channel in enumerate(recording.channels):
-        key = _key(channel.name)
-        row = by_name.get(key) or by_name.get(_key(re.sub(r"-\d+$", "", channel.name)))
+        without_number = re.sub(r"-\d+$", "", channel.name)  # repeated names were numbered: A1-2 is another A1
+        row = by_name.get(_key(channel.name)) or by_name.get(_key(without_number))
         if row is not None:
             recording.channels[i] = change(channel, row)
-            hit.add(_key(row.get("name") or ""))
-    extra = [row.get("name") or "?" for key, row in by_name.items() if key not in hit]
-    if extra:
-        recording.warnings.append(f"{name} names {some_of(extra)}, not in the recording: ignored")
-    if rows and not hit:
+            matched.add(_key(row.get("name") or ""))
+    unmatched = [row.get("name") or "?" for key, row in by_name.items() if key not in matched]
+    if unmatched:
+        recording.warnings.append(f"{name} names {some_of(unmatched)}, not in the recording: ignored")
+    if rows and not matched:
         recording.warnings.append(f"{name} shares no name with the recording")
 
 
-def _channel(channel: Any, row: dict[str, str | None]) -> Any:
-    kind = (row.get("type") or "").strip().lower()
-    kind = _KINDS.get(kind, "stim" if kind in ("trig", "stim") else "misc") if kind and kind != "n/a" else channel.kind
-    bad = channel.bad
-    if (row.get("status") or "").strip().lower() == "bad":
-        why = (row.get("status_description") or "").strip()
-        bad = "marked bad in channels.tsv" + (f": {why}" if why not in ("", "n/a") else "")
-    group = (row.get("group") or "").strip()
-    return replace(channel, kind=kind, bad=bad, group="" if group == "n/a" else group)
+def _as_described(channel: Channel, row: dict[str, str | None]) -> Channel:
+    """A channel with the type, status and group of its row in channels.tsv; what is n/a stays as it was."""
+    kind, bad = channel.kind, channel.bad
+    bids_type = _cell(row, "type").lower()
+    if bids_type:
+        kind = _KINDS.get(bids_type, "misc")
+    if _cell(row, "status").lower() == "bad":
+        bad = "marked bad in channels.tsv"
+        why = _cell(row, "status_description")
+        if why:
+            bad += f": {why}"
+    return replace(channel, kind=kind, bad=bad, group=_cell(row, "group"))
 
 
-def _electrode(channel: Any, row: dict[str, str | None], unit: float) -> Any:
+def _cell(row: dict[str, str | None], column: str) -> str:
+    """A cell's text, "" where it is absent or missing (n/a)."""
+    return (row.get(column) or "").strip()
+
+
+def _with_position(channel: Channel, row: dict[str, str | None], metres: float) -> Channel:
+    """A channel with the position of its row in electrodes.tsv; `metres` is the length of the table's unit."""
     try:
-        x, y, z = (float(row[axis] or "") * unit for axis in ("x", "y", "z"))
+        x, y, z = (float(row[axis] or "") * metres for axis in ("x", "y", "z"))
     except (KeyError, TypeError, ValueError):
         return channel
     return replace(channel, position=(x, y, z))
 
 
 def _coordinate_unit(path: Path) -> str:
-    found = sidecar(path, "_coordsystem.json")
+    system = sidecar(path, "_coordsystem.json")
+    if not system:
+        return "mm"
     try:
-        return str(json.loads(found.read_text(encoding="utf-8")).get("iEEGCoordinateUnits", "mm")) if found else "mm"
+        return str(json.loads(system.read_text(encoding="utf-8")).get("iEEGCoordinateUnits", "mm"))
     except (OSError, ValueError):
         return "mm"
 

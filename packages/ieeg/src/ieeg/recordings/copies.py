@@ -65,8 +65,10 @@ class Signature:
 
 def signature_of(plain: Mapping[str, Any]) -> Signature:
     """From `Signature.plain`."""
-    lists = {key: tuple(plain.get(key, ())) for key in ("values", "landmarks")}
-    return Signature(**{**plain, **lists})
+    fields = dict(plain)
+    for name in ("values", "landmarks"):  # JSON has lists only
+        fields[name] = tuple(plain.get(name, ()))
+    return Signature(**fields)
 
 
 def signature(recording: Recording, name: str, patient: str, dataset: str = "") -> Signature:
@@ -81,25 +83,28 @@ def signature(recording: Recording, name: str, patient: str, dataset: str = "") 
             rates.setdefault(channel.rate, []).append(i)
     if not rates:
         return Signature(name, patient, 0, 0.0, 0, (), dataset=dataset)
-    rate, chosen = max(rates.items(), key=lambda item: len(item[1]))
+    rate, channels = max(rates.items(), key=lambda item: len(item[1]))  # the rate of most channels
     samples = recording.samples(rate)
     length = min(samples, max(1, round(SECONDS * rate)))
     values: list[float] = []
     for start in np.linspace(0, samples - length, CHUNKS).astype(int):
-        spread = np.nan_to_num(recording.read(chosen, int(start), int(start) + length)).std(1)
+        stretch = recording.read(channels, int(start), int(start) + length)
+        spread = np.nan_to_num(stretch).std(1)
         values += np.quantile(spread, SHARES).tolist()
-    landmarks = _landmarks(recording, chosen, rate)
-    return Signature(name, patient, len(chosen), rate, samples, tuple(values), landmarks, dataset)
+    landmarks = _landmarks(recording, channels, rate)
+    return Signature(name, patient, len(channels), rate, samples, tuple(values), landmarks, dataset)
 
 
 def _landmarks(recording: Recording, channels: Sequence[int], rate: float) -> tuple[int, ...]:
-    places = np.concatenate([np.zeros(0, np.int64), *_peaks(recording, channels, rate)])
-    runs = np.lib.stride_tricks.sliding_window_view(np.diff(places), RUN) if len(places) > RUN else ()
-    numbers = {
-        int.from_bytes(hashlib.blake2b(run.astype("<i8").tobytes(), digest_size=6).digest())
-        for run in runs
-        if len(set(run.tolist())) == RUN  # a calibration signal repeats itself
-    }
+    """Numbers made from the distances between landmarks in a row; the smallest of them, sorted."""
+    peaks = np.concatenate([np.zeros(0, np.int64), *_peaks(recording, channels, rate)])
+    if len(peaks) <= RUN:
+        return ()
+    numbers = set()
+    for run in np.lib.stride_tricks.sliding_window_view(np.diff(peaks), RUN):
+        if len(set(run.tolist())) == RUN:  # else a calibration signal, which repeats itself in every recording
+            digest = hashlib.blake2b(run.astype("<i8").tobytes(), digest_size=6).digest()
+            numbers.add(int.from_bytes(digest))
     return tuple(sorted(numbers)[:KEPT])
 
 
@@ -114,8 +119,9 @@ def _peaks(recording: Recording, channels: Sequence[int], rate: float) -> Iterat
         x = np.nan_to_num(recording.read(channels, begin - reach, end + reach)).mean(0, dtype=np.float64)
         inner = x[reach:-reach]
         greatest = maximum_filter1d(x, 2 * reach + 1)[reach:-reach] == inner
-        alone = (inner > x[reach - 1 : -reach - 1]) & (inner > x[reach + 1 : len(x) - reach + 1])
-        yield np.flatnonzero(greatest & alone) + begin
+        # Not on a plateau, where rounding decides which sample is greatest.
+        sharp = (inner > x[reach - 1 : -reach - 1]) & (inner > x[reach + 1 : len(x) - reach + 1])
+        yield np.flatnonzero(greatest & sharp) + begin
 
 
 def copies(signatures: Sequence[Signature]) -> list[list[Signature]]:
@@ -137,18 +143,22 @@ def refuse_copies(signatures: Sequence[Signature]) -> None:
     Raises:
         UserError: names them.
     """
-    found = copies(signatures)
-    if found:
-        named = "; ".join(" = ".join(f"{s.name} ({s.patient})" for s in group) for group in found[:4])
-        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    groups = copies(signatures)
+    if groups:
+        equations = []
+        for group in groups[:4]:
+            names = [f"{one.name} ({one.patient})" for one in group]
+            equations.append(" = ".join(names))
+        named = "; ".join(equations)
+        more = f" and {len(groups) - 4} more" if len(groups) > 4 else ""
         raise UserError(
             f"the same recording, or parts of one, under different names: {named}{more}",
-            "a split by patient would train on what it tests: take one of each away, or let --drop-copies keep the first",
+            "a split by patient would train on what it tests: remove all but one of each, or let --drop-copies keep the first",
         )
 
 
 def seen_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> str:
-    """What a person must know who judges a model on this recording: whether the model was trained (or its threshold chosen) on it; "" if not.
+    """Whether a model was trained (or its threshold chosen) on this recording, in words for whoever judges the model on it; "" if not.
 
     Args:
         provenance: of a model folder (`ieeg.model.folder.LoadedModel.provenance`).
@@ -156,11 +166,12 @@ def seen_in_training(provenance: Mapping[str, Any] | None, one: Signature) -> st
     same_patient = ""
     for plain in (provenance or {}).get("recordings", ()):
         held_out = plain.get("held_out", False)
-        known = signature_of({k: v for k, v in plain.items() if k != "held_out"})
+        known = signature_of({key: value for key, value in plain.items() if key != "held_out"})
         if known.same_as(one):
             use = "its threshold was chosen on" if held_out else "the model was trained on"
             what = "this recording" if known.samples == one.samples else "a stretch of this recording"
-            return f"{one.name}: {use} {what}" + (f", as {known.name}" if known.name != one.name else "")
+            other_name = f", as {known.name}" if known.name != one.name else ""
+            return f"{one.name}: {use} {what}{other_name}"
         if known.patient == one.patient and known.dataset == one.dataset and not held_out:
             same_patient = f"{one.name}: the model was trained on other recordings of patient {one.patient}"
     return same_patient
@@ -171,7 +182,7 @@ def namesake_in_training(provenance: Mapping[str, Any] | None, one: Signature) -
     for plain in (provenance or {}).get("recordings", ()):
         if plain.get("patient") == one.patient and plain.get("dataset", "") != one.dataset:
             return (
-                f"the training data hold a patient called {one.patient}, too, in another data set "
+                f"the training data hold a patient called {one.patient} as well, in another data set "
                 f"({plain.get('dataset') or 'not named'}): if it is the same, this is no test of the model"
             )
     return ""
@@ -185,15 +196,13 @@ def refuse_leaks(learned: Iterable[Signature], judged: Iterable[Signature]) -> N
     """
     learned = list(learned)
     for one in judged:
-        twin = next((s for s in learned if s.same_as(one)), None)
+        twin = next((known for known in learned if known.same_as(one)), None)
         if twin is not None:
-            raise UserError(
-                f"{one.name} is {twin.name} of the training data under another name"
-                if one.name != twin.name
-                else f"{one.name} is in the training data",
-                "judge on recordings that the model has not seen",
-            )
-        if any(s.patient == one.patient for s in learned):
+            leak = f"{one.name} is in the training data"
+            if one.name != twin.name:
+                leak = f"{one.name} is {twin.name} of the training data under another name"
+            raise UserError(leak, "judge on recordings that the model has not seen")
+        if any(known.patient == one.patient for known in learned):
             raise UserError(
                 f"{one.name}: patient {one.patient} is in the training data", "split by patient, not by recording"
             )

@@ -92,7 +92,8 @@ class EdfFile:
         Raises:
             UserError: the file has become shorter, or cannot be read.
         """
-        size, buffer = self._record_samples * self._bytes_a_sample, np.empty(0, np.uint8)
+        record_size = self._record_samples * self._bytes_a_sample
+        buffer = np.empty(0, np.uint8)
         try:
             with FileIO(self.path) as file:
 
@@ -101,7 +102,7 @@ class EdfFile:
                     if len(buffer) < high - low:
                         buffer = np.empty(high - low, np.uint8)
                     raw = buffer[: high - low]
-                    file.seek(self._data_offset + record * size + low)
+                    file.seek(self._data_offset + record * record_size + low)
                     if file.readinto(raw.data) != len(raw):
                         raise OSError("it has become shorter since it was opened")
                     return raw
@@ -120,92 +121,109 @@ class EdfFile:
         """
         if not signals or end <= begin:
             return np.zeros((len(signals), 0), np.float32)
-        plan = self._plans.get(key := tuple(signals)) or self._plans.setdefault(key, self._plan(signals))
-        per = plan.samples
-        if begin < 0 or end > self.records * per:
-            raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per}")
-        first, last = begin // per, -(-end // per)
+        key = tuple(signals)
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._plans[key] = self._plan(signals)
+        per_record = plan.samples
+        if begin < 0 or end > self.records * per_record:
+            raise ValueError(f"samples {begin} to {end} are outside the recording of {self.records * per_record}")
+        first_record, end_record = begin // per_record, -(-end // per_record)
         out = np.empty((len(signals), end - begin), np.float32)
         width = self._bytes_a_sample
-        with self._open() as bytes_of:
-            for i, j, low, high in plan.runs:
-                for record in range(first, last):
-                    a, b = max(begin - record * per, 0), min(end - record * per, per)
-                    here = slice(record * per + a - begin, record * per + b - begin)
-                    if j - i == 1:
-                        out[i, here] = self._integers(bytes_of(record, low + a * width, low + b * width))
+        with self._open() as read_bytes:
+            for row, end_row, low, high in plan.runs:
+                for record in range(first_record, end_record):
+                    # The part of this record that was asked for, and its columns of the output.
+                    record_begin = record * per_record
+                    part_begin = max(begin - record_begin, 0)
+                    part_end = min(end - record_begin, per_record)
+                    columns = slice(record_begin + part_begin - begin, record_begin + part_end - begin)
+                    if end_row - row == 1:
+                        # One signal alone: nothing but the samples asked for leaves the disk.
+                        raw = read_bytes(record, low + part_begin * width, low + part_end * width)
+                        out[row, columns] = self._integers(raw)
                     else:
-                        digital = self._integers(bytes_of(record, low, high)).reshape(j - i, per)
-                        out[i:j, here] = digital[:, a:b]
+                        digital = self._integers(read_bytes(record, low, high)).reshape(end_row - row, per_record)
+                        out[row:end_row, columns] = digital[:, part_begin:part_end]
         out *= plan.gains
         out += plan.zeros
         return out
 
     def _plan(self, signals: list[int]) -> _Plan:
-        chosen = [self.signals[i] for i in signals]
-        per, width = chosen[0].samples, self._bytes_a_sample
-        if any(s.samples != per for s in chosen):
+        headers = [self.signals[i] for i in signals]
+        per_record, width = headers[0].samples, self._bytes_a_sample
+        if any(header.samples != per_record for header in headers):
             raise ValueError("signals read together must have one rate")
-        at = np.array([s.offset for s in chosen])
-        long = per * width > LONG_RECORD  # then only the samples asked for are read
-        apart = (np.diff(at) != per) | long
-        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(at)]
-        runs = [(i, j, int(at[i]) * width, int(at[i] + (j - i) * per) * width) for i, j in pairwise(edges)]
-        scales = np.array([self.scales[i] if self.scales else 1.0 for i in signals])
-        zeros = np.array([s.physical_min - s.digital_min * s.gain for s in chosen])  # in float64: no cancellation
-        gains = np.array([s.gain for s in chosen])
-        return _Plan(per, runs, *((v * scales).astype(np.float32)[:, None] for v in (gains, zeros)))
+        offsets = np.array([header.offset for header in headers])
+        long = per_record * width > LONG_RECORD  # then only the samples asked for are read
+        apart = (np.diff(offsets) != per_record) | long
+        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(offsets)]
+        runs = []
+        for row, end_row in pairwise(edges):
+            low = int(offsets[row]) * width
+            high = int(offsets[row] + (end_row - row) * per_record) * width
+            runs.append((row, end_row, low, high))
+        scales = np.ones(len(signals))
+        if self.scales:
+            scales = np.array([self.scales[i] for i in signals])
+        # physical = digital · gain + zero; computed in float64, so that the difference in zero loses no digits.
+        gains = np.array([header.gain for header in headers]) * scales
+        zeros = np.array([header.physical_min - header.digital_min * header.gain for header in headers]) * scales
+        return _Plan(per_record, runs, gains.astype(np.float32)[:, None], zeros.astype(np.float32)[:, None])
 
     def _integers(self, raw: NDArray[np.uint8]) -> NDArray[np.integer]:
         if self._bytes_a_sample == 2:
             return raw.view("<i2")
+        # BDF: three bytes, little-endian, become the upper three of an int32; shifting back down keeps the sign.
         wide = np.zeros((*raw.shape[:-1], raw.shape[-1] // 3, 4), np.uint8)
         wide[..., 1:] = raw.reshape(*raw.shape[:-1], -1, 3)
-        return wide.view("<i4")[..., 0] >> 8  # the sign comes along with the top byte
+        return wide.view("<i4")[..., 0] >> 8
 
     @cached_property
     def _lists(self) -> list[list[tuple[float, float, list[str]]]]:
         """The time-stamped annotation lists of every record: (onset, duration, texts), seconds."""
         width = self._bytes_a_sample
-        found: list[list[tuple[float, float, list[str]]]] = [[] for _ in range(self.records)]
-        with self._open() as bytes_of:
-            for s in self._annotation_signals:
-                for record, here in enumerate(found):
-                    block = bytes_of(record, s.offset * width, (s.offset + s.samples) * width).tobytes()
+        lists: list[list[tuple[float, float, list[str]]]] = [[] for _ in range(self.records)]
+        with self._open() as read_bytes:
+            for signal in self._annotation_signals:
+                low, high = signal.offset * width, (signal.offset + signal.samples) * width
+                for record, annotations in enumerate(lists):
+                    block = read_bytes(record, low, high).tobytes()
                     for onset, duration, texts in _TAL.findall(block):
-                        words = [t.decode("utf-8", "replace") for t in texts.split(b"\x14")[1:]]
                         begin, length = float(onset), float(duration or 0)
+                        words = [text.decode("utf-8", "replace") for text in texts.split(b"\x14")[1:]]
                         if math.isfinite(begin) and math.isfinite(length):
-                            here.append((begin, length, words))
-        return found
+                            annotations.append((begin, length, words))
+        return lists
 
     @cached_property
     def first_onset(self) -> float:
         """Seconds from the header's start time to the first sample: EDF+ keeps the fraction of a second here."""
-        head = self._lists[0][:1] if self._lists else []
-        if not head or any(head[0][2]):
+        if not self._lists or not self._lists[0]:
             return 0.0
-        if abs(head[0][0]) > LONGEST:
-            self.warnings.append(f"the first time stamp, {head[0][0]:g} s, cannot be: taken as 0")
+        onset, _, texts = self._lists[0][0]
+        if any(texts):  # EDF+: the list that keeps the time of a record comes first and has no text
             return 0.0
-        return head[0][0]
+        if abs(onset) > LONGEST:
+            self.warnings.append(f"the first time stamp, {onset:g} s, is impossible: taken as 0")
+            return 0.0
+        return onset
 
     @cached_property
     def annotations(self) -> list[tuple[float, float, str]]:
         """(onset, duration, text) of every annotation, seconds from the first sample, in order."""
-        return sorted(
-            (o - self.first_onset, d, text)
-            for record in self._lists
-            for o, d, texts in record
-            for text in texts
-            if text
-        )
+        annotations = []
+        for record in self._lists:
+            for onset, duration, texts in record:
+                annotations += [(onset - self.first_onset, duration, text) for text in texts if text]
+        return sorted(annotations)
 
     @cached_property
     def record_onsets(self) -> NDArray[np.float64]:
         """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other.
 
-        A record without a stamp, or with one that cannot be, follows the record before; what was not believed is added to `warnings`.
+        A record without a time stamp, or with an impossible one, follows the record before; what was not believed is added to `warnings`.
         """
         step = self.record_seconds
         onsets = np.arange(self.records, dtype=np.float64) * step
@@ -213,13 +231,14 @@ class EdfFile:
             return onsets
         if not self._annotation_signals:
             self.warnings.append(
-                "the header says that the recording has gaps, and there are no time stamps: read without gaps"
+                "the header says that the recording has gaps, but there are no time stamps: read without gaps"
             )
             return onsets
         missing, backward, far = [], [], []
         following = 0.0  # where the record before ends
         for i, record in enumerate(self._lists):
             stamp = record[0][0] - self.first_onset if record else None
+            # What is not believed takes the end of the record before, so that one bad stamp moves nothing after it.
             if stamp is None:
                 missing.append(i)
             elif (i and stamp - following > LONGEST_GAP) or stamp > LONGEST:
@@ -230,13 +249,14 @@ class EdfFile:
                 following = stamp
             onsets[i] = following
             following += step
-        for records, what in (
+        faults = (
             (missing, "have no time stamp"),
             (far, f"have time stamps more than {LONGEST_GAP / 86400:g} days after the record before"),
             (backward, "have time stamps before the end of the record before"),
-        ):
+        )
+        for records, fault in faults:
             if records:
-                count = f"{len(records)} of {self.records} records {what} (the first is record {records[0] + 1})"
+                count = f"{len(records)} of {self.records} records {fault} (the first is record {records[0] + 1})"
                 self.warnings.append(f"{count}: each is taken to follow the record before")
         return onsets
 
@@ -265,21 +285,25 @@ def open_edf(path: Path) -> EdfFile:
             block = file.read(count * _SIGNAL) if count > 0 else b""
             if len(block) < count * _SIGNAL or count < 1:
                 raise ValueError
-            records, seconds, offset = int(head[236:244]), _number(_text(head[244:252])), int(head[184:192])
+            records, offset = int(head[236:244]), int(head[184:192])
+            seconds = _number(_text(head[244:252]))
             signals, dropped, record_samples = _signals(block, count)
         except ValueError:
             raise UserError(
-                f"{path}: the EDF header is damaged", "copy the file again from the recorder, or export it anew"
+                f"{path}: the EDF header is damaged", "copy the file again from the recorder, or export it again"
             ) from None
     width = 3 if bdf else 2
     record_bytes = record_samples * width
     offset = _data_offset(path, offset, (count + 1) * _HEAD, size, records, record_bytes, warnings)
-    held = (size - offset) // record_bytes if record_bytes else 0
-    if records != held:
-        claim = "does not say how many records there are" if records < 0 else f"claims {records} records"
-        warnings.append(f"the header {claim}, the file holds {held} whole ones; those are read")
+    # A recorder that was switched off leaves −1, and copies are cut off: the file's size counts, not the header.
+    whole_records = (size - offset) // record_bytes if record_bytes else 0
+    if records != whole_records:
+        claim = f"claims {records} records"
+        if records < 0:
+            claim = "does not say how many records there are"
+        warnings.append(f"the header {claim}, the file holds {whole_records} whole ones; those are read")
     usable = [s for s in signals if not _is_annotation(s.label)]
-    if held < 1 or (seconds <= 0 and usable):
+    if whole_records < 1 or (seconds <= 0 and usable):
         raise UserError(
             f"{path} holds no samples",
             "the file ends before the first record (truncated copy?) or its record length is 0",
@@ -288,11 +312,10 @@ def open_edf(path: Path) -> EdfFile:
         named = ", ".join(f"{label!r} ({why})" for label, why in dropped[:4])
         warnings.append(f"signals with an impossible header are left out: {named}")
     if not usable:
-        raise UserError(f"{path} holds no usable signals", "give the recording itself, or export it anew")
-    odd = [
-        s.label for s in signals if _is_annotation(s.label) and s.label not in ("EDF Annotations", "BDF Annotations")
-    ]
-    warnings += [f"the signal {label!r} is read as the annotations" for label in odd]
+        raise UserError(f"{path} holds no usable signals", "give the recording itself, or export it again")
+    annotations = [s for s in signals if _is_annotation(s.label)]
+    misspelt = [s.label for s in annotations if s.label not in ("EDF Annotations", "BDF Annotations")]
+    warnings += [f"the signal {label!r} is read as the annotations" for label in misspelt]
     flat = [s.label for s in usable if s.physical_max == s.physical_min]
     if flat:
         warnings.append(f"the header gives {', '.join(flat[:4])} no physical range: they read as constant")
@@ -300,12 +323,12 @@ def open_edf(path: Path) -> EdfFile:
     return EdfFile(
         path,
         usable,
-        held,
+        whole_records,
         seconds,
         _start(head),
         reserved.startswith(("EDF+D", "BDF+D")),
         warnings,
-        _annotation_signals=[s for s in signals if _is_annotation(s.label)],
+        _annotation_signals=annotations,
         _bytes_a_sample=width,
         _record_samples=record_samples,
         _data_offset=offset,
@@ -331,7 +354,9 @@ def _data_offset(
         data = size - offset
         if record_bytes == 0 or data <= 0:
             return False
-        return data == records * record_bytes if records > 0 else data % record_bytes == 0
+        if records > 0:
+            return data == records * record_bytes
+        return data % record_bytes == 0
 
     if claimed > computed and fits(claimed):
         warnings.append(f"data begin at byte {claimed}, as the header says; its signals end at {computed}")
@@ -343,7 +368,7 @@ def _data_offset(
         return computed
     raise UserError(
         f"{path}: the header says that data begin at byte {claimed}, its signals end at {computed}, and the file's size fits neither",
-        "copy the file again from the recorder, or export it anew",
+        "copy the file again from the recorder, or export it again",
     )
 
 
@@ -363,7 +388,7 @@ def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str,
     """The signals of the header, those that cannot be read (label, why), and the samples of a record.
 
     Raises:
-        ValueError: a number is not one.
+        ValueError: a field that should be a number is not a number.
     """
     signals: list[EdfSignal] = []
     dropped: list[tuple[str, str]] = []
@@ -389,10 +414,16 @@ def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str,
 
 
 def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:
-    columns, at = [], 0
+    """(label, unit, physical minimum and maximum, digital minimum and maximum, samples) of each signal, as text.
+
+    EDF keeps the labels of all signals together, then all transducers, all units and so on.
+    """
+    columns = []
+    start = 0
     for width in _WIDTHS:
-        columns.append([_text(block[at + i * width : at + (i + 1) * width]) for i in range(count)])
-        at += width * count
+        end = start + width * count
+        columns.append([_text(block[at : at + width]) for at in range(start, end, width)])
+        start = end
     labels, _, units, pmin, pmax, dmin, dmax, _, samples, _ = columns
     return list(zip(labels, units, pmin, pmax, dmin, dmax, samples, strict=True))
 
@@ -408,10 +439,9 @@ def _text(raw: bytes) -> str:
 
 def _start(head: bytes) -> datetime | None:
     try:
-        day, month, year = (int(x) for x in head[168:176].decode("ascii").split("."))
-        hour, minute, second = (int(x) for x in head[176:184].decode("ascii").replace(":", ".").split("."))
-        return datetime(
-            year + (1900 if year >= 85 else 2000), month, day, hour, minute, second
-        )  # the clipping date of EDF
+        day, month, year = map(int, head[168:176].decode("ascii").split("."))
+        hour, minute, second = map(int, head[176:184].decode("ascii").replace(":", ".").split("."))
+        century = 1900 if year >= 85 else 2000  # EDF's clipping date: two digits mean 1985 to 2084
+        return datetime(century + year, month, day, hour, minute, second)
     except ValueError:
         return None

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,29 +33,40 @@ def find_recordings(path: Path) -> list[RecordingFile]:
     if not path.exists():
         raise UserError(f"no such file or folder: {path}", "give a recording, a folder of them, or a BIDS data set")
     if path.is_file() or path.name.lower().endswith(".mefd"):
-        return [
-            RecordingFile(path, path.name.split(".")[0], patient_of(path, path.parent), dataset_of(path, path.parent))
-        ]
-    files = [p for p in sorted(path.rglob("*")) if _candidate(p, path)]
-    parts = {p.parent for p in files if p.name.endswith("_total.h5")}
-    files = [p for p in files if not (p.parent in parts and re.search(r"_part_\d+\.h5$", p.name))]
-    files = [p for p in files if not _continues_another(p)]
-    if not files:
+        return [_recording_file(path, path.parent, path.name.split(".")[0])]
+    files = [file for file in sorted(path.rglob("*")) if _is_candidate(file, path)]
+    # SWEC: NAME_total.h5 is a virtual file over the NAME_part_N.h5 beside it.
+    folders_of_totals = {file.parent for file in files if file.name.endswith("_total.h5")}
+    whole_files = []
+    for file in files:
+        part_of_total = file.parent in folders_of_totals and re.search(r"_part_\d+\.h5$", file.name)
+        if not part_of_total and not _continues_another(file):
+            whole_files.append(file)
+    if not whole_files:
         raise UserError(f"{path} holds no recording", f"known: {KNOWN_FORMATS}")
-    stems = [p.name.split(".")[0] for p in files]
-    names = [
-        s if stems.count(s) == 1 else "_".join([*p.relative_to(path).parent.parts, s])
-        for s, p in zip(stems, files, strict=True)
-    ]
-    return [RecordingFile(p, n, patient_of(p, path), dataset_of(p, path)) for p, n in zip(files, names, strict=True)]
+    stems = Counter(file.name.split(".")[0] for file in whole_files)
+    recordings = []
+    for file in whole_files:
+        name = file.name.split(".")[0]
+        if stems[name] > 1:  # told apart by their folders
+            name = "_".join([*file.relative_to(path).parent.parts, name])
+        recordings.append(_recording_file(file, path, name))
+    return recordings
 
 
-def _candidate(path: Path, root: Path) -> bool:
-    inside = path.relative_to(root).parts
-    if any(part.startswith(".") or part.lower().endswith(".mefd") for part in inside[:-1]) or path.name.startswith("."):
+def _recording_file(path: Path, root: Path, name: str) -> RecordingFile:
+    return RecordingFile(path, name, patient_of(path, root), dataset_of(path, root))
+
+
+def _is_candidate(path: Path, root: Path) -> bool:
+    """Whether a path below `root` is a recording by itself, as far as its name and first bytes say."""
+    *folders, name = path.relative_to(root).parts
+    if any(part.startswith(".") for part in (*folders, name)):
         return False
-    if {"derivatives", "sourcedata"} & set(inside):
-        return False
+    if any(folder.lower().endswith(".mefd") for folder in folders):
+        return False  # a part of a MEF3 session
+    if {"derivatives", "sourcedata"} & {*folders, name}:
+        return False  # BIDS: what was computed from the recordings, and what they were converted from
     if path.suffix.lower() == ".eeg" and path.with_suffix(".vhdr").exists():
         return False  # BrainVision's data beside its header
     return kind_of(path) is not None
@@ -90,11 +102,14 @@ def dataset_of(path: Path, root: Path) -> str:
 
 def patient_of(path: Path, root: Path) -> str:
     """Whose recording this is, as far as its path says."""
-    for part in (*reversed(path.parts[len(root.parts) :]), *reversed(path.parts)):
+    inside = path.parts[len(root.parts) :]
+    for part in (*reversed(inside), *reversed(path.parts)):  # the nearest name first
         match = re.match(r"(sub-[A-Za-z0-9]+|ID\d+|chb\d+|PN\d+)(?=[_\-.]|$)", part, re.IGNORECASE)
         if match:
             return match[1]
-    return path.parent.name if path.parent != root else path.name.split(".")[0]
+    if path.parent != root:
+        return path.parent.name
+    return path.name.split(".")[0]
 
 
 def entities(path: Path) -> dict[str, str]:
@@ -103,15 +118,19 @@ def entities(path: Path) -> dict[str, str]:
 
 
 def sidecar(path: Path, suffix: str) -> Path | None:
-    """The nearest file of a kind that applies: in the same folder or above it, all its entities among the recording's."""
-    mine = entities(path)
+    """The nearest file of a kind that applies: in the same folder or above it, all its entities among the recording's.
+
+    This is BIDS's inheritance principle, except that BIDS joins the fields of all levels and this takes the nearest file alone.
+    """
+    own_entities = entities(path)
     for folder in (path.parent, *path.parent.parents):
-        fitting = [p for p in folder.glob(f"*{suffix}") if p.is_file() and entities(p).items() <= mine.items()]
-        if fitting:
-            return max(fitting, key=lambda p: len(entities(p)))
+        files = [file for file in folder.glob(f"*{suffix}") if file.is_file()]
+        applicable = [file for file in files if entities(file).items() <= own_entities.items()]
+        if applicable:
+            return max(applicable, key=lambda file: len(entities(file)))
         if (folder / "dataset_description.json").exists() or folder == folder.parent:
             return None
-        if not re.match(r"(sub|ses)-|ieeg$|eeg$", folder.name):
+        if not re.match(r"(sub|ses)-|ieeg$|eeg$", folder.name):  # above a subject's folder nothing speaks of it
             return None
     return None
 
@@ -141,9 +160,13 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     stem = path.name.split(".")[0]
     parts = re.compile(rf"{re.escape(stem)}(-\d+)?(_part_\d+)?")  # of MNE, of SWEC
-    files = {path, *(p for p in path.parent.iterdir() if p.is_file() and parts.fullmatch(p.name.split(".")[0]))}
+    files = {path}
+    for file in path.parent.iterdir():
+        if file.is_file() and parts.fullmatch(file.name.split(".")[0]):
+            files.add(file)
     if "sub" in entities(path):
-        files |= {p for suffix in SIDECARS if (p := sidecar(path, suffix)) is not None}
+        sidecars = (sidecar(path, suffix) for suffix in SIDECARS)
+        files.update(file for file in sidecars if file is not None)
     table = find_table(path)
     if table is not None:
         files.add(table)

@@ -50,7 +50,7 @@ class LabelOptions:
 
     Attributes:
         label_map: table with the columns label and meaning (seizure, begin, end, none or other), for labels that are not understood.
-        seizure_length: seconds that a seizure lasts whose end is not marked; default: until the next onset, or the end of the recording.
+        seizure_length: seconds that a seizure lasts if its end is not marked; default: until the next onset, or the end of the recording.
     """
 
     label_map: Path | None = None
@@ -59,7 +59,8 @@ class LabelOptions:
 
 def words_of(label: str) -> list[str]:
     """The words of a label in lower case: "SZ1_start" → sz, 1, start."""
-    label = label.rpartition("/")[2] if label.count("/") == 1 else label  # "Comment/seizure" of BrainVision
+    if label.count("/") == 1:  # BrainVision: "Comment/seizure"; HED tags have more levels
+        label = label.rpartition("/")[2]
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
     return re.findall(r"[^\W\d_]+|\d+|\?", spaced.casefold())
 
@@ -70,7 +71,8 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
     Args:
         label_map: labels (in lower case) that a user explained.
     """
-    if label_map and (mapped := label_map.get(label.strip().casefold())):
+    mapped = (label_map or {}).get(label.strip().casefold())
+    if mapped:
         return mapped
     words = words_of(label)
     if not words:
@@ -80,6 +82,7 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
         if unique <= {"bckg", "background", "interictal", "preictal", "postictal", "none"}:
             return "none"
         return None
+    # What makes a seizure doubtful comes before what denies it: "no possible seizure" is not understood.
     if "?" in unique or unique & _ODD:
         return None
     if unique & _NONE:
@@ -99,7 +102,9 @@ def bare_meaning(label: str) -> Meaning | None:
         return None
     if words[0] in ("onset", "begin", "start"):
         return "begin"
-    return "end" if words[0] in ("offset", "end", "stop") else None
+    if words[0] in ("offset", "end", "stop"):
+        return "end"
+    return None
 
 
 def resembles_seizure(label: str) -> bool:
@@ -125,8 +130,9 @@ def read_label_map(path: Path | None) -> dict[str, Meaning]:
     label_map: dict[str, Meaning] = {}
     for row in table:
         label, meaning = row[labels], (row[meanings] or "").casefold()
+        # The reader of tables takes the word "none" for a missing value.
         if row[meanings] is None and label is not None:
-            meaning = "none"  # the word itself is how tables write a missing value
+            meaning = "none"
         if label is None or meaning not in known:
             raise UserError(
                 f"{path}, line {row.line}: {row[meanings]!r} is not one of {', '.join(known)}",

@@ -26,10 +26,12 @@ _SCALP = {
 
 def is_scalp(names: Sequence[str]) -> bool:
     """Whether these are names of scalp electrodes: eight or more of the 10-20 or 10-10 system, both sides, and hardly any other."""
-    plain = [name.strip().casefold() for name in names]
-    scalp = [name for name in plain if _is_scalp_name(name)]
-    sides = any({left, right} <= set(plain) for left, right in (("fp1", "fp2"), ("c3", "c4"), ("o1", "o2")))
-    return len(scalp) >= 8 and sides and len(scalp) >= 0.9 * len(plain)
+    electrodes = [name.strip().casefold() for name in names]
+    scalp = [name for name in electrodes if _is_scalp_name(name)]
+    # A shaft may be called C or O as well; Fp1 beside Fp2 and the like only stand in a scalp montage.
+    pairs = ({"fp1", "fp2"}, {"c3", "c4"}, {"o1", "o2"})
+    both_sides = any(pair <= set(electrodes) for pair in pairs)
+    return len(scalp) >= 8 and both_sides and len(scalp) >= 0.9 * len(electrodes)
 
 
 def _is_scalp_name(name: str) -> bool:
@@ -51,18 +53,19 @@ def shafts(names: Sequence[str], groups: Sequence[str] | None = None) -> dict[st
     """
     if is_scalp(names):
         return {}
-    places = [contact(name) for name in names]
+    contacts = [contact(name) for name in names]
     groups_of: dict[str, set[str]] = {}
-    for place, group in zip(places, groups or [""] * len(names), strict=True):
+    for place, group in zip(contacts, groups or [""] * len(names), strict=True):
         if place:
             groups_of.setdefault(place[0], set()).add(group)
     by_shaft: dict[str, dict[int, int]] = {}
-    for i, place in enumerate(places):
+    for i, place in enumerate(contacts):
         if place is None:
             continue
         letters, number = place
-        several = groups is not None and len(groups_of[letters]) > 1
-        shaft = f"{groups[i]} {letters}".strip() if several and groups is not None else letters
+        shaft = letters
+        if groups is not None and len(groups_of[letters]) > 1:  # groups finer than letters: left and right, say
+            shaft = f"{groups[i]} {letters}".strip()
         by_shaft.setdefault(shaft, {}).setdefault(number, i)
     return by_shaft
 
@@ -84,19 +87,19 @@ def derivations(names: Sequence[str], reference: Reference, groups: Sequence[str
     """
     if reference not in ("bipolar", "laplacian"):
         return [Derivation(name, i) for i, name in enumerate(names)]
-    out = []
-    for numbers in shafts(names, groups).values():
-        for number in sorted(numbers):
-            here = numbers[number]
+    derived = []
+    for contacts in shafts(names, groups).values():
+        for number in sorted(contacts):
+            here = contacts[number]
+            before, after = contacts.get(number - 1), contacts.get(number + 1)
             if reference == "bipolar":
-                if number + 1 in numbers:
-                    there = numbers[number + 1]
-                    out.append(Derivation(f"{names[here]}-{names[there]}", here, (there,)))
-            else:
-                beside = tuple(numbers[n] for n in (number - 1, number + 1) if n in numbers)
-                if beside:
-                    out.append(Derivation(names[here], here, beside))
-    return out
+                if after is not None:
+                    derived.append(Derivation(f"{names[here]}-{names[after]}", here, (after,)))
+                continue
+            neighbours = tuple(index for index in (before, after) if index is not None)
+            if neighbours:
+                derived.append(Derivation(names[here], here, neighbours))
+    return derived
 
 
 def rereference(
@@ -111,19 +114,21 @@ def rereference(
         return x - x.mean(0, keepdims=True)
     if reference == "none":
         return x
-    out = x[[d.plus for d in derived]]
-    for row, d in zip(out, derived, strict=True):
-        row -= x[list(d.minus)].mean(0)
+    out = x[[derivation.plus for derivation in derived]]
+    for row, derivation in zip(out, derived, strict=True):
+        row -= x[list(derivation.minus)].mean(0)
     return out
 
 
 def channel_median(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "1 samples"]:
     """The median over channels, (1, samples), by pieces that fit the cache."""
-    middle, even = len(x) // 2, len(x) % 2 == 0
+    upper = len(x) // 2
+    lower = upper - 1 if len(x) % 2 == 0 else upper  # the two middle ranks, one and the same for an odd number
     out = np.empty((1, x.shape[1]), x.dtype)
     for begin in range(0, x.shape[1], 4096):
-        block = np.partition(np.ascontiguousarray(x[:, begin : begin + 4096].T), [middle - even, middle], axis=1)
-        out[0, begin : begin + 4096] = block[:, middle - even] / 2 + block[:, middle] / 2
+        block = np.ascontiguousarray(x[:, begin : begin + 4096].T)
+        block = np.partition(block, [lower, upper], axis=1)
+        out[0, begin : begin + 4096] = block[:, lower] / 2 + block[:, upper] / 2
     return out
 
 
@@ -133,12 +138,13 @@ def choose_channels(probes: Sequence[Float[np.ndarray, "channels samples"]], kee
     Kurtosis is Pearson's (3 for a normal signal). r is the median over the probes, so that one artefact does not decide; channels that are flat
     in most probes come last.
     """
-    ranks = np.stack([_rank(np.asarray(p, np.float64)) for p in probes])
-    order = np.argsort(-np.median(ranks, 0), kind="stable")
+    ratios = np.stack([_variance_to_kurtosis(np.asarray(probe, np.float64)) for probe in probes])
+    order = np.argsort(-np.median(ratios, 0), kind="stable")
     return np.sort(order[:keep])
 
 
-def _rank(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
+def _variance_to_kurtosis(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
+    """``var / (1 + kurtosis)`` of each channel; 0 for a flat one."""
     x = x - x.mean(1, keepdims=True)
     variance = np.square(x).mean(1)
     safe = np.where(variance > 0, variance, 1.0)

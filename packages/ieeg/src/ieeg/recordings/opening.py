@@ -24,17 +24,18 @@ def open_recording(path: Path) -> Recording:
     from ieeg.recordings import readers
     from ieeg.recordings.bids import join_sidecars
 
-    for suffixes, reader in (
+    readers_by_suffix = (
         ((".mefd",), readers.MefRecording),
         (EDF_SUFFIXES, readers.EdfRecording),
         ((".h5", ".hdf5"), readers.SwecRecording),
         (MNE_SUFFIXES, readers.MneRecording),
-    ):
+    )
+    for suffixes, reader in readers_by_suffix:
         if name.endswith(suffixes):
             recording = reader(path)
             if not recording.channels or recording.duration <= 0:
                 raise UserError(f"{path} holds no samples", "the recorder wrote nothing, or the copy was cut off")
-            recording.make_names_unique()
+            recording.make_names_unique()  # before the sidecars are joined, which goes by name
             join_sidecars(recording)
             return recording
     raise UserError(f"{path} is of no known recording format", f"known: {KNOWN_FORMATS}")

@@ -43,58 +43,78 @@ class Prepared:
         self.notes: list[str] = []
         self.bads = dict(self.quality.bads)
         self.scale = self.quality.scale
-        s = self.settings
-        if recording.duration + 1e-6 < s.segment:
+        if recording.duration + 1e-6 < self.settings.segment:
             raise UserError(
-                f"{recording.path.name} is shorter than one segment: {recording.duration:.1f} s of {s.segment:g} s",
+                f"{recording.path.name} is shorter than one segment: "
+                f"{recording.duration:.1f} s of {self.settings.segment:g} s",
                 "segments are what the model sees; give a longer recording",
             )
-        unknown = set(s.exclude) - set(recording.names)
+        self._inputs = self._usable_channels()
+        reference = self.settings.reference
+        if len(self._inputs) == 1 and reference in ("median", "average"):
+            self.notes.append(f"one channel alone: no {reference} reference")
+        if self.scale != 1:
+            self.notes.append(
+                f"amplitudes of {self.quality.microvolts:.1e} µV are impossible: the file's numbers are taken as volts"
+            )
+        self.notch = self._mains() if self.settings.notch is None else self.settings.notch
+        self._derived = self._derivations()
+        self._note_missing_band()
+        # Rows of the derived channels that the model sees: all of them, or the paper's choice.
+        self._rows = np.arange(len(self._derived))
+        if self.settings.channels and len(self._derived) > self.settings.channels:
+            self._choose_rows(self.settings.channels)
+
+    def _usable_channels(self) -> list[int]:
+        """The recording's channels that go in: neural, not excluded, not bad.
+
+        Raises:
+            UserError: there is none, or an excluded one does not exist.
+        """
+        recording, settings = self.recording, self.settings
+        unknown = set(settings.exclude) - set(recording.names)
         if unknown:
             raise UserError(
                 f"{recording.path.name} has no channel {', '.join(sorted(unknown))}",
                 "'ieeg inspect' lists the channels",
             )
-        self._inputs = [
-            i
-            for i, c in enumerate(recording.channels)
-            if c.neural and c.name not in s.exclude and (s.keep_bads or c.name not in self.bads)
-        ]
-        if not self._inputs:
-            neural = sum(c.neural for c in recording.channels)
+        usable = []
+        for i, channel in enumerate(recording.channels):
+            bad = channel.name in self.bads and not settings.keep_bads
+            if channel.neural and channel.name not in settings.exclude and not bad:
+                usable.append(i)
+        if not usable:
+            neural = sum(channel.neural for channel in recording.channels)
             raise UserError(
                 f"{recording.path.name} has no usable channel: {neural} of {len(recording.channels)} are neural, all of them bad",
-                "'ieeg inspect' gives each one's reason; --keep-bads uses them all the same",
+                "'ieeg inspect' gives each one's reason; --keep-bads uses them anyway",
             )
-        if len(self._inputs) == 1 and s.reference in ("median", "average"):
-            self.notes.append(f"one channel alone: no {s.reference} reference")
-        if self.scale != 1:
-            self.notes.append(
-                f"amplitudes of {self.quality.microvolts:.1e} µV are impossible: the file's numbers are taken as volts"
-            )
-        self.notch = self._mains() if s.notch is None else s.notch
-        groups = [self.channels[i].group for i in range(len(self._inputs))]
-        self._derived = derivations([c.name for c in self.channels], s.reference, groups)
-        if not self._derived:
+        return usable
+
+    def _derivations(self) -> list[Derivation]:
+        """The channels after referencing.
+
+        Raises:
+            UserError: none can be derived, since names or electrodes have no shafts.
+        """
+        names = [channel.name for channel in self.channels]
+        groups = [channel.group for channel in self.channels]
+        derived = derivations(names, self.settings.reference, groups)
+        if not derived:
             why, hint = "no two neighbouring contacts", "channel names must be shaft and number (A1, A2)"
-            if is_scalp([c.name for c in self.channels]):
-                why, hint = (
-                    "these are scalp electrodes, which have no shafts",
-                    "neighbours by number lie on opposite sides",
-                )
+            if is_scalp(names):
+                why = "these are scalp electrodes, which have no shafts"
+                hint = "neighbours by number lie on opposite sides"
             raise UserError(
-                f"{recording.path.name}: {why}, for a {s.reference} reference",
+                f"{self.recording.path.name}: {why}, for a {self.settings.reference} reference",
                 f"{hint}; --reference median or average works with any names",
             )
-        self._note_missing_band()
-        self._kept = np.arange(len(self._derived))
-        if s.channels and len(self._derived) > s.channels:
-            self._choose(s.channels)
+        return derived
 
     def again(self, recording: Recording) -> "Prepared":
         """The same preparation of a recording that has grown: channels, filters and references stay as they were chosen."""
         grown = Prepared(recording, replace(self.settings, notch=self.notch, channels=0), self.quality)
-        grown._kept = self._kept
+        grown._rows = self._rows
         return grown
 
     @property
@@ -103,11 +123,11 @@ class Prepared:
 
     @property
     def names(self) -> list[str]:
-        return [self._derived[i].name for i in self._kept]
+        return [self._derived[i].name for i in self._rows]
 
     @property
     def derived(self) -> list[Derivation]:
-        return [self._derived[i] for i in self._kept]
+        return [self._derived[i] for i in self._rows]
 
     @property
     def samples(self) -> int:
@@ -120,7 +140,7 @@ class Prepared:
         return self.samples // self.settings.segment_samples
 
     def segments(self, first: int, last: int) -> Float[np.ndarray, "segments channels samples"]:
-        """Segments `first` to `last` (excluded), (segments, channels, samples a segment), float32 microvolts.
+        """Segments `first` to `last` (excluded), (segments, channels, samples per segment), float32 microvolts.
 
         Raises:
             ValueError: outside the recording.
@@ -144,23 +164,26 @@ class Prepared:
         """Prepared samples `begin` to `end` (excluded) at the prepared rate, (channels, samples), float32 microvolts."""
         if not 0 <= begin <= end <= self.samples:
             raise ValueError(f"samples {begin} to {end} are outside the {self.samples} of the prepared recording")
-        out = np.empty((len(self._kept), end - begin), np.float32)
+        out = np.empty((len(self._rows), end - begin), np.float32)
         step = round(BLOCK_SECONDS * self.settings.rate)
         for at in range(begin, end, step):
             until = min(at + step, end)
-            out[:, at - begin : until - begin] = self._block(at, until)[self._kept]
+            out[:, at - begin : until - begin] = self._block(at, until)[self._rows]
         return out
 
     def _block(self, begin: int, end: int) -> Float[np.ndarray, "derived samples"]:
         x = np.empty((len(self._inputs), end - begin), np.float32)
-        position = {index: row for row, index in enumerate(self._inputs)}
+        row_of = {index: row for row, index in enumerate(self._inputs)}
         for rate, indices in self.recording.rates.items():
-            chosen = [i for i in indices if i in position]
-            if chosen:
-                x[[position[i] for i in chosen]] = self._filtered(chosen, rate, begin, end)
+            inputs = [i for i in indices if i in row_of]
+            if inputs:
+                x[[row_of[i] for i in inputs]] = self._filtered(inputs, rate, begin, end)
         return rereference(x, self._derived, self.settings.reference)
 
-    def _filtered(self, chosen: list[int], rate: float, begin: int, end: int) -> Float[np.ndarray, "channels samples"]:
+    def _filtered(
+        self, channels: list[int], rate: float, begin: int, end: int
+    ) -> Float[np.ndarray, "channels samples"]:
+        """Channels of one rate between prepared samples `begin` and `end`: filtered, in microvolts, at the prepared rate."""
         from scipy import fft
 
         s = self.settings
@@ -168,8 +191,9 @@ class Prepared:
         length, count = transform_lengths(rate, new, (end - begin) / s.rate + 2 * MARGIN_SECONDS)
         start = begin / s.rate - MARGIN_SECONDS
         first = int(np.floor(start * rate))
-        shift = start - first / rate  # seconds from the first sample that is read to the first that is wanted
-        x = self._read_padded(chosen, rate, first, first + length)
+        shift = start - first / rate  # seconds from the first sample that is read to where the block begins
+        x = self._read_padded(channels, rate, first, first + length)
+        # From here on the spectrum has as many bins as both lengths have: cutting it is the resampling.
         spectrum = np.asarray(fft.rfft(x, axis=1, overwrite_x=True))
         bins = min(length, count) // 2 + 1
         gain = response(rate, new, length, s.low, s.high, self.notch)[:bins] * np.float32(self.scale)
@@ -177,7 +201,7 @@ class Prepared:
             gain = gain.copy()
             gain[-1] = 0  # the highest bin has no phase of its own
         spectrum = spectrum[:, :bins]
-        if shift > 1e-9:
+        if shift > 1e-9:  # a block may begin between two samples of the recording: a delay in time is a phase here
             gain = (gain * np.exp(2j * np.pi * np.arange(bins) * (rate / length) * shift)).astype(np.complex64)
         spectrum *= gain
         y = np.asarray(fft.irfft(spectrum, count, axis=1, overwrite_x=True))
@@ -189,22 +213,27 @@ class Prepared:
         return y[:, margin : margin + end - begin]
 
     def _read_padded(
-        self, chosen: list[int], rate: float, first: int, last: int
+        self, channels: list[int], rate: float, first: int, last: int
     ) -> Float[np.ndarray, "channels samples"]:
-        """As the recording has it, centred; gaps and NaN at the centre, and mirrored beyond the ends, as zero-phase filters want it."""
-        total = self.recording.samples(rate)
-        a, b = max(first, 0), min(last, total)
-        x = self.recording.read(chosen, a, b)
+        """As the recording has it, centred; gaps and NaN at the centre, and mirrored beyond the ends, as zero-phase filters need it."""
+        begin, end = max(first, 0), min(last, self.recording.samples(rate))
+        x = self.recording.read(channels, begin, end)
         absent = ~np.isfinite(x)
-        for gap in self.recording.gaps:
-            absent[:, max(0, round(gap[0] * rate) - a) : max(0, round(gap[1] * rate) - a)] = True
+        for gap_begin, gap_end in self.recording.gaps:
+            low = max(0, round(gap_begin * rate) - begin)
+            high = max(0, round(gap_end * rate) - begin)
+            absent[:, low:high] = True
+        # Twice: absent samples add nothing to the mean, and stay 0 after it is taken away.
         x[absent] = 0
         if self.settings.low:
             x -= x.sum(1, keepdims=True) / np.maximum((~absent).sum(1, keepdims=True), 1).astype(np.float32)
         x[absent] = 0
-        if (a, b) != (first, last):
-            around = ((0, 0), (a - first, last - b))
-            x = np.pad(x, around, "reflect", reflect_type="odd") if b - a > 1 else np.pad(x, around)
+        if (begin, end) != (first, last):
+            around = ((0, 0), (begin - first, last - end))
+            if end - begin > 1:
+                x = np.pad(x, around, "reflect", reflect_type="odd")
+            else:
+                x = np.pad(x, around)
         ramp = round(rate * MARGIN_SECONDS / 4)
         taper = np.sin(np.linspace(0, np.pi / 2, ramp, dtype=np.float32)) ** 2
         x[:, :ramp] *= taper  # the transform joins the ends: without a step there
@@ -228,15 +257,20 @@ class Prepared:
             self.notes.append("no mains hum stands out: no notch filter")
         return self.quality.line
 
-    def _choose(self, keep: int) -> None:
+    def _choose_rows(self, keep: int) -> None:
         s = self.settings
         width = min(s.segment_samples, self.samples)
-        starts = [int(t * s.rate) for t in probe_times(self.recording.duration, 8, s.segment)]
-        probes = [self._block(a, a + width) for a in starts if a + width <= self.samples]
-        self._kept = choose_channels(probes, keep)
-        left = [d.name for i, d in enumerate(self._derived) if i not in set(self._kept.tolist())]
+        probes = []
+        for seconds in probe_times(self.recording.duration, 8, s.segment):
+            begin = int(seconds * s.rate)
+            if begin + width <= self.samples:
+                probes.append(self._block(begin, begin + width))
+        self._rows = choose_channels(probes, keep)
+        rows = set(self._rows.tolist())
+        left_out = [derivation.name for i, derivation in enumerate(self._derived) if i not in rows]
         self.notes.append(
-            f"{keep} of {len(self._derived)} channels chosen by var / (1 + kurtosis), as the paper does; left out: {some_of(left, 6)}"
+            f"{keep} of {len(self._derived)} channels chosen by var / (1 + kurtosis), as the paper does; "
+            f"left out: {some_of(left_out, 6)}"
         )
 
     @cached_property
@@ -253,10 +287,10 @@ def transform_lengths(rate: float, new: float, seconds: float) -> tuple[int, int
     shortest = int(np.ceil(seconds * rate))
     lengths = np.arange(shortest, shortest + max(4096, round(rate)))
     counts = lengths * (new / rate)
-    off = np.abs(counts - np.round(counts))
-    fitting = lengths[off <= max(1e-3, float(off.min()) * 1.001)]
-    fast = [n for n in fitting.tolist() if fft.next_fast_len(n, real=True) == n]
-    length = int((fast or fitting.tolist())[0])
+    deviations = np.abs(counts - np.round(counts))
+    fitting = lengths[deviations <= max(1e-3, float(deviations.min()) * 1.001)].tolist()
+    fast = [length for length in fitting if fft.next_fast_len(length, real=True) == length]
+    length = int(fast[0] if fast else fitting[0])
     return length, round(length * (new / rate))
 
 
@@ -275,13 +309,20 @@ def response(rate: float, new: float, length: int, low: float, high: float, notc
         gain *= np.sin(np.pi / 2 * np.clip((end - frequencies) / (0.1 * end), 0, 1)) ** 2
     high = min(high, 0.45 * rate)  # rolls off before the end of the spectrum, which would ring
     if low or high:
-        edges, kind = ([low, high], "bandpass") if low and high else (low or high, "highpass" if low else "lowpass")
+        if low and high:
+            edges, kind = [low, high], "bandpass"
+        elif low:
+            edges, kind = low, "highpass"
+        else:
+            edges, kind = high, "lowpass"
         sections = np.asarray(signal.butter(4, edges, kind, fs=rate, output="sos"), np.float64)
-        gain *= np.abs(_sos_response(sections, frequencies, rate)) ** 2
-    for harmonic in np.arange(notch, rate / 2, notch) if notch else ():
-        if harmonic < (high * 2 or rate):
-            b, a = (np.asarray(part, np.float64) for part in signal.iirnotch(harmonic, NOTCH_QUALITY, fs=rate))
-            gain *= np.abs(_sos_response(np.concatenate([b, a])[None], frequencies, rate)) ** 2
+        gain *= np.abs(_sos_response(sections, frequencies, rate)) ** 2  # forwards and backwards: no phase is left
+    harmonics = np.arange(notch, rate / 2, notch) if notch else ()
+    for harmonic in harmonics:
+        if harmonic < (high * 2 or rate):  # an octave above the pass band little of the hum is left
+            numerator, denominator = signal.iirnotch(harmonic, NOTCH_QUALITY, fs=rate)
+            section = np.concatenate([numerator, denominator]).astype(np.float64)
+            gain *= np.abs(_sos_response(section[None], frequencies, rate)) ** 2
     return gain.astype(np.float32)
 
 

@@ -41,63 +41,84 @@ def probe_times(duration: float, count: int = PROBES, seconds: float = PROBE_SEC
 
 def examine(recording: Recording) -> Quality:
     """Reads the probes of the neural channels and judges them."""
-    bads = {c.name: c.bad for c in recording.channels if c.neural and c.bad}
-    neural = [i for i, c in enumerate(recording.channels) if c.neural]
+    names = recording.names
+    bads = {channel.name: channel.bad for channel in recording.channels if channel.neural and channel.bad}
+    neural = [i for i, channel in enumerate(recording.channels) if channel.neural]
     if not neural:
         return Quality(bads, float("nan"), 0.0, 1.0, 0.0)
-    spread = np.full(len(recording.channels), np.nan)
-    hum = {50.0: np.full(len(recording.channels), np.nan), 60.0: np.full(len(recording.channels), np.nan)}
-    stands_out = {50.0: [0.0], 60.0: [0.0]}
+    spread = np.full(len(names), np.nan)
+    hum_shares = {line: np.full(len(names), np.nan) for line in (50.0, 60.0)}
+    greatest_peaks = {50.0: 0.0, 60.0: 0.0}
     missing = []
     for rate, indices in recording.rates.items():
-        chosen = [i for i in indices if recording.channels[i].neural]
-        if not chosen:
+        channels = [i for i in indices if recording.channels[i].neural]
+        if not channels:
             continue
-        probes = _read_probes(recording, chosen, rate)
-        for i, reason in zip(chosen, _plain_faults(probes), strict=True):
+        probes = _read_probes(recording, channels, rate)
+        for i, reason in zip(channels, _plain_faults(probes), strict=True):
             if reason:
-                bads.setdefault(recording.channels[i].name, reason)
-        missing.append(np.mean([np.isnan(p).mean() for p in probes]))
-        filled = [
-            np.nan_to_num(p - np.nanmean(np.where(np.isnan(p).all(1, keepdims=True), 0, p), 1, keepdims=True))
-            for p in probes
-        ]
-        spread[chosen] = np.median([_detrended_std(p) for p in filled], 0)
-        for line in hum:
-            shares, peaks = zip(*(_line_share(p, rate, line) for p in filled), strict=True)
-            hum[line][chosen] = np.median(shares, 0)
-            stands_out[line].append(float(np.median(peaks)))
-    good = [i for i in neural if recording.channels[i].name not in bads and spread[i] > 0]
-    line = max(stands_out, key=lambda f: max(stands_out[f]))
-    line = line if max(stands_out[line]) > 3 else 0.0
-    if len(good) >= 4:
-        logs = np.log(spread[good])
-        middle = np.median(logs)
-        scale = max(1.4826 * float(np.median(np.abs(logs - middle))), 0.15)
-        for i, z in zip(good, (logs - middle) / scale, strict=True):
-            if abs(z) > LOUD:
-                times = np.exp(abs(np.log(spread[i]) - middle))
-                bads[recording.channels[i].name] = f"{times:.0f}× {'louder' if z > 0 else 'quieter'} than the others"
-    if line:
-        usual = float(np.nanmedian(hum[line][neural]))
-        for i in neural:
-            if hum[line][i] > max(HUM, 3 * usual):
-                bads.setdefault(recording.channels[i].name, f"mains hum is {hum[line][i]:.0%} of its power")
+                bads.setdefault(names[i], reason)
+        missing.append(np.mean([np.isnan(probe).mean() for probe in probes]))
+        centred = [_centred(probe) for probe in probes]
+        spread[channels] = np.median([_detrended_std(probe) for probe in centred], 0)
+        for line, shares_of_channels in hum_shares.items():
+            shares, peaks = zip(*(_line_share(probe, rate, line) for probe in centred), strict=True)
+            shares_of_channels[channels] = np.median(shares, 0)
+            greatest_peaks[line] = max(greatest_peaks[line], float(np.median(peaks)))
+    good = [i for i in neural if names[i] not in bads and spread[i] > 0]
     level = float(np.median(spread[good])) if good else float("nan")
+    for i, reason in _unusual_amplitudes(spread, good).items():
+        bads[names[i]] = reason
+    line = max(greatest_peaks, key=lambda frequency: greatest_peaks[frequency])
+    if greatest_peaks[line] > 3:
+        usual = float(np.nanmedian(hum_shares[line][neural]))
+        for i in neural:
+            share = hum_shares[line][i]
+            if share > max(HUM, 3 * usual):
+                bads.setdefault(names[i], f"mains hum is {share:.0%} of its power")
+    else:
+        line = 0.0
     return Quality(bads, level, line, _unit_scale(level), float(np.mean(missing)))
 
 
+def _centred(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "channels samples"]:
+    """Each channel less its mean, and 0 where it is NaN; a channel that is all NaN is 0 throughout."""
+    all_missing = np.isnan(x).all(1, keepdims=True)
+    means = np.nanmean(np.where(all_missing, 0, x), 1, keepdims=True)  # of nothing but NaN, numpy would warn
+    return np.nan_to_num(x - means)
+
+
+def _unusual_amplitudes(spread: NDArray[np.float64], good: Sequence[int]) -> dict[int, str]:
+    """Channels far louder or quieter than the others, with the reason; judged from four channels on.
+
+    The measure is the robust z of the logarithm: amplitudes differ by factors. The median deviation counts as at least 0.15, so that channels
+    that are almost equal do not make a small difference look large.
+    """
+    if len(good) < 4:
+        return {}
+    logs = np.log(spread[good])
+    middle = np.median(logs)
+    scale = max(1.4826 * float(np.median(np.abs(logs - middle))), 0.15)
+    reasons = {}
+    for i, z in zip(good, (logs - middle) / scale, strict=True):
+        if abs(z) > LOUD:
+            times = np.exp(abs(np.log(spread[i]) - middle))
+            comparison = "louder" if z > 0 else "quieter"
+            reasons[i] = f"{times:.0f}× {comparison} than the others"
+    return reasons
+
+
 def _read_probes(
-    recording: Recording, chosen: Sequence[int], rate: float
+    recording: Recording, channels: Sequence[int], rate: float
 ) -> list[Float[np.ndarray, "channels samples"]]:
-    gaps = recording.gaps
+    """Stretches of `PROBE_SECONDS` that touch no gap; the first one of the recording where each does."""
+    total, length = recording.samples(rate), round(PROBE_SECONDS * rate)
     probes = []
     for begin in probe_times(recording.duration):
-        if not any(a < begin + PROBE_SECONDS and begin < b for a, b in gaps):
-            first = round(begin * rate)
-            last = min(round((begin + PROBE_SECONDS) * rate), recording.samples(rate))
-            probes.append(recording.read(chosen, first, last))
-    return probes or [recording.read(chosen, 0, min(round(PROBE_SECONDS * rate), recording.samples(rate)))]
+        end = begin + PROBE_SECONDS
+        if not any(gap_begin < end and begin < gap_end for gap_begin, gap_end in recording.gaps):
+            probes.append(recording.read(channels, round(begin * rate), min(round(end * rate), total)))
+    return probes or [recording.read(channels, 0, min(length, total))]
 
 
 def _plain_faults(probes: Sequence[Float[np.ndarray, "channels samples"]]) -> list[str]:
@@ -105,18 +126,28 @@ def _plain_faults(probes: Sequence[Float[np.ndarray, "channels samples"]]) -> li
     reasons = []
     stacked = np.concatenate(probes, 1)
     with np.errstate(invalid="ignore"):
-        flat = np.mean([np.nan_to_num(p.max(1) - p.min(1), nan=1.0) <= 0 for p in probes], 0)
-    for x, share in zip(stacked, flat, strict=True):
+        flat_probes = [np.nan_to_num(probe.max(1) - probe.min(1), nan=1.0) <= 0 for probe in probes]
+    for x, flat_share in zip(stacked, np.mean(flat_probes, 0), strict=True):
         valid = x[np.isfinite(x)]
+        held = _held_share(valid)
         if len(valid) < (1 - MISSING) * len(x):
             reasons.append(f"{1 - len(valid) / len(x):.0%} of its samples are missing (NaN)")
-        elif share > 0.5:
+        elif flat_share > 0.5:
             reasons.append("flat")
+        elif held > CLIPPED:
+            reasons.append(f"saturated in {held:.0%} of its samples")
         else:
-            at_limit = (valid == valid.max()) | (valid == valid.min())
-            held = float((at_limit[1:] & at_limit[:-1] & (valid[1:] == valid[:-1])).mean()) if len(valid) > 1 else 0.0
-            reasons.append(f"saturated in {held:.0%} of its samples" if held > CLIPPED else "")
+            reasons.append("")
     return reasons
+
+
+def _held_share(x: Float[np.ndarray, " samples"]) -> float:
+    """The share of samples that stay at the signal's extremes: a clipping amplifier holds them, a true peak does not."""
+    if len(x) < 2:
+        return 0.0
+    at_limit = (x == x.max()) | (x == x.min())
+    held = at_limit[1:] & at_limit[:-1] & (x[1:] == x[:-1])
+    return float(held.mean())
 
 
 def _detrended_std(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
@@ -134,12 +165,13 @@ def _line_share(
     if rate < 2.5 * line or x.shape[1] < rate:
         return np.zeros(len(x)), 0.0
     frequencies, power = periodogram(x, rate, window="hann")
-    at = np.abs(frequencies - line) <= 1
-    beside = (np.abs(frequencies - line) > 2) & (np.abs(frequencies - line) < 7)
+    distance = np.abs(frequencies - line)
+    at_line = distance <= 1
+    beside = (distance > 2) & (distance < 7)
     total = power[:, frequencies > 1].sum(1)
-    share = power[:, at].sum(1) / np.where(total > 0, total, 1)
+    share = power[:, at_line].sum(1) / np.where(total > 0, total, 1)
     neighbours = power[:, beside].mean(1)
-    peak = float(np.median(power[:, at].mean(1) / np.where(neighbours > 0, neighbours, 1)))
+    peak = float(np.median(power[:, at_line].mean(1) / np.where(neighbours > 0, neighbours, 1)))
     return share, peak
 
 

@@ -21,13 +21,14 @@ class EdfRecording(Recording):
     def __post_init__(self) -> None:
         self._file = file = open_edf(self.path)
         no_voltage: dict[str, list[str]] = {}
-        for s in file.signals:
-            scale, kind = microvolts(s.unit), _edf_kind(s.label)
+        for signal in file.signals:
+            scale, kind = microvolts(signal.unit), _edf_kind(signal.label)
             if scale is None and kind in NEURAL:
                 kind = "misc"
-                no_voltage.setdefault(s.unit, []).append(s.label)
+                no_voltage.setdefault(signal.unit, []).append(signal.label)
             file.scales.append(1.0 if scale is None else scale)
-            self.channels.append(Channel(_label(s.label), kind, s.samples / file.record_seconds, s.unit))
+            rate = signal.samples / file.record_seconds
+            self.channels.append(Channel(_electrode_name(signal.label), kind, rate, signal.unit))
         for unit, labels in no_voltage.items():
             self.warnings.append(f"the unit {unit!r} of {some_of(labels)} is not a voltage: left out")
         onsets, step = file.record_onsets, file.record_seconds
@@ -35,43 +36,47 @@ class EdfRecording(Recording):
         jumps = np.flatnonzero(np.diff(onsets) > step * 1.001 + 1e-6)
         self.gaps = [(float(onsets[i] + step), float(onsets[i + 1])) for i in jumps]
         self.events = [Event(*annotation) for annotation in file.annotations]
-        self.start = file.start + timedelta(seconds=file.first_onset) if file.start else None
+        if file.start:
+            self.start = file.start + timedelta(seconds=file.first_onset)
         self.warnings += file.warnings
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
-        per = self._file.signals[channels[0]].samples
         if not self.gaps:
             return self._file.read(channels, begin, end)
         out = np.zeros((len(channels), end - begin), np.float32)
-        starts = np.round(self._file.record_onsets / self._file.record_seconds * per).astype(int)
-        for record in range(max(np.searchsorted(starts, begin, "right") - 1, 0), np.searchsorted(starts, end)):
-            a, b = max(begin, starts[record]), min(end, starts[record] + per)
-            if b > a:
-                at = record * per - starts[record]
-                out[:, a - begin : b - begin] = self._file.read(channels, int(a + at), int(b + at))
+        per_record = self._file.signals[channels[0]].samples
+        starts = np.round(self._file.record_onsets / self._file.record_seconds * per_record).astype(int)
+        first_record = max(np.searchsorted(starts, begin, "right") - 1, 0)
+        for record in range(first_record, np.searchsorted(starts, end)):
+            low, high = max(begin, starts[record]), min(end, starts[record] + per_record)
+            if high > low:
+                # The file counts its samples without gaps, the recording with them.
+                shift = record * per_record - starts[record]
+                out[:, low - begin : high - begin] = self._file.read(channels, int(low + shift), int(high + shift))
         return out
 
 
-def _label(name: str) -> str:
+def _electrode_name(label: str) -> str:
     """The electrode of an EDF label: 'EEG Fp1-Ref' is Fp1; a bipolar 'FP1-F7' stays."""
-    name = re.sub(r"^(EEG|SEEG|ECOG|IEEG|POL|ECG|EOG|EMG)\s+", "", name.strip(), flags=re.IGNORECASE)
-    return (
-        re.sub(r"[-_\s]*(ref|reference|le|avg|cpz?)$", "", name, flags=re.IGNORECASE)
-        if re.search(r"[-_\s](ref|reference|le|avg)$", name, re.IGNORECASE)
-        else name
-    )
+    name = re.sub(r"^(EEG|SEEG|ECOG|IEEG|POL|ECG|EOG|EMG)\s+", "", label.strip(), flags=re.IGNORECASE)
+    if not re.search(r"[-_\s](ref|reference|le|avg)$", name, re.IGNORECASE):
+        return name
+    return re.sub(r"[-_\s]*(ref|reference|le|avg|cpz?)$", "", name, flags=re.IGNORECASE)
 
 
 def _edf_kind(label: str) -> str:
+    """What an EDF label says that its signal measures; EDF+ puts the type before the name: 'EEG Fp1', 'ECG II'."""
     typed = re.match(r"(EEG|SEEG|ECOG|ECG|EKG|EOG|EMG)\s", label, re.IGNORECASE)
-    if typed:
-        kind = typed[1].lower().replace("ekg", "ecg")
-        return kind_by_name(label[typed.end() :], kind) if kind == "eeg" else kind
-    return kind_by_name(label)
+    if not typed:
+        return kind_by_name(label)
+    kind = typed[1].lower().replace("ekg", "ecg")
+    if kind == "eeg":  # amplifiers call every input EEG: 'EEG ECG1' is not
+        return kind_by_name(label[typed.end() :], kind)
+    return kind
 
 
 _JOINTS = ("bad boundary", "edge boundary", "boundary")
-_MNE_KINDS = ("seeg", "dbs", "ecog", "ecg", "eog", "emg", "stim")
+_MNE_KINDS = ("seeg", "ecog", "ecg", "eog", "emg", "stim")
 
 
 @dataclass
@@ -88,45 +93,50 @@ class MneRecording(Recording):
             detail = " ".join(str(error).split())[:160]
             hint = "check that all files of the recording are there, or export it as EDF+"
             if self.path.suffix.lower() == ".lay":
-                hint += "; MNE also wants the lines BirthDate, Sex and Hand under [Patient], which anonymising may have taken out"
+                hint += "; MNE also needs the lines BirthDate, Sex and Hand under [Patient], which anonymising may have removed"
             raise UserError(f"{self.path} cannot be read: {detail}", hint) from None
         raw = self._raw
         rate = float(raw.info["sfreq"])
-        for name, kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
-            located = raw.info["chs"][raw.ch_names.index(name)]["loc"][:3]
-            x, y, z = (float(value) for value in located)
-            position = (x, y, z) if np.isfinite(located).all() and np.any(located) else None
-            if (
-                self.path.suffix.lower() == ".eeg"
-            ):  # of Nihon Kohden MNE types by letters: a contact X1 or NA3 would be none
-                kind = kind_by_name(name) if kind != "stim" else kind
-            elif kind == "eeg":
-                kind = kind_by_name(name, "eeg")
-            elif kind not in _MNE_KINDS:
-                kind = "misc"
-            kind = "seeg" if kind == "dbs" else kind
-            self.channels.append(
-                Channel(name, kind, rate, "µV", "marked bad in the file" if name in raw.info["bads"] else "", position)
-            )
+        for name, mne_kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
+            location = raw.info["chs"][raw.ch_names.index(name)]["loc"][:3]
+            position = None
+            if np.isfinite(location).all() and np.any(location):  # MNE writes NaN or 0, 0, 0 where it knows none
+                x, y, z = (float(value) for value in location)
+                position = (x, y, z)
+            bad = "marked bad in the file" if name in raw.info["bads"] else ""
+            self.channels.append(Channel(name, self._kind(name, mne_kind), rate, "µV", bad, position))
         self.duration = raw.n_times / rate
-        self.start = raw.info["meas_date"].replace(tzinfo=None) if raw.info["meas_date"] else None
-        offset = raw.first_time if raw.annotations.orig_time is not None else 0.0
-        self.events = [
-            Event(float(o) - offset, float(d), str(t))
-            for o, d, t in zip(
-                raw.annotations.onset, raw.annotations.duration, raw.annotations.description, strict=True
-            )
-        ]
+        if raw.info["meas_date"]:
+            self.start = raw.info["meas_date"].replace(tzinfo=None)
+        # With orig_time, MNE counts annotations from the start of acquisition, not from the file's first sample.
+        marks = raw.annotations
+        offset = raw.first_time if marks.orig_time is not None else 0.0
+        for onset, duration, text in zip(marks.onset, marks.duration, marks.description, strict=True):
+            self.events.append(Event(float(onset) - offset, float(duration), str(text)))
         self._mark_gaps()
+
+    def _kind(self, name: str, mne_kind: str) -> str:
+        """What a channel measures, in our words: MNE's type, corrected by the name where MNE only guesses."""
+        # MNE types the channels of Nihon Kohden by their letters, which would lose a contact called X1 or NA3.
+        if self.path.suffix.lower() == ".eeg" and mne_kind != "stim":
+            return kind_by_name(name)
+        if mne_kind == "eeg":
+            return kind_by_name(name, "eeg")
+        if mne_kind == "dbs":
+            return "seeg"
+        return mne_kind if mne_kind in _MNE_KINDS else "misc"
 
     def _mark_gaps(self) -> None:
         """MNE's marks of samples that were not recorded become gaps; where pieces were joined, the signal jumps: that is said."""
-        skips = [e for e in self.events if e.label.upper().startswith("BAD_ACQ_SKIP") and e.duration > 0]
-        self.gaps = [(e.onset, min(e.onset + e.duration, self.duration)) for e in skips]
-        joints = sorted({round(e.onset, 2) for e in self.events if e.label.lower() in _JOINTS})
+        joints = set()
+        for event in self.events:
+            if event.label.upper().startswith("BAD_ACQ_SKIP") and event.duration > 0:
+                self.gaps.append((event.onset, min(event.onset + event.duration, self.duration)))
+            elif event.label.lower() in _JOINTS:
+                joints.add(round(event.onset, 2))
         if joints:
-            named = some_of([f"{t:g} s" for t in joints])
-            self.warnings.append(f"pieces were joined at {named}: filters and windows run across the joints")
+            times = some_of([f"{onset:g} s" for onset in sorted(joints)])
+            self.warnings.append(f"pieces were joined at {times}: filters and windows run across the joints")
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         return (self._raw.get_data(picks=channels, start=begin, stop=end, verbose="error") * 1e6).astype(np.float32)
@@ -154,10 +164,8 @@ class SwecRecording(Recording):
         self.duration = samples / rate
         if "data/seizures" in self._file:
             table = self._file["data/seizures"][()]
-            self.events = [
-                Event(float(a), float(b) - float(a), "sz")
-                for a, b in zip(table["onsets"].ravel(), table["offsets"].ravel(), strict=True)
-            ]
+            for onset, offset in zip(table["onsets"].ravel(), table["offsets"].ravel(), strict=True):
+                self.events.append(Event(float(onset), float(offset) - float(onset), "sz"))
 
     def _check_parts(self) -> None:
         """A virtual file reads zeros where a part is missing: say so instead."""
@@ -173,7 +181,7 @@ class SwecRecording(Recording):
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         try:
-            order = np.argsort(channels)  # h5py wants increasing indices
+            order = np.argsort(channels)  # h5py takes increasing indices only
             block = self._data[np.array(channels)[order], begin:end]
         except OSError as error:
             raise UserError(
@@ -207,20 +215,24 @@ class MefRecording(Recording):
             ) from None
         if not rows:
             raise UserError(f"{self.path} holds no channels", "give the session's folder, NAME.mefd")
-        begin = min(int(r["start_time"][0]) for r in rows)
-        end = max(int(r["end_time"][0]) for r in rows)
-        self._begin, self._factors = begin, []
-        for r in rows:
-            name, rate, unit = str(r["name"]), float(r["fsamp"][0]), r["unit"][0]
+        # Times are microseconds; channels may begin and end at different ones.
+        begin = min(int(row["start_time"][0]) for row in rows)
+        end = max(int(row["end_time"][0]) for row in rows)
+        self._begin = begin
+        self._factors: list[float] = []
+        for row in rows:
+            name, rate, unit = str(row["name"]), float(row["fsamp"][0]), row["unit"][0]
             unit = unit.decode("utf-8", "replace") if isinstance(unit, bytes) else str(unit)
             scale, kind = microvolts(unit), kind_by_name(name)
             if scale is None and kind in NEURAL:
                 kind = "misc"
                 self.warnings.append(f"the unit {unit!r} of {name} is not a voltage: left out")
             self.channels.append(Channel(name, kind, rate, unit or "µV"))
-            self._factors.append(float(r["ufact"][0]) * (1.0 if scale is None else scale))
+            to_microvolts = 1.0 if scale is None else scale
+            self._factors.append(float(row["ufact"][0]) * to_microvolts)
         self.duration = (end - begin) / 1e6
-        self.start = datetime.fromtimestamp(begin / 1e6) if begin > 0 else None
+        if begin > 0:
+            self.start = datetime.fromtimestamp(begin / 1e6)
         self.gaps = self._common_gaps()
 
     def _common_gaps(self) -> list[tuple[float, float]]:
@@ -243,7 +255,8 @@ class MefRecording(Recording):
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         rate = self.channels[channels[0]].rate
         span = [round(self._begin + begin / rate * 1e6), round(self._begin + end / rate * 1e6)]
-        data = self._session.read_ts_channels_uutc([self.channels[i].name for i in channels], span)
+        names = [self.channels[i].name for i in channels]
+        data = self._session.read_ts_channels_uutc(names, span)
         out = np.zeros((len(channels), end - begin), np.float32)
         for row, values, i in zip(out, data, channels, strict=True):
             values = np.nan_to_num(np.asarray(values, np.float32)) * self._factors[i]

@@ -73,14 +73,17 @@ def microvolts(unit: str) -> float | None:
         return None
     if match[1] in _PREFIXES:
         return _PREFIXES[match[1]]
-    return None if match[1].isascii() and match[1].isalpha() else 1.0  # a µ in an encoding that nobody knows
+    if match[1].isascii() and match[1].isalpha():
+        return None
+    return 1.0  # a µ in an unknown encoding
 
 
 def kind_by_name(name: str, default: str = "seeg") -> str:
     """What a channel measures, guessed from its name: ECG, EOG, EMG, triggers and polygraphy are told apart; the rest is `default`."""
     plain = re.sub(r"[_\-.:]+", " ", name.lower()).strip()
+    apart = re.sub(r"(ecg|ekg|eog|emg)", r" \1", plain)  # "POLECG" has no word boundary before ECG
     for kind, pattern in _KINDS:
-        if re.search(pattern, plain) or re.search(pattern, re.sub(r"(ecg|ekg|eog|emg)", r" \1", plain)):
+        if re.search(pattern, plain) or re.search(pattern, apart):
             return kind
     return default
 
@@ -125,16 +128,16 @@ class Recording(ABC):
 
     def make_names_unique(self) -> None:
         """Repeated names get a number: A1, A1-2."""
-        seen: set[str] = set()
+        taken: set[str] = set()
         repeated = []
         for i, channel in enumerate(self.channels):
             name, count = channel.name, 2
-            while name in seen:
+            while name in taken:
                 name, count = f"{channel.name}-{count}", count + 1
             if name != channel.name:
                 repeated.append(channel.name)
                 self.channels[i] = replace(channel, name=name)
-            seen.add(name)
+            taken.add(name)
         if repeated:
             self.warnings.append(f"channel names that occur more than once were numbered: {some_of(repeated)}")
 
@@ -159,7 +162,8 @@ class Recording(ABC):
             ValueError: channels of different rates.
             UserError: the file cannot be read there.
         """
-        if (key := tuple(channels)) not in self._of_one_rate:
+        key = tuple(channels)
+        if key not in self._of_one_rate:  # checked once: windows are read thousands of times
             if len({self.channels[i].rate for i in channels}) > 1:
                 raise ValueError("channels read together must have one rate")
             self._of_one_rate.add(key)

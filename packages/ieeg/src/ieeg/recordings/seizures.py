@@ -5,10 +5,12 @@ understood are named and never taken for "none".
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +90,8 @@ def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), tab
     """
     label_map = read_label_map(labels.label_map)
     path = table or find_table(recording.path)
-    own = read_marks(
-        [Mark(e.onset, e.duration, e.label) for e in recording.events], recording.duration, labels, label_map
-    )
+    marks = [Mark(event.onset, event.duration, event.label) for event in recording.events]
+    own = read_marks(marks, recording.duration, labels, label_map)
     beside = None
     if path is not None:
         beside = read_seizure_table(path, recording, labels, label_map)
@@ -99,15 +100,16 @@ def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), tab
                 f"{path} says nothing of {recording.path.name}", "tables name the recording, or lie beside it"
             )
     if path is None or beside is None:
-        return _settled(own, recording, "annotations")
-    chosen, source = beside, path.name
-    if not beside.spans and own.spans:
-        chosen, source = own, "annotations"
-    result = _settled(chosen, recording, source)
-    disagreement = _disagreement(beside, own, path.name)
-    if not result.known and own.says_none:
-        result = _settled(own, recording, "annotations")
-    return Seizures(result.events, result.source, (*disagreement, *result.warnings), result.open_ended)
+        return _as_seizures(own, recording, "annotations")
+    # The table comes first; the annotations are taken only where they mark seizures and it marks none.
+    if own.spans and not beside.spans:
+        seizures = _as_seizures(own, recording, "annotations")
+    else:
+        seizures = _as_seizures(beside, recording, path.name)
+    if not seizures.known and own.says_none:
+        seizures = _as_seizures(own, recording, "annotations")
+    warnings = (*_disagreement(beside, own, path.name), *seizures.warnings)
+    return Seizures(seizures.events, seizures.source, warnings, seizures.open_ended)
 
 
 def marked_seizures(recording: Recording, labels: LabelOptions = LabelOptions()) -> Seizures:
@@ -129,16 +131,17 @@ def _disagreement(beside: Reading, own: Reading, name: str) -> list[str]:
         return [f"{name} marks no seizure, the recording's own annotations mark {len(own.spans)}: these are taken"]
     if not own.spans:
         return []
-    alone = [span for span in beside.spans if not _touches(span, own.spans)]
-    others = [span for span in own.spans if not _touches(span, beside.spans)]
-    if not alone and not others:
+    in_table_only = [span for span in beside.spans if not _touches(span, own.spans)]
+    in_annotations_only = [span for span in own.spans if not _touches(span, beside.spans)]
+    if not in_table_only and not in_annotations_only:
         return []
     counts = f"{len(beside.spans)} seizures in {name}, {len(own.spans)} in the recording's own annotations"
-    times = some_of([f"{onset:.1f} s" for onset, _ in sorted([*alone, *others])])
+    times = some_of([f"{onset:.1f} s" for onset, _ in sorted([*in_table_only, *in_annotations_only])])
     return [f"{counts}, and they disagree (at {times}): the table is taken"]
 
 
 def _touches(span: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
+    """Whether a span comes within a second of any other: tables are often rounded to seconds."""
     return any(span[0] <= offset + 1 and onset - 1 <= span[1] for onset, offset in others)
 
 
@@ -148,40 +151,56 @@ def read_marks(
     """Seizures among labels with times: stretches, points, and pairs of a beginning and an end."""
     reading = Reading()
     meanings = [meaning_of(mark.label, label_map) for mark in marks]
-    bare = [bare_meaning(mark.label) for mark in marks]
-    if not any(meanings) and {"begin", "end"} <= set(bare):
-        meanings = bare
+    # "onset" and "offset" alone may be of anything, so they count only where nothing speaks of a seizure.
+    bare_meanings = [bare_meaning(mark.label) for mark in marks]
+    if not any(meanings) and {"begin", "end"} <= set(bare_meanings):
+        meanings = bare_meanings
         reading.warnings.append("'onset' and 'offset' are taken for those of seizures")
     begins: list[float] = []
-    ends = sorted(mark.onset for mark, meaning in zip(marks, meanings, strict=True) if meaning == "end")
+    ends: list[float] = []
     for mark, meaning in zip(marks, meanings, strict=True):
         is_stretch = mark.duration is not None and mark.duration >= POINT
         if meaning in ("seizure", "begin") and is_stretch:
             reading.spans.append((mark.onset, mark.onset + (mark.duration or 0)))
         elif meaning in ("seizure", "begin"):
             begins.append(mark.onset)
+        elif meaning == "end":
+            ends.append(mark.onset)
         elif meaning == "none":
             reading.none.append((mark.onset, mark.onset + (mark.duration or 0)))
         elif meaning is None and mark.label.strip():
             reading.not_understood[mark.label.strip()] += 1
-    begins = sorted(set(begins))
-    for i, onset in enumerate(begins):
-        limit = begins[i + 1] if i + 1 < len(begins) else float("inf")
+    _pair_up(reading, sorted(set(begins)), sorted(ends), duration, labels.seizure_length)
+    reading.spans = merged(reading.spans)
+    covered = 0.0
+    for onset, offset in merged(reading.none):
+        if offset > 0 and onset < duration:
+            covered += min(offset, duration) - max(onset, 0.0)
+    reading.says_none = not reading.spans and duration > 0 and covered >= COVERED * duration
+    return reading
+
+
+def _pair_up(
+    reading: Reading, begins: Sequence[float], ends: Sequence[float], duration: float, seizure_length: float | None
+) -> None:
+    """Adds to a reading the seizures from each beginning to the first end after it, and before the next beginning; both lists are sorted."""
+    for onset, limit in pairwise([*begins, math.inf]):
         end = next((time for time in ends if onset < time <= limit), None)
         if end is None:
             reading.open_ended.append(onset)
             end = min(limit, duration)
-            if labels.seizure_length is not None:
-                end = min(end, onset + labels.seizure_length)
+            if seizure_length is not None:
+                end = min(end, onset + seizure_length)
         reading.spans.append((onset, max(end, onset)))
-    lonely = [time for time in ends if not any(a < time <= b + 1e-6 for a, b in reading.spans)]
-    if lonely:
-        times = some_of([f"{time:.1f} s" for time in lonely])
+    # An end inside a stretch that is marked already says nothing new; any other has lost its beginning.
+    unpaired = []
+    for time in ends:
+        belongs = any(onset < time <= offset + 1e-6 for onset, offset in reading.spans)
+        if not belongs:
+            unpaired.append(f"{time:.1f} s")
+    if unpaired:
+        times = some_of(unpaired)
         reading.warnings.append(f"the end of a seizure is marked at {times} without its beginning: left out")
-    reading.spans = merged(reading.spans)
-    covered = sum(min(b, duration) - max(a, 0.0) for a, b in merged(reading.none) if b > 0 and a < duration)
-    reading.says_none = not reading.spans and duration > 0 and covered >= COVERED * duration
-    return reading
 
 
 def read_seizure_table(
@@ -219,8 +238,10 @@ def _text(path: Path) -> str:
 
 
 def _listed(spans: list[tuple[float, float]] | None) -> Reading | None:
-    """Of a list that names the recording: no entry means no seizure."""
-    return None if spans is None else Reading(spans, says_none=not spans)
+    """The reading of a list that names its recordings: of one without an entry it says that there are no seizures."""
+    if spans is None:
+        return None
+    return Reading(spans, says_none=not spans)
 
 
 def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_map: Mapping[str, Meaning]) -> Reading:
@@ -228,7 +249,7 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
     onsets = table.column("onset", "start_time")
     durations, stops = table.column("duration", required=False), table.column("stop_time", required=False)
     assert onsets is not None
-    columns = [column for name in LABEL_COLUMNS if (column := table.column(name, required=False)) is not None]
+    columns = _label_columns(table)
     tags = _hed_tags(table.path)
     marks = []
     for row in table:
@@ -237,8 +258,9 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
             length = None
             if durations is not None:
                 length = table.number(row, durations)
-            elif stops is not None and onset is not None and (stop := table.number(row, stops)) is not None:
-                length = stop - onset
+            elif stops is not None and onset is not None:
+                stop = table.number(row, stops)
+                length = None if stop is None else stop - onset
         except UserError:
             table.leave_out(row, "whose time is not a number")
             continue
@@ -249,9 +271,11 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
             table.leave_out(row, "that end before they begin")
             continue
         texts = [text for column in columns if (text := row[column]) is not None]
-        texts += [tags[key] for column in columns if (key := (column, row[column] or "")) in tags]
-        label = next((text for text in texts if meaning_of(text, label_map)), texts[0] if texts else "")
-        marks.append(Mark(onset, length, label))
+        for column in columns:
+            tag = tags.get((column, row[column] or ""))
+            if tag is not None:
+                texts.append(tag)
+        marks.append(Mark(onset, length, _first_understood(texts, label_map)))
     reading = read_marks(marks, duration, labels, label_map)
     if table.left_out:
         reading.warnings.append(table.account())
@@ -261,17 +285,34 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
     return reading
 
 
+def _label_columns(table: Table) -> list[str]:
+    """The columns of a table that may hold labels, the surest first."""
+    columns = (table.column(name, required=False) for name in LABEL_COLUMNS)
+    return [column for column in columns if column is not None]
+
+
+def _first_understood(texts: Sequence[str], label_map: Mapping[str, Meaning]) -> str:
+    """The first text with a meaning, else the first of all, so that a warning can quote it."""
+    for text in texts:
+        if meaning_of(text, label_map):
+            return text
+    return texts[0] if texts else ""
+
+
 def _hed_tags(path: Path) -> dict[tuple[str, str], str]:
     """HED tags of the levels of each column, from the JSON beside an events.tsv."""
     try:
         described: Any = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    tags = {}
-    for column, about in described.items() if isinstance(described, dict) else ():
+    tags: dict[tuple[str, str], str] = {}
+    if not isinstance(described, dict):
+        return tags
+    for column, about in described.items():
         levels = about.get("HED") if isinstance(about, dict) else None
-        for level, tag in levels.items() if isinstance(levels, dict) else ():
-            tags[column, str(level)] = str(tag)
+        if isinstance(levels, dict):  # BIDS also allows one text for a whole column, which tells no rows apart
+            for level, tag in levels.items():
+                tags[column, str(level)] = str(tag)
     return tags
 
 
@@ -287,19 +328,18 @@ def chbmit(text: str, file: str) -> list[tuple[float, float]] | None:
             ends = re.findall(r"Seizure(?:\s+\d+)?\s+End Time:\s*(\d+)", block)
             if len(starts) != len(ends):
                 raise UserError(f"the summary of {file} has {len(starts)} starts and {len(ends)} ends of seizures")
-            return [(float(a), float(b)) for a, b in zip(starts, ends, strict=True)]
+            return [(float(start), float(end)) for start, end in zip(starts, ends, strict=True)]
     return None
 
 
 def siena(text: str, file: str) -> list[tuple[float, float]] | None:
     """Siena's lists: clock times of registration and seizure, which may pass midnight; points and colons, letters in the way."""
-    found: list[tuple[float, float]] | None = None
-    parts = re.split(r"(?=^\s*Seizure n\s*\d+)", text, flags=re.MULTILINE)
-    last: dict[str, str] = {}
-    for block in parts:
+    spans: list[tuple[float, float]] | None = None
+    name = ""
+    for block in re.split(r"(?=^\s*Seizure n\s*\d+)", text, flags=re.MULTILINE):
         named = re.search(r"File name:\s*(\S+)", block)
-        name = named[1] if named else last.get("file", "")
-        last["file"] = name
+        if named:  # else the block goes on with the file of the one before
+            name = named[1]
         if _plain(name) != _plain(file):
             continue
         times = {}
@@ -311,13 +351,15 @@ def siena(text: str, file: str) -> list[tuple[float, float]] | None:
             line = re.search(pattern, block, re.MULTILINE)
             clock = _CLOCK.search(line[1]) if line else None
             if clock:
-                hours, minutes, seconds = (int(g) for g in clock.groups())
+                hours, minutes, seconds = map(int, clock.groups())
                 times[key] = hours * 3600 + minutes * 60 + seconds
-        found = found or []
+        spans = spans or []
         if {"start", "end", "registration"} <= times.keys():
+            # Clock times: modulo a day, so that a recording may pass midnight.
             onset = (times["start"] - times["registration"]) % 86400
-            found.append((float(onset), float(onset + (times["end"] - times["start"]) % 86400)))
-    return found
+            length = (times["end"] - times["start"]) % 86400
+            spans.append((float(onset), float(onset + length)))
+    return spans
 
 
 def _plain(name: str) -> str:
@@ -336,7 +378,7 @@ def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     return joined
 
 
-def _settled(reading: Reading, recording: Recording, source: str) -> Seizures:
+def _as_seizures(reading: Reading, recording: Recording, source: str) -> Seizures:
     """A reading as seizures inside the recording, with everything that the user should know about it."""
     inside, warnings = _inside(reading.spans, recording.duration)
     if reading.spans and not inside:
@@ -384,12 +426,13 @@ def table_events(path: Path) -> NDArray[np.float64]:
     """
     table = read_table(path)
     onset, duration = table.column("onset"), table.column("duration")
-    columns = [column for name in LABEL_COLUMNS if (column := table.column(name, required=False)) is not None]
+    columns = _label_columns(table)
     assert onset is not None
     assert duration is not None
     events = []
     for row in table:
-        if not any(meaning_of(row[column] or "") in ("seizure", "begin") for column in columns):
+        meanings = [meaning_of(row[column] or "") for column in columns]
+        if "seizure" not in meanings and "begin" not in meanings:
             continue
         begin, length = table.number(row, onset), table.number(row, duration)
         if begin is None or length is None or length < 0:

@@ -21,7 +21,7 @@ class Settings:
         low, high: pass band, Hz (4th-order Butterworth, zero phase); 0 leaves an edge open.
         notch: mains frequency whose harmonics are removed, Hz; 0: none; None: from the sidecar, else the one that stands out in the spectrum.
         channels: the paper's choice of channels is made where there are more; 0: keep all.
-        keep_bads: use bad channels, too.
+        keep_bads: also use bad channels.
         exclude: names of channels to leave out.
         resampling: "exact" cuts the spectrum; "linear" interpolates as the published loader does (it aliases).
     """
@@ -42,7 +42,7 @@ class Settings:
         return round(self.segment * self.rate)
 
     def changed_by(self, *options: Any) -> "Settings":
-        """These settings with what the user asked for: every field of the options that has not its default value."""
+        """These settings with what the user asked for: every field of the options that is not at its default."""
         changes: dict[str, Any] = {}
         for group in options:
             changes |= asked_for(group)
@@ -50,9 +50,13 @@ class Settings:
 
 
 def asked_for(group: Any) -> dict[str, Any]:
-    """The fields of a class of options that have not their default values."""
-    values = {field.name: getattr(group, field.name) for field in fields(group)}
-    return {field.name: values[field.name] for field in fields(group) if values[field.name] != field.default}
+    """The fields of a class of options that are not at their defaults."""
+    changes = {}
+    for field in fields(group):
+        value = getattr(group, field.name)
+        if value != field.default:
+            changes[field.name] = value
+    return changes
 
 
 @options
@@ -61,7 +65,7 @@ class Montage:
 
     Attributes:
         reference: what each channel is measured against, instead of the model's own (median).
-        channels: keep so many channels (the paper's choice; default 32); 0: all.
+        channels: how many channels to keep (the paper's choice; default 32); 0: all.
     """
 
     reference: Reference | None = None
@@ -73,7 +77,7 @@ class Cleaning:
     """What is taken out before the model sees a recording.
 
     Attributes:
-        keep_bads: use bad channels, too.
+        keep_bads: also use bad channels.
         exclude: channels to leave out, separated by commas.
         notch: mains frequency, Hz; 0: none. Default: from the sidecar or the spectrum.
     """
