@@ -71,33 +71,38 @@ def open_cohort(
     cases: list[Case] = []
     left_out: dict[str, str] = {}
     unknown: dict[str, str] = {}
-    files = told_apart([file for path in paths for file in find_recordings(path)])
-    for each in track(files, "Looking at recordings"):
+    files: list[RecordingFile] = []
+    for path in paths:
+        files += find_recordings(path)
+    for file in track(told_apart(files), "Looking at recordings"):
         try:
-            recording = open_recording(each.path)
+            recording = open_recording(file.path)
             marked = seizures_of(recording, labels)
-            content = signature(recording, each.name, each.patient, each.dataset)
+            content = signature(recording, file.name, file.patient, file.dataset)
         except UserError as error:
-            left_out[each.name] = error.message
+            left_out[file.name] = error.message
             continue
-        for warning in marked.warnings if need_seizures and marked.known else ():
-            warn(f"{each.name}: {warning}")
+        if need_seizures and marked.known:
+            for warning in marked.warnings:
+                warn(f"{file.name}: {warning}")
         if need_seizures and not marked.known:
             reasons = ["nothing says whether it has seizures", *marked.warnings]
-            unknown[each.name] = "; ".join(reasons)
-        cases.append(Case(each.path, each.name, each.patient, marked.events, content))
+            unknown[file.name] = "; ".join(reasons)
+        cases.append(Case(file.path, file.name, file.patient, marked.events, content))
     _refuse_empty(cases, left_out)
-    # copies are looked for among all of them; of two that are the same, the one whose seizures are known stays
+    # Copies are looked for among all of them; of two that are the same, the one whose seizures are known stays.
     cases.sort(key=lambda case: case.name in unknown)
+    signatures = [case.signature for case in cases]
     if drop_copies:
-        for group in copies([c.signature for c in cases]):
-            left_out |= {s.name: f"is the same recording as {group[0].name}" for s in group[1:]}
+        for first, *others in copies(signatures):
+            for other in others:
+                left_out[other.name] = f"is the same recording as {first.name}"
     else:
-        refuse_copies([c.signature for c in cases])
+        refuse_copies(signatures)
     left_out = unknown | left_out
     cases = [case for case in cases if case.name not in left_out]
     _refuse_empty(cases, left_out)
-    if need_seizures and not any(len(c.seizures) for c in cases):
+    if need_seizures and not any(len(case.seizures) for case in cases):
         raise UserError(
             "no seizure is marked in any of the recordings",
             "seizures are read from events.tsv, EDF+ annotations, and the tables of CHB-MIT, Siena, TUH and SzCORE beside the files",
@@ -137,7 +142,7 @@ def split(cohort: Cohort, validation: str, *, seed: int) -> tuple[list[Case], li
         validation: the share of patients held out (0: none), or their names between commas. Patients with seizures are shared out first.
 
     Raises:
-        UserError: a patient that is not there, or none left to train on.
+        UserError: a patient that does not exist, or none left to train on.
     """
     share = _share(validation)
     if share is None:
@@ -148,13 +153,16 @@ def split(cohort: Cohort, validation: str, *, seed: int) -> tuple[list[Case], li
     else:
         random = np.random.default_rng(seed)
         order = [cohort.patients[i] for i in random.permutation(len(cohort.patients))]
+        # Patients with seizures first: without one in it, a validation part measures nothing.
         order.sort(key=lambda patient: not any(len(case.seizures) for case in cohort.of([patient])))
-        count = min(len(order) - 1, max(1, round(share * len(order)))) if share else 0
+        count = 0
+        if share:
+            count = min(len(order) - 1, max(1, round(share * len(order))))
         held_out = order[:count]
-    learned = [patient for patient in cohort.patients if patient not in set(held_out)]
-    if not learned:
-        raise UserError("no patient is left to train on", "hold fewer out with --validation")
-    return cohort.of(learned), cohort.of(held_out)
+    training = [patient for patient in cohort.patients if patient not in set(held_out)]
+    if not training:
+        raise UserError("no patient is left to train on", "hold out fewer with --validation")
+    return cohort.of(training), cohort.of(held_out)
 
 
 def _share(validation: str) -> float | None:

@@ -1,6 +1,7 @@
 """The plainest detector, to stand beside a model: more power than usual."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,24 +31,20 @@ def power_trace(prepared: Prepared) -> NDArray[np.float64]:
 
 
 def as_probability(trace: NDArray[np.float64], threshold: float) -> NDArray[np.float32]:
-    """A number from 0 to 1 that is one half at the threshold, so that the same measures apply. It is no honest probability."""
+    """A number from 0 to 1 that is one half at the threshold, so that the same measures apply. It is not a calibrated probability."""
     return (1 / (1 + np.exp(-np.clip(trace - threshold, -30, 30)))).astype(np.float32)
 
 
 def best_threshold(judged: Sequence[Judged], traces: Sequence[NDArray[np.float64]], options: EventOptions) -> float:
     """The threshold with the greatest sum of event and window F1 over recordings with known seizures."""
-    best, at = -1.0, 3.0
+    greatest, best = -1.0, 3.0
     for threshold in np.arange(0.5, 15, 0.25):
-        counts = total(
-            [
-                count(
-                    Judged(j.subject, j.name, j.duration, j.seconds, j.seizures, as_probability(t, threshold)), options
-                )
-                for j, t in zip(judged, traces, strict=True)
-            ]
-        )
-        measures = counts.measures()
+        counts = []
+        for recording, trace in zip(judged, traces, strict=True):
+            probability = as_probability(trace, threshold)
+            counts.append(count(replace(recording, probability=probability, events=None), options))
+        measures = total(counts).measures()
         value = float(np.nan_to_num(measures["event_f1"]) + np.nan_to_num(measures["window_f1"]))
-        if value > best:
-            best, at = value, float(threshold)
-    return at
+        if value > greatest:
+            greatest, best = value, float(threshold)
+    return best

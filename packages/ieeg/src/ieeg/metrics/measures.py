@@ -1,6 +1,6 @@
 """How good a detector is: windows, samples and events (as SzCORE), latency, time in warning, false alarms against sensitivity, calibration.
 
-Everything is computed a subject, averaged over subjects with a bootstrap interval over them, and pooled.
+Everything is computed per subject, averaged over subjects with a bootstrap interval over them, and pooled.
 """
 
 import math
@@ -24,8 +24,8 @@ class Judged:
     """A recording with its truth and what a detector said of it.
 
     Attributes:
-        probability: one a segment of `seconds`, or None where the detector gave events only.
-        events: detected (onset, offset), seconds; None: made of the probability.
+        probability: one per segment of `seconds`, or None where the detector gave events only.
+        events: detected (onset, offset), seconds; None: made from the probability.
         seizures: marked (onset, offset), seconds.
     """
 
@@ -46,10 +46,13 @@ class Judged:
 
     def segment_truth(self) -> NDArray[np.bool_]:
         """Whether each segment touches a seizure, ends included (the published label)."""
-        count = len(self.probability) if self.probability is not None else int(self.duration / self.seconds)
-        low = np.arange(count)[:, None] * self.seconds
+        if self.probability is not None:
+            count = len(self.probability)
+        else:
+            count = int(self.duration / self.seconds)
+        begin = np.arange(count)[:, None] * self.seconds
         onset, offset = self.seizures[:, 0], self.seizures[:, 1]
-        return np.any((low <= offset) & (onset <= low + self.seconds), axis=1)
+        return np.any((begin <= offset) & (onset <= begin + self.seconds), axis=1)
 
 
 @dataclass(frozen=True)
@@ -95,25 +98,28 @@ class Counts:
 
 def count(judged: Judged, options: EventOptions, rules: EventRules | None = None) -> Counts:
     """The counts of one recording under one set of options."""
-    found = judged.detected(options)
+    events = judged.detected(options)
+    onsets, offsets = events[:, 0], events[:, 1]
     truth = judged.segment_truth()
+    # Windows are judged by the bare threshold, before smoothing and merging; without a probability, by the events.
     if judged.events is None and judged.probability is not None:
-        said = np.nan_to_num(judged.probability, nan=0.0) >= options.upper
+        positive = np.nan_to_num(judged.probability, nan=0.0) >= options.upper
     else:
-        low = np.arange(len(truth))[:, None] * judged.seconds
-        said = ((low < found[:, 1]) & (found[:, 0] < low + judged.seconds)).any(1)
-    windows = np.array([(said & truth).sum(), (said & ~truth).sum(), (~said & ~truth).sum(), (~said & truth).sum()])
+        begin = np.arange(len(truth))[:, None] * judged.seconds
+        positive = ((begin < offsets) & (onsets < begin + judged.seconds)).any(1)
+    true_positives, false_positives = (positive & truth).sum(), (positive & ~truth).sum()
+    true_negatives, false_negatives = (~positive & ~truth).sum(), (~positive & truth).sum()
     latencies = []
     for onset, offset in judged.seizures:
-        touching = found[(found[:, 0] < offset) & (found[:, 1] > onset)]
+        touching = onsets[(onsets < offset) & (offsets > onset)]
         if len(touching):
-            latencies.append(float(max(touching[:, 0].min() - onset, 0.0)))
+            latencies.append(float(max(touching.min() - onset, 0.0)))
     return Counts(
-        windows,
-        score_samples(judged.seizures, found, judged.duration),
-        score_events(judged.seizures, found, judged.duration, rules=rules).score,
+        np.array([true_positives, false_positives, true_negatives, false_negatives]),
+        score_samples(judged.seizures, events, judged.duration),
+        score_events(judged.seizures, events, judged.duration, rules=rules).score,
         latencies,
-        float((np.minimum(found[:, 1], judged.duration) - found[:, 0]).sum()),
+        float((np.minimum(offsets, judged.duration) - onsets).sum()),
         judged.duration,
     )
 
@@ -122,19 +128,21 @@ def by_subject(
     all_judged: Sequence[Judged], options: EventOptions, rules: EventRules | None = None
 ) -> dict[str, Counts]:
     """The counts of each subject's recordings together."""
-    out: dict[str, Counts] = {}
-    for each in all_judged:
-        counts = count(each, options, rules)
-        out[each.subject] = out[each.subject] + counts if each.subject in out else counts
-    return dict(sorted(out.items()))
+    subjects: dict[str, Counts] = {}
+    for judged in all_judged:
+        counts = count(judged, options, rules)
+        if judged.subject in subjects:
+            counts = subjects[judged.subject] + counts
+        subjects[judged.subject] = counts
+    return dict(sorted(subjects.items()))
 
 
 def total(counts: Sequence[Counts]) -> Counts:
     """Everything together."""
-    first, *rest = counts
-    for each in rest:
-        first = first + each
-    return first
+    together, *rest = counts
+    for more in rest:
+        together = together + more
+    return together
 
 
 def judge(
@@ -152,26 +160,27 @@ def judge(
     """
     if not all_judged:
         raise ValueError("nothing to judge")
-    o = options or EventOptions()
-    subjects = by_subject(all_judged, o, rules)
-    each = {name: counts.measures() for name, counts in subjects.items()}
+    options = options or EventOptions()
+    subjects = by_subject(all_judged, options, rules)
     counts = list(subjects.values())
-    names = list(next(iter(each.values())))
-    # the ratios of every subject once, so that a resample is an index
-    table = np.array([[each[s][n] for n in names] for s in subjects])
-    rng = np.random.default_rng(seed)
-    summary = {}
-    drawn = rng.integers(0, len(counts), (resamples, len(counts))) if len(counts) > 1 else None
-    means = _nanmean(table)
+    per_subject = {name: counts.measures() for name, counts in subjects.items()}
+    # The ratios of every subject once, so that a resample is an index into the rows of a table.
+    table = np.array([list(measures.values()) for measures in per_subject.values()])
+    names = list(next(iter(per_subject.values())))
     intervals = np.full((2, len(names)), np.nan)
     pooled_intervals = np.full((2, len(names)), np.nan)
-    if drawn is not None:
-        intervals = _quantiles(np.stack([_nanmean(table[rows]) for rows in drawn]))
-        some = drawn[: max(200, resamples // 5)]
-        pooled_intervals = _quantiles(
-            np.array([list(total([counts[i] for i in rows]).measures().values()) for rows in some])
-        )
+    if len(counts) > 1:
+        draws = np.random.default_rng(seed).integers(0, len(counts), (resamples, len(counts)))
+        intervals = _quantiles(np.stack([_nanmean(table[rows]) for rows in draws]))
+        # Pooling adds up the counts of every draw, which is slow: fewer of them.
+        pooled_draws = []
+        for rows in draws[: max(200, resamples // 5)]:
+            resample = total([counts[i] for i in rows])
+            pooled_draws.append(list(resample.measures().values()))
+        pooled_intervals = _quantiles(np.array(pooled_draws))
+    means = _nanmean(table)
     together = total(counts).measures()
+    summary = {}
     for j, name in enumerate(names):
         summary[name] = {
             "mean": float(means[j]),
@@ -182,25 +191,27 @@ def judge(
     result: dict[str, Any] = {
         "recordings": len(all_judged),
         "subjects": len(subjects),
-        "seizures": int(sum(len(j.seizures) for j in all_judged)),
-        "hours": sum(j.duration for j in all_judged) / 3600,
-        "threshold": o.upper,
+        "seizures": int(sum(len(judged.seizures) for judged in all_judged)),
+        "hours": sum(judged.duration for judged in all_judged) / 3600,
+        "threshold": options.upper,
         "measures": summary,
-        "per_subject": each,
+        "per_subject": per_subject,
     }
-    if all(j.probability is not None for j in all_judged):
-        result["curve"] = curve(all_judged, o, rules)
+    if all(judged.probability is not None for judged in all_judged):
+        result["curve"] = curve(all_judged, options, rules)
         result["calibration"] = calibration(all_judged)
     return result
 
 
 def _nanmean(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean of each column without its NaN; NaN, and no warning, where there is nothing else."""
     valid = np.isfinite(table)
     number = valid.sum(0)
     return np.where(number, np.where(valid, table, 0).sum(0) / np.maximum(number, 1), np.nan)
 
 
 def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The 2.5 % and 97.5 % quantiles of each column's finite values, (2, columns)."""
     out = np.full((2, values.shape[1]), np.nan)
     for j, column in enumerate(values.T):
         column = column[np.isfinite(column)]
@@ -212,41 +223,49 @@ def _quantiles(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def curve(
     all_judged: Sequence[Judged], options: EventOptions, rules: EventRules | None = None
 ) -> list[dict[str, float]]:
-    """Pooled event sensitivity, false alarms an hour and time in warning over thresholds; the other options stay."""
+    """Pooled event sensitivity, false alarms per hour and time in warning over thresholds; the other options stay."""
+    names = ("event_sensitivity", "event_false_per_hour", "event_f1", "time_in_warning", "latency")
     points = []
-    for threshold in sorted({*THRESHOLDS, options.upper}):  # the one in use, too: the marked point is the table's
+    # The threshold in use is among them, so that the point marked in the picture is the table's.
+    for threshold in sorted({*THRESHOLDS, options.upper}):
         low = None if options.low is None else min(options.low, threshold)
-        o = replace(options, threshold=threshold, low=low)
-        counts = total([count(j, o, rules) for j in all_judged])
-        measures = counts.measures()
-        keys = ("event_sensitivity", "event_false_per_hour", "event_f1", "time_in_warning", "latency")
-        points.append({"threshold": threshold, **{k: measures[k] for k in keys}})
+        varied = replace(options, threshold=threshold, low=low)
+        measures = total([count(judged, varied, rules) for judged in all_judged]).measures()
+        point = {"threshold": threshold}
+        for name in names:
+            point[name] = measures[name]
+        points.append(point)
     return points
 
 
 def calibration(all_judged: Sequence[Judged], bins: int = 10) -> dict[str, Any]:
     """How often a seizure was there, by probability; expected calibration error and Brier score over segments."""
-    p = np.concatenate([j.probability for j in all_judged if j.probability is not None]).astype(np.float64)
-    y = np.concatenate([j.segment_truth() for j in all_judged if j.probability is not None])
+    probabilities, truths = [], []
+    for judged in all_judged:
+        if judged.probability is not None:
+            probabilities.append(judged.probability)
+            truths.append(judged.segment_truth())
+    p, y = np.concatenate(probabilities).astype(np.float64), np.concatenate(truths)
     valid = np.isfinite(p)
     p, y = p[valid], y[valid]
-    which = np.minimum((p * bins).astype(int), bins - 1)
-    rows, error = [], 0.0
-    for b in range(bins):
-        here = which == b
-        if here.any():
-            said, true = float(p[here].mean()), float(y[here].mean())
-            rows.append(
-                {"from": b / bins, "to": (b + 1) / bins, "segments": int(here.sum()), "said": said, "true": true}
-            )
-            error += here.mean() * abs(said - true)
+    bin_of = np.minimum((p * bins).astype(int), bins - 1)  # a probability of 1 belongs to the last bin
+    rows = []
+    error = 0.0
+    for i in range(bins):
+        in_bin = bin_of == i
+        if not in_bin.any():
+            continue
+        predicted, true = float(p[in_bin].mean()), float(y[in_bin].mean())
+        error += in_bin.mean() * abs(predicted - true)
+        edges = {"from": i / bins, "to": (i + 1) / bins}
+        rows.append({**edges, "segments": int(in_bin.sum()), "said": predicted, "true": true})
     return {"bins": rows, "expected_calibration_error": error, "brier": float(np.mean((p - y) ** 2))}
 
 
 def compare(
     first: Mapping[str, Counts], second: Mapping[str, Counts], *, seed: int = 0, permutations: int = 5000
 ) -> dict[str, Any]:
-    """Paired test of two detectors on the same subjects: mean difference (second − first) a measure, and the two-sided p-value of swapping
+    """Paired test of two detectors on the same subjects: mean difference (second − first) per measure, and the two-sided p-value of swapping
     the two within subjects at random (all swaps where there are few).
 
     Raises:
@@ -254,26 +273,29 @@ def compare(
     """
     if first.keys() != second.keys():
         raise ValueError(f"the detectors were judged on different subjects: {sorted(first.keys() ^ second.keys())}")
-    a, b = ([counts[s].measures() for s in first] for counts in (first, second))
+    first_measures = [first[subject].measures() for subject in first]
+    second_measures = [second[subject].measures() for subject in first]
     rng = np.random.default_rng(seed)
-    out = {}
-    for name in a[0]:
-        difference = np.array([y[name] - x[name] for x, y in zip(a, b, strict=True)])
+    tests = {}
+    for name in first_measures[0]:
+        pairs = zip(first_measures, second_measures, strict=True)
+        difference = np.array([after[name] - before[name] for before, after in pairs])
         difference = difference[np.isfinite(difference)]
         n = len(difference)
         if not n:
-            out[name] = {"difference": math.nan, "p": math.nan, "subjects": 0}
+            tests[name] = {"difference": math.nan, "p": math.nan, "subjects": 0}
             continue
         if 2**n <= permutations:
-            signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
-            extra = 0
+            signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)  # every pattern of swaps, once
+            observed_among = 0
         else:
-            signs, extra = rng.choice([-1, 1], (permutations, n)), 1
+            signs = rng.choice([-1, 1], (permutations, n))
+            observed_among = 1  # what was observed is one of the possible patterns: p is never 0
         observed = abs(difference.mean())
-        hits = int((np.abs((signs * difference).mean(1)) >= observed - 1e-12).sum())
-        out[name] = {
+        as_extreme = int((np.abs((signs * difference).mean(1)) >= observed - 1e-12).sum())
+        tests[name] = {
             "difference": float(difference.mean()),
-            "p": (hits + extra) / (len(signs) + extra),
+            "p": (as_extreme + observed_among) / (len(signs) + observed_among),
             "subjects": n,
         }
-    return out
+    return tests

@@ -44,7 +44,7 @@ class Score:
 
     @property
     def f1(self) -> float:
-        # undefined only where there was nothing to find and nothing was reported
+        # Undefined only where there was nothing to find and nothing was reported.
         return 2 * self.tp / (self.tp + self.fp + self.true) if self.true + self.fp else float("nan")
 
     @property
@@ -66,7 +66,9 @@ def events_array(events: ArrayLike) -> Events:
     Raises:
         ValueError: not pairs, not finite, or an offset before its onset.
     """
-    array = np.asarray(events, dtype=np.float64).reshape(-1, 2) if np.size(events) else np.zeros((0, 2))
+    array = np.zeros((0, 2))
+    if np.size(events):
+        array = np.asarray(events, dtype=np.float64).reshape(-1, 2)
     if not np.isfinite(array).all() or (array[:, 1] < array[:, 0]).any():
         raise ValueError("events are pairs of seconds (onset, offset) with onset ≤ offset")
     return array[np.argsort(array[:, 0], kind="stable")]
@@ -83,6 +85,7 @@ def szcore_mask(events: ArrayLike, duration: float, rate: float = 1) -> NDArray[
 
 
 def _mask(edges: NDArray[np.float64], samples: int) -> NDArray[np.bool_]:
+    # How many events cover each sample: one more at an onset, one less at an offset. Overlapping events do no harm.
     steps = np.zeros(samples + 1, dtype=np.int64)
     for onset, offset in np.clip(edges, 0, samples).astype(np.int64):
         steps[onset] += 1
@@ -106,7 +109,8 @@ def apply_rules(mask: NDArray[np.bool_], rate: float, rules: EventRules) -> Even
 
     Counted in samples: in seconds, 300.1 − 0.1 is more than 300, and splitting would leave a piece of nothing.
     """
-    gap, longest = rules.min_duration_between_events * rate, max(1, round(rules.max_event_duration * rate))
+    gap = rules.min_duration_between_events * rate
+    longest = max(1, round(rules.max_event_duration * rate))
     merged: list[list[int]] = []
     for first, last in _runs(mask).tolist():
         if merged and first - merged[-1][1] < gap:
@@ -144,8 +148,9 @@ def score_events(
         rules: tolerances, durations, and the rate at which both are read.
     """
     rules = rules or EventRules()
-    masks = [szcore_mask(events, duration, rules.rate) for events in (reference, hypothesis)]
-    return score_event_masks(masks[0], masks[1], rules.rate, rules)
+    reference_mask = szcore_mask(reference, duration, rules.rate)
+    hypothesis_mask = szcore_mask(hypothesis, duration, rules.rate)
+    return score_event_masks(reference_mask, hypothesis_mask, rules.rate, rules)
 
 
 def score_event_masks(
@@ -167,31 +172,35 @@ def score_event_masks(
     duration = samples / GRID
     true_events = apply_rules(reference, rate, rules)
     detected = apply_rules(hypothesis, rate, rules)
+    # Running sums, so that the detected samples of a stretch are one difference.
     covered = np.concatenate([[0], to_mask(detected, samples, GRID).cumsum()])
     allowed = np.zeros(samples, dtype=bool)
     found = np.zeros(len(true_events), dtype=bool)
     for i, (onset, offset) in enumerate(true_events):
-        begin, end = max(0.0, onset - rules.tolerance_start), min(duration, offset + rules.tolerance_end)
+        begin = max(0.0, onset - rules.tolerance_start)
+        end = min(duration, offset + rules.tolerance_end)
         first, last = round(begin * GRID), round(end * GRID)
         overlap = (covered[last] - covered[first]) / GRID / (end - begin)
         found[i] = overlap > rules.min_overlap + 1e-6
         if found[i]:
             allowed[first:last] = True
-    false = np.array([not allowed[round(a * GRID) : round(b * GRID)].any() for a, b in detected], dtype=bool)
+    false = np.zeros(len(detected), dtype=bool)
+    for i, (onset, offset) in enumerate(detected):
+        false[i] = not allowed[round(onset * GRID) : round(offset * GRID)].any()
     score = Score(len(true_events), int(found.sum()), int(false.sum()), duration / 3600)
     return EventScore(score, true_events, detected, found, false)
 
 
 def score_samples(reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 1) -> Score:
     """SzCORE's sample scores: every sample of a grid of `rate` Hz by itself."""
-    masks = [szcore_mask(events, duration, rate) for events in (reference, hypothesis)]
-    return score_sample_masks(masks[0], masks[1], rate)
+    return score_sample_masks(szcore_mask(reference, duration, rate), szcore_mask(hypothesis, duration, rate), rate)
 
 
 def score_sample_masks(reference: NDArray[np.bool_], hypothesis: NDArray[np.bool_], rate: float) -> Score:
     """SzCORE's sample scores of two masks of `rate` Hz."""
-    hits = int((reference & hypothesis).sum())
-    return Score(int(reference.sum()), hits, int((hypothesis & ~reference).sum()), len(reference) / rate / 3600)
+    true_positives = int((reference & hypothesis).sum())
+    false_positives = int((hypothesis & ~reference).sum())
+    return Score(int(reference.sum()), true_positives, false_positives, len(reference) / rate / 3600)
 
 
 def cohen_kappa(tp: int, fp: int, tn: int, fn: int) -> float:

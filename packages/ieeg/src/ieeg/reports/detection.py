@@ -6,76 +6,40 @@ from core_runtime.report import Report
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.reports.figures import draw_attention, draw_evidence, draw_importance, draw_probability, draw_traces
 from ieeg.results.detection import Detection
+from ieeg.results.events import SeizureEvent
 
 _EVENTS_SHOWN = 4
 
 
-def detection_report(made: Detection) -> Report:
+def detection_report(detection: Detection) -> Report:
     """Everything that `detect` says of a recording, as one page."""
-    prepared, recording = made.prepared, made.prepared.recording
-    count = len(made.events)
-    lead = f"{count} event{'' if count == 1 else 's'} in {recording.duration / 60:.1f} minutes, {len(prepared.names)} channels"
+    prepared, recording = detection.prepared, detection.prepared.recording
+    count = len(detection.events)
+    events = "1 event" if count == 1 else f"{count} events"
+    lead = f"{events} in {recording.duration / 60:.1f} minutes, {len(prepared.names)} channels"
     page = Report(f"Seizure detection: {recording.name}", lead=lead).warning(RESEARCH_ONLY)
-    for note in made.notes:
+    for note in detection.notes:
         page.text(note)
-    marked = made.marked.events if made.marked.known else None
-    page.heading("Probability of a seizure").picture(
-        draw_probability(made.probability, made.seconds, made.options.upper, made.events, marked),
-        f"One value in {made.seconds:g} s. Dotted: threshold {made.options.upper:g}. Blue: detected."
-        + (" Red: marked in the data." if marked is not None else ""),
-    )
-    page.picture(
-        draw_evidence(made.evidence, prepared.names, made.seconds, made.events, marked),
-        "Evidence of each channel over the recording. Bars above: detected (blue)"
-        + (", marked in the data (red)." if marked is not None else "."),
-    )
-    if made.marked.known and len(made.marked.events):
-        page.table(
-            ["marked seizure (s)", "until (s)", "detected", "delay (s)"],
-            [_marked_row(made, onset, offset) for onset, offset in made.marked.events.tolist()],
-            caption="The seizures that are marked in the data, and the first detected event that touches each.",
-        )
-    rows = [
-        (
-            e.onset,
-            e.duration,
-            e.confidence,
-            ", ".join(f"{c} ({t - e.onset:+.0f} s)" for c, t in early[:6]) or "none by itself",
-        )
-        for e, early in zip(made.events, made.involved, strict=True)
-    ]
-    if rows:
-        page.table(
-            ["onset (s)", "duration (s)", "confidence", "earliest channels (their own evidence, from onset)"], rows
-        )
-    top = sorted(range(count), key=lambda i: -made.events[i].confidence)[:_EVENTS_SHOWN]
-    for i in sorted(top):
-        event = made.events[i]
-        page.heading(f"Event at {event.onset:.1f} s")
-        a, b = (
-            int(event.onset / made.seconds),
-            max(int(event.onset / made.seconds) + 1, round(event.offset / made.seconds)),
-        )
-        importance = made.evidence[a:b].mean(0)
-        _traces(page, made, event.onset, importance)
-        page.picture(
-            draw_importance(importance, prepared.names),
-            "Each channel's evidence over the event; the mean over channels is the log-odds of the probability.",
-        )
-    if not made.events:
+    _add_overview(page, detection)
+    _add_tables(page, detection)
+    by_confidence = sorted(range(count), key=lambda i: -detection.events[i].confidence)
+    for i in sorted(by_confidence[:_EVENTS_SHOWN]):
+        _add_event(page, detection, detection.events[i])
+    if not detection.events:
         page.heading("Most suspicious stretch")
-        _traces(page, made, made.at * made.seconds, made.evidence[made.at])
-    if made.map is not None:
+        _add_traces(page, detection, detection.at * detection.seconds, detection.evidence[detection.at])
+    if detection.map is not None:
         page.heading("Where the model looked").picture(
-            draw_attention(made.map, prepared.names, made.seconds, made.at),
+            draw_attention(detection.map, prepared.names, detection.seconds, detection.at),
             "Mean over layers, heads and channels, of the segment with the greatest probability.",
         )
+    bads = [f"{name}: {why}" for name, why in prepared.bads.items()]
     page.heading("Recording").facts(
         [
             ("file", recording.path.name),
             ("start", recording.start or "not stored"),
             ("channels used", ", ".join(prepared.names)),
-            ("left out as bad", "; ".join(f"{n}: {why}" for n, why in prepared.bads.items()) or "none"),
+            ("left out as bad", "; ".join(bads) or "none"),
             ("reference", prepared.settings.reference),
             ("mains notch", f"{prepared.notch:g} Hz" if prepared.notch else "none"),
         ]
@@ -83,23 +47,73 @@ def detection_report(made: Detection) -> Report:
     return page
 
 
-def _marked_row(made: Detection, onset: float, offset: float) -> tuple[object, ...]:
+def _add_overview(page: Report, detection: Detection) -> None:
+    """Probability and evidence over the whole recording."""
+    threshold, seconds = detection.options.upper, detection.seconds
+    marked = detection.marked.events if detection.marked.known else None
+    legend = f"One value per {seconds:g} s. Dotted: threshold {threshold:g}. Blue: detected."
+    bars = "Bars above: detected (blue)."
+    if marked is not None:
+        legend += " Red: marked in the data."
+        bars = "Bars above: detected (blue), marked in the data (red)."
+    probability = draw_probability(detection.probability, seconds, threshold, detection.events, marked)
+    page.heading("Probability of a seizure").picture(probability, legend)
+    evidence = draw_evidence(detection.evidence, detection.prepared.names, seconds, detection.events, marked)
+    page.picture(evidence, f"Evidence of each channel over the recording. {bars}")
+
+
+def _add_tables(page: Report, detection: Detection) -> None:
+    """Marked seizures and whether they were detected; detected events and the channels in which they begin."""
+    if detection.marked.known and len(detection.marked.events):
+        page.table(
+            ["marked seizure (s)", "until (s)", "detected", "delay (s)"],
+            [_marked_row(detection, onset, offset) for onset, offset in detection.marked.events.tolist()],
+            caption="The seizures that are marked in the data, and the first detected event that touches each.",
+        )
+    rows = []
+    for event, involved in zip(detection.events, detection.involved, strict=True):
+        earliest = [f"{channel} ({seconds - event.onset:+.0f} s)" for channel, seconds in involved[:6]]
+        rows.append((event.onset, event.duration, event.confidence, ", ".join(earliest) or "none by itself"))
+    if rows:
+        page.table(
+            ["onset (s)", "duration (s)", "confidence", "earliest channels (their own evidence, from onset)"], rows
+        )
+
+
+def _add_event(page: Report, detection: Detection, event: SeizureEvent) -> None:
+    """An event's traces, and which channels speak for it."""
+    page.heading(f"Event at {event.onset:.1f} s")
+    first = int(event.onset / detection.seconds)
+    last = max(first + 1, round(event.offset / detection.seconds))
+    importance = detection.evidence[first:last].mean(0)
+    _add_traces(page, detection, event.onset, importance)
+    page.picture(
+        draw_importance(importance, detection.prepared.names),
+        "Each channel's evidence over the event; the mean over channels is the log-odds of the probability.",
+    )
+
+
+def _marked_row(detection: Detection, onset: float, offset: float) -> tuple[object, ...]:
     """A marked seizure, whether it was detected, and how long after its onset."""
-    touching = [event for event in made.events if event.onset < offset and event.offset > onset]
+    touching = [event for event in detection.events if event.onset < offset and event.offset > onset]
     if not touching:
         return onset, offset, "no", None
     return onset, offset, "yes", max(0.0, touching[0].onset - onset)
 
 
-def _traces(page: Report, made: Detection, onset: float, importance: np.ndarray) -> None:
-    prepared = made.prepared
+def _add_traces(page: Report, detection: Detection, onset: float, importance: np.ndarray) -> None:
+    """The prepared signal from 15 s before `onset` to 25 s after it, shaded by `importance` (channels,)."""
+    prepared = detection.prepared
     rate = prepared.settings.rate
     begin = max(0, int((onset - 15) * rate))
     end = min(prepared.samples, int((onset + 25) * rate))
     low, high = float(importance.min()), float(importance.max())
-    shade = (importance - low) / (high - low) if high > low else np.zeros(len(importance))
-    marked = made.marked.events if made.marked.known else None
+    shade = np.zeros(len(importance))
+    if high > low:
+        shade = (importance - low) / (high - low)
+    marked = detection.marked.events if detection.marked.known else None
+    signals = prepared.read(begin, end)
     page.picture(
-        draw_traces(prepared.read(begin, end), rate, prepared.names, start=begin / rate, seizures=marked, shade=shade),
+        draw_traces(signals, rate, prepared.names, start=begin / rate, seizures=marked, shade=shade),
         "The prepared signal around it, darker where a channel has more evidence.",
     )

@@ -28,25 +28,31 @@ def draw_traces(
 ) -> Figure:
     """Channels one below the other, at most 40 (the title says of how many), with a scale in microvolts; `shade` (0 to 1) colours each by its
     importance."""
+    import matplotlib
+
     most = 40
     step = max(1, -(-len(names) // most))
     rows = range(0, len(names), step)
     figure = Figure(figsize=(11, 1.2 + 0.19 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    thin = max(1, x.shape[1] // 4000)
+    thin = max(1, x.shape[1] // 4000)  # more points than that no page shows
     times = start + np.arange(0, x.shape[1], thin) / rate
     spread = np.nanmedian(np.nanstd(x, 1)) * 6 or 1.0
-    import matplotlib
-
     colours = matplotlib.colormaps["plasma_r"]
     for line, i in enumerate(rows):
-        colour = BAD if names[i] in bads else "black" if shade is None else colours(0.25 + 0.75 * float(shade[i]))
+        if names[i] in bads:
+            colour = BAD
+        elif shade is None:
+            colour = "black"
+        else:
+            colour = colours(0.25 + 0.75 * float(shade[i]))  # the palest quarter is hard to see on white
         values = np.clip((x[i, ::thin] - np.nanmedian(x[i])) / spread, -1.6, 1.6)
         axes.plot(times, values - line, linewidth=0.5, color=colour)
-    for a, b in seizures if seizures is not None else ():
-        if b > times[0] and a < times[-1]:
-            axes.axvspan(max(a, times[0]), min(b, times[-1]), color=SEIZURE, alpha=0.12, linewidth=0)
-    axes.set_yticks([-float(i) for i in range(len(rows))], [names[i] for i in rows], fontsize=6)
+    if seizures is not None:
+        for onset, offset in seizures:
+            if offset > times[0] and onset < times[-1]:
+                axes.axvspan(max(onset, times[0]), min(offset, times[-1]), color=SEIZURE, alpha=0.12, linewidth=0)
+    axes.set_yticks([-float(line) for line in range(len(rows))], [names[i] for i in rows], fontsize=6)
     if step > 1:
         title = f"{title} ({len(rows)} of {len(names)} channels: one of {step})".strip()
     axes.set(xlabel="seconds", xlim=(times[0], times[-1]), ylim=(-len(rows) - 0.5, 1.5), title=title)
@@ -74,8 +80,8 @@ def draw_evidence(
     """Each channel's evidence over the recording (red: for a seizure, blue: against), with detected (blue bar) and marked (red bar) seizures."""
     columns = min(len(evidence), 1500)
     edges = np.linspace(0, len(evidence), columns + 1).astype(int)
-    # the greatest of several segments that share a column: no short event is lost
-    strongest = np.stack([evidence[a:b].max(0) for a, b in pairwise(edges)], 1)
+    # The greatest of several segments that share a column, so that no short event is lost.
+    strongest = np.stack([evidence[first:last].max(0) for first, last in pairwise(edges)], 1)
     limit = max(float(np.quantile(np.abs(strongest), 0.99)), 1e-6)
     divisor, unit = _time_unit(len(evidence) * seconds)
     duration = len(evidence) * seconds / divisor
@@ -85,16 +91,11 @@ def draw_evidence(
     image = axes.imshow(
         strongest, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
-    for event in events:
-        axes.plot(
-            [event.onset / divisor, event.offset / divisor],
-            [-1.0, -1.0],
-            color=FOUND,
-            linewidth=4,
-            solid_capstyle="butt",
-        )
-    for onset, offset in marked if marked is not None else ():
-        axes.plot([onset / divisor, offset / divisor], [-1.7, -1.7], color=SEIZURE, linewidth=4, solid_capstyle="butt")
+    detected = [(event.onset, event.offset) for event in events]
+    for spans, height, colour in ((detected, -1.0, FOUND), (marked, -1.7, SEIZURE)):
+        for onset, offset in () if spans is None else spans:
+            times = [onset / divisor, offset / divisor]
+            axes.plot(times, [height, height], color=colour, linewidth=4, solid_capstyle="butt")
     axes.set(xlabel=unit, xlim=(0, duration), ylim=(len(names) - 0.5, -2.2))
     axes.set_yticks(range(len(names)), names, fontsize=6)
     figure.colorbar(image, ax=axes, label="evidence (log-odds)")
@@ -105,7 +106,9 @@ def _time_unit(seconds: float) -> tuple[int, str]:
     """Seconds per unit of an axis, and its name."""
     if seconds > 3 * 3600:
         return 3600, "hours"
-    return (60, "minutes") if seconds > 300 else (1, "seconds")
+    if seconds > 300:
+        return 60, "minutes"
+    return 1, "seconds"
 
 
 def draw_probability(
@@ -122,16 +125,17 @@ def draw_probability(
     edges = np.arange(len(probability) + 1) * seconds / unit
     axes.stairs(probability, edges, color="black", linewidth=0.8)
     axes.axhline(threshold, color="grey", linestyle=":", linewidth=1)
-    for e in events:
-        axes.axvspan(e.onset / unit, e.offset / unit, ymin=0.93, color=FOUND, linewidth=1)
-    for a, b in marked if marked is not None else ():
-        axes.axvspan(a / unit, b / unit, color=SEIZURE, alpha=0.18, linewidth=1)
+    for event in events:
+        axes.axvspan(event.onset / unit, event.offset / unit, ymin=0.93, color=FOUND, linewidth=1)
+    if marked is not None:
+        for onset, offset in marked:
+            axes.axvspan(onset / unit, offset / unit, color=SEIZURE, alpha=0.18, linewidth=1)
     axes.set(xlabel=word, ylabel="probability", ylim=(0, 1.08), xlim=(0, edges[-1]))
     return figure
 
 
 def draw_importance(importance: Float[np.ndarray, " channels"], names: Sequence[str]) -> Figure:
-    """A bar a channel: its evidence, in log-odds."""
+    """A bar per channel: its evidence, in log-odds."""
     figure = Figure(figsize=(11, 2.4), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), importance, color=np.where(importance > 0, SEIZURE, "tab:gray"))
@@ -142,7 +146,7 @@ def draw_importance(importance: Float[np.ndarray, " channels"], names: Sequence[
 
 
 def draw_attention(map: AttentionMap, names: Sequence[str], seconds: float, at: int) -> Figure:
-    """Attention of segment `at` over segments and channels, and its share a segment and a channel."""
+    """Attention of segment `at` over segments and channels, and its share per segment."""
     figure = Figure(figsize=(11, 1.6 + 0.12 * len(names)), layout="constrained")
     top, grid = figure.subplots(2, 1, height_ratios=(1, 4), sharex=True)
     times = (np.arange(len(map.grid)) - len(map.grid) + 1) * seconds

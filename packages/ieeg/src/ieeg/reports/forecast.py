@@ -15,7 +15,7 @@ _COLUMNS = ("step", "onset", "similarity", "persistence", "better", "found")
 
 
 def write_forecast(
-    made: Forecast,
+    forecast: Forecast,
     out: Path,
     name: str,
     rate: float,
@@ -26,20 +26,21 @@ def write_forecast(
     with writing(out / "forecast.npz") as part, part.open("wb") as file:
         np.savez(
             file,
-            names=np.array(made.names),
+            names=np.array(forecast.names),
             rate=rate,
-            context=made.context,
-            predicted=made.predicted,
-            truth=made.truth,
+            context=forecast.context,
+            predicted=forecast.predicted,
+            truth=forecast.truth,
         )
     lines = ["channel\tstep\tsimilarity\tpersistence"]
-    for i in range(len(made.truth)):
-        for channel, similarity, persistence in zip(made.names, made.similarity[i], made.persistence[i], strict=True):
-            lines.append(f"{channel}\t{i + 1}\t{similarity:.6f}\t{persistence:.6f}")
+    for step in range(len(forecast.truth)):
+        measures = zip(forecast.names, forecast.similarity[step], forecast.persistence[step], strict=True)
+        for channel, similarity, persistence in measures:
+            lines.append(f"{channel}\t{step + 1}\t{similarity:.6f}\t{persistence:.6f}")
     write_text(out / "forecast.tsv", "\n".join(lines) + "\n")
     picture = out / "figures" / "forecast.png"
     with writing(picture) as part:
-        draw_forecast(made, rate).savefig(part, format="png", dpi=110)
+        draw_forecast(forecast, rate).savefig(part, format="png", dpi=110)
     report = Report("Forecast", lead=f"{name}: what the next segments of every channel would be")
     report.warning(RESEARCH_ONLY)
     for note in notes:
@@ -51,7 +52,7 @@ def write_forecast(
     )
     report.table(
         _COLUMNS,
-        [[step[column] for column in _COLUMNS] for step in steps],
+        [[measures[column] for column in _COLUMNS] for measures in steps],
         caption="Cosine of predicted and true embeddings; persistence repeats the last known segment; better: share of channels above it; "
         "found: share whose true next segment is the nearest of all known ones.",
     )
@@ -59,26 +60,26 @@ def write_forecast(
     report.write(out / "report.html")
 
 
-def draw_forecast(made: Forecast, rate: float, *, most: int = 6) -> Figure:
+def draw_forecast(forecast: Forecast, rate: float, *, most: int = 6) -> Figure:
     """A figure: forecast and truth of a few channels, and the similarity of all beside that of repeating the last segment."""
-    known = len(made.truth)
-    order = np.argsort(-made.similarity.mean(0)) if known else np.arange(len(made.names))
+    known = len(forecast.truth)
+    order = np.argsort(-forecast.similarity.mean(0)) if known else np.arange(len(forecast.names))
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).astype(int))]
     figure = Figure(figsize=(11, 1.2 * len(shown) + 2.4), layout="constrained")
     grid = figure.add_gridspec(len(shown), 2, width_ratios=(3, 1))
-    samples = made.context.shape[-1]
+    samples = forecast.context.shape[-1]
     before = np.arange(-samples, 0) / rate
-    after = np.arange(len(made.predicted) * samples) / rate
+    after = np.arange(len(forecast.predicted) * samples) / rate
     axes = None
     for row, channel in enumerate(shown):
         axes = figure.add_subplot(grid[row, 0], sharex=axes)
-        axes.plot(before, made.context[channel], color="0.4", lw=0.6)
+        axes.plot(before, forecast.context[channel], color="0.4", lw=0.6)
         if known:
-            truth = made.truth[:, channel].reshape(-1)
+            truth = forecast.truth[:, channel].reshape(-1)
             axes.plot(after[: len(truth)], truth, color="0.4", lw=0.6, label="recorded")
-        axes.plot(after, made.predicted[:, channel].reshape(-1), color="C1", lw=0.8, label="forecast")
+        axes.plot(after, forecast.predicted[:, channel].reshape(-1), color="C1", lw=0.8, label="forecast")
         axes.axvline(0, color="k", lw=0.8)
-        axes.set_ylabel(f"{made.names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=8)
+        axes.set_ylabel(f"{forecast.names[channel]}\nµV", rotation=0, ha="right", va="center", fontsize=8)
         axes.tick_params(labelsize=7, labelbottom=row == len(shown) - 1)
         if row == 0:
             axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
@@ -86,8 +87,8 @@ def draw_forecast(made: Forecast, rate: float, *, most: int = 6) -> Figure:
         axes.set_xlabel("seconds from the first forecast segment")
     side = figure.add_subplot(grid[:, 1])
     if known:
-        side.scatter(made.persistence.ravel(), made.similarity.ravel(), s=9, color="C1", alpha=0.7)
-        low = min(float(made.persistence.min()), float(made.similarity.min()), 0.0)
+        side.scatter(forecast.persistence.ravel(), forecast.similarity.ravel(), s=9, color="C1", alpha=0.7)
+        low = min(float(forecast.persistence.min()), float(forecast.similarity.min()), 0.0)
         side.plot([low, 1], [low, 1], color="k", lw=0.8)
         side.set_xlabel("similarity of the last segment", fontsize=8)
         side.set_ylabel("similarity of the forecast", fontsize=8)

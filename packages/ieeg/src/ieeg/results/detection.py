@@ -38,7 +38,7 @@ class Detection:
         evidence: (segments, channels) log-odds of each channel; their mean is that of the probability.
         involved: for each event, (channel, seconds of its first sustained evidence), earliest first.
         map: attention of the most certain segment, if asked for; `at` is its index.
-        seen: what the model's training has to do with this recording (`ieeg.recordings.copies.seen_in_training`), or "".
+        seen: whether the model's training knew this recording, in words (`ieeg.recordings.copies.seen_in_training`), or "".
     """
 
     prepared: Prepared
@@ -59,6 +59,9 @@ class Detection:
         """For JSON."""
         recording = self.prepared.recording
         marked = self.marked.events.tolist() if self.marked.known else None
+        events = []
+        for event, involved in zip(self.events, self.involved, strict=True):
+            events.append(_event_facts(event, involved))
         return {
             "recording": str(recording.path),
             "duration": recording.duration,
@@ -68,7 +71,7 @@ class Detection:
             "bads": self.prepared.bads,
             "threshold": self.options.upper,
             "greatest_probability": float(np.max(self.probability)),
-            "events": [_event_facts(e, early) for e, early in zip(self.events, self.involved, strict=True)],
+            "events": events,
             "marked_seizures": marked,
             "seen_in_training": self.seen or None,
             "notes": self.notes,
@@ -121,7 +124,7 @@ def detect_recording(
         evidence[answer.index] = answer.channels
     seizure_events = to_events(probability, loaded.segment_seconds, rules)
     level = math.log(max(rules.upper, 1e-6) / max(1 - rules.upper, 1e-6))
-    involved = [earliest(evidence, prepared.names, e, loaded.segment_seconds, level) for e in seizure_events]
+    involved = [earliest(evidence, prepared.names, event, loaded.segment_seconds, level) for event in seizure_events]
     marked = marked_seizures(prepared.recording, labels)
     seen, namesake = "", ""
     if (loaded.provenance or {}).get("recordings"):
@@ -153,9 +156,9 @@ def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str,
     """What the user should know about this recording and this model."""
     notes = [*prepared.recording.warnings, *prepared.notes, *marked.warnings]
     seconds, count = loaded.segment_seconds, prepared.segment_count
-    left = prepared.recording.duration - count * seconds
-    if left > 0.01:
-        notes.append(f"the last {left:.1f} s do not fill a segment of {seconds:g} s and are not judged")
+    rest = prepared.recording.duration - count * seconds
+    if rest > 0.01:
+        notes.append(f"the last {rest:.1f} s do not fill a segment of {seconds:g} s and are not judged")
     if count < loaded.window:
         notes.append(
             f"shorter than the model's window ({count} of {loaded.window} segments): "
@@ -178,20 +181,21 @@ def earliest(
     """
     first = max(0, int((event.onset - LEAD) / seconds))
     last = math.ceil(event.offset / seconds)
-    over = evidence[first:last] >= level
-    stays = over.copy()
-    stays[:-1] &= over[1:]
-    if event.duration <= seconds:  # an event of one segment: nothing can stay
-        stays = over
+    above = evidence[first:last] >= level
+    sustained = above.copy()
+    sustained[:-1] &= above[1:]
+    if event.duration <= seconds:  # an event of one segment: nothing can last for two
+        sustained = above
     onset = int(event.onset / seconds) - first
     beginnings = []
     for channel, name in enumerate(names):
-        hits = np.flatnonzero(stays[onset:, channel])
-        if not len(hits):
+        in_event = np.flatnonzero(sustained[onset:, channel])
+        if not len(in_event):
             continue
-        start = onset + int(hits[0])
-        while start > 0 and over[start - 1, channel]:
+        # From there back to where the channel's evidence first rose, which may be before the event.
+        start = onset + int(in_event[0])
+        while start > 0 and above[start - 1, channel]:
             start -= 1
         beginnings.append((name, (first + start) * seconds, float(evidence[first + start, channel])))
-    beginnings.sort(key=lambda entry: (entry[1], -entry[2]))
+    beginnings.sort(key=lambda beginning: (beginning[1], -beginning[2]))
     return [(name, time) for name, time, _ in beginnings]

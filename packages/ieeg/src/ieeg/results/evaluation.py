@@ -10,12 +10,12 @@ MEASURES = {
     "sample_sensitivity": "sample: sensitivity",
     "sample_precision": "sample: precision",
     "sample_f1": "sample: F1",
-    "sample_false_per_day": "sample: false positives a day",
+    "sample_false_per_day": "sample: false positives per day",
     "event_sensitivity": "event: sensitivity",
     "event_precision": "event: precision",
     "event_f1": "event: F1",
-    "event_false_per_day": "event: false alarms a day",
-    "event_false_per_hour": "event: false alarms an hour",
+    "event_false_per_day": "event: false alarms per day",
+    "event_false_per_hour": "event: false alarms per hour",
     "latency": "latency, s (median of found seizures)",
     "time_in_warning": "share of time in warning",
 }
@@ -26,15 +26,9 @@ def measure_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, st
     rows = []
     for name, words in MEASURES.items():
         measure = result["measures"][name]
-        rows.append(
-            (
-                words,
-                _number(measure["mean"]),
-                _interval(measure["mean_interval"]),
-                _number(measure["pooled"]),
-                _interval(measure["pooled_interval"]),
-            )
-        )
+        mean = _number(measure["mean"]), _interval(measure["mean_interval"])
+        pooled = _number(measure["pooled"]), _interval(measure["pooled_interval"])
+        rows.append((words, *mean, *pooled))
     return rows
 
 
@@ -43,7 +37,9 @@ def _number(value: float) -> str:
 
 
 def _interval(values: Sequence[float]) -> str:
-    return "" if any(math.isnan(value) for value in values) else f"{values[0]:.3f} to {values[1]:.3f}"
+    if any(math.isnan(value) for value in values):
+        return ""
+    return f"{values[0]:.3f} to {values[1]:.3f}"
 
 
 def unfair(result: Mapping[str, Any]) -> str:

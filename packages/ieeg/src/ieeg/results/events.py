@@ -28,31 +28,35 @@ def smoothed(probability: NDArray[np.floating], width: int) -> NDArray[np.float6
     if width == 1 or not len(p):
         return p
     kernel = np.ones(width)
-    valid = np.isfinite(p).astype(float)
-    total, count = (np.convolve(v, kernel)[(width - 1) // 2 :][: len(p)] for v in (np.nan_to_num(p), valid))
+    begin = (width - 1) // 2  # centres the kernel; of an even width the longer half looks back
+    centred = slice(begin, begin + len(p))
+    # Sum and number of the finite values: near the ends and beside NaN there are fewer.
+    total = np.convolve(np.nan_to_num(p), kernel)[centred]
+    count = np.convolve(np.isfinite(p).astype(float), kernel)[centred]
     return np.divide(total, count, out=np.full(len(p), np.nan), where=count > 0)
 
 
 def to_events(
     probability: NDArray[np.floating], seconds: float, options: EventOptions | None = None
 ) -> list[SeizureEvent]:
-    """The events of a trace of one probability a segment of `seconds`; NaN counts as no seizure."""
-    o = options or EventOptions()
-    p = np.nan_to_num(smoothed(probability, o.smoothing), nan=-1.0)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], p >= o.lower, [False]]).astype(np.int8)))
-    found: list[SeizureEvent] = []
-    for a, b in edges.reshape(-1, 2):
-        peak = float(p[a:b].max())
-        if peak < o.upper:
+    """The events of a trace of one probability per segment of `seconds`; NaN counts as no seizure."""
+    rules = options or EventOptions()
+    p = np.nan_to_num(smoothed(probability, rules.smoothing), nan=-1.0)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], p >= rules.lower, [False]]).astype(np.int8)))
+    events: list[SeizureEvent] = []
+    for first, last in edges.reshape(-1, 2):
+        peak = float(p[first:last].max())
+        if peak < rules.upper:  # it never reached the threshold: hysteresis
             continue
-        event = SeizureEvent(float(a * seconds), float(b * seconds), peak)
-        if found and event.onset - found[-1].offset < o.merge_gap:
-            event = SeizureEvent(found[-1].onset, event.offset, max(found[-1].confidence, peak))
-            found.pop()
-        found.append(event)
-    return [e for e in found if e.duration >= o.min_duration]
+        event = SeizureEvent(float(first * seconds), float(last * seconds), peak)
+        if events and event.onset - events[-1].offset < rules.merge_gap:
+            before = events.pop()
+            event = SeizureEvent(before.onset, event.offset, max(before.confidence, peak))
+        events.append(event)
+    # After merging: two short events beside each other may be one that is long enough.
+    return [event for event in events if event.duration >= rules.min_duration]
 
 
 def spans(events: Sequence[SeizureEvent]) -> NDArray[np.float64]:
     """(onset, offset) of events, (events, 2)."""
-    return np.array([(e.onset, e.offset) for e in events], np.float64).reshape(-1, 2)
+    return np.array([(event.onset, event.offset) for event in events], np.float64).reshape(-1, 2)

@@ -35,9 +35,10 @@ def events_table(
     """A BIDS events.tsv with SzCORE's columns; a recording without events has one line of background."""
     when = start.strftime("%Y-%m-%d %H:%M:%S") if start else "n/a"
     lines = ["\t".join(COLUMNS)]
-    for i, e in enumerate(events):
-        named = ",".join(channels[i]) if channels and channels[i] else "all"
-        lines.append(f"{e.onset:.3f}\t{e.duration:.3f}\tsz\t{e.confidence:.4f}\t{named}\t{when}\t{duration:.3f}")
+    for i, event in enumerate(events):
+        names = ",".join(channels[i]) if channels and channels[i] else "all"
+        times = f"{event.onset:.3f}\t{event.duration:.3f}"
+        lines.append(f"{times}\tsz\t{event.confidence:.4f}\t{names}\t{when}\t{duration:.3f}")
     if not events:
         lines.append(f"0.000\t{duration:.3f}\tbckg\tn/a\tall\t{when}\t{duration:.3f}")
     return "\n".join(lines) + "\n"
@@ -49,7 +50,7 @@ def events_sidecar() -> str:
 
 
 def write_trace(path: Path, probability: NDArray[np.floating], seconds: float) -> None:
-    """One row a segment: onset and duration in seconds, probability; Parquet if the path ends so, else TSV."""
+    """One row per segment: onset and duration in seconds, probability; Parquet if the path ends so, else TSV."""
     import pandas
 
     table = pandas.DataFrame(
@@ -69,7 +70,10 @@ def read_trace(path: Path) -> tuple[NDArray[np.float32], float]:
     """The probabilities of a trace that `write_trace` wrote, and the seconds of a segment."""
     import pandas
 
-    table = pandas.read_parquet(path) if path.suffix == ".parquet" else pandas.read_csv(path, sep="\t")
+    if path.suffix == ".parquet":
+        table = pandas.read_parquet(path)
+    else:
+        table = pandas.read_csv(path, sep="\t")
     return table["probability"].to_numpy(np.float32), float(table["duration"].iloc[0])
 
 
@@ -80,22 +84,29 @@ def write_edf(
     seconds: float,
     start: datetime | None = None,
 ) -> None:
-    """An EDF+ file on the recording's own clock: the probability as a signal of one sample a segment, the events as annotations."""
+    """An EDF+ file on the recording's own clock: the probability as a signal of one sample per segment, the events as annotations."""
     import edfio
 
-    notes = [edfio.EdfAnnotation(e.onset, e.duration, "sz") for e in events]
+    marks = [edfio.EdfAnnotation(event.onset, event.duration, "sz") for event in events]
     values = np.clip(np.nan_to_num(np.asarray(probability, np.float64)), 0, 1)
     signal = edfio.EdfSignal(
-        values, 1 / seconds, label="Seizure probabil", physical_range=(0, 1), physical_dimension="", prefiltering=""
+        values,
+        1 / seconds,
+        label="Seizure probabil",  # EDF's labels have 16 characters
+        physical_range=(0, 1),
+        physical_dimension="",
+        prefiltering="",
     )
-    moment: dict[str, Any] = {}
-    if start and 1985 <= start.year <= 2084:
-        moment = {"recording": edfio.Recording(startdate=start.date()), "starttime": start.time()}
-    edfio.Edf([signal], annotations=notes, data_record_duration=seconds, **moment).write(path)
+    clock: dict[str, Any] = {}
+    if start and 1985 <= start.year <= 2084:  # the years that EDF's two digits can say
+        clock = {"recording": edfio.Recording(startdate=start.date()), "starttime": start.time()}
+    edfio.Edf([signal], annotations=marks, data_record_duration=seconds, **clock).write(path)
 
 
 def annotations(events: Sequence[SeizureEvent]) -> Any:
     """The events as `mne.Annotations`, relative to the first sample of the raw that they are set on."""
     import mne
 
-    return mne.Annotations([e.onset for e in events], [e.duration for e in events], ["sz"] * len(events))
+    onsets = [event.onset for event in events]
+    durations = [event.duration for event in events]
+    return mne.Annotations(onsets, durations, ["sz"] * len(events))

@@ -14,7 +14,7 @@ class EventOptions:
     Attributes:
         threshold: probability that an event reaches; default: the model's own.
         low: an event lasts while above this (hysteresis); default: the threshold.
-        smoothing: moving average over so many segments; 1: none.
+        smoothing: segments in the moving average; 1: none.
         min_duration: shortest event, seconds.
         merge_gap: events closer than this become one, seconds.
     """
@@ -33,7 +33,9 @@ class EventOptions:
 
     def for_model(self, threshold: float) -> "EventOptions":
         """These options with a model's own threshold where the user gave none."""
-        return replace(self, threshold=threshold) if self.threshold is None else self
+        if self.threshold is not None:
+            return self
+        return replace(self, threshold=threshold)
 
     @property
     def upper(self) -> float:
