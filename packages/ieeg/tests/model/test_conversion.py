@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_said_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"noise\.pt"):
         convert_checkpoint(tmp_path / "noise.pt", tmp_path / "x")
     torch.save({"conv.weight": torch.zeros(2, 2)}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="no MVPFormer"):
+    with pytest.raises(UserError, match="not MVPFormer weights"):
         convert_checkpoint(tmp_path / "other.pt", tmp_path / "x")
     with pytest.raises(UserError, match="no folder"):
         load_model(tmp_path / "absent")

@@ -110,7 +110,7 @@ def test_fresh_updates_change_nothing_and_only_they_and_the_head_learn():
 
 
 def test_what_is_no_mvpformer_says_so():
-    with pytest.raises(ValueError, match="no MVPFormer"):
+    with pytest.raises(ValueError, match="not MVPFormer weights"):
         layout_of({"conv1.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="lacks"):
         config_of({"decoder.ln_f.weight": torch.zeros(32)})

@@ -261,7 +261,7 @@ def test_forecasts_are_measured_against_the_truth():
         draw_forecast(each, 64.0)
     with pytest.raises(UserError, match="cannot be forecast"):
         forecast_segments(model, signals, first=0)
-    with pytest.raises(UserError, match="forecasts nothing"):
+    with pytest.raises(UserError, match="cannot forecast"):
         forecast_segments(small(classes=2), signals)
 
 

@@ -17,7 +17,7 @@ class BraindecodeMVPFormer(nn.Module):
 
     Args:
         n_chans, n_outputs: channels and classes.
-        n_times: samples of an input, cut into segments; zeros are added in front where it is no multiple of `segment_len`.
+        n_times: samples of an input, cut into segments; zeros are added in front where it is not a multiple of `segment_len`.
         sfreq: Hz; kept for tools that ask.
         chs_info: channel descriptions of MNE, from which `n_chans` is taken if it is not given.
         input_window_seconds: instead of `n_times`, with `sfreq`.
@@ -45,7 +45,8 @@ class BraindecodeMVPFormer(nn.Module):
         super().__init__()
         if n_times is None and input_window_seconds is not None and sfreq is not None:
             n_times = round(input_window_seconds * sfreq)
-        n_chans = n_chans if n_chans is not None else len(chs_info) if chs_info is not None else None
+        if n_chans is None and chs_info is not None:
+            n_chans = len(chs_info)
         if n_chans is None or n_outputs is None or n_times is None:
             raise ValueError(
                 "n_chans (or chs_info), n_outputs and n_times (or input_window_seconds and sfreq) are needed"
@@ -62,13 +63,8 @@ class BraindecodeMVPFormer(nn.Module):
                 f"the model holds {config.channels} channels and {config.positions} segments at most; "
                 f"got {n_chans} and {segments}"
             )
-        self.n_chans, self.n_outputs, self.n_times, self.sfreq, self.chs_info = (
-            n_chans,
-            n_outputs,
-            n_times,
-            sfreq,
-            chs_info,
-        )
+        self.n_chans, self.n_outputs, self.n_times = n_chans, n_outputs, n_times
+        self.sfreq, self.chs_info = sfreq, chs_info
         self.segments, self.missing = segments, segments * segment_len - n_times
         self.network = network
         if config.classes != n_outputs:
@@ -77,7 +73,9 @@ class BraindecodeMVPFormer(nn.Module):
     @property
     def input_window_seconds(self) -> float | None:
         """Length of an input."""
-        return self.n_times / self.sfreq if self.sfreq else None
+        if not self.sfreq:
+            return None
+        return self.n_times / self.sfreq
 
     def reset_head(self, n_outputs: int) -> None:
         """A fresh head for another number of classes."""

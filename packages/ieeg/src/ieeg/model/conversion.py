@@ -27,7 +27,7 @@ def convert_checkpoint(source: Path, out: Path, conversion: ConversionOptions = 
         out: model folder (ours, braindecode's) or file (official: ``.safetensors``, or ``.pt`` written by torch).
 
     Raises:
-        UserError: not such a checkpoint, or `out` is there.
+        UserError: not such a checkpoint, or `out` exists.
     """
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another place")
@@ -45,7 +45,7 @@ def convert_checkpoint(source: Path, out: Path, conversion: ConversionOptions = 
         "model": str(out),
         "from": facts["layout"],
         "to": conversion.to,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "width": config.width,
         "layers": config.layers,
         "heads": config.heads,
@@ -55,7 +55,17 @@ def convert_checkpoint(source: Path, out: Path, conversion: ConversionOptions = 
     }
 
 
+_BRAINDECODE_NAMES = {
+    "segment_len": "segment",
+    "n_heads": "heads",
+    "n_head_kv": "kv_heads",
+    "local_window": "window",
+    "global_att": "content",
+}
+
+
 def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[str, Any]]:
+    """The model in a checkpoint of any naming, and what goes into a model folder beside it (layout, rate, window, provenance …)."""
     described = _config_json(source) if source.is_dir() else {}
     if "preprocessing" in described:
         loaded = load_model(source)
@@ -73,25 +83,20 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
     dim, base = conversion.head_width, conversion.base
     if base is not None:
         ours: StateDict = joined(to_ours(read_official(base)), head_keys(state))
-        layout, made = "official", f"{base.name} and {source.name}"
+        layout, made_from = "official", f"{base.name} and {source.name}"
     else:
         if layout_is_head(state):
             raise ValueError("this is a head file (LoRA and head alone): name the base file with --base")
-        layout, made = layout_of(state), source.name
+        layout, made_from = layout_of(state), source.name
         ours = to_ours(state)
     if layout == "braindecode" and described:
         if described.get("pooling", "mean") != "mean":
             raise ValueError(
                 "its head joins the channels (pooling='concat'), which ties it to one montage: not supported"
             )
-        names = {
-            "segment_len": "segment",
-            "n_heads": "heads",
-            "n_head_kv": "kv_heads",
-            "local_window": "window",
-            "global_att": "content",
-        }
-        known |= {ours_: described[theirs] for theirs, ours_ in names.items() if described.get(theirs) is not None}
+        for theirs, our_name in _BRAINDECODE_NAMES.items():
+            if described.get(theirs) is not None:
+                known[our_name] = described[theirs]
         if "heads" in known:
             dim = ours["decoder.ln_f.weight"].shape[0] // known["heads"]
         if "segment" in known:
@@ -111,36 +116,37 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
         "layout": layout,
         "rate": rate,
         "window": min(window, config.positions),
-        "provenance": {"converted_from": made},
+        "provenance": {"converted_from": made_from},
     }
     return model.eval(), facts
 
 
 def layout_is_head(state: StateDict) -> bool:
     """Whether a file holds only LoRA and a head."""
-    return not any(k.endswith(("encoder.proj.weight", "patch_embed.proj.weight")) for k in state) and any(
-        "lora_" in k for k in state
-    )
+    has_encoder = any(key.endswith(("encoder.proj.weight", "patch_embed.proj.weight")) for key in state)
+    return not has_encoder and any("lora_" in key for key in state)
 
 
 def _config_json(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json beside its weights")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
+    described = json.loads(path.read_text(encoding="utf-8"))
+    return described if isinstance(described, dict) else {}
 
 
 def _write(model: MVPFormer, out: Path, to: Layout, facts: dict[str, Any]) -> None:
     if to == "ours":
-        keep = {
-            k: facts[k] for k in ("rate", "window", "threshold", "preparing", "provenance") if facts.get(k) is not None
-        }
-        save_model(model, out, **keep)
+        given = {}
+        for name in ("rate", "window", "threshold", "preparing", "provenance"):
+            if facts.get(name) is not None:
+                given[name] = facts[name]
+        save_model(model, out, **given)
         return
     from safetensors.torch import save_file
 
-    state = {k: v.contiguous() for k, v in to_layout(model.state_dict(), to, buffers=True).items()}
+    state = to_layout(model.state_dict(), to, buffers=True)
+    state = {key: tensor.contiguous() for key, tensor in state.items()}  # safetensors stores no views
     if to == "official":
         with writing(out) as part:
             if out.suffix == ".safetensors":
@@ -181,14 +187,15 @@ def check_model(folder: Path | str) -> dict[str, Any]:
     config = loaded.network.config
     with torch.inference_mode():
         x = 50 * torch.randn(1, min(3, config.positions), min(4, config.channels), config.segment)
-        said = loaded.network(x.to(loaded.network.head.weight.dtype))
-    if not bool(said.isfinite().all()):
+        outputs = loaded.network(x.to(loaded.network.head.weight.dtype))
+    if not bool(outputs.isfinite().all()):
         raise UserError(
-            f"{folder}: the model's answers are not finite", "its weights are damaged: get or train it again"
+            f"{folder}: the model's outputs are not finite", "its weights are damaged: get or train it again"
         )
+    provenance = loaded.provenance or {}
     return {
         "model": str(folder),
-        "parameters": sum(p.numel() for p in loaded.network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
         "task": "detect" if loaded.detects else "forecast",
         "width": config.width,
         "layers": config.layers,
@@ -196,6 +203,6 @@ def check_model(folder: Path | str) -> dict[str, Any]:
         "segment_seconds": loaded.segment_seconds,
         "window": loaded.window,
         "threshold": loaded.threshold,
-        "made_from": (loaded.provenance or {}).get("converted_from") or (loaded.provenance or {}).get("trained_on"),
+        "made_from": provenance.get("converted_from") or provenance.get("trained_on"),
         "notice": RESEARCH_ONLY,
     }

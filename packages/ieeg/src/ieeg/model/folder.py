@@ -57,7 +57,7 @@ class LoadedModel:
         try:
             return Settings(**{**(self.preparing or {}), "rate": self.rate, "segment": self.segment_seconds})
         except TypeError as error:
-            raise UserError(f"{self.path}: the model's settings of preparing do not fit: {error}", ADVICE) from None
+            raise UserError(f"{self.path}: the model's preparing settings do not fit: {error}", ADVICE) from None
 
     @property
     def detects(self) -> bool:
@@ -87,7 +87,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     """Loads a model folder strictly.
 
     Raises:
-        UserError: none there, or no MVPFormer of this package.
+        UserError: there is none, or it is not an MVPFormer of this package.
     """
     try:
         described = read_config(folder)
@@ -115,7 +115,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
 
 
 def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The settings of preparing that config.json holds; those left out have the defaults of `Settings`.
+    """The preparing settings that config.json holds; those left out have the defaults of `Settings`.
 
     Raises:
         UserError: one does not exist or has another type.
@@ -139,7 +139,7 @@ def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]
         else:
             raise UserError(f"{where}: there is no setting {path}", ADVICE)
     if settings.get("low", 0) is None or settings.get("high", 0) is None:
-        raise UserError(f"{where}: preprocessing.preparing.low and .high are numbers", ADVICE)
+        raise UserError(f"{where}: preprocessing.preparing.low and .high must be numbers", ADVICE)
     return settings
 
 
@@ -151,7 +151,9 @@ def choose(model: str | None) -> Path:
     """
     folder = Path(choose_model(model, advice=ADVICE))
     if not folder.is_dir():
-        advice = f"'ieeg models get {model}' fetches it" if any(p.name == model for p in PUBLISHED) else ADVICE
+        advice = ADVICE
+        if any(published.name == model for published in PUBLISHED):
+            advice = f"'ieeg models get {model}' fetches it"
         raise UserError(f"--model {model}: no such folder", advice)
     return folder
 
@@ -160,19 +162,20 @@ def _card(network: MVPFormer, used: Mapping[str, Any], origin: Mapping[str, Any]
     """What a user who finds the folder reads."""
     config = network.config
     kind = "seizure detector" if config.classes else "generative model (predicts the next segment)"
-    trained = origin.get("trained_on") or origin.get("converted_from") or "not said"
+    made_from = origin.get("trained_on") or origin.get("converted_from") or "not known"
     seconds = config.segment / used["rate"]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     return "\n".join(
         [
             f"# MVPFormer: {kind}",
             "",
             f"**{RESEARCH_ONLY}**",
             "",
-            f"- {sum(p.numel() for p in network.parameters()):,} parameters: width {config.width}, {config.layers} layers, "
+            f"- {parameters:,} parameters: width {config.width}, {config.layers} layers, "
             f"{config.heads} heads, {config.kv_heads} of keys and values",
             f"- input: intracranial EEG in microvolts at {used['rate']:g} Hz, windows of {used['window']} segments of {seconds:g} s, "
             f"at most {config.channels} channels",
-            f"- made from: {trained}",
+            f"- made from: {made_from}",
             f"- threshold of a seizure segment: {used['threshold']:g}",
             "",
             "Carzaniga et al., A foundation model with multi-variate parallel attention to generate neuronal activity, arXiv 2506.20354.",

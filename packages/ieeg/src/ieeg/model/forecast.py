@@ -64,11 +64,12 @@ def forecast_segments(
     """
     if model.config.classes:
         raise UserError(
-            "this model has a seizure head and forecasts nothing",
-            "take a generative model: 'ieeg train --task pretrain', or a published base checkpoint",
+            "this model has a seizure head and cannot forecast",
+            "use a generative model: 'ieeg train --task pretrain', or a published base checkpoint",
         )
     fits(model, signals)
-    first = max(1, signals.segment_count - steps) if first is None else first
+    if first is None:
+        first = max(1, signals.segment_count - steps)
     if steps < 1 or not 1 <= first <= signals.segment_count:
         raise UserError(
             f"segments {first} to {first + steps - 1} cannot be forecast: the recording has {signals.segment_count}",
@@ -78,21 +79,22 @@ def forecast_segments(
     known = torch.from_numpy(signals.segments(begin, min(first + steps, signals.segment_count)))
     weight = model.head.weight
     with torch.inference_mode():
-        every = model.encode(known.to(weight.device, weight.dtype))
-        tokens, future = every[: first - begin], every[first - begin :]
-        padded = window - len(tokens)
-        ahead = torch.cat([tokens[:1].expand(padded, -1, -1), tokens])[None]
-        length = tokens.norm(dim=-1).mean(0)[None, :, None]
+        embeddings = model.encode(known.to(weight.device, weight.dtype))
+        past, future = embeddings[: first - begin], embeddings[first - begin :]
+        padded = window - len(past)
+        moving_window = torch.cat([past[:1].expand(padded, -1, -1), past])[None]
+        # Only directions are predicted; to be read on, a forecast takes the usual length of the channel's embeddings.
+        length = past.norm(dim=-1).mean(0)[None, :, None]
         directions = []
         for _ in range(steps):
-            direction = F.normalize(model.predict_next(ahead, last=True)[:, 0], dim=-1)
+            direction = F.normalize(model.predict_next(moving_window, last=True)[:, 0], dim=-1)
             directions.append(direction[0])
-            ahead = torch.cat([ahead[:, 1:], (direction * length)[:, None]], 1)
+            moving_window = torch.cat([moving_window[:, 1:], (direction * length)[:, None]], 1)
         predicted = torch.stack(directions)
         context = known[first - begin - 1]
         waves = waveforms(model, predicted, known[: first - begin]).float().cpu()
         level = context.std(-1) / waves.std(-1).clamp_min(1e-12)
-        similarity, persistence, found = _measured(predicted[: len(future)], future, tokens)
+        similarity, persistence, found = _measure(predicted[: len(future)], future, past)
     return Forecast(
         list(signals.names),
         first,
@@ -106,15 +108,16 @@ def forecast_segments(
     )
 
 
-def _measured(predicted: Tensor, future: Tensor, past: Tensor) -> tuple[NDArray[np.float32], ...]:
+def _measure(predicted: Tensor, future: Tensor, past: Tensor) -> tuple[NDArray[np.float32], ...]:
+    """`similarity`, `persistence` and `found` of `Forecast`, from embeddings (segments, channels, width)."""
     similarity = F.cosine_similarity(predicted, future, dim=-1)
     persistence = F.cosine_similarity(past[-1:], future, dim=-1)
-    # (steps, channels, candidates): the channel's own past segments and the other forecast times are the distractors
+    # (steps, channels, candidates): the channel's own past segments and the other forecast times are the distractors.
     pool = F.normalize(torch.cat([past, future]), dim=-1)
     scores = torch.einsum("scw,ncw->scn", predicted, pool)
-    own = torch.arange(len(future), device=scores.device) + len(past)
-    found = (scores.argmax(-1) == own[:, None]).float().mean(-1)
-    return tuple(t.float().cpu().numpy() for t in (similarity, persistence, found))
+    true_index = torch.arange(len(future), device=scores.device) + len(past)
+    found = (scores.argmax(-1) == true_index[:, None]).float().mean(-1)
+    return tuple(measure.float().cpu().numpy() for measure in (similarity, persistence, found))
 
 
 def waveforms(

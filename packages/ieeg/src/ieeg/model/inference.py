@@ -65,7 +65,7 @@ def probabilities(
         model: with a seizure head, in evaluation mode, on its device.
         window: segments T that each answer looks at, the segment itself last. Before the first segment the window repeats it.
         first, last: segments of which something is said; earlier ones are read as context.
-        channels: give each channel's evidence, too.
+        channels: also give each channel's evidence.
         block: segments read at once.
 
     Raises:
@@ -80,12 +80,13 @@ def probabilities(
     def read(start: int) -> torch.Tensor:
         return torch.from_numpy(signals.segments(start, min(start + block, end)))
 
-    with ThreadPoolExecutor(1) as reader:  # one block is read and filtered while the model works on the one before
-        ahead = reader.submit(read, starts[0]) if starts else None
-        for start, following in zip(starts, [*starts[1:], None], strict=True):
-            assert ahead is not None
-            segments = ahead.result()
-            ahead = None if following is None else reader.submit(read, following)
+    # One block is read and filtered while the model works on the one before.
+    with ThreadPoolExecutor(1) as reader:
+        next_block = reader.submit(read, starts[0]) if starts else None
+        for start, next_start in zip(starts, [*starts[1:], None], strict=True):
+            assert next_block is not None
+            segments = next_block.result()
+            next_block = None if next_start is None else reader.submit(read, next_start)
             evidence = log_odds(sliding.push(segments)).float().cpu()
             for i, row in enumerate(evidence):
                 if start + i >= first:
@@ -98,7 +99,7 @@ def log_odds(contributions: torch.Tensor) -> torch.Tensor:
 
 
 def check(model: MVPFormer, signals: Signals) -> None:
-    """Whether a model can say something of a recording.
+    """Refuses a model that cannot judge a recording.
 
     Raises:
         UserError: it cannot, and why.
@@ -113,7 +114,7 @@ def check(model: MVPFormer, signals: Signals) -> None:
 
 
 def fits(model: MVPFormer, signals: Signals) -> None:
-    """Whether a recording fits the model's tables and segments.
+    """Refuses a recording that does not fit the model's tables and segments.
 
     Raises:
         UserError: it does not.
@@ -165,9 +166,10 @@ def attention(model: MVPFormer, signals: Signals, index: int, *, window: int = 2
     weight = model.head.weight
     with torch.inference_mode():
         tokens = model.encode(segments.to(weight.device, weight.dtype))
-        missing = window - len(tokens)
+        missing = window - len(tokens)  # before the recording's first segment, which stands for them
         tokens = torch.cat([tokens[:1].expand(missing, -1, -1), tokens])[None]
         channels = tokens.shape[2]
+        # The last segment's queries are the last rows: one for each channel.
         with capture(model, rows=slice(-channels, None), kinds="weights", limit=2**31) as maps:
             model.decoder(tokens, last=True)
     total = sum(maps[layer][0].mean(0) for layer in maps)

@@ -13,10 +13,10 @@ class ConversionOptions:
     """How a checkpoint is converted.
 
     Attributes:
-        base: the base file of a head file (LoRA and seizure head).
+        base: the base file that belongs to a head file (LoRA and seizure head).
         to: whose naming to write.
-        head_width: width of an attention head, of sizes that are not published.
-        lora_alpha: which the files do not say.
+        head_width: width of an attention head, for sizes that are not published.
+        lora_alpha: LoRA's alpha, which the files do not hold.
         merge: merge LoRA into the weights.
         ones_gain: set the encoder's norm gain to ones before loading, as the published loader of base checkpoints does.
     """

@@ -22,31 +22,33 @@ def with_lora(model: MVPFormer, *, rank: int = 8, alpha: float = 16.0, classes: 
     """
     if model.config.lora_rank:
         raise ValueError("the model has LoRA already: merge it first")
-    wanted = model.config.classes if classes is None else classes
-    config = dataclasses.replace(model.config, lora_rank=rank, lora_alpha=alpha, classes=wanted)
-    made = MVPFormer(config).to(model.head.weight.dtype)
+    if classes is None:
+        classes = model.config.classes
+    config = dataclasses.replace(model.config, lora_rank=rank, lora_alpha=alpha, classes=classes)
+    adapted = MVPFormer(config).to(model.head.weight.dtype)
     state = dict(model.state_dict())
-    if wanted != model.config.classes:
+    if classes != model.config.classes:
         del state["head.weight"]
-    fresh = {k: v for k, v in made.state_dict().items() if "lora_" in k or k not in state}
-    load_strictly(made, {**fresh, **state})
-    return made.train(model.training)
+    # What the model does not hold stays as it was initialised.
+    fresh = {key: tensor for key, tensor in adapted.state_dict().items() if "lora_" in key or key not in state}
+    load_strictly(adapted, {**fresh, **state})
+    return adapted.train(model.training)
 
 
 def merged(model: MVPFormer) -> MVPFormer:
     """A copy whose weights hold the updates; its outputs are the same."""
-    made = MVPFormer(dataclasses.replace(model.config, lora_rank=0)).to(model.head.weight.dtype)
-    state = {k: v for k, v in model.state_dict().items() if "lora_" not in k}
+    plain = MVPFormer(dataclasses.replace(model.config, lora_rank=0)).to(model.head.weight.dtype)
+    state = {key: tensor for key, tensor in model.state_dict().items() if "lora_" not in key}
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, LoRALinear):
                 state[f"{name}.weight"] = module.merged()
-    load_strictly(made, state)
-    return made.train(model.training)
+    load_strictly(plain, state)
+    return plain.train(model.training)
 
 
 def freeze_base(model: MVPFormer) -> list[nn.Parameter]:
     """Leaves only LoRA and the head to learn, and returns them."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith("head."))
-    return [p for p in model.parameters() if p.requires_grad]
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -79,6 +79,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
+        # Without a gradient in place: this is the widest activation of the model.
         gate = nn.functional.silu(self.gate_proj(x), inplace=not torch.is_grad_enabled())
         if torch.is_grad_enabled():
             return self.down_proj(gate * self.up_proj(x))
@@ -158,8 +159,9 @@ class Decoder(nn.Module):
             )
         x = self.drop(tokens)
         for block in self.blocks:
-            only = 1 if last and block is self.blocks[-1] else None
-            x = block(x, self.positional_embedding.weight, self.channel_embedding.weight, mask, only)
+            # Keys and values of all segments are needed everywhere, queries of the last one alone only in the last block.
+            queries = 1 if last and block is self.blocks[-1] else None
+            x = block(x, self.positional_embedding.weight, self.channel_embedding.weight, mask, queries)
         return self.ln_f(x)
 
 
@@ -175,10 +177,10 @@ class MVPFormer(nn.Module):
         self.encoder = WaveEncoder(config.segment, config.width)
         self.decoder = Decoder(config)
         self.head = nn.Linear(config.width, config.classes or config.width, bias=False)
-        # in every checkpoint, used by neither objective
+        # In every checkpoint, used by neither objective.
         self.seizure_embeddings = nn.Parameter(torch.randn(3, config.segment) / config.segment)
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding) and not (isinstance(module, LoRALinear)):
+            if isinstance(module, nn.Linear | nn.Embedding) and not isinstance(module, LoRALinear):
                 nn.init.normal_(module.weight, std=0.02)
 
     def encode(self, x: Float[Tensor, "*lead samples"]) -> Float[Tensor, "*lead width"]:
@@ -207,10 +209,10 @@ class MVPFormer(nn.Module):
         mask: Bool[Tensor, "batch channels"] | None = None,
     ) -> Float[Tensor, "batch classes"]:
         """Logits of the last segment (index 1: seizure): the mean over the channels of its hidden states, projected."""
-        each = self.contributions(tokens, mask=mask)
+        contributions = self.contributions(tokens, mask=mask)
         if mask is None:
-            return each.mean(1)
-        return (each * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+            return contributions.mean(1)
+        return (contributions * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def predict_next(
         self,
@@ -248,7 +250,9 @@ class MVPFormer(nn.Module):
                 f"x is (batch, time, channels, {self.config.segment}), none of them 0; got {tuple(x.shape)}"
             )
         tokens = self.encode(x)
-        return self.classify(tokens, mask=mask) if self.config.classes else self.predict_next(tokens, mask=mask)
+        if self.config.classes:
+            return self.classify(tokens, mask=mask)
+        return self.predict_next(tokens, mask=mask)
 
 
 def build(size: str, **changes: Any) -> MVPFormer:

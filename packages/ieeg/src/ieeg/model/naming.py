@@ -35,7 +35,7 @@ _FROM_BRAINDECODE = {
 }
 _TO_BRAINDECODE = {r"^encoder\.": "patch_embed.", r"^decoder\.": "", r"^head\.": "final_layer."}
 
-# constants that official checkpoints may carry, a loss's class weights, and fixed filters of braindecode's encoder
+# Constants that official checkpoints may carry, a loss's class weights, and fixed filters of braindecode's encoder
 IGNORED = ("*time_bias", "*masked_bias", "class_loss.weight", "patch_embed._filters", "patch_embed.filters")
 _IGNORED = re.compile(r"(time_bias|masked_bias|^class_loss\.weight|^patch_embed\._?filters)$")
 
@@ -52,27 +52,33 @@ def layout_of(state: Mapping[str, Any]) -> Layout:
         return "braindecode"
     if "decoder.ln_f.weight" in state:
         return "ours"
-    raise ValueError("these are no MVPFormer weights: keys of neither naming (mvpformer.…, patch_embed.…) are there")
+    raise ValueError("these are not MVPFormer weights: they have keys of neither naming (mvpformer.…, patch_embed.…)")
 
 
 def to_ours(state: Mapping[str, Tensor]) -> StateDict:
     """A state dict of any naming under our keys; what a braindecode file lacks (and nothing uses) is filled in: ones and zeros.
 
     Raises:
-        ValueError: no MVPFormer weights.
+        ValueError: not MVPFormer weights.
     """
     layout = layout_of(state)
-    kept = {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
+    weights = _without_constants(state)
     if layout == "ours":
-        return kept
+        return weights
     if layout == "official":
-        return renamed(kept, _FROM_OFFICIAL)
-    ours = renamed(kept, _FROM_BRAINDECODE)
-    for key in [k for k in ours if k.endswith(".ln_1.weight")]:
-        ours.setdefault(key.replace("ln_1", "ln_2"), torch.ones_like(ours[key]))
+        return renamed(weights, _FROM_OFFICIAL)
+    ours = renamed(weights, _FROM_BRAINDECODE)
+    for key in list(ours):
+        if key.endswith(".ln_1.weight"):
+            ours.setdefault(key.replace("ln_1", "ln_2"), torch.ones_like(ours[key]))
     segment = segment_of(ours["encoder.ln.weight"].shape[0])
     ours.setdefault("seizure_embeddings", ours["encoder.ln.weight"].new_zeros(3, segment))
     return ours
+
+
+def _without_constants(state: Mapping[str, Tensor]) -> StateDict:
+    """What a module learns: a state dict without the entries of `IGNORED`."""
+    return {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
 
 
 def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = False) -> StateDict:
@@ -80,7 +86,7 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = Fa
 
     Args:
         layout: which.
-        buffers: official naming: write the two constant buffers of every layer, too.
+        buffers: official naming: also write the two constant buffers of every layer.
 
     Raises:
         ValueError: braindecode's naming has no place for LoRA: merge it first (`ieeg.model.lora.merged`).
@@ -92,14 +98,19 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = Fa
         if buffers:
             rows = official["mvpformer.positional_embedding.weight"].shape[0]
             lower = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
-            for key in [k for k in official if k.endswith("attn.attn_bias")]:
-                official[key.replace("attn_bias", "time_bias")] = lower.clone()
-                official[key.replace("attn_bias", "masked_bias")] = torch.tensor(-1e4)
+            for key in list(official):
+                if key.endswith("attn.attn_bias"):
+                    official[key.replace("attn_bias", "time_bias")] = lower.clone()
+                    official[key.replace("attn_bias", "masked_bias")] = torch.tensor(-1e4)
         return official
     if any("lora_" in key for key in state):
         raise ValueError("braindecode's naming has no place for LoRA: merge it into the weights first")
-    kept = {k: v for k, v in state.items() if not k.endswith("ln_2.weight") and k != "seizure_embeddings"}
-    return renamed(kept, _TO_BRAINDECODE)
+    used = {}
+    for key, tensor in state.items():
+        never_used = key.endswith("ln_2.weight") or key == "seizure_embeddings"
+        if not never_used:
+            used[key] = tensor
+    return renamed(used, _TO_BRAINDECODE)
 
 
 def joined(base: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> StateDict:
@@ -108,21 +119,21 @@ def joined(base: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> StateDict:
     What the head file also holds of the base (some do) wins. Both under our keys.
 
     Raises:
-        ValueError: the head file holds neither LoRA nor a head, or is no detector's.
+        ValueError: the head file holds neither LoRA nor a head, or does not belong to a detector.
     """
     if "head.weight" not in head:
         raise ValueError("the head file holds no head.head.weight")
     if head["head.weight"].shape[0] == head["head.weight"].shape[1]:
         raise ValueError(
-            "the head file holds a generative head; the file with the seizure head (its name says swec) is wanted"
+            "the head file holds a generative head; give the file with the seizure head (its name says swec)"
         )
-    return {**{k: v for k, v in base.items() if not k.startswith("head.")}, **head}
+    without_head = {key: tensor for key, tensor in base.items() if not key.startswith("head.")}
+    return {**without_head, **head}
 
 
 def head_keys(state: Mapping[str, Tensor]) -> StateDict:
     """A head file's keys, official or ours, under ours: LoRA, head, and what else it holds."""
-    kept = {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
-    return renamed(kept, _FROM_OFFICIAL)
+    return renamed(_without_constants(state), _FROM_OFFICIAL)
 
 
 def segment_of(coefficients: int) -> int:
@@ -146,18 +157,22 @@ def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: A
         known: what else is known (lora_alpha, scale_by_layer …).
 
     Raises:
-        ValueError: shapes that are no MVPFormer's.
+        ValueError: shapes that do not fit an MVPFormer.
     """
     try:
         width = state["decoder.ln_f.weight"].shape[0]
         first = "decoder.blocks.0."
         inner = state[first + "attn.position_net.weight"].shape[0]
-        layers = len([k for k in state if k.endswith("attn.attn_bias")])
+        layers = sum(key.endswith("attn.attn_bias") for key in state)
         dim = dim or {768: 64, 2048: 128}.get(width) or 16
         if width % dim or inner % dim:
             raise ValueError(f"heads of width {dim} do not divide {width} and {inner}: give their width")
-        rank = state[first + "attn.q_attn.lora_A"].shape[0] if first + "attn.q_attn.lora_A" in state else 0
-        found = {
+        low_rank = state.get(first + "attn.q_attn.lora_A")
+        if "seizure_embeddings" in state:
+            segment = state["seizure_embeddings"].shape[1]
+        else:
+            segment = segment_of(state["encoder.ln.weight"].shape[0])
+        read = {
             "width": width,
             "layers": layers,
             "heads": width // dim,
@@ -165,13 +180,13 @@ def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: A
             "inner": state[first + "mlp.gate_proj.weight"].shape[0],
             "positions": state["decoder.positional_embedding.weight"].shape[0],
             "channels": state["decoder.channel_embedding.weight"].shape[0],
-            "lora_rank": rank,
-            "segment": state["seizure_embeddings"].shape[1]
-            if "seizure_embeddings" in state
-            else segment_of(state["encoder.ln.weight"].shape[0]),
+            "lora_rank": 0 if low_rank is None else low_rank.shape[0],
+            "segment": segment,
         }
         head = state.get("head.weight")
-        found["classes"] = head.shape[0] if head is not None and head.shape[0] != width else 0
+        read["classes"] = 0
+        if head is not None and head.shape[0] != width:  # a generative head is square, E to E
+            read["classes"] = head.shape[0]
     except (KeyError, IndexError) as error:
         raise StateError(f"the state dict lacks {error}") from None
-    return MVPFormerConfig(**{**found, **known})
+    return MVPFormerConfig(**{**read, **known})

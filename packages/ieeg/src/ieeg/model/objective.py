@@ -42,8 +42,9 @@ def sample_negatives(
     if high < 1:
         raise ValueError(f"no negatives to draw from batch {batch} × time {time} × channels {channels} ({law} law)")
     shape = (batch, time, channels, count)
-    drawn = torch.randint(high, shape, generator=generator, device=device)
-    return drawn + (drawn >= torch.arange(total, device=device).view(batch, time, channels, 1))
+    draws = torch.randint(high, shape, generator=generator, device=device)
+    own = torch.arange(total, device=device).view(batch, time, channels, 1)
+    return draws + (draws >= own)  # steps over the own index
 
 
 def contrastive_logits(
@@ -69,29 +70,31 @@ def contrastive_logits(
     """
     if predicted.shape != encoded.shape or negatives.shape[:3] != encoded.shape[:3]:
         raise ValueError(
-            f"predicted, encoded and negatives fit together; got {tuple(predicted.shape)}, {tuple(encoded.shape)} and {tuple(negatives.shape)}"
+            "predicted, encoded and negatives must fit together; got "
+            f"{tuple(predicted.shape)}, {tuple(encoded.shape)} and {tuple(negatives.shape)}"
         )
     if predicted.shape[1] < 2:
         raise ValueError(f"one segment has no next one: got predictions {tuple(predicted.shape)}")
-    asked = F.normalize(predicted[:, :-1].flatten(0, 2), dim=-1)
-    positives, chosen = encoded[:, 1:].flatten(0, 2), negatives[:, 1:].flatten(0, 2)
+    queries = F.normalize(predicted[:, :-1].flatten(0, 2), dim=-1)
+    positives, indices = encoded[:, 1:].flatten(0, 2), negatives[:, 1:].flatten(0, 2)
     pool = encoded.detach().flatten(0, 2)
     directions = F.normalize(pool, dim=-1)
 
-    def against(query: Tensor, positive: Tensor, index: Tensor) -> Tensor:
+    def logits_of_negatives(query: Tensor, positive: Tensor, index: Tensor) -> Tensor:
         logits = torch.einsum("qw,qmw->qm", query, directions[index]) / temperature
         with torch.no_grad():
             distance = (pool[index] - positive[:, None]).norm(dim=-1)
             same = distance < 1e-8 + 1e-5 * positive.norm(dim=-1, keepdim=True)
         return logits.masked_fill(same, -torch.inf)
 
-    step = max(1, CHUNK // (chosen.shape[-1] * pool.shape[-1]))
-    parts: list[Tensor] = [
-        checkpoint(against, q, p, i, use_reentrant=False)  # pyright: ignore[reportAssignmentType]
-        for q, p, i in zip(asked.split(step), positives.detach().split(step), chosen.split(step), strict=True)
-    ]
-    similarity = (asked * F.normalize(positives, dim=-1)).sum(-1, keepdim=True) / temperature
-    return torch.cat([similarity, torch.cat(parts)], -1)
+    step = max(1, CHUNK // (indices.shape[-1] * pool.shape[-1]))
+    chunks = zip(queries.split(step), positives.detach().split(step), indices.split(step), strict=True)
+    negative_logits: list[Tensor] = []
+    for chunk in chunks:
+        logits = checkpoint(logits_of_negatives, *chunk, use_reentrant=False)
+        negative_logits.append(logits)  # pyright: ignore[reportArgumentType]
+    positive_logits = (queries * F.normalize(positives, dim=-1)).sum(-1, keepdim=True) / temperature
+    return torch.cat([positive_logits, torch.cat(negative_logits)], -1)
 
 
 def contrastive_loss(logits: Float[Tensor, "queries candidates"]) -> Float[Tensor, ""]:

@@ -18,28 +18,29 @@ def _run_encoder(module: nn.Module, inputs: Mapping[str, Any], *, config: Config
     return {"coefficients": wavelet_transform(inputs["x"].float()), "embedding": module(inputs["x"])}
 
 
-def _row(score: Score) -> torch.Tensor:
+def _as_row(score: Score) -> torch.Tensor:
     ratios = [score.sensitivity, score.precision, score.f1, score.false_per_day]
     return torch.tensor([score.true, score.tp, score.fp, *ratios], dtype=torch.float64)
 
 
 def _run_scoring(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
-    p = config.get("params", {})
+    parameters = config.get("params", {})
     rules = EventRules(
-        p.get("toleranceStart", 30),
-        p.get("toleranceEnd", 60),
-        p.get("minOverlap", 0),
-        p.get("maxEventDuration", 300),
-        p.get("minDurationBetweenEvents", 90),
+        parameters.get("toleranceStart", 30),
+        parameters.get("toleranceEnd", 60),
+        parameters.get("minOverlap", 0),
+        parameters.get("maxEventDuration", 300),
+        parameters.get("minDurationBetweenEvents", 90),
     )
-    reference, hypothesis, duration = inputs["ref_events"].numpy(), inputs["hyp_events"].numpy(), config["duration_s"]
-    # as the recorder had it: lists of events on a grid of 10 Hz, rounded
-    masks = [to_mask(events, round(duration * GRID), GRID) for events in (reference, hypothesis)]
-    events = score_event_masks(masks[0], masks[1], GRID, rules)
-    seconds = [to_mask(events, round(duration), 1) for events in (reference, hypothesis)]
+    reference, hypothesis = inputs["ref_events"].numpy(), inputs["hyp_events"].numpy()
+    duration = config["duration_s"]
+    # As when the case was recorded: events on a grid of 10 Hz, samples at 1 Hz, both rounded.
+    samples, seconds = round(duration * GRID), round(duration)
+    events = score_event_masks(to_mask(reference, samples, GRID), to_mask(hypothesis, samples, GRID), GRID, rules)
+    sample_score = score_sample_masks(to_mask(reference, seconds, 1), to_mask(hypothesis, seconds, 1), 1)
     return {
-        "event_scores": _row(events.score),
-        "sample_scores": _row(score_sample_masks(seconds[0], seconds[1], 1)),
+        "event_scores": _as_row(events.score),
+        "sample_scores": _as_row(sample_score),
         "ref_after_rules": torch.from_numpy(events.reference),
         "hyp_after_rules": torch.from_numpy(events.hypothesis),
     }
@@ -54,6 +55,9 @@ def model_config(config: Config, *, classes: int = 0) -> MVPFormerConfig:
     gpt, encoder = config["gpt_config"], config["encoder"]
     if encoder.get("wavelet", "db4") != "db4" or encoder.get("size_output", gpt["n_embd"]) != gpt["n_embd"]:
         raise ValueError(f"the encoder is db4 and as wide as the decoder ({gpt['n_embd']}); got {dict(encoder)}")
+    lora_rank = 0
+    if gpt.get("lora", False):
+        lora_rank = gpt.get("lora_rank", 8)
     return MVPFormerConfig(
         segment=encoder["size_input"],
         width=gpt["n_embd"],
@@ -71,7 +75,7 @@ def model_config(config: Config, *, classes: int = 0) -> MVPFormerConfig:
         embedding_dropout=gpt.get("embd_pdrop", 0.0),
         residual_dropout=gpt.get("resid_pdrop", 0.0),
         attention_dropout=gpt.get("attn_pdrop", 0.0),
-        lora_rank=gpt.get("lora_rank", 8) if gpt.get("lora", False) else 0,
+        lora_rank=lora_rank,
         lora_alpha=gpt.get("lora_alpha", 16),
         eps=gpt.get("layer_norm_epsilon", 1e-5),
     )
@@ -79,7 +83,7 @@ def model_config(config: Config, *, classes: int = 0) -> MVPFormerConfig:
 
 def _convert(official: StateDict, config: Config) -> StateDict:
     ours = to_ours(official)
-    official.clear()
+    official.clear()  # what is left in it would count as not used
     return ours
 
 
@@ -87,12 +91,12 @@ def _run_generative(module: Any, inputs: Mapping[str, Any], *, config: Config, m
     encoded = module.encode(inputs["x"])
     hidden = module.decoder(encoded)
     predicted = module.head(hidden)
-    found = {"encoded": encoded, "hidden": hidden, "predicted": predicted}
+    outputs = {"encoded": encoded, "hidden": hidden, "predicted": predicted}
     if "negative_index" in inputs:
         temperature = config.get("temp", 0.1)
         logits = contrastive_logits(predicted, encoded, inputs["negative_index"], temperature=temperature)
-        found |= {"logits": logits, "loss": contrastive_loss(logits)}
-    return found
+        outputs |= {"logits": logits, "loss": contrastive_loss(logits)}
+    return outputs
 
 
 def _run_seizure(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:

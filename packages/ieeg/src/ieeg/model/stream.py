@@ -19,7 +19,7 @@ class Alarms:
     Attributes:
         threshold: it begins with a segment whose probability reaches this.
         release: it ends with a segment below this.
-        confirm: so many segments in a row must reach the threshold.
+        confirm: how many segments in a row must reach the threshold.
     """
 
     threshold: float = 0.5
@@ -35,7 +35,13 @@ class Alarms:
 
 @dataclass
 class AlarmState:
-    """What is remembered from segment to segment; `step` gives the records of one."""
+    """What is remembered from segment to segment; `step` gives the records of one.
+
+    Attributes:
+        rules, seconds: when alarms begin and end; length of a segment.
+        running: whether an alarm is on, which began with segment `began`.
+        above: how many segments in a row have reached the threshold.
+    """
 
     rules: Alarms
     seconds: float
@@ -92,12 +98,12 @@ def follow_signals(
     Args:
         reopen: opens the prepared recording; called again to see whether it has grown.
         seconds: length of a segment.
-        first: begin here (a resumed stream); the segments before are context and are not spoken of again.
-        running_since: the segment with which an alarm began that was running when the stream was interrupted.
+        first: begin here (a resumed stream); the segments before are context and are not reported again.
+        running_since: the segment at which an alarm began that was running when the stream was interrupted.
         follow: wait for more at the end, instead of ending.
         poll: seconds between two looks.
         hold_back: segments at the growing end that are left for the next look, because filters still change them.
-        patience: with `follow`: end when nothing has come for so many seconds; None: never.
+        patience: with `follow`: seconds without anything new after which to end; None: never.
         top: channels named in an alarm.
 
     Raises:
@@ -109,12 +115,15 @@ def follow_signals(
     if running_since is not None:
         state.running, state.began = True, running_since
     sliding = SlidingWindow(model, window)
-    done, last_news = max(0, first - window + 2 - state.rules.confirm), time.monotonic()
+    # A resumed stream reads as far back as the first window, and the count of confirming segments before it, need.
+    done = max(0, first - window + 2 - state.rules.confirm)
+    last_growth = time.monotonic()
     while True:
         end = signals.segment_count - (hold_back if follow else 0)
         while done < end:
             stop = min(done + 16, end)
-            evidence = log_odds(sliding.push(torch.from_numpy(signals.segments(done, stop)))).float().cpu()
+            segments = torch.from_numpy(signals.segments(done, stop))
+            evidence = log_odds(sliding.push(segments)).float().cpu()
             for index, row in enumerate(evidence, done):
                 probability = float(row.mean().sigmoid())
                 if index < first:
@@ -122,16 +131,17 @@ def follow_signals(
                     continue
                 names = [signals.names[i] for i in row.argsort(descending=True)[:top]]
                 yield from state.step(index, probability, names)
-                if every_segment:  # last: who reads it knows that the segment's alarms have been said
+                if every_segment:  # last: a reader of it knows that the segment's alarms came before
                     yield {
                         "type": "segment",
                         "index": index,
                         "onset": index * seconds,
                         "probability": round(probability, 6),
                     }
-            done, last_news = stop, time.monotonic()
-        if not follow or (patience is not None and time.monotonic() - last_news > patience):
-            if follow and hold_back:  # nothing more will come: the rest is as final as it gets
+            done, last_growth = stop, time.monotonic()
+        out_of_patience = patience is not None and time.monotonic() - last_growth > patience
+        if not follow or out_of_patience:
+            if follow and hold_back:  # nothing more will come: what was held back is as final as it gets
                 follow, hold_back = False, 0
                 continue
             break

@@ -26,11 +26,13 @@ TAPS = len(DB4)
 
 def levels(length: int) -> int:
     """The depth of the transform of `length` samples, ``floor(log2(length / 7))``, at least 0."""
-    return int(math.log2(length / (TAPS - 1))) if length >= TAPS - 1 else 0
+    if length < TAPS - 1:
+        return 0
+    return int(math.log2(length / (TAPS - 1)))
 
 
 def band_lengths(length: int) -> list[int]:
-    """Coefficients a band, coarse to fine: ``[cA_J, cD_J, …, cD_1]``; each level leaves ``floor((n + 7) / 2)``."""
+    """Coefficients per band, coarse to fine: ``[cA_J, cD_J, …, cD_1]``; each level leaves ``floor((n + 7) / 2)``."""
     bands = []
     for _ in range(levels(length)):
         length = (length + TAPS - 1) // 2
@@ -50,15 +52,15 @@ def wavelet_transform(x: Float[Tensor, "*lead samples"]) -> Float[Tensor, "*lead
         raise ValueError(f"signals need at least one sample, got shape {tuple(x.shape)}")
     low = torch.tensor(DB4, dtype=x.dtype, device=x.device)
     high = low.flip(0) * torch.tensor([-1.0, 1.0] * (TAPS // 2), dtype=x.dtype, device=x.device)
-    filters = torch.stack([low, high]).flip(1)[:, None]
-    rest, details = x.reshape(-1, 1, x.shape[-1]), []
+    filters = torch.stack([low, high]).flip(1)[:, None]  # torch correlates, the transform convolves
+    approximation, details = x.reshape(-1, 1, x.shape[-1]), []
     for _ in range(levels(x.shape[-1])):
-        n = rest.shape[-1]
-        # coefficient i weighs the samples 2i − 6 … 2i + 1, counted around the ends
+        n = approximation.shape[-1]
+        # Coefficient i weighs the samples 2i − 6 … 2i + 1, counted around the ends.
         around = torch.arange(2 - TAPS, 2 * ((n + TAPS - 1) // 2), device=x.device) % n
-        rest, detail = F.conv1d(rest[..., around], filters, stride=2).split(1, 1)
+        approximation, detail = F.conv1d(approximation[..., around], filters, stride=2).split(1, 1)
         details.append(detail)
-    return torch.cat([rest, *reversed(details)], -1).reshape(*x.shape[:-1], -1)
+    return torch.cat([approximation, *reversed(details)], -1).reshape(*x.shape[:-1], -1)
 
 
 class WaveEncoder(nn.Module):
@@ -67,7 +69,7 @@ class WaveEncoder(nn.Module):
     Feed microvolts: nothing else normalises the amplitude, and the mean square of volts falls below the norm's eps.
 
     Args:
-        size_input: samples L a segment; 2560 (5 s at 512 Hz) gives 2610 coefficients.
+        size_input: samples L per segment; 2560 (5 s at 512 Hz) gives 2610 coefficients.
         size_output: width E of the embedding.
     """
 

@@ -1,6 +1,6 @@
 """A window that moves over the segments of a recording: every segment is encoded once, whatever the number of windows it lies in.
 
-The decoder runs anew on each window. Nothing of it can be kept exactly: with the published indices a result belongs to its window.
+The decoder runs again on each window. Nothing of it can be kept exactly: with the published indices a result belongs to its window.
 """
 
 from collections.abc import Callable
@@ -67,5 +67,5 @@ class SlidingWindow:
             self.kept = every[len(new) :]
             self.seen += len(new)
             windows = every.unfold(0, self.length, 1).permute(0, 3, 1, 2)  # a view: (new, length, channels, width)
-            together = max(1, TOKENS // (self.length * new.shape[1]))
-            return torch.cat([compute(part) for part in windows.split(together)])
+            windows_at_once = max(1, TOKENS // (self.length * new.shape[1]))
+            return torch.cat([compute(part) for part in windows.split(windows_at_once)])
