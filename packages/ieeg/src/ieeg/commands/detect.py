@@ -93,7 +93,9 @@ class Detections(Outcome):
 def _event_line(event: dict[str, Any]) -> str:
     line = f"  {event['onset']:9.1f} s  {event['duration']:6.1f} s  confidence {event['confidence']:.2f}"
     first = [entry["channel"] for entry in event["earliest_channels"][:4]]
-    return f"{line}  first: {', '.join(first)}" if first else line
+    if not first:
+        return line
+    return f"{line}  first: {', '.join(first)}"
 
 
 @dataclass(frozen=True)
@@ -191,15 +193,15 @@ def detect_files(
     """Detects in recordings, a folder of results for each; what was made from the same inputs in the same way is done already.
 
     Raises:
-        UserError: no model; results of another model, of other options or of another recording are there and `overwrite` is off.
+        UserError: no model; or results of another model, other options or another recording exist and `overwrite` is off.
     """
     from core_runtime.identity import identity, model_identity
     from ieeg.model.folder import choose
 
-    read_label_map(labels.label_map)
+    read_label_map(labels.label_map)  # an unusable one is found before any work
     folder = choose(model)
     loaded = _load(str(folder), device)
-    events.for_model(loaded.threshold)  # options that do not fit the model's own threshold are found before any work
+    events.for_model(loaded.threshold)  # and so are options that do not fit the model's own threshold
     made_by = model_identity(folder)
     items = []
     for file in files:

@@ -107,43 +107,44 @@ def forecast(
     signals = Prepared(opened, loaded.settings.changed_by(montage, cleaning))
     seconds = loaded.segment_seconds
     first = None if at is None else round(at / seconds)
-    made = forecast_segments(loaded.network, signals, first=first, steps=steps, window=loaded.window)
-    notes = list(opened.warnings) + list(signals.notes)
+    forecasts = forecast_segments(loaded.network, signals, first=first, steps=steps, window=loaded.window)
+    notes = [*opened.warnings, *signals.notes]
     dataset = dataset_of(recording, recording.parent)
     content = signature(opened, recording.name.split(".")[0], patient_of(recording, recording.parent), dataset)
-    if seen := seen_in_training(loaded.provenance, content):
-        notes.append(f"{seen}: this is no test of the model")
-    if made.padded:
+    known = seen_in_training(loaded.provenance, content)
+    if known:
+        notes.append(f"{known}: this is no test of the model")
+    if forecasts.padded:
         notes.append(
-            f"the recording has {made.padded} segments fewer before the forecast than the model's window: "
+            f"the recording has {forecasts.padded} segments fewer before the forecast than the model's window: "
             "its first segment stands for them"
         )
     outcome = Forecasts(
         recording,
-        made.first,
+        forecasts.first,
         steps,
         seconds,
-        made.names,
-        _measures(made, seconds),
-        made.padded,
+        forecasts.names,
+        _measures(forecasts, seconds),
+        forecasts.padded,
         notes,
         out / "report.html",
     )
-    write_forecast(made, out, recording.name, loaded.rate, outcome.steps, notes)
+    write_forecast(forecasts, out, recording.name, loaded.rate, outcome.steps, notes)
     return outcome
 
 
-def _measures(made: "Forecast", seconds: float) -> list[dict[str, float]]:
+def _measures(forecasts: "Forecast", seconds: float) -> list[dict[str, float]]:
     """How near each forecast segment comes to the truth."""
     steps = []
-    for i in range(len(made.truth)):
+    for i in range(len(forecasts.truth)):
         step = {
             "step": i + 1,
-            "onset": (made.first + i) * seconds,
-            "similarity": float(made.similarity[i].mean()),
-            "persistence": float(made.persistence[i].mean()),
-            "better": float((made.similarity[i] > made.persistence[i]).mean()),
-            "found": float(made.found[i]),
+            "onset": (forecasts.first + i) * seconds,
+            "similarity": float(forecasts.similarity[i].mean()),
+            "persistence": float(forecasts.persistence[i].mean()),
+            "better": float((forecasts.similarity[i] > forecasts.persistence[i]).mean()),
+            "found": float(forecasts.found[i]),
         }
         steps.append(step)
     return steps

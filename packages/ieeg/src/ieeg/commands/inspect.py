@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ieeg.recordings.quality import Quality
-    from ieeg.recordings.recording import Recording
+    from ieeg.recordings.recording import Channel, Recording
     from ieeg.recordings.seizures import Seizures
 
 SEGMENT = 5.0  # of the published models, seconds
@@ -42,8 +42,9 @@ def inspect(
     if picture is not None and findings.findings:
         write_picture(findings.findings[0], picture)
         note.print(f"Picture: {picture}", markup=False, soft_wrap=True)
-    is_single = len(findings.findings) == 1 and not findings.unreadable
-    return findings.findings[0] if is_single else findings
+    if len(findings.findings) == 1 and not findings.unreadable:
+        return findings.findings[0]
+    return findings
 
 
 def glance(path: Path) -> Findings:
@@ -95,9 +96,8 @@ def examine(
     inspection = Inspection(recording, quality.examine(recording), marked_seizures(recording, labels))
     drawn = []
     if pictures:
-        drawn = [
-            (inspection.picture(), "As it was recorded, neural channels; bad ones in orange, marked seizures shaded.")
-        ]
+        caption = "As it was recorded, neural channels; bad ones in orange, marked seizures shaded."
+        drawn = [(inspection.picture(), caption)]
     return Findings(
         title=path.name,
         kind=kind_of(path) or "recording",
@@ -112,7 +112,7 @@ def examine(
 
 
 def _next_commands(path: Path) -> list[str]:
-    """With a model that is here, or with one that the demo trains."""
+    """With a model that is at hand, or with one that the demo trains."""
     nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
     if nearby:
         return [f"ieeg detect '{path}' --model '{nearby[0]}' --out detections"]
@@ -128,9 +128,14 @@ class Inspection:
     seizures: "Seizures"
 
     @property
+    def _neural(self) -> list["Channel"]:
+        """The neural channels, bad ones included."""
+        return [channel for channel in self.recording.channels if channel.neural]
+
+    @property
     def used(self) -> list[str]:
         """Names of the neural channels that are not bad."""
-        return [c.name for c in self.recording.channels if c.neural and c.name not in self.quality.bads]
+        return [channel.name for channel in self._neural if channel.name not in self.quality.bads]
 
     @property
     def level(self) -> float | None:
@@ -141,12 +146,12 @@ class Inspection:
     @property
     def problem(self) -> str:
         """Why it cannot be used for detection, or ""."""
-        if not any(c.neural for c in self.recording.channels):
+        if not self._neural:
             return "no neural channel"
         if not self.used:
             return "every neural channel is bad"
         if self.recording.duration < SEGMENT:
-            return f"{self.recording.duration:.1f} s are shorter than one segment of {SEGMENT:g} s"
+            return f"{self.recording.duration:.1f} s is shorter than one segment of {SEGMENT:g} s"
         return ""
 
     @property
@@ -168,11 +173,12 @@ class Inspection:
             )
         if quality.microvolts * quality.scale > 5000:
             warnings.append(f"amplitudes of {quality.microvolts:.0f} µV are very large: check the unit in the header")
-        slow = sorted({c.rate for c in self.recording.channels if c.neural and c.rate / 2 < LOWEST_REACH})
+        slow = sorted({channel.rate for channel in self._neural if channel.rate / 2 < LOWEST_REACH})
         if slow:
             rates = ", ".join(f"{rate:g}" for rate in slow)
             warnings.append(
-                f"channels sampled at {rates} Hz hold nothing above half of that; the published models look at up to 150 Hz, tiny ones at up to 64 Hz"
+                f"channels sampled at {rates} Hz hold nothing above half of that; "
+                "the published models look at up to 150 Hz, tiny ones at up to 64 Hz"
             )
         if quality.missing:
             warnings.append(f"{quality.missing:.1%} of the samples looked at are missing (NaN)")
@@ -186,17 +192,10 @@ class Inspection:
         recording = self.recording
         channels = []
         for channel in recording.channels:
+            facts = {"name": channel.name, "kind": channel.kind, "rate": channel.rate}
             bad = self.quality.bads.get(channel.name)
-            channels.append(
-                {
-                    "name": channel.name,
-                    "kind": channel.kind,
-                    "rate": channel.rate,
-                    "bad": bad,
-                    "position": channel.position,
-                }
-            )
-        annotations = [{"onset": e.onset, "duration": e.duration, "label": e.label} for e in recording.events[:200]]
+            channels.append({**facts, "bad": bad, "position": channel.position})
+        annotations = [asdict(event) for event in recording.events[:200]]
         start = recording.start.isoformat(sep=" ") if recording.start else None
         return {
             "recording": str(recording.path),
@@ -219,8 +218,9 @@ class Inspection:
     def shafts(self) -> dict[str, dict[int, int]]:
         from ieeg.recordings.montage import shafts
 
-        neural = [c for c in self.recording.channels if c.neural]
-        return shafts([c.name for c in neural], [c.group for c in neural])
+        names = [channel.name for channel in self._neural]
+        groups = [channel.group for channel in self._neural]
+        return shafts(names, groups)
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -229,7 +229,7 @@ class Inspection:
         kinds = Counter(channel.kind for channel in recording.channels)
         rates = [f"{len(indices)} at {rate:g} Hz" for rate, indices in sorted(recording.rates.items())]
         line = recording.power_line or self.quality.line
-        amplitude = "no channel to tell it from"
+        amplitude = "not known: no usable channel"
         if self.level is not None:
             amplitude = f"{self.level:.0f} µV (median over channels)"
         return [
@@ -248,7 +248,7 @@ class Inspection:
     def _montage_words(self) -> str:
         from ieeg.recordings.montage import is_scalp
 
-        if is_scalp([c.name for c in self.recording.channels if c.neural]):
+        if is_scalp([channel.name for channel in self._neural]):
             return "scalp electrodes (10-20 names), no shafts"
         return ", ".join(_shaft_words(self.shafts)) or "no shafts in the names"
 
@@ -263,8 +263,9 @@ class Inspection:
         from ieeg.reports.figures import draw_traces
 
         recording = self.recording
-        every = range(len(recording.channels))
-        shown = [i for i in every if recording.channels[i].neural] or list(every)
+        channels = range(len(recording.channels))
+        shown = [i for i in channels if recording.channels[i].neural] or list(channels)
+        # Of several rates, the one of most of them: traces share an axis.
         rate = max(recording.rates, key=lambda rate: len(set(recording.rates[rate]) & set(shown)))
         shown = [i for i in shown if recording.channels[i].rate == rate]
         begin = recording.duration / 2 - PICTURE_SECONDS / 2
@@ -302,8 +303,10 @@ def _shaft_words(shafts: dict[str, dict[int, int]]) -> list[str]:
 
 
 def _bads_words(bads: dict[str, str]) -> str:
-    words = "; ".join(f"{name} ({reason})" for name, reason in list(bads.items())[:12])
-    return f"{words} … ({len(bads)})" if len(bads) > 12 else words or "none"
+    words = [f"{name} ({reason})" for name, reason in bads.items()]
+    if len(words) > 12:
+        return f"{'; '.join(words[:12])} … ({len(words)})"
+    return "; ".join(words) or "none"
 
 
 def _spans_words(spans: Iterable[Any]) -> str:

@@ -46,4 +46,5 @@ def sample(
     """
     from ieeg.samples import SampleOptions, make_samples
 
-    return Samples(out, patients, make_samples(out, SampleOptions(patients, runs, seconds, seed), overwrite=overwrite))
+    options = SampleOptions(patients, runs, seconds, seed)
+    return Samples(out, patients, make_samples(out, options, overwrite=overwrite))

@@ -29,9 +29,9 @@ class AlarmOptions:
     """When an alarm begins and ends.
 
     Attributes:
-        threshold: an alarm begins here; default: the model's own.
-        release: it ends below; default: 0.8 of the threshold.
-        confirm: so many segments in a row must reach the threshold.
+        threshold: probability at which an alarm begins; default: the model's own.
+        release: probability below which it ends; default: 0.8 of the threshold.
+        confirm: how many segments in a row must reach the threshold.
     """
 
     threshold: Annotated[float | None, Between(0, 1)] = None
@@ -44,10 +44,10 @@ class FollowOptions:
     """How a growing recording is followed.
 
     Attributes:
-        follow: at the end wait for more.
+        follow: wait for more at the end.
         poll: seconds between two looks.
-        patience: with --follow: end when nothing has come for so many seconds.
-        every: a line for every segment, not for alarms alone.
+        patience: with --follow: seconds without anything new after which to end.
+        every: a line for every segment, not only for alarms.
     """
 
     follow: bool = False
@@ -77,7 +77,7 @@ def stream(
 
     Args:
         recording: a long recording, or one that is still growing.
-        out: file that gets the lines, too (.jsonl).
+        out: file that also gets the lines (.jsonl).
     """
     records = stream_records(
         recording,
@@ -113,7 +113,7 @@ def stream_records(
     """The records that `stream` prints, for a notebook; ``OUT.position`` says how far the stream got.
 
     Raises:
-        UserError: no model, a recording that does not fit, a file that is there.
+        UserError: no model, a recording that does not fit, or a file that exists.
     """
     from core_runtime.folders import write_text
     from core_runtime.identity import model_identity, refuse_inputs_as_outputs, spelled
@@ -143,7 +143,7 @@ def stream_records(
             return first_look.pop()
         return prepared.again(open_recording(recording))
 
-    # what the records depend on; the recording itself may have grown
+    # What the records depend on. Not the recording's content, which may have grown.
     parts = {
         "recording": str(recording.resolve()),
         "model": model_identity(folder),
@@ -157,7 +157,7 @@ def stream_records(
         if out.exists() and resume and not overwrite:
             first, running_since = _resume(out, seconds, key)
         elif out.exists() and not overwrite:
-            raise UserError(f"{out} is already there", "--resume goes on with it, --overwrite begins anew")
+            raise UserError(f"{out} is already there", "--resume goes on with it, --overwrite begins again")
         else:
             write_text(out, "")
             write_text(_position_file(out), json.dumps({"next": 0, "key": key}))
@@ -177,12 +177,12 @@ def stream_records(
     for record in records:
         is_shown = record["type"] != "segment" or following.every
         if out is not None:
-            _keep(out, record, is_shown, key)
+            _write_record(out, record, is_shown, key)
         if is_shown:
             yield record
 
 
-def _keep(out: Path, record: Mapping[str, Any], is_shown: bool, key: Any) -> None:
+def _write_record(out: Path, record: Mapping[str, Any], is_shown: bool, key: Any) -> None:
     """Appends a record, and after a segment notes how far the stream got: a killed one goes on from there."""
     if is_shown:
         with out.open("a", encoding="utf-8") as file:
@@ -202,7 +202,7 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
     """How far a stream got, and the first segment of an alarm that was running; records printed after that are taken back.
 
     Raises:
-        UserError: it is not there, or was made of another recording, model or options.
+        UserError: it does not exist, or was made from another recording, model or options.
     """
     from core_runtime.folders import write_text
     from core_runtime.identity import differences
@@ -213,16 +213,18 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
         lines = out.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.endswith("}")]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{out} cannot be resumed: its position file is not there", "--overwrite begins anew") from None
+        raise UserError(f"{out} cannot be resumed: its position file is missing", "--overwrite begins again") from None
     changed = differences(before_key, key)
     if changed:
-        raise UserError(f"{out} was made with another {', '.join(changed)}", "--overwrite begins anew")
+        raise UserError(f"{out} was made with another {', '.join(changed)}", "--overwrite begins again")
+    # The position is written after a segment's records: a kill in between leaves records that will come again.
     before = []
     for record in records:
         is_end = record.get("state") == "running at the end"
         if not is_end and _time_of(record, seconds) <= first * seconds + 1e-6:
             before.append(record)
-    write_text(out, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in before))
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in before]
+    write_text(out, "".join(lines))
     alarms = [record for record in before if record["type"] == "alarm"]
     if alarms and alarms[-1]["state"] == "on":
         return first, round(alarms[-1]["onset"] / seconds)
@@ -231,4 +233,6 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
 
 def _time_of(record: Mapping[str, Any], seconds: float) -> float:
     """When a record was printed, in seconds of the recording."""
-    return record["onset"] + seconds if record["type"] == "segment" else record.get("said_at", 0.0)
+    if record["type"] == "segment":
+        return record["onset"] + seconds
+    return record.get("said_at", 0.0)

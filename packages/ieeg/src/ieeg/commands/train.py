@@ -25,7 +25,7 @@ class Trained(Outcome):
 
     Attributes:
         run, model: folders.
-        best: the history's row of the epoch that was kept.
+        best: the history's row of the selected epoch.
         threshold: probability from which a segment counts as seizure; chosen on the patients held out, where there are any.
         learned, held_out: patients.
         left_out: recordings that were not used, and why.
@@ -166,10 +166,12 @@ def train(
     if recipe.task == "detect" and sources[1]:
         threshold = best_threshold(network.to(device), sources[1], window=start.window)
     recordings = [case.signature.plain() | {"held_out": case in held_out} for case in (*learned, *held_out)]
+    # Without the paths, which may name patients.
+    without_paths = {name: value for name, value in arguments.items() if name != "paths"}
     provenance = {
         "trained_on": _summary(learned, held_out),
         "started_from": model,
-        "arguments": {name: value for name, value in arguments.items() if name != "paths"} | {"seed": run.seed},
+        "arguments": without_paths | {"seed": run.seed},
         "best": dict(best),
         "recordings": recordings,
     }
@@ -201,7 +203,9 @@ def train(
 
 def _resolved(model: str) -> str:
     """A model folder by its absolute path, so that the run can be repeated from anywhere; a size as it is."""
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    if Path(model).is_dir():
+        return str(Path(model).resolve())
+    return model
 
 
 def _summary(learned: Sequence["Case"], held_out: Sequence["Case"]) -> str:

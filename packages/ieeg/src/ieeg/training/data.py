@@ -29,7 +29,7 @@ from ieeg.recordings.opening import open_recording
 from ieeg.recordings.prepared import Prepared
 from ieeg.recordings.settings import Settings
 
-FINE = 25  # starts a segment, near seizures
+FINE = 25  # starts per segment, near seizures
 
 
 class Stored:
@@ -54,17 +54,18 @@ class Stored:
 
 
 def store(signals: Signals, path: Path, *, block: int = 64) -> Stored:
-    """Writes all segments of a prepared recording to `path`, whole or not at all; what is there already is taken."""
-    if not path.exists():
-        samples = signals.segments(0, 1).shape[-1]
-        with writing(path) as part:
-            shape = (signals.segment_count, len(signals.names), samples)
-            out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
-            for start in range(0, signals.segment_count, block):
-                stop = min(start + block, signals.segment_count)
-                out[start:stop] = signals.segments(start, stop)
-            out.flush()
-            del out
+    """Writes all segments of a prepared recording to `path`, whole or not at all; a file that is already there is used."""
+    if path.exists():
+        return Stored(path, signals.names)
+    samples = signals.segments(0, 1).shape[-1]
+    shape = (signals.segment_count, len(signals.names), samples)
+    with writing(path) as part:
+        out = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+        for start in range(0, signals.segment_count, block):
+            stop = min(start + block, signals.segment_count)
+            out[start:stop] = signals.segments(start, stop)
+        out.flush()
+        del out  # closes the map before the file is renamed
     return Stored(path, signals.names)
 
 
@@ -130,30 +131,30 @@ class Patient:
     negative: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        found: dict[bool, list[NDArray[np.int64]]] = {True: [], False: []}
+        positive: list[NDArray[np.int64]] = []
+        negative: list[NDArray[np.int64]] = []
         for number, source in enumerate(self.sources):
             last = (source.signals.segment_count - self.window) * FINE
             starts = np.arange(0, last + 1, FINE)
             if self.slow_down and len(starts):
-                starts = np.unique(np.concatenate([starts, self._near(source, last)]))
-            is_positive = labels(
-                starts * (source.seconds / FINE), source.seizures, window=self.window, seconds=source.seconds
-            )
-            for kind in (True, False):
-                chosen = starts[is_positive == kind]
-                found[kind].append(np.stack([np.full_like(chosen, number), chosen], 1))
-        self.positive, self.negative = (np.concatenate(found[k]) for k in (True, False))
+                starts = np.unique(np.concatenate([starts, self._starts_near_seizures(source, last)]))
+            seconds = starts * (source.seconds / FINE)
+            is_positive = labels(seconds, source.seizures, window=self.window, seconds=source.seconds)
+            rows = np.stack([np.full_like(starts, number), starts], 1)
+            positive.append(rows[is_positive])
+            negative.append(rows[~is_positive])
+        self.positive, self.negative = np.concatenate(positive), np.concatenate(negative)
 
-    def _near(self, source: Source, last: int) -> NDArray[np.int64]:
+    def _starts_near_seizures(self, source: Source, last: int) -> NDArray[np.int64]:
         """Starts in fine steps whose last segment lies within two windows of a seizure's ends."""
         step, around = source.seconds / FINE, 2 * self.window * source.seconds
-        behind = (self.window - 1) * source.seconds
-        ranges = [
-            np.arange(int((on - around - behind) / step), int((off + around - behind) / step) + 1)
-            for on, off in source.seizures
-        ]
-        near = np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
-        return near[(near >= 0) & (near <= last)]
+        behind = (self.window - 1) * source.seconds  # from a window's start to its last segment
+        starts = np.zeros(0, np.int64)
+        for onset, offset in source.seizures:
+            first = int((onset - around - behind) / step)
+            end = int((offset + around - behind) / step) + 1
+            starts = np.concatenate([starts, np.arange(first, end)])
+        return starts[(starts >= 0) & (starts <= last)]
 
     def __len__(self) -> int:
         return len(self.positive) + len(self.negative)
@@ -166,21 +167,24 @@ class Patient:
             first, shift = divmod(int(start), FINE)
             segments = signals.segments(first, first + self.window + (shift > 0))
             spare = segments.shape[1] - channels
-            offset = int(random.integers(spare + 1)) if random is not None and spare else 0
+            offset = 0
+            if random is not None and spare:
+                offset = int(random.integers(spare + 1))
             segments = segments[:, offset : offset + channels]
             if shift:
+                # A window that begins inside a segment: the segments are joined, cut, and divided again.
                 samples = segments.shape[-1]
-                line = segments.transpose(1, 0, 2).reshape(channels, -1)
+                signal = segments.transpose(1, 0, 2).reshape(channels, -1)
                 begin = shift * samples // FINE
-                line = line[:, begin : begin + self.window * samples]
-                segments = line.reshape(channels, self.window, samples).transpose(1, 0, 2)
+                signal = signal[:, begin : begin + self.window * samples]
+                segments = signal.reshape(channels, self.window, samples).transpose(1, 0, 2)
             out.append(torch.from_numpy(np.ascontiguousarray(segments)))
         return torch.stack(out)
 
     @property
     def channels(self) -> int:
         """The smallest number of channels of the recordings."""
-        return min(len(s.signals.names) for s in self.sources)
+        return min(len(source.signals.names) for source in self.sources)
 
 
 class WindowData(Dataset[Batch]):
@@ -192,7 +196,7 @@ class WindowData(Dataset[Batch]):
         batch: windows.
         balanced: half of the windows positive where the patient has any; otherwise by chance.
         slow_down: finer steps around seizures.
-        max_channels: cut to so many, at a random contiguous place.
+        max_channels: windows are cut to at most this many channels, from a random one on.
         seed: of every draw.
 
     Raises:
@@ -215,7 +219,7 @@ class WindowData(Dataset[Batch]):
             if source.signals.segment_count >= window:
                 grouped.setdefault(source.patient, []).append(source)
         if not grouped:
-            longest = max((s.signals.segment_count for s in sources), default=0)
+            longest = max((source.signals.segment_count for source in sources), default=0)
             raise UserError(
                 f"no recording holds a window of {window} segments (the longest has {longest})",
                 "train on longer recordings, or with a shorter --window",
@@ -228,27 +232,30 @@ class WindowData(Dataset[Batch]):
         name = list(self.patients)[random.integers(len(self.patients))]
         patient = self.patients[name]
         if self.balanced and len(patient.positive) and len(patient.negative):
-            of_positive = random.random(self.batch) < 0.5
-            kinds = [patient.positive if positive else patient.negative for positive in of_positive]
-            rows = np.stack([kind[random.integers(len(kind))] for kind in kinds])
+            drawn = []
+            for is_positive in random.random(self.batch) < 0.5:
+                windows = patient.positive if is_positive else patient.negative
+                drawn.append(windows[random.integers(len(windows))])
+            rows = np.stack(drawn)
         else:
-            every = np.concatenate([patient.negative, patient.positive])
-            rows = every[random.integers(len(every), size=self.batch)]
+            windows = np.concatenate([patient.negative, patient.positive])
+            rows = windows[random.integers(len(windows), size=self.batch)]
         x = patient.read(rows, min(patient.channels, self.max_channels), random)
         return Batch(x, _labels_of(patient, rows), name)
 
 
 def _labels_of(patient: Patient, rows: NDArray[np.int64]) -> Tensor:
-    found = []
+    positive = []
     for number, start in rows:
-        s = patient.sources[number]
-        at = np.array([start * (s.seconds / FINE)])
-        found.append(bool(labels(at, s.seizures, window=patient.window, seconds=s.seconds)[0]))
-    return torch.tensor(found, dtype=torch.long)
+        source = patient.sources[number]
+        begin = np.array([start * (source.seconds / FINE)])
+        touches_seizure = labels(begin, source.seizures, window=patient.window, seconds=source.seconds)
+        positive.append(bool(touches_seizure[0]))
+    return torch.tensor(positive, dtype=torch.long)
 
 
 class FixedWindows(Dataset[Batch]):
-    """Windows to judge on: up to `most` a patient, spread evenly over positives and over negatives; always the same ones."""
+    """Windows to judge on: up to `most` per patient, spread evenly over positives and over negatives; always the same ones."""
 
     def __init__(
         self, sources: Sequence[Source], *, window: int, batch: int, max_channels: int, most: int = 256
@@ -256,8 +263,10 @@ class FixedWindows(Dataset[Batch]):
         data = WindowData(sources, window=window, batch=batch, slow_down=False, max_channels=max_channels)
         self.items: list[tuple[str, NDArray[np.int64]]] = []
         for name, patient in data.patients.items():
-            rows = np.concatenate([_spread(patient.positive, most // 2), _spread(patient.negative, most // 2)])
-            self.items += [(name, rows[i : i + batch]) for i in range(0, len(rows), batch)]
+            positive, negative = _spread(patient.positive, most // 2), _spread(patient.negative, most // 2)
+            rows = np.concatenate([positive, negative])
+            for first in range(0, len(rows), batch):
+                self.items.append((name, rows[first : first + batch]))
         self.data = data
 
     def __len__(self) -> int:
@@ -271,14 +280,17 @@ class FixedWindows(Dataset[Batch]):
 
 
 def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    """At most `most` of the rows, evenly spread."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 class BatchNumbers(Sampler[int]):
     """The numbers of an epoch's batches; every process takes its share, and no number comes twice.
 
     Args:
-        an_epoch: batches an epoch and process.
+        an_epoch: batches per epoch and process.
         epoch: the first one.
     """
 
@@ -292,8 +304,9 @@ class BatchNumbers(Sampler[int]):
         return self.an_epoch
 
     def __iter__(self) -> Iterator[int]:
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         first = self.epoch * self.an_epoch * world
         return iter(range(first + rank, first + self.an_epoch * world, world))
 
@@ -309,12 +322,14 @@ class WindowModule(lightning.LightningDataModule):
         return self._loader(self.train, BatchNumbers(self.batches, first_epoch(self)))
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        return [] if self.judge is None else self._loader(self.judge, None)
+        if self.judge is None:
+            return []
+        return self._loader(self.judge, None)
 
     def _loader(self, data: Dataset[Batch], sampler: Sampler[int] | None) -> DataLoader[Batch]:
         return DataLoader(
             data,
-            batch_size=None,
+            batch_size=None,  # an item is a whole batch
             sampler=sampler,
             num_workers=self.workers,
             multiprocessing_context="spawn" if self.workers else None,
@@ -355,23 +370,27 @@ def prepare_sources(
     Returns:
         The sources, and the recordings that cannot be prepared, with the reason.
     """
-    made: list[tuple[Case, OnDisk]] = []
+    usable: list[tuple[Case, OnDisk]] = []
     left_out: dict[str, str] = {}
+    size = 0  # bytes
     for case in cases:
-        signals = OnDisk(case.path, settings)
+        recording = OnDisk(case.path, settings)
         try:
-            signals.names  # noqa: B018 - opens it
-            made.append((case, signals))
+            channels = len(recording.names)  # opens it
         except UserError as error:
             left_out[case.name] = error.message
-    size = sum(s.segment_count * len(s.names) * settings.segment_samples * 4 for _, s in made)
+            continue
+        size += recording.segment_count * channels * settings.segment_samples * 4
+        usable.append((case, recording))
     folder.mkdir(parents=True, exist_ok=True)
-    keep = size <= min(limit, 0.8 * shutil.disk_usage(folder).free)
-    if not keep:
+    fits_on_disk = size <= min(limit, 0.8 * shutil.disk_usage(folder).free)
+    if not fits_on_disk:
         note.print(f"{size / 1e9:.0f} GB of prepared data: read from the recordings in every step (--store-limit)")
-    found = []
-    for case, signals in track(made, "Preparing recordings") if keep else made:
-        name = re.sub(r"[^\w.-]+", "_", case.name)
-        kept = store(signals, folder / f"{name}.npy") if keep else signals
-        found.append(Source(case.name, case.patient, kept, case.seizures, settings.segment))
-    return found, left_out
+    sources = []
+    for case, recording in track(usable, "Preparing recordings") if fits_on_disk else usable:
+        signals: Signals = recording
+        if fits_on_disk:
+            name = re.sub(r"[^\w.-]+", "_", case.name)
+            signals = store(recording, folder / f"{name}.npy")
+        sources.append(Source(case.name, case.patient, signals, case.seizures, settings.segment))
+    return sources, left_out

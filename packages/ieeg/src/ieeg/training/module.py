@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_runtime import training
-from ieeg.metrics.scores import cohen_kappa, score_events, score_samples, to_events
+from ieeg.metrics.scores import cohen_kappa, pooled, score_events, score_samples, to_events
 from ieeg.model.inference import probabilities
 from ieeg.model.lora import freeze_base
 from ieeg.model.mvpformer import MVPFormer
@@ -42,8 +42,8 @@ class MVPFormerTraining(training.Training):
         assert isinstance(self.model, MVPFormer)
         encoded = self.model.encode(batch.x)
         predicted = self.model.predict_next(encoded)
-        batch_, time, channels = encoded.shape[:3]
-        negatives = sample_negatives(batch_, time, channels, self.recipe.negatives, law=law, generator=generator)
+        windows, time, channels = encoded.shape[:3]
+        negatives = sample_negatives(windows, time, channels, self.recipe.negatives, law=law, generator=generator)
         return contrastive_logits(predicted, encoded, negatives.to(encoded.device), temperature=self.recipe.temperature)
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -54,16 +54,19 @@ class MVPFormerTraining(training.Training):
         self.seen.append((logits[:, 0] - logits.logsumexp(1), logits.argmax(1) == 0))
 
     def on_validation_epoch_end(self) -> None:
-        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))  # every process judges all
+        # Every process judges all batches, so nothing is gathered. What the two parts hold depends on the task.
+        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
         self.seen.clear()
         if self.recipe.task == "pretrain":
-            self.count(val_loss=-first.mean().item(), val_accuracy=second.float().mean().item())
+            likelihood, is_nearest = first, second
+            self.count(val_loss=-likelihood.mean().item(), val_accuracy=is_nearest.float().mean().item())
         else:
-            self.count(**judged(first, second))
+            logits, truth = first, second
+            self.count(**judged(logits, truth))
 
     def configure_optimizers(self) -> Any:
         recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
-        learning = [p for p in self.model.parameters() if p.requires_grad]
+        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(learning, recipe.lr, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / steps, recipe.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -74,14 +77,15 @@ def judged(logits: Tensor, truth: Tensor) -> dict[str, float]:
     from torchmetrics.functional.classification import binary_auroc
 
     odds = logits[:, 1] - logits[:, 0]
-    found, true = odds > 0, truth.bool()
-    tp, fp, fn, tn = (int(t.sum()) for t in (found & true, found & ~true, ~found & true, ~found & ~true))
-    both = 0 < int(true.sum()) < len(true)
+    positive, true = odds > 0, truth.bool()
+    tp, fp = int((positive & true).sum()), int((positive & ~true).sum())
+    fn, tn = int((~positive & true).sum()), int((~positive & ~true).sum())
+    both_classes = 0 < int(true.sum()) < len(true)
     return {
         "val_loss": F.cross_entropy(logits, truth).item(),
         "val_kappa": cohen_kappa(tp, fp, tn, fn),
         "val_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else float("nan"),
-        "val_auroc": float(binary_auroc(odds.sigmoid(), truth)) if both else float("nan"),
+        "val_auroc": float(binary_auroc(odds.sigmoid(), truth)) if both_classes else float("nan"),
     }
 
 
@@ -118,7 +122,7 @@ def fit(
 
     Raises:
         UserError: no recording holds a window.
-        ValueError: the model's head is not the task's, or LoRA is wanted and not there.
+        ValueError: the model's head is not the task's, or the recipe tunes LoRA and the model has none.
     """
     recipe = recipe.suited_to()
     if (recipe.task == "detect") != (model.config.classes > 0):
@@ -160,29 +164,26 @@ def fit(
 
 
 def _likelihood(row: training.Row) -> float:
+    """What is greatest at the best epoch of pre-training."""
     return -row["val_loss"]
 
 
 def best_threshold(network: MVPFormer, judged: Sequence[Source], *, window: int) -> float:
     """The threshold at which events and samples of these recordings are found best: the greatest sum of their F1, the middle of a plateau."""
     network.eval()
-    traces = [
-        np.array([s.probability for s in probabilities(network, r.signals, window=window, channels=False)])
-        for r in judged
-    ]
+    traces = []
+    for source in judged:
+        answers = probabilities(network, source.signals, window=window, channels=False)
+        traces.append(np.array([answer.probability for answer in answers]))
     grid = np.linspace(0.05, 0.95, 37)
     scores = np.zeros(len(grid))
     for i, threshold in enumerate(grid):
-        events = samples = None
+        event_scores, sample_scores = [], []
         for trace, source in zip(traces, judged, strict=True):
             seconds = len(trace) * source.seconds
-            found = to_events(trace >= threshold, 1 / source.seconds)
-            of_events = score_events(source.seizures, found, seconds).score
-            of_samples = score_samples(source.seizures, found, seconds)
-            events = of_events if events is None else events + of_events
-            samples = of_samples if samples is None else samples + of_samples
-        assert events is not None
-        assert samples is not None
-        scores[i] = np.nan_to_num(events.f1) + np.nan_to_num(samples.f1)
+            events = to_events(trace >= threshold, 1 / source.seconds)
+            event_scores.append(score_events(source.seizures, events, seconds).score)
+            sample_scores.append(score_samples(source.seizures, events, seconds))
+        scores[i] = np.nan_to_num(pooled(event_scores).f1) + np.nan_to_num(pooled(sample_scores).f1)
     plateau = np.flatnonzero(scores >= scores.max() - 1e-9)
     return round(float(grid[plateau[len(plateau) // 2]]), 3)

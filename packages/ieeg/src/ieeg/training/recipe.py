@@ -1,4 +1,4 @@
-"""How MVPFormer is trained: the published recipe as options, and what a small model wants instead. Imports nothing heavy."""
+"""How MVPFormer is trained: the published recipe as options, and what suits a small model instead. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -19,7 +19,7 @@ class Recipe:
 
     Attributes:
         task: pretrain: predict the next segment; detect: tell seizures.
-        tune: of detect: LoRA and head (default of a model folder), everything (default of a fresh model), or the head alone.
+        tune: with detect: LoRA and head (default of a model folder), everything (default of a fresh model), or the head alone.
         epochs: the model is judged after each (20; tiny: 6).
         batches: batches per epoch (published: 1000; tiny: 100).
         batch: windows per batch, all of one patient (published: 32; tiny: 16).
@@ -36,7 +36,7 @@ class Recipe:
         class_weights: of (other, seizure) in the loss.
         balanced: half of the windows with seizures.
         slow_down: finer steps around seizures.
-        batch_channels: windows are cut to so many channels.
+        batch_channels: windows are cut to at most this many channels.
         lora_rank: rank of the low-rank updates.
         lora_alpha: scale of the low-rank updates.
         selection: which epoch is kept: the best on the patients held out (detect: kappa; pretrain: loss), or the last.
@@ -67,7 +67,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.class_weights is not None and not min(self.class_weights) > 0:
-            raise UserError(f"--class-weights {self.class_weights}: both are greater than 0")
+            raise UserError(f"--class-weights {self.class_weights}: both must be greater than 0")
 
     def suited_to(self, model: str = "") -> "Recipe":
         """This recipe with the options that were left open filled in.
@@ -76,8 +76,11 @@ class Recipe:
             model: a size, or a model folder ("": the published values).
         """
         defaults = {**PUBLISHED, **SUITED_TO.get(model, {})}
-        open_fields = [f.name for f in fields(self) if f.name in defaults and getattr(self, f.name) is None]
-        return replace(self, **{name: defaults[name] for name in open_fields})
+        values = {}
+        for field in fields(self):
+            if field.name in defaults and getattr(self, field.name) is None:
+                values[field.name] = defaults[field.name]
+        return replace(self, **values)
 
 
 PUBLISHED: Mapping[str, Any] = {
@@ -88,14 +91,14 @@ PUBLISHED: Mapping[str, Any] = {
     "lr": 1e-4,
     "dropout": 0.1,
 }
-# A fresh model has nothing that LoRA could add to; a small one on a laptop wants higher rates and fewer steps.
+# A fresh model has nothing that LoRA could add to; a small one on a laptop needs higher rates and fewer steps.
 SUITED_TO: Mapping[str, Mapping[str, Any]] = {
     "s": {"tune": "all"},
     "m": {"tune": "all"},
     "tiny": {"tune": "all", "epochs": 6, "batches": 100, "batch": 16, "lr": 2e-3, "dropout": 0.0},
 }
 
-# Names in the published YAML files → our options; None: known, and without meaning here.
+# Names in the published YAML files → our options; None: known, but without meaning here.
 PUBLISHED_NAMES: Mapping[str, str | None] = {
     "batch_size": "batch",
     "num_negatives": "negatives",

@@ -29,10 +29,14 @@ def starting_model(model: str, recipe: Recipe, fresh: FreshOptions, montage: Mon
             raise UserError("--rate and --relative-index are for fresh models; this one has its own")
         loaded = load_model(model)
         if recipe.task == "pretrain" and loaded.detects:
-            raise UserError("a model with a seizure head is not pre-trained", "begin from a generative model or a size")
+            raise UserError(
+                "a model with a seizure head cannot be pre-trained", "begin from a generative model or a size"
+            )
         preparing = {**(loaded.preparing or {}), **asked_for(montage)}
         return replace(loaded, window=fresh.window or loaded.window, preparing=preparing)
-    changes: dict[str, Any] = {"relative_index": fresh.relative_index} if fresh.relative_index else {}
+    changes: dict[str, Any] = {}
+    if fresh.relative_index:
+        changes["relative_index"] = fresh.relative_index
     network = MVPFormer(MVPFormerConfig(**{**SIZES[model], **changes}))
     rate, window = (128.0, 12) if model == "tiny" else (512.0, 25)
     return LoadedModel(network, fresh.rate or rate, fresh.window or window, 0.5, asked_for(montage))
@@ -44,7 +48,9 @@ def network_to_train(start: LoadedModel, recipe: Recipe) -> MVPFormer:
     if base.config.lora_rank:
         base = merged(base)
     classes = 2 if recipe.task == "detect" else 0
-    rank = recipe.lora_rank if recipe.task == "detect" and recipe.tune == "lora" else 0
+    rank = 0
+    if recipe.task == "detect" and recipe.tune == "lora":
+        rank = recipe.lora_rank
     tuned = with_lora(base, rank=rank, alpha=recipe.lora_alpha, classes=classes)
     rates = dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), recipe.dropout)
     config = MVPFormerConfig(**{**asdict(tuned.config), **rates, "structured_dropout": recipe.structured_dropout})
