@@ -119,7 +119,7 @@ def test_places_that_cannot_be_written(samples, tmp_path, cli):
         (["--mag", 80], "enlarged"),
         (["--preset", "huge"], "preset"),
         (["--slide-mpp", -1], "slide-mpp"),
-        (["--tissue-from", "/nowhere"], "no tissue of"),
+        (["--tissue-from", "/nowhere"], "no tissue for"),
     ],
 )
 def test_impossible_options(samples, tmp_path, cli, options, words):

@@ -243,7 +243,7 @@ def test_an_edited_process_list_is_read_back(samples, tmp_path, cli):
     [
         ("name\nx", "no column 'slide_id'"),
         ("slide_id,process\na.svs,0", "names no slide to process"),
-        ("slide_id\na.svs\na.tif", "slide a stands there twice"),
+        ("slide_id\na.svs\na.tif", "slide a is listed twice"),
         ("slide_id,sthresh\na.svs,eight", "line 2: invalid literal"),
         ("slide_id,use_otsu\na.svs,maybe", "line 2: maybe"),
         ("slide_id,mthresh\na.svs,4", "must be odd"),
@@ -275,7 +275,7 @@ def test_tissue_mended_in_qupath_is_read_back(samples, job, tmp_path):
         assert len({*map(tuple, ours)} ^ {*map(tuple, again)}) <= 2
     with pytest.raises(UserError, match="another tissue_file"):
         tile(samples, tmp_path)
-    with pytest.raises(UserError, match="no tissue of"):
+    with pytest.raises(UserError, match="no tissue for"):
         tile(samples, tmp_path / "x", tissue_from=samples)
 
 

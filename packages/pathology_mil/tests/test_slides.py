@@ -90,7 +90,7 @@ def test_one_slide_has_one_resolution_and_blank_rows_are_none(tmp_path, pyramid)
     table.write_text("wsi;mpp\nslide ü.svs;0,5\n;\n\nslide ü;0,5\n", encoding="utf-8")
     assert [(slide.slide_id, slide.mpp) for slide in find_slides(table)] == [("slide ü", 0.5)]
     table.write_text("wsi,mpp\nslide ü.svs,0.5\nslide ü,0.25\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"line 3: slide ü is there twice, with a resolution of 0.5 and of 0.25"):
+    with pytest.raises(UserError, match=r"line 3: slide ü is listed twice, with a resolution of 0.5 and of 0.25"):
         find_slides(table)
     table.write_bytes("wsi,mpp\nslide ü.svs,0.5\n".encode("latin-1"))
     assert find_slides(table)[0].path == pyramid

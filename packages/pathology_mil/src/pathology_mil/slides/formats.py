@@ -8,7 +8,7 @@ PLAIN_IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 SLIDE_SUFFIXES = PLAIN_IMAGES | {
     ".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm",
 }  # fmt: skip
-# endings that other fields use, too: the content decides
+# Endings that other fields use as well: the content decides.
 _SHARED = {".tif", ".tiff", ".dcm"}
 _OURS = SLIDE_SUFFIXES - _SHARED - PLAIN_IMAGES
 _ENDINGS = tuple(sorted(SLIDE_SUFFIXES | {".h5", ".hdf5", ".pt"}))
@@ -19,35 +19,39 @@ _COLOURS = 277  # samples per pixel
 def claim(path: Path) -> Claim | None:
     """Slides by their ending, TIFF and DICOM by their content, feature files by their keys, folders by what is in them."""
     try:
-        return _folder(path) if path.is_dir() else _file(path)
+        if path.is_dir():
+            return _claim_folder(path)
+        return _claim_file(path)
     except OSError:
         return None
 
 
-def _folder(path: Path) -> Claim | None:
+def _claim_folder(path: Path) -> Claim | None:
     slides = [file for file in path.iterdir() if file.suffix.lower() in _OURS]
     if slides:
         return Claim("folder of slides", 0.9, f"it holds {slides[0].name}")
-    pyramids = [file for file in path.iterdir() if file.suffix.lower() in _SHARED and _file(file)]
-    return Claim("folder of slides", 0.8, f"it holds {pyramids[0].name}") if pyramids else None
+    pyramids = [file for file in path.iterdir() if file.suffix.lower() in _SHARED and _claim_file(file)]
+    if pyramids:
+        return Claim("folder of slides", 0.8, f"it holds {pyramids[0].name}")
+    return None
 
 
-def _file(path: Path) -> Claim | None:
+def _claim_file(path: Path) -> Claim | None:
     suffix = path.suffix.lower()
     if not path.is_file():
         return None
     if suffix in _OURS:
         return Claim("whole-slide image", 1.0, f"{suffix} files are slides")
     if suffix in _SHARED:
-        return _pyramid(path, suffix)
+        return _claim_pyramid(path, suffix)
     if suffix in (".h5", ".hdf5"):
-        return _feature_file(path)
+        return _claim_features(path)
     if suffix in PLAIN_IMAGES:
         return Claim("picture, as a small slide", 0.2)
     return None
 
 
-def _pyramid(path: Path, suffix: str) -> Claim | None:
+def _claim_pyramid(path: Path, suffix: str) -> Claim | None:
     import openslide
 
     try:
@@ -59,6 +63,7 @@ def _pyramid(path: Path, suffix: str) -> Claim | None:
     surest = Claim("whole-slide image", 0.9, f"OpenSlide opens it as {vendor}")
     if suffix == ".dcm" or vendor != "generic-tiff":
         return surest
+    # Any tiled TIFF is "generic" to OpenSlide, also a satellite scene: that has geo keys, or bands that are not colours.
     from PIL import Image
 
     try:
@@ -67,10 +72,12 @@ def _pyramid(path: Path, suffix: str) -> Claim | None:
             is_map = _GEO_KEYS in tags or tags.get(_COLOURS, 1) not in (3, 4)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return surest
-    return None if is_map else Claim("whole-slide image", 0.7, "OpenSlide opens it as a tiled TIFF in colour")
+    if is_map:
+        return None
+    return Claim("whole-slide image", 0.7, "OpenSlide opens it as a tiled TIFF in colour")
 
 
-def _feature_file(path: Path) -> Claim | None:
+def _claim_features(path: Path) -> Claim | None:
     import h5py
 
     with h5py.File(path, "r") as file:
@@ -87,5 +94,7 @@ def _feature_file(path: Path) -> Claim | None:
 def slide_id(name: str) -> str:
     """The id that a table means by a file name: without folder and without the ending of a slide or feature file."""
     name = str(name).strip().replace("\\", "/").rsplit("/", 1)[-1]
-    ending = next((e for e in _ENDINGS if name.lower().endswith(e)), "")
-    return name[: len(name) - len(ending)]
+    for ending in _ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name

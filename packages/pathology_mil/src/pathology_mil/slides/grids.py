@@ -40,14 +40,13 @@ def contour_grid(
     """
     if contour_fn not in get_args(ContourFn):
         raise UserError(f"unknown contour function {contour_fn!r}", f"choose from {', '.join(get_args(ContourFn))}")
-    parts = [
-        _one_contour(outer, holes, dimensions, side, step, contour_fn, use_padding)
-        for outer, holes in zip(tissue.contours, tissue.holes, strict=True)
-    ]
-    return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
+    grids = [np.zeros((0, 2), np.int64)]
+    for outer, holes in zip(tissue.contours, tissue.holes, strict=True):
+        grids.append(_grid_of_contour(outer, holes, dimensions, side, step, contour_fn, use_padding))
+    return np.concatenate(grids)
 
 
-def _one_contour(
+def _grid_of_contour(
     outer: Contour,
     holes: list[Contour],
     dimensions: tuple[int, int],
@@ -57,11 +56,13 @@ def _one_contour(
     use_padding: bool,
 ) -> Coords:
     left, top, width, height = cv2.boundingRect(outer)
-    stop = (left + width, top + height)
+    right, bottom = left + width, top + height
     if not use_padding:
-        stop = tuple(min(s, d - t + 1) for s, d, t in zip(stop, dimensions, side, strict=True))
-    xs, ys = (np.arange(a, b, s, dtype=np.int64) for a, b, s in zip((left, top), stop, step, strict=True))
+        right, bottom = min(right, dimensions[0] - side[0] + 1), min(bottom, dimensions[1] - side[1] + 1)
+    xs = np.arange(left, right, step[0], dtype=np.int64)
+    ys = np.arange(top, bottom, step[1], dtype=np.int64)
     corners = np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1).reshape(-1, 2)
+    # CLAM takes the width of a tile for both axes, and halves it with // here, with / for holes.
     centre = corners + side[0] // 2
     shift = int(side[0] // 2 * 0.5)
     if contour_fn == "basic":
@@ -72,17 +73,18 @@ def _one_contour(
         signs = [(-1, -1), (1, 1), (1, -1), (-1, 1)]
         points = np.stack([_within(outer, centre + shift * np.array(sign)) for sign in signs])
         inside = points.all(axis=0) if contour_fn == "four_pt_hard" else points.any(axis=0)
-    kept = corners[inside]
+    tiles = corners[inside]
     for hole in holes:
-        kept = kept[~_within(hole, kept + side[0] / 2, boundary=False)]
-    return kept
+        tiles = tiles[~_within(hole, tiles + side[0] / 2, boundary=False)]
+    return tiles
 
 
 def _within(contour: Contour, points: NDArray, *, boundary: bool = True) -> NDArray[np.bool_]:
     """Which points lie inside a contour; equals cv2.pointPolygonTest for each, many times faster."""
     if len(contour) < 3:
-        at = (points[:, None, :] == contour[None]).all(axis=-1).any(axis=-1)
-        return at if boundary else np.zeros(len(points), bool)
+        if not boundary:  # a point or a line has no inside
+            return np.zeros(len(points), bool)
+        return (points[:, None, :] == contour[None]).all(axis=-1).any(axis=-1)
     polygon = shapely.Polygon(contour)
     shapely.prepare(polygon)
     test = shapely.intersects_xy if boundary else shapely.contains_xy
@@ -108,9 +110,11 @@ def global_grid(
     if not len(pieces):
         return np.zeros((0, 2), np.int64)
     shapely.prepare(pieces)
-    xs, ys = (np.arange(0, d, step, dtype=np.int64) for d in dimensions)
-    kept = []
+    xs = np.arange(0, dimensions[0], step, dtype=np.int64)
+    ys = np.arange(0, dimensions[1], step, dtype=np.int64)
+    tiles = []
     for start in range(0, len(ys), _ROWS):
+        # Some rows at once: few enough that an outline is cut down to their strip, many enough to be worth the call.
         rows = ys[start : start + _ROWS]
         grid = np.stack(np.meshgrid(rows, xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
         boxes = shapely.box(grid[:, 0], grid[:, 1], grid[:, 0] + side, grid[:, 1] + side)
@@ -118,23 +122,23 @@ def global_grid(
         covered = np.zeros(len(grid))
         touched = np.zeros(len(grid), bool)
         for piece in pieces:
-            near = _near(piece, grid, side)
+            near = _tiles_near(piece, grid, side)
             near = near[shapely.intersects(piece, boxes[near])]
             touched[near] = True
             if min_tissue > 0 and len(near):
-                covered[near] += _covered(piece, boxes[near], strip, side)
-        kept.append(grid[touched & (covered >= min_tissue * side**2 * (1 - 1e-9))])
-    return np.concatenate(kept)
+                covered[near] += _covered_area(piece, boxes[near], strip, side)
+        tiles.append(grid[touched & (covered >= min_tissue * side**2 * (1 - 1e-9))])
+    return np.concatenate(tiles)
 
 
-def _near(piece: shapely.Geometry, grid: Coords, side: int) -> NDArray[np.int64]:
+def _tiles_near(piece: shapely.Geometry, grid: Coords, side: int) -> NDArray[np.int64]:
     """The tiles that the box around a piece touches."""
     left, top, right, bottom = shapely.bounds(piece)
     x, y = grid[:, 0], grid[:, 1]
     return np.flatnonzero((x <= right) & (x + side >= left) & (y <= bottom) & (y + side >= top))
 
 
-def _covered(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geometry, side: int) -> NDArray[np.float64]:
+def _covered_area(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geometry, side: int) -> NDArray[np.float64]:
     """Area of each tile that lies in a piece. Only tiles on its outline are intersected, and only with the part beside them."""
     area = np.full(len(boxes), float(side**2))
     on_outline = ~shapely.covers(piece, boxes)

@@ -29,12 +29,14 @@ class ScanOptions:
 
     def __post_init__(self) -> None:
         if self.slide_mpp is not None and self.slide_mag is not None:
-            raise UserError("say the scan's resolution or its objective, not both: --slide-mpp or --slide-mag")
+            raise UserError("give the scan's resolution or its objective, not both: --slide-mpp or --slide-mag")
 
     @property
     def mpp(self) -> float | None:
         """The resolution in µm per pixel, from whichever was given."""
-        return self.slide_mpp if self.slide_mag is None else 10 / self.slide_mag
+        if self.slide_mag is not None:
+            return 10 / self.slide_mag
+        return self.slide_mpp
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ class TileOptions:
         mpp: resolution of the tiles, true µm per pixel, instead of --mag.
         patch_size: side of a tile in pixels at that resolution.
         overlap: pixels that neighbouring tiles share.
-        layout: trident lays one grid over the slide, clam one over each piece of tissue; files and folders are theirs, too.
-        min_tissue: share of a tile that must be tissue; 0 asks that they touch (trident).
+        layout: trident lays one grid over the slide, clam one over each piece of tissue; files and folders are named likewise.
+        min_tissue: share of a tile that must be tissue; at 0 it is enough that they touch (trident).
         keep_holes: count holes in the tissue as tissue (trident).
         contour_fn: what makes a tile belong to tissue (clam).
         use_padding: whether tiles may stick out of the slide (clam).
@@ -177,7 +179,8 @@ class TileOptions:
         if self.mag is None and self.mpp is None:
             object.__setattr__(self, "mag", 20.0)
         for name in ("mag", "mpp", "min_tissue"):  # 20 and 20.0 are the same request: the same key
-            if (value := getattr(self, name)) is not None:
+            value = getattr(self, name)
+            if value is not None:
                 object.__setattr__(self, name, float(value))
         if self.overlap >= self.patch_size:
             raise UserError(
@@ -189,12 +192,16 @@ class TileOptions:
 
     @property
     def resolution_name(self) -> str:
-        return f"{self.mag:g}x" if self.mpp is None else f"{self.mpp:g}mpp"
+        if self.mpp is not None:
+            return f"{self.mpp:g}mpp"
+        return f"{self.mag:g}x"
 
     @property
     def folder(self) -> str:
         """The folder below the job folder that TRIDENT would use; CLAM uses the job folder itself."""
-        return "" if self.layout == "clam" else f"{self.resolution_name}_{self.patch_size}px_{self.overlap}px_overlap"
+        if self.layout == "clam":
+            return ""
+        return f"{self.resolution_name}_{self.patch_size}px_{self.overlap}px_overlap"
 
     def file(self, job: Path, slide_id: str) -> Path:
         """Where the tiles of a slide are kept."""
@@ -211,19 +218,18 @@ class Tiling:
 
     def plain(self) -> dict[str, Any]:
         """As a flat table that JSON keeps (`tissue.sthresh` …)."""
-        tissue = {f"tissue.{key}": _listed(value) for key, value in asdict(self.tissue).items()}
-        return {**asdict(self.tiles), **tissue}
+        plain = asdict(self.tiles)
+        for name, value in asdict(self.tissue).items():
+            plain[f"tissue.{name}"] = list(value) if isinstance(value, tuple) else value
+        return plain
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Tiling":
         """What `plain` wrote; further entries are ignored."""
-        tiles = {f.name: plain[f.name] for f in fields(TileOptions) if f.name in plain}
+        tiles = {field.name: plain[field.name] for field in fields(TileOptions) if field.name in plain}
         tissue: dict[str, Any] = {}
-        for name in (f.name for f in fields(TissueParams)):
-            if (value := plain.get(f"tissue.{name}")) is not None:
-                tissue[name] = tuple(value) if isinstance(value, list) else value
+        for parameter in fields(TissueParams):
+            value = plain.get(f"tissue.{parameter.name}")
+            if value is not None:
+                tissue[parameter.name] = tuple(value) if isinstance(value, list) else value
         return cls(TileOptions(**tiles), TissueParams(**tissue))
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

@@ -18,6 +18,7 @@ _BROWN = (5, 25)  # hue of DAB, of 180
 def picture_kind(thumbnail: RGB) -> str:
     """One of the names above."""
     hue, saturation, value = cv2.split(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2HSV))
+    # First the dark ones: a fluorescent slide may have any colours.
     if np.median(value) < 60 and np.mean(value > 170) < 0.05:
         return DARK
     spread = thumbnail.max(axis=-1).astype(int) - thumbnail.min(axis=-1)
@@ -33,7 +34,7 @@ def picture_kind(thumbnail: RGB) -> str:
 def advice(kind: str) -> str:
     """What a user should know of such a picture; empty for those that the tissue filter was made for."""
     if kind == DARK:
-        return "the background is dark: fluorescence, or no slide; tissue cannot be found by its stain"
+        return "the background is dark: fluorescence, or not a slide; tissue cannot be found by its stain"
     if kind == GREY:
         return "the picture has no colour: tissue cannot be found by its saturation (--tissue otsu looks at brightness)"
     return ""

@@ -1,4 +1,4 @@
-"""CLAM's `process_list_autogen.csv`: a row a slide with the parameters it was tiled with, which people edit and feed back."""
+"""CLAM's `process_list_autogen.csv`: a row per slide with the parameters it was tiled with, which users edit and feed back."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,9 @@ from pathology_mil.slides.reading import SlideFile
 
 
 def _ids(text: str) -> tuple[int, ...]:
-    return () if text.strip().lower() in ("", "none") else tuple(int(n) for n in text.replace(",", " ").split())
+    if text.strip().lower() in ("", "none"):
+        return ()
+    return tuple(map(int, text.replace(",", " ").split()))
 
 
 def _flag(text: str) -> bool:
@@ -63,7 +65,7 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
         base: what holds where a row says nothing.
 
     Raises:
-        UserError: unreadable, without slides, a slide twice, or a value that is none.
+        UserError: unreadable, without slides, a slide twice, or an unusable value.
     """
     table = read_table(path)
     column = table.column("slide_id")
@@ -77,17 +79,30 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
         slide = slide_id(name)
         where = f"{path.name}, line {row.line}"
         if slide in listed:
-            raise UserError(f"{where}: slide {slide} stands there twice")
+            raise UserError(f"{where}: slide {slide} is listed twice")
         cells = {name: row.get(column) for name, column in columns.items()}
         try:
-            tissue = {name: of(text) for name, of in _TISSUE.items() if (text := cells[name]) is not None}
-            tiles = {name: of(text) for name, of in _TILES.items() if (text := cells[name]) is not None}
+            tissue, tiles = _read_cells(cells, _TISSUE), _read_cells(cells, _TILES)
             listed[slide] = Tiling(replace(base.tiles, **tiles), replace(base.tissue, **tissue))
         except (ValueError, UserError) as error:
             raise UserError(f"{where}: {error}") from error
     if not listed:
-        raise UserError(f"{path} names no slide to process", "set 'process' to 1 in the rows that are wanted")
+        raise UserError(f"{path} names no slide to process", "set 'process' to 1 in the rows to process")
     return listed
+
+
+def _read_cells(cells: Mapping[str, str | None], readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
+    """The parameters that a row gives; an empty cell gives none.
+
+    Raises:
+        ValueError: a cell that its reader does not understand.
+    """
+    values = {}
+    for name, read in readers.items():
+        text = cells[name]
+        if text is not None:
+            values[name] = read(text)
+    return values
 
 
 def listed_slides(slides: Sequence[SlideFile], listed: Mapping[str, Tiling]) -> list[SlideFile]:
@@ -96,6 +111,7 @@ def listed_slides(slides: Sequence[SlideFile], listed: Mapping[str, Tiling]) -> 
     Raises:
         UserError: it names others.
     """
-    if absent := sorted(listed.keys() - {s.slide_id for s in slides}):
+    absent = sorted(listed.keys() - {slide.slide_id for slide in slides})
+    if absent:
         raise UserError(f"the process list names {few(absent)}: no such slide here")
-    return [s for s in slides if s.slide_id in listed]
+    return [slide for slide in slides if slide.slide_id in listed]

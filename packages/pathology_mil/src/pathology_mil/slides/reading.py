@@ -7,7 +7,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -26,9 +26,9 @@ from pathology_mil.slides.resolution import resolution
 
 RGB = NDArray[np.uint8]
 
-# a whole level up to this size is read in one call; anything larger is read in blocks
+# A whole level up to this size is read in one call; anything larger is read in blocks.
 WHOLE_PIXELS = 16_000_000
-# a plain image (PNG, JPEG) has to be decoded whole: past this, a pyramidal file is the better idea
+# A plain image (PNG, JPEG) has to be decoded whole: past this, a pyramidal file is the better idea.
 PLAIN_PIXELS = 400_000_000
 _BLOCK = 2048
 
@@ -61,8 +61,8 @@ class Slide:
         self.levels: list[tuple[int, int]] = [(int(w), int(h)) for w, h in self._handle.level_dimensions]
         width, height = self.levels[0]
         self.downsamples = [(width / w, height / h) for w, h in self.levels]
-        found = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
-        self.mpp, self.mpp_source, self.axes = found.mpp, found.source, found.axes
+        scan = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
+        self.mpp, self.mpp_source, self.axes = scan.mpp, scan.source, scan.axes
         color = self.properties.get("openslide.background-color", "FFFFFF")
         self.background = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
 
@@ -91,29 +91,29 @@ class Slide:
         """The resolution, where one is needed.
 
         Raises:
-            UserError: the file does not say and nobody else has.
+            UserError: neither the file nor the user says it.
         """
         if self.axes is not None:
             x, y = self.axes
             raise UserError(
                 f"{self.path.name}: its pixels are not square ({x:g} × {y:g} µm), so that tiles would be distorted",
-                f"resample it; --slide-mpp {x:g} takes them as square",
+                f"resample it, or treat them as square with --slide-mpp {x:g}",
             )
         if self.mpp is None:
             raise UserError(
                 f"{self.path.name}: the file holds neither a resolution (mpp) nor a magnification",
-                "say it with --slide-mpp 0.25 (µm per pixel of the scan) or --slide-mag 40 (its objective)",
+                "give it with --slide-mpp 0.25 (µm per pixel of the scan) or --slide-mag 40 (its objective)",
             )
         return self.mpp
 
     def best_level(self, downsample: float) -> int:
-        """The coarsest level that is no coarser than 1.1 × the downsample wanted."""
-        usable = [i for i, (dx, _) in enumerate(self.downsamples) if dx <= 1.1 * downsample]
-        return max(usable, key=lambda i: self.downsamples[i][0]) if usable else 0
+        """The coarsest level that is no coarser than 1.1 × a downsample."""
+        usable = [level for level, (dx, _) in enumerate(self.downsamples) if dx <= 1.1 * downsample]
+        return max(usable, key=lambda level: self.downsamples[level][0], default=0)
 
     def nearest_level(self, downsample: float) -> int:
-        """The level whose downsample is nearest to the one wanted."""
-        return min(range(len(self.levels)), key=lambda i: abs(self.downsamples[i][0] - downsample))
+        """The level whose downsample is nearest to a given one."""
+        return min(range(len(self.levels)), key=lambda level: abs(self.downsamples[level][0] - downsample))
 
     def read(self, x: int, y: int, *, level: int = 0, width: int, height: int) -> RGB:
         """A region as (height, width, 3) uint8; x and y in level-0 pixels, width and height in those of `level`.
@@ -124,7 +124,7 @@ class Slide:
         try:
             image = self._handle.read_region((int(x), int(y)), level, (width, height))
         except (openslide.OpenSlideError, OSError, ValueError, SyntaxError):
-            # OpenSlide's error state sticks to the handle, so a neighbour's fault may have been ours to meet: once more, with a fresh one
+            # OpenSlide's error state sticks to the handle, so this may be the fault of another region: once more, with a fresh one.
             with self._lock:
                 self._handle = _open(self.path)
                 try:
@@ -154,14 +154,15 @@ class Slide:
         """A whole level; a damaged part of it costs only the block it lies in."""
         width, height = self.levels[level]
         if width * height <= WHOLE_PIXELS:
-            bad = self.bad_regions
+            bad_before = self.bad_regions
             image = self.read(0, 0, level=level, width=width, height=height)
-            if self.bad_regions == bad:
+            if self.bad_regions == bad_before:
                 return image
-            self.bad_regions = bad
+            self.bad_regions = bad_before  # counted again below, block by block
         image = np.empty((height, width, 3), np.uint8)
         dx, dy = self.downsamples[level]
-        for x, y, w, h in _blocks(width, height, _BLOCK if width * height > WHOLE_PIXELS else 256):
+        side = _BLOCK if width * height > WHOLE_PIXELS else 256
+        for x, y, w, h in _blocks(width, height, side):
             image[y : y + h, x : x + w] = self.read(round(x * dx), round(y * dy), level=level, width=w, height=h)
         return image
 
@@ -179,9 +180,8 @@ class Slide:
         for x, y, w, h in _blocks(width, height, step):
             left, top = round(x * lw / width), round(y * lh / height)
             right, bottom = min(lw, round((x + w) * lw / width)), min(lh, round((y + h) * lh / height))
-            block = self.read(
-                round(left * dx), round(top * dy), level=level, width=max(1, right - left), height=max(1, bottom - top)
-            )
+            block_width, block_height = max(1, right - left), max(1, bottom - top)
+            block = self.read(round(left * dx), round(top * dy), level=level, width=block_width, height=block_height)
             image[y : y + h, x : x + w] = resized(block, w, h)
         return image
 
@@ -200,10 +200,12 @@ def resized(image: RGB, width: int, height: int) -> RGB:
     if image.shape[:2] == (height, width):
         return image
     shrinks = width <= image.shape[1] and height <= image.shape[0]
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)  # pyright: ignore[reportReturnType]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height), interpolation=method)  # pyright: ignore[reportReturnType]
 
 
 def _blocks(width: int, height: int, side: int) -> Iterator[tuple[int, int, int, int]]:
+    """(x, y, width, height) of squares that cover a picture; those at its right and lower edges are smaller."""
     for y in range(0, height, side):
         for x in range(0, width, side):
             yield x, y, min(side, width - x), min(side, height - y)
@@ -252,11 +254,12 @@ def _open_plain(path: Path) -> openslide.ImageSlide:
 
 
 def _dicom_modality(path: Path) -> str | None:
-    """The modality (CT, MR, SM …) of a DICOM file, or None if it is none."""
+    """The modality (CT, MR, SM …) of a DICOM file; None for any other file."""
     with path.open("rb") as file:
         head = file.read(8192)
     if head[128:132] != b"DICM":
         return None
+    # Element (0008,0060) in little-endian order, with or without an explicit type.
     match = re.search(rb"\x08\x00\x60\x00(?:CS..)?([A-Z]{2})", head, re.DOTALL)
     return "unknown" if match is None else match.group(1).decode()
 
@@ -267,7 +270,7 @@ def _first_line(error: BaseException) -> str:
 
 @dataclass(frozen=True)
 class SlideFile:
-    """A slide to work on, and its resolution where a person or a table gives one."""
+    """A slide to work on, and its resolution where the user or a table gives one."""
 
     path: Path
     mpp: float | None = None
@@ -284,33 +287,33 @@ def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFi
     have `mpp`.
 
     Raises:
-        UserError: nothing there, a folder without slides, a list that names absent files, or two slides of one name.
+        UserError: no such path, a folder without slides, a list that names absent files, or two slides of one name.
     """
     source = Path(source)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     if source.is_dir():
-        found = [SlideFile(p) for p in source.rglob("*") if p.suffix.lower() in SLIDE_SUFFIXES and p.is_file()]
-        if not found:
+        files = [file for file in source.rglob("*") if file.suffix.lower() in SLIDE_SUFFIXES]
+        slides = [SlideFile(file, mpp) for file in files if file.is_file()]
+        if not slides:
             raise UserError(
                 f"{source}: no slides in this folder or below it", f"slides end in {', '.join(sorted(SLIDE_SUFFIXES))}"
             )
     elif source.suffix.lower() == ".csv":
-        found = _listed(source)
+        slides = [slide if slide.mpp is not None else replace(slide, mpp=mpp) for slide in _read_list(source)]
     else:
-        found = [SlideFile(source)]
-    found = [SlideFile(s.path, mpp if s.mpp is None else s.mpp) for s in found]
-    found.sort(key=lambda s: (s.slide_id, str(s.path)))
-    for one, other in pairwise(found):
+        slides = [SlideFile(source, mpp)]
+    slides.sort(key=lambda slide: (slide.slide_id, str(slide.path)))
+    for one, other in pairwise(slides):
         if one.slide_id == other.slide_id and one.path != other.path:
             raise UserError(
                 f"two slides share the name {one.slide_id!r}: {one.path} and {other.path}", "rename one of them"
             )
-    return found
+    return slides
 
 
-def _listed(path: Path) -> list[SlideFile]:
-    """The slides of a list; what it says of each row is told."""
+def _read_list(path: Path) -> list[SlideFile]:
+    """The slides of a list; rows that are left out are printed with the reason."""
     table = read_table(path)
     column = table.column("wsi", "full_path", "path", "slide_id", required=False)
     mpp_column = table.column("mpp", required=False)
@@ -323,7 +326,7 @@ def _listed(path: Path) -> list[SlideFile]:
         if name is None:
             table.leave_out(row, "without a slide")
             continue
-        file = _listed_file(path.parent / name)
+        file = _find_file(path.parent / name)
         if file is None:
             missing.append(name)
             continue
@@ -333,14 +336,17 @@ def _listed(path: Path) -> list[SlideFile]:
         before = slides.setdefault(file.resolve(), SlideFile(file, mpp))
         if before.mpp != mpp:
             raise UserError(
-                f"{path.name}, line {row.line}: {name} is there twice, with a resolution of {before.mpp} and of {mpp}",
+                f"{path.name}, line {row.line}: {name} is listed twice, with a resolution of {before.mpp} and of {mpp}",
                 "a slide has one resolution: keep one of the rows",
             )
     if missing:
-        raise UserError(f"{path.name} names slides that are not there: {few(missing)}", _columns_hint(table))
+        raise UserError(f"{path.name} names slides that do not exist: {few(missing)}", _columns_hint(table))
     if not slides:
         raise UserError(f"{path.name} names no slide", table.account())
-    for text in [*table.notes, *([table.account()] if table.left_out else [])]:
+    notes = list(table.notes)
+    if table.left_out:
+        notes.append(table.account())
+    for text in notes:
         note.print(text, markup=False, soft_wrap=True)
     return list(slides.values())
 
@@ -349,7 +355,7 @@ def _columns_hint(table: Table) -> str:
     return f"its columns are {', '.join(map(repr, table.columns))}; paths are relative to the list"
 
 
-def _listed_file(path: Path) -> Path | None:
+def _find_file(path: Path) -> Path | None:
     """A file of a list; its ending may be missing."""
     if path.is_file():
         return path

@@ -32,7 +32,7 @@ _CUT_OUT = {
 _TUMOUR = {
     "tumor", "tumour", "tumors", "tumours", "metastasis", "metastases", "metastatic", "carcinoma", "adenocarcinoma", "cancer", "nest", "nests",
 }  # fmt: skip
-# a name with one of these is not tumour, whatever else it says
+# A name with one of these is not tumour, whatever else it says.
 _OTHERWISE = {
     "non", "no", "not", "without", "free", "negative", "neg", "normal", "benign", "healthy", "stroma", "stromal", "associated",
     "adjacent", "peritumoral", "margin", "border", "edge", "bed", "necrosis", "necrotic", "lymphocytes", "infiltrate", "til", "tils",
@@ -64,9 +64,13 @@ class Area:
 
 
 def _listed(areas: Mapping[str, float], mpp: float | None) -> str:
-    if mpp is None:
-        return ", ".join(f"{name} {area:,.0f} px²" for name, area in areas.items())
-    return ", ".join(f"{name} {area * mpp**2 / 1e6:.3g} mm²" for name, area in areas.items())
+    words = []
+    for name, area in areas.items():
+        if mpp is None:
+            words.append(f"{name} {area:,.0f} px²")
+        else:
+            words.append(f"{name} {area * mpp**2 / 1e6:.3g} mm²")
+    return ", ".join(words)
 
 
 def says_tumour(name: str) -> bool:
@@ -76,7 +80,7 @@ def says_tumour(name: str) -> bool:
 
 
 def _says_other(name: str) -> bool:
-    """Whether the name of a class says that it is something else than tumour."""
+    """Whether the name of a class says that it is something other than tumour."""
     return bool(_words(name) & _OTHERWISE)
 
 
@@ -98,23 +102,24 @@ def truth_area(
     """What was drawn as tumour (or as `truth_class`).
 
     Raises:
-        UserError: a class that was asked for is not there, or there are classes and none says whether it is tumour.
+        UserError: a class that was asked for does not exist, or there are classes and none says whether it is tumour.
     """
     areas = [region for region in regions if region.is_area]
     classes = list(dict.fromkeys(map(_label, areas)))
-    wanted, unwanted = _matched(truth_class, classes, where), _matched(exclude_class, classes, where)
+    truth, excluded = _match_names(truth_class, classes, where), _match_names(exclude_class, classes, where)
     counted, cut_out, other = [], [], []
     for region in areas:
-        if _label(region) in wanted and region.role != "cut out":
+        # A class that the user names as truth is truth, even if its name would cut it out.
+        if _label(region) in truth and region.role != "cut out":
             counted.append(region)
-        elif _is_cut_out(region, unwanted):
+        elif _is_cut_out(region, excluded):
             cut_out.append(region)
-        elif not wanted and (region.role == "truth" or says_tumour(region.name)):
+        elif not truth and (region.role == "truth" or says_tumour(region.name)):
             counted.append(region)
         else:
             other.append(region)
     unknown = [region for region in other if not _says_other(region.name)]
-    if not wanted and not counted and unknown:
+    if not truth and not counted and unknown:
         names = ", ".join(dict.fromkeys(map(_label, unknown)))
         raise UserError(
             f"{where}: none of its classes says that it is tumour: {names}", "--truth-class NAME says which one is"
@@ -125,21 +130,25 @@ def truth_area(
 def tissue_area(regions: Sequence[Region], *, exclude_class: Sequence[str] = (), where: str) -> Area:
     """What was drawn as tissue: every class that is not cut out."""
     areas = [region for region in regions if region.is_area]
-    unwanted = _matched(exclude_class, list(dict.fromkeys(map(_label, areas))), where)
-    cut_out = [region for region in areas if _is_cut_out(region, unwanted)]
-    counted = [region for region in areas if not _is_cut_out(region, unwanted)]
+    excluded = _match_names(exclude_class, list(dict.fromkeys(map(_label, areas))), where)
+    cut_out = [region for region in areas if _is_cut_out(region, excluded)]
+    counted = [region for region in areas if not _is_cut_out(region, excluded)]
     return _area(counted, cut_out, [])
 
 
-def _matched(names: Sequence[str], classes: Sequence[str], where: str) -> set[str]:
-    """The classes of a file that are meant by names."""
-    found = set()
+def _match_names(names: Sequence[str], classes: Sequence[str], where: str) -> set[str]:
+    """The classes of a file that the user's names mean.
+
+    Raises:
+        UserError: a name means none.
+    """
+    matched = set()
     for name in names:
         match = match_name(name, classes)
         if match is None:
             raise UserError(f"{where}: there is no class {name!r}", f"its classes are {', '.join(map(repr, classes))}")
-        found.add(match)
-    return found
+        matched.add(match)
+    return matched
 
 
 def _area(counted: Sequence[Region], cut_out: Sequence[Region], other: Sequence[Region]) -> Area:
@@ -173,4 +182,6 @@ def outside(regions: Sequence[Region], dimensions: tuple[int, int], where: str) 
             "the file belongs to another slide, or its coordinates are those of another level",
         )
     share = 1 - inside / drawn
-    return f"{share:.0%} of what {where} draws lies outside the slide ({size})" if share > 0.02 else ""
+    if share <= 0.02:  # outlines often stick out of a slide by a few pixels
+        return ""
+    return f"{share:.0%} of what {where} draws lies outside the slide ({size})"

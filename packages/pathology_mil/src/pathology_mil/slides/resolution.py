@@ -29,6 +29,7 @@ _MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 
 
 
 def number(text: object) -> float | None:
+    """A positive finite number, also with a decimal comma; None where a property holds anything else."""
     try:
         value = float(str(text).strip().replace(",", "."))
     except ValueError:
@@ -40,7 +41,9 @@ def _hamamatsu(value: float) -> float:
     """hamamatsu.XResolution comes as µm/px, nm/px or px/cm: the magnitudes do not overlap."""
     if value < 10:
         return value
-    return value / 1000 if value < 5000 else 10_000 / value
+    if value < 5000:
+        return value / 1000
+    return 10_000 / value
 
 
 def _tiff(properties: Mapping[str, str]) -> float | None:
@@ -49,7 +52,9 @@ def _tiff(properties: Mapping[str, str]) -> float | None:
     if per_unit is None or unit is None:
         return None
     mpp = unit / per_unit
-    return mpp if mpp <= 10 else None  # 72 and 300 dpi are what image editors write, not what a scanner measured
+    if mpp > 10:  # 72 and 300 dpi are what image editors write, not what a scanner measured
+        return None
+    return mpp
 
 
 def _of_axes(x: float, y: float | None, source: str) -> Resolution:
@@ -64,14 +69,22 @@ def _of_axes(x: float, y: float | None, source: str) -> Resolution:
 def _ome_size(properties: Mapping[str, str], axis: str) -> float | None:
     """µm per pixel as the OME-XML in a TIFF's description says it; µm where it names no unit."""
     text = properties.get("tiff.ImageDescription") or properties.get("openslide.comment") or ""
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text) if "OME" in text else None
+    if "OME" not in text:
+        return None
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text)
     if pixels is None:
         return None
     size = re.search(rf'\bPhysicalSize{axis}="([^"]*)"', pixels.group())
     unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', pixels.group())
-    factor = _MICROMETRES.get(html.unescape(unit.group(1))) if unit is not None else 1.0
-    value = None if size is None else number(size.group(1))
-    return None if value is None or factor is None else value * factor
+    if size is None:
+        return None
+    factor: float | None = 1.0
+    if unit is not None:
+        factor = _MICROMETRES.get(html.unescape(unit.group(1)))  # a µ may be written as &#181;
+    value = number(size.group(1))
+    if value is None or factor is None:
+        return None
+    return value * factor
 
 
 def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_keys: Iterable[str] = ()) -> Resolution:
@@ -84,10 +97,10 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
         if not (math.isfinite(mpp) and mpp > 0):
             raise UserError(f"a slide's resolution must be a positive number of µm per pixel, got {mpp}")
         return Resolution(float(mpp), "given")
-    x, y = (number(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if x is not None and x <= 10:
+    x, y = number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))
+    if x is not None and x <= 10:  # OpenSlide takes it from the TIFF resolution too, which may be an editor's dpi
         return _of_axes(x, y, "openslide.mpp-x")
-    x, y = (_ome_size(properties, axis) for axis in "XY")
+    x, y = _ome_size(properties, "X"), _ome_size(properties, "Y")
     if x is not None:
         return _of_axes(x, y, "OME PhysicalSizeX")
     plain: list[tuple[str, Callable[[float], float]]] = [

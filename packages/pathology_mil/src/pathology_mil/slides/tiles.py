@@ -26,9 +26,9 @@ class Tiles:
         slide_id: name of the slide file without extension.
         coords: (N, 2) top left corners, level-0 pixels.
         side: side of a tile in level-0 pixels.
-        size: side in pixels at the resolution wanted.
+        size: side in pixels at the resolution asked for.
         attributes: everything the file says beside the coordinates.
-        notes: what a person should know about how this was read.
+        notes: what a user should know about how this was read.
     """
 
     slide_id: str
@@ -47,11 +47,13 @@ def downsample(slide: Slide, options: TileOptions) -> float:
     """
     own = slide.known_mpp()
     if options.mpp is not None:
-        scale, native, target = options.mpp / own, f"{own:g} µm per pixel", f"{options.mpp:g}"
+        scale = options.mpp / own
+        native, target = f"{own:g} µm per pixel", f"{options.mpp:g}"
     else:
         assert options.mag is not None
         objective = magnification(own)
-        scale, native, target = objective / options.mag, f"{objective}×", f"{options.mag:g}×"
+        scale = objective / options.mag
+        native, target = f"{objective}×", f"{options.mag:g}×"
     if scale < 1 / 1.2:
         raise UserError(
             f"{slide.path.name} was scanned at {native}: tiles at {target} would be enlarged, not sharper",
@@ -80,15 +82,13 @@ def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tu
         )
         if params.unique and len(coords):
             _, first = np.unique(coords, axis=0, return_index=True)
-            coords = coords[np.sort(first)]
+            coords = coords[np.sort(first)]  # in CLAM's order, which unique() sorts away
         attributes |= clam_attributes(slide, patch_level=level, patch_size=size)
         attributes["patch_size_level0"] = side
     else:
-        side = (
-            int(params.patch_size * magnification(slide.known_mpp()) // params.mag)
-            if params.mpp is None and params.mag
-            else round(params.patch_size * scale)
-        )
+        side = round(params.patch_size * scale)
+        if params.mpp is None and params.mag:  # TRIDENT rounds down here
+            side = int(params.patch_size * magnification(slide.known_mpp()) // params.mag)
         step = round(params.patch_size * scale) - round(params.overlap * scale)
         coords = global_grid(
             tissue,
@@ -114,7 +114,10 @@ def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tu
 
 
 def _clam_level(slide: Slide, params: TileOptions, scale: float) -> tuple[int, int, int]:
-    """The pyramid level, the size on it and the level-0 side by which CLAM's own reader gets the tile wanted."""
+    """The pyramid level, the size on it and the level-0 side with which CLAM's own reader gets the same tile.
+
+    That reader multiplies the size by the truncated downsample of the level. Where this misses the side, level 0 is used.
+    """
     side = round(params.patch_size * scale)
     level = slide.best_level(scale)
     if int(slide.downsamples[level][0]) * params.patch_size == side:
@@ -136,15 +139,12 @@ def clam_attributes(slide: Slide, *, patch_level: int, patch_size: int) -> dict[
 
 def write_tiles(path: Path, tiles: Tiles) -> None:
     """Writes tiles as CLAM and TRIDENT do: dataset `coords` (N, 2) int64 with attributes; whole or not at all."""
-    folder_attribute = (
-        "savetodir"
-        if "patch_size_level0" in tiles.attributes and "patch_level" not in tiles.attributes
-        else "save_path"
-    )
+    clam = "patch_level" in tiles.attributes
+    folder_attribute = "save_path"
+    if "patch_size_level0" in tiles.attributes and not clam:
+        folder_attribute = "savetodir"  # TRIDENT's name of it
+    rows = 1 if clam else 4096  # one row per chunk, as CLAM has, costs seconds on 100,000 tiles
     with writing(path) as temporary, h5py.File(temporary, "w") as file:
-        rows = (
-            1 if "patch_level" in tiles.attributes else 4096
-        )  # one row a chunk, as CLAM has, costs seconds on 100,000 tiles
         data = file.create_dataset("coords", data=tiles.coords.astype(np.int64), maxshape=(None, 2), chunks=(rows, 2))
         for key, value in {**tiles.attributes, folder_attribute: str(path.parent)}.items():
             data.attrs[key] = "None" if value is None else value
@@ -166,7 +166,9 @@ def read_tiles(path: Path) -> Tiles:
     if side is None:
         raise UserError(f"{path.name}: neither attributes nor coordinates tell how large a tile is")
     name = attributes.get("name")
-    slide_id = str(name) if name not in (None, "") else path.stem.removesuffix("_patches")
+    slide_id = path.stem.removesuffix("_patches")
+    if name not in (None, ""):
+        slide_id = str(name)
     return Tiles(slide_id, coords, side, int(attributes.get("patch_size", side)), attributes, notes)
 
 
@@ -198,22 +200,27 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     value: Any
     for key, value in attributes.items():
-        value = value.decode() if isinstance(value, bytes) else value
-        value = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(value, bytes):
+            value = value.decode()
+        if hasattr(value, "tolist"):  # numpy scalars and arrays
+            value = value.tolist()
         plain[key] = None if value == "None" else value
     return plain
 
 
 def level0_side(attributes: Mapping[str, Any], coords: NDArray) -> tuple[int | None, list[str]]:
     """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (and said so)."""
-    if (side := attributes.get("patch_size_level0")) is not None:
+    side = attributes.get("patch_size_level0")
+    if side is not None:
         return int(side), []
-    if (size := attributes.get("patch_size")) is not None and (downsample := attributes.get("downsample")) is not None:
-        first = downsample[0] if isinstance(downsample, list) else downsample
-        return int(size) * int(first) * int(attributes.get("custom_downsample") or 1), []
-    steps = [np.diff(np.unique(coords[:, axis])) for axis in (0, 1)] if len(coords) else []
-    steps = np.concatenate(steps) if steps else np.zeros(0)
-    if not len(steps):
+    size, downsample = attributes.get("patch_size"), attributes.get("downsample")
+    if size is not None and downsample is not None:
+        along_x = downsample[0] if isinstance(downsample, list) else downsample
+        return int(size) * int(along_x) * int(attributes.get("custom_downsample") or 1), []
+    if not len(coords):
+        return None, []
+    steps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
+    if not len(steps):  # a single tile
         return None, []
     side = int(steps.min())
     return side, [

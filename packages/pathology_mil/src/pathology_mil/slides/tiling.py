@@ -70,15 +70,16 @@ def tile_slides(
         The folder that holds `patches/`, and one attempt per slide.
 
     Raises:
-        UserError: tiles that are there were made in another way.
+        UserError: existing tiles were made in another way.
     """
     if len(slides) == 1:  # one unusable slide is an error of its own, not an item that failed
         with Slide(slides[0].path, mpp=slides[0].mpp) as only:
             downsample(only, tiling.tiles)
     items = []
     for slide in slides:
-        own = tiling if listed is None else listed[slide.slide_id]
-        items.append(_item(_Work(slide, own, job, _tissue_file(tissue_from, slide.slide_id), exclude_class)))
+        own_tiling = tiling if listed is None else listed[slide.slide_id]
+        tissue_file = _tissue_file(tissue_from, slide.slide_id)
+        items.append(_item(_Work(slide, own_tiling, job, tissue_file, exclude_class)))
     for item in items:
         _discard_unusable(item, remake=listed is not None)
     folder = job / tiling.tiles.folder
@@ -102,7 +103,7 @@ def _tissue_file(folder: Path | None, slide_id: str) -> Path | None:
         return None
     path = find_annotation(folder, slide_id)
     if path is None:
-        raise UserError(f"{folder} holds no tissue of {slide_id}", f"expected {slide_id}.geojson")
+        raise UserError(f"{folder} holds no tissue for {slide_id}", f"expected {slide_id}.geojson")
     return path
 
 
@@ -145,20 +146,24 @@ def _still_without_tissue(item: Item, attempt: Attempt) -> Attempt:
 
 
 def refuse_single_failure(attempts: Sequence[Attempt], *, single: bool) -> None:
-    """Where one file was given and came to nothing, that is the user's first line.
+    """Makes the failure of a single given file an error of its own: the user's first line.
 
     Raises:
-        UserError: so it is.
+        UserError: it failed.
     """
     if single and attempts and not attempts[0].ok:
         name, message = attempts[0].name, attempts[0].message or attempts[0].status
-        raise UserError(message if message.startswith(name) else f"{name}: {message}")
+        if not message.startswith(name):
+            message = f"{name}: {message}"
+        raise UserError(message)
 
 
 def _tile(item: Item) -> dict[str, Any]:
     work: _Work = item.source
     with Slide(work.slide.path, mpp=work.slide.mpp) as slide:
-        drawn = None if work.tissue_file is None else _drawn_tissue(work.tissue_file, slide, work.exclude_class)
+        drawn = None
+        if work.tissue_file is not None:
+            drawn = _drawn_tissue(work.tissue_file, slide, work.exclude_class)
         tiles, tissue = make_tiles(slide, work.tiling, drawn)
         tiles.attributes.update(
             parameters=json.dumps(work.tiling.plain(), sort_keys=True),
@@ -178,7 +183,9 @@ def _tile(item: Item) -> dict[str, Any]:
     write_tiles(item.output, tiles)
     if not len(tiles.coords):
         reasons = "; ".join(["no tissue found on it", *tissue.notes])
-        advice = _ADVICE if work.tissue_file is None else f"{work.tissue_file.name} draws none that a tile fits into"
+        advice = _ADVICE
+        if work.tissue_file is not None:
+            advice = f"{work.tissue_file.name} draws none that a tile fits into"
         raise Skipped(NO_TISSUE, f"{reasons} ({advice})")
     return facts
 
@@ -186,11 +193,14 @@ def _tile(item: Item) -> dict[str, Any]:
 def _drawn_tissue(path: Path, slide: Slide, exclude_class: Sequence[str]) -> Tissue:
     """Tissue from a GeoJSON file."""
     regions = read_annotations(path)
-    beyond = outside(regions, slide.dimensions, path.name)
+    outside_slide = outside(regions, slide.dimensions, path.name)
     area = tissue_area(regions, exclude_class=exclude_class, where=path.name)
-    notes = [f"tissue taken from {path.name}", area.words("tissue", slide.mpp), *filter(None, [beyond])]
+    notes = [f"tissue taken from {path.name}", area.words("tissue", slide.mpp)]
+    if outside_slide:
+        notes.append(outside_slide)
     tissue = Tissue([], [], [], (1.0, 1.0), notes)
     for polygon in area.shape.geoms:
+        # A ring's last point repeats its first; contours do not.
         tissue.contours.append(np.array(polygon.exterior.coords)[:-1].astype(np.int32))
         tissue.holes.append([np.array(ring.coords)[:-1].astype(np.int32) for ring in polygon.interiors])
         tissue.areas.append(polygon.area)
@@ -221,13 +231,18 @@ def _write_table(folder: Path, tiling: Tiling, items: Sequence[Item], attempts: 
             rows = {row["slide_id"]: row for row in csv.DictReader(file) if row.get("slide_id")}
     for item, attempt in zip(items, attempts, strict=True):
         work: _Work = item.source
-        row = process_row(work.slide.path.name, work.tiling, attempt) if clam else _row(item, attempt)
+        if clam:
+            row = process_row(work.slide.path.name, work.tiling, attempt)
+        else:
+            row = _row(item, attempt)
         rows[row["slide_id"]] = {**row, **tile_facts(item.output)}
     text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    columns: dict[str, None] = {}  # in the order in which rows bring them
+    for row in rows.values():
+        columns |= dict.fromkeys(row)
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows[key] for key in sorted(rows))
+    writer.writerows(rows[slide_id] for slide_id in sorted(rows))
     write_text(table, text.getvalue())
 
 

@@ -21,8 +21,7 @@ from pathology_mil.slides.reading import RGB, WHOLE_PIXELS, Slide
 
 Contour = NDArray[np.int32]  # (points, 2), x and y
 
-
-_SPECK = 0.25
+_SPECK = 0.25  # squares of `ref_patch_size`: what is smaller is not tissue
 
 
 @dataclass
@@ -34,7 +33,7 @@ class Tissue:
         holes: the holes of each contour.
         areas: area of each contour as filtered: without any of its holes, in level-0 pixels.
         scale: (x, y) size of a pixel of the picture that was segmented, in level-0 pixels.
-        notes: what a person should know (area filter lowered, pieces dropped, pen marks left out).
+        notes: what a user should know (area filter lowered, pieces dropped, pen marks left out).
     """
 
     contours: list[Contour]
@@ -50,9 +49,10 @@ class Tissue:
             if len(outer) < 3:
                 continue
             shape = shapely.make_valid(shapely.Polygon(outer))
-            for hole in inner if holes else ():
-                if len(hole) >= 3:
-                    shape = shape.difference(shapely.make_valid(shapely.Polygon(hole)))
+            if holes:
+                for hole in inner:
+                    if len(hole) >= 3:
+                        shape = shape.difference(shapely.make_valid(shapely.Polygon(hole)))
             parts.append(shape)
         return polygonal(shapely.union_all(parts))
 
@@ -63,7 +63,7 @@ class Tissue:
 def polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
     """Only the polygons of a geometry (a repaired one may hold loose lines and points)."""
     parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.MultiPolygon([p for p in parts if isinstance(p, shapely.Polygon) and not p.is_empty])
+    return shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon) and not part.is_empty])
 
 
 def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
@@ -91,14 +91,20 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
             notes.append(f"pen marks on {marked:.1%} of the slide left out")
     if np.count_nonzero(mask) > 0.9 * mask.size:
         notes.append(
-            "nine tenths of the slide count as tissue: if its glass is tinted, --tissue otsu or a higher --sthresh tells them apart"
+            "nine tenths of the slide count as tissue: "
+            "if its glass is tinted, --tissue otsu or a higher --sthresh tells them apart"
         )
     tissue = _contours(mask, scale, params)
     tissue.notes[:0] = notes
-    return _chosen(tissue, params)
+    return _select_contours(tissue, params)
 
 
 def _segmentation_picture(slide: Slide, seg_level: int) -> RGB:
+    """The level that CLAM would segment, or without a good one a picture at most 64 times smaller than the slide.
+
+    Raises:
+        UserError: no such level, or one that is too large.
+    """
     if seg_level >= len(slide.levels):
         raise UserError(f"{slide.path.name} has levels 0 to {len(slide.levels) - 1}, not {seg_level}")
     if seg_level >= 0:
@@ -117,7 +123,8 @@ def _segmentation_picture(slide: Slide, seg_level: int) -> RGB:
 
 
 def _clam_mask(image: RGB, params: TissueParams) -> NDArray[np.uint8]:
-    saturation = cv2.medianBlur(np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1]), params.mthresh)
+    saturation = np.ascontiguousarray(cv2.cvtColor(image, cv2.COLOR_RGB2HSV)[..., 1])
+    saturation = cv2.medianBlur(saturation, params.mthresh)
     if params.use_otsu:
         _, mask = cv2.threshold(saturation, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY)
     else:
@@ -136,6 +143,7 @@ def _otsu_mask(image: RGB) -> NDArray[np.uint8]:
     if grey.min() == 255:
         return np.zeros(grey.shape, np.uint8)
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
+    # Small objects are made glass before the threshold is chosen again, so that dust does not decide it.
     grey[_small(mask, 60)] = 255
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
     mask[_small(mask, 60)] = 0
@@ -158,7 +166,7 @@ def pen_marks(image: RGB) -> NDArray[np.bool_]:
     """Pixels of green, blue and black felt pen, grown by a few pixels.
 
     Stained tissue lies between blue-purple and pink; the pale blue counterstain of immunohistochemistry is kept by asking for a
-    strong colour. Red pen can't be told from eosin and stays. The picture must be so coarse that dark nuclei are no black dots any more.
+    strong colour. Red pen can't be told from eosin and stays. The picture must be so coarse that dark nuclei are no longer black dots.
     """
     hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV))
     coloured = (hue >= 35) & (hue <= 115) & (saturation >= 110)
@@ -168,28 +176,30 @@ def pen_marks(image: RGB) -> NDArray[np.bool_]:
 
 
 def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: TissueParams) -> Tissue:
-    found, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    """CLAM's contours of a mask, filtered by area: without their holes for pieces, the largest ones for holes."""
+    outlines, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if hierarchy is None:
         return Tissue([], [], [], scale)
+    # RETR_CCOMP has two floors: outer contours, whose parent is −1, and the holes in them.
     parents = hierarchy[0, :, 3].tolist()
-    children: dict[int, list[int]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
+    holes_of: dict[int, list[int]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
     for i, parent in enumerate(parents):
         if parent >= 0:
-            children[parent].append(i)
-    sizes = np.array([cv2.contourArea(c) for c in found])
-    net = {i: float(sizes[i] - sizes[inner].sum()) for i, inner in children.items()}
+            holes_of[parent].append(i)
+    sizes = np.array([cv2.contourArea(outline) for outline in outlines])
+    net_areas = {i: float(sizes[i] - sizes[holes].sum()) for i, holes in holes_of.items()}
     reference = int(params.ref_patch_size**2 / (scale[0] * scale[1]))
-    wanted, notes = _area_filter([n for n in net.values() if n > 0], reference, params)
+    a_t, notes = _area_filter([area for area in net_areas.values() if area > 0], reference, params)
 
     tissue = Tissue([], [], [], scale, notes)
-    for i, inner in children.items():
-        if net[i] <= 0 or net[i] <= wanted * reference:
+    for i, holes in holes_of.items():
+        if net_areas[i] <= 0 or net_areas[i] <= a_t * reference:
             continue
-        largest = sorted(inner, key=lambda j: sizes[j], reverse=True)[: params.max_n_holes]
-        kept = [j for j in largest if sizes[j] > params.a_h * reference]
-        tissue.contours.append(_level0(found[i], scale))
-        tissue.holes.append([_level0(found[j], scale) for j in kept])
-        tissue.areas.append(net[i] * scale[0] * scale[1])
+        largest = sorted(holes, key=lambda hole: sizes[hole], reverse=True)[: params.max_n_holes]
+        large_holes = [outlines[hole] for hole in largest if sizes[hole] > params.a_h * reference]
+        tissue.contours.append(_level0(outlines[i], scale))
+        tissue.holes.append([_level0(outline, scale) for outline in large_holes])
+        tissue.areas.append(net_areas[i] * scale[0] * scale[1])
     return tissue
 
 
@@ -197,34 +207,35 @@ def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -
     """The a_t that applies, and what to say about it.
 
     With `adapt` it is the largest step at or below the one asked for that drops no more than 5 % of the tissue; specks under a quarter of
-    the reference square (64 µm wide at 40×) are no tissue.
+    the reference square (64 µm wide at 40×) are not tissue.
     """
-    tissue = [a for a in areas if a > _SPECK * reference]
+    tissue = [area for area in areas if area > _SPECK * reference]
     if not tissue and areas and max(areas) > params.a_t * reference:
         return params.a_t, []
     if not tissue:
         largest = max(areas, default=0) / reference
         if largest < 0.001:
             return params.a_t, []
-        return params.a_t, [
-            f"the largest piece has {largest:.2g} squares of {params.ref_patch_size} pixels: --min-area {largest / 2:.1g} keeps it"
-        ]
+        squares = f"{largest:.2g} squares of {params.ref_patch_size} pixels"
+        return params.a_t, [f"the largest piece has {squares}: --min-area {largest / 2:.1g} keeps it"]
+    total = sum(tissue)
 
     def dropped(a_t: float) -> list[float]:
-        return [a for a in tissue if a <= a_t * reference]
+        return [area for area in tissue if area <= a_t * reference]
 
-    steps = [params.a_t, *(a for a in (16, 4, 1, _SPECK) if a < params.a_t)] if params.adapt else [params.a_t]
-    a_t = next((a for a in steps if sum(dropped(a)) <= 0.05 * sum(tissue)), steps[-1])
+    steps = [params.a_t]
+    if params.adapt:
+        steps += [step for step in (16, 4, 1, _SPECK) if step < params.a_t]
+    a_t = next((step for step in steps if sum(dropped(step)) <= 0.05 * total), steps[-1])
     lost = dropped(params.a_t)
+    share = f"{sum(lost) / total:.0%} of the tissue"
     if a_t != params.a_t:
-        return a_t, [
-            f"area filter lowered from a_t={params.a_t:g} to {a_t:g}: it would drop "
-            + ("all tissue" if len(lost) == len(tissue) else f"{sum(lost) / sum(tissue):.0%} of the tissue")
-            + " (--preset biopsy has 1)"
-        ]
-    if sum(lost) > 0.05 * sum(tissue):
-        share = f"{len(lost)} piece(s), {sum(lost) / sum(tissue):.0%} of the tissue"
-        return a_t, [f"{share}, dropped by the area filter a_t={a_t:g}: --preset biopsy keeps them"]
+        loss = "all tissue" if len(lost) == len(tissue) else share
+        lowered = f"area filter lowered from a_t={params.a_t:g} to {a_t:g}"
+        return a_t, [f"{lowered}: it would drop {loss} (--preset biopsy has 1)"]
+    if sum(lost) > 0.05 * total:
+        pieces = f"{len(lost)} piece(s), {share}"
+        return a_t, [f"{pieces}, dropped by the area filter a_t={a_t:g}: --preset biopsy keeps them"]
     return a_t, []
 
 
@@ -232,17 +243,15 @@ def _level0(contour: NDArray, scale: tuple[float, float]) -> Contour:
     return (contour[:, 0, :] * np.array(scale)).astype(np.int32)
 
 
-def _chosen(tissue: Tissue, params: TissueParams) -> Tissue:
+def _select_contours(tissue: Tissue, params: TissueParams) -> Tissue:
+    """The contours that the user asked for by number."""
     if not params.keep_ids and not params.exclude_ids:
         return tissue
-    kept = [
-        i
-        for i in range(len(tissue.contours))
-        if (not params.keep_ids or i in params.keep_ids) and i not in params.exclude_ids
-    ]
+    numbers = params.keep_ids or range(len(tissue.contours))
+    selected = [i for i in range(len(tissue.contours)) if i in numbers and i not in params.exclude_ids]
     return replace(
         tissue,
-        contours=[tissue.contours[i] for i in kept],
-        holes=[tissue.holes[i] for i in kept],
-        areas=[tissue.areas[i] for i in kept],
+        contours=[tissue.contours[i] for i in selected],
+        holes=[tissue.holes[i] for i in selected],
+        areas=[tissue.areas[i] for i in selected],
     )
