@@ -69,7 +69,7 @@ def test_labels_in_an_acmil_file():
     assert labels_of_bags({"a": 2, "b": 0}).classes == ("0", "2")
     assert labels_of_bags({"a": 1}, classes=["normal", "tumour"]).label == {"a": 1}
     assert labels_of_bags({"a": 2}, classes=["0", "2"]).label == {"a": 1}
-    with pytest.raises(UserError, match="class numbers 5 are none"):
+    with pytest.raises(UserError, match="class numbers 5 are not among"):
         labels_of_bags({"a": 5}, classes=["normal", "tumour"])
     with pytest.raises(UserError, match="no labels"):
         labels_of_bags({"a": 2, "b": None})
@@ -162,5 +162,5 @@ def test_few_shots_a_class():
     assert Counter(labels.label[s] for s in few.train) == {0: 3, 1: 3}
     assert (few.val, few.test) == (split.val, split.test)
     assert few_shot(split, labels, 3, seed=1) == few
-    with pytest.raises(UserError, match="100 training slides a class"):
+    with pytest.raises(UserError, match="100 training slides per class"):
         few_shot(split, labels, 100, seed=1)

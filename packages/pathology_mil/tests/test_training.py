@@ -213,7 +213,7 @@ def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
     assert not (tmp_path / "run").exists()
     other = tmp_path / "labels.csv"
     other.write_text(cohort[1].read_text().replace("tumour", "cancer"))
-    with pytest.raises(UserError, match="cancer are none of the classes normal, tumour"):
+    with pytest.raises(UserError, match="cancer are not among the classes normal, tumour"):
         evaluate(cohort[0], other, model=str(trained.model), out=tmp_path / "eval", resamples=5)
 
 

@@ -27,7 +27,7 @@ class Metrics:
     Attributes:
         slides, patients: how many are behind them.
         auroc: one-vs-rest, macro over the classes that have slides on both sides (two classes: the usual area under the curve).
-        accuracy: share of slides right, which is what micro F1 is.
+        accuracy: share of slides that are right, which is what micro F1 is.
         f1_macro, f1_micro: the published training script reports micro F1 under the plain name; the paper speaks of macro F1.
         balanced_accuracy: mean sensitivity of the classes that occur.
         sensitivity, specificity: of each class against the rest.
@@ -72,15 +72,19 @@ def auroc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> f
         probabilities: (slides, classes).
         labels: (slides,) class numbers.
     """
-    classes = range(probabilities.shape[1]) if probabilities.shape[1] > 2 else [1]
+    classes = range(probabilities.shape[1])
+    if len(classes) <= 2:  # the areas of two classes are equal
+        classes = range(1, 2)
     areas = []
-    for c in classes:
-        positive = labels == c
+    for number in classes:
+        positive = labels == number
         n = int(positive.sum())
         if 0 < n < len(labels):
-            ranks = rankdata(probabilities[:, c])[positive].sum()
+            ranks = rankdata(probabilities[:, number])[positive].sum()
             areas.append((ranks - n * (n + 1) / 2) / (n * (len(labels) - n)))
-    return float(np.mean(areas)) if areas else math.nan
+    if not areas:
+        return math.nan
+    return float(np.mean(areas))
 
 
 def confusion(predicted: NDArray[np.integer], labels: NDArray[np.integer], n_class: int) -> NDArray[np.int64]:
@@ -107,23 +111,25 @@ def measure(
     """All measures of class probabilities (slides, classes) against class numbers (slides,).
 
     Args:
-        patients: whose each slide is; default: each slide is its own patient's.
+        patients: whose each slide is; default: each slide counts as a patient.
         resamples: of the bootstrap; 0 leaves the intervals out.
         seed: of its draws.
     """
     scores, truth = np.asarray(probabilities, np.float64), np.asarray(labels)
     predicted = scores.argmax(1)
-    owners = list(range(len(truth))) if patients is None else list(patients)
+    owners: list[Hashable] = list(range(len(truth)))
+    if patients is not None:
+        owners = list(patients)
 
     def values_of(indices: NDArray[np.int64]) -> dict[str, float]:
         counts = confusion(predicted[indices], truth[indices], len(classes))
         return {"auroc": auroc(scores[indices], truth[indices]), **_from_counts(counts, classes)}
 
     values = values_of(np.arange(len(truth)))
-    found: dict[str, Interval] = {}
+    interval_of: dict[str, Interval] = {}
     if resamples and len(truth):
-        independent = _independent(truth, owners, classes)
-        found = intervals(values_of, owners, independent=independent, level=LEVEL, resamples=resamples, seed=seed)
+        independent = _independent_patients(truth, owners, classes)
+        interval_of = intervals(values_of, owners, independent=independent, level=LEVEL, resamples=resamples, seed=seed)
     return Metrics(
         slides=len(truth),
         patients=len(set(owners)),
@@ -134,13 +140,14 @@ def measure(
         balanced_accuracy=values["balanced_accuracy"],
         sensitivity={name: values[f"sensitivity {name}"] for name in classes},
         specificity={name: values[f"specificity {name}"] for name in classes},
-        interval={name: (interval.low, interval.high) for name, interval in found.items()},
+        interval={name: (interval.low, interval.high) for name, interval in interval_of.items()},
     )
 
 
 def _from_counts(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
     """The measures that a confusion matrix tells."""
-    total, right, of_class = int(counts.sum()), counts.diagonal(), counts.sum(1)
+    total = int(counts.sum())
+    right, of_class = counts.diagonal(), counts.sum(1)
     wrongly_named = counts.sum(0) - right
     accuracy = _share(int(right.sum()), total)
     occurs = of_class > 0
@@ -161,19 +168,25 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def _independent(truth: NDArray[np.integer], patients: Sequence[Hashable], classes: Sequence[str]) -> dict[str, int]:
+def _independent_patients(
+    truth: NDArray[np.integer], patients: Sequence[Hashable], classes: Sequence[str]
+) -> dict[str, int]:
     """How many patients are behind each measure: for those that need every class, those of the rarest one."""
-    with_class, without = [], []
-    for c in range(len(classes)):
-        with_class.append(len({p for p, label in zip(patients, truth, strict=True) if label == c}))
-        without.append(len({p for p, label in zip(patients, truth, strict=True) if label != c}))
-    pairs = [min(n, m) for n, m in zip(with_class, without, strict=True) if n and m]
-    occurring = [n for n in with_class if n]
-    independent = {
-        "auroc": min(pairs, default=0),
-        "f1_macro": min(occurring),
-        "balanced_accuracy": min(occurring),
-    }
-    for name, n, m in zip(classes, with_class, without, strict=True):
-        independent |= {f"sensitivity {name}": n, f"specificity {name}": m}
+    independent = {}
+    fewer_sides, occurring = [], []
+    for number, name in enumerate(classes):
+        positive, negative = set(), set()
+        for patient, label in zip(patients, truth, strict=True):
+            if label == number:
+                positive.add(patient)
+            else:
+                negative.add(patient)
+        independent[f"sensitivity {name}"] = len(positive)
+        independent[f"specificity {name}"] = len(negative)
+        if positive:
+            occurring.append(len(positive))
+        if positive and negative:
+            fewer_sides.append(min(len(positive), len(negative)))
+    independent["auroc"] = min(fewer_sides, default=0)
+    independent["f1_macro"] = independent["balanced_accuracy"] = min(occurring)
     return independent

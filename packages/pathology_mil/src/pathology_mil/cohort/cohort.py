@@ -94,10 +94,11 @@ def open_cohort(
     used = {slide: bag for slide, bag in bags.items() if slide not in skipped}
     if not used:
         raise UserError(f"{features}: none of the {len(bags)} labelled slides has a tile")
-    widths = {bag.features.shape[1]: slide for slide, bag in used.items()}
-    if len(widths) > 1:
-        (a, first), (b, second) = list(widths.items())[:2]
-        raise UserError(f"{features}: features of {first} are {a} wide, those of {second} {b}: two encoders are mixed")
+    slide_of_width = {bag.features.shape[1]: slide for slide, bag in used.items()}
+    if len(slide_of_width) > 1:
+        (width, slide), (other_width, other) = list(slide_of_width.items())[:2]
+        widths = f"features of {slide} are {width} wide, those of {other} {other_width}"
+        raise UserError(f"{features}: {widths}: two encoders are mixed")
     return Cohort(
         table.only(used),
         used,
@@ -112,7 +113,8 @@ def open_cohort(
 def _digest(bag: Bag) -> str:
     """Of the features' first and last rows and their number: copies and renamed files are the same, another slide is not."""
     rows = np.concatenate([np.asarray(bag.features[:4]), np.asarray(bag.features[-4:])])
-    return hashlib.sha256(f"{bag.features.shape}".encode() + rows.astype(np.float32).tobytes()).hexdigest()[:16]
+    content = f"{bag.features.shape}".encode() + rows.astype(np.float32).tobytes()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
@@ -122,19 +124,20 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
         UserError: in different ways.
     """
     common: dict[str, Any] = {}
-    first: dict[str, str] = {}
+    first_slide: dict[str, str] = {}  # that told each of them
     for slide, bag in bags.items():
         preparation = bag.preparation
-        words = differing(common, preparation)
-        if words:
-            earlier = next(first[key] for key in preparation if key in common and common[key] != preparation[key])
+        differences = differing(common, preparation)
+        if differences:
+            conflicts = [key for key in preparation if key in common and common[key] != preparation[key]]
+            earlier = first_slide[conflicts[0]]
             raise UserError(
-                f"features made in different ways are mixed: {earlier} and {slide} have {', '.join(words)}",
+                f"features made in different ways are mixed: {earlier} and {slide} have {', '.join(differences)}",
                 "make all of them in the same way, or name the folder of one kind",
             )
         for key, value in preparation.items():
             if key not in common:
-                common[key], first[key] = value, slide
+                common[key], first_slide[key] = value, slide
     sides = {bag.side for bag in bags.values()}
     if len(sides) == 1:
         common["patch_size_level0"] = str(sides.pop())
@@ -147,15 +150,22 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
 def _tiling(parameters: str | None) -> Tiling | None:
     """What `tile` noted beside the coordinates; None for files of other programs."""
     plain = json.loads(parameters) if parameters else {}
-    return Tiling.of(plain) if "patch_size" in plain else None
+    if "patch_size" not in plain:
+        return None
+    return Tiling.of(plain)
 
 
 def _facts(bags: Mapping[str, Bag]) -> dict[str, Any]:
-    encoders = {bag.encoder for bag in bags.values() if bag.encoder}
-    scales = {str(scale) for bag in bags.values() if (scale := bag.attributes.get("target_magnification"))}
+    """What every result should be read with."""
+    encoders, magnifications = set(), set()
+    for bag in bags.values():
+        if bag.encoder:
+            encoders.add(bag.encoder)
+        if bag.attributes.get("target_magnification"):
+            magnifications.add(str(bag.attributes["target_magnification"]))
     return {
         **_tile_counts([len(bag) for bag in bags.values()]),
         "feature_width": next(iter(bags.values())).features.shape[1],
         "encoder": ", ".join(sorted(encoders)) or "unknown",
-        "magnification": ", ".join(sorted(scales)) or "unknown",
+        "magnification": ", ".join(sorted(magnifications)) or "unknown",
     }

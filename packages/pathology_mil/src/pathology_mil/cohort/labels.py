@@ -26,7 +26,7 @@ class Labels:
         case: slide id → patient; a slide without one is its own case.
         split: slide id → "train", "val" or "test", where the table says so.
         notes: what a reader should know about how the table was read.
-        known: slides whose patient the table or the name says.
+        known: slides whose patient the table or their name tells.
     """
 
     label: Mapping[str, int]
@@ -51,10 +51,10 @@ class Labels:
         """The same table without other slides; the classes stay."""
         keep = set(slides)
         return Labels(
-            {s: n for s, n in self.label.items() if s in keep},
+            {slide: number for slide, number in self.label.items() if slide in keep},
             self.classes,
-            {s: c for s, c in self.case.items() if s in keep},
-            {s: w for s, w in self.split.items() if s in keep},
+            {slide: patient for slide, patient in self.case.items() if slide in keep},
+            {slide: part for slide, part in self.split.items() if slide in keep},
             self.notes,
             self.known & keep,
         )
@@ -105,7 +105,7 @@ def read_labels(
     names = sorted_classes(set(label.values())) if classes is None else tuple(map(str, classes))
     unknown = sorted(set(label.values()) - set(names))
     if unknown:
-        raise UserError(f"{path.name}: labels {', '.join(unknown)} are none of the classes {', '.join(names)}")
+        raise UserError(f"{path.name}: labels {', '.join(unknown)} are not among the classes {', '.join(names)}")
     number = {name: i for i, name in enumerate(names)}
     notes = [*table.notes, table.account(), *_spelling_notes(label.values()), *_patient_notes(label, patient)]
     return Labels(
@@ -119,6 +119,7 @@ def read_labels(
 
 
 def _patient_column(table: Table, asked_for: str | None) -> str | None:
+    """The column that the user names, else one of the usual ones, else none."""
     if asked_for is not None:
         return table.column(asked_for)
     return table.column(*_PATIENT_COLUMNS, required=False)
@@ -127,10 +128,13 @@ def _patient_column(table: Table, asked_for: str | None) -> str | None:
 def tcga_patient(slide: str) -> str | None:
     """The patient of a TCGA barcode (TCGA-AA-0001-01Z-…), or None."""
     match = _TCGA.match(slide)
-    return match.group(0).upper() if match else None
+    if match is None:
+        return None
+    return match.group(0).upper()
 
 
 def _spelling_notes(labels: Iterable[str]) -> Iterable[str]:
+    """Classes whose names are almost the same, and the option that makes them one."""
     for group in near_equal(sorted(set(labels))):
         pairs = ",".join(f"{name}={group[0]}" for name in group[1:])
         yield f"{' and '.join(map(repr, group))} are taken as {len(group)} classes: if they are one, --label-map '{pairs}'"
@@ -140,9 +144,10 @@ def _patient_notes(slides: Collection[str], patient: Mapping[str, str]) -> Itera
     """Whether patients are known: where they are not, slides of one patient may stand on both sides of a split."""
     unknown = [slide for slide in slides if slide not in patient]
     if unknown:
-        whose = "no slide" if len(unknown) == len(slides) else f"{len(unknown)} of {len(slides)} slides"
-        verb = "says" if len(unknown) == len(slides) else "do not say"
-        yield f"{whose} {verb} whose it is: each counts as a patient of its own (--patient-col names the column)"
+        fact = f"the patients of {len(unknown)} of {len(slides)} slides are not known"
+        if len(unknown) == len(slides):
+            fact = "no slide's patient is known"
+        yield f"{fact}: each counts as a patient of its own (--patient-col names the column)"
 
 
 def labels_of_bags(
@@ -155,23 +160,26 @@ def labels_of_bags(
         classes: names that are known already (a model's): a number stands for the class of that name, else for the class of that number.
 
     Raises:
-        UserError: a slide has none, or one that is none of `classes`.
+        UserError: a slide has none, or one that is not among `classes`.
     """
-    if missing := [s for s, n in numbers.items() if n is None]:
-        raise UserError(
-            f"no labels: neither a CSV was given nor does {missing[0]} carry a class number", "--labels names a CSV"
-        )
-    text = {s: (merge or {}).get(str(n), str(n)) for s, n in numbers.items()}
-    names = sorted_classes(set(text.values())) if classes is None else tuple(classes)
-    if not set(text.values()) <= set(names):
-        if unknown := sorted({t for t in text.values() if not 0 <= int(t) < len(names)}):
-            raise UserError(f"class numbers {', '.join(unknown)} are none of the classes {', '.join(names)}")
-        text = {s: names[int(t)] for s, t in text.items()}
-    return Labels({s: names.index(t) for s, t in text.items()}, names, {s: s for s in text})
+    name_of: dict[str, str] = {}
+    for slide, number in numbers.items():
+        if number is None:
+            raise UserError(f"no labels: no CSV was given, and {slide} carries no class number", "--labels names a CSV")
+        name_of[slide] = (merge or {}).get(str(number), str(number))
+    names = sorted_classes(set(name_of.values())) if classes is None else tuple(classes)
+    if not set(name_of.values()) <= set(names):
+        # Not the model's names: then the model's numbers.
+        unknown = sorted({name for name in name_of.values() if not 0 <= int(name) < len(names)})
+        if unknown:
+            raise UserError(f"class numbers {', '.join(unknown)} are not among the classes {', '.join(names)}")
+        name_of = {slide: names[int(name)] for slide, name in name_of.items()}
+    label = {slide: names.index(name) for slide, name in name_of.items()}
+    return Labels(label, names, {slide: slide for slide in name_of})
 
 
 def sorted_classes(names: Collection[str]) -> tuple[str, ...]:
     """Class names in the order of their numbers: numerically if all are integers, else by their characters."""
-    if all(re.fullmatch(r"-?\d+", n) for n in names):
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))

@@ -39,8 +39,11 @@ class LabelOptions:
     @property
     def merge(self) -> dict[str, str]:
         """Label → label."""
-        pairs = (pair.partition("=") for pair in self.label_map)
-        return {old.strip(): new.strip() for old, _, new in pairs}
+        merge = {}
+        for pair in self.label_map:
+            old, _, new = pair.partition("=")
+            merge[old.strip()] = new.strip()
+        return merge
 
 
 @options

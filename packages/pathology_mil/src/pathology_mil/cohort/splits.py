@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,18 @@ def read_splits(path: Path | str) -> list[Split]:
     or ``split``.
 
     Raises:
-        UserError: nothing there, or none of these.
+        UserError: no such path, or none of these.
     """
     path = Path(path)
     if path.is_dir():
-        files = [p for p in path.iterdir() if re.fullmatch(r"splits?_\d+\.(csv|json)", p.name)]
+        files = [file for file in path.iterdir() if re.fullmatch(r"splits?_\d+\.(csv|json)", file.name)]
         if not files:
             raise UserError(f"{path} holds no splits_0.csv, splits_1.csv … (or split_1.json …)")
-        return [s for p in sorted(files, key=lambda p: int(re.findall(r"\d+", p.name)[-1])) for s in read_splits(p)]
+        files.sort(key=lambda file: int(re.findall(r"\d+", file.name)[-1]))  # 2 before 10
+        splits = []
+        for file in files:
+            splits += read_splits(file)
+        return splits
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder of splits")
     try:
@@ -53,66 +58,79 @@ def read_splits(path: Path | str) -> list[Split]:
         return _from_csv(path)
     except (AttributeError, KeyError, TypeError, ValueError):
         hint = "known: CLAM's splits_0.csv, ACMIL's split_1.json, or a CSV with slide_id and fold or split"
-        raise UserError(f"{path.name} is no table of splits that is known here", hint) from None
+        raise UserError(f"{path.name} is not a known table of splits", hint) from None
 
 
 def _from_json(content: Mapping[str, Any]) -> Split:
-    return Split(*(tuple(slide_id(n) for n in content.get(f"{part}_names", [])) for part in PARTS))
+    parts = []
+    for part in PARTS:
+        names = content.get(f"{part}_names", [])
+        parts.append(tuple(map(slide_id, names)))
+    return Split(*parts)
 
 
 def _from_csv(path: Path) -> list[Split]:
     table = read_table(path)
     slide = table.column("slide_id", required=False)
-    part, fold = (table.column(name, required=False) for name in ("split", "fold"))
+    part, fold = table.column("split", required=False), table.column("fold", required=False)
     if slide is not None and (part is not None or fold is not None):
         column = part if part is not None else str(fold)
-        entries = {slide_id(name): value for row in table if (name := row[slide]) and (value := row[column])}
+        entries = {}
+        for row in table:
+            name, value = row[slide], row[column]
+            if name and value:
+                entries[slide_id(name)] = value
         _refuse_short_rows(table)
         if part is not None:
             return [from_names(entries)]
         return from_folds({name: int(float(value)) for name, value in entries.items()})
-    columns = {name: table.column(name, required=name == "train") for name in PARTS}
+    columns = {part: table.column(part, required=part == "train") for part in PARTS}
     rows = list(table)
     _refuse_short_rows(table)
-    cells = {name: [row.get(column) for row in rows] for name, column in columns.items()}
-    written = {value.lower() for value in cells["train"] if value is not None}
-    if written and written <= {"true", "false"}:  # CLAM's splits_0_bool.csv
-        slides = [slide_id(str(row[table.columns[0]])) for row in rows]
-        chosen = [
-            tuple(name for name, value in zip(slides, cells[part], strict=True) if str(value).lower() == "true")
-            for part in PARTS
-        ]
-        return [Split(*chosen)]
-    return [Split(*(tuple(slide_id(name) for name in cells[part] if name is not None) for part in PARTS))]
+    marks = {str(row.get(columns["train"])).lower() for row in rows if row.get(columns["train"]) is not None}
+    is_boolean = bool(marks) and marks <= {"true", "false"}  # CLAM's splits_0_bool.csv: a row per slide
+    parts = []
+    for column in columns.values():
+        if is_boolean:
+            members = [str(row[table.columns[0]]) for row in rows if str(row.get(column)).lower() == "true"]
+        else:
+            members = [str(row.get(column)) for row in rows if row.get(column) is not None]
+        parts.append(tuple(map(slide_id, members)))
+    return [Split(*parts)]
 
 
 def _refuse_short_rows(table: Table) -> None:
     """A split that lost rows is another split: nothing but blank rows may be left out."""
-    odd = {line: reason for line, reason in table.left_out.items() if reason != "blank"}
-    if odd:
-        line, reason = next(iter(odd.items()))
-        raise UserError(f"{table.path.name}, line {line}: a row {reason}", "each row has a cell for every column")
+    for line, reason in table.left_out.items():
+        if reason != "blank":
+            raise UserError(f"{table.path.name}, line {line}: a row {reason}", "each row has a cell for every column")
 
 
 def from_names(parts: Mapping[str, str]) -> Split:
     """A split from slide → "train", "val" (or "valid", "validation") or "test"."""
     short = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}
-    named = {s: short.get(w.strip().lower(), w.strip().lower()) for s, w in parts.items()}
-    if unknown := set(named.values()) - {*PARTS, ""}:
-        raise ValueError(f"unknown parts {unknown}")
-    return Split(*(tuple(s for s, w in named.items() if w == part) for part in PARTS))
+    members: dict[str, list[str]] = {part: [] for part in (*PARTS, "")}
+    for slide, word in parts.items():
+        part = word.strip().lower()
+        part = short.get(part, part)
+        if part not in members:
+            raise ValueError(f"unknown part {part!r}")
+        members[part].append(slide)
+    return Split(*(tuple(members[part]) for part in PARTS))
 
 
 def from_folds(folds: Mapping[str, int]) -> list[Split]:
-    """A split a fold: it tests, the next one validates (from three folds on), the others train."""
+    """A split per fold: it tests, the next one validates (from three folds on), the others train."""
     numbers = sorted(set(folds.values()))
     if len(numbers) < 2:
         raise UserError("one fold cannot be split: at least two are needed")
     splits = []
     for i, test in enumerate(numbers):
-        val = numbers[(i + 1) % len(numbers)] if len(numbers) > 2 else None
-        part = {s: "test" if f == test else "val" if f == val else "train" for s, f in folds.items()}
-        splits.append(from_names(part))
+        part_of = dict.fromkeys(numbers, "train")
+        if len(numbers) > 2:
+            part_of[numbers[(i + 1) % len(numbers)]] = "val"
+        part_of[test] = "test"
+        splits.append(from_names({slide: part_of[fold] for slide, fold in folds.items()}))
     return splits
 
 
@@ -131,25 +149,27 @@ def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: 
     from sklearn.model_selection import StratifiedGroupKFold
 
     slides = sorted(labels.label)
-    classes, groups = [labels.label[s] for s in slides], [labels.case[s] for s in slides]
-    cases: Counter[int] = Counter()
-    for case_class in {(labels.case[s], labels.label[s]) for s in slides}:
-        cases[case_class[1]] += 1
-    fewest, rarest = min((n, labels.classes[c]) for c, n in cases.items())
-    wanted = max(2, folds)
+    classes, groups = [labels.label[slide] for slide in slides], [labels.case[slide] for slide in slides]
+    # A case with slides of two classes counts for both.
+    cases = Counter(number for _, number in set(zip(groups, classes, strict=True)))
+    fewest, rarest = min((count, labels.classes[number]) for number, count in cases.items())
+    fewest_parts = max(2, folds)
     if len(cases) < 2:
         raise UserError(f"every slide is {labels.classes[classes[0]]!r}: at least two classes are needed to learn")
-    if fewest < wanted:
+    if fewest < fewest_parts:
         raise UserError(
-            f"class {rarest!r} has {fewest} cases, too few for {wanted} parts",
+            f"class {rarest!r} has {fewest} cases, too few for {fewest_parts} parts",
             "give your own --splits, or fewer --folds",
         )
-    parts = folds if folds > 1 else min(fewest, max(2, round(1 / held_out)))
-    made = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-    number = {}
-    for i, (_, test) in enumerate(made.split(slides, classes, groups)):
-        number |= {slides[int(j)]: i for j in test}
-    splits = from_folds(number)
+    parts = folds
+    if folds < 2:
+        parts = min(fewest, max(2, round(1 / held_out)))
+    splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
+    fold_of = {}
+    for fold, (_, test) in enumerate(splitter.split(slides, classes, groups)):
+        for index in test:
+            fold_of[slides[int(index)]] = fold
+    splits = from_folds(fold_of)
     return splits if folds > 1 else splits[:1]
 
 
@@ -170,63 +190,69 @@ def check_splits(
     """
     checked = []
     for i, split in enumerate(splits):
-        names = [s for part in split for s in part]
-        missing = [s for s in names if s not in labels.label and s not in left_out]
+        missing = []
+        for part in split:
+            missing += [slide for slide in part if slide not in labels.label and slide not in left_out]
         if missing and not ignore_missing:
             raise UserError(
                 f"the splits name {few(missing)}, which the labels or features lack", "--ignore-missing leaves them out"
             )
-        parts = [tuple(s for s in part if s in labels.label) for part in split]
-        owner: dict[str, str] = {}
-        for name, part in zip(PARTS, parts, strict=True):
-            for slide in part:
-                if owner.setdefault(labels.case[slide], name) != name:
-                    raise UserError(
-                        f"split {i}: patient {labels.case[slide]} is in {owner[labels.case[slide]]} and in {name}"
-                    )
-        if not parts[0]:
+        usable = Split(*(tuple(slide for slide in part if slide in labels.label) for part in split))
+        part_of: dict[str, str] = {}
+        for name, slides in zip(PARTS, usable, strict=True):
+            for slide in slides:
+                patient = labels.case[slide]
+                other = part_of.setdefault(patient, name)
+                if other != name:
+                    raise UserError(f"split {i}: patient {patient} is in {other} and in {name}")
+        if not usable.train:
             raise UserError(f"split {i} has no training slide that is labelled and encoded")
-        checked.append(Split(*parts))
+        checked.append(usable)
     return checked
 
 
 def few_shot(split: Split, labels: Labels, shots: int, seed: int) -> Split:
-    """The split with `shots` training slides a class, drawn under `seed`.
+    """The split with `shots` training slides per class, drawn under `seed`.
 
     Raises:
         UserError: a class has fewer.
     """
     import random
 
-    kept: list[str] = []
+    drawn: list[str] = []
     for number, name in enumerate(labels.classes):
-        there = sorted(s for s in split.train if labels.label[s] == number)
-        if len(there) < shots:
-            raise UserError(f"{shots} training slides a class were asked for, class {name!r} has {len(there)}")
-        kept += random.Random(f"{seed} {name}").sample(there, shots)
-    return Split(tuple(sorted(kept)), split.val, split.test)
+        of_class = sorted(slide for slide in split.train if labels.label[slide] == number)
+        if len(of_class) < shots:
+            raise UserError(f"{shots} training slides per class were asked for, class {name!r} has {len(of_class)}")
+        drawn += random.Random(f"{seed} {name}").sample(of_class, shots)
+    return Split(tuple(sorted(drawn)), split.val, split.test)
 
 
 def write_splits(folder: Path, splits: Sequence[Split], labels: Labels) -> None:
-    """Writes CLAM's three files a fold: ``splits_{i}.csv``, ``splits_{i}_bool.csv``, ``splits_{i}_descriptor.csv``."""
+    """Writes CLAM's three files per fold: ``splits_{i}.csv``, ``splits_{i}_bool.csv``, ``splits_{i}_descriptor.csv``."""
     for i, split in enumerate(splits):
-        longest = max(len(part) for part in split)
-        ragged = [[part[row] if row < len(part) else "" for part in split] for row in range(longest)]
-        write_text(folder / f"splits_{i}.csv", _csv(["", *PARTS], ([row, *cells] for row, cells in enumerate(ragged))))
-        where = {s: name for name, part in zip(PARTS, split, strict=True) for s in part}
-        rows = ([s, *(where[s] == name for name in PARTS)] for s in sorted(where))
-        write_text(folder / f"splits_{i}_bool.csv", _csv(["", *PARTS], rows))
-        counts = [Counter(labels.label[s] for s in part) for part in split]
-        rows = ([name, *(c[n] for c in counts)] for n, name in enumerate(labels.classes))
-        write_text(folder / f"splits_{i}_descriptor.csv", _csv(["", *PARTS], rows))
+        ragged = enumerate(zip_longest(*split, fillvalue=""))
+        write_text(folder / f"splits_{i}.csv", _table_of_parts([row, *cells] for row, cells in ragged))
+        part_of = {}
+        for name, slides in zip(PARTS, split, strict=True):
+            part_of |= dict.fromkeys(slides, name)
+        memberships = [[slide, *(part_of[slide] == name for name in PARTS)] for slide in sorted(part_of)]
+        write_text(folder / f"splits_{i}_bool.csv", _table_of_parts(memberships))
+        counts = [Counter(labels.label[slide] for slide in slides) for slides in split]
+        descriptors = []
+        for number, name in enumerate(labels.classes):
+            in_parts = [count[number] for count in counts]
+            descriptors.append([name, *in_parts])
+        write_text(folder / f"splits_{i}_descriptor.csv", _table_of_parts(descriptors))
 
 
-def _csv(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+def _table_of_parts(rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with an unnamed first column, as pandas writes an index, and a column per part."""
     import csv
     import io
 
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["", *PARTS])
     writer.writerows(rows)
-    return out.getvalue()
+    return text.getvalue()

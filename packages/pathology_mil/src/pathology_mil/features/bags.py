@@ -1,7 +1,7 @@
 """Bags of features: one slide's (N, F) matrix with its coordinates, read lazily from every layout in use.
 
 Layouts, told apart by what is inside: CLAM (`features` and `coords` in `h5_files/`, a bare tensor in `pt_files/`), TRIDENT (the same keys, attributes
-on `coords`), ACMIL (one file, a group a slide with `feat`, `coords`, attribute `label`), Slideflow (`.pt` beside `.index.npz`).
+on `coords`), ACMIL (one file, a group per slide with `feat`, `coords`, attribute `label`), Slideflow (`.pt` beside `.index.npz`).
 """
 
 import json
@@ -45,7 +45,8 @@ class LazyFeatures:
         if key is None:
             tensor = self._tensor()
             shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-            dtype = "float32" if dtype == "bfloat16" else dtype
+            if dtype == "bfloat16":  # numpy has none
+                dtype = "float32"
         else:
             with open_h5(path) as file:
                 shape, dtype = file[key].shape, file[key].dtype  # pyright: ignore[reportAttributeAccessIssue]
@@ -53,7 +54,7 @@ class LazyFeatures:
         self.shape: tuple[int, ...] = tuple(shape[1:] if self._leading else shape)
         self.dtype = np.dtype(dtype)
         if len(self.shape) != 2:
-            raise UserError(f"{path.name}: features of shape {shape} are not one row a tile")
+            raise UserError(f"{path.name}: features of shape {shape} are not one row per tile")
         if self.dtype.kind not in "fiu":
             raise UserError(f"{path.name}: features of type {dtype} are not numbers")
 
@@ -62,12 +63,17 @@ class LazyFeatures:
 
     def __getitem__(self, rows: Any) -> NDArray:
         if self.key is None:
-            return self._tensor()[rows].float().numpy() if self._bfloat16 else self._tensor()[rows].numpy()
+            tensor = self._tensor()[rows]
+            if self._bfloat16:
+                tensor = tensor.float()
+            return tensor.numpy()
         with open_h5(self.path) as file:
             data: Any = file[self.key]
             if isinstance(rows, (slice, int, np.integer)):
                 return data[0, rows] if self._leading else data[rows]
-            return (data[0] if self._leading else data[:])[rows]
+            # h5py takes only sorted index lists without repeats: the rest is done in memory.
+            whole = data[0] if self._leading else data[:]
+            return whole[rows]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
         return np.asarray(self[:], dtype=dtype)
@@ -75,7 +81,9 @@ class LazyFeatures:
     def _tensor(self) -> Any:
         tensor = _load_pt(self.path)
         self._bfloat16 = str(tensor.dtype) == "torch.bfloat16"
-        return tensor[0] if tensor.ndim == 3 and tensor.shape[0] == 1 else tensor
+        if tensor.ndim == 3 and tensor.shape[0] == 1:
+            return tensor[0]
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Bag:
         label: the class number, where the layout keeps one (ACMIL).
         encoder: name of the encoder, where the file says.
         attributes: what else the file says.
-        notes: what a person should know about how this was read.
+        notes: what a user should know about how this was read.
     """
 
     slide_id: str
@@ -108,11 +116,10 @@ class Bag:
     @property
     def preparation(self) -> dict[str, str]:
         """How the features were made, as far as the file says: what must be the same for every slide that a model sees."""
-        said: dict[str, Any] = {"encoder": self.encoder, "weights": _weights(self.attributes.get("made_by"))}
-        said |= {
-            key: self.attributes.get(key) for key in ("patch_size", "target_magnification", "target_mpp", "overlap")
-        }
-        return {key: _written(value) for key, value in said.items() if value is not None}
+        recorded: dict[str, Any] = {"encoder": self.encoder, "weights": _weights(self.attributes.get("made_by"))}
+        for name in ("patch_size", "target_magnification", "target_mpp", "overlap"):
+            recorded[name] = self.attributes.get(name)
+        return {name: _as_text(value) for name, value in recorded.items() if value is not None}
 
 
 def _weights(made_by: Any) -> str | None:
@@ -123,8 +130,8 @@ def _weights(made_by: Any) -> str | None:
         return None
 
 
-def _written(value: Any) -> str:
-    """20, 20.0 and "20" are the same."""
+def _as_text(value: Any) -> str:
+    """What values are compared by: 20, 20.0 and "20" are the same."""
     try:
         return f"{float(value):g}"
     except (TypeError, ValueError):
@@ -162,14 +169,14 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
         if slide_id is not None and slide_id in file and isinstance(file[slide_id], h5py.Group):
             root = file[slide_id]
         elif not any(name in file for name in _NAMES):
-            groups = [k for k, v in file.items() if isinstance(v, h5py.Group)]
+            groups = [name for name, entry in file.items() if isinstance(entry, h5py.Group)]
             if slide_id is not None and groups:
                 raise UserError(f"{path.name} holds no slide {slide_id!r}")
             if len(groups) > 1:
                 raise UserError(f"{path.name} holds {len(groups)} slides: name one of them")
             if len(groups) == 1:
                 root, slide_id = file[groups[0]], groups[0]
-        name = next((n for n in _NAMES if n in root), None)
+        name = next((name for name in _NAMES if name in root), None)
         if name is None:
             kind = "coordinates but no features" if "coords" in root else f"neither {' nor '.join(_NAMES)}"
             raise UserError(f"{path.name}: {kind} in this HDF5 file", "features are made by: pathology-mil encode")
@@ -189,7 +196,9 @@ def _bag(
         coords = coords[0]
     if coords is not None and len(coords) != len(features):
         raise UserError(f"{path.name}: {len(features)} rows of features but {len(coords)} coordinates")
-    side, notes = level0_side(attributes, coords) if coords is not None else (None, [])
+    side, notes = None, []
+    if coords is not None:
+        side, notes = level0_side(attributes, coords)
     label = attributes.get("label")
     encoder = attributes.get("encoder")
     return Bag(
@@ -205,17 +214,19 @@ def _bag(
 
 
 def _open_pt(path: Path) -> Bag:
+    """A bare tensor, with the coordinates that Slideflow or CLAM keep beside it."""
     features = LazyFeatures(path, None)
-    index = path.with_suffix(".index.npz")
-    neighbour = path.parent.parent / "h5_files" / f"{path.stem}.h5"
+    slideflow_index = path.with_suffix(".index.npz")
+    clam_file = path.parent.parent / "h5_files" / f"{path.stem}.h5"
     coords: NDArray | None = None
     attributes: dict[str, Any] = {}
-    if index.is_file():
-        with np.load(index, allow_pickle=False) as file:
+    if slideflow_index.is_file():
+        with np.load(slideflow_index, allow_pickle=False) as file:
             coords = file["arr_0"].astype(np.int64)
-    elif path.parent.name == "pt_files" and neighbour.is_file():
-        with open_h5(neighbour) as file:
-            if isinstance(data := file.get("coords"), h5py.Dataset):
+    elif path.parent.name == "pt_files" and clam_file.is_file():
+        with open_h5(clam_file) as file:
+            data = file.get("coords")
+            if isinstance(data, h5py.Dataset):
                 coords, attributes = data[:].astype(np.int64), plain_attributes(data.attrs)
     return _bag(path, features, coords, attributes, None)
 
@@ -232,7 +243,7 @@ def _load_pt(path: Path) -> Any:
             f"{path.name}: damaged, or not a plain tensor (files that would run code are refused)"
         ) from error
     if isinstance(content, dict):
-        content = next((content[n] for n in _NAMES if n in content), None)
+        content = next((content[name] for name in _NAMES if name in content), None)
     if not isinstance(content, torch.Tensor):
         raise UserError(f"{path.name}: neither a tensor nor a dictionary with 'features'")
     return content
@@ -251,10 +262,10 @@ def read_features(features: LazyFeatures, name: str) -> "Tensor":
     """
     import torch
 
-    read = np.asarray(features)
-    if read.dtype.kind != "f" or read.dtype.itemsize > 4:
-        read = read.astype(np.float32)  # no model computes in float64
-    rows = torch.from_numpy(np.ascontiguousarray(read))
+    matrix = np.asarray(features)
+    if matrix.dtype.kind != "f" or matrix.dtype.itemsize > 4:
+        matrix = matrix.astype(np.float32)  # no model computes in float64
+    rows = torch.from_numpy(np.ascontiguousarray(matrix))
     finite = torch.isfinite(rows).all(dim=1)
     if not finite.all():
         bad = int((~finite).sum())
@@ -267,8 +278,8 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     words = []
     for key, name in _PREPARATION.items():
         one, other = first.get(key), second.get(key)
-        if one is not None and other is not None and _written(one) != _written(other):
-            words.append(f"{name} {_written(one)} and {_written(other)}")
+        if one is not None and other is not None and _as_text(one) != _as_text(other):
+            words.append(f"{name} {_as_text(one)} and {_as_text(other)}")
     return words
 
 
@@ -276,44 +287,44 @@ def find_bags(path: Path | str) -> dict[str, BagFile]:
     """The bags that a path stands for, by slide id, sorted: one file, an ACMIL file of many slides, or a folder of files (any depth).
 
     Raises:
-        UserError: nothing there, or a folder that holds several sets of features of the same slides.
+        UserError: no such path, or a folder that holds several sets of features of the same slides.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     if path.is_file():
-        return {b.slide_id: b for b in _in_file(path)}
-    found: dict[str, BagFile] = {}
-    files = (
-        p
-        for p in path.rglob("*")
-        if p.suffix in (".h5", ".hdf5", ".pt")
-        and not p.name.startswith(".")
-        and not any(_not_features(part) for part in p.relative_to(path).parts[:-1])
-    )
-    for file in sorted(files, key=lambda p: (p.suffix == ".pt", p)):
+        return {bag.slide_id: bag for bag in _in_file(path)}
+    bags: dict[str, BagFile] = {}
+    files = [file for file in path.rglob("*") if _may_hold_features(file, path)]
+    # CLAM keeps every slide twice: the HDF5 file comes first, as it has the coordinates.
+    for file in sorted(files, key=lambda file: (file.suffix == ".pt", file)):
         for bag in _in_file(file):
-            before = found.get(bag.slide_id)
+            before = bags.get(bag.slide_id)
             if before is None:
-                found[bag.slide_id] = bag
+                bags[bag.slide_id] = bag
             elif before.path.parent.parent != file.parent.parent or file.parent.name != "pt_files":
                 raise UserError(
                     f"{path} holds several sets of features of {bag.slide_id!r}: {before.path.parent} and {file.parent}",
                     "name the folder of one of them",
                 )
-    if not found:
+    if not bags:
         raise UserError(
             f"{path}: no feature files (.h5, .pt) in this folder or below it",
             "features are made by: pathology-mil encode",
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(bags.items()))
 
 
-def _not_features(folder: str) -> bool:
-    return folder in _OTHER_FOLDERS or folder.startswith("slide_features_")
+def _may_hold_features(file: Path, root: Path) -> bool:
+    """Whether a file below `root` is called as feature files are, and lies in no folder of tiles, pictures or whole-slide features."""
+    if file.suffix not in (".h5", ".hdf5", ".pt") or file.name.startswith("."):
+        return False
+    folders = file.relative_to(root).parts[:-1]
+    return not any(folder in _OTHER_FOLDERS or folder.startswith("slide_features_") for folder in folders)
 
 
 def _in_file(path: Path) -> Iterable[BagFile]:
+    """The bags of one file: itself, or its groups."""
     whole = [BagFile(path.stem, path)]
     if path.suffix == ".pt":
         return whole
@@ -321,19 +332,21 @@ def _in_file(path: Path) -> Iterable[BagFile]:
         with open_h5(path) as file:
             if any(name in file for name in (*_NAMES, "coords")):
                 return whole
-            return [BagFile(k, path, k) for k, v in file.items() if isinstance(v, h5py.Group)] or whole
+            groups = [name for name, entry in file.items() if isinstance(entry, h5py.Group)]
+            return [BagFile(name, path, name) for name in groups] or whole
     except UserError:
         return whole  # damaged: found here, named when it is opened, so that the rest of a folder goes on
 
 
 def write_acmil(path: Path, bags: Iterable[tuple[Bag, int | None]]) -> None:
-    """Writes bags and their class numbers as one file in ACMIL's layout: a group a slide with `feat` (float16), `coords`, attribute `label`."""
+    """Writes bags and their class numbers as one file in ACMIL's layout: a group per slide with `feat` (float16), `coords`, attribute `label`."""
     with writing(path) as temporary, h5py.File(temporary, "w") as file:
         for bag, label in bags:
             group = file.create_group(bag.slide_id)
             group.create_dataset("feat", data=np.asarray(bag.features, np.float16))
             if bag.coords is not None:
                 group.create_dataset("coords", data=bag.coords)
-            for key, value in (("label", label), ("patch_size_level0", bag.side), ("encoder", bag.encoder)):
+            attributes = {"label": label, "patch_size_level0": bag.side, "encoder": bag.encoder}
+            for name, value in attributes.items():
                 if value is not None:
-                    group.attrs[key] = value
+                    group.attrs[name] = value

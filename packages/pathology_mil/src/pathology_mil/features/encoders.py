@@ -1,4 +1,4 @@
-"""Encoders: a batch of tiles in, a feature vector a tile out. Networks by name with weights from a local file; nothing is downloaded."""
+"""Encoders: a batch of tiles in, a feature vector per tile out. Networks by name with weights from a local file; nothing is downloaded."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -48,9 +48,10 @@ def build(choice: EncoderOptions, *, device: str = "cpu", precision: str = "32-t
     if choice.computed:
         from pathology_mil.features.texture import DIM, colour_texture
 
-        return Encoder(choice, DIM, None, lambda tiles: np.stack([colour_texture(t) for t in tiles]))
+        return Encoder(choice, DIM, None, lambda tiles: np.stack([colour_texture(tile) for tile in tiles]))
     import torch
 
+    # Random weights are the same every time, and no random numbers of the caller are used up.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, size, mean, std = _network(choice.name)
@@ -67,11 +68,12 @@ def _forward(
 ) -> NDArray[np.float32]:
     import torch
 
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    autocast = nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
     with torch.inference_mode():
         x = torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2).float().div_(255)
         x = (x - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(std, device=device)[:, None, None]
-        with torch.autocast(torch.device(device).type, kind) if kind is not None else nullcontext():
+        with autocast:
             return model(x).float().cpu().numpy()
 
 
@@ -83,48 +85,50 @@ def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]
         from torchvision.models import resnet50
 
         full = resnet50()
-        body = [full.conv1, full.bn1, full.relu, full.maxpool, full.layer1, full.layer2, full.layer3]
         model = nn.Sequential()
-        for key, part in zip(("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"), body, strict=True):
-            model.add_module(key, part)
+        # CLAM's cut: without the fourth stage. The names stay, so that ImageNet's weights load.
+        for part in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3"):
+            model.add_module(part, getattr(full, part))
         model.add_module("pool", nn.AdaptiveAvgPool2d(1))
         model.add_module("flat", nn.Flatten(1))
         return model, 224, *_IMAGENET
-    library, _, wanted = name.partition(":")
-    wanted, _, arguments = wanted.partition("?")
-    keywords = dict(_argument(a) for a in arguments.split("&") if a)
+    library, _, rest = name.partition(":")
+    architecture, _, arguments = rest.partition("?")
+    keywords = dict(_argument(argument) for argument in arguments.split("&") if argument)
     try:
         if library == "timm":
             from timm import create_model
             from timm.data.config import resolve_model_data_config
 
-            model = create_model(wanted, pretrained=False, num_classes=0, **keywords)
+            model = create_model(architecture, pretrained=False, num_classes=0, **keywords)
             data = resolve_model_data_config(model)
             return model, int(data["input_size"][-1]), tuple(data["mean"]), tuple(data["std"])
         if library == "torchvision":
             from torchvision.models import get_model
 
-            model = get_model(wanted, **keywords)
+            model = get_model(architecture, **keywords)
             for head in ("fc", "classifier", "heads", "head"):
                 if hasattr(model, head):
                     setattr(model, head, nn.Identity())
                     return model, 224, *_IMAGENET
-            raise UserError(f"torchvision:{wanted} is no image classifier")
+            raise UserError(f"torchvision:{architecture} is not an image classifier")
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise UserError(
             f"{name}: {library} cannot build it ({str(error).splitlines()[0]})",
-            f"the names that {library} lists are right",
+            f"use a name that {library} lists",
         ) from error
     raise UserError(f"unknown library {library!r} in encoder {name!r}", "timm: or torchvision:")
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    """One key=value of an encoder's name, as YAML reads the value (1e-5 is a number to everybody but YAML)."""
+    """One key=value of an encoder's name, as YAML reads the value; but 1e-5, which YAML takes for text, is a number."""
     import yaml
 
     key, _, value = text.partition("=")
     try:
-        return key, float(value) if "e" in value.lower() and value[:1].isdigit() else yaml.safe_load(value)
+        if "e" in value.lower() and value[:1].isdigit():
+            return key, float(value)
+        return key, yaml.safe_load(value)
     except ValueError:
         return key, value
 
@@ -146,47 +150,51 @@ def _load(model: Any, path: Path) -> None:
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path.name}: no state dict in this file")
-    wanted = model.state_dict()
+    expected = model.state_dict()
     for prefix in ("module.", "backbone.", "encoder."):
-        if state and not set(wanted) & set(state) and all(k.startswith(prefix) for k in state):
-            state = {k.removeprefix(prefix): v for k, v in state.items()}
-    heads = (
-        "head.",
-        "fc.",
-        "classifier.",
-        "heads.",
-        "fc_norm_head.",
-        "layer4." if "layer4.0.conv1.weight" not in wanted else "head.",
-    )
-    extra = [k for k in state if k not in wanted and not k.startswith(heads)]
-    missing = [k for k in wanted if k not in state]
-    shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
-    if extra or missing or shapes:
-        named = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{' …' if len(keys) > 3 else ''})"
-            for what, keys in (("missing", missing), ("not in the network", extra), ("of another shape", shapes))
-            if keys
+        if state and not set(expected) & set(state) and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
+    heads = ("head.", "fc.", "classifier.", "heads.", "fc_norm_head.")
+    if "layer4.0.conv1.weight" not in expected:  # a ResNet cut after its third stage
+        heads += ("layer4.",)
+    faults = {
+        "missing": [key for key in expected if key not in state],
+        "not in the network": [key for key in state if key not in expected and not key.startswith(heads)],
+        "of another shape": [key for key in expected if key in state and expected[key].shape != state[key].shape],
+    }
+    words = []
+    for fault, keys in faults.items():
+        if keys:
+            more = " …" if len(keys) > 3 else ""
+            words.append(f"{len(keys)} {fault} ({', '.join(keys[:3])}{more})")
+    if words:
+        raise UserError(
+            f"{path.name} does not fit the encoder: {'; '.join(words)}", "check the architecture's name and arguments"
         )
-        raise UserError(f"{path.name} does not fit the encoder: {named}", "check the architecture's name and arguments")
-    model.load_state_dict({k: state[k] for k in wanted})
+    model.load_state_dict({key: state[key] for key in expected})
 
 
 def pairing_warning(choice: EncoderOptions, dim: int, attributes: Mapping[str, Any]) -> str | None:
     """What is wrong with these tiles for this encoder, if it is a known one."""
     if choice.random_weights:
         return "random weights: these features carry no meaning and only test the pipeline"
-    name = choice.known_as or ("resnet50" if choice.name.endswith(("resnet50", "resnet50_trunc")) else None)
+    name = choice.known_as
+    if name is None and choice.name.endswith(("resnet50", "resnet50_trunc")):
+        name = "resnet50"
     if name is None:
         return None
-    size, mag, widths = PAIRINGS[name]
-    has_size, has_mag = attributes.get("patch_size"), attributes.get("target_magnification")
-    wrong = []
+    trained_size, trained_mag, widths = PAIRINGS[name]
+    size, mag = attributes.get("patch_size"), attributes.get("target_magnification")
+    differences = []
     if dim not in widths:
-        wrong.append(f"a width of {dim} instead of {' or '.join(map(str, widths))}")
-    if has_size is not None and has_size != size and "patch_level" not in attributes:
-        wrong.append(f"tiles of {has_size} pixels instead of {size}")
-    if has_mag is not None and float(has_mag) != mag:
-        wrong.append(f"{has_mag:g}× instead of {mag:g}×")
-    return f"{name} is meant for something else: {', '.join(wrong)}" if wrong else None
+        differences.append(f"a width of {dim} instead of {' or '.join(map(str, widths))}")
+    # CLAM's patch_size is that on a level of the pyramid, not that of the tile: it tells nothing here.
+    if size is not None and size != trained_size and "patch_level" not in attributes:
+        differences.append(f"tiles of {size} pixels instead of {trained_size}")
+    if mag is not None and float(mag) != trained_mag:
+        differences.append(f"{mag:g}× instead of {trained_mag:g}×")
+    if not differences:
+        return None
+    return f"{name} is meant for something else: {', '.join(differences)}"

@@ -64,15 +64,18 @@ def stream(
         slide: the open slide.
         tiles: coordinates and sizes.
         size: side that tiles are resized to; None leaves them at the size they were laid out for.
-        batch: tiles a batch.
+        batch: tiles per batch.
         readers: threads.
     """
 
     def read(corner: NDArray) -> RGB:
         tile = slide.read_tile(*corner.tolist(), side=tiles.side, size=tiles.size)
-        return tile if size is None else resized(tile, size, size)
+        if size is None:
+            return tile
+        return resized(tile, size, size)
 
     corners = iter(tiles.coords)
+    # At most two batches are being read or wait to be encoded: the first result is taken, then another tile is asked for.
     with ThreadPoolExecutor(max(1, readers)) as pool:
         waiting: deque[Future[RGB]] = deque()
         block: list[RGB] = []
@@ -123,9 +126,8 @@ def write_features(
             attributes = {"name": tiles.slide_id, "savetodir": str(path.parent), "encoder": encoder.choice.label}
             for key, value in {**attributes, **extra, "bad_tiles": slide.bad_regions}.items():
                 data.attrs[key] = value
-        if (
-            path.parent.name == "h5_files"
-        ):  # CLAM wants the bare tensor too; it goes first, as the HDF5 file means "done"
+        # CLAM also wants the bare tensor; it goes first, as the HDF5 file means "done".
+        if path.parent.name == "h5_files":
             _write_tensor(path.parent.parent / "pt_files" / f"{path.stem}.pt", temporary)
     return {"tiles": n, "bad_tiles": slide.bad_regions}
 
@@ -148,14 +150,14 @@ def find_tile_folder(job: Path) -> Path:
         raise UserError(f"{job}: no such folder", "tiles are made by: pathology-mil tile")
     if job.name == "patches":
         return job.parent
-    found = [p.parent for p in (job / "patches", *sorted(job.glob("*/patches"))) if p.is_dir()]
-    if not found:
+    candidates = (job / "patches", *sorted(job.glob("*/patches")))
+    folders = [patches.parent for patches in candidates if patches.is_dir()]
+    if not folders:
         raise UserError(f"{job}: no folder 'patches' here", "tiles are made by: pathology-mil tile")
-    if len(found) > 1:
-        raise UserError(
-            f"{job} holds several sets of tiles: {', '.join(p.name for p in found)}", "name one of these folders"
-        )
-    return found[0]
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise UserError(f"{job} holds several sets of tiles: {names}", "name one of these folders")
+    return folders[0]
 
 
 def feature_folder(tile_folder: Path, label: str, *, clam: bool) -> Path:
@@ -192,13 +194,15 @@ def encode_slides(
         The folder of features and one attempt per slide.
 
     Raises:
-        UserError: no tiles; features there were made with another encoder, weights or tiles.
+        UserError: no tiles; or existing features were made with another encoder, weights or tiles.
     """
     folder = find_tile_folder(job)
     files = sorted(path for path in (folder / "patches").glob("*.h5") if not path.name.startswith("."))
     if not files:
         raise UserError(f"{folder / 'patches'}: no tile files (.h5)", "tiles are made by: pathology-mil tile")
-    moved = {} if slides is None else {slide.slide_id: slide.path for slide in find_slides(slides)}
+    moved = {}
+    if slides is not None:
+        moved = {slide.slide_id: slide.path for slide in find_slides(slides)}
     clam = not files[0].stem.endswith("_patches")
     target = feature_folder(folder, encoder.label, clam=clam)
     made_by = {**encoder.plain(), "dtype": storage.dtype, "precision": storage.precision}
@@ -207,10 +211,10 @@ def encode_slides(
         slide_id = file.stem if clam else file.stem.removesuffix("_patches")
         output = target / f"{slide_id}.h5"
         _discard_damaged(output)
-        place = moved.get(slide_id) or _recorded(file)
-        key = {"tiles": identity(file, full=True), "slide": _content(place), **made_by}
-        inputs = [file] if place is None else [file, place]
-        items.append(Item(slide_id, _Work(file, place, encoder, storage, made_by), output, key=key, inputs=inputs))
+        slide = moved.get(slide_id) or _recorded_slide(file)
+        key = {"tiles": identity(file, full=True), "slide": _content(slide), **made_by}
+        inputs = [file] if slide is None else [file, slide]
+        items.append(Item(slide_id, _Work(file, slide, encoder, storage, made_by), output, key=key, inputs=inputs))
     _encoder(encoder, storage.device, storage.precision)  # weights that do not fit are one error, not one per slide
     attempts = bulk(
         _encode,
@@ -231,7 +235,7 @@ def _content(slide: Path | None) -> dict[str, Any] | None:
     if slide is None:
         return None
     content = identity(slide)
-    del content["changed"]
+    del content["changed"]  # a copy has another time of change
     return content
 
 
@@ -252,12 +256,15 @@ def _still_empty(item: Item, attempt: Attempt) -> Attempt:
         return attempt
     with open_h5(item.output) as file:
         data: Any = file["features"]
-        empty = data.shape[0] == 0
-    return replace(attempt, status="no tissue", message="it has no tiles") if empty else attempt
+        has_tiles = data.shape[0] > 0
+    if has_tiles:
+        return attempt
+    return replace(attempt, status="no tissue", message="it has no tiles")
 
 
 @lru_cache(maxsize=1)
 def _encoder(choice: EncoderOptions, device: str, precision: str) -> Encoder:
+    """The encoder, once in each process."""
     return build(choice, device=device, precision=precision)
 
 
@@ -268,24 +275,27 @@ def _encode(item: Item) -> dict[str, Any]:
     if work.slide is None:
         raise UserError(
             f"the slide of {tiles.slide_id} is not where it was when it was tiled",
-            "say where the slides are: --slides FOLDER",
+            "give the place of the slides with --slides FOLDER",
         )
     with Slide(work.slide) as slide:
-        facts = write_features(
-            item.output, encoder, slide, tiles, work.storage, {"made_by": json.dumps(work.made_by, sort_keys=True)}
-        )
+        made_by = {"made_by": json.dumps(work.made_by, sort_keys=True)}
+        facts = write_features(item.output, encoder, slide, tiles, work.storage, made_by)
     if not len(tiles.coords):
         raise Skipped("no tissue", "no tiles to encode; an empty feature file was written")
     warning = pairing_warning(work.encoder, encoder.dim, tiles.attributes)
-    notes = tiles.notes if warning is None else [*tiles.notes, warning]
+    notes = list(tiles.notes)
+    if warning is not None:
+        notes.append(warning)
     return {**facts, "encoder": work.encoder.label, "dim": encoder.dim, "notes": notes}
 
 
-def _recorded(tiles: Path) -> Path | None:
+def _recorded_slide(tiles: Path) -> Path | None:
     """Where the slide of a tile file was when it was tiled, if it still is."""
     try:
         with open_h5(tiles) as file:
-            place = plain_attributes(file["coords"].attrs).get("slide_path")
+            recorded = plain_attributes(file["coords"].attrs).get("slide_path")
     except UserError:
         return None  # a damaged tile file is named when it is encoded
-    return Path(str(place)) if place is not None and Path(str(place)).is_file() else None
+    if recorded is None or not Path(str(recorded)).is_file():
+        return None
+    return Path(str(recorded))

@@ -10,7 +10,7 @@ from core_runtime.options import options
 COMPUTED = "colour-texture"  # the built-in baseline
 StoredType = Literal["float16", "float32"]
 
-# what known encoders were trained on: patch size at magnification, width; another pairing gives features without meaning
+# What known encoders were trained on: patch size at magnification, width. Another pairing gives features without meaning.
 PAIRINGS: Mapping[str, tuple[int, float, tuple[int, ...]]] = {
     "uni_v1": (256, 20, (1024,)),
     "uni_v2": (256, 20, (1536,)),
@@ -59,7 +59,7 @@ class EncoderOptions:
         if self.encoder != COMPUTED and ":" not in self.encoder and self.encoder != "resnet50_trunc":
             raise UserError(
                 f"unknown encoder {self.encoder!r}",
-                "take colour-texture (built in, no weights), timm:NAME, torchvision:NAME or resnet50_trunc",
+                "use colour-texture (built in, no weights), timm:NAME, torchvision:NAME or resnet50_trunc",
             )
         if self.encoder == COMPUTED:
             if self.weights or self.random_weights:
@@ -90,10 +90,11 @@ class EncoderOptions:
 
     @property
     def label(self) -> str:
-        """The name under which the features are kept: of the folder, too."""
+        """The name under which the features are kept; also that of their folder."""
         if self.known_as is not None:
             return self.known_as
-        return self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0].replace("/", "_")
+        architecture = self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0]
+        return architecture.replace("/", "_")
 
     def plain(self) -> dict[str, Any]:
         """What decides the features; the weights by the digest of their file."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pathology_mil.slides.reading import RGB
 
-# rows: haematoxylin, eosin, residual, as optical densities in red, green, blue (Ruifrok and Johnston 2001)
+# Rows: haematoxylin, eosin, residual, as optical densities in red, green, blue (Ruifrok and Johnston 2001)
 _STAINS = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]], np.float32)
 _UNMIX = np.linalg.inv(_STAINS).astype(np.float32)
 _DENSITY = (-np.log10((np.arange(256, dtype=np.float32) + 1) / 256)).astype(np.float32)  # of an 8-bit value
@@ -21,7 +21,7 @@ _H_BINS = np.array([0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6], np.float32)
 _E_BINS = np.array([0.05, 0.1, 0.15, 0.2, 0.3], np.float32)
 DIM = 64
 
-# mean and spread of the statistics, half over tiles of drawn sample slides and half over the real CMU-1-Small-Region.svs (OpenSlide's test data)
+# Mean and spread of the statistics, half over tiles of drawn sample slides and half over the real CMU-1-Small-Region.svs (OpenSlide's test data)
 # fmt: off
 CENTRE = np.array([
     0.175, 0.195, 0.0437, 0.12, 0.358, 0.0915, 0.0908, 0.0164, 0.0829, 0.181, 0.143, 0.0828, 0.0557, 0.131,
@@ -53,21 +53,26 @@ def colour_texture(tile: RGB) -> NDArray[np.float32]:
 def _statistics(tile: RGB) -> NDArray[np.float32]:
     stains = cv2.split(cv2.transform(cv2.LUT(tile, _DENSITY), _UNMIX.T))
     hsv = cv2.cvtColor(tile, cv2.COLOR_RGB2HSV)
-    brightness, saturation = (np.ascontiguousarray(hsv[..., c]) / np.float32(255) for c in (2, 1))
+    brightness = np.ascontiguousarray(hsv[..., 2]) / np.float32(255)
+    saturation = np.ascontiguousarray(hsv[..., 1]) / np.float32(255)
     values: list[float] = []
-    ordered = []
+    sorted_channels = []
     for channel in (*stains, brightness, saturation):
-        ordered.append(np.sort(channel[::2, ::2], axis=None))
-        values += [*_mean_spread(channel), *(float(ordered[-1][round(q * (ordered[-1].size - 1))]) for q in _QUANTILES)]
-    haematoxylin, eosin = (np.asarray(s, np.float32) for s in stains[:2])
+        ordered = np.sort(channel[::2, ::2], axis=None)
+        sorted_channels.append(ordered)
+        values += _mean_spread(channel)
+        values += [float(ordered[round(quantile * (ordered.size - 1))]) for quantile in _QUANTILES]
+    haematoxylin, eosin = np.asarray(stains[0], np.float32), np.asarray(stains[1], np.float32)
     values += [*_bands(haematoxylin), *_bands(eosin), *_gradients(haematoxylin)]
-    values += [1 - share for share in _below(ordered[0], _DARK)]
+    values += [1 - share for share in _below(sorted_channels[0], _DARK)]
     values += _objects(haematoxylin)
-    values.append(float(np.mean((hsv[::2, ::2, 2] > 215) & (hsv[::2, ::2, 1] < 25))))
+    is_glass = (hsv[::2, ::2, 2] > 215) & (hsv[::2, ::2, 1] < 25)
+    values.append(float(np.mean(is_glass)))
     mean, spread = cv2.meanStdDev(tile)
-    values += [*(mean.ravel() / 255).tolist(), *(spread.ravel() * 4 / 255).tolist()]
-    for ranked, bins in ((ordered[0], _H_BINS), (ordered[1], _E_BINS)):
-        values += np.diff(_below(ranked, bins), prepend=0, append=1).tolist()
+    values += (mean.ravel() / 255).tolist()
+    values += (spread.ravel() * 4 / 255).tolist()
+    values += np.diff(_below(sorted_channels[0], _H_BINS), prepend=0, append=1).tolist()
+    values += np.diff(_below(sorted_channels[1], _E_BINS), prepend=0, append=1).tolist()
     return np.array(values, np.float32)
 
 
@@ -93,9 +98,11 @@ def _bands(stain: NDArray[np.float32]) -> list[float]:
 
 def _gradients(stain: NDArray[np.float32]) -> list[float]:
     """Mean and spread of the gradient, and how far all gradients point one way (0 none, 1 all)."""
-    dx, dy = (cv2.Sobel(stain, cv2.CV_32F, *axes, scale=0.25) for axes in ((1, 0), (0, 1)))
+    dx = cv2.Sobel(stain, cv2.CV_32F, 1, 0, scale=0.25)
+    dy = cv2.Sobel(stain, cv2.CV_32F, 0, 1, scale=0.25)
     mean, spread = _mean_spread(cv2.magnitude(dx, dy))
-    xx, yy, xy = (float(np.vdot(a, b)) for a, b in ((dx, dx), (dy, dy), (dx, dy)))
+    # The structure tensor: the difference of its eigenvalues, as a share of their sum.
+    xx, yy, xy = float(np.vdot(dx, dx)), float(np.vdot(dy, dy)), float(np.vdot(dx, dy))
     directed = ((xx - yy) ** 2 + 4 * xy**2) ** 0.5 / max(xx + yy, 1e-6)
     return [10 * mean, 10 * spread, directed]
 
