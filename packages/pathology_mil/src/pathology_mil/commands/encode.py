@@ -61,10 +61,8 @@ class Encoded(Outcome):
         widths = {attempt.facts["dim"] for attempt in self.attempts if "dim" in attempt.facts}
         width = f", {widths.pop()} numbers each" if widths else ""
         status = Counter(attempt.status for attempt in self.attempts)
-        yield (
-            f"{self.encoder.label}: {tiles} tiles{width} from {status[DONE]} slide(s), {status[ALREADY]} done before, "
-            f"in {self.folder}"
-        )
+        slides = f"{status[DONE]} slide(s), {status[ALREADY]} done before"
+        yield f"{self.encoder.label}: {tiles} tiles{width} from {slides}, in {self.folder}"
         if self.encoder.computed:
             yield "  colour-texture is a computed baseline for samples and demos; use a pathology encoder for real questions"
         yield from note_lines(self.attempts)
@@ -93,7 +91,7 @@ def encode(
         job: folder that 'tile' (or CLAM, TRIDENT) wrote.
         slides: where the slides are, if they were moved.
     """
-    encoder.name  # noqa: B018  # none asked for: said before anything heavy is imported
+    encoder.name  # noqa: B018  # refuses a missing --encoder before anything heavy is imported
     from pathology_mil.features.encoding import Storage, encode_slides
     from pathology_mil.slides.tiling import refuse_single_failure
 

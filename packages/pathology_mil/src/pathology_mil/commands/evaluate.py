@@ -70,7 +70,9 @@ class Evaluation(Outcome):
         yield f"Slide by slide: {self.table}"
 
     def _seen(self) -> dict[str, Any]:
-        return {"seen": dict(self.seen), "seen_are_judged": self.include_seen} if self.seen else {}
+        if not self.seen:
+            return {}
+        return {"seen": dict(self.seen), "seen_are_judged": self.include_seen}
 
 
 def evaluate(
@@ -97,7 +99,7 @@ def evaluate(
         features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
         labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
         splits: only the test slides of this split file.
-        include_seen: judge slides that the model was trained on, too; otherwise they are left out and named.
+        include_seen: also judge slides that the model was trained on; otherwise they are left out and named.
     """
     from core_runtime.folders import write_text
     from core_runtime.models import choose_model
@@ -113,19 +115,22 @@ def evaluate(
     cohort = open_cohort(features, labels, reading, classes=loaded.classes)
     for bag in cohort.bags.values():
         loaded.check_bag(bag)
-    slides = sorted(cohort.labels.label if splits is None else set(_test_part(splits)) - set(cohort.skipped))
+    slides = sorted(cohort.labels.label)
+    if splits is not None:
+        slides = sorted(set(_test_part(splits)) - set(cohort.skipped))
     absent = [slide for slide in slides if slide not in cohort.labels.label]
     if absent:
         raise UserError(f"slide {absent[0]} has no label or no features")
-    owners = {slide: cohort.labels.case[slide] for slide in slides if slide in cohort.labels.known}
-    seen = loaded.seen({slide: cohort.digests[slide] for slide in slides}, owners)
+    digests = {slide: cohort.digests[slide] for slide in slides}
+    patients = {slide: cohort.labels.case[slide] for slide in slides if slide in cohort.labels.known}
+    seen = loaded.seen(digests, patients)
     if seen and not include_seen:
         slides = [slide for slide in slides if slide not in seen]
         if not slides:
             slide, reason = next(iter(seen.items()))
             raise UserError(
                 f"none of the {len(seen)} slides is new to the model: {slide}: {reason}",
-                "give other slides; --include-seen judges these all the same, which says nothing about new patients",
+                "give other slides; --include-seen judges these anyway, which says nothing about new patients",
             )
     truth, probabilities = judge(loaded.network, cohort, slides, where)
     metrics = measure(

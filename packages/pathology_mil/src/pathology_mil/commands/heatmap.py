@@ -122,18 +122,19 @@ def heatmap(
     files = find_slides(slides, mpp=scan.mpp)
     items = []
     for file in files:
+        slide_id = file.slide_id
         work = _Work(
-            file,
-            out,
-            drawing,
-            model if scores is None else None,
-            None if bags is None else _bag_of(bags, file.slide_id),
-            None if scores is None else _file_of(scores, file.slide_id),
-            None if coords is None else _file_of(coords, file.slide_id),
-            _annotation_of(annotations, file.slide_id),
-            truth.truth_class,
-            excluding.exclude_class,
-            where,
+            slide=file,
+            out=out,
+            options=drawing,
+            model=model if scores is None else None,
+            bag=None if bags is None else _bag_of(bags, slide_id),
+            scores=_file_of(scores, slide_id),
+            coords=_file_of(coords, slide_id),
+            annotation=_annotation_of(annotations, slide_id),
+            truth_class=truth.truth_class,
+            exclude_class=excluding.exclude_class,
+            device=where,
         )
         items.append(_item(work))
     if len(items) == 1:
@@ -180,9 +181,9 @@ def _bag_of(bags: "Mapping[str, BagFile]", slide_id: str) -> "BagFile":
     return bags[slide_id]
 
 
-def _file_of(place: Path, slide_id: str) -> Path:
-    """A file, or the one of a folder that is named after the slide."""
-    if not place.is_dir():
+def _file_of(place: Path | None, slide_id: str) -> Path | None:
+    """The file that was given, or the one of a folder that is named after the slide."""
+    if place is None or not place.is_dir():
         return place
     for ending in (".h5", "_patches.h5", ".npz", ".npy"):
         path = place / f"{slide_id}{ending}"
@@ -212,7 +213,9 @@ def _item(work: _Work) -> Item:
     for path in sources.values():
         if path is not None and not path.is_file():
             raise UserError(f"{path}: no such file")
-    key = {name: None if path is None else identity(path) for name, path in sources.items()}
+    key: dict[str, Any] = {}
+    for name, path in sources.items():
+        key[name] = None if path is None else identity(path)
     key |= {"slide_mpp": work.slide.mpp, "options": work.options}
     key |= {"truth_class": list(work.truth_class), "exclude_class": list(work.exclude_class)}
     key["model"] = None if work.model is None else model_identity(Path(work.model))
@@ -262,13 +265,16 @@ def _truth(work: _Work, slide: "Slide") -> "tuple[MultiPolygon | None, list[str]
     if work.annotation is None:
         return None, []
     regions, name = read_annotations(work.annotation), work.annotation.name
-    beyond = outside(regions, slide.dimensions, name)
+    outside_slide = outside(regions, slide.dimensions, name)
     area = truth_area(regions, truth_class=work.truth_class, exclude_class=work.exclude_class, where=name)
-    return area.shape, [area.words("truth", slide.mpp), *filter(None, [beyond])]
+    notes = [area.words("truth", slide.mpp)]
+    if outside_slide:
+        notes.append(outside_slide)
+    return area.shape, notes
 
 
 def _with_facts(item: Item, attempt: Attempt) -> Attempt:
-    """The facts of a map that an earlier run drew, too."""
+    """The attempt with the facts of the map, also where an earlier run drew it."""
     if not attempt.ok:
         return attempt
     return replace(attempt, facts=json.loads(item.output.read_text(encoding="utf-8")))

@@ -17,7 +17,7 @@ def inspect(path: Path, /, *, scan: ScanOptions = ScanOptions(), picture: Path |
 
     Args:
         path: a slide, a folder, tiles, features or annotations.
-        picture: draw the tissue and the tiles into this file, too (.png, .jpg).
+        picture: also draw the tissue and the tiles into this file (.png, .jpg).
     """
     from core_runtime.findings import write_picture
     from pathology_mil.reports.examination import examine

@@ -30,7 +30,7 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
 
 
 def convert(checkpoint: Path, /, *, out: Path = Path("models"), classes: Names = ()) -> Described:
-    """Makes a model folder of an official ACMIL checkpoint.
+    """Makes a model folder from an official ACMIL checkpoint.
 
     Takes ``torch.save({'model', 'optimizer', 'epoch', 'config'})`` or a bare state dict. Widths, branches and classes are read off
     the shapes; the pickled configuration in the file is not executed.
@@ -80,14 +80,14 @@ def check(folder: str, /) -> Described:
         output = loaded.network(torch.randn(16, loaded.width))
     if not bool(torch.isfinite(output.slide_logits).all()):
         raise UserError(
-            f"{folder}: the model's answers are not finite", "its weights are damaged: train or convert again"
+            f"{folder}: the model's outputs are not finite", "its weights are damaged: train or convert again"
         )
     config = loaded.network.config
     return Described(
         {
             "model": str(folder),
             "class": type(loaded.network).__name__,
-            "parameters": sum(p.numel() for p in loaded.network.parameters()),
+            "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
             "classes": list(loaded.classes),
             "feature_width": loaded.width,
             "width": config.inner,  # pyright: ignore[reportAttributeAccessIssue]

@@ -42,8 +42,9 @@ class Sweep(Outcome):
     def lines(self) -> Iterable[str]:
         yield "share masked   runs   macro F1          AUROC"
         for row in self.rows:
-            cells = [f"{row.mean[m]:.3f} ± {row.deviation[m]:.3f}" for m in ("f1_macro", "auroc")]
-            yield f"{row.mask_drop:<14g} {row.runs:<6} {'     '.join(cells)}"
+            f1 = f"{row.mean['f1_macro']:.3f} ± {row.deviation['f1_macro']:.3f}"
+            auroc = f"{row.mean['auroc']:.3f} ± {row.deviation['auroc']:.3f}"
+            yield f"{row.mask_drop:<14g} {row.runs:<6} {f1}     {auroc}"
         yield f"Table: {self.table}"
 
 
@@ -67,7 +68,7 @@ def sweep(
 ) -> Sweep:
     """Trains over shares of masking and seeds: whether masking helps with your encoder. A rerun goes on.
 
-    Each combination has a run folder, mask_{p}_seed_{s}. The splits depend on the seed, too, where none are given: then every
+    Each combination has a run folder, mask_{p}_seed_{s}. Where no splits are given they depend on the seed as well: then every
     seed judges another part of the slides.
 
     Example: pathology-mil sweep features labels.csv --mask-drops 0,0.6 --seeds 1,2,3 --out sweep
@@ -110,13 +111,13 @@ def sweep(
                 if metrics is not None:
                     for measure in MEASURES:
                         values[measure].append(getattr(metrics, measure))
-        rows.append(_row(mask_drop, values))
+        rows.append(_summarise(mask_drop, values))
     table = out / "sweep.csv"
     write_text(table, _csv(rows))
     return Sweep(rows, table)
 
 
-def _row(mask_drop: float, values: dict[str, list[float]]) -> SweepRow:
+def _summarise(mask_drop: float, values: dict[str, list[float]]) -> SweepRow:
     mean, deviation = {}, {}
     for measure, numbers in values.items():
         mean[measure] = statistics.fmean(numbers) if numbers else math.nan
@@ -125,9 +126,15 @@ def _row(mask_drop: float, values: dict[str, list[float]]) -> SweepRow:
 
 
 def _csv(rows: Sequence[SweepRow]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["mask_drop", "runs", *(f"{m}_{kind}" for m in MEASURES for kind in ("mean", "std"))])
+    header = ["mask_drop", "runs"]
+    for measure in MEASURES:
+        header += [f"{measure}_mean", f"{measure}_std"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
     for row in rows:
-        writer.writerow([row.mask_drop, row.runs, *(v for m in MEASURES for v in (row.mean[m], row.deviation[m]))])
-    return out.getvalue()
+        cells = [row.mask_drop, row.runs]
+        for measure in MEASURES:
+            cells += [row.mean[measure], row.deviation[measure]]
+        writer.writerow(cells)
+    return text.getvalue()

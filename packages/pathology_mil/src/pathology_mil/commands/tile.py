@@ -45,7 +45,8 @@ class Tiled(Outcome):
         yield f"{self.count} tiles of {size} from {len(self.slides)} slide(s) in {self.folder}"
         measured = [slide for slide in self.slides if slide["mpp"]]
         if measured:
-            low, high = (extreme(slide["mpp"] for slide in measured) for extreme in (min, max))
+            resolutions = [slide["mpp"] for slide in measured]
+            low, high = min(resolutions), max(resolutions)
             scale = f"{low:g}" if low == high else f"{low:g} to {high:g}"
             sources = sorted({slide["mpp_source"] for slide in measured})
             yield f"  scanned at {scale} µm per pixel ({', '.join(sources)})"

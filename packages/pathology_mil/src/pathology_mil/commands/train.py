@@ -29,7 +29,7 @@ class Fold:
 
     Attributes:
         model: its model folder.
-        epoch: the one that was kept.
+        epoch: the selected one.
         validation, test: how it does on the slides that chose and that judge it.
     """
 
@@ -90,7 +90,8 @@ class Trained(Outcome):
             yield f"{name} {fold.epoch} kept"
             metrics = fold.test or fold.validation
             if metrics is not None:
-                yield f"{'Test' if fold.test else 'Validation'} slides: {metrics.slides}"
+                part = "Test" if fold.test else "Validation"
+                yield f"{part} slides: {metrics.slides}"
                 yield from metrics.lines()
         yield f"Model folder: {self.model}"
         yield f"Next: pathology-mil predict FEATURES --model {self.model}"
@@ -141,7 +142,9 @@ def train(
         **flat(resamples=resamples),
         **run.recorded(),
     }
-    files = [*cohort.paths, *([] if labels is None else [labels])]
+    files = list(cohort.paths)
+    if labels is not None:
+        files.append(labels)
     data = data_fingerprint(files)
     open_run(run.out, arguments, packages=_PACKAGES, data=data, resume=run.resume, overwrite=run.overwrite)
     if run.overwrite:
@@ -155,7 +158,8 @@ def train(
             sizes = f"{len(split.train)} slides train, {len(split.test)} test"
             note.print(f"Fold {number + 1} of {len(splits)}: {sizes}", markup=False)
         job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, arguments)
-        folds.append(_train_fold(job, run.out if len(splits) == 1 else run.out / f"fold_{number}"))
+        folder = run.out if len(splits) == 1 else run.out / f"fold_{number}"
+        folds.append(_train_fold(job, folder))
     write_summary(run.out / "summary.csv", [_clam_row(fold) for fold in folds])
     trained = Trained(run.out, folds, cohort.facts, cohort.skipped, cohort.labels.notes)
     write_text(run.out / "metrics.json", json_text(trained.facts()))
@@ -165,10 +169,13 @@ def train(
 def _of_encoder(features: Path, pretrain: str | None) -> Path:
     """In a folder of ACMIL files, the one of the encoder asked for."""
     file = features / f"patch_feats_pretrain_{pretrain}.h5"
-    return file if pretrain and file.is_file() else features
+    if pretrain and file.is_file():
+        return file
+    return features
 
 
 def _check(cohort: "Cohort", splitting: SplitOptions) -> None:
+    """Refuses data with other classes or features than the user expects."""
     classes, width = cohort.labels.classes, cohort.facts["feature_width"]
     if splitting.n_class and splitting.n_class != len(classes):
         raise UserError(
@@ -184,6 +191,7 @@ def _splits(cohort: "Cohort", splitting: SplitOptions, seed: int, *, ignore_miss
     from pathology_mil.cohort.splits import camelyon16, check_splits, few_shot, from_names, make_splits, read_splits
 
     labels = cohort.labels
+    dataset = str(splitting.dataset).lower()
     if splitting.splits is not None:
         given = read_splits(splitting.splits)
         splits = check_splits(given, labels, ignore_missing=ignore_missing, left_out=cohort.skipped)
@@ -192,7 +200,7 @@ def _splits(cohort: "Cohort", splitting: SplitOptions, seed: int, *, ignore_miss
             splits = check_splits([from_names(labels.split)], labels)
         except ValueError as error:
             raise UserError(f"the column 'split' of the labels: {error}") from None
-    elif str(splitting.dataset).lower() == "camelyon" or str(splitting.dataset).lower().startswith("camelyon16"):
+    elif dataset == "camelyon" or dataset.startswith("camelyon16"):
         splits = check_splits([camelyon16(labels, seed)], labels)
     else:
         splits = make_splits(labels, folds=splitting.folds, seed=seed)
@@ -302,13 +310,17 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
             metrics[name] = measure(probabilities, truth, classes, patients=patients, resamples=job.resamples)
     write_fold_table(job.run.out / f"fold_{job.number}.csv", slides, truth.tolist(), probabilities)
     parts = {"train": split.train, "val": split.val, "test": split.test}
+    digests = {}
+    for name, part in parts.items():
+        digests[name] = {slide: cohort.digests[slide] for slide in part}
     private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
+    arguments = {name: value for name, value in job.arguments.items() if name not in private}
     provenance = {
         "trained_on": dict(cohort.facts),
-        "slides": {name: {slide: cohort.digests[slide] for slide in part} for name, part in parts.items()},
+        "slides": digests,
         "patients": {name: cohort.labels.known_patients(part) for name, part in parts.items()},
         "selection": {"rule": job.rule, "epoch": epoch},
-        "arguments": {name: value for name, value in job.arguments.items() if name not in private},
+        "arguments": arguments,
         "test": metrics["test"].plain() if "test" in metrics else None,
     }
     model = save(network.cpu(), folder / "model", classes=classes, features=cohort.preprocessing, provenance=provenance)
@@ -316,6 +328,7 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
 
 
 def _clam_row(fold: Fold) -> dict[str, float]:
+    """A row of CLAM's summary.csv."""
     row: dict[str, float] = {}
     for name, metrics in (("val", fold.validation), ("test", fold.test)):
         if metrics is not None:

@@ -31,8 +31,8 @@ class ACMILConfig:
         n_class: number of slide labels.
         width: L; default by `INNER_WIDTH`, else F / 2.
         branches: M; 1 with top_k 0 is ABMIL.
-        top_k: K, instances a row that STKIM draws from (training only); 0 switches it off.
-        mask_drop: p, the share of those that it masks: exactly ⌊min(K, N)·p⌋ a row.
+        top_k: K, instances per row that STKIM draws from (training only); 0 switches it off.
+        mask_drop: p, the share of those that it masks: exactly ⌊min(K, N)·p⌋ per row.
         hidden: D, width of the gate (gated form).
         heads: attention heads (multi-head form); they divide L.
         dropout: rate before the classifiers (gated form) or after the output projection (multi-head form); None takes the published
@@ -58,7 +58,8 @@ class ACMILConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.top_k < 0 or not 0 <= self.mask_drop <= 1 or not 0 <= (self.dropout or 0) < 1:
             raise ValueError(
-                f"top_k ≥ 0, mask_drop in [0, 1] and dropout in [0, 1): got {self.top_k}, {self.mask_drop}, {self.dropout}"
+                "top_k must be ≥ 0, mask_drop in [0, 1] and dropout in [0, 1): "
+                f"got {self.top_k}, {self.mask_drop}, {self.dropout}"
             )
         if self.width is not None and self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
@@ -93,7 +94,7 @@ def stkim_mask(
 
     Args:
         scores: −inf marks padding, which is never drawn.
-        uniforms: one number an entry of the descending top-K list; the smallest are masked. Drawn here if None.
+        uniforms: one number per entry of the descending top-K list; the smallest are masked. Drawn here if None.
     """
     k = min(top_k, scores.shape[0])
     if int(k * drop) == 0:
@@ -102,9 +103,12 @@ def stkim_mask(
     if uniforms is None:
         uniforms = torch.rand(scores.shape[1], k, device=scores.device)
     real = top > -math.inf
-    strike = torch.tensor([int(n * drop) for n in range(k + 1)], device=scores.device)[real.sum(1, keepdim=True)]
+    # How many to mask of n real ones, as a table, since the number of real ones is known on the device only.
+    mask_counts = torch.tensor([int(n * drop) for n in range(k + 1)], device=scores.device)
+    count = mask_counts[real.sum(1, keepdim=True)]
+    # Argsort twice gives ranks: exactly `count` entries have a rank below it.
     rank = uniforms[:, :k].masked_fill(~real, math.inf).argsort(dim=1).argsort(dim=1)
-    return torch.zeros_like(scores.T, dtype=torch.bool).scatter(1, where, rank < strike).T
+    return torch.zeros_like(scores.T, dtype=torch.bool).scatter(1, where, rank < count).T
 
 
 class _Pooling(nn.Module):
@@ -122,27 +126,32 @@ class _Pooling(nn.Module):
     def pool(
         self, features: Tensor, score_weight: Tensor, score_bias: Tensor | None, calls: dict[str, Any], **gate: Tensor
     ) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, rows, L] and scores [N, rows] of a bag; `calls` are the arguments of `forward`, `gate` the weights of the gate."""
         if features.ndim == 3 and features.shape[0] == 1:
             features = features[0]
         if features.ndim != 2 or features.shape[1] != self.config.n_features:
             raise ValueError(
-                f"features must be [instances, {self.config.n_features}] (several bags: packed, with segments): got {tuple(features.shape)}"
+                f"features must be [instances, {self.config.n_features}] (several bags: packed, with segments): "
+                f"got {tuple(features.shape)}"
             )
         uniforms = calls.pop("uniforms", None)
         exclude = None
         if self.training and self.config.top_k and self.config.mask_drop:
-            exclude = partial(self._strike, segments=calls.get("segments"), uniforms=uniforms)
+            exclude = partial(self._masked_instances, segments=calls.get("segments"), uniforms=uniforms)
         pooled, scores = attention_pool(
             features, score_weight, score_bias, project_weight=self.project, exclude=exclude, **gate, **calls
         )
         assert scores is not None
         return pooled, scores
 
-    def _strike(self, scores: Tensor, segments: Tensor | None, uniforms: Tensor | None) -> Tensor:
+    def _masked_instances(self, scores: Tensor, segments: Tensor | None, uniforms: Tensor | None) -> Tensor:
+        """STKIM's mask of each packed bag by itself."""
         lengths = [len(scores)] if segments is None else torch.bincount(segments).tolist()
-        each = [None] * len(lengths) if uniforms is None else uniforms
-        parts = zip(scores.split(lengths), each, strict=True)
-        return torch.cat([stkim_mask(s, self.config.top_k, self.config.mask_drop, u) for s, u in parts])
+        uniforms_of_bags = [None] * len(lengths) if uniforms is None else uniforms
+        masks = []
+        for bag_scores, bag_uniforms in zip(scores.split(lengths), uniforms_of_bags, strict=True):
+            masks.append(stkim_mask(bag_scores, self.config.top_k, self.config.mask_drop, bag_uniforms))
+        return torch.cat(masks)
 
     def classify(self, branches: Tensor, slide: Tensor) -> tuple[Tensor, Tensor]:
         """Slide logits [B, C] and branch logits [B, M, C] from embeddings [B, L] and [B, M, L]."""
@@ -151,7 +160,7 @@ class _Pooling(nn.Module):
 
 
 class ACMIL_GA(_Pooling):
-    """Gated multi-branch ACMIL (section 3.2): one gate network, M score rows, a classifier a branch and one for the slide.
+    """Gated multi-branch ACMIL (section 3.2): one gate network, M score rows, a classifier per branch and one for the slide.
 
     ``branches=1, top_k=0`` is gated ABMIL (Ilse et al. 2018). ``embedding`` is exactly the mean of the branch embeddings.
     """
@@ -177,7 +186,7 @@ class ACMIL_GA(_Pooling):
         Args:
             features: ``[N, F]`` or ``[1, N, F]``; half precision is accumulated in float32.
             segments, bags, mask: as `core_attention.pooling.attention.attention_pool`.
-            uniforms: the random numbers of STKIM, a row a branch; drawn from torch's generator if None.
+            uniforms: the random numbers of STKIM, a row per branch; drawn from torch's generator if None.
 
         Raises:
             ValueError: the features are not F wide.
@@ -247,7 +256,8 @@ class ACMIL_MHA(_Pooling):
         return MILOutput(*self.classify(branches, slide), scores.T.unflatten(0, (m, heads)).transpose(0, 1), slide)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, 0.1 if self.config.dropout is None else self.config.dropout, self.training)
+        rate = 0.1 if self.config.dropout is None else self.config.dropout  # the published rate
+        return F.dropout(x, rate, self.training)
 
 
 class MeanMIL(nn.Module):
@@ -257,10 +267,8 @@ class MeanMIL(nn.Module):
         super().__init__()
         self.config = config
         self.project = _linear(config.inner, config.n_features)
-        self.slide_weight, self.slide_bias = (
-            _linear(config.n_class, config.inner),
-            _bias(config.n_class, fan_in=config.inner),
-        )
+        self.slide_weight = _linear(config.n_class, config.inner)
+        self.slide_bias = _bias(config.n_class, fan_in=config.inner)
 
     def forward(
         self,
@@ -271,9 +279,12 @@ class MeanMIL(nn.Module):
         mask: Bool[Tensor, " instances"] | None = None,
     ) -> MILOutput:
         """As `ACMIL_GA.forward`, without branches."""
-        flat = self.project.new_zeros(1, self.config.inner)
-        x = features.flatten(0, -2) if features.ndim == 3 and features.shape[0] == 1 else features
-        pooled, scores = attention_pool(x, flat, project_weight=self.project, segments=segments, bags=bags, mask=mask)
+        if features.ndim == 3 and features.shape[0] == 1:
+            features = features[0]
+        zero_scores = self.project.new_zeros(1, self.config.inner)  # whose softmax is uniform
+        pooled, scores = attention_pool(
+            features, zero_scores, project_weight=self.project, segments=segments, bags=bags, mask=mask
+        )
         assert scores is not None
         logits = F.linear(pooled[:, 0], self.slide_weight, self.slide_bias)
         return MILOutput(logits, logits[:, None], scores.T[None], pooled[:, 0])
@@ -285,4 +296,5 @@ def _linear(*shape: int) -> nn.Parameter:
 
 
 def _bias(*shape: int, fan_in: int) -> nn.Parameter:
+    """Biases with the default initialisation of `nn.Linear`."""
     return nn.Parameter(torch.empty(shape).uniform_(-1, 1) / math.sqrt(fan_in))

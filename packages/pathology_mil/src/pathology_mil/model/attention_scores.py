@@ -27,7 +27,7 @@ class Scored:
         label: the predicted class, where a model was asked.
         probabilities: of each class.
         facts: encoder and the like, to be read with the result.
-        notes: what a person should know about how this was read.
+        notes: what a user should know about how this was read.
     """
 
     coords: NDArray[np.int64]
@@ -75,39 +75,46 @@ def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
     Raises:
         UserError: damaged, without scores or coordinates, or of another number of tiles.
     """
-    content = _arrays(path)
-    name = next((n for n in ("attention_scores", "scores", "attention") if n in content), None)
+    content = _read_arrays(path)
+    name = next((name for name in ("attention_scores", "scores", "attention") if name in content), None)
     if name is None:
         raise UserError(f"{path.name}: no 'attention_scores', 'scores' or 'attention' in this file")
     coords, attributes = content.get("coords"), content.get("coords attributes", {})
     if coords_from is not None:
-        more = _arrays(coords_from)
-        coords, attributes = more.get("coords"), more.get("coords attributes", {})
+        tiles = _read_arrays(coords_from)
+        coords, attributes = tiles.get("coords"), tiles.get("coords attributes", {})
     if coords is None:
-        raise UserError(f"{path.name}: scores without coordinates", "say where the tiles are: --coords FILE.h5")
+        raise UserError(f"{path.name}: scores without coordinates", "give the file of the tiles with --coords FILE.h5")
     side, notes = level0_side(attributes, coords)
     if side is None:
-        raise UserError(f"{path.name}: nothing tells how large a tile is", "take the tiles' own file: --coords FILE.h5")
+        raise UserError(
+            f"{path.name}: nothing tells how large a tile is", "give the tiles' own file with --coords FILE.h5"
+        )
     scores = np.asarray(content[name], np.float64)
-    scores = scores.T if scores.shape == (len(coords), 1) else scores
+    if scores.shape == (len(coords), 1):  # CLAM's
+        scores = scores.T
     scores = np.atleast_2d(scores)
     if scores.shape[1] != len(coords):
         raise UserError(f"{path.name}: {scores.shape[1]} scores but {len(coords)} coordinates")
     if not np.isfinite(scores).all():
         raise UserError(f"{path.name}: the scores hold NaN or infinite values")
     if scores.shape[1] and (scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-2):
-        scores, notes = softmax(scores), [*notes, "the scores were taken as raw ones (before softmax)"]
-    branches = np.asarray(content["branch_attention"], np.float64) if "branch_attention" in content else None
-    return Scored(
-        coords,
-        side,
-        scores.mean(axis=0),
-        branches if branches is not None or len(scores) == 1 else scores,
-        notes=tuple(notes),
-    )
+        scores = softmax(scores)
+        notes = [*notes, "the scores were taken as raw ones (before softmax)"]
+    branches = None
+    if "branch_attention" in content:
+        branches = np.asarray(content["branch_attention"], np.float64)
+    elif len(scores) != 1:
+        branches = scores
+    return Scored(coords, side, scores.mean(axis=0), branches, notes=tuple(notes))
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def _read_arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a file by name, with the attributes of `coords`.
+
+    Raises:
+        UserError: not a NumPy or HDF5 file, or damaged.
+    """
     if path.suffix in (".npz", ".npy"):
         try:
             loaded = np.load(path, allow_pickle=False)
@@ -117,15 +124,16 @@ def _arrays(path: Path) -> dict[str, Any]:
                 f"{path.name}: not a readable NumPy file (files that would run code are refused)"
             ) from error
     with open_h5(path) as file:
-        found: dict[str, Any] = {
-            k: v[:]
-            for k, v in file.items()
-            if isinstance(v, h5py.Dataset) and k not in ("features", "feat", "imgs") and v.ndim
-        }
-        if "coords" in found:
-            found["coords"] = found["coords"].astype(np.int64)
-            found["coords attributes"] = plain_attributes(file["coords"].attrs)
-    return found
+        arrays: dict[str, Any] = {}
+        for name, entry in file.items():
+            if name in ("features", "feat", "imgs"):  # these are large and hold no scores
+                continue
+            if isinstance(entry, h5py.Dataset) and entry.ndim:
+                arrays[name] = entry[:]
+        if "coords" in arrays:
+            arrays["coords"] = arrays["coords"].astype(np.int64)
+            arrays["coords attributes"] = plain_attributes(file["coords"].attrs)
+    return arrays
 
 
 def softmax(scores: ArrayLike) -> NDArray[np.float64]:

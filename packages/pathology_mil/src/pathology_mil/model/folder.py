@@ -13,8 +13,10 @@ from core_runtime.fields import read_field, read_names
 from pathology_mil.features.bags import Bag, differing
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, MeanMIL
 
-CLASSES = {c.__name__: c for c in (ACMIL_GA, ACMIL_MHA, MeanMIL)}
-_MADE_BY = "'pathology-mil train' makes a model folder, 'pathology-mil models convert' one of an official checkpoint"
+CLASSES = {form.__name__: form for form in (ACMIL_GA, ACMIL_MHA, MeanMIL)}
+_MADE_BY = (
+    "'pathology-mil train' makes a model folder, 'pathology-mil models convert' makes one from an official checkpoint"
+)
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,17 @@ class LoadedModel:
         """
         width = bag.features.shape[1]
         if width != self.width:
-            encoder = f" (made by {self.features['encoder']})" if self.features.get("encoder") else ""
+            encoder = self.features.get("encoder")
+            made_by = f" (made by {encoder})" if encoder else ""
             raise UserError(
-                f"{bag.slide_id}: features are {width} wide, the model takes {self.width}{encoder}",
+                f"{bag.slide_id}: features are {width} wide, the model takes {self.width}{made_by}",
                 "encode with the encoder of the model",
             )
-        words = differing(self.features, bag.preparation)
-        if words:
+        differences = differing(self.features, bag.preparation)
+        if differences:
             raise UserError(
-                f"{bag.slide_id}: the model and these features have different {', '.join(words)}",
-                "make the features as those that the model was trained on",
+                f"{bag.slide_id}: the model and these features have different {', '.join(differences)}",
+                "make the features in the same way as those that the model was trained on",
             )
 
     def seen(self, slides: Mapping[str, str], patients: Mapping[str, str]) -> dict[str, str]:
@@ -66,17 +69,17 @@ class LoadedModel:
             slides: slide → digest of its features.
             patients: slide → patient, where known.
         """
-        found: dict[str, str] = {}
-        for part, words in (("train", "was trained on"), ("val", "chose its epoch by")):
-            names = read_field(self.provenance, f"slides.{part}", dict, where=self.path, default={})
-            owners = set(read_names(self.provenance, f"patients.{part}", where=self.path, default=()))
-            digests = set(names.values())
+        reasons: dict[str, str] = {}
+        for part, use in (("train", "was trained on"), ("val", "chose its epoch by")):
+            digest_of = read_field(self.provenance, f"slides.{part}", dict, where=self.path, default={})
+            known_patients = set(read_names(self.provenance, f"patients.{part}", where=self.path, default=()))
+            digests = set(digest_of.values())
             for slide, digest in slides.items():
-                if slide in names or digest in digests:
-                    found.setdefault(slide, f"the model {words} it")
-                elif patients.get(slide) in owners:
-                    found.setdefault(slide, f"the model {words} another slide of patient {patients[slide]}")
-        return found
+                if slide in digest_of or digest in digests:
+                    reasons.setdefault(slide, f"the model {use} it")
+                elif patients.get(slide) in known_patients:
+                    reasons.setdefault(slide, f"the model {use} another slide of patient {patients[slide]}")
+        return reasons
 
 
 def save(
@@ -96,13 +99,13 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     """Loads a model folder.
 
     Raises:
-        UserError: none there, or not one of this package's models.
+        UserError: there is none, or it is not one of this package's models.
     """
     try:
         config = read_config(folder)
         form = CLASSES.get(str(config.get("class")))
         if form is None:
-            raise UserError(f"{folder} holds a {config.get('class')}, which is no slide classifier", _MADE_BY)
+            raise UserError(f"{folder} holds a {config.get('class')}, which is not a slide classifier", _MADE_BY)
         network = load_model(folder, form)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), _MADE_BY) from None

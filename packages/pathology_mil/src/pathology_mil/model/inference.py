@@ -82,7 +82,9 @@ class Predictor:
     """A model with its pre- and post-processing: bags in, `SlidePrediction` out."""
 
     def __init__(self, model: Path | str | LoadedModel, *, device: str = "cpu") -> None:
-        self.model = model if isinstance(model, LoadedModel) else load(model, device=device)
+        if not isinstance(model, LoadedModel):
+            model = load(model, device=device)
+        self.model = model
         self.device = device
 
     @torch.inference_mode()
@@ -100,11 +102,11 @@ class Predictor:
         output = self.model.network(read_features(bag.features, name).to(self.device))
         probabilities = output.slide_logits[0].double().softmax(0).tolist()
         branches = attention(output.scores).mean(0)
-        named = dict(zip(self.model.classes, probabilities, strict=True))
+        probability_of = dict(zip(self.model.classes, probabilities, strict=True))
         return SlidePrediction(
             name,
-            max(named, key=named.__getitem__),
-            named,
+            max(probability_of, key=probability_of.__getitem__),
+            probability_of,
             branches.mean(0).float().cpu().numpy(),
             branches.float().cpu().numpy(),
             bag.coords,
@@ -133,10 +135,12 @@ def write_prediction(prediction: SlidePrediction, out: Path) -> Path:
 
 def table(predictions: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> str:
     """CSV: slide_id, label, the probability of every class, tiles, top10_attention, attention_entropy, encoder."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     facts = ("tiles", "top10_attention", "attention_entropy", "encoder")
-    writer.writerow(["slide_id", "label", *(f"p_{c}" for c in classes), *facts])
-    for p in predictions:
-        writer.writerow([p["slide_id"], p["label"], *(p["probabilities"][c] for c in classes), *(p[f] for f in facts)])
-    return out.getvalue()
+    writer.writerow(["slide_id", "label", *(f"p_{name}" for name in classes), *facts])
+    for prediction in predictions:
+        probabilities = [prediction["probabilities"][name] for name in classes]
+        values = [prediction[name] for name in facts]
+        writer.writerow([prediction["slide_id"], prediction["label"], *probabilities, *values])
+    return text.getvalue()

@@ -74,11 +74,13 @@ def acmil_loss(
     branch = zero
     if branches > 1:
         branch = F.cross_entropy(output.branch_logits.reshape(-1, classes), labels.repeat_interleave(branches))
-    spread, entropy = zero, zero
-    parts = output.scores.split(lengths or [output.scores.shape[-1]], dim=-1)
+    similarity, entropy = zero, zero
+    scores_of_bags = output.scores.split(lengths or [output.scores.shape[-1]], dim=-1)
     if branches > 1 and weights.diversity:
-        spread = torch.stack([diversity(attention(part)) for part in parts]).mean()
+        similarities = [diversity(attention(scores)) for scores in scores_of_bags]
+        similarity = torch.stack(similarities).mean()
     if weights.aem:
-        entropy = torch.stack([negative_entropy(part) for part in parts]).mean()
-    total = weights.slide * slide + weights.branch * branch + weights.diversity * spread + weights.aem * entropy
-    return Losses(total, slide, branch, spread, entropy)
+        entropies = [negative_entropy(scores) for scores in scores_of_bags]
+        entropy = torch.stack(entropies).mean()
+    total = weights.slide * slide + weights.branch * branch + weights.diversity * similarity + weights.aem * entropy
+    return Losses(total, slide, branch, similarity, entropy)

@@ -51,7 +51,8 @@ def _classifiers(official: StateDict, branches: int) -> StateDict:
     """The entries that both forms share; classifiers of the branches are stacked."""
     ours = {"project": official.pop("dimreduction.fc1.weight")}
     for kind in ("weight", "bias"):
-        ours[f"branch_{kind}"] = torch.stack([official.pop(f"classifier.{m}.fc.{kind}") for m in range(branches)])
+        classifiers = [official.pop(f"classifier.{branch}.fc.{kind}") for branch in range(branches)]
+        ours[f"branch_{kind}"] = torch.stack(classifiers)
         ours[f"slide_{kind}"] = official.pop(f"Slide_classifier.fc.{kind}")
     return ours
 
@@ -60,7 +61,8 @@ def convert_ga(official: StateDict, config: Config) -> StateDict:
     """V above U in one matrix; the rest is renamed or stacked."""
     ours = _classifiers(official, config.get("n_token", 1))
     for kind in ("weight", "bias"):
-        ours[f"gate_{kind}"] = torch.cat([official.pop(f"attention.attention_{gate}.0.{kind}") for gate in "VU"])
+        gate = [official.pop(f"attention.attention_{half}.0.{kind}") for half in "VU"]
+        ours[f"gate_{kind}"] = torch.cat(gate)
         ours[f"score_{kind}"] = official.pop(f"attention.attention_weights.{kind}")
     return ours
 
@@ -71,9 +73,8 @@ def convert_mha(official: StateDict, config: Config) -> StateDict:
     ours = _classifiers(official, branches) | {"query": official.pop("q")[0]}
     for name, part in _PARTS.items():
         for kind in ("weight", "bias"):
-            ours[f"{name}_{kind}"] = torch.stack(
-                [official.pop(f"sub_attention.{m}.{part}.{kind}") for m in range(branches)]
-            )
+            layers = [official.pop(f"sub_attention.{branch}.{part}.{kind}") for branch in range(branches)]
+            ours[f"{name}_{kind}"] = torch.stack(layers)
             if name not in ("query", "key"):
                 ours[f"slide_{name}_{kind}"] = official.pop(f"bag_attention.{part}.{kind}")
     return ours
@@ -81,11 +82,12 @@ def convert_mha(official: StateDict, config: Config) -> StateDict:
 
 def run(module: nn.Module, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     """Logits, scores, slide embedding and losses of one bag under the official names."""
-    given = [
-        inputs[key]
-        for key in sorted((k for k in inputs if k.startswith("stkim_uniform_")), key=lambda k: int(k.rsplit("_", 1)[1]))
-    ]
-    output: MILOutput = module(inputs["features"], uniforms=torch.cat(given)[None] if given else None)
+    uniforms = None
+    names = [name for name in inputs if name.startswith("stkim_uniform_")]
+    if names:
+        names.sort(key=lambda name: int(name.rsplit("_", 1)[1]))  # branch 2 before branch 10
+        uniforms = torch.cat([inputs[name] for name in names])[None]
+    output: MILOutput = module(inputs["features"], uniforms=uniforms)
     result = {
         "bag_logits": output.slide_logits,
         "branch_logits": output.branch_logits[0],

@@ -21,10 +21,12 @@ _SEGMENTATION = ("seg_level", "sthresh", "mthresh", "close", "use_otsu", "a_t", 
 
 
 def _numbers(ids: Any) -> tuple[int, ...]:
-    """CLAM writes chosen contours as 'none', '1,2' or a list."""
+    """The numbers of contours, which CLAM writes as 'none', '1,2' or a list."""
     if ids in (None, "none", ""):
         return ()
-    return tuple(int(i) for i in (ids.split(",") if isinstance(ids, str) else ids))
+    if isinstance(ids, str):
+        ids = ids.split(",")
+    return tuple(map(int, ids))
 
 
 def _tissue_params(config: Mapping[str, Any]) -> TissueParams:
@@ -43,19 +45,20 @@ def _patch(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any]
     with Slide(inputs["slide"]) as slide:
         tissue = segment(slide, _tissue_params(config))
         level, size = config.get("patch_level", 0), config.get("patch_size", 256)
-        whole = [int(d) for d in slide.downsamples[level]]
+        along_x, along_y = map(int, slide.downsamples[level])  # CLAM truncates
+        step = config.get("step_size", 256)
         coords = contour_grid(
             tissue,
             dimensions=slide.dimensions,
-            side=(size * whole[0], size * whole[1]),
-            step=(config.get("step_size", 256) * whole[0], config.get("step_size", 256) * whole[1]),
+            side=(size * along_x, size * along_y),
+            step=(step * along_x, step * along_y),
             contour_fn=config.get("contour_fn", "four_pt"),
             use_padding=config.get("use_padding", True),
         )
         attributes = clam_attributes(slide, patch_level=level, patch_size=size)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "patches.h5"
-        write_tiles(path, Tiles(slide.slide_id, coords, size * whole[0], size, attributes))
+        write_tiles(path, Tiles(slide.slide_id, coords, size * along_x, size, attributes))
         with open_h5(path) as file:
             data: Any = file["coords"]
             layout = {
@@ -64,17 +67,19 @@ def _patch(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any]
                 "chunks": list(data.chunks),
                 "maxshape": list(data.maxshape),
             }
-            read = plain_attributes(data.attrs)
+            stored = plain_attributes(data.attrs)
             coords = data[:]
+    del stored["save_path"]  # of the machine
     outputs: dict[str, Any] = {
         "coords": torch.from_numpy(coords),
-        "h5_attributes": {key: value for key, value in read.items() if key != "save_path"},
+        "h5_attributes": stored,
         "h5_layout": layout,
     }
     for i, (outer, holes) in enumerate(zip(tissue.contours, tissue.holes, strict=True)):
         outputs[f"contour_{i}"] = torch.from_numpy(outer)
         outputs[f"contour_area_{i}"] = torch.tensor([cv2.contourArea(outer)], dtype=torch.float64)
-        outputs |= {f"hole_{i}_{j}": torch.from_numpy(hole) for j, hole in enumerate(holes)}
+        for j, hole in enumerate(holes):
+            outputs[f"hole_{i}_{j}"] = torch.from_numpy(hole)
     return outputs
 
 
@@ -93,7 +98,9 @@ _DRAWING = (
 def _heatmap(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     """visHeatmap: the whole level, then rows and columns 8, 24, 40 … of it."""
     with Slide(inputs["slide"]) as slide:
-        segmented = config.get("segment", False)
+        tissue = None
+        if config.get("segment", False):
+            tissue = segment(slide, _tissue_params(config))
         picture = render(
             slide,
             inputs["coords"].numpy(),
@@ -103,7 +110,7 @@ def _heatmap(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, An
             cmap=config.get("cmap", "coolwarm"),
             alpha=config.get("alpha", 0.4),
             blank_canvas=config.get("blank_canvas", False),
-            tissue=segment(slide, _tissue_params(config)) if segmented else None,
+            tissue=tissue,
             **{key: config[key] for key in _DRAWING if key in config},
         )
     return {"rgb": torch.from_numpy(picture), "rgb_sampled": torch.from_numpy(np.float32(picture[8::16, 8::16]))}

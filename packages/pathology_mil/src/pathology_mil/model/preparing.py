@@ -54,6 +54,7 @@ def prepare(
     refuse_single_failure(tiled, single=len(files) == 1)
     storage = Storage(device="cpu" if choice.computed else device)
     features, encoded = encode_slides(folder, choice, storage, workers=workers, threads=threads, overwrite=overwrite)
+    # A slide without tiles fails in both steps: it is named once.
     unencoded = [attempt for attempt in encoded if not attempt.ok]
     names = {attempt.name for attempt in unencoded}
     untiled = [attempt for attempt in tiled if not attempt.ok and attempt.name not in names]
@@ -88,9 +89,11 @@ def encoder_of(model: LoadedModel, encoder: EncoderOptions) -> EncoderOptions:
         if trained_on != COMPUTED:
             raise UserError(
                 f"the model takes features of {trained_on or 'an encoder that it does not name'}",
-                "name it with --encoder and its file with --weights ('pathology-mil models' lists encoders), or predict from features",
+                "give it with --encoder and its file with --weights ('pathology-mil models' lists encoders), "
+                "or predict from features",
             )
         return EncoderOptions(encoder=COMPUTED)
+    # Features may be kept under the name of a known encoder, which timm calls otherwise.
     if encoder.known_as is None and trained_on in PAIRINGS:
         encoder = replace(encoder, known_as=trained_on)
     if trained_on and encoder.label != trained_on:

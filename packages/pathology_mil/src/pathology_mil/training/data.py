@@ -54,7 +54,7 @@ class BagData(lightning.LightningDataModule):
     """Training, validation and test bags of one split.
 
     Args:
-        batch: bags a step (packed); a last incomplete batch is dropped.
+        batch: bags per step (packed); a last incomplete batch is dropped.
         workers: processes that read ahead.
     """
 
@@ -68,13 +68,16 @@ class BagData(lightning.LightningDataModule):
         return self._loader(data, batch=min(self.batch, len(data)), sampler=order, drop_last=True)
 
     def val_dataloader(self) -> DataLoader | list:
-        return self._loader(BagDataset(self.cohort, self.split.val)) if self.split.val else []
+        if not self.split.val:
+            return []
+        return self._loader(BagDataset(self.cohort, self.split.val))
 
     def test_dataloader(self) -> DataLoader | list:
-        return self._loader(BagDataset(self.cohort, self.split.test)) if self.split.test else []
+        if not self.split.test:
+            return []
+        return self._loader(BagDataset(self.cohort, self.split.test))
 
     def _loader(self, data: BagDataset, *, batch: int = 1, **options: Any) -> DataLoader:
-        spread = {"num_workers": self.workers, "persistent_workers": True, "multiprocessing_context": "spawn"}
-        if not self.workers:
-            spread = {}
-        return DataLoader(data, batch_size=batch, collate_fn=pack, **spread, **options)
+        if self.workers:
+            options |= {"num_workers": self.workers, "persistent_workers": True, "multiprocessing_context": "spawn"}
+        return DataLoader(data, batch_size=batch, collate_fn=pack, **options)

@@ -25,8 +25,9 @@ def build_model(name: ModelName, config: Mapping[str, Any]) -> nn.Module:
 
 def forward(model: nn.Module, batch: Batch) -> Any:
     """A model's output for packed bags."""
-    packed = {} if len(batch.lengths) == 1 else {"segments": batch.segments, "bags": len(batch.lengths)}
-    return model(batch.features, **packed)
+    if len(batch.lengths) == 1:
+        return model(batch.features)
+    return model(batch.features, segments=batch.segments, bags=len(batch.lengths))
 
 
 class MILTraining(Training):
@@ -45,7 +46,7 @@ class MILTraining(Training):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         losses = acmil_loss(forward(self.model, batch), batch.labels, lengths=batch.lengths, weights=self.weights)
-        self.count(**{f"train_{k}": v.item() for k, v in losses._asdict().items()})
+        self.count(**{f"train_{name}": loss.item() for name, loss in losses._asdict().items()})
         return self.finite(losses.total, ", ".join(batch.slides))
 
     def validation_step(self, batch: Batch, index: int) -> None:
@@ -53,11 +54,12 @@ class MILTraining(Training):
         self.validated.append((logits.float().softmax(1), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
-        gathered = self.all_gather(
-            (torch.cat([p for p, _ in self.validated]), torch.cat([y for _, y in self.validated]))
-        )
+        own_probabilities = torch.cat([probabilities for probabilities, _ in self.validated])
+        own_labels = torch.cat([labels for _, labels in self.validated])
         self.validated.clear()
-        probabilities, labels = (t.flatten(0, 1) if self.trainer.world_size > 1 else t for t in gathered)  # pyright: ignore[reportAttributeAccessIssue]
+        probabilities, labels = self.all_gather((own_probabilities, own_labels))  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
+        if self.trainer.world_size > 1:  # then with an axis of processes in front
+            probabilities, labels = probabilities.flatten(0, 1), labels.flatten(0, 1)
         scores, truth = probabilities.double().cpu().numpy(), labels.cpu().numpy()
         counts = confusion(scores.argmax(1), truth, scores.shape[1])
         accuracy = float(counts.trace() / counts.sum())

@@ -34,7 +34,7 @@ class MaskingOptions:
     """How instances are masked while the model learns.
 
     Attributes:
-        preset: published settings; --top-k and --mask-drop win.
+        preset: published settings; --top-k and --mask-drop override them.
         top_k: instances that masking draws from, K; 0: none. Default: the preset's.
         mask_drop: share of those that is masked, p. Default: the preset's.
     """
@@ -86,7 +86,7 @@ class Recipe:
     selection: Selection = "val_f1+val_auc"
 
 
-# Entries of the published YAML files → our options; None: known, and nothing to us.
+# Entries of the published YAML files → our options; None: known, but without meaning here.
 PUBLISHED_CONFIG: Mapping[str, str | None] = {
     "train_epoch": "epochs",
     "warmup_epoch": "warmup_epochs",
