@@ -147,7 +147,7 @@ def test_another_class_is_refused(folder):
         ({"config": {"width": 3, "depths": 3}}, "depths is 3, expected a list"),
         ({"config": {"width": 3, "grid": [1, 2, 3]}}, "grid is"),
         ({"config": {"width": 3, "pool": "sum"}}, "'sum' is not a valid Pool"),
-        ({"config": {"width": 3, "dtype": "Tensor"}}, "no dtype"),
+        ({"config": {"width": 3, "dtype": "Tensor"}}, "not a dtype"),
         ({"config": {"width": 3, "head": {"heads": 1}}}, r"head does not fit Head: unknown \['heads'\]"),
         ({"config": {"width": -3}}, "no Tiny can be built"),
         ({"config": []}, "config is a list"),
@@ -195,7 +195,7 @@ def test_damaged_weights(folder):
 def test_folders_that_are_none(tmp_path):
     with pytest.raises(OSError, match="there is no folder"):
         load_model(tmp_path / "absent", Tiny)
-    with pytest.raises(OSError, match="is no model folder"):
+    with pytest.raises(OSError, match="is not a model folder"):
         load_model(tmp_path, Tiny)
     with pytest.raises(OSError, match="there is no folder"):
         load_model("owner/absent", Tiny)  # with a separator it is a path
@@ -221,7 +221,7 @@ def test_without_a_separator_it_is_a_hub_name(tmp_path, monkeypatch, folder):
     with pytest.raises(OSError, match=r"'absent': 404$"):
         load_model("absent", Tiny)
     Path("notes.txt").write_text("no model")
-    with pytest.raises(OSError, match=r"notes\.txt is a file, no model folder"):
+    with pytest.raises(OSError, match=r"notes\.txt is a file, not a model folder"):
         load_model("notes.txt", Tiny)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"'model' is a hub name \(the folder here is \./model\).*pip install"):

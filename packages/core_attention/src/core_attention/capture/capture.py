@@ -8,7 +8,7 @@
 
 It sees `core_attention` mechanisms, `torch.nn.functional.scaled_dot_product_attention` wherever it is called from (timm and most
 other libraries), `nn.MultiheadAttention` and the fused path of `nn.TransformerEncoderLayer`, the attention functions of transformers,
-and timm's layers without a fused path. A mechanism of ours makes itself seen with one line (see `record`)::
+and timm's layers without a fused path. A mechanism of ours shows its map with one line (see `record`)::
 
     record("weights", lambda rows, heads: my_weights(q[:, heads][:, :, rows], k), shape=(b, h, n, m), device=q.device)
 """
@@ -28,7 +28,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from core_attention.capture.recording import paused, recording, sessions
 from core_attention.capture.watching import intercepting
 
-LIMIT = 256 * 2**20
+LIMIT = 256 * 2**20  # bytes
 
 Picked = int | slice | Sequence[int] | Tensor | None
 Layers = int | str | nn.Module | Sequence[int | str | nn.Module] | None
@@ -71,10 +71,10 @@ class Maps(Mapping[str, Tensor]):
     def _layer(self, layer: str) -> dict[str, list[Tensor]]:
         if layer in self._taken:
             return self._taken[layer]
-        seen = (
-            ", ".join(self._taken) or "none: a layer that computes its softmax itself, or is compiled, cannot be seen"
-        )
-        raise KeyError(f"no attention was seen in {layer!r}; layers seen: {seen}")
+        recorded = ", ".join(self._taken)
+        if not recorded:
+            recorded = "none: a layer that computes its softmax itself, or is compiled, cannot be seen"
+        raise KeyError(f"no attention was seen in {layer!r}; layers seen: {recorded}")
 
     def _add(self, layer: str, kind: str, taken: Tensor) -> None:
         self._taken.setdefault(layer, {}).setdefault(kind, []).append(taken)
@@ -105,7 +105,8 @@ class _Session:
         self.stack.append(module)
 
     def leave(self, module: nn.Module, args: object, output: object) -> None:
-        if any(module is m for m in self.stack) and self in sessions():
+        # `in` would compare modules by ==
+        if any(module is running for running in self.stack) and self in sessions():
             while self.stack.pop() is not module:  # a forward that ended by an exception never left
                 pass
 
@@ -114,70 +115,80 @@ class _Session:
         """The name of the innermost module that is running; None outside the model."""
         if not self.names:
             return "function"
-        return self.names[id(self.stack[-1])] if self.stack else None
+        if not self.stack:
+            return None
+        return self.names[id(self.stack[-1])]
 
-    def wants(self, layer: str) -> bool:
+    def selects(self, layer: str) -> bool:
         place = self.order.setdefault(layer, len(self.order))
         if self.patterns is None:
             return True
-        return any(p == place if isinstance(p, int) else fnmatchcase(layer, p) for p in self.patterns)
+        for pattern in self.patterns:
+            matches = pattern == place if isinstance(pattern, int) else fnmatchcase(layer, pattern)
+            if matches:
+                return True
+        return False
 
     def take(self, kind: str, compute: Callable, shape: tuple[int, ...], device: torch.device, row_block: int) -> None:
         layer = self.layer
-        if layer is None or not self.wants(layer) or (self.kinds is not None and kind not in self.kinds):
+        if layer is None or not self.selects(layer) or (self.kinds is not None and kind not in self.kinds):
             return
         batch, heads, rows, columns = shape
-        chosen_heads = chosen("heads", self.heads, heads, layer, shared=heads == 1 and kind != "weights")
-        shared = rows == 1 and kind != "weights"
-        chosen_rows = chosen("rows", self.rows, rows * row_block, layer, shared=shared)
-        if row_block > 1:
-            chosen_rows = sorted({row // row_block for row in chosen_rows})
-        needed = batch * len(chosen_heads) * len(chosen_rows) * columns * 4
+        # gates and blocks that all heads or all rows share have one of them, whichever the user asked for
+        shared_heads, shared_rows = heads == 1 and kind != "weights", rows == 1 and kind != "weights"
+        head_indices = chosen("heads", self.heads, heads, layer, shared=shared_heads)
+        row_indices = chosen("rows", self.rows, rows * row_block, layer, shared=shared_rows)
+        if row_block > 1:  # queries → the rows of blocks that hold them
+            row_indices = sorted({row // row_block for row in row_indices})
+        needed = batch * len(head_indices) * len(row_indices) * columns * 4
+        # refused before anything of this size is computed
         if self.held + needed > self.limit:
             raise ValueError(
                 f"capture: {kind} of {layer} need {needed / 2**20:.1f} MiB "
-                f"({batch} samples × {len(chosen_heads)} heads × {len(chosen_rows)} rows × {columns} columns) beside the "
+                f"({batch} samples × {len(head_indices)} heads × {len(row_indices)} rows × {columns} columns) beside the "
                 f"{self.held / 2**20:.1f} MiB held, over the limit of {self.limit / 2**20:.1f} MiB: "
                 "ask for fewer rows=, heads= or layers=, or raise limit= (bytes)"
             )
         with torch.no_grad(), paused():
-            taken = compute(
-                torch.tensor(chosen_rows, device=device), torch.tensor(chosen_heads, device=device)
-            ).detach()
+            row_index = torch.tensor(row_indices, device=device)
+            head_index = torch.tensor(head_indices, device=device)
+            taken = compute(row_index, head_index).detach()
         self.held += taken.numel() * taken.element_size()
         self.maps._add(layer, kind, taken)
 
 
 def chosen(what: str, picked: Picked, length: int, layer: str, *, shared: bool = False) -> list[int]:
-    """The indices below `length` that a person picked: one, several (negative ones count from the end), a slice, or all."""
+    """The indices below `length` that the user picked: one, several (negative ones count from the end), a slice, or all."""
     if picked is None or shared:
         return list(range(length))
     if isinstance(picked, slice):
         return list(range(length))[picked]
-    wanted = [picked] if isinstance(picked, int) else [int(i) for i in picked]
-    outside = [i for i in wanted if not -length <= i < length]
+    indices = [picked] if isinstance(picked, int) else [int(index) for index in picked]
+    outside = [index for index in indices if not -length <= index < length]
     if outside:
         raise ValueError(f"capture: {what} {outside} asked for, but {layer} has {length}")
-    return [i % length for i in wanted]
+    return [index % length for index in indices]
 
 
-def _patterns(layers: Layers, names: dict[int, str]) -> tuple[str | int, ...] | None:
+def _layer_patterns(layers: Layers, names: dict[int, str]) -> tuple[str | int, ...] | None:
+    """Names, patterns and numbers of the layers that the user asked for; None: all."""
     if layers is None:
         return None
-    wanted = [layers] if isinstance(layers, int | str | nn.Module) else list(layers)
-    found: list[str | int] = []
-    for one in wanted:
-        if isinstance(one, nn.Module):
-            if id(one) not in names:
-                raise ValueError(f"capture: the {type(one).__name__} given as a layer is not part of the model")
-            one = names[id(one)]
-        if isinstance(one, int) and one < 0:
-            raise ValueError(f"capture: layer {one}: attention layers are counted from 0 in the order they run")
-        if isinstance(one, str) and not any(fnmatchcase(name, one) for name in names.values()):
-            near = ", ".join(get_close_matches(one, list(names.values()), 3, 0.5))
-            raise ValueError(f"capture: no layer is called {one!r}" + (f"; near: {near}" if near else ""))
-        found.append(one)
-    return tuple(found)
+    requests = [layers] if isinstance(layers, int | str | nn.Module) else layers
+    patterns: list[str | int] = []
+    for request in requests:
+        if isinstance(request, nn.Module):
+            if id(request) not in names:
+                raise ValueError(f"capture: the {type(request).__name__} given as a layer is not part of the model")
+            request = names[id(request)]
+        if isinstance(request, int) and request < 0:
+            raise ValueError(f"capture: layer {request}: attention layers are counted from 0 in the order they run")
+        if isinstance(request, str) and not any(fnmatchcase(name, request) for name in names.values()):
+            near = ", ".join(get_close_matches(request, list(names.values()), 3, 0.5))
+            hint = f"; near: {near}" if near else ""
+            raise ValueError(f"capture: no layer is called {request!r}{hint}")
+        patterns.append(request)
+    return tuple(patterns)
 
 
 @contextmanager
@@ -193,7 +204,7 @@ def capture(
     """Records attention maps of everything that `model` computes inside the ``with`` block, in this thread.
 
     Outputs stay the same bit by bit: the fused kernel runs as ever, and the rows asked for are computed beside it in float32
-    (float64 for float64 tensors), before dropout. Captures may be nested. Nothing stays behind, also after an exception.
+    (float64 for float64 tensors), before dropout. Captures may be nested. Nothing stays behind, even after an exception.
 
     Args:
         model: the model whose layers are wanted; None for plain functions.
@@ -201,7 +212,7 @@ def capture(
         heads: which query heads: a number, several, a slice; None: all.
         rows: which queries, likewise; negative ones count from the end.
         kinds: which kinds of maps (``"weights"``, ``"blocks"``, ``"gates"`` …); None: all that a mechanism offers.
-        limit: bytes that all maps together may take, reckoned at four a number; computing one takes about three times its size on the way.
+        limit: bytes that all maps together may take, at four per number; computing one takes about three times its size meanwhile.
 
     Yields:
         `Maps`, filled while the block runs.
@@ -211,20 +222,16 @@ def capture(
             over `limit`; names the bound and how to stay below it.
     """
     names: dict[int, str] = {}
-    for name, module in model.named_modules() if model is not None else ():
+    modules = [] if model is None else model.named_modules()
+    for name, module in modules:
         if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise ValueError(
                 "capture: a compiled model runs no Python that could be watched; capture the model it was made from"
             )
         names[id(module)] = name or type(module).__name__
-    session = _Session(
-        names,
-        _patterns(layers, names),
-        heads,
-        rows,
-        (kinds,) if isinstance(kinds, str) else tuple(kinds) if kinds else None,
-        limit,
-    )
+    if isinstance(kinds, str):
+        kinds = (kinds,)
+    session = _Session(names, _layer_patterns(layers, names), heads, rows, tuple(kinds) if kinds else None, limit)
     with ExitStack() as cleanup:
         cleanup.enter_context(intercepting())
         # hooks on the modules themselves would switch nn.TransformerEncoderLayer's fused path off; the process-wide ones do not

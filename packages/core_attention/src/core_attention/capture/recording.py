@@ -32,7 +32,7 @@ class Session(Protocol):
         ...
 
     def take(self, kind: str, compute: Callable, shape: tuple[int, ...], device: torch.device, row_block: int) -> None:
-        """Computes what was asked for of one map and keeps it."""
+        """Computes the requested rows and heads of one map and keeps them."""
         ...
 
 
@@ -85,11 +85,11 @@ def record(
         kind: what the map is: ``"weights"`` (attention weights after the softmax), ``"blocks"`` (chosen key blocks), ``"gates"``,
             ``"scores"``; a mechanism with several of a kind appends a name (``"weights.cross"``).
         compute: ``compute(rows, heads)`` → (batch, len(heads), len(rows), columns), only these rows and heads; both are 1-D index
-            tensors on `device`. It is called at once, without gradients, at most once a capture, and not at all if nobody asks.
-        shape: (batch, heads, rows, columns) of the whole map, from which the memory bound is reckoned. A map that all heads or all
+            tensors on `device`. It is called at once, without gradients, at most once per capture, and not at all if no capture asks for it.
+        shape: (batch, heads, rows, columns) of the whole map, from which the memory bound is computed. A map that all heads or all
             rows share has 1 there.
         device: where the indices are wanted.
-        row_block: how many queries one row of the map stands for (block-wise maps): a person asks for queries.
+        row_block: how many queries one row of the map stands for (block-wise maps): the user asks for queries.
     """
     if not _thread.sessions:
         return

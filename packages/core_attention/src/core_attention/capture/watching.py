@@ -1,7 +1,7 @@
 """How `core_attention.capture` sees attention that other libraries compute: their entry points are watched while a capture is active.
 
-Everything leads to `scaled_dot_product_attention`, whose arguments say all about a map. Each watcher calls the original with what it
-was given and returns what that returned. Where torch's own fused modules hide queries and keys inside a kernel, torch's readable
+Everything leads to `scaled_dot_product_attention`, whose arguments determine the map. Each watcher calls the original with its own
+arguments and returns its result. Where torch's own fused modules hide queries and keys inside a kernel, torch's readable
 path is walked once more up to that call, and left there before anything is computed.
 """
 
@@ -36,7 +36,7 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-class _Seen(Exception):
+class _QueriesKnown(Exception):
     """Leaves torch's readable path once queries and keys are known."""
 
 
@@ -75,29 +75,44 @@ def _replace(owner: Any, name: str, watch: Callable[[Callable], Callable]) -> No
 
 def _replace_everywhere(watches: dict[Callable, Callable[[Callable], Callable]]) -> None:
     """Replaces functions under every name that a loaded module holds them by (``from torch.nn.functional import …``)."""
-    watchers = {id(original): (original, wraps(original)(watch(original))) for original, watch in watches.items()}
-    for space, name in _holders(watchers):
-        original, space[name] = watchers[id(space[name])]
-        _undo.append(lambda space=space, name=name, original=original: space.__setitem__(name, original))
+    watchers: dict[int, tuple[Callable, Callable]] = {}  # by id: what modules hold need not be hashable
+    for original, watch in watches.items():
+        watchers[id(original)] = original, wraps(original)(watch(original))
+    for namespace, name in _find_holders(watchers):
+        original, namespace[name] = watchers[id(namespace[name])]
+        _undo.append(lambda space=namespace, name=name, original=original: space.__setitem__(name, original))
 
 
-_held: tuple[int, list[tuple[dict, str]]] = (0, [])  # how many modules were loaded at the last look, and what was found
+# how many modules were loaded at the last search, and the (namespace, name) pairs that it gave
+_last_search: tuple[int, list[tuple[dict, str]]] = (0, [])
 
 
-def _holders(wanted: Container[int]) -> list[tuple[dict, str]]:
-    """Where modules hold the functions with these ids; a look through all of them, again only once more are loaded."""
-    global _held
+def _find_holders(function_ids: Container[int]) -> list[tuple[dict, str]]:
+    """Namespaces of modules, and the names in them, that hold the functions with these ids.
+
+    All modules are searched, but again only once more are loaded: until then only ``__main__``, which a notebook goes on filling.
+    """
+    global _last_search
     modules = list(sys.modules.values())
-    known, found = _held
-    fresh = modules if known != len(modules) else [sys.modules["__main__"]]
-    found = [] if fresh is modules else [(space, name) for space, name in found if id(space.get(name)) in wanted]
-    for module in fresh:
-        space = getattr(module, "__dict__", None)
-        if isinstance(space, dict) and module.__name__ != __name__:
-            names = [name for name, value in list(space.items()) if id(value) in wanted]
-            found += [(space, name) for name in names if not any(space is s and name == n for s, n in found)]
-    _held = len(modules), found
-    return found
+    known, previous = _last_search
+    holders: list[tuple[dict, str]] = []
+    if known == len(modules):
+        modules_to_search = [sys.modules["__main__"]]
+        for namespace, name in previous:
+            if id(namespace.get(name)) in function_ids:
+                holders.append((namespace, name))
+    else:
+        modules_to_search = modules
+    for module in modules_to_search:
+        namespace = getattr(module, "__dict__", None)
+        if not isinstance(namespace, dict) or module.__name__ == __name__:  # what is held here is the original itself
+            continue
+        names = [name for name, value in list(namespace.items()) if id(value) in function_ids]
+        for name in names:
+            if not any(namespace is other and name == other_name for other, other_name in holders):
+                holders.append((namespace, name))
+    _last_search = len(modules), holders
+    return holders
 
 
 def _watch_sdpa(original: Callable) -> Callable:
@@ -112,15 +127,15 @@ def _watch_sdpa(original: Callable) -> Callable:
         enable_gqa: bool = False,
     ) -> Tensor:
         if active():
-            _offer(query, key, _of_sdpa(attn_mask, is_causal), scale)
+            _record_call(query, key, _sdpa_mask(attn_mask, is_causal), scale)
         if _thread.looking:
-            raise _Seen
+            raise _QueriesKnown
         return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
     return scaled_dot_product_attention
 
 
-def _of_sdpa(attn_mask: Tensor | None, is_causal: bool) -> Mask | None:
+def _sdpa_mask(attn_mask: Tensor | None, is_causal: bool) -> Mask | None:
     if is_causal:
         return Causal()
     if attn_mask is None:
@@ -129,23 +144,23 @@ def _of_sdpa(attn_mask: Tensor | None, is_causal: bool) -> Mask | None:
     return Dense(flat) if flat.dtype == torch.bool else Additive(flat)
 
 
-def _offer(query: Tensor, key: Tensor, mask: Mask | None, scale: float | None) -> None:
+def _record_call(query: Tensor, key: Tensor, mask: Mask | None, scale: float | None) -> None:
     """Records the weights of one call of attention, whatever leading dimensions its tensors have."""
     if query.is_nested or key.is_nested:
-        query, _ = _padded(query)
-        key, lengths = _padded(key)
-        mask = together(m for m in (mask, KeyLengths(lengths)) if m is not None)
-    query, key = (t[(None,) * (4 - t.ndim)] if t.ndim < 4 else t.flatten(0, -4) for t in (query, key))
+        query, _ = _pad_nested(query)
+        key, lengths = _pad_nested(key)
+        padding = KeyLengths(lengths)
+        mask = padding if mask is None else together([mask, padding])
+    query, key = _with_four_axes(query), _with_four_axes(key)
     batch = max(query.shape[0], key.shape[0])
-    query, key = (t.expand(batch, -1, -1, -1) for t in (query, key))
+    query, key = query.expand(batch, -1, -1, -1), key.expand(batch, -1, -1, -1)
     if _thread.heads is not None and query.shape[1] < _thread.heads == query.shape[1] * query.shape[2]:
         # transformers decodes one token of grouped heads with the group in the place of the queries
         query = query.reshape(batch, _thread.heads, 1, query.shape[3])
-        if (
-            isinstance(mask, Dense | Additive)
-            and (full := mask.visible if isinstance(mask, Dense) else mask.values).shape[1] > 1
-        ):
-            mask = type(mask)(full.reshape(full.shape[0], _thread.heads, 1, full.shape[3]))
+        if isinstance(mask, Dense) and mask.visible.shape[1] > 1:
+            mask = Dense(_heads_from_groups(mask.visible, _thread.heads))
+        elif isinstance(mask, Additive) and mask.values.shape[1] > 1:
+            mask = Additive(_heads_from_groups(mask.values, _thread.heads))
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     record(
         "weights",
@@ -155,19 +170,31 @@ def _offer(query: Tensor, key: Tensor, mask: Mask | None, scale: float | None) -
     )
 
 
-def _padded(nested: Tensor) -> tuple[Tensor, Tensor]:
+def _with_four_axes(t: Tensor) -> Tensor:
+    """Leading axes as one batch, missing ones added: (batch, heads, length, width)."""
+    if t.ndim < 4:
+        return t[(None,) * (4 - t.ndim)]
+    return t.flatten(0, -4)
+
+
+def _heads_from_groups(values: Tensor, heads: int) -> Tensor:
+    """(batch, kv heads, group, keys) → (batch, heads, 1, keys)."""
+    return values.reshape(values.shape[0], heads, 1, values.shape[3])
+
+
+def _pad_nested(nested: Tensor) -> tuple[Tensor, Tensor]:
     """A nested (batch, heads, length, width) or (batch, length, width) tensor as a plain one, and its lengths."""
-    lengths = torch.tensor([one.shape[-2] for one in nested.unbind()], device=nested.device)
+    lengths = torch.tensor([sample.shape[-2] for sample in nested.unbind()], device=nested.device)
     return torch.nested.to_padded_tensor(nested, 0.0), lengths
 
 
-def _look(walk: Callable[[], object]) -> None:
+def _walk_to_attention(walk: Callable[[], object]) -> None:
     """Walks a readable path up to its attention, only to see queries and keys."""
     _thread.looking = True
     try:
         with torch.no_grad():
             walk()
-    except _Seen:
+    except _QueriesKnown:
         pass
     finally:
         _thread.looking = False
@@ -180,18 +207,20 @@ def _watch_mha(original: Callable) -> Callable:
         before = recorded()
         out = original(*args, **kwargs)
         if active() and not _thread.looking and recorded() == before:  # need_weights=True: torch computes them apart
-            given = signature.bind(*args, **kwargs).arguments | {"need_weights": False, "is_causal": False}
-            _look(lambda: original(**given))
+            arguments = signature.bind(*args, **kwargs).arguments | {"need_weights": False, "is_causal": False}
+            _walk_to_attention(lambda: original(**arguments))
         return out
 
     return multi_head_attention_forward
 
 
-def _fused(query: Tensor, heads: int, weight: Tensor, bias: Tensor, mask: Tensor | None, mask_type: int | None) -> None:
+def _record_fused(
+    query: Tensor, heads: int, weight: Tensor, bias: Tensor, mask: Tensor | None, mask_type: int | None
+) -> None:
     """Queries and keys of torch's fused self-attention kernels: batch first, True in `mask` hides."""
     padding = attn = None
     if query.is_nested:
-        query, lengths = _padded(query)
+        query, lengths = _pad_nested(query)
         padding = torch.arange(query.shape[1], device=query.device) >= lengths[:, None]
     elif mask is not None and mask_type == 1:
         padding = mask.bool()
@@ -200,7 +229,7 @@ def _fused(query: Tensor, heads: int, weight: Tensor, bias: Tensor, mask: Tensor
     width = query.shape[-1]
     rows_first = query.transpose(0, 1)
     nothing = weight.new_zeros(width, 0)
-    _look(
+    _walk_to_attention(
         lambda: F.multi_head_attention_forward(
             rows_first, rows_first, rows_first, width, heads, weight, bias, None, None, False, 0.0, nothing, None,
             training=False, key_padding_mask=padding, need_weights=False, attn_mask=attn,
@@ -209,14 +238,13 @@ def _fused(query: Tensor, heads: int, weight: Tensor, bias: Tensor, mask: Tensor
 
 
 @contextmanager
-def _inside(weight: Tensor) -> Iterator[None]:
+def _inside_module(weight: Tensor) -> Iterator[None]:
     """Names what is recorded after the attention module that `weight` belongs to, where the layer around it calls the kernel."""
     entered = []
     for session in sessions():
-        around = session.stack[-1:]
-        found = [m for a in around for m in a.modules() if m is not a and getattr(m, "in_proj_weight", None) is weight]
-        if found:
-            session.stack.append(found[0])
+        attention = _find_attention(session.stack[-1], weight) if session.stack else None
+        if attention is not None:
+            session.stack.append(attention)
             entered.append(session)
     try:
         yield
@@ -225,15 +253,23 @@ def _inside(weight: Tensor) -> Iterator[None]:
             session.stack.pop()
 
 
+def _find_attention(layer: nn.Module, weight: Tensor) -> nn.Module | None:
+    """The module inside `layer` whose joint projection `weight` is."""
+    for module in layer.modules():
+        if module is not layer and getattr(module, "in_proj_weight", None) is weight:
+            return module
+    return None
+
+
 def _watch_native_mha(original: Callable) -> Callable:
     signature = ("query", "key", "value", "embed_dim", "num_head", "qkv_weight", "qkv_bias", "proj_weight", "proj_bias")
     signature += ("mask", "need_weights", "average_attn_weights", "mask_type")
 
     def native(*args: Any, **kwargs: Any) -> Any:
         if active():
-            given = dict(zip(signature, args, strict=False)) | kwargs
-            mask = given.get("mask"), given.get("mask_type")
-            _fused(given["query"], given["num_head"], given["qkv_weight"], given["qkv_bias"], *mask)
+            call = dict(zip(signature, args, strict=False)) | kwargs
+            mask = call.get("mask"), call.get("mask_type")
+            _record_fused(call["query"], call["num_head"], call["qkv_weight"], call["qkv_bias"], *mask)
         return original(*args, **kwargs)
 
     return native
@@ -246,13 +282,13 @@ def _watch_encoder_layer(original: Callable) -> Callable:
 
     def fused(*args: Any, **kwargs: Any) -> Any:
         if active():
-            given = dict(zip(signature, args, strict=False)) | kwargs
-            src = given["src"]
-            if given["norm_first"]:
-                src = F.layer_norm(src, src.shape[-1:], given["norm_weight_1"], given["norm_bias_1"], given["eps"])
-            mask = given.get("mask"), given.get("mask_type")
-            with _inside(given["qkv_weight"]):
-                _fused(src, given["num_heads"], given["qkv_weight"], given["qkv_bias"], *mask)
+            call = dict(zip(signature, args, strict=False)) | kwargs
+            src = call["src"]
+            if call["norm_first"]:
+                src = F.layer_norm(src, src.shape[-1:], call["norm_weight_1"], call["norm_bias_1"], call["eps"])
+            mask = call.get("mask"), call.get("mask_type")
+            with _inside_module(call["qkv_weight"]):
+                _record_fused(src, call["num_heads"], call["qkv_weight"], call["qkv_bias"], *mask)
         return original(*args, **kwargs)
 
     return fused
@@ -276,7 +312,7 @@ def _watch_interface(original: Callable) -> Callable:
             if recorded() == before:
                 attention_mask = rest[0] if rest else options.get("attention_mask")
                 weights = out[1] if isinstance(out, tuple) and len(out) > 1 else None
-                _of_interface(module, query, key, attention_mask, weights, options)
+                _record_interface(module, query, key, attention_mask, weights, options)
             return out
 
         return attention
@@ -284,8 +320,8 @@ def _watch_interface(original: Callable) -> Callable:
     return get_interface
 
 
-def _of_interface(
-    module: nn.Module, query: Tensor, key: Tensor, given: Any, weights: Tensor | None, options: dict
+def _record_interface(
+    module: nn.Module, query: Tensor, key: Tensor, attention_mask: Any, weights: Tensor | None, options: dict
 ) -> None:
     """Records one call of a transformers attention function that does not go through torch's SDPA (eager, flash, flex …)."""
     if isinstance(weights, Tensor) and weights.ndim == 4:
@@ -301,18 +337,19 @@ def _of_interface(
     causal = options.get("is_causal")
     if causal is None:
         causal = getattr(module, "is_causal", False)
-    if isinstance(given, Tensor) and given.ndim == 4:
-        masks.append(Dense(given) if given.dtype == torch.bool else Additive(given))
+    if isinstance(attention_mask, Tensor) and attention_mask.ndim == 4:
+        # a full mask holds causality and windows already
+        masks.append(Dense(attention_mask) if attention_mask.dtype == torch.bool else Additive(attention_mask))
     else:
-        if isinstance(given, Tensor) and given.ndim == 2:  # padding, one entry a key
-            masks.append(Dense(given.bool()[:, None, None, -keys:]))
-        elif given is not None:
-            raise ValueError(
-                f"capture: a {type(given).__name__} as attention mask cannot be read; use attn_implementation='sdpa'"
-            )
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:  # padding, one entry per key
+            masks.append(Dense(attention_mask.bool()[:, None, None, -keys:]))
+        elif attention_mask is not None:
+            kind = type(attention_mask).__name__
+            raise ValueError(f"capture: a {kind} as attention mask cannot be read; use attn_implementation='sdpa'")
         if causal and queries > 1:
             masks.append(Causal(keys - queries))
         window = options.get("sliding_window")
         if window is not None:
-            masks.append(Window(window - 1, None if not causal else 0, keys - queries))
-    _offer(query, key, together(masks), options.get("scaling"))
+            after = 0 if causal else None
+            masks.append(Window(window - 1, after, keys - queries))
+    _record_call(query, key, together(masks), options.get("scaling"))

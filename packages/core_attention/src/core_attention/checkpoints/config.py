@@ -13,14 +13,17 @@ import torch
 def encode(value: Any) -> Any:
     """A config as JSON: dataclasses as objects, tuples as lists, enumerations by value, dtypes by name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value) if field.init}
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return {name: encode(getattr(value, name)) for name in fields}
     if isinstance(value, Mapping):
         return {key: encode(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.value
-    return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else value
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return value
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:
@@ -35,30 +38,44 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     if origin is typing.Literal and value not in parts:
         raise ValueError(f"{where} is {value!r}, expected one of {list(parts)}")
     if kind in (bool, int, float, str, type(None)):
-        if type(value) is not kind and not (kind is float and type(value) is int):
+        # JSON may hold 1 for 1.0; exact types, because True is an int too
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
             raise ValueError(f"{where} is {value!r}, expected {kind.__name__}")
-        return kind(value) if kind is float else value
+        return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
     if (origin or kind) in (tuple, list) and not isinstance(value, list):
         raise ValueError(f"{where} is {value!r}, expected a list")
     if (origin or kind) is tuple:
-        inner = parts[:1] * len(value) if len(parts) == 2 and parts[1] is Ellipsis else parts or (Any,) * len(value)
-        if len(inner) != len(value):
-            raise ValueError(f"{where} has {len(value)} values, expected {len(inner)}")
-        return tuple(
-            decode(part, item, f"{where}[{i}]") for i, (part, item) in enumerate(zip(inner, value, strict=True))
-        )
+        return tuple(_decode_items(_item_kinds(parts, len(value)), value, where))
     if origin is list:
-        return [decode(parts[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return _decode_items(parts * len(value), value, where)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return kind(value)  # raises ValueError itself
     if kind is torch.dtype:
-        found = getattr(torch, str(value), None)
-        if not isinstance(found, torch.dtype):
-            raise ValueError(f"{where} is {value!r}, which is no dtype of torch")
-        return found
+        dtype = getattr(torch, str(value), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{where} is {value!r}, which is not a dtype of torch")
+        return dtype
     return value
+
+
+def _item_kinds(parts: tuple[Any, ...], count: int) -> tuple[Any, ...]:
+    """The kinds of the `count` items of ``tuple[parts]``: ``tuple[int, ...]`` and a bare ``tuple`` have any number."""
+    if len(parts) == 2 and parts[1] is Ellipsis:
+        return parts[:1] * count
+    return parts or (Any,) * count
+
+
+def _decode_items(kinds: tuple[Any, ...], items: list[Any], where: str) -> list[Any]:
+    if len(kinds) != len(items):
+        raise ValueError(f"{where} has {len(items)} values, expected {len(kinds)}")
+    decoded = []
+    for i, (kind, item) in enumerate(zip(kinds, items, strict=True)):
+        decoded.append(decode(kind, item, f"{where}[{i}]"))
+    return decoded
 
 
 def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
@@ -67,9 +84,8 @@ def _decode_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
             return decode(kind, value, where)
         except ValueError:
             continue
-    raise ValueError(
-        f"{where} is {value!r}, which is none of {', '.join(getattr(k, '__name__', str(k)) for k in kinds)}"
-    )
+    names = ", ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
+    raise ValueError(f"{where} is {value!r}, which is none of {names}")
 
 
 def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
@@ -77,7 +93,8 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
         raise ValueError(f"{where} is a {type(value).__name__}, expected the fields of {kind.__name__}")
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     unknown = sorted(value.keys() - fields.keys())
-    required = {f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING}
+    # both are the same marker only where a field has neither a default nor a factory
+    required = {name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING}
     missing = sorted(required - value.keys())
     if unknown or missing:
         raise ValueError(f"{where} does not fit {kind.__name__}: unknown {unknown}, missing {missing}")

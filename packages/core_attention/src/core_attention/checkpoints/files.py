@@ -4,6 +4,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,10 @@ SETTINGS = frozenset(
         "WindowsPath",
     }
 )
-_NUMPY = [
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")),
-]
-_STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module")
+# numpy's arrays and their types, beside tensors the only things in a pickle that are rebuilt as what they are
+_DTYPES = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "?")]
+_NUMPY = [np.ndarray, np.dtype, *_DTYPES]
+_STATE_KEYS = ("model", "state_dict", "model_state_dict", "net", "network", "module")  # in order of preference
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel, torch.compile
 
 
@@ -73,7 +72,7 @@ def read_official(path: Path | str, *, key: str | None = None, allow: Iterable[s
     """The state dict in an official checkpoint file, on the CPU, in its own dtypes.
 
     Safetensors, or ``torch.save`` files read with ``weights_only``. A settings object pickled beside the weights is read as inert values if its
-    class is one of `SETTINGS`; any other class is refused, and never imported. Of a dictionary of things the state dict is
+    class is one of `SETTINGS`; any other class is refused, and never imported. If the file holds a dictionary of things, the state dict is
     taken under `key`, or the usual names (model, state_dict …). Prefixes of DataParallel and torch.compile are removed.
 
     Args:
@@ -88,7 +87,10 @@ def read_official(path: Path | str, *, key: str | None = None, allow: Iterable[s
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    content = load_safetensors(path) if path.suffix == ".safetensors" else _load_pickled(path, {*allow})
+    if path.suffix == ".safetensors":
+        content = load_safetensors(path)
+    else:
+        content = _load_pickled(path, set(allow))
     state = _find_state(content, key, path)
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in state):
@@ -117,7 +119,7 @@ def load_safetensors(path: Path) -> StateDict:
     """The tensors of a safetensors file.
 
     Raises:
-        OSError: it is not there or cannot be read.
+        OSError: it does not exist or cannot be read.
         ValueError: it is damaged.
     """
     try:
@@ -129,10 +131,13 @@ def load_safetensors(path: Path) -> StateDict:
 
 
 def _load_pickled(path: Path, allow: set[str]) -> Any:
-    """`torch.load` with `weights_only`; classes of the allow-list stand for inert settings, one after the other as they turn up."""
+    """`torch.load` with `weights_only`; classes of the allow-list are read as inert settings.
+
+    torch names only the first class that it refuses. So the file is read again with each allowed one added, until it loads.
+    """
     inert: list[Any] = [*_NUMPY, *_numpy_functions()]
     options = {"map_location": "cpu", "weights_only": True, "mmap": zipfile.is_zipfile(path)}
-    seen: set[str] = set()
+    admitted: set[str] = set()
     while True:
         try:
             with torch.serialization.safe_globals(inert), warnings.catch_warnings():
@@ -141,18 +146,28 @@ def _load_pickled(path: Path, allow: set[str]) -> Any:
         except OSError:
             raise
         except Exception as error:  # a damaged pickle fails in any way
-            found = re.search(r"GLOBAL (\S+)", str(error))
-            if found is None:
-                # of torch's advice on weights_only, the cause alone
-                said = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-                reason = said.splitlines()[0] if said else type(error).__name__
-                raise ValueError(f"{path} is damaged or no checkpoint of torch: {reason[:200]}") from error
-            name = found[1]
-            if name in seen or not {name, name.rpartition(".")[2]} & (SETTINGS | allow):
-                hint = "" if name in seen else f" (allow={name!r} reads it as plain values)"
+            refused_class = re.search(r"GLOBAL (\S+)", str(error))
+            if refused_class is None:
+                reason = _short_reason(error)
+                raise ValueError(f"{path} is damaged or not a checkpoint of torch: {reason}") from error
+            name = refused_class[1]
+            if (
+                name in admitted
+            ):  # refused although it was admitted: it is used in a way that inert settings do not have
+                raise ValueError(f"{path} is refused: it holds a {name}, which would run code") from None
+            if not {name, name.rpartition(".")[2]} & (SETTINGS | allow):
+                hint = f" (allow={name!r} reads it as plain values)"
                 raise ValueError(f"{path} is refused: it holds a {name}, which would run code{hint}") from None
-            seen.add(name)
+            admitted.add(name)
             inert.append((Settings, name))
+
+
+def _short_reason(error: Exception) -> str:
+    """The cause alone, without torch's advice on `weights_only`."""
+    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+    if not message:
+        return type(error).__name__
+    return message.splitlines()[0][:200]
 
 
 def _numpy_functions() -> list[Any]:
@@ -160,7 +175,8 @@ def _numpy_functions() -> list[Any]:
     from numpy._core import multiarray
 
     functions = (multiarray.scalar, multiarray._reconstruct)  # pyright: ignore[reportAttributeAccessIssue]
-    return [(f, f"numpy.{core}.multiarray.{f.__name__}") for core in ("core", "_core") for f in functions]
+    pairs = product(functions, ("core", "_core"))
+    return [(function, f"numpy.{core}.multiarray.{function.__name__}") for function, core in pairs]
 
 
 def _find_state(content: Any, key: str | None, path: Path) -> StateDict:
@@ -168,7 +184,7 @@ def _find_state(content: Any, key: str | None, path: Path) -> StateDict:
         if not isinstance(content, Mapping) or key not in content:
             raise ValueError(f"{path} has nothing under {key!r}; it holds {_keys(content)}")
         content = content[key]
-    for _ in range(3):
+    for _ in range(3):  # dictionaries in dictionaries, as trainers nest them
         if not isinstance(content, Mapping):
             break
         if content and all(isinstance(tensor, Tensor) for tensor in content.values()):
@@ -183,5 +199,8 @@ def _find_state(content: Any, key: str | None, path: Path) -> StateDict:
 def _keys(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
+    if not content:
+        return "nothing"
     names = [str(name) for name in content]
-    return ", ".join(names[:8]) + (" …" if len(names) > 8 else "") if names else "nothing"
+    listed = ", ".join(names[:8])
+    return f"{listed} …" if len(names) > 8 else listed

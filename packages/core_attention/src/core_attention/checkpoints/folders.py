@@ -1,4 +1,4 @@
-"""Weights on disk: model folders, and official checkpoint files (`official_files`), read without executing anything in them.
+"""Weights on disk: model folders, and official checkpoint files (`core_attention.checkpoints.files`), read without executing anything in them.
 
 A *model folder* is ``model.safetensors`` beside ``config.json`` (class, config dataclass, preprocessing, provenance). `save_model` writes it whole
 or not at all; `load_model` checks the class, builds it from its config and loads every tensor strictly in the dtype it has in the file.
@@ -38,7 +38,7 @@ def save_model(
     preprocessing: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model folder; one that is there is replaced.
+    """Writes a model folder; an existing one is replaced.
 
     Args:
         model: a module whose ``config`` is the dataclass that its class is built from.
@@ -47,7 +47,7 @@ def save_model(
         provenance: how the weights came to be (JSON).
 
     Raises:
-        ValueError: the model has no config dataclass, or something is no JSON.
+        ValueError: the model has no config dataclass, or something cannot be written as JSON.
     """
     config = getattr(model, "config", None)
     if not dataclasses.is_dataclass(config) or isinstance(config, type):
@@ -65,7 +65,9 @@ def save_model(
     except TypeError as error:
         raise ValueError(f"config.json of {type(model).__name__} cannot be written: {error}") from error
     folder = Path(folder)
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{what}") for what in ("unfinished", "replaced"))
+    # written beside its place and renamed into it: the folder is whole or absent at any moment
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    replaced = folder.with_name(f".{folder.name}.replaced")
     for left_over in (unfinished, replaced):
         shutil.rmtree(left_over, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -108,12 +110,12 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     """The ``config.json`` of a model folder: class, config, preprocessing, provenance.
 
     Raises:
-        OSError: it is not there or cannot be read.
+        OSError: it does not exist or cannot be read.
         ValueError: it is not the description of a model.
     """
     place = find_folder(folder) / CONFIG
     if not place.is_file():
-        raise FileNotFoundError(f"{place.parent} is no model folder: it has no {CONFIG}")
+        raise FileNotFoundError(f"{place.parent} is not a model folder: it has no {CONFIG}")
     try:
         described = json.loads(place.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -134,17 +136,15 @@ def find_folder(name: Path | str) -> Path:
         OSError: no such folder, or the hub cannot give it.
         ValueError: the hub is needed and its library is not installed.
     """
-    is_hub = isinstance(name, str) and (
-        name.startswith(HUB) or not any(s and s in name for s in (os.sep, os.altsep, "/"))
-    )
-    if not is_hub:
+    if not _names_hub(name):
         folder = Path(name)
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         return folder
     if Path(name).is_file():
-        raise NotADirectoryError(f"{name} is a file, no model folder")
+        raise NotADirectoryError(f"{name} is a file, not a model folder")
     repository = str(name).removeprefix(HUB)
+    # a folder of that name means that the user may have wanted it
     here = f" (the folder here is ./{name})" if Path(name).exists() else ""
     try:
         from huggingface_hub import snapshot_download
@@ -153,21 +153,29 @@ def find_folder(name: Path | str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        message = str(error).strip()
+        reason = message.splitlines()[0] if message else type(error).__name__
         raise OSError(f"the hub does not give {repository!r}{here}: {reason}") from error
+
+
+def _names_hub(name: Path | str) -> bool:
+    if not isinstance(name, str):
+        return False
+    separators = [separator for separator in (os.sep, os.altsep, "/") if separator]
+    return name.startswith(HUB) or not any(separator in name for separator in separators)
 
 
 def _storable(model: nn.Module) -> StateDict:
     """The state dict as safetensors takes it: a tied tensor once, no two tensors in one storage."""
     named: StateDict = {}
-    seen: set[int] = set()
+    saved: set[int] = set()  # ids of tensors, which tied ones share
     storages: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
-            raise ValueError(f"{type(model).__name__} keeps {name!r} in its state dict, which is no tensor")
-        if id(tensor) in seen:
+            raise ValueError(f"{type(model).__name__} keeps {name!r} in its state dict, which is not a tensor")
+        if id(tensor) in saved:
             continue
-        seen.add(id(tensor))
+        saved.add(id(tensor))
         tensor = tensor.detach().contiguous()
         storage = tensor.untyped_storage().data_ptr()
         named[name] = tensor.clone() if storage in storages else tensor
@@ -176,7 +184,7 @@ def _storable(model: nn.Module) -> StateDict:
 
 
 def _take_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Gives every tensor of the model the dtype that it has in the file; what is not in it (tables) the commonest."""
+    """Gives every tensor of the model the dtype that it has in the file; what is not in it (tables) gets the most common one."""
     dtype = floating_dtype(state.values())
     if dtype is not None:
         model.to(dtype)

@@ -5,10 +5,10 @@ The score of query (t, c) and key (t′, c′) is
     scale · [ (q + u)·k_{t′c′} + (q + w)·R[t′ − t] + (q + z)·Q[c′ − c] ]
 
 with a table R by row distance and a table Q by column distance, and the first term present only where `Reach` says so: multi-variate
-parallel attention (`mechanisms/mvpa.py`) and the decomposed relative positions of image encoders (MViTv2, Segment Anything). Where the
+parallel attention (`mechanisms/mvpformer`) and the decomposed relative positions of image encoders (MViTv2, Segment Anything). Where the
 content term is absent the logit is f(t′) + g(c′), so its exponential factorises: those keys cost no product with the keys, their
 normaliser is (Σ exp f)(Σ exp g), and their values are averaged with the outer product of two softmaxes. Nothing of the size of all pairs
-is kept, forward or backward (`factorised_tiles`). A bias that is already computed goes to `core_attention.masks.Factorised`.
+is kept, forward or backward (`core_attention.factorised.tiles`). A bias that is already computed goes to `core_attention.masks.Factorised`.
 """
 
 from typing import Literal, NamedTuple
@@ -97,19 +97,20 @@ def factorised_attention(
         _record(q, k, tables, reach, factor, column_mask)
     dtype = torch.promote_types(q.dtype, torch.float32)
     window = -1 if reach.window is None else reach.window
-    if _chosen(backend, q, dropout) != "tiles":
+    if _choose_backend(backend, q, dropout) != "tiles":
         with torch.autocast(q.device.type, enabled=False):
             return _fused(backend, q, k, v, tables, reach, factor, column_mask)
-    # groups are (kv_heads, batch), with the query heads of a group innermost
-    grouped = (
-        q.unflatten(1, (kv_heads, groups))
-        .permute(1, 0, 3, 4, 2, 5)
-        .reshape(kv_heads * batch, rows, columns * groups, dim)
-    )
+    # (kv_heads · batch, rows, columns · groups, dim): the query heads of a group innermost, as the tiles want them
+    grouped = q.unflatten(1, (kv_heads, groups)).permute(1, 0, 3, 4, 2, 5)
+    grouped = grouped.reshape(kv_heads * batch, rows, columns * groups, dim)
     keys, values = (t.transpose(0, 1).flatten(0, 1).flatten(1, 2) for t in (k, v))
-    spread = lambda t: t.expand(kv_heads, *t.shape[1:]).repeat_interleave(batch, 0)  # noqa: E731
-    row_table, column_table = (spread(t.to(dtype) * factor) for t in (tables.rows, tables.columns))
-    biases = (None if b is None else spread(b[:, None]) for b in (tables.u, tables.w, tables.z))
+
+    def spread(t: Tensor) -> Tensor:  # one entry per kv head → one per kv head and sample
+        return t.expand(kv_heads, *t.shape[1:]).repeat_interleave(batch, 0)
+
+    # the scale goes into the tables, which are small; that of the content term is a factor of its product
+    row_table, column_table = spread(tables.rows.to(dtype) * factor), spread(tables.columns.to(dtype) * factor)
+    biases = [None if bias is None else spread(bias[:, None]) for bias in (tables.u, tables.w, tables.z)]
     column_bias = None
     if column_mask is not None:
         column_bias = torch.zeros(column_mask.shape, dtype=dtype, device=q.device).masked_fill(~column_mask, -torch.inf)
@@ -122,7 +123,7 @@ def factorised_attention(
     return out.view(kv_heads, batch, rows, columns, groups, dim).permute(1, 0, 4, 2, 3, 5).flatten(1, 2)
 
 
-def _chosen(backend: Backend, q: Tensor, dropout: float) -> str:
+def _choose_backend(backend: Backend, q: Tensor, dropout: float) -> str:
     """The backend that runs: Triton where it can and is wanted, FlexAttention where it is asked for, else tiles."""
     if backend not in ("auto", "tiles", "triton", "flex"):
         raise ValueError(f"backend is auto, tiles, triton or flex; got {backend!r}")
@@ -147,9 +148,11 @@ def _chosen(backend: Backend, q: Tensor, dropout: float) -> str:
 
 def _fused(backend, q, k, v, tables, reach, scale, column_mask) -> Tensor:
     """The two CUDA backends, which take the biases ready-made."""
-    kv_heads, wide = k.shape[1], torch.float32
-    by_distance = Tables(*(None if t is None else t.to(wide) for t in tables))  # pyright: ignore[reportArgumentType]
-    by_row, by_column = relative_bias(q.to(wide), by_distance, key_rows=k.shape[2], kv_heads=kv_heads)
+    kv_heads = k.shape[1]
+    w = None if tables.w is None else tables.w.float()
+    z = None if tables.z is None else tables.z.float()
+    wide = Tables(tables.rows.float(), tables.columns.float(), w=w, z=z)
+    by_row, by_column = relative_bias(q.float(), wide, key_rows=k.shape[2], kv_heads=kv_heads)
     by_column = by_column * scale
     if column_mask is not None:
         by_column = by_column.masked_fill(~column_mask[:, None, None, None], -torch.inf)
@@ -182,14 +185,19 @@ def relative_bias(
     Key rows after the query, for which a causal table has no entry, get 0.
     """
     rows, columns = q.shape[2:4]
-    grouped = q.unflatten(1, (kv_heads, -1))
-    row_q, column_q = (grouped if b is None else grouped + b[:, None, None, None] for b in (tables.w, tables.z))
+    row_q = column_q = q.unflatten(1, (kv_heads, -1))  # (batch, kv_heads, group, rows, columns, dim)
+    if tables.w is not None:
+        row_q = row_q + tables.w[:, None, None, None]
+    if tables.z is not None:
+        column_q = column_q + tables.z[:, None, None, None]
+    # places in the tables: (t′ − t) + S − 1 and (c′ − c) + C − 1; zeros where a causal table ends
     query = torch.arange(rows, device=q.device)[:, None] + key_rows - rows
-    distance = torch.arange(key_rows, device=q.device) - query + key_rows - 1
-    entries = torch.nn.functional.pad(tables.rows, (0, 0, 0, 2 * key_rows - 1 - tables.rows.shape[1]))
+    row_entries = torch.arange(key_rows, device=q.device) - query + key_rows - 1
     place = torch.arange(columns, device=q.device)
-    by_row = entries[:, distance].expand(kv_heads, -1, -1, -1)
-    by_column = tables.columns[:, place - place[:, None] + columns - 1].expand(kv_heads, -1, -1, -1)
+    column_entries = place - place[:, None] + columns - 1
+    padded = torch.nn.functional.pad(tables.rows, (0, 0, 0, 2 * key_rows - 1 - tables.rows.shape[1]))
+    by_row = padded[:, row_entries].expand(kv_heads, -1, -1, -1)
+    by_column = tables.columns[:, column_entries].expand(kv_heads, -1, -1, -1)
     f = torch.einsum("bkgtcd,ktsd->bkgtcs", row_q, by_row)
     g = torch.einsum("bkgtcd,kced->bkgtce", column_q, by_column)
     return f.flatten(1, 2), g.flatten(1, 2)
@@ -214,26 +222,28 @@ def factorised_weights(
     kv_heads, key_rows = k.shape[1:3]
     heads = torch.arange(count, device=q.device) if heads is None else heads
     queries = torch.arange(rows * columns, device=q.device) if queries is None else queries
-    own = heads // (count // kv_heads)  # key/value head of each
+    kv_head = heads // (count // kv_heads)  # of each query head
     picked = q.flatten(2, 3)[:, heads][:, :, queries]
     row, column = queries // columns + key_rows - rows, queries % columns
-    back = row[:, None] - torch.arange(key_rows, device=q.device)
-    aside = column[:, None] - torch.arange(columns, device=q.device)
+    back = row[:, None] - torch.arange(key_rows, device=q.device)  # t − t′
+    aside = column[:, None] - torch.arange(columns, device=q.device)  # c − c′
+
+    def shifted(bias: Tensor | None) -> Tensor:
+        return picked if bias is None else picked + bias[kv_head][:, None]
 
     def product(table: Tensor, bias: Tensor | None, entries: Tensor) -> Tensor:
-        each = table.expand(kv_heads, -1, -1)[own]
-        query = picked if bias is None else picked + bias[own][:, None]
-        return torch.einsum("bhqd,hqed->bhqe", query, each[:, entries])
+        by_head = table.expand(kv_heads, -1, -1)[kv_head]
+        return torch.einsum("bhqd,hqed->bhqe", shifted(bias), by_head[:, entries])
 
-    content_q = picked if tables.u is None else picked + tables.u[own][:, None]
-    content = torch.einsum("bhqd,bhscd->bhqsc", content_q, k[:, own])
+    content = torch.einsum("bhqd,bhscd->bhqsc", shifted(tables.u), k[:, kv_head])
     visible = back >= 0 if reach.causal else torch.ones_like(back, dtype=torch.bool)
-    near = visible & reach.content
+    near = visible & reach.content  # where the content term is present
     if reach.window is not None:
         near = near & ((back <= reach.window) | ((row[:, None] == key_rows - 1) & reach.full_last))
     padded = torch.nn.functional.pad(tables.rows, (0, 0, 0, 2 * key_rows - 1 - tables.rows.shape[1]))
     f = product(padded, tables.w, key_rows - 1 - back)
     g = product(tables.columns, tables.z, columns - 1 - aside)
+    # (batch, heads, queries, key_rows, columns); beyond the window the content is 0, not −∞
     scores = content.masked_fill(~near[:, :, None], 0.0) + f[..., None] + g[..., None, :]
     scores = scores * (dim**-0.5 if scale is None else scale)
     scores = scores.masked_fill(~visible[:, :, None], -torch.inf)
@@ -259,7 +269,7 @@ def factorised_reference(
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, tables: Tables, reach: Reach, column_mask: Tensor | None) -> int:
-    """Query heads a key/value head, after checking all shapes."""
+    """Query heads per key/value head, after checking all shapes."""
     if reach.window is not None and (not reach.causal or reach.window < 0):
         raise ValueError(f"a window is not negative and needs causal rows; got {reach}")
     if q.ndim != 5 or k.ndim != 5 or v.shape != k.shape:
@@ -275,13 +285,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, tables: Tables, reach: Reach, column
             f"q {tuple(q.shape)} and k {tuple(k.shape)} do not fit: batch, columns and dim are equal, queries are the last of the key "
             "rows, and kv_heads divide heads"
         )
-    shapes = {
-        "rows": (tables.rows, (key_rows if reach.causal else 2 * key_rows - 1, dim)),
-        "columns": (tables.columns, (2 * columns - 1, dim)),
-    }
-    for name, (table, want) in shapes.items():
-        if table.ndim != 3 or table.shape[0] not in (1, kv_heads) or table.shape[1:] != want:
-            raise ValueError(f"the table of {name} is {(kv_heads, *want)}; got {tuple(table.shape)}")
+    row_entries = key_rows if reach.causal else 2 * key_rows - 1
+    for name, table, entries in (("rows", tables.rows, row_entries), ("columns", tables.columns, 2 * columns - 1)):
+        if table.ndim != 3 or table.shape[0] not in (1, kv_heads) or table.shape[1:] != (entries, dim):
+            raise ValueError(f"the table of {name} is {(kv_heads, entries, dim)}; got {tuple(table.shape)}")
     for name, bias in (("u", tables.u), ("w", tables.w), ("z", tables.z)):
         if bias is not None and bias.shape != (kv_heads, dim):
             raise ValueError(f"{name} is (kv_heads, dim) = {(kv_heads, dim)}; got {tuple(bias.shape)}")

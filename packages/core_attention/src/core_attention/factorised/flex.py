@@ -17,7 +17,9 @@ def _compiled():
 
 @lru_cache(maxsize=16)
 def _causal_rows(rows: int, key_rows: int, columns: int, device: torch.device) -> BlockMask:
-    visible = lambda b, h, i, j: i // columns + key_rows - rows >= j // columns  # noqa: E731
+    def visible(b, h, i, j):  # query and key as numbers of tokens, row-major
+        return i // columns + key_rows - rows >= j // columns
+
     return create_block_mask(visible, None, None, rows * columns, key_rows * columns, device=device)  # pyright: ignore[reportArgumentType]
 
 
@@ -39,19 +41,30 @@ def attend(
     rows, columns = q.shape[2:4]
     key_rows = k.shape[2]
 
-    bias = lambda b, h, i, j: (  # noqa: E731
-        by_row[b, h, i // columns, i % columns, j // columns] + by_column[b, h, i // columns, i % columns, j % columns]
-    )
+    full_row = key_rows - 1 if full_last else key_rows  # the row whose window is everything; none has this number
+
+    def bias(b, h, i, j):
+        row, column = i // columns, i % columns
+        return by_row[b, h, row, column, j // columns] + by_column[b, h, row, column, j % columns]
+
+    # FlexAttention compiles what it is given, so that what is constant is decided here
+    def bias_alone(value, b, h, i, j):
+        return bias(b, h, i, j)
+
+    def everywhere(value, b, h, i, j):
+        return value + bias(b, h, i, j)
+
+    def in_window(value, b, h, i, j):
+        row = i // columns + key_rows - rows
+        near = (row - j // columns <= window) | (row == full_row)
+        return torch.where(near, value, 0.0) + bias(b, h, i, j)
+
     if not content:
-        score = lambda value, b, h, i, j: bias(b, h, i, j)  # noqa: E731
+        score = bias_alone
     elif window < 0:
-        score = lambda value, b, h, i, j: value + bias(b, h, i, j)  # noqa: E731
+        score = everywhere
     else:
-        last = key_rows - 1 if full_last else key_rows  # the row whose window is everything
-        row = lambda i: i // columns + key_rows - rows  # noqa: E731
-        score = lambda value, b, h, i, j: (  # noqa: E731
-            torch.where((row(i) - j // columns <= window) | (row(i) == last), value, 0.0) + bias(b, h, i, j)
-        )
+        score = in_window
     mask = _causal_rows(rows, key_rows, columns, q.device) if causal else None
     call = _compiled() if compiled else flex_attention
     out = call(*(t.flatten(2, 3) for t in (q, k, v)), score_mod=score, block_mask=mask, scale=scale, enable_gqa=True)

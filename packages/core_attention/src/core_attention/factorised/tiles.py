@@ -79,16 +79,17 @@ class Problem(NamedTuple):
         for row in range(rows):
             absolute = row + self.key_rows - rows
             near, end = self.near(absolute)
-            a_column = self.heads * self.columns * max(end - near, 1)
-            parts = -(-self.columns * a_column // TILE)  # of the columns; several groups together where they fit
+            column_scores = self.heads * self.columns * max(end - near, 1)  # of the queries in one column
+            parts = -(-self.columns * column_scores // TILE)  # the columns are cut into
             step = -(-self.columns // min(parts, self.columns))
-            together = max(1, TILE // (self.columns * a_column)) if parts == 1 else 1
+            together = 1
+            if parts == 1:  # a whole row is small: several groups where they fit
+                together = max(1, TILE // (self.columns * column_scores))
             for group in range(0, groups, together):
+                some = slice(group, min(group + together, groups))
                 for column in range(0, self.columns, step):
                     stop = min(column + step, self.columns)
-                    yield Tile(
-                        self, slice(group, min(group + together, groups)), row, absolute, column, stop, near, end
-                    )
+                    yield Tile(self, some, row, absolute, column, stop, near, end)
 
 
 class Tile(NamedTuple):
@@ -139,6 +140,7 @@ class Tile(NamedTuple):
         """(groups, columns · heads, distances) seen as (groups, columns, heads, key columns): a view, no gather."""
         groups, queries, distances = by_distance.shape
         heads, width = self.problem.heads, self.stop - self.first
+        # one query column further, every key column lies at one distance less: hence the −1 in the stride of the columns
         strides = (queries * distances, heads * distances - 1, distances, 1)
         return by_distance.as_strided((groups, width, heads, self.problem.columns), strides, width - 1)
 
@@ -160,16 +162,20 @@ class Weights(NamedTuple):
     columns: Tensor | None
 
 
-def _weights(p: Problem, tile: Tile) -> Weights:
+def _compute_weights(p: Problem, tile: Tile) -> Weights:
     dtype = torch.promote_types(p.q.dtype, torch.float32)
     q = p.q[tile.queries].to(dtype)
-    content_q, row_q, column_q = (q if b is None else q + b[tile.groups].to(dtype) for b in (p.u, p.w, p.z))
-    f = torch.bmm(row_q, p.row_table[tile.row_entries].mT)
-    g = tile.skewed(torch.bmm(column_q, p.column_table[tile.column_entries].mT)).flatten(1, 2)
+    content_q = q if p.u is None else q + p.u[tile.groups].to(dtype)
+    row_q = q if p.w is None else q + p.w[tile.groups].to(dtype)
+    column_q = q if p.z is None else q + p.z[tile.groups].to(dtype)
+    f = torch.bmm(row_q, p.row_table[tile.row_entries].mT)  # (groups, queries, key rows)
+    by_distance = torch.bmm(column_q, p.column_table[tile.column_entries].mT)
+    g = tile.skewed(by_distance).flatten(1, 2)  # (groups, queries, key columns)
     if p.column_bias is not None:
         g = g + p.column_bias[tile.groups]
     groups, queries, columns = g.shape
     near, far = tile.end - tile.near, tile.near > 0
+    # (groups, queries, near keys, and one more for all far ones), filled in place
     scores = q.new_empty(groups, queries, near * columns + far)
     if near:
         inside = scores[..., : near * columns]
@@ -177,14 +183,15 @@ def _weights(p: Problem, tile: Tile) -> Weights:
         inside.baddbmm_(content_q, p.k[tile.keys].to(dtype).mT, alpha=p.scale)
     if not far:
         return Weights(content_q, row_q, column_q, torch.softmax(scores, -1), None, None)
+    # Σ exp(f + g) over all far keys is (Σ exp f)(Σ exp g)
     f = f[..., : tile.near]
     over_rows, over_columns = torch.softmax(f, -1), torch.softmax(g, -1)
-    scores[..., -1] = _normaliser(f, over_rows) + _normaliser(g, over_columns)
+    scores[..., -1] = _log_sum_exp(f, over_rows) + _log_sum_exp(g, over_columns)
     return Weights(content_q, row_q, column_q, torch.softmax(scores, -1), over_rows, over_columns)
 
 
-def _normaliser(logits: Tensor, weights: Tensor) -> Tensor:
-    """The log-sum-exp of logits whose softmax is at hand: that of the greatest is at least 1 / their number."""
+def _log_sum_exp(logits: Tensor, weights: Tensor) -> Tensor:
+    """The log-sum-exp of logits whose softmax is at hand, from the greatest, whose weight is at least 1 / their number."""
     return logits.amax(-1) - weights.amax(-1).log()
 
 
@@ -210,9 +217,9 @@ def forward(p: Problem) -> Tensor:
     """The attention output, in the layout and dtype of q."""
     out = torch.empty_like(p.q)
     for number, tile in enumerate(p.tiles()):
-        near, rows, columns = _weights(p, tile)[3:]
+        near, rows, columns = _compute_weights(p, tile)[3:]
         dropout = _Dropout(p, number)
-        count = (tile.end - tile.near) * p.columns
+        count = (tile.end - tile.near) * p.columns  # near keys; the weight after them is that of all far ones
         inside = near[..., :count]
         y = torch.bmm(_times(inside, dropout.mask(inside)), p.v[tile.keys].to(near.dtype))
         if rows is not None and columns is not None:
@@ -228,12 +235,11 @@ def forward(p: Problem) -> Tensor:
 def backward(p: Problem, grad: Tensor) -> list[Tensor]:
     """Gradients of q, k, v, row_table, column_table, u, w, z; float32 or wider, those of absent u, w, z empty."""
     dtype = torch.promote_types(p.q.dtype, torch.float32)
-    dq, dk, dv, d_rows, d_columns = (
-        torch.zeros(t.shape, dtype=dtype, device=t.device) for t in (p.q, p.k, p.v, p.row_table, p.column_table)
-    )
-    d_biases = [dq.new_zeros(0 if b is None else b.shape) for b in (p.u, p.w, p.z)]
+    dq, dk, dv = (torch.zeros_like(t, dtype=dtype, memory_format=torch.contiguous_format) for t in (p.q, p.k, p.v))
+    d_rows, d_columns = dq.new_zeros(p.row_table.shape), dq.new_zeros(p.column_table.shape)
+    d_biases = [dq.new_zeros(0 if bias is None else bias.shape) for bias in (p.u, p.w, p.z)]
     for number, tile in enumerate(p.tiles()):
-        content_q, row_q, column_q, near, rows, columns = _weights(p, tile)
+        content_q, row_q, column_q, near, rows, columns = _compute_weights(p, tile)
         dropout = _Dropout(p, number)
         dy = grad[tile.queries].to(dtype)
         groups, queries, _ = near.shape
@@ -246,6 +252,7 @@ def backward(p: Problem, grad: Tensor) -> list[Tensor]:
             d_inside.baddbmm_(dy, p.v[tile.keys].to(dtype).mT, beta=0)
             if mask is not None:
                 d_inside.mul_(mask)
+        # of f and g; until the softmax is undone below, they hold dy·v of the far keys, averaged over columns and over rows
         df = dy.new_empty(groups, queries, tile.end)
         dg = dy.new_zeros(groups, queries, p.columns)
         if rows is not None and columns is not None:
@@ -258,11 +265,13 @@ def backward(p: Problem, grad: Tensor) -> list[Tensor]:
                 d_outer = _times(torch.bmm(dy, p.v[keys].to(dtype).mT), mask).unflatten(-1, (-1, p.columns))
                 df[..., part] = torch.matmul(d_outer, columns[..., None])[..., 0]
                 dg += torch.matmul(rows[..., None, part], d_outer)[..., 0, :]
-            mean = (df[..., : tile.near] * rows).sum(-1, keepdim=True)
+            mean = (df[..., : tile.near] * rows).sum(-1, keepdim=True)  # dy · (average of the far values)
             d_near[..., count:] = mean
         d_scores = torch.ops.aten._softmax_backward_data(d_near, near, -1, dtype)
         if rows is not None and columns is not None:
-            together = d_scores[..., count:]
+            together = d_scores[
+                ..., count:
+            ]  # of the far keys' one logit, whose softmaxes over f and g are rows and columns
             df[..., : tile.near] = rows * (total * (df[..., : tile.near] - mean) + together)
             dg = columns * (total * (dg - mean) + together)
         if count:
@@ -275,6 +284,7 @@ def backward(p: Problem, grad: Tensor) -> list[Tensor]:
             dk[tile.keys].baddbmm_(d_inside.mT, content_q, alpha=p.scale)
         else:
             d_content = torch.zeros_like(dy)
+        # the same view as forward, written: each key column back to its distance
         by_distance = dy.new_zeros(groups, queries, p.columns + tile.stop - tile.first - 1)
         tile.skewed(by_distance).copy_(dg.unflatten(1, (-1, p.heads)))
         d_row = torch.bmm(df, p.row_table[tile.row_entries])

@@ -1,6 +1,6 @@
 """Triton kernels of attention over a grid with a factorised bias (`core_attention.factorised.attention`), forward and backward.
 
-A program holds queries of one grid row and walks over key rows, each in blocks of columns: its row bias is then one number a query and its
+A program holds queries of one grid row and walks over key rows, each in blocks of columns: its row bias is then one number per query and its
 column bias the same tile for every key row. Key rows without a content term skip the product with the keys. The backward pass is two
 kernels: one owns queries (gradients of q and of both biases), one owns keys (gradients of k and v); nothing is added atomically.
 """
@@ -72,6 +72,7 @@ def _forward_kernel(
     row = t + key_rows - query_rows
     end = row + 1 if CAUSAL else key_rows
     near = _first_near(row, key_rows, end, WINDOW, FULL_LAST, CONTENT)
+    # `head` counts samples · heads; its keys begin at sample · kv_heads + kv_head
     base = (head // heads * (heads // group) + head % heads // group) * key_rows * columns
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -83,6 +84,7 @@ def _forward_kernel(
         for tp in range(0, end):
             f = tl.load(rows + query * key_rows + tp, mask=in_m, other=0.0)
             s = _scores(qt, k, f, g, base, tp, near, at_n, at_d, columns, scale, in_n, in_d, dim)
+            # online softmax: what was summed so far shrinks by the growth of the maximum
             higher = tl.maximum(top, tl.max(s, 1))
             shift = tl.where(higher == float("-inf"), 0.0, higher)
             p = tl.exp(s - shift[:, None])
@@ -135,7 +137,7 @@ def _query_kernel(
                 mask=in_n[None, :] & in_d[:, None],
                 other=0.0,
             )
-            ds = p * (tl.dot(dy, vt, input_precision="ieee") - mean[:, None])
+            ds = p * (tl.dot(dy, vt, input_precision="ieee") - mean[:, None])  # softmax backward; mean = dy·y
             dg += ds
             before = tl.load(d_rows + query * key_rows + tp, mask=in_m, other=0.0)  # this program's own
             tl.store(d_rows + query * key_rows + tp, before + tl.sum(ds, 1), mask=in_m)
@@ -169,12 +171,12 @@ def _key_kernel(
     vt = tl.load(v + key[:, None] * dim + at_d[None, :], mask=inside, other=0.0)
     dk_acc = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
     dv_acc = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
-    first = tl.maximum(0, tp - (key_rows - query_rows)) if CAUSAL else 0
+    first = tl.maximum(0, tp - (key_rows - query_rows)) if CAUSAL else 0  # earlier query rows do not see this key row
     for t in range(first, query_rows):
         row = t + key_rows - query_rows
         near = _first_near(row, key_rows, row + 1 if CAUSAL else key_rows, WINDOW, FULL_LAST, CONTENT)
-        for one in range(0, group):
-            head = kv_head // kv_heads * heads + kv_head % kv_heads * group + one
+        for member in range(0, group):
+            head = kv_head // kv_heads * heads + kv_head % kv_heads * group + member
             for m in range(0, columns, BLOCK_M):
                 at_m = m + tl.arange(0, BLOCK_M)
                 in_m = at_m < columns
@@ -225,9 +227,9 @@ class _Factorised(torch.autograd.Function):
         q, k, v, rows, cols, out, lse = ctx.saved_tensors
         sizes, settings, grid = ctx.call
         grad = grad.contiguous()
-        delta = (grad.float() * out.float()).sum(-1)
+        delta = (grad.float() * out.float()).sum(-1)  # Σ p · (dy·v) of a query is dy·y
         dq, dk, dv = (torch.empty_like(t) for t in (q, k, v))
-        d_rows, d_cols = torch.zeros_like(rows), torch.empty_like(cols)
+        d_rows, d_cols = torch.zeros_like(rows), torch.empty_like(cols)  # the kernel adds to d_rows
         _query_kernel[grid](q, k, v, rows, cols, grad, lse, delta, dq, d_rows, d_cols, *sizes, **settings)
         keys = (k.shape[2] * triton.cdiv(k.shape[3], settings["BLOCK_N"]), k.shape[0] * k.shape[1])
         _key_kernel[keys](q, k, v, rows, cols, grad, lse, delta, dk, dv, *sizes, **settings)

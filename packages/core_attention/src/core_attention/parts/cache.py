@@ -51,9 +51,11 @@ class Cache:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Cache):
-                out |= {f"{field.name}.{key}": part for key, part in value.state_dict().items()}
+                for key, part in value.state_dict().items():
+                    out[f"{field.name}.{key}"] = part
             elif isinstance(value, tuple):
-                out |= {f"{field.name}.{i}": part.contiguous() for i, part in enumerate(value)}
+                for i, part in enumerate(value):
+                    out[f"{field.name}.{i}"] = part.contiguous()
             elif isinstance(value, Tensor):
                 out[field.name] = value.contiguous()
             elif value is not None:
@@ -69,18 +71,32 @@ class Cache:
         self.reset()
         rest = dict(state)
         for field in fields(self):
-            value, prefix = getattr(self, field.name), field.name + "."
-            under = {key[len(prefix) :]: rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+            value = getattr(self, field.name)  # the empty state, which tells caches and integers from tensors
+            under = _pop_under(rest, field.name)
             if isinstance(value, Cache):
                 value.load_state_dict(under)
             elif under:
                 setattr(self, field.name, tuple(under[str(i)] for i in range(len(under))))
             elif field.name in rest:
                 part = rest.pop(field.name)
-                setattr(self, field.name, int(part) if isinstance(value, int) else part)
+                if isinstance(value, int):
+                    part = int(part)
+                setattr(self, field.name, part)
         if rest:
             raise ValueError(f"{type(self).__name__} has no place for {', '.join(sorted(rest))}")
 
 
+def _pop_under(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Takes the entries ``name.…`` out of `state`, without that prefix."""
+    prefix = f"{name}."
+    under: dict[str, Tensor] = {}
+    for key in list(state):
+        if key.startswith(prefix):
+            under[key.removeprefix(prefix)] = state.pop(key)
+    return under
+
+
 def _empty(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+    if field.default_factory is MISSING:
+        return field.default
+    return field.default_factory()

@@ -6,7 +6,7 @@ A fast weight `M` (in, out) is written by outer products kᵢᵀuᵢ and read as
 
 every M_t of a chunk is a combination of the chunk's writes and of the *bases* (S⁽¹⁾ … S⁽ᵒ⁾, M) with which the chunk began. `mixing`
 computes the coefficients, `read` uses them without forming any M_t, and `carry` forms the bases of the next chunk. With κ = 1 and
-no momentum this is causal linear attention; Titans' memory has both gates (`mechanisms/titans_recurrence.py`); RALA's kernel attention
+no momentum this is causal linear attention; Titans' memory has both gates (`mechanisms/titans/recurrence.py`); RALA's kernel attention
 is the bidirectional case (`linear_attention`).
 """
 
@@ -32,6 +32,7 @@ class Mixing(NamedTuple):
 
 def _scan(gate: Tensor, rows: Tensor) -> Tensor:
     """x_t = gate_t x_{t−1} + rows_t, over the second axis from the right of `rows`; exact for gates of 0, no logarithms."""
+    # the recurrence as a linear system: 1 on the diagonal, −gate_t below it
     shift = torch.diag_embed(-gate[..., 1:], offset=-1)
     return torch.linalg.solve_triangular(shift, rows, upper=False, unitriangular=True)
 
@@ -56,15 +57,18 @@ def mixing(
             raise ValueError(f"every gate has the shape of `keep`, {tuple(keep.shape)}; got {tuple(gate.shape)}")
     orders, n = len(momentum), keep.shape[-1]
     if combine is not None and len(combine) not in (orders, orders + 1):
-        raise ValueError(f"`combine` has one entry an order, or one more: {orders} or {orders + 1}; got {len(combine)}")
+        raise ValueError(
+            f"`combine` has one entry per order, or one more: {orders} or {orders + 1}; got {len(combine)}"
+        )
     dtype = torch.promote_types(keep.dtype, torch.float32)
     keep = keep.to(dtype)
 
     def enters(rows: Tensor, column: int, gate: Tensor) -> Tensor:  # the base enters the recurrence at the first write
         return rows + torch.nn.functional.pad(gate[..., :1, None], (column, rows.shape[-1] - column - 1, 0, n - 1))
 
+    # write t alone: 0 over the bases, 1 in its own column
     writes = torch.cat([keep.new_zeros(n, orders + 1), torch.eye(n, dtype=dtype, device=keep.device)], -1)
-    stages = [writes.expand(*keep.shape, -1)]
+    stages = [writes.expand(*keep.shape, -1)]  # then S⁽¹⁾ … S⁽ᵒ⁾, each the scan of the one before it
     for order, gate in enumerate(momentum):
         gate = gate.to(dtype)
         stages.append(_scan(gate, enters(stages[-1], order, gate)))
@@ -72,7 +76,8 @@ def mixing(
     if combine is not None:
         shares = torch.stack([share.to(dtype) for share in combine])[..., None]
         update = (shares * torch.stack(stages[-len(combine) :])).sum(0)
-    return Mixing(_scan(keep, enters(update, orders, keep)), tuple(stage[..., -1, :] for stage in stages[1:]))
+    memory = _scan(keep, enters(update, orders, keep))
+    return Mixing(memory, tuple(stage[..., -1, :] for stage in stages[1:]))
 
 
 def read(
@@ -87,7 +92,7 @@ def read(
     Args:
         q: what is read with; as many rows as `mix`.
         k, u: the n writes.
-        mix: coefficients as in `Mixing.memory`: one column a base, then one a write.
+        mix: coefficients as in `Mixing.memory`: one column per base, then one per write.
         bases: (..., dim, out) each; None stands for zero.
     """
     coefficients, weights = mix.split([len(bases), k.shape[-2]], -1)
@@ -152,15 +157,17 @@ def linear_attention(
         raise ValueError(f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1; got {chunk_size}")
-    k, v = k * (n**-0.5 if weights is None else (weights[..., None] * n**-0.5).to(k.dtype)), v * n**-0.5
-    if not causal:
-        y = q @ (k.mT @ v)
-        return y if normalise is None else y / (normalise[0] @ normalise[1].mean(-2, keepdim=True).mT + eps)
-    y = _causal_sum(q, k, v, chunk_size)
+    root = n**-0.5  # the 1/n of the mean, half on keys and half on values
+    k = k * root if weights is None else k * (weights[..., None] * root).to(k.dtype)
+    v = v * root
+    y = _causal_sum(q, k, v, chunk_size) if causal else q @ (k.mT @ v)
     if normalise is None:
         return y
-    ones = q.new_full((*v.shape[:-1], 1), n**-0.5)
-    return y / (_causal_sum(normalise[0], normalise[1] * n**-0.5, ones, chunk_size) + eps)
+    normaliser_q, normaliser_k = normalise
+    if causal:
+        ones = q.new_full((*v.shape[:-1], 1), root)
+        return y / (_causal_sum(normaliser_q, normaliser_k * root, ones, chunk_size) + eps)
+    return y / (normaliser_q @ normaliser_k.mean(-2, keepdim=True).mT + eps)
 
 
 def _causal_sum(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Tensor:
@@ -170,8 +177,11 @@ def _causal_sum(q: Tensor, k: Tensor, v: Tensor, chunk_size: int) -> Tensor:
         part = slice(start, start + chunk_size)
         kc, vc = k[..., part, :], v[..., part, :]
         n = kc.shape[-2]
+        # row t: 1 over the sum of all earlier chunks, and over the writes up to t
         mix = torch.ones(n, n, dtype=q.dtype, device=q.device).tril()
         mix = torch.cat([mix.new_ones(n, 1), mix], -1)
         out.append(read(q[..., part, :], kc, vc, mix, (state,)))
         state = carry(kc, vc, mix[-1], (state,))
-    return torch.cat(out, -2) if out else q.new_zeros(*q.shape[:-1], v.shape[-1])
+    if not out:
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])
+    return torch.cat(out, -2)

@@ -11,13 +11,14 @@ def feature_map(x: Tensor, channels: int | None, what: str) -> None:
     Raises:
         ValueError: another rank or channel count, no pixel, or a dtype that is not floating point; names `what` and both shapes.
     """
-    wanted = f"(batch, {channels if channels is not None else 'channels'}, height, width)"
+    width = "channels" if channels is None else channels
+    expected = f"(batch, {width}, height, width)"
     if x.ndim != 4 or (channels is not None and x.shape[1] != channels):
-        raise ValueError(f"{what} needs a feature map {wanted}, got {tuple(x.shape)}")
+        raise ValueError(f"{what} needs a feature map {expected}, got {tuple(x.shape)}")
     if 0 in x.shape[1:]:
-        raise ValueError(f"{what} needs at least one channel and one pixel {wanted}, got {tuple(x.shape)}")
+        raise ValueError(f"{what} needs at least one channel and one pixel {expected}, got {tuple(x.shape)}")
     if not x.is_floating_point():
-        raise ValueError(f"{what} needs a float feature map {wanted}, got {tuple(x.shape)} of {x.dtype}")
+        raise ValueError(f"{what} needs a float feature map {expected}, got {tuple(x.shape)} of {x.dtype}")
 
 
 def positive(what: str, **sizes: int) -> None:

@@ -9,6 +9,6 @@ from core_attention.capture.recording import record
 
 
 def recorded(kind: str, a: Float[Tensor, "b heads rows columns"]) -> None:
-    """Offers a whole map that is at hand: channels (or subspaces) are its heads, rows of the map its rows."""
+    """Offers a map that has been computed whole: channels (or subspaces) are its heads, rows of the map its rows."""
     b, heads, rows, columns = a.shape
     record(kind, lambda rows, heads: a[:, heads][:, :, rows], shape=(b, heads, rows, columns), device=a.device)

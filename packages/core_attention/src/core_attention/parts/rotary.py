@@ -31,6 +31,7 @@ def rotate(
     t: Float[Tensor, "*lead length width"], angles: Float[Tensor, "*angle_lead length pairs"], pairing: Pairing = "half"
 ) -> Float[Tensor, "*lead length width"]:
     """Turns each pair of channels by its angle; `angles` broadcasts against the leading axes of `t`."""
+    # sine and cosine are taken in the angles' precision: in half precision a large angle has no digits left
     sin, cos = angles.sin().to(t.dtype), angles.cos().to(t.dtype)
     if pairing == "half":
         a, b = t.chunk(2, -1)

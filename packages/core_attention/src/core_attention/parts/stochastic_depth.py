@@ -10,5 +10,6 @@ def stochastic_depth(
     """Leaves out a sample's branch with probability `rate` and scales the others up by 1 / (1 − rate); nothing outside training."""
     if not training or rate == 0:
         return branch
+    # one number per sample, whatever the rank of the branch
     keep = branch.new_empty(len(branch), *[1] * (branch.ndim - 1)).bernoulli_(1 - rate)
     return branch * keep / (1 - rate)

@@ -1,6 +1,6 @@
 """Row and column strips of a feature map: what ELA, coordinate attention and the balanced fusion share.
 
-All of them average a map over its width and over its height, make one gate a row and one a column from the two strips, and multiply:
+All of them average a map over its width and over its height, make one gate per row and one per column from the two strips, and multiply:
 
     y[b,c,i,j] = x[b,c,i,j] · (rows[b,c,i] · columns[b,c,j] + offset[b,c])
 
@@ -34,7 +34,9 @@ def gated(
 ) -> Float[Tensor, "b c h w"]:
     """``x · (rows ⊗ columns + offset)`` by its definition."""
     gate = rows[..., None] * columns[:, :, None, :]
-    return x * (gate if offset is None else gate + offset[..., None, None])
+    if offset is not None:
+        gate = gate + offset[..., None, None]
+    return x * gate
 
 
 def strip_gate(
@@ -47,12 +49,13 @@ def strip_gate(
 
     Args:
         x: the feature map.
-        rows: one gate a row; cast to the dtype of `x`.
-        columns: one gate a column, likewise.
-        offset: one summand a channel, likewise; None: 0.
+        rows: one gate per row; cast to the dtype of `x`.
+        columns: one gate per column, likewise.
+        offset: one summand per channel, likewise; None: 0.
     """
     rows, columns = rows.to(x.dtype), columns.to(x.dtype)
-    offset = None if offset is None else offset.to(x.dtype)
+    if offset is not None:
+        offset = offset.to(x.dtype)
     if transformed():
         return gated(x, rows, columns, offset)
     return _StripGate.apply(x, rows, columns, offset)  # pyright: ignore[reportReturnType]
@@ -67,16 +70,16 @@ def strip_attention(
 
     Args:
         x: the feature map.
-        gates: ``gates(row_means, column_means)`` → the `rows` and `columns` of `strip_gate`, and its `offset` or not.
+        gates: ``gates(row_means, column_means)`` → the `rows` and `columns` of `strip_gate`, and optionally its `offset`.
     """
     if torch.is_grad_enabled() and x.requires_grad and not transformed():
         x, *means = _StripMeans.apply(x)  # pyright: ignore[reportGeneralTypeIssues]
     else:
         means = strip_means(x)
-    made = gates(*means)
+    strips = gates(*means)
     b, c, h, w = x.shape
-    record("gates", lambda rows, heads: _picked(rows, heads, *made), shape=(b, c, h, w), device=x.device)
-    return strip_gate(x, *made)
+    record("gates", lambda rows, heads: _gates_of(rows, heads, *strips), shape=(b, c, h, w), device=x.device)
+    return strip_gate(x, *strips)
 
 
 def strip_conv(
@@ -104,22 +107,31 @@ def _gate(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> Te
 
 def _over_maps(x: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Strips as (b, c, h or 1, w or 1), in the memory format of `x`, so that what they are multiplied to has it too."""
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    form = torch.channels_last if last else torch.contiguous_format
-    a, b = rows[..., None].contiguous(memory_format=form), columns[:, :, None].contiguous(memory_format=form)
-    return a, b, None if offset is None else offset[..., None, None].contiguous(memory_format=form)
+    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    a = rows[..., None].contiguous(memory_format=memory_format)
+    b = columns[:, :, None].contiguous(memory_format=memory_format)
+    if offset is not None:
+        offset = offset[..., None, None].contiguous(memory_format=memory_format)
+    return a, b, offset
 
 
 def _pieces(x: Tensor) -> list[slice]:
     """The batch of `x`, on CPUs in pieces that stay in a core's cache between one pass over them and the next."""
-    samples = len(x) if x.device.type != "cpu" else max(1, PIECE // max(1, x[:1].numel()))
-    return [slice(start, start + samples) for start in range(0, len(x), max(1, samples))]
+    samples = max(1, len(x))
+    if x.device.type == "cpu":
+        samples = max(1, PIECE // max(1, x[:1].numel()))
+    return [slice(start, start + samples) for start in range(0, len(x), samples)]
 
 
-def _picked(picked: Tensor, heads: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None = None) -> Tensor:
-    """The gate of the pixels of some channels and rows."""
-    gate = rows[:, heads][:, :, picked, None] * columns[:, heads, None]
-    return gate if offset is None else gate + offset[:, heads, None, None]
+def _gates_of(
+    row_index: Tensor, channel_index: Tensor, rows: Tensor, columns: Tensor, offset: Tensor | None = None
+) -> Tensor:
+    """The gate of the pixels of some rows and channels, for `capture`."""
+    gate = rows[:, channel_index][:, :, row_index, None] * columns[:, channel_index, None]
+    if offset is not None:
+        gate = gate + offset[:, channel_index, None, None]
+    return gate
 
 
 class _StripGate(torch.autograd.Function):
@@ -136,23 +148,25 @@ class _StripGate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, *strips = ctx.saved_tensors
-        a, b, e = _over_maps(x, *strips)
+        a, b, offset = _over_maps(x, *strips)
         if torch.is_grad_enabled():  # this backward is to be differentiated in its turn
             p = dy * x
-            return _gate(x, a, b, e) * dy, (p * b).sum(3), (p * a).sum(2), None if e is None else p.sum((2, 3))
+            d_offset = None if offset is None else p.sum((2, 3))
+            return _gate(x, a, b, offset) * dy, (p * b).sum(3), (p * a).sum(2), d_offset
         batch, channels, height, width = x.shape
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        rows, columns = x.new_empty(batch, channels, height), x.new_empty(batch, channels, width)
-        offset = None if e is None else x.new_empty(batch, channels)
+        d_rows, d_columns = x.new_empty(batch, channels, height), x.new_empty(batch, channels, width)
+        d_offset = None if offset is None else x.new_empty(batch, channels)
         for at in _pieces(x):
             p = dy[at] * x[at]
-            if offset is not None:
-                torch.sum(p, (2, 3), out=offset[at])
-            torch.sum(p * b[at], 3, out=rows[at])
-            torch.sum(p.mul_(a[at]), 2, out=columns[at])
+            if d_offset is not None:
+                torch.sum(p, (2, 3), out=d_offset[at])
+            torch.sum(p * b[at], 3, out=d_rows[at])
+            torch.sum(p.mul_(a[at]), 2, out=d_columns[at])  # in place: p is not needed after this
             if dx is not None:
-                torch.mul(_gate(x[at], a[at], b[at], None if e is None else e[at]), dy[at], out=dx[at])
-        return dx, rows, columns, offset
+                gate = _gate(x[at], a[at], b[at], None if offset is None else offset[at])
+                torch.mul(gate, dy[at], out=dx[at])
+        return dx, d_rows, d_columns, d_offset
 
 
 class _StripMeans(torch.autograd.Function):

@@ -22,14 +22,18 @@ def vmap_one_by_one(op: Any) -> None:
     The operators choose tiles by the values of one problem, so that there is nothing to gain from all at once.
     """
 
-    def each(value: Any, axis: Any, i: int) -> Any:
+    def select(value: Any, axis: Any, i: int) -> Any:
         if isinstance(value, list | tuple):
-            return [each(one, place, i) for one, place in zip(value, axis, strict=True)]
-        return value if axis is None else value.select(axis, i)
+            return [select(part, part_axis, i) for part, part_axis in zip(value, axis, strict=True)]
+        if axis is None:  # the same for every entry
+            return value
+        return value.select(axis, i)
 
     def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
-        pairs = list(zip(arguments, in_dims, strict=True))
-        results = [op(*(each(value, axis, i) for value, axis in pairs)) for i in range(info.batch_size)]
+        results = []
+        for i in range(info.batch_size):
+            entry = [select(value, axis, i) for value, axis in zip(arguments, in_dims, strict=True)]
+            results.append(op(*entry))
         if isinstance(results[0], Tensor):
             return torch.stack(results), 0
         stacked = tuple(torch.stack(parts) for parts in zip(*results, strict=True))

@@ -34,7 +34,7 @@ Backend = Literal["auto", "torch", "triton"]
 class Pooled(NamedTuple):
     """What `attention_pool` returns.
 
-    pooled: one vector a bag and score row; an empty bag has zeros.
+    pooled: one vector per bag and score row; an empty bag has zeros.
     scores: raw scores before the softmax, −1e9 where `exclude` struck and −inf where `mask` is False; None unless asked for.
     """
 
@@ -62,9 +62,11 @@ def pool_rows(
     """
     if lengths is None:
         return _pool_one(scores, h)[None]
-    parts = zip(scores.split(list(lengths)), h.split(list(lengths)), strict=True)
-    pooled = [_pool_one(s, part) for s, part in parts]
-    return torch.stack(pooled) if pooled else h.new_zeros(0, scores.shape[1], h.shape[1])
+    bags = zip(scores.split(list(lengths)), h.split(list(lengths)), strict=True)
+    pooled = [_pool_one(bag_scores, bag_h) for bag_scores, bag_h in bags]
+    if not pooled:
+        return h.new_zeros(0, scores.shape[1], h.shape[1])
+    return torch.stack(pooled)
 
 
 def _pool_one(scores: Tensor, h: Tensor) -> Tensor:
@@ -76,9 +78,10 @@ def _pool_one(scores: Tensor, h: Tensor) -> Tensor:
 
 def row_weights(scores: Float[Tensor, "instances rows"]) -> Float[Tensor, "instances rows"]:
     """Attention of one bag: softmax over the instances, at least in float32; a row whose scores are all −inf gets zeros."""
-    dead = scores.amax(dim=0) == -math.inf
+    dead = scores.amax(dim=0) == -math.inf  # the softmax of such a row would be NaN, in the gradient too
     wide = torch.promote_types(scores.dtype, torch.float32)
-    return torch.softmax(scores.masked_fill(dead, 0.0), dim=0, dtype=wide).masked_fill(dead, 0.0)
+    weights = torch.softmax(scores.masked_fill(dead, 0.0), dim=0, dtype=wide)
+    return weights.masked_fill(dead, 0.0)
 
 
 def attention_pool(
@@ -130,15 +133,15 @@ def attention_pool(
     weights = (project_weight, gate_weight, gate_bias, score_weight, score_bias)
     rows = _chunk_rows(x, weights, chunk)
     use_triton = _takes_triton(x, backend, streamed=rows is not None)
-    watched = active()
-    kept = return_scores or watched
+    captured = active()
     if rows is None and not use_triton:
         pooled, scores = _pool_plain(x, weights, lengths, mask, exclude)
     else:
-        pooled, scores = StreamedPool.apply(
-            x, *weights, lengths or [x.shape[0]], mask, exclude, rows or max(x.shape[0], 1), use_triton, kept
-        )
-    if watched:
+        bag_lengths = lengths or [x.shape[0]]
+        chunk_rows = rows or max(x.shape[0], 1)
+        scored = return_scores or captured
+        pooled, scores = StreamedPool.apply(x, *weights, bag_lengths, mask, exclude, chunk_rows, use_triton, scored)
+    if captured:
         shape = (1, 1, scores.shape[1], scores.shape[0])
         record("weights", lambda rows, _: _weight_map(scores[:, rows], lengths), shape=shape, device=x.device)
     return Pooled(pooled, scores if return_scores else None)
@@ -146,8 +149,9 @@ def attention_pool(
 
 def _weight_map(scores: Tensor, lengths: list[int] | None) -> Tensor:
     """Attention weights (1, 1, rows, instances), each bag's softmax for itself."""
-    parts = scores.split(lengths or [scores.shape[0]])
-    return torch.cat([row_weights(part) if len(part) else part for part in parts]).T[None, None]
+    bags = scores.split(lengths or [scores.shape[0]])
+    weights = [row_weights(bag) if len(bag) else bag for bag in bags]  # an empty bag has nothing to normalise
+    return torch.cat(weights).T[None, None]
 
 
 def _pool_plain(
@@ -157,7 +161,9 @@ def _pool_plain(
     h = x.to(cast.score.dtype)
     if cast.project is not None:
         h = torch.relu(F.linear(h, cast.project))
-    hidden = h if cast.gate is None else gated(h, cast.gate, cast.gate_bias)
+    hidden = h
+    if cast.gate is not None:
+        hidden = gated(h, cast.gate, cast.gate_bias)
     scores = F.linear(hidden, cast.score, cast.score_bias)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if mask is not None:
@@ -177,18 +183,20 @@ def _chunk_rows(x: Tensor, weights: tuple, chunk: int | str | None) -> int | Non
         return chunk
     project_weight, gate_weight, _, score_weight, _ = weights
     dim = x.shape[1] if project_weight is None else project_weight.shape[0]
-    # float32 read of a half-precision row, h, gates before and after their activations, scores and their softmax
-    cast = x.shape[1] if x.dtype.itemsize < 4 else 0
-    width = (
-        cast
-        + (0 if project_weight is None else 2 * dim)
-        + (0 if gate_weight is None else 3 * gate_weight.shape[0])
-        + 3 * score_weight.shape[0]
-    )
+    # numbers that one instance leaves behind
+    width = 3 * score_weight.shape[0]  # scores and their softmax
+    if x.dtype.itemsize < 4:
+        width += x.shape[1]  # the row of half precision, read as float32
+    if project_weight is not None:
+        width += 2 * dim  # h
+    if gate_weight is not None:
+        width += 3 * gate_weight.shape[0]  # gates before and after their activations
     row_bytes = width * max(x.dtype.itemsize, 4)
     device = "cuda" if x.is_cuda else "cpu"
     bound = KEPT_BYTES[device] if torch.is_grad_enabled() else CHUNK_BYTES[device]
-    return None if row_bytes * x.shape[0] <= bound else max(256, CHUNK_BYTES[device] // row_bytes)
+    if row_bytes * x.shape[0] <= bound:
+        return None
+    return max(256, CHUNK_BYTES[device] // row_bytes)
 
 
 def _takes_triton(x: Tensor, backend: Backend, *, streamed: bool) -> bool:
@@ -198,18 +206,19 @@ def _takes_triton(x: Tensor, backend: Backend, *, streamed: bool) -> bool:
         return False
     from core_attention.pooling import triton as kernels
 
-    if backend == "triton" and (reason := kernels.unusable(x)):
+    reason = kernels.unusable(x)
+    if reason and backend == "triton":
         raise ValueError(f"backend='triton' cannot run here: {reason}")
-    return not kernels.unusable(x)
+    return not reason
 
 
 def _lengths(segments: Tensor, bags: int | None) -> list[int]:
     """Instances of each bag; checks that the ids ascend from 0 and stay below `bags`."""
     if segments.numel() and (int(segments[0]) < 0 or bool((segments[1:] < segments[:-1]).any())):
         raise ValueError("segments must be bag numbers in ascending order from 0: sort the instances by bag")
-    found = int(segments[-1]) + 1 if segments.numel() else 0
-    if bags is not None and found > bags:
-        raise ValueError(f"segments name bag {found - 1}, but bags={bags}")
+    named_bags = int(segments[-1]) + 1 if segments.numel() else 0
+    if bags is not None and named_bags > bags:
+        raise ValueError(f"segments name bag {named_bags - 1}, but bags={bags}")
     return torch.bincount(segments, minlength=bags or 0).tolist()
 
 
@@ -225,7 +234,8 @@ def _check_shapes(
 ) -> None:
     def need(good: bool, what: str, *tensors: Tensor) -> None:
         if not good:
-            raise ValueError(f"{what}: got " + " and ".join(str(tuple(t.shape)) for t in tensors))
+            shapes = " and ".join(str(tuple(t.shape)) for t in tensors)
+            raise ValueError(f"{what}: got {shapes}")
 
     need(x.ndim == 2, "x must be [instances, features] (score_weight beside it)", x, score_weight)
     if not x.is_floating_point():
@@ -275,6 +285,6 @@ def _check_shapes(
             score_bias,
             score_weight,
         )
-    for name, each in (("segments", segments), ("mask", mask)):
-        if each is not None:
-            need(each.shape == x.shape[:1], f"{name} must have a value for each instance of x", each, x)
+    for name, values in (("segments", segments), ("mask", mask)):
+        if values is not None:
+            need(values.shape == x.shape[:1], f"{name} must have a value for each instance of x", values, x)

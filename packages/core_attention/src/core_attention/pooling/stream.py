@@ -1,6 +1,6 @@
 """`attention_pool` in chunks: online softmax forward, recomputation chunk by chunk backward.
 
-Kept between the two passes: the inputs, the scores ``[N, R]`` and one log-sum-exp a bag and row; never ``h`` or the gates.
+Kept between the two passes: the inputs, the scores ``[N, R]`` and one maximum and sum per bag and row; never ``h`` or the gates.
 """
 
 import math
@@ -14,9 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from core_attention.pooling.weights import Weights
 
-EXCLUDED = (
-    -1e9
-)  # the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
+# the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
+EXCLUDED = -1e9
 
 
 class Online:
@@ -30,7 +29,7 @@ class Online:
     def merge(self, bag: int, top: Tensor, total: Tensor, acc: Tensor) -> None:
         """Adds a part of a bag given by its own maximum [R], sum [R] and weighted sum [R, L]."""
         new = torch.maximum(self.top[bag], top)
-        base = new.masked_fill(new == -math.inf, 0.0)
+        base = new.masked_fill(new == -math.inf, 0.0)  # −∞ − −∞ would be NaN
         old_share, share = torch.exp(self.top[bag] - base), torch.exp(top - base)
         self.total[bag] = self.total[bag] * old_share + total * share
         self.acc[bag] = self.acc[bag] * old_share[:, None] + acc * share[:, None]
@@ -55,29 +54,31 @@ def part(scores: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def stretches(lengths: list[int], chunk: int) -> Iterator[tuple[slice, list[tuple[int, slice]]]]:
     """Chunks of the packed instances, each with the (bag, slice within the chunk) pairs that it holds."""
-    pairs: list[tuple[int, int, int]] = []
-    begin = 0
+    bags: list[tuple[int, int, int]] = []  # (bag, begin, end) of those that hold something
+    total = 0
     for bag, length in enumerate(lengths):
         if length:
-            pairs.append((bag, begin, begin + length))
-        begin += length
-    first = 0
-    for start in range(0, begin, chunk):
-        stop = min(start + chunk, begin)
-        while pairs[first][2] <= start:
+            bags.append((bag, total, total + length))
+        total += length
+    first = 0  # the first bag that reaches into the chunk: both go forward only
+    for start in range(0, total, chunk):
+        stop = min(start + chunk, total)
+        while bags[first][2] <= start:
             first += 1
         inside = []
-        for bag, low, high in pairs[first:]:
-            if low >= stop:
+        for bag, begin, end in bags[first:]:
+            if begin >= stop:
                 break
-            inside.append((bag, slice(max(low, start) - start, min(high, stop) - start)))
+            inside.append((bag, slice(max(begin, start) - start, min(end, stop) - start)))
         yield slice(start, stop), inside
 
 
 def project(x: Tensor, weights: Weights) -> Tensor:
     """One chunk of ``h`` in the working dtype."""
     x = x.to(weights.score.dtype)
-    return x if weights.project is None else F.linear(x, weights.project).relu_()
+    if weights.project is None:
+        return x
+    return F.linear(x, weights.project).relu_()
 
 
 def activations(h: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
@@ -100,12 +101,12 @@ class StreamedPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        given, (lengths, mask, exclude, chunk, use_triton, scored) = rest[:5], rest[5:]
+        parameters, (lengths, mask, exclude, chunk, use_triton, scored) = rest[:5], rest[5:]
         with torch.autocast(x.device.type, enabled=False):
-            weights = working(x, given)
-            keep = scored or exclude is not None or any(ctx.needs_input_grad)
-            pooled, top, total, scores = _forward(x, weights, lengths, mask, exclude, chunk, use_triton, keep)
-        ctx.save_for_backward(x, pooled, top, total, scores, *given)
+            weights = working(x, parameters)
+            keep_scores = scored or exclude is not None or any(ctx.needs_input_grad)
+            pooled, top, total, scores = _forward(x, weights, lengths, mask, exclude, chunk, use_triton, keep_scores)
+        ctx.save_for_backward(x, pooled, top, total, scores, *parameters)
         ctx.lengths, ctx.chunk = lengths, chunk
         if not scored:
             ctx.mark_non_differentiable(scores)
@@ -115,28 +116,31 @@ class StreamedPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_pooled: Tensor | None, d_scores: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, pooled, top, total, scores, *given = ctx.saved_tensors
+        x, pooled, top, total, scores, *parameters = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):
             grads = _backward(
                 x,
-                working(x, given),
+                working(x, parameters),
                 ctx.lengths,
                 ctx.chunk,
                 (pooled, top, total, scores),
                 (d_pooled, d_scores),
                 ctx.needs_input_grad,
             )
-        dtypes = [x.dtype, *(None if w is None else w.dtype for w in given)]
-        return *(g if g is None or d is None else g.to(d) for g, d in zip(grads, dtypes, strict=True)), *[None] * 6
+        # back to the dtypes of the inputs; the last six arguments of `forward` have no gradient
+        results: list[Tensor | None] = []
+        for grad, tensor in zip(grads, (x, *parameters), strict=True):
+            results.append(None if grad is None else grad.to(tensor.dtype))
+        return *results, *[None] * 6
 
 
-def working(x: Tensor, given: Sequence[Tensor | None]) -> Weights:
+def working(x: Tensor, parameters: Sequence[Tensor | None]) -> Weights:
     """Weights in the dtype that products run in: float64 if anything is, else float32."""
     work = torch.promote_types(x.dtype, torch.float32)
-    for weight in given:
-        if weight is not None:
-            work = torch.promote_types(work, weight.dtype)
-    cast = [None if weight is None else weight.to(work) for weight in given]
+    for parameter in parameters:
+        if parameter is not None:
+            work = torch.promote_types(work, parameter.dtype)
+    cast = [None if parameter is None else parameter.to(work) for parameter in parameters]
     return Weights(*cast)  # pyright: ignore[reportArgumentType]  (score is never None)
 
 
@@ -148,7 +152,7 @@ def _forward(
     exclude: Any,
     chunk: int,
     use_triton: bool,
-    keep: bool,
+    keep_scores: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     if use_triton:
         from core_attention.pooling import triton as kernels
@@ -160,14 +164,14 @@ def _forward(
     dim = x.shape[1] if weights.project is None else weights.project.shape[0]
     wide = weights.score.new_zeros(0, dtype=torch.promote_types(weights.score.dtype, torch.float32))
     state = Online(len(lengths), rows, dim, wide)
-    scores = wide.new_empty(x.shape[0] if keep else 0, rows)
+    scores = wide.new_empty(x.shape[0] if keep_scores else 0, rows)
     last_h = None
     for at, inside in stretches(lengths, chunk):
         h = project(x[at], weights)
         s = score_chunk(h, weights).to(wide.dtype)
         if mask is not None:
             s = s.masked_fill(~mask[at, None], -math.inf)
-        if keep:
+        if keep_scores:
             scores[at] = s
         if exclude is None:
             for bag, where in inside:
@@ -177,7 +181,10 @@ def _forward(
         # which scores to strike is known only once all are: a second reading, free where the bag was one chunk
         scores.masked_fill_(exclude(scores), EXCLUDED)
         for at, inside in stretches(lengths, chunk):
-            h = last_h if last_h is not None and chunk >= x.shape[0] else project(x[at], weights)
+            if last_h is not None and chunk >= x.shape[0]:
+                h = last_h
+            else:
+                h = project(x[at], weights)
             s = scores[at]
             for bag, where in inside:
                 state.merge(bag, *part_of(s[where], h[where]))
@@ -194,14 +201,18 @@ def _backward(
     needs: tuple[bool, ...],
 ) -> list[Tensor | None]:
     pooled, top, total, scores = results
-    d_pooled = torch.zeros_like(pooled) if upstream[0] is None else upstream[0].to(pooled.dtype)
-    d_scores = upstream[1]
+    d_pooled, d_scores = upstream
+    d_pooled = torch.zeros_like(pooled) if d_pooled is None else d_pooled.to(pooled.dtype)
+    # the softmax's gradient subtracts Σ weight · d weight, which over a whole bag is this: (bags, rows)
     delta = (d_pooled * pooled).sum(-1)
     work = weights.score.dtype
-    grads = [
-        None if w is None or not need else torch.zeros_like(w, dtype=pooled.dtype)
-        for w, need in zip(weights, needs[1:6], strict=True)
-    ]
+    # in the dtype of the result (float32 at least), because they are summed over all chunks
+    grads: list[Tensor | None] = []
+    for weight, need in zip(weights, needs[1:6], strict=True):
+        if weight is None or not need:
+            grads.append(None)
+        else:
+            grads.append(torch.zeros_like(weight, dtype=pooled.dtype))
     d_project, d_gate, d_gate_bias, d_score, d_score_bias = grads
     d_x = torch.empty_like(x) if needs[0] else None
     for at, inside in stretches(lengths, chunk):
@@ -224,15 +235,17 @@ def _backward(
             value, gate = activations(h, weights)
             if d_score is not None:
                 d_score += d_s.T @ (value * gate)
-            d_both = d_s @ weights.score
-            d_gates = torch.cat([d_both * gate * (1 - value * value), d_both * value * gate * (1 - gate)], dim=-1)
+            d_hidden = d_s @ weights.score
+            d_value = d_hidden * gate * (1 - value * value)  # through tanh
+            d_gate_in = d_hidden * value * gate * (1 - gate)  # through σ
+            d_gates = torch.cat([d_value, d_gate_in], dim=-1)
             if d_gate is not None:
                 d_gate += d_gates.T @ h
             if d_gate_bias is not None:
                 d_gate_bias += d_gates.sum(0)
             d_h.addmm_(d_gates, weights.gate)
         if weights.project is not None:
-            d_h.mul_(h > 0)
+            d_h.mul_(h > 0)  # through ReLU
             if d_project is not None:
                 d_project += d_h.T @ x[at].to(work)
             if d_x is not None:

@@ -2,7 +2,7 @@
 
 `score` fuses both gate products, tanh, σ and the score product, so that no ``[instances, 2·hidden]`` tensor is written. `part` splits a
 stretch into pieces, each with its own maximum, sum and weighted sum, and merges the pieces.
-Forward only: backward recomputes in torch (three matrix products a chunk, where a fused kernel has little to win).
+Forward only: backward recomputes in torch (three matrix products per chunk, where a fused kernel has little to win).
 """
 
 # pyright: reportArgumentType=false
@@ -55,9 +55,8 @@ def _score_kernel(
             opens += tl.load(gate_bias + hidden + d + at_d, mask=in_d, other=0.0).to(tl.float32)[None, :]
             gated = (2.0 * tl.sigmoid(2.0 * value) - 1.0) * tl.sigmoid(opens)  # tanh v = 2 σ(2v) − 1
             place = at_r[None, :] * hidden + (d + at_d)[:, None]
-            weight = tl.load(score_weight + place, mask=(at_r < rows)[None, :] & in_d[:, None], other=0.0).to(
-                tl.float32
-            )
+            weight = tl.load(score_weight + place, mask=(at_r < rows)[None, :] & in_d[:, None], other=0.0)
+            weight = weight.to(tl.float32)
             scores = tl.dot(gated, weight, scores, input_precision="ieee")
     else:
         for k in range(0, dim, BLOCK_K):
@@ -90,6 +89,7 @@ def _part_kernel(
         s = tl.load(
             scores + at_n[None, :] * rows + at_r[:, None], mask=in_r[:, None] & in_n[None, :], other=float("-inf")
         )
+        # online softmax; −∞ − −∞ would be NaN where nothing has counted yet
         new = tl.maximum(running, tl.max(s, 1))
         base = tl.where(new == float("-inf"), 0.0, new)
         weight = tl.exp(s - base[:, None])
@@ -110,15 +110,22 @@ def score(h: Tensor, weights: Weights) -> Tensor:
     n, dim = h.shape
     rows, hidden = weights.score.shape
     gated = weights.gate is not None
-    none = h.new_zeros(max(rows, 2 * hidden))
+    # the kernel has no optional arguments: zeros for an absent bias, and for absent gates a tensor that it never reads
+    zeros = h.new_zeros(max(rows, 2 * hidden))
+    gate = h if weights.gate is None else weights.gate.contiguous()
+    gate_bias = zeros if weights.gate_bias is None else weights.gate_bias
+    score_bias = zeros if weights.score_bias is None else weights.score_bias
     out = h.new_empty(n, rows, dtype=torch.float32)
-    block_n = 64 if gated else 128
+    if gated:
+        block_n, block_d = 64, min(128, max(16, triton.next_power_of_2(hidden)))
+    else:
+        block_n, block_d = 128, 16
     _score_kernel[(triton.cdiv(n, block_n),)](
         h,
-        weights.gate.contiguous() if weights.gate is not None else h,
-        none if weights.gate_bias is None else weights.gate_bias,
+        gate,
+        gate_bias,
         weights.score.contiguous(),
-        none if weights.score_bias is None else weights.score_bias,
+        score_bias,
         out,
         n,
         dim,
@@ -127,7 +134,7 @@ def score(h: Tensor, weights: Weights) -> Tensor:
         GATED=gated,
         BLOCK_N=block_n,
         BLOCK_K=32,
-        BLOCK_D=min(128, max(16, triton.next_power_of_2(hidden))) if gated else 16,
+        BLOCK_D=block_d,
         BLOCK_R=max(16, triton.next_power_of_2(rows)),
     )
     return out
@@ -141,11 +148,13 @@ def part(scores: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     pieces = triton.cdiv(n, PIECE)
     top, total = scores.new_empty(pieces, rows), scores.new_empty(pieces, rows)
     acc = scores.new_empty(pieces, rows, dim)
-    block_c, block_r = min(128, max(16, triton.next_power_of_2(dim))), min(64, max(16, triton.next_power_of_2(rows)))
+    block_c = min(128, max(16, triton.next_power_of_2(dim)))
+    block_r = min(64, max(16, triton.next_power_of_2(rows)))
     grid = (pieces, triton.cdiv(dim, block_c), triton.cdiv(rows, block_r))
     _part_kernel[grid](
         scores, h, top, total, acc, n, dim, rows, PIECE=PIECE, BLOCK_N=32, BLOCK_C=block_c, BLOCK_R=block_r
     )
+    # the pieces merged, each weighed by how far its maximum is below that of all
     whole = top.amax(dim=0)
     share = torch.exp(top - whole.masked_fill(whole == float("-inf"), 0.0))
     return whole, (total * share).sum(0), (acc * share[..., None]).sum(0)

@@ -3,8 +3,8 @@
 ::
 
     model = core_attention.insert(torchvision.models.resnet18(), "ela", after="layer*.bn2")
-    for one in core_attention.inserted(model):
-        print(one)                       # layer1.0.bn2: ela, 64 channels, 448 parameters
+    for attention in core_attention.inserted(model):
+        print(attention)                 # layer1.0.bn2: ela, 64 channels, 448 parameters
     core_attention.remove(model)
 
 The attention becomes a child of the module it follows (``layer1.0.bn2.ela``), and a forward hook passes that module's output through
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,18 +77,28 @@ def insert(
             name, or the mechanism refuses its channels; then nothing has been inserted.
     """
     make = _constructor(mechanism)
-    child = name or (mechanism if isinstance(mechanism, str) else getattr(mechanism, "__name__", "attention")).lower()
-    made: list[tuple[nn.Module, nn.Module]] = []
-    for place in _matches(model, after):
+    if name:
+        child = name
+    elif isinstance(mechanism, str):
+        child = mechanism.lower()
+    else:
+        child = getattr(mechanism, "__name__", "attention").lower()
+    # all are made before the first is put in, so that an error leaves the model as it was
+    attentions: list[tuple[nn.Module, nn.Module]] = []
+    for place in _matching_modules(model, after):
         module = model.get_submodule(place)
         if isinstance(module, nn.ModuleList | nn.ModuleDict):
             raise ValueError(f"{place} is a {type(module).__name__}, a container: name a module inside it")
         if hasattr(module, child):
             raise ValueError(f"{place} already has a {child!r}: remove it first, or give another name=")
-        made.append((module, _made(make, place, _channels(module, place) if channels is None else channels, options)))
-    for module, attention in made:
-        like = next((p for part in (module, model) for p in part.parameters()), None)
-        module.add_module(child, attention if like is None else attention.to(like.device, like.dtype))
+        width = _output_channels(module, place) if channels is None else channels
+        attentions.append((module, _make_attention(make, place, width, options)))
+    for module, attention in attentions:
+        # on the device and in the dtype of the module it follows, or of the model where that has no parameters
+        like = next(chain(module.parameters(), model.parameters()), None)
+        if like is not None:
+            attention = attention.to(like.device, like.dtype)
+        module.add_module(child, attention)
         attention.train(module.training)
         module.register_forward_hook(_Pass(child))
     return model
@@ -106,21 +117,22 @@ def replace(model: nn.Module, mechanism: Mechanism, *, at: str | Sequence[str], 
         ValueError: no block has such a name, or one changes the map's size or channels; then nothing has been replaced.
     """
     make = _constructor(mechanism)
-    made: list[tuple[str, nn.Module]] = []
-    for place in _matches(model, at):
+    attentions: list[tuple[str, nn.Module]] = []
+    for place in _matching_modules(model, at):
         block = model.get_submodule(place)
         convolutions = [m for m in block.modules() if isinstance(m, nn.Conv2d)]
         if not convolutions:
             raise ValueError(f"{place} ({type(block).__name__}) has no convolution to replace")
-        first, out = convolutions[0].in_channels, _channels(block, place)
-        strided = [c.stride for c in convolutions if tuple(c.stride) != (1, 1)]
-        if first != out or strided:
+        taken, given = convolutions[0].in_channels, _output_channels(block, place)
+        strides = [convolution.stride for convolution in convolutions if tuple(convolution.stride) != (1, 1)]
+        if taken != given or strides:
+            stride = f", stride {strides[0]}" if strides else ""
             raise ValueError(
-                f"only a block of stride 1 with as many channels out as in can be replaced: {place} takes {first}, "
-                f"gives {out}" + (f", stride {strided[0]}" if strided else "")
+                f"only a block of stride 1 with as many channels out as in can be replaced: {place} takes {taken}, "
+                f"gives {given}{stride}"
             )
-        made.append((place, _made(make, place, out, options)))
-    for place, attention in made:
+        attentions.append((place, _make_attention(make, place, given, options)))
+    for place, attention in attentions:
         parent, _, leaf = place.rpartition(".")
         block = model.get_submodule(place)
         like = next(block.parameters())
@@ -130,24 +142,26 @@ def replace(model: nn.Module, mechanism: Mechanism, *, at: str | Sequence[str], 
 
 def inserted(model: nn.Module) -> list[Inserted]:
     """The attention modules that `insert` put into `model`, in the order of its modules."""
-    found = []
+    attentions = []
     for place, module in model.named_modules():
-        for name in _children(module):
+        for name in _inserted_children(module):
             attention = module.get_submodule(name)
-            count = sum(p.numel() for p in attention.parameters())
-            found.append(Inserted(place, name, _given(attention) or _channels(module, place), count))
-    return found
+            channels = _declared_channels(attention) or _output_channels(module, place)
+            parameters = sum(parameter.numel() for parameter in attention.parameters())
+            attentions.append(Inserted(place, name, channels, parameters))
+    return attentions
 
 
 def remove(model: nn.Module, *, name: str | None = None) -> nn.Module:
     """Takes out what `insert` put in (only children called `name`, if given), and returns the same model, as it was before."""
     for module in list(model.modules()):
-        for child in _children(module):
-            if name in (None, child):
-                hooks = module._forward_hooks
-                for key in [k for k, hook in hooks.items() if isinstance(hook, _Pass) and hook.child == child]:
-                    del hooks[key]
-                delattr(module, child)
+        for child in _inserted_children(module):
+            if name not in (None, child):
+                continue
+            for key, hook in list(module._forward_hooks.items()):
+                if isinstance(hook, _Pass) and hook.child == child:
+                    del module._forward_hooks[key]
+            delattr(module, child)
     return model
 
 
@@ -157,27 +171,42 @@ def places(model: nn.Module) -> dict[str, list[str]]:
     Returns:
         ``"residual"`` and ``"depthwise"`` → names of modules (see `insert`); a place that the network lacks is left out.
     """
-    found: dict[str, list[str]] = {"residual": [], "depthwise": []}
+    residual: list[str] = []
+    after_depthwise: list[str] = []
     for start, block in model.named_modules():
         if not any(kind in type(block).__name__ for kind in BLOCKS):
             continue
-        inner = [(n, m) for n, m in _own(block) if not n.startswith(("downsample", "shortcut"))]
-        norms = [name for name, m in inner if hasattr(m, "num_features")]
-        depthwise = [name for name, m in inner if isinstance(m, nn.Conv2d) and 1 < m.groups == m.in_channels]
+        norms, depthwise = _norms_and_depthwise(block)
         prefix = f"{start}." if start else ""
         if norms:
-            found["residual"].append(prefix + norms[-1])
+            residual.append(prefix + norms[-1])
         if depthwise and norms:
-            found["depthwise"].append(prefix + _activated(block, depthwise[0], norms))
-    return {place: names for place, names in found.items() if names}
+            after_depthwise.append(prefix + _activated_place(block, depthwise[0], norms))
+    usual = {"residual": residual, "depthwise": after_depthwise}
+    return {place: names for place, names in usual.items() if names}
 
 
-def _activated(block: nn.Module, convolution: str, norms: list[str]) -> str:
+def _norms_and_depthwise(block: nn.Module) -> tuple[list[str], list[str]]:
+    """The names of the norms and of the depthwise convolutions on a block's main path, in order."""
+    norms, depthwise = [], []
+    for name, module in _own_modules(block):
+        if name.startswith(("downsample", "shortcut")):  # the other path
+            continue
+        if hasattr(module, "num_features"):
+            norms.append(name)
+        elif isinstance(module, nn.Conv2d) and 1 < module.groups == module.in_channels:
+            depthwise.append(name)
+    return norms, depthwise
+
+
+def _activated_place(block: nn.Module, convolution: str, norms: list[str]) -> str:
     """The module whose output is a convolution's after norm and activation: the small Sequential around all three, or a joint norm."""
     parent = convolution.rpartition(".")[0]
     around = block.get_submodule(parent)
-    if parent and isinstance(around, nn.Sequential) and sum(isinstance(m, nn.Conv2d) for m in around) == 1:
-        return parent
+    if parent and isinstance(around, nn.Sequential):
+        convolutions = [module for module in around if isinstance(module, nn.Conv2d)]
+        if len(convolutions) == 1:
+            return parent
     names = [name for name, _ in block.named_modules()]
     return next(name for name in norms if names.index(name) > names.index(convolution))
 
@@ -202,17 +231,18 @@ class _Pass:
         return module.get_submodule(self.child)(output)
 
 
-def _children(module: nn.Module) -> list[str]:
+def _inserted_children(module: nn.Module) -> list[str]:
     return [hook.child for hook in module._forward_hooks.values() if isinstance(hook, _Pass)]
 
 
-def _own(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+def _own_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """The named modules in `module`, itself included, without what was inserted."""
     yield prefix, module
-    skipped = _children(module)
+    skipped = _inserted_children(module)
     for name, child in module.named_children():
         if name not in skipped:
-            yield from _own(child, f"{prefix}.{name}" if prefix else name)
+            full_name = f"{prefix}.{name}" if prefix else name
+            yield from _own_modules(child, full_name)
 
 
 def _constructor(mechanism: Mechanism) -> Callable[..., nn.Module]:
@@ -221,46 +251,50 @@ def _constructor(mechanism: Mechanism) -> Callable[..., nn.Module]:
     entry = catalogue.find("inserts", mechanism)
     if entry is None:
         known = list(catalogue.declared("inserts"))
-        raise ValueError(
-            f"unknown mechanism {mechanism!r}{catalogue.nearest(mechanism, known)}: one of {', '.join(known)}, or a class"
-        )
+        nearest = catalogue.nearest(mechanism, known)
+        raise ValueError(f"unknown mechanism {mechanism!r}{nearest}: one of {', '.join(known)}, or a class")
     return entry.load()
 
 
-def _made(make: Callable[..., nn.Module], place: str, channels: int, options: dict[str, Any]) -> nn.Module:
+def _make_attention(make: Callable[..., nn.Module], place: str, channels: int, options: dict[str, Any]) -> nn.Module:
     try:
         return make(channels, **options)
     except ValueError as error:
         raise ValueError(f"at {place} ({channels} channels): {error}") from error
 
 
-def _matches(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
+def _matching_modules(model: nn.Module, patterns: str | Iterable[str]) -> list[str]:
     """The names of the modules that the patterns or places name, in the order of the model."""
-    names = [name for name, _ in _own(model) if name]
-    wanted: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = [name for name in names if fnmatchcase(name, pattern)] or places(model).get(pattern, [])
-        if not found:
-            near = get_close_matches(pattern, names, 4, 0.3)
-            raise ValueError(
-                f"no module of {type(model).__name__} is called {pattern!r}"
-                + (f"; near: {', '.join(near)}" if near else "")
-            )
-        wanted.update(found)
-    return [name for name in names if name in wanted]
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    names = [name for name, _ in _own_modules(model) if name]
+    matching: set[str] = set()
+    for pattern in patterns:
+        matches = [name for name in names if fnmatchcase(name, pattern)] or places(model).get(pattern, [])
+        if not matches:
+            near = ", ".join(get_close_matches(pattern, names, 4, 0.3))
+            hint = f"; near: {near}" if near else ""
+            raise ValueError(f"no module of {type(model).__name__} is called {pattern!r}{hint}")
+        matching.update(matches)
+    return [name for name in names if name in matching]
 
 
-def _given(module: nn.Module) -> int | None:
+def _declared_channels(module: nn.Module) -> int | None:
     """The channels that a module says its output has."""
     for attribute in ("out_channels", "num_features", "num_channels", "channels"):
-        if isinstance(value := getattr(module, attribute, None), int):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
             return value
     return None
 
 
-def _channels(module: nn.Module, place: str) -> int:
+def _output_channels(module: nn.Module, place: str) -> int:
     """The channels of a module's output: its own, or those of the last convolution or norm inside."""
-    for one in [module, *reversed([m for _, m in _own(module)])]:
-        if not isinstance(one, nn.Conv1d | nn.Conv3d) and (channels := _given(one)) is not None:
+    inner = [part for _, part in _own_modules(module)]
+    for part in [module, *reversed(inner)]:
+        if isinstance(part, nn.Conv1d | nn.Conv3d):  # their channels are not those of a map
+            continue
+        channels = _declared_channels(part)
+        if channels is not None:
             return channels
     raise ValueError(f"{place} ({type(module).__name__}) does not say how many channels it gives: pass channels=")

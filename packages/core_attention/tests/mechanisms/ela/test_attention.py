@@ -57,8 +57,8 @@ def test_square_maps_take_both_strips_at_once_with_the_same_result():
     module, x = ela(variant="S"), image(2, 32, 6, 6)
     rows, columns = strip_means(x)
     a_h, a_w = module.gates(rows, columns)
-    torch.testing.assert_close(a_h, module._axis(rows, ""))
-    torch.testing.assert_close(a_w, module._axis(columns, ""))
+    torch.testing.assert_close(a_h, module._gate_axis(rows, ""))
+    torch.testing.assert_close(a_w, module._gate_axis(columns, ""))
 
 
 def test_zero_norm_halves_twice_and_a_large_bias_opens():

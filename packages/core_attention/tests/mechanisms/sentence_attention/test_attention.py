@@ -54,7 +54,7 @@ def test_parameters_as_published(backbone, count):
 def test_errors_quote_shapes():
     with pytest.raises(ValueError, match=r"\(batch, 6\), got \(2, 5\)"):
         made()(MAP, TEXT[:, :5])
-    with pytest.raises(ValueError, match=r"one sentence a map.*\(2, 10, 4, 5\).*\(1, 6\)"):
+    with pytest.raises(ValueError, match=r"one sentence per map.*\(2, 10, 4, 5\).*\(1, 6\)"):
         made()(MAP, TEXT[:1])
     with pytest.raises(ValueError, match=r"\(batch, 10, height, width\), got \(2, 9, 4, 5\)"):
         made()(MAP[:, :9], TEXT)

@@ -46,8 +46,10 @@ class _ChannelBranch(nn.Module):
 
     def forward(self, r: Tensor, mask: Tensor | None) -> Tensor:
         u = torch.relu(self.conv(r))
-        # a sample without a valid step has the mean 0
-        z = u.mean(2) if mask is None else (u * mask).sum(2) / mask.sum(2).clamp(min=1)
+        if mask is None:
+            z = u.mean(2)
+        else:
+            z = (u * mask).sum(2) / mask.sum(2).clamp(min=1)  # a sample without a valid step has the mean 0
         return torch.sigmoid(self.fc2(torch.relu(self.fc1(z))))[..., None]
 
 
@@ -112,7 +114,7 @@ class CSABlock(nn.Module):
         """The channel weights and time weights in [0, 1]; R is resized linearly to `length` if it has another."""
         if r.shape[2] != length:
             r = F.interpolate(r, size=length, mode="linear", align_corners=False)
-        steps = None if mask is None else mask[:, None].to(r.dtype)
+        steps = None if mask is None else mask[:, None].to(r.dtype)  # (batch, 1, time), 1 at valid steps
         return self.channel(r, steps), self.temporal(r, steps)
 
     def forward(
@@ -145,7 +147,8 @@ class CSABlock(nn.Module):
             )
         if self.se is not None:
             steps = torch.ones_like(f[:, :1]) if mask is None else mask[:, None].to(f.dtype)
-            f = f * self.se((f * steps).sum(2) / steps.sum(2).clamp(min=1))[..., None]
+            means = (f * steps).sum(2) / steps.sum(2).clamp(min=1)
+            f = f * self.se(means)[..., None]
         a_c, a_t = self.gates(r, f.shape[2], mask)
         recorded("gates.channel", a_c[..., None])
         recorded("gates.time", a_t[:, None])
@@ -160,8 +163,10 @@ def definition(layer: CSABlock, r: Float[Tensor, "b c_r t"], f: Float[Tensor, "b
     attended_t = torch.sigmoid(temporal.conv2(torch.relu(temporal.conv1(r))))
     if layer.fuse == "product":
         return f * attended_c * attended_t
-    both = f * attended_c, f * attended_t
-    return torch.maximum(*both) if layer.fuse == "max" else both[0] + both[1]
+    by_channel, by_time = f * attended_c, f * attended_t
+    if layer.fuse == "max":
+        return torch.maximum(by_channel, by_time)
+    return by_channel + by_time
 
 
 def example(tokens: int) -> Example:

@@ -15,7 +15,8 @@ def build(config: Config) -> CSABlock:
 
 def run(module, inputs, *, config, mode):
     r, f, mask = inputs["R"], inputs["F"], inputs.get("mask")
-    mask = None if mask is None else mask.bool()
+    if mask is not None:
+        mask = mask.bool()
     channel, time = module.gates(r, f.shape[2], mask)
     return {"F_attended": module(r, f, mask=mask), "channel_weights": channel[..., 0], "temporal_weights": time}
 

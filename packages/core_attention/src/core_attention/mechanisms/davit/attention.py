@@ -38,7 +38,8 @@ def channel_attention(
 ) -> Float[Tensor, "batch heads tokens d"]:
     """Attention between the d channels of a group, linear in the tokens.
 
-    ``channels`` (the published networks): ``M = softmax(d^-½ kᵀ v)``, ``y_n = M q_n`` — the paper's formula with the labels that checkpoints need.
+    ``channels`` (the published networks): ``M = softmax(d^-½ kᵀ v)``, ``y_n = M q_n`` — the paper's formula, with q, k and v named as
+    checkpoints name them.
     ``tokens`` (Florence-2's towers): ``M = softmax(N^-½ qᵀ k)``, ``y_n = M v_n``.
 
     Raises:
@@ -53,23 +54,23 @@ def channel_attention(
     else:
         raise ValueError(f"unknown scaling {scaling!r}: channels or tokens")
     m = channel_map(left, right, scale)
-    _recorded(m)
-    return mixed @ m.to(mixed.dtype).mT
+    _record_map(m)
+    return mixed @ m.to(mixed.dtype).mT  # y_n = M x_n for tokens as rows
 
 
-def _recorded(m: Float[Tensor, "batch heads d d"]) -> None:
+def _record_map(m: Float[Tensor, "batch heads d d"]) -> None:
     """Offers the map of channels to `core_attention.capture`."""
     b, heads, rows, columns = m.shape
     record("weights", lambda rows, heads: m[:, heads][:, :, rows], shape=(b, heads, rows, columns), device=m.device)
 
 
-def _exact(x: Tensor) -> bool:
+def _computes_in_float32(x: Tensor) -> bool:
     """Whether products of x are computed in float32 or wider."""
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
-def _bare(linear: nn.Module) -> bool:
-    """Whether a map is its weight and bias and no more: no adapter, quantisation or hook that a folded form would pass by."""
+def _is_plain_linear(linear: nn.Module) -> bool:
+    """Whether a layer is its weight and bias alone: no adapter, quantisation or hook, which a folded form would bypass."""
     return type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
 
 
@@ -78,7 +79,7 @@ def partition(x: Float[Tensor, "batch height width channels"], window: int) -> F
     _, h, w, c = x.shape
     if h % window or w % window:
         x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (batch, rows, window, columns, window, channels)
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
@@ -126,10 +127,12 @@ class WindowAttention(nn.Module):
         h, w = x.shape[1:3]
         windows = partition(x, self.window_size)
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        y = attention(q, k, v, mask=self._visible(x) if self.mask_pad else None)
+        mask = self._padding_mask(x) if self.mask_pad else None
+        y = attention(q, k, v, mask=mask)
         return self.proj(merge(y.transpose(1, 2).flatten(2), self.window_size, h, w))
 
-    def _visible(self, x: Tensor) -> Bool[Tensor, "windows 1 1 tokens"] | None:
+    def _padding_mask(self, x: Tensor) -> Bool[Tensor, "windows 1 1 tokens"] | None:
+        """True at tokens of the map; None where windows need no padding."""
         if x.shape[1] % self.window_size == 0 and x.shape[2] % self.window_size == 0:
             return None
         inside = partition(torch.ones_like(x[:, :, :, :1]), self.window_size)
@@ -139,7 +142,7 @@ class WindowAttention(nn.Module):
 class ChannelAttention(nn.Module):
     """`channel_attention` between projections.
 
-    In float32, maps of at least 512 tokens and four tokens a channel take a form with half the products (`_folded`).
+    In float32, maps of at least 512 tokens and four tokens per channel take a form with half the products (`_folded`).
 
     Args:
         dim: channels.
@@ -162,7 +165,8 @@ class ChannelAttention(nn.Module):
         _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
         long = tokens.shape[1] >= max(MANY, 4 * tokens.shape[2])
-        if long and _exact(tokens) and _bare(self.qkv) and _bare(self.proj):
+        plain = _is_plain_linear(self.qkv) and _is_plain_linear(self.proj)
+        if long and _computes_in_float32(tokens) and plain:
             return self._folded(tokens).view(x.shape)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         y = channel_attention(q, k, v, scaling=self.scaling)
@@ -172,20 +176,27 @@ class ChannelAttention(nn.Module):
         """The same with two products over the tokens instead of six, for maps of many more tokens than channels.
 
         All that the map of channels needs of the tokens is ``G = Σ xᵀ x`` and ``s = Σ x``: ``Σ kᵀ v = W_k G W_vᵀ + …`` with the biases' terms.
-        What is mixed is linear in x, so that one matrix a sample, ``W_proj M W_q``, takes x to the output.
+        What is mixed is linear in x, so that one matrix per sample, ``W_proj M W_q``, takes x to the output.
         """
-        count = x.shape[1]
-        gram, total = x.mT @ x, x.sum(1)
+        tokens = x.shape[1]
+        gram, total = x.mT @ x, x.sum(1)  # G (batch, channels, channels), s (batch, channels)
         weight = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))  # (3, heads, d, channels)
-        bias = weight.new_zeros(weight.shape[:3]) if self.qkv.bias is None else self.qkv.bias.view(weight.shape[:3])
-        left, right, mixed = (1, 2, 0) if self.scaling == "channels" else (0, 1, 2)
-        scale = weight.shape[2] ** -0.5 if self.scaling == "channels" else count**-0.5
-        of_left = weight[left] @ gram[:, None] + bias[left][..., None] * total[:, None, None]  # Σ leftᵀ x
-        sums = torch.einsum("hdc,bc->bhd", weight[left], total) + count * bias[left]  # Σ left
-        m = torch.softmax(scale * (of_left @ weight[right].mT + sums[..., None] * bias[right][:, None]), -1)
-        _recorded(m)
+        if self.qkv.bias is None:
+            bias = weight.new_zeros(weight.shape[:3])
+        else:
+            bias = self.qkv.bias.view(weight.shape[:3])
+        # places of q, k, v among the three projections, in the roles that they have in `channel_attention`
+        if self.scaling == "channels":
+            (left, right, mixed), scale = (1, 2, 0), weight.shape[2] ** -0.5
+        else:
+            (left, right, mixed), scale = (0, 1, 2), tokens**-0.5
+        left_x = weight[left] @ gram[:, None] + bias[left][..., None] * total[:, None, None]  # Σ leftᵀ x
+        left_sum = torch.einsum("hdc,bc->bhd", weight[left], total) + tokens * bias[left]  # Σ left
+        logits = left_x @ weight[right].mT + left_sum[..., None] * bias[right][:, None]  # Σ leftᵀ right
+        m = torch.softmax(scale * logits, -1)
+        _record_map(m)
         out = self.proj.weight.unflatten(1, (self.num_heads, -1)).transpose(0, 1) @ m  # (batch, heads, channels, d)
-        out = out.transpose(1, 2).flatten(2)
+        out = out.transpose(1, 2).flatten(2)  # W_proj M of all heads side by side: (batch, channels, heads · d)
         shift = out @ bias[mixed].flatten() + self.proj.bias
         return torch.baddbmm(shift[:, None], x, (out @ weight[mixed].flatten(0, 1)).mT)
 
@@ -200,7 +211,9 @@ class ConvPosEnc(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
         y = self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + (F.gelu(y) if self.act else y)
+        if self.act:
+            y = F.gelu(y)
+        return x + y
 
 
 class Mlp(nn.Module):
@@ -240,7 +253,9 @@ class _Block(nn.Module):
         x = self.cpe[0](x)
         x = x + stochastic_depth(self.attn(self.norm1(x)), self.drop_path, self.training)
         x = self.cpe[1](x)
-        return x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, self.training) if self.ffn else x
+        if self.ffn:
+            x = x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, self.training)
+        return x
 
 
 class SpatialBlock(_Block):

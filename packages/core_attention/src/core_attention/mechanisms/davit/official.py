@@ -25,8 +25,10 @@ def _spatial(config: Config) -> nn.Module:
 
 
 def _convert(official: StateDict, config: Config) -> StateDict:
-    ours = {key.replace("cpe1.", "cpe.0.").replace("cpe2.", "cpe.1."): value for key, value in official.items()}
-    official.clear()
+    ours: StateDict = {}
+    for key in list(official):
+        name = key.replace("cpe1.", "cpe.0.").replace("cpe2.", "cpe.1.")  # timm's names of the two encodings
+        ours[name] = official.pop(key)
     return ours
 
 

@@ -33,31 +33,35 @@ def approximate_map(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) ->
 
 def nonapproximate_map(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n n"]:
     """The attention map of `nonapproximate_attention`, written out: for diagnostics and as the definition."""
-    s = nonapproximate_scores(q, k)[:, :, None]
     n = q.shape[-2]
+    s = nonapproximate_scores(q, k)[:, :, None].expand(-1, -1, n, -1)  # the same row for every query
     future = torch.ones(n, n, dtype=torch.bool, device=q.device).triu(1)
-    return torch.softmax(s.expand(-1, -1, n, -1).masked_fill(future, float("-inf")), -1)
+    return torch.softmax(s.masked_fill(future, float("-inf")), -1)
 
 
 def nonapproximate_scores(q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n"]:
-    """What a key says by itself: ``s_j = Σ_c SiLU(q_jc) k_jc / √d``."""
+    """The score of a key by itself: ``s_j = Σ_c SiLU(q_jc) k_jc / √d``."""
     return (F.silu(q) * k).sum(-1) * q.shape[-1] ** -0.5
 
 
 def _record(attention_map: Callable[[Tensor, Tensor], Tensor], q: Tensor, k: Tensor) -> None:
     """Offers the written-out map to `core_attention.capture`; rows of a map depend on all keys before them, so whole heads are computed."""
+
+    def weights(rows: Tensor, heads: Tensor) -> Tensor:
+        return attention_map(q[:, heads], k[:, heads])[:, :, rows]
+
     shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    record(
-        "weights", lambda rows, heads: attention_map(q[:, heads], k[:, heads])[:, :, rows], shape=shape, device=q.device
-    )
+    record("weights", weights, shape=shape, device=q.device)
 
 
 def _taylor_features(x: Float[Tensor, "b h n d"]) -> Float[Tensor, "b h n f"]:
     """φ with ``φ(q)·φ(k) = 1 + s + s²/2`` for ``s = q·k``: a one, the channels, and their products (1 + d + d(d+1)/2 of them)."""
     d = x.shape[-1]
     i, j = torch.triu_indices(d, d, device=x.device)
+    # s²/2 holds each product of two different channels twice and each square once, all halved
     weight = torch.where(i == j, x.new_tensor(0.5).sqrt(), 1)
-    return torch.cat([torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j] * weight], -1)
+    one, products = torch.ones_like(x[..., :1]), x[..., i] * x[..., j] * weight
+    return torch.cat([one, x, products], -1)
 
 
 def _prefix_sums(
@@ -70,12 +74,13 @@ def _prefix_sums(
     features: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> tuple[Tensor, Tensor]:
     """``Σ_{j≤i} weigh(q_i·k_j) [v_j, 1]`` in chunks, where ``weigh(q·k) = features(q)·features(k)``, and the state after the last token."""
-    v = torch.cat([v, torch.ones_like(v[..., :1])], -1)
+    v = torch.cat([v, torch.ones_like(v[..., :1])], -1)  # the last channel sums the weights: the denominator
     out = []
     for start in range(0, q.shape[-2], chunk_size):
         part = slice(start, start + chunk_size)
         qc, kc, vc = q[..., part, :], k[..., part, :], v[..., part, :]
         y = weigh(qc @ kc.mT).tril() @ vc
+        # earlier chunks are in the state, (b, h, features, e + 1)
         if state is not None:
             y = y + features(qc) @ state
         out.append(y)
@@ -110,31 +115,25 @@ def approximate_attention(
     """
     if form not in ("joint_outer", "paper_recurrent"):
         raise ValueError(f"unknown form {form!r}: joint_outer or paper_recurrent")
-    dtype, wide = (
-        v.dtype,
-        torch.promote_types(q.dtype, torch.float32),
-    )  # sums over a long prefix overflow half precision
+    dtype = v.dtype
+    wide = torch.promote_types(q.dtype, torch.float32)  # sums over a long prefix overflow half precision
     q, k, v = q.to(wide), k.to(wide), v.to(wide)
     if form == "joint_outer" and state is None:
         _record(approximate_map, q, k)
     with torch.autocast(q.device.type, enabled=False):
         if form == "joint_outer":
-            root = q.shape[-1] ** -0.25
-            sums, after = _prefix_sums(
-                q * root,
-                k * root,
-                v,
-                state[0] if state else None,
-                chunk_size,
-                lambda s: 1 + s + s * s / 2,
-                _taylor_features,
-            )
+            root = q.shape[-1] ** -0.25  # half of the 1/√d on either factor
+            before = state[0] if state else None
+            polynomial = lambda s: 1 + s + s * s / 2  # noqa: E731
+            sums, after = _prefix_sums(q * root, k * root, v, before, chunk_size, polynomial, _taylor_features)
             return (sums[..., :-1] / sums[..., -1:]).to(dtype), (after,)
         y, states = torch.zeros_like(v), []
-        root = 2**-0.5
+        root = 2**-0.5  # the ½ of the second order, half on either factor
         ones = torch.ones_like(q[..., :1])
-        for order, (a, b) in enumerate(((ones, ones), (q, k), (q * q * root, k * k * root))):
-            sums, after = _prefix_sums(a, b, v, state[order] if state else None, chunk_size)
+        orders = ((ones, ones), (q, k), (q * q * root, k * k * root))
+        for order, (query, key) in enumerate(orders):
+            before = state[order] if state else None
+            sums, after = _prefix_sums(query, key, v, before, chunk_size)
             y = y + sums[..., :-1] / _away_from_zero(sums[..., -1:])
             states.append(after)
         return y.to(dtype), tuple(states)
@@ -160,7 +159,7 @@ def nonapproximate_attention(
 ) -> tuple[Float[Tensor, "b h n e"], tuple[Tensor, Tensor]]:
     """Every query sees the same weights, renormalised over its prefix ("Non-approximate"): ``o_i = Σ_{j≤i} e^{s_j} v_j / Σ_{j≤i} e^{s_j}``.
 
-    ``s`` are `nonapproximate_scores`. O(n) time; the state is one output and one log-sum-exp a head, so nothing overflows whatever the scores.
+    ``s`` are `nonapproximate_scores`. O(n) time; the state is one output and one log-sum-exp per head, so nothing overflows whatever the scores.
     A rotary phase would cancel (query and key of the same position), so there is none.
 
     Args:
@@ -177,27 +176,33 @@ def nonapproximate_attention(
         _record(nonapproximate_map, q, k)
     wide = torch.promote_types(q.dtype, torch.float32)
     s = nonapproximate_scores(q, k).to(wide)
-    before = s.new_full(s.shape[:2], float("-inf")) if state is None else state[1]
-    first = v.new_zeros(v.shape[0], v.shape[1], v.shape[-1], dtype=wide) if state is None else state[0].to(wide)
-    lse = torch.logcumsumexp(torch.cat([before[..., None], s], -1), -1)[..., 1:]
+    if state is None:
+        first_output = v.new_zeros(v.shape[0], v.shape[1], v.shape[-1], dtype=wide)
+        first_lse = s.new_full(s.shape[:2], float("-inf"))
+    else:
+        first_output, first_lse = state[0].to(wide), state[1]
+    # the log-sum-exp of every prefix, which normalises row i: (b, h, n)
+    lse = torch.logcumsumexp(torch.cat([first_lse[..., None], s], -1), -1)[..., 1:]
     chunks = -(-n // chunk_size)
     pad = chunks * chunk_size - n
     # (b, h, chunks, chunk): a padded key weighs 0, a padded row repeats the last log-sum-exp
-    s, lse_rows = F.pad(s, (0, pad), value=float("-inf")), torch.cat([lse, lse[..., -1:].expand(-1, -1, pad)], -1)
-    s, lse_rows = s.unflatten(-1, (chunks, chunk_size)), lse_rows.unflatten(-1, (chunks, chunk_size))
+    s = F.pad(s, (0, pad), value=float("-inf")).unflatten(-1, (chunks, chunk_size))
+    lse_rows = torch.cat([lse, lse[..., -1:].expand(-1, -1, pad)], -1).unflatten(-1, (chunks, chunk_size))
     values = F.pad(v.to(wide), (0, 0, 0, pad)).unflatten(-2, (chunks, chunk_size))
     with torch.autocast(q.device.type, enabled=False):
+        # the first tril keeps exp from overflowing above the diagonal, the second makes exp(0) = 1 there 0
         within = (s[..., None, :] - lse_rows[..., None]).tril().exp().tril() @ values
     # the output at the end of each chunk: every earlier chunk's own sum, decayed by the growth of the log-sum-exp since then
-    ends = torch.cat([before[..., None], lse_rows[..., -1]], -1)
-    own = torch.cat([first[..., None, :], within[..., -1, :]], -2)
+    ends = torch.cat([first_lse[..., None], lse_rows[..., -1]], -1)
+    own = torch.cat([first_output[..., None, :], within[..., -1, :]], -2)
     decay = (ends[..., None, :] - ends[..., None]).nan_to_num(nan=0.0, posinf=0.0).tril().exp().tril()
     if state is None:
         decay = decay * (torch.arange(chunks + 1, device=q.device) > 0)  # nothing came before the first token
     with torch.autocast(q.device.type, enabled=False):
         carried = (decay @ own)[..., :-1, :]
-    grown = (ends[..., :-1, None] - lse_rows).exp()
-    out = (within + grown[..., None] * carried[..., None, :]).flatten(2, 3)[..., :n, :]
+    # what came before a chunk has lost weight by the growth of the log-sum-exp since the chunk began
+    share = (ends[..., :-1, None] - lse_rows).exp()
+    out = (within + share[..., None] * carried[..., None, :]).flatten(2, 3)[..., :n, :]
     return out.to(v.dtype), (out[..., -1, :], lse[..., -1])
 
 
@@ -210,19 +215,23 @@ def attention_indicators(maps: Float[Tensor, "heads n n"], local: int = 4) -> di
         deviation over heads averaged over the lower triangle, a scalar.
     """
     n = maps.shape[-1]
-    inside = torch.ones(n, n, dtype=torch.bool, device=maps.device).tril()
+    lower = torch.ones(n, n, dtype=torch.bool, device=maps.device).tril()
+    local_focus = []
+    for offset in range(local):
+        subdiagonal = maps.diagonal(-offset, -2, -1)
+        local_focus.append(subdiagonal.sum(-1) / max(n - offset, 1))
     return {
         "entropy": -torch.special.xlogy(maps, maps).sum((-2, -1)),
         "concentration": torch.linalg.matrix_norm(maps),
         "sink": maps[..., 0].mean(-1),
-        "local_focus": torch.stack([maps.diagonal(-i, -2, -1).sum(-1) / max(n - i, 1) for i in range(local)]),
-        "head_diversity": maps.std(0, correction=0)[inside].mean(),
+        "local_focus": torch.stack(local_focus),
+        "head_diversity": maps.std(0, correction=0)[lower].mean(),
     }
 
 
 @dataclass
 class Decoding:
-    """What a layer keeps between calls that go on with the same sequences: the tokens seen, and its tensors."""
+    """What a layer keeps between calls that continue the same sequences: the number of tokens so far, and its tensors."""
 
     seen: int = 0
     tensors: tuple[Tensor, ...] = field(default_factory=tuple)
@@ -303,8 +312,10 @@ class DeconstructedAttention(nn.Module):
             raise ValueError(
                 f"expected tokens (batch, length, {self.width}) of at least one, got shape {tuple(x.shape)}"
             )
-        if self.needs_source != (source is not None):
-            raise ValueError(f"kind {self.kind!r} {'needs' if self.needs_source else 'takes no'} source")
+        if self.needs_source and source is None:
+            raise ValueError(f"kind {self.kind!r} needs source")
+        if not self.needs_source and source is not None:
+            raise ValueError(f"kind {self.kind!r} takes no source")
         if self.kind == "mlp":
             return self.o_proj(self.v_proj(F.silu(self.q_proj(x)) * self.k_proj(x)))
         state = cache or Decoding()
@@ -313,18 +324,18 @@ class DeconstructedAttention(nn.Module):
         if self.kind in ("rnd", "fixedseq"):
             y, tensors = self._fixed(source, v, begin, end, state.tensors)
         else:
-            of = x if source is None else source
-            if of.shape != x.shape:
-                raise ValueError(f"source {tuple(of.shape)} must have the shape of x, {tuple(x.shape)}")
-            q, k = self._split(self.q_proj(of)), self._split(self.k_proj(of))
+            attending = x if source is None else source
+            if attending.shape != x.shape:
+                raise ValueError(f"source {tuple(attending.shape)} must have the shape of x, {tuple(x.shape)}")
+            q, k = self._split(self.q_proj(attending)), self._split(self.k_proj(attending))
             y, tensors = self._mix(q, k, v, begin, end, state.tensors)
         if cache is not None:
             cache.seen, cache.tensors = end, tensors
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def fixed_map(self, source: Float[Tensor, "1 stream width"], length: int) -> Float[Tensor, "heads length length"]:
-        """The map that every sequence of `length` tokens uses in a ``rnd`` or ``fixedseq`` layer (length² numbers a head: for diagnostics)."""
-        q, k = self._turned(source[:, :length], 0)
+        """The map that every sequence of `length` tokens uses in a ``rnd`` or ``fixedseq`` layer (length² numbers per head: for diagnostics)."""
+        q, k = self._rotated_qk(source[:, :length])
         scores = (q @ k.mT)[0] * q.shape[-1] ** -0.5
         future = torch.ones(length, length, dtype=torch.bool, device=scores.device).triu(1)
         return scores.masked_fill(future, float("-inf")).softmax(-1)
@@ -332,19 +343,23 @@ class DeconstructedAttention(nn.Module):
     def _split(self, t: Tensor) -> Tensor:
         return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _turned(self, of: Tensor, begin: int) -> tuple[Tensor, Tensor]:
-        return self._phase(self._split(self.q_proj(of)), begin), self._phase(self._split(self.k_proj(of)), begin)
+    def _rotated_qk(self, stream: Tensor) -> tuple[Tensor, Tensor]:
+        q, k = self._split(self.q_proj(stream)), self._split(self.k_proj(stream))
+        return self._rotate(q, 0), self._rotate(k, 0)
 
-    def _phase(self, t: Tensor, begin: int) -> Tensor:
+    def _rotate(self, t: Tensor, begin: int) -> Tensor:
+        if not self.rope:
+            return t
         positions = torch.arange(begin, begin + t.shape[-2], device=t.device)
-        return rotary_half(t, positions, self.rope_theta) if self.rope else t
+        return rotary_half(t, positions, self.rope_theta)
 
     def _mix(
         self, q: Tensor, k: Tensor, v: Tensor, begin: int, end: int, before: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if self.kind == "nonapprox":
-            return nonapproximate_attention(q, k, v, state=(before[0], before[1]) if before else None)
-        q, k = self._phase(q, begin), self._phase(k, begin)
+            state = (before[0], before[1]) if before else None
+            return nonapproximate_attention(q, k, v, state=state)
+        q, k = self._rotate(q, begin), self._rotate(k, begin)
         if self.kind == "approx":
             return approximate_attention(q, k, v, form=self.approx_form, state=before or None)
         if before:
@@ -359,13 +374,14 @@ class DeconstructedAttention(nn.Module):
             raise ValueError(
                 f"the fixed stream has shape {tuple(source.shape)}; it must be (1, at least {end} tokens, {self.width})"
             )
-        q, k = self._turned(source[:, :end], 0)
+        q, k = self._rotated_qk(source[:, :end])
         q = q[:, :, begin:]
         if before:
             v = torch.cat([before[0], v], -2)
-        batch = v.shape[0]
         # q and k of the one stream are expanded, never copied
-        return attention(q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1), v, mask=Causal(offset=begin)), (v,)
+        batch = v.shape[0]
+        q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
+        return attention(q, k, v, mask=Causal(offset=begin)), (v,)
 
 
 def approximate_example(tokens: int) -> Example:
@@ -383,9 +399,9 @@ def _example(kind: str, tokens: int) -> Example:
     explicit = approximate_map if kind == "approx" else nonapproximate_map
 
     def definition(x: Tensor) -> Tensor:
-        q, k, v = (layer._split(p(x)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+        q, k, v = (layer._split(project(x)) for project in (layer.q_proj, layer.k_proj, layer.v_proj))
         if kind == "approx":
-            q, k = layer._phase(q, 0), layer._phase(k, 0)
+            q, k = layer._rotate(q, 0), layer._rotate(k, 0)
         return layer.o_proj((explicit(q, k) @ v).transpose(1, 2).flatten(2))
 
     return Example(layer, (torch.randn(1, tokens, 512),), tokens, definition, softmax=(512, 8))

@@ -60,8 +60,9 @@ class HeadInteractedAttention(nn.Module):
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, num_heads, dim), std=0.02))
 
     def head_tokens(self, x: Float[Tensor, "b n c"]) -> Float[Tensor, "b heads c"]:
-        """One token a head, made from the mean of that head's channels over all tokens."""
-        means = x.mean(1).unflatten(1, (self.num_heads, -1))
+        """One token per head, made from the mean of that head's channels over all tokens."""
+        means = x.mean(1).unflatten(1, (self.num_heads, -1))  # (b, heads, head width)
+        # each head's token has all C channels; the norm takes them a head width at a time
         tokens = self.ht_proj(means).unflatten(2, (self.num_heads, -1))
         return F.gelu(self.ht_norm(tokens)).flatten(2) + self.pos_embed
 
@@ -78,6 +79,7 @@ class HeadInteractedAttention(nn.Module):
         n = x.shape[1]
         if self.use_head_tokens:
             x = torch.cat([x, self.head_tokens(x)], 1)
+        # (b, n + heads, 3 · c) → three of (b, heads, n + heads, head width)
         q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         drop = self.attn_drop if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=drop, scale=self.scale)
@@ -129,21 +131,25 @@ class DAFF(nn.Module):
             grid_size: height and width of the grid; None: it is square.
 
         Raises:
-            ValueError: not (batch, 1 + height · width, `dim`), or a number of patches that is no square although no grid is given.
+            ValueError: not (batch, 1 + height · width, `dim`), or no `grid_size` and a number of patches that is not a square.
         """
         _check(x, self.dim, "DAFF", 2)
-        height, width = grid_size or (math.isqrt(x.shape[1] - 1),) * 2
-        if height * width != x.shape[1] - 1:
-            raise ValueError(
-                f"DAFF needs the class token and {height}·{width} patches, got {tuple(x.shape)}"
-                + ("" if grid_size else ": not a square grid, pass grid_size=(height, width)")
-            )
+        patches = x.shape[1] - 1
+        if grid_size:
+            height, width = grid_size
+            hint = ""
+        else:
+            height = width = math.isqrt(patches)
+            hint = ": not a square grid, pass grid_size=(height, width)"
+        if height * width != patches:
+            raise ValueError(f"DAFF needs the class token and {height}·{width} patches, got {tuple(x.shape)}{hint}")
         # 1×1 convolutions as linear maps of the tokens, depthwise ones on a channels-last view: nothing is transposed
         pixels = _linear(x[:, 1:], self.conv1).unflatten(1, (height, width)).permute(0, 3, 1, 2)
         y = F.gelu(self.bn1(pixels))
         y = y + F.gelu(self.bn2(self.conv2(y)))
         z = _linear(y.permute(0, 2, 3, 1).flatten(1, 2), self.conv3)
-        z = self.bn3(z.unflatten(1, (height, width)).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
+        pixels = z.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # batch norms want (b, c, height, width)
+        z = self.bn3(pixels).permute(0, 2, 3, 1).flatten(1, 2)
         weight = self.excitation(F.gelu(self.compress(z.mean(1))))
         return torch.cat([x[:, :1] * weight[:, None], z], 1)
 
@@ -164,16 +170,19 @@ def definition(layer: HeadInteractedAttention | DAFF, x: Float[Tensor, "b n c"])
         side = math.isqrt(x.shape[1] - 1)
         pixels = x[:, 1:].mT.reshape(-1, layer.dim, side, side)
         y = F.gelu(layer.bn1(layer.conv1(pixels)))
-        z = layer.bn3(layer.conv3(y + F.gelu(layer.bn2(layer.conv2(y)))))
+        y = y + F.gelu(layer.bn2(layer.conv2(y)))
+        z = layer.bn3(layer.conv3(y))
         weight = layer.excitation(F.gelu(layer.compress(z.mean((2, 3)))))
         return torch.cat([x[:, :1] * weight[:, None], z.flatten(2).mT], 1)
     n, h, d = x.shape[1], layer.num_heads, layer.dim // layer.num_heads
     means = torch.stack([part.mean(1) for part in x.split(d, 2)], 1)
-    heads = F.gelu(layer.ht_norm(layer.ht_proj(means).reshape(-1, h, h, d))).reshape(-1, h, h * d) + layer.pos_embed
-    every = torch.cat([x, heads], 1)
-    q, k, v = layer.qkv(every).reshape(*every.shape[:2], 3, h, d).permute(2, 0, 3, 1, 4)
+    head_tokens = layer.ht_norm(layer.ht_proj(means).reshape(-1, h, h, d))
+    head_tokens = F.gelu(head_tokens).reshape(-1, h, h * d) + layer.pos_embed
+    tokens = torch.cat([x, head_tokens], 1)
+    q, k, v = layer.qkv(tokens).reshape(*tokens.shape[:2], 3, h, d).permute(2, 0, 3, 1, 4)
     scale = d**-0.5 if layer.scale is None else layer.scale
-    y = layer.proj((torch.softmax(q @ k.mT * scale, -1) @ v).transpose(1, 2).reshape(every.shape))
+    y = torch.softmax(q @ k.mT * scale, -1) @ v
+    y = layer.proj(y.transpose(1, 2).reshape(tokens.shape))
     return torch.cat([y[:, :1] + y[:, n:].mean(1, keepdim=True), y[:, 1:n]], 1)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,10 +23,10 @@ class AttentionLayer(nn.Module):
         super().__init__()
         positive("AttentionLayer", channels=channels, kernel_size=kernel_size)
         self.channels = channels
-        widths = [channels, max(1, channels // 8), max(1, channels // 32), 1]
-        self.layer1, self.layer2, self.layer3 = (
-            nn.Conv2d(wide, narrow, kernel_size, padding=1) for wide, narrow in pairwise(widths)
-        )
+        eighth, thirty_second = max(1, channels // 8), max(1, channels // 32)
+        self.layer1 = nn.Conv2d(channels, eighth, kernel_size, padding=1)
+        self.layer2 = nn.Conv2d(eighth, thirty_second, kernel_size, padding=1)
+        self.layer3 = nn.Conv2d(thirty_second, 1, kernel_size, padding=1)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h2 w2"]:
         """The attention map.
@@ -37,7 +35,8 @@ class AttentionLayer(nn.Module):
             ValueError: not a map (batch, `channels`, height, width) with at least one pixel.
         """
         feature_map(x, self.channels, "AttentionLayer")
-        a = torch.sigmoid(self.layer3(torch.relu(self.layer2(torch.relu(self.layer1(x))))))
+        hidden = torch.relu(self.layer2(torch.relu(self.layer1(x))))
+        a = torch.sigmoid(self.layer3(hidden))
         recorded("gates", a)
         return a
 
@@ -60,8 +59,9 @@ def attention_pool(
         raise ValueError(
             f"attention_pool needs one map of the features' size: {tuple(x.shape)} and {tuple(attention.shape)}"
         )
-    a = attention.flatten(1)
-    weights = a / (a.sum(1, keepdim=True) if normalise else a.shape[1])
+    a = attention.flatten(1)  # (b, pixels)
+    total = a.sum(1, keepdim=True) if normalise else a.shape[1]
+    weights = a / total
     return torch.einsum("bcn,bn->bc", x.flatten(2), weights.to(x.dtype))
 
 

@@ -42,9 +42,9 @@ def strip_gates(
 ) -> Float[Tensor, "b c l"]:
     """``σ(GroupNorm(conv1d(strip)))``, the gates of one axis; normalised in float32 at least (short strips are noisy in half)."""
     z = strip_conv(strip, conv, groups=groups)
-    exact = z.dtype if z.dtype == torch.float64 else torch.float32
-    # torch.group_norm, not functional.group_norm: the latter refuses one value a group (a 1×1 map), whose norm is 0
-    return torch.sigmoid(torch.group_norm(z.to(exact), num_groups, scale.to(exact), shift.to(exact), 1e-5))
+    wide = torch.promote_types(z.dtype, torch.float32)
+    # torch.group_norm, not functional.group_norm: the latter refuses one value per group (a 1×1 map), whose norm is 0
+    return torch.sigmoid(torch.group_norm(z.to(wide), num_groups, scale.to(wide), shift.to(wide), 1e-5))
 
 
 class ELA(nn.Module):
@@ -96,24 +96,28 @@ class ELA(nn.Module):
                 f"{name} cannot take {channels} channels: its {groups} convolution groups of {channels / groups:g} and "
                 f"{num_groups} norm groups must divide them; strict=False takes the largest divisors below"
             )
-        groups, num_groups = _divisor(channels, groups), _divisor(channels, num_groups)
+        groups, num_groups = _largest_divisor(channels, groups), _largest_divisor(channels, num_groups)
         self.channels, self.groups, self.num_groups, self.shared = channels, groups, num_groups, shared
-        for end in ("",) if shared else ("_h", "_w"):
-            self.add_module(f"conv{end}", nn.Conv1d(channels, channels, kernel_size, groups=groups, bias=False))
-            self.add_module(f"gn{end}", nn.GroupNorm(num_groups, channels))
+        suffixes = ("",) if shared else ("_h", "_w")
+        for suffix in suffixes:
+            self.add_module(f"conv{suffix}", nn.Conv1d(channels, channels, kernel_size, groups=groups, bias=False))
+            self.add_module(f"gn{suffix}", nn.GroupNorm(num_groups, channels))
 
     def gates(
         self, rows: Float[Tensor, "b c h"], columns: Float[Tensor, "b c w"]
     ) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
         """The row gates a_h and column gates a_w in (0, 1) that belong to the row means and column means."""
         if self.shared and rows.shape == columns.shape:
-            a_h, a_w = self._axis(torch.cat([rows, columns]), "").chunk(2)
+            # a square map: both strips in one call, side by side along the batch
+            a_h, a_w = self._gate_axis(torch.cat([rows, columns]), "").chunk(2)
             return a_h, a_w
-        h, w = ("", "") if self.shared else ("_h", "_w")
-        return self._axis(rows, h), self._axis(columns, w)
+        if self.shared:
+            return self._gate_axis(rows, ""), self._gate_axis(columns, "")
+        return self._gate_axis(rows, "_h"), self._gate_axis(columns, "_w")
 
-    def _axis(self, strip: Tensor, end: str) -> Tensor:
-        conv, gn = (getattr(self, f"{part}{end}") for part in ("conv", "gn"))
+    def _gate_axis(self, strip: Tensor, suffix: str) -> Tensor:
+        """The gates of one strip, by the convolution and the norm whose names end so."""
+        conv, gn = getattr(self, f"conv{suffix}"), getattr(self, f"gn{suffix}")
         return strip_gates(strip, conv.weight, gn.weight, gn.bias, groups=self.groups, num_groups=self.num_groups)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -132,7 +136,7 @@ class ELA(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def _divisor(whole: int, bound: int) -> int:
+def _largest_divisor(whole: int, bound: int) -> int:
     """The largest divisor of `whole` not above `bound`."""
     return next(n for n in range(min(bound, whole), 0, -1) if whole % n == 0)
 
@@ -140,8 +144,10 @@ def _divisor(whole: int, bound: int) -> int:
 def definition(layer: ELA, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The layer step by step: each axis by itself, and one product after the other."""
 
-    def gate(strip: Tensor, end: str) -> Tensor:
-        conv, gn = (getattr(layer, part + ("" if layer.shared else end)) for part in ("conv", "gn"))
+    def gate(strip: Tensor, suffix: str) -> Tensor:
+        if layer.shared:
+            suffix = ""
+        conv, gn = getattr(layer, f"conv{suffix}"), getattr(layer, f"gn{suffix}")
         z = F.conv1d(strip, conv.weight, padding=conv.weight.shape[2] // 2, groups=layer.groups)
         return torch.sigmoid(gn(z))
 

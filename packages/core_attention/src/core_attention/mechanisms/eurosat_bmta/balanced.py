@@ -46,12 +46,12 @@ class BalancedMultiTaskAttention(nn.Module):
             channels, reduction=coord_reduction, min_hidden=1, activation="relu", bias=False
         )
         self.se_attention = SqueezeExcitation(channels, reduction=se_reduction)
-        self.alpha = nn.Parameter(
-            torch.tensor([0.5])
-        )  # one element and one axis: FSDP cannot shard a parameter without axes
+        # one element, but with an axis: FSDP cannot shard a parameter without axes
+        self.alpha = nn.Parameter(torch.tensor([0.5]))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        if (alpha := state_dict.get(f"{prefix}alpha")) is not None and alpha.ndim == 0:
+        alpha = state_dict.get(f"{prefix}alpha")
+        if alpha is not None and alpha.ndim == 0:
             state_dict[f"{prefix}alpha"] = alpha.reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -72,7 +72,8 @@ class BalancedMultiTaskAttention(nn.Module):
     def _gates(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a_h, a_w = self.coord_attention.gates(rows, columns)
         alpha = self.balance
-        return alpha * a_h, a_w, (1 - alpha) * self.se_attention.gate(rows.mean(2))
+        means = rows.mean(2)  # the mean of the row means is the global mean: no third pass over the map
+        return alpha * a_h, a_w, (1 - alpha) * self.se_attention.gate(means)
 
 
 def definition(layer: BalancedMultiTaskAttention, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -16,11 +16,13 @@ from core_attention.parts.map_recording import recorded
 
 def largest(x: Tensor, dim: int) -> Tensor:
     """The maximum along `dim`; its gradient goes to the first of equal values, as published (amax would share it out)."""
-    return x.max(dim).values if x.requires_grad and torch.is_grad_enabled() else x.amax(dim)
+    if x.requires_grad and torch.is_grad_enabled():
+        return x.max(dim).values
+    return x.amax(dim)
 
 
 class ChannelGate(nn.Module):
-    """``y = x · σ(MLP(mean(x)) + MLP(max(x)))``, one gate a channel, the MLP shared (Woo et al. 2018, eq. 2).
+    """``y = x · σ(MLP(mean(x)) + MLP(max(x)))``, one gate per channel, the MLP shared (Woo et al. 2018, eq. 2).
 
     Args:
         channels: channels of the map.
@@ -37,7 +39,8 @@ class ChannelGate(nn.Module):
 
     def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c"]:
         """The gates in (0, 1) of the channels."""
-        return torch.sigmoid(self.fc(torch.stack([x.mean((2, 3)), largest(x.flatten(2), 2)])).sum(0))
+        pooled = torch.stack([x.mean((2, 3)), largest(x.flatten(2), 2)])  # (2, b, c): the MLP sees both at once
+        return torch.sigmoid(self.fc(pooled).sum(0))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The gated map."""
@@ -45,7 +48,7 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """``y = x · σ(conv([mean over channels, max over channels]))``, one gate a pixel, no bias (Woo et al. 2018, eq. 3).
+    """``y = x · σ(conv([mean over channels, max over channels]))``, one gate per pixel, no bias (Woo et al. 2018, eq. 3).
 
     Args:
         kernel_size: odd; the map keeps its size.
@@ -58,7 +61,8 @@ class SpatialGate(nn.Module):
 
     def gate(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
         """The gates in (0, 1) of the pixels."""
-        return torch.sigmoid(self.conv(torch.stack([x.mean(1), largest(x, 1)], 1)))
+        pooled = torch.stack([x.mean(1), largest(x, 1)], 1)  # (b, 2, h, w)
+        return torch.sigmoid(self.conv(pooled))
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The gated map."""
@@ -95,8 +99,10 @@ class CBAM(nn.Module):
 def definition(layer: CBAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """The layer step by step, as published: the MLP once for the mean and once for the maximum."""
     fc, conv = layer.channel_attention.fc, layer.spatial_attention.conv
-    x = x * torch.sigmoid(fc(x.mean((2, 3))) + fc(x.flatten(2).max(2).values))[..., None, None]
-    return x * torch.sigmoid(conv(torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)))
+    channels = torch.sigmoid(fc(x.mean((2, 3))) + fc(x.flatten(2).max(2).values))
+    x = x * channels[..., None, None]
+    pooled = torch.cat([x.mean(1, keepdim=True), x.max(1, keepdim=True).values], 1)
+    return x * torch.sigmoid(conv(pooled))
 
 
 def example(tokens: int) -> Example:

@@ -58,9 +58,10 @@ class CoordinateAttention(nn.Module):
         self, rows: Float[Tensor, "b c h"], columns: Float[Tensor, "b c w"]
     ) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
         """The row gates and column gates in (0, 1) that belong to the row means and column means."""
-        # the 1×1 convolutions as linear maps of the strips' positions: one product of matrices a batch, not one a sample
-        strip = torch.cat([rows.mT, columns.mT], 1)
+        # the 1×1 convolutions as linear maps of the strips' positions: one product of matrices per batch, not per sample
+        strip = torch.cat([rows.mT, columns.mT], 1)  # (b, h + w, c)
         u = F.linear(strip, self.conv1.weight.flatten(1), self.conv1.bias)
+        # BatchNorm2d wants a map: every position as a sample of one pixel gives the same statistics
         u = self.act(self.bn1(u.flatten(0, 1)[..., None, None])).view(u.shape)
         u_h, u_w = u.split([rows.shape[2], columns.shape[2]], 1)
         a_h = torch.sigmoid(F.linear(u_h, self.conv_h.weight.flatten(1), self.conv_h.bias))

@@ -21,7 +21,7 @@ def channel_gate(x: Float[Tensor, "b c h w"], gate: Float[Tensor, "b c"]) -> Flo
 
 
 class SqueezeExcitation(nn.Module):
-    """Squeeze-and-excitation: ``y = x · σ(W₂ ReLU(W₁ mean(x)))``, one gate a channel (Hu, Shen, Sun 2018, eq. 2-4).
+    """Squeeze-and-excitation: ``y = x · σ(W₂ ReLU(W₁ mean(x)))``, one gate per channel (Hu, Shen, Sun 2018, eq. 2-4).
 
     Args:
         channels: channels of the map.
@@ -64,8 +64,9 @@ class EfficientChannelAttention(nn.Module):
         super().__init__()
         positive("EfficientChannelAttention", channels=channels)
         if kernel_size is None:
-            nearest = int(abs((math.log2(channels) + 1) / 2))
-            kernel_size = nearest if nearest % 2 else nearest + 1
+            kernel_size = int(abs((math.log2(channels) + 1) / 2))
+            if kernel_size % 2 == 0:
+                kernel_size += 1
         odd("EfficientChannelAttention", kernel_size=kernel_size)
         self.channels = channels
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)

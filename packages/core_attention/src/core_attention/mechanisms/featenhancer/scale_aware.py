@@ -19,15 +19,18 @@ def scale_blend(
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b m h w"]]:
     """``w_Q Q + w_K K``, the weights a softmax over the two at each pixel and head; also returns w_K.
 
-    With d channels a head the logits are ``Q_m · K_m / √d`` and ``|K_m|² / √d``. A softmax over two is a sigmoid of their difference,
+    With d channels per head the logits are ``Q_m · K_m / √d`` and ``|K_m|² / √d``. A softmax over two is a sigmoid of their difference,
     ``w_K = σ((K_m − Q_m) · K_m / √d)``, and the blend is ``Q + w_K (K − Q)``: nothing is stacked.
     """
     b, c, h, w = q.shape
-    exact = q.dtype if q.dtype == torch.float64 else torch.float32
-    split = (b, heads, c // heads, h, w)
-    difference = (k.to(exact) - q.to(exact)).reshape(split)
-    w_k = torch.sigmoid((difference * k.reshape(split)).sum(2) * (c // heads) ** -0.5)
-    return (q + (difference * w_k[:, :, None]).reshape(b, c, h, w)).to(q.dtype), w_k
+    d = c // heads
+    split = (b, heads, d, h, w)
+    # float32 at least: in half precision the difference of two close maps loses its digits
+    wide = torch.promote_types(q.dtype, torch.float32)
+    difference = (k.to(wide) - q.to(wide)).reshape(split)
+    w_k = torch.sigmoid((difference * k.reshape(split)).sum(2) * d**-0.5)  # (b, heads, h, w)
+    blended = q + (difference * w_k[:, :, None]).reshape(b, c, h, w)
+    return blended.to(q.dtype), w_k
 
 
 class ScaleAwareFeatureAggregation(nn.Module):
@@ -64,12 +67,15 @@ class ScaleAwareFeatureAggregation(nn.Module):
         feature_map(quarter, self.channels, what)
         if min(x.shape[2:]) < 15:
             raise ValueError(f"{what} needs a map of at least 15×15, got {tuple(x.shape)}")
-        fitting = (x.shape[0], self.channels, *((n - 7) // 4 + 1 for n in x.shape[2:]))
-        if tuple(quarter.shape) != fitting:
+        # what `query_conv1` leaves of x: only then do both scales end on the same grid
+        height, width = (x.shape[2] - 7) // 4 + 1, (x.shape[3] - 7) // 4 + 1
+        expected = (x.shape[0], self.channels, height, width)
+        if tuple(quarter.shape) != expected:
             raise ValueError(
-                f"{what} needs a quarter-scale map {fitting} beside {tuple(x.shape)}, got {tuple(quarter.shape)}"
+                f"{what} needs a quarter-scale map {expected} beside {tuple(x.shape)}, got {tuple(quarter.shape)}"
             )
-        blended, w_k = scale_blend(self.query_conv2(self.query_conv1(x)), self.key_conv(quarter), self.heads)
+        q, k = self.query_conv2(self.query_conv1(x)), self.key_conv(quarter)
+        blended, w_k = scale_blend(q, k, self.heads)
         recorded("weights.key", w_k)
         return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
 
@@ -82,7 +88,8 @@ def definition(
     b, c, h, w = q.shape
     m, d = layer.heads, c // layer.heads
     stack = torch.stack([q, k], 1).view(b, 2, m, d, h, w)
-    weights = torch.softmax((stack * k.view(b, 1, m, d, h, w)).sum(3) / d**0.5, 1)
+    logits = (stack * k.view(b, 1, m, d, h, w)).sum(3) / d**0.5
+    weights = torch.softmax(logits, 1)  # (b, 2, m, h, w)
     blended = (weights[:, :, :, None] * stack).sum(1).view(b, c, h, w)
     return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
 
@@ -91,5 +98,6 @@ def example(tokens: int) -> Example:
     """The published layer, for `core_attention.registry.catalogue`; its tokens are the pixels at an eighth, where it blends."""
     side = max(1, round(tokens**0.5))
     layer = ScaleAwareFeatureAggregation()
-    x, quarter = (torch.randn(1, 24, n, n) for n in (8 * side + 7, 2 * side + 1))
+    x = torch.randn(1, 24, 8 * side + 7, 8 * side + 7)
+    quarter = torch.randn(1, 24, 2 * side + 1, 2 * side + 1)
     return Example(layer, (x, quarter), tokens=side * side, reference=partial(definition, layer))

@@ -43,11 +43,11 @@ class Routing(NamedTuple):
         """
         if self.selected is None or self.probabilities is None:
             return self.gates.new_zeros(())
-        chosen, probabilities = (
-            x.flatten(0, 1).to(self.probabilities.dtype) for x in (self.selected, self.probabilities)
-        )
-        tokens = max(1, chosen.shape[0])  # no token, no loss
-        return chosen.shape[1] * (chosen.sum(0) / tokens * (probabilities.sum(0) / tokens)).sum()
+        probabilities = self.probabilities.flatten(0, 1)  # (batch · tokens, candidates)
+        selected = self.selected.flatten(0, 1).to(probabilities.dtype)
+        tokens = max(1, selected.shape[0])  # no token, no loss
+        share, mean_probability = selected.sum(0) / tokens, probabilities.sum(0) / tokens  # f and P
+        return selected.shape[1] * (share * mean_probability).sum()
 
 
 def keep_largest(scores: Float[Tensor, "*tokens candidates"], count: int) -> Bool[Tensor, "*tokens candidates"]:
@@ -102,23 +102,37 @@ class HeadRouter(nn.Module):
         if layers:  # one product for all three
             logits = F.linear(x, torch.cat([layer.weight for layer in layers]))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        # taken in the order of `layers`: candidates, kinds, shared heads
         parts = iter(logits.split([layer.out_features for layer in layers], dim=-1))
         code = self.gate_scale == "code"
+
         selected = probabilities = None
         gates = []
         if self.wg is not None:
-            probabilities = next(parts).softmax(-1)
-            selected = keep_largest(probabilities, self.routed)
-            kept = probabilities * selected
+            probabilities = next(parts).softmax(-1)  # p
+            selected = keep_largest(probabilities, self.routed)  # m
+            routed_gates = probabilities * selected
             if code:
-                kept = self.routed * kept / kept.sum(-1, keepdim=True).clamp(min=torch.finfo(kept.dtype).eps)
-            gates = [kept]
-        kinds = next(parts).softmax(-1) * (2 if code else 1) if self.wg_0 is not None else None
+                total = routed_gates.sum(-1, keepdim=True)
+                total = total.clamp(min=torch.finfo(total.dtype).eps)  # selected probabilities may underflow
+                routed_gates = self.routed * routed_gates / total
+            gates = [routed_gates]
+        kinds = None
+        if self.wg_0 is not None:
+            kinds = next(parts).softmax(-1)  # a: of the shared heads, then of the routed ones
+            if code:
+                kinds = kinds * 2
         if self.shared:
-            own = next(parts).softmax(-1) if self.wg_1 is not None else logits.new_ones(*x.shape[:-1], 1)
-            gates = [own * self.shared if code else own, *gates]
+            if self.wg_1 is not None:
+                shared_gates = next(parts).softmax(-1)  # s
+            else:
+                shared_gates = logits.new_ones(*x.shape[:-1], 1)
+            if code:
+                shared_gates = shared_gates * self.shared
+            gates = [shared_gates, *gates]
         if kinds is not None:
-            gates = [gate * kinds[..., i : i + 1] for i, gate in enumerate(gates)]
+            # both kinds exist where wg_0 does
+            gates = [gates[0] * kinds[..., :1], gates[1] * kinds[..., 1:]]
         return Routing(torch.cat(gates, dim=-1), selected, probabilities)
 
 
@@ -163,42 +177,57 @@ def gated_heads(
         raise ValueError(f"gates {tuple(routing.gates.shape)} are not (batch, queries, heads) of q {tuple(q.shape)}")
     if heads % max(kv_heads, 1):
         raise ValueError(f"query heads must be a multiple of key heads: q {tuple(q.shape)}, k {tuple(k.shape)}")
+    # `key_mask` (batch, keys) is what skipping can take; `full_mask` is the whole mask for ordinary attention
     key_mask = mask
     if mask is not None and mask.ndim == 4:
         key_mask = mask[:, 0, 0].expand(batch, -1) if mask.shape[1:3] == (1, 1) else None
-    four: Mask | None = Causal(keys - queries) if causal else None
+    full_mask: Mask | None = Causal(keys - queries) if causal else None
     if mask is not None:
         dense = Dense(mask[:, None, None] if mask.ndim == 2 else mask)
-        four = dense if four is None else four & dense
+        full_mask = dense if full_mask is None else full_mask & dense
     if active():
-        _record(q, k, routing, four, scale)
+        _record(q, k, routing, full_mask, scale)
     with paused() if active() else nullcontext():
         # torch's own attention where nothing can be skipped, or a mask has a row for each query
         if not skip or routing.selected is None or (mask is not None and key_mask is None):
-            out = attention(q, k, v, mask=four, scale=scale)
+            out = attention(q, k, v, mask=full_mask, scale=scale)
         else:
-            out = _skipping(q, k, v, routing.selected, four, key_mask, causal, scale)
+            out = _attend_skipping(q, k, v, routing.selected, full_mask, key_mask, causal, scale)
     return out * routing.gates.transpose(1, 2)[..., None].to(out.dtype)
 
 
-def _skipping(q, k, v, selected: Tensor, mask: Mask | None, key_mask: Tensor | None, causal: bool, scale) -> Tensor:
+def _attend_skipping(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    selected: Tensor,
+    mask: Mask | None,
+    key_mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> Tensor:
+    """Shared heads for every token, routed heads for the tokens that chose them; 0 elsewhere."""
     heads, kv_heads = q.shape[1], k.shape[1]
-    group, first = heads // kv_heads, heads - selected.shape[-1]
-    chosen = selected_heads_attention(
-        q[:, first:],
+    group, shared = heads // kv_heads, heads - selected.shape[-1]
+    routed = selected_heads_attention(
+        q[:, shared:],
         k,
         v,
         selected,
-        kv_head=[i // group for i in range(first, heads)],
+        kv_head=[head // group for head in range(shared, heads)],
         causal=causal,
         key_mask=key_mask,
         scale=scale,
     )
-    if not first:
-        return chosen
-    # the last key head of the shared heads may also serve routed ones: then there are no equal groups
-    keys_of = [x.repeat_interleave(group, 1)[:, :first] if first % group else x[:, : first // group] for x in (k, v)]
-    return torch.cat([attention(q[:, :first], *keys_of, mask=mask, scale=scale), chosen], dim=1)
+    if not shared:
+        return routed
+    if shared % group:
+        # the last key head of the shared heads also serves routed ones: then there are no equal groups
+        shared_k, shared_v = (x.repeat_interleave(group, 1)[:, :shared] for x in (k, v))
+    else:
+        shared_k, shared_v = k[:, : shared // group], v[:, : shared // group]
+    out = attention(q[:, :shared], shared_k, shared_v, mask=mask, scale=scale)
+    return torch.cat([out, routed], dim=1)
 
 
 def _record(q: Tensor, k: Tensor, routing: Routing, mask: Mask | None, scale: float | None) -> None:
@@ -206,9 +235,10 @@ def _record(q: Tensor, k: Tensor, routing: Routing, mask: Mask | None, scale: fl
     factor = dim**-0.5 if scale is None else float(scale)
     gates = routing.gates.transpose(1, 2)
 
-    def weights(rows: Tensor, chosen: Tensor) -> Tensor:
-        found = reference.weights(q, k, mask=mask, scale=factor, rows=rows, heads=chosen)
-        return found * (gates[:, chosen][:, :, rows, None] != 0)  # a head that was not chosen looks at nothing
+    def weights(rows: Tensor, heads: Tensor) -> Tensor:
+        softmax = reference.weights(q, k, mask=mask, scale=factor, rows=rows, heads=heads)
+        used = gates[:, heads][:, :, rows, None] != 0
+        return softmax * used  # a head that a token did not choose looks at nothing
 
     record("weights", weights, shape=(batch, heads, queries, k.shape[2]), device=q.device)
     record("gates", lambda rows, _: routing.gates[:, None, rows], shape=(batch, 1, queries, heads), device=q.device)
@@ -277,22 +307,25 @@ class MoHAttention(nn.Module):
             ValueError: a width that differs, or a context that is missing or not expected.
         """
         if (context is None) != (self.context_width is None):
-            raise ValueError(
-                f"this layer has context_width={self.context_width}, and was given context={None if context is None else tuple(context.shape)}"
-            )
+            given = None if context is None else tuple(context.shape)
+            raise ValueError(f"this layer has context_width={self.context_width}, and was given context={given}")
         expected = self.proj.out_features
         if x.ndim != 3 or x.shape[-1] != expected:
             raise ValueError(f"expected (batch, tokens, {expected}), got {tuple(x.shape)}")
 
-        def heads_of(t: Tensor, count: int) -> list[Tensor]:
-            return list(t.unflatten(-1, (count, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0))
-
-        q, k, v = (
-            heads_of(self.qkv(x), 3) if context is None else [*heads_of(self.q(x), 1), *heads_of(self.kv(context), 2)]
-        )
+        if context is None:
+            q, k, v = self._split_heads(self.qkv(x), 3)
+        else:
+            (q,) = self._split_heads(self.q(x), 1)
+            k, v = self._split_heads(self.kv(context), 2)
         routing = self.router(x)
         out = mixture_of_heads(q, k, v, routing, mask=mask, causal=self.causal, skip=skip)
         return self.proj(out), routing.balance_loss().to(x.dtype)
+
+    def _split_heads(self, projected: Tensor, count: int) -> tuple[Tensor, ...]:
+        """(batch, tokens, count · heads · head_dim) → `count` tensors (batch, heads, tokens, head_dim)."""
+        split = projected.unflatten(-1, (count, self.heads, self.head_dim))
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def example(tokens: int) -> Example:

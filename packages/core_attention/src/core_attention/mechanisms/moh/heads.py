@@ -15,7 +15,7 @@ from core_attention.parts.transforms import vmap_one_by_one
 from core_attention.routed.attention import merge_attention
 from core_attention.routed.tile import tile_backward, tile_forward
 
-ROWS = 128  # selected queries in a tile under a causal mask; without one a head is one tile
+ROWS = 128  # selected queries in a tile under a causal mask; without such a mask a whole head is one tile
 
 
 def selected_heads_attention(
@@ -48,7 +48,8 @@ def selected_heads_attention(
     if kv_head is None:
         if q.shape[1] % max(k.shape[1], 1):
             raise ValueError(f"query heads must be a multiple of key heads: {shapes}")
-        kv_head = [i // (q.shape[1] // k.shape[1]) for i in range(q.shape[1])]
+        group = q.shape[1] // k.shape[1]
+        kv_head = [head // group for head in range(q.shape[1])]
     if len(kv_head) != q.shape[1] or any(not 0 <= i < k.shape[1] for i in kv_head):
         raise ValueError(
             f"kv_head must name one of {k.shape[1]} key heads for each of {q.shape[1]} heads, got {list(kv_head)}"
@@ -66,7 +67,7 @@ class _Part(NamedTuple):
 
     begin: int
     end: int
-    seen: Tensor | None
+    visible: Tensor | None
 
 
 def _tiles(
@@ -78,9 +79,11 @@ def _tiles(
     as much as a third of the products.
     """
     queries = selected.shape[1]
-    by_head = selected.movedim(-1, 0)
+    by_head = selected.movedim(-1, 0)  # (heads, batch, queries)
+    # the selected queries of each head and sample first, in their own order (stable)
     order = (~by_head).to(torch.uint8).argsort(dim=-1, stable=True)
     counts = by_head.sum(-1)
+    # samples of a batch are computed together: the longest gives the tiles, `valid` says where the others end
     for head, longest in enumerate(counts.amax(1).tolist()):
         step = ROWS if causal else max(longest, 1)
         for start in range(0, longest, step):
@@ -91,7 +94,7 @@ def _tiles(
             if causal:
                 position = index + keys - queries
                 first = int(position.masked_fill(~valid, keys).min())
-                # what pads a sample with fewer queries may stand anywhere; it is thrown away
+                # what pads a sample with fewer queries may stand anywhere, as it is dropped: here, where it widens no part
                 position = position.masked_fill(~valid, first)
                 last = int(position.max())
                 parts = [_Part(0, first + 1, None)]
@@ -99,16 +102,19 @@ def _tiles(
                     near = torch.arange(first + 1, last + 1, device=index.device)
                     parts.append(_Part(first + 1, last + 1, near <= position[..., None]))
             if key_mask is not None:
-                parts = [_allowed(part, key_mask) for part in parts]
+                parts = [_hide_masked(part, key_mask) for part in parts]
             yield head, index, valid, parts
 
 
-def _allowed(part: _Part, key_mask: Tensor) -> _Part:
-    allowed = key_mask[:, None, part.begin : part.end]
-    return part._replace(seen=allowed if part.seen is None else part.seen & allowed)
+def _hide_masked(part: _Part, key_mask: Tensor) -> _Part:
+    visible = key_mask[:, None, part.begin : part.end]
+    if part.visible is not None:
+        visible = part.visible & visible
+    return part._replace(visible=visible)
 
 
-def _rows(x: Tensor, index: Tensor) -> Tensor:
+def _gather_rows(x: Tensor, index: Tensor) -> Tensor:
+    """The rows (batch, n) of one head's (batch, queries, dim), as (batch, 1, n, dim)."""
     return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))[:, None]
 
 
@@ -129,22 +135,24 @@ def _selected_heads(
     if not k.shape[2] or not selected.numel():
         return out, lse
     for head, index, valid, parts in _tiles(selected, key_mask, k.shape[2], causal):
-        rows, found = _rows(q[:, head], index), []
-        for begin, end, seen in parts:
-            key, value = (x[:, kv_head[head], None, begin:end] for x in (k, v))
-            found.append(tile_forward(rows, key, value, seen, scale))
-        part, part_lse = merge_attention(found) if len(found) > 1 else found[0]
-        part = part[:, 0].masked_fill(~valid[..., None], 0)
-        out[:, head].scatter_(1, index[..., None].expand_as(part), part)
-        lse[:, head].scatter_(1, index, part_lse[:, 0].masked_fill(~valid, -torch.inf))
+        rows, kv = _gather_rows(q[:, head], index), kv_head[head]
+        results = []
+        for begin, end, visible in parts:
+            key, value = k[:, kv, None, begin:end], v[:, kv, None, begin:end]
+            results.append(tile_forward(rows, key, value, visible, scale))
+        tile_out, tile_lse = results[0] if len(results) == 1 else merge_attention(results)
+        # rows that only pad a sample are written too, but as what an unselected query has: 0 and −∞
+        tile_out = tile_out[:, 0].masked_fill(~valid[..., None], 0)
+        out[:, head].scatter_(1, index[..., None].expand_as(tile_out), tile_out)
+        lse[:, head].scatter_(1, index, tile_lse[:, 0].masked_fill(~valid, -torch.inf))
     return out, lse
 
 
 @_selected_heads.register_fake
 def _(q, k, v, selected, key_mask, kv_head, causal, scale):
-    return v.new_empty(*q.shape[:3], v.shape[-1]), q.new_empty(
-        q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32)
-    )
+    out = v.new_empty(*q.shape[:3], v.shape[-1])
+    lse = q.new_empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32))
+    return out, lse
 
 
 @torch.library.custom_op("core_attention::selected_heads_backward", mutates_args=())
@@ -162,22 +170,26 @@ def _selected_heads_backward(
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v."""
-    grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+    dq = torch.zeros_like(q, memory_format=torch.contiguous_format)
+    dk = torch.zeros_like(k, memory_format=torch.contiguous_format)
+    dv = torch.zeros_like(v, memory_format=torch.contiguous_format)
     if not k.shape[2] or not selected.numel():
-        return grads[0], grads[1], grads[2]
+        return dq, dk, dv
     for head, index, valid, parts in _tiles(selected, key_mask, k.shape[2], causal):
         kv = kv_head[head]
-        of_rows = [_rows(x[:, head], index) for x in (grad, q, out)]
-        of_rows[0] = of_rows[0].masked_fill(~valid[:, None, :, None], 0)
+        # a row that only pads a sample has no gradient, so that it adds nothing to keys and values
+        tile_grad = _gather_rows(grad[:, head], index).masked_fill(~valid[:, None, :, None], 0)
+        tile_q, tile_out = _gather_rows(q[:, head], index), _gather_rows(out[:, head], index)
         tile_lse = lse[:, head].gather(1, index)[:, None].contiguous()
-        for begin, end, seen in parts:
-            key, value = (x[:, kv, None, begin:end] for x in (k, v))
-            found = tile_backward(of_rows[0], of_rows[1], key, value, of_rows[2], tile_lse, seen, scale)
-            part = found[0][:, 0].to(q.dtype)
-            grads[0][:, head].scatter_add_(1, index[..., None].expand_as(part), part.masked_fill(~valid[..., None], 0))
-            grads[1][:, kv, begin:end] += found[1][:, 0]
-            grads[2][:, kv, begin:end] += found[2][:, 0]
-    return grads[0], grads[1], grads[2]
+        for begin, end, visible in parts:
+            key, value = k[:, kv, None, begin:end], v[:, kv, None, begin:end]
+            tile_dq, tile_dk, tile_dv = tile_backward(tile_grad, tile_q, key, value, tile_out, tile_lse, visible, scale)
+            tile_dq = tile_dq[:, 0].to(q.dtype).masked_fill(~valid[..., None], 0)
+            # added, because a tile has up to two parts
+            dq[:, head].scatter_add_(1, index[..., None].expand_as(tile_dq), tile_dq)
+            dk[:, kv, begin:end] += tile_dk[:, 0]
+            dv[:, kv, begin:end] += tile_dv[:, 0]
+    return dq, dk, dv
 
 
 @_selected_heads_backward.register_fake

@@ -35,13 +35,17 @@ def norm_routing(
     if not candidates:
         return Routing(ones, None, None)
     with torch.set_grad_enabled(straight_through and torch.is_grad_enabled()):
-        norm = q[:, shared:].to(ones.dtype).norm(dim=-1).transpose(1, 2)
-        deviation = norm.std(dim=-1, keepdim=True) if candidates > 1 else torch.zeros_like(norm)
-        probabilities = (norm / deviation.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)).softmax(-1)
+        norm = q[:, shared:].to(ones.dtype).norm(dim=-1).transpose(1, 2)  # (batch, tokens, candidates)
+        if candidates > 1:
+            deviation = norm.std(dim=-1, keepdim=True)
+        else:
+            deviation = torch.zeros_like(norm)  # a single number has no unbiased deviation
+        deviation = deviation.clamp(min=torch.finfo(norm.dtype).tiny ** 0.5)
+        probabilities = (norm / deviation).softmax(-1)
         selected = keep_largest(probabilities, routed)
         gates = selected.to(ones.dtype)
         if straight_through:
-            gates = gates * (1 + probabilities - probabilities.detach())
+            gates = gates * (1 + probabilities - probabilities.detach())  # still 0 or 1, with the gradient of p
     return Routing(torch.cat([ones, gates], dim=-1), selected, probabilities)
 
 
@@ -117,19 +121,16 @@ class MoHLlamaAttention(nn.Module):
         self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
         self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
-        self.router = (
-            HeadRouter(width, heads, shared=self.shared, routed=self.routed, gate_scale=gate_scale)
-            if router == "learned"
-            else None
-        )
+        self.router = None
+        if router == "learned":
+            self.router = HeadRouter(width, heads, shared=self.shared, routed=self.routed, gate_scale=gate_scale)
 
     def route(self, x: Float[Tensor, "batch tokens width"], q: Float[Tensor, "batch heads tokens dim"]) -> Routing:
         """The routing of tokens `x` with queries `q` (before rotation)."""
         if self.router is not None:
             return self.router(x)
-        return norm_routing(
-            q, shared=self.shared, routed=self.routed, straight_through=self.straight_through and self.training
-        )
+        straight_through = self.straight_through and self.training
+        return norm_routing(q, shared=self.shared, routed=self.routed, straight_through=straight_through)
 
     def forward(
         self,
@@ -150,16 +151,17 @@ class MoHLlamaAttention(nn.Module):
         """
         if x.ndim != 3 or x.shape[-1] != self.q_proj.in_features:
             raise ValueError(f"expected (batch, tokens, {self.q_proj.in_features}), got {tuple(x.shape)}")
-        q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        # (batch, heads or kv heads, tokens, head_dim)
+        q = self.q_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        k = self.k_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         routing = self.route(x, q)
         if positions is None:
             start = 0 if cache is None else len(cache)
             positions = torch.arange(start, start + x.shape[1], device=x.device)
         angles = rotary_angles(positions, self.head_dim, self.theta, x.dtype)
-        angles = angles[:, None] if angles.ndim == 3 else angles
+        if angles.ndim == 3:  # positions of each sample: an axis for the heads
+            angles = angles[:, None]
         q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
             k, v = cache.extend(k, v)

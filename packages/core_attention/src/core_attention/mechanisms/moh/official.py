@@ -9,14 +9,15 @@ from core_attention.registry.systems import Component, Config, Paper, StateDict,
 
 
 def _routed(official: StateDict, config: Config) -> StateDict:
-    """The published router's layers stand in the attention itself."""
+    """The published router's layers stand in the attention itself; ours are in a module of their own."""
     names = [key for key in official if key.split(".")[0] in ("wg", "wg_0", "wg_1")]
     return {f"router.{key}": official.pop(key) for key in names} | same(official, config)
 
 
 def _no_dropout(config: Config, mode: str) -> None:
     """Dropout, which no released configuration of the attentions has, is left out; in evaluation it is nothing."""
-    rates = {name: config[name] for name in ("attn_drop", "proj_drop", "attention_dropout") if config.get(name)}
+    names = ("attn_drop", "proj_drop", "attention_dropout")
+    rates = {name: config[name] for name in names if config.get(name)}
     if rates and mode == "train":
         raise ValueError(f"these attentions have no dropout in training, got {rates}")
 
@@ -34,7 +35,14 @@ def _build_dit(config: Config) -> MoHAttention:
 
 
 def _grid(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    if isinstance(size, int):
+        return size, size
+    return size[0], size[1]
+
+
+def _pretrain_grid(config: Config) -> tuple[int, int] | None:
+    size = config.get("pretrain_size")
+    return _grid(size) if size else None
 
 
 def _build_cosine(config: Config) -> MoHCosineAttention:
@@ -45,7 +53,7 @@ def _build_cosine(config: Config) -> MoHCosineAttention:
         shared=config["shared_head"],
         routed=config["routed_head"],
         bias=config.get("qkv_bias", True),
-        pretrain=_grid(config["pretrain_size"]) if config.get("pretrain_size") else None,
+        pretrain=_pretrain_grid(config),
     )
 
 
@@ -59,7 +67,7 @@ def _build_aggregated(config: Config) -> MoHAggregatedAttention:
         window=config.get("window_size", 3),
         pool=config.get("sr_ratio", 1),
         bias=config.get("qkv_bias", True),
-        pretrain=_grid(config["pretrain_size"]) if config.get("pretrain_size") else None,
+        pretrain=_pretrain_grid(config),
     )
 
 
@@ -109,8 +117,9 @@ def _vit(module, inputs, *, config, mode):
 def _decoder(module, inputs, *, config, mode):
     _no_dropout(config, mode)
     mask = inputs.get("attention_mask")
-    if mask is not None:  # transformers adds a mask of four axes to the scores
-        mask = mask == 0 if mask.is_floating_point() and mask.ndim == 4 else mask.bool()
+    if mask is not None:
+        additive = mask.is_floating_point() and mask.ndim == 4  # transformers adds a mask of four axes to the scores
+        mask = mask == 0 if additive else mask.bool()
     y, loss = module(inputs["x"], positions=inputs.get("position_ids"), mask=mask)
     return {"y": y, "aux_loss": loss}
 

@@ -35,13 +35,12 @@ class MixtureOfHeads(nn.Module):
         self.shared, self.routed, self.straight_through = shared, routed, straight_through
         self.router = None
         if router == "learned":
-            width = next(m for m in (getattr(layer.module, n, None) for n in ("qkv", "q_proj")) if m is not None)
-            self.router = HeadRouter(
-                int(width.in_features), layer.heads, shared=shared, routed=routed, gate_scale=gate_scale
-            )
-            for name, made in self.router.named_children():
+            width = _input_width(layer.module)
+            self.router = HeadRouter(width, layer.heads, shared=shared, routed=routed, gate_scale=gate_scale)
+            for name, linear in self.router.named_children():
                 # gates of kinds and of shared heads start at 1; the choice starts at random
-                nn.init.normal_(made.weight, std=0.02 if name == "wg" else 0.0)  # type: ignore[arg-type]
+                std = 0.02 if name == "wg" else 0.0
+                nn.init.normal_(linear.weight, std=std)  # type: ignore[arg-type]
         self.is_causal = bool(getattr(layer.module, "is_causal", False))
         self.x: Tensor | None = None
         self.balance_loss: Tensor | None = None
@@ -64,11 +63,20 @@ class MixtureOfHeads(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
         """Gated head outputs between the projections of the layer."""
-        seen = visible("moh", q, k, mask, self)
-        k, v, keys = cut_keys(seen, q, k, v)
+        visibility = visible("moh", q, k, mask, self)
+        k, v, key_mask = cut_keys(visibility, q, k, v)
         routing = self.route(q)
         self.balance_loss = routing.balance_loss()
-        return gated_heads(q, k, v, routing, mask=keys, causal=seen.causal and q.shape[2] > 1, scale=scale)
+        causal = visibility.causal and q.shape[2] > 1  # a single query is the last one and sees every key
+        return gated_heads(q, k, v, routing, mask=key_mask, causal=causal, scale=scale)
+
+
+def _input_width(attention: nn.Module) -> int:
+    """Channels that an attention layer takes: timm's joint projection, or transformers' own one of queries."""
+    projection = getattr(attention, "qkv", None)
+    if projection is None:
+        projection = attention.q_proj
+    return int(projection.in_features)  # type: ignore[union-attr,arg-type]
 
 
 class _Routed(Converted):
@@ -88,7 +96,7 @@ def for_layer(
     straight_through: bool = True,
     gate_scale: GateScale = "code",
 ) -> nn.Module | Replacement:
-    """The maker of "moh".
+    """Makes the "moh" of one layer.
 
     Args:
         shared: heads that every token uses: the first ones; defaults to half of them.
@@ -101,10 +109,12 @@ def for_layer(
     routed = int(0.25 * layer.heads) if routed is None else routed
     if not 0 <= shared <= layer.heads or not 0 <= routed <= layer.heads - shared:
         raise ValueError(
-            f"{layer.name} has {layer.heads} heads: {shared} cannot be shared and {routed} of the other {layer.heads - shared} be chosen"
+            f"{layer.name} has {layer.heads} heads: {shared} cannot be shared and {routed} of the other "
+            f"{layer.heads - shared} be chosen"
         )
     if router is None:
-        router = "norm" if layer.kind == "transformers" and getattr(layer.module, "is_causal", False) else "learned"
+        language_model = layer.kind == "transformers" and getattr(layer.module, "is_causal", False)
+        router = "norm" if language_model else "learned"
     if router not in ("norm", "learned"):
         raise ValueError(f"router is 'norm' or 'learned', got {router!r}")
     core = MixtureOfHeads(layer, shared, routed, router, straight_through, gate_scale)
@@ -113,11 +123,11 @@ def for_layer(
     if layer.kind == "timm":
         return Replacement(_Routed(layer, core))
 
-    def see(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if getattr(module, "mechanism", None) is core:
+    def keep_input(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        if getattr(module, "mechanism", None) is core:  # the layer may have been converted anew since
             core.x = args[0] if args else options["hidden_states"]
 
-    layer.module.register_forward_pre_hook(see, with_kwargs=True)
+    layer.module.register_forward_pre_hook(keep_input, with_kwargs=True)
     return core
 
 
@@ -127,10 +137,12 @@ def balance_loss(model: nn.Module) -> Tensor:
     transformers' and timm's layers have no place to return it; each keeps its own until its next call.
 
     Raises:
-        ValueError: the model has routed layers and was not called yet.
+        ValueError: the model has routed layers and has not been called yet.
     """
     cores = [m for m in model.modules() if isinstance(m, MixtureOfHeads) and m.routed]
     losses = [core.balance_loss for core in cores if core.balance_loss is not None]
     if len(losses) != len(cores):
         raise ValueError(f"{len(cores) - len(losses)} of {len(cores)} routed layers have not been called yet")
-    return torch.stack(losses).mean() if losses else torch.zeros(())
+    if not losses:
+        return torch.zeros(())
+    return torch.stack(losses).mean()

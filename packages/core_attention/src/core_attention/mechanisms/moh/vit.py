@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ class Coordinates(NamedTuple):
 
 
 def relative_coordinates(queries: Grid, keys: Grid, pretrain: Grid | None = None) -> Coordinates:
-    """Log-spaced relative coordinates: ``c = 8 (query − key) / (pretrain − 1)`` an axis, then ``sign(c) log2(|c| + 1) / 3``.
+    """Log-spaced relative coordinates: ``c = 8 (query − key) / (pretrain − 1)`` per axis, then ``sign(c) log2(|c| + 1) / 3``.
 
     A smaller key grid stands at the adaptive averages of the query positions.
 
@@ -33,12 +34,15 @@ def relative_coordinates(queries: Grid, keys: Grid, pretrain: Grid | None = None
         pretrain: the grid that the bias was trained on; defaults to `queries`.
     """
     pretrain = queries if pretrain is None else pretrain
-    places = torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in queries), indexing="ij"))
+    height, width = queries
+    rows, columns = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
+    places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, height, width)
     pooled = F.adaptive_avg_pool2d(places, keys)
-    relative = places.flatten(1).T[:, None] - pooled.flatten(1).T
-    scaled = 8 * relative / torch.tensor([max(n - 1, 1) for n in pretrain], dtype=torch.float64)
+    relative = places.flatten(1).T[:, None] - pooled.flatten(1).T  # (queries, keys, 2)
+    extent = torch.tensor([max(pretrain[0] - 1, 1), max(pretrain[1] - 1, 1)], dtype=torch.float64)
+    scaled = 8 * relative / extent
     logs = scaled.sign() * (scaled.abs() + 1).log2() / 3
-    # equal up to rounding is equal
+    # equal up to rounding is equal: without this, rounding would split rows of the table
     table, index = (logs.flatten(0, 1) * 2**24).round().unique(dim=0, return_inverse=True)
     return Coordinates(index, (table / 2**24).float())
 
@@ -73,21 +77,25 @@ class _CosineAttention(nn.Module):
         coordinates = relative_coordinates(queries, keys, pretrain)
         self.register_buffer("coordinate_index", coordinates.index, persistent=False)
         self.register_buffer("coordinate_table", coordinates.table, persistent=False)
-        self._kept: tuple[tuple, Tensor] | None = None
+        self._cached_bias: tuple[tuple, Tensor] | None = None  # what it was computed from, and the bias
 
     def position_bias(self, coordinates: Coordinates | None = None) -> Float[Tensor, "heads queries keys"]:
         """The bias of every pair; in inference it is computed once for the same parameters."""
         if coordinates is None:
             coordinates = Coordinates(self.coordinate_index, self.coordinate_table)
         parameters = (self.cpb_fc1.weight, self.cpb_fc1.bias, self.cpb_fc2.weight, self.cpb_fc2.bias)
-        keep = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        key = tuple((id(p), p.data_ptr(), p._version, p.dtype) for p in (*parameters, *coordinates)) if keep else ()
-        if keep and self._kept is not None and self._kept[0] == key:
-            return self._kept[1]
+        cacheable = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        key = ()
+        if cacheable:
+            # a tensor changed in place has another version, one that was replaced another address
+            key = tuple((id(p), p.data_ptr(), p._version, p.dtype) for p in (*parameters, *coordinates))
+            if self._cached_bias is not None and self._cached_bias[0] == key:
+                return self._cached_bias[1]
+        # the small network sees each distinct pair of coordinates once
         table = coordinates.table.to(self.cpb_fc1.weight.dtype)
         by_row = self.cpb_fc2(F.relu(self.cpb_fc1(table)))
         bias = by_row.T[:, coordinates.index].unflatten(-1, (math.prod(self.grid), -1))
-        self._kept = (key, bias) if keep else None
+        self._cached_bias = (key, bias) if cacheable else None
         return bias
 
     def check(self, x: Tensor) -> None:
@@ -214,7 +222,7 @@ class MoHAggregatedAttention(_CosineAttention):
         scaled = (q + self.query_embedding) * (F.softplus(self.temperature) * length_scale)
         k, v = self._heads(self.kv(x), 2)
         near_k, near_v = self._neighbours(F.normalize(k, dim=-1)), self._neighbours(v)
-        local = torch.stack([(scaled * key).sum(-1) for key in near_k], dim=-1)
+        local = torch.stack([(scaled * key).sum(-1) for key in near_k], dim=-1)  # (batch, heads, tokens, window²)
         local = local + self.relative_pos_bias_local[:, None]
         local = local.masked_fill(~self.local_valid, -torch.inf)
 
@@ -228,6 +236,7 @@ class MoHAggregatedAttention(_CosineAttention):
             shape = (x.shape[0], self.heads, x.shape[1], weights.shape[-1])
             record("weights", lambda rows, heads: weights[:, heads][:, :, rows], shape=shape, device=x.device)
         near_weights, far_weights = weights.split([self.window**2, pool_v.shape[2]], dim=-1)
+        # after the softmax, as published: the local weights of a row need not sum to anything
         near_weights = near_weights + (q @ self.learnable_tokens + self.learnable_bias)
         out = far_weights @ pool_v
         for weight, value in zip(near_weights.unbind(-1), near_v, strict=True):
@@ -242,8 +251,5 @@ class MoHAggregatedAttention(_CosineAttention):
         height, width = self.grid
         reach = self.window // 2
         padded = F.pad(x.unflatten(2, self.grid), (0, 0, reach, reach, reach, reach))
-        return [
-            padded[:, :, i : i + height, j : j + width].flatten(2, 3)
-            for i in range(self.window)
-            for j in range(self.window)
-        ]
+        shifts = product(range(self.window), range(self.window))
+        return [padded[:, :, i : i + height, j : j + width].flatten(2, 3) for i, j in shifts]

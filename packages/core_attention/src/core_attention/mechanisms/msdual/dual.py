@@ -16,7 +16,7 @@ from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, positive
 from core_attention.parts.map_recording import recorded
 
-SMALL = 1024  # pixels up to which the score array (4 MB a sample) is cheaper than avoiding it
+SMALL = 1024  # pixels up to which the score array (4 MB per sample) is cheaper than avoiding it
 
 
 def position_attention(
@@ -32,9 +32,15 @@ def position_attention(
         a = torch.softmax(q.flatten(2).mT @ k.flatten(2), 2)
         recorded("weights", a[:, None])
         return (v.flatten(2) @ a.mT).view(v.shape)
-    wide = max(q.shape[1], v.shape[1])
-    rows, keys, values = (F.pad(t.flatten(2).mT[:, None], (0, wide - t.shape[1])).contiguous() for t in (q, k, v))
-    return F.scaled_dot_product_attention(rows, keys, values, scale=1.0)[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
+    width = max(q.shape[1], v.shape[1])
+    queries, keys, values = _as_one_head(q, width), _as_one_head(k, width), _as_one_head(v, width)
+    y = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)
+    return y[:, 0, :, : v.shape[1]].mT.reshape(v.shape)
+
+
+def _as_one_head(x: Float[Tensor, "b d h w"], width: int) -> Float[Tensor, "b 1 pixels width"]:
+    """The pixels of a map as the tokens of one head, filled up with zeros to `width` channels."""
+    return F.pad(x.flatten(2).mT[:, None], (0, width - x.shape[1])).contiguous()
 
 
 def channel_attention(x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "1"] | None = None) -> Float[Tensor, "b c h w"]:
@@ -44,12 +50,14 @@ def channel_attention(x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "1"] | N
     says: E sums over all pixels and overflows float16.
     """
     with torch.autocast(x.device.type, enabled=False):
-        exact = x if x.dtype == torch.float64 else x.float()
-        flat = exact.flatten(2)
+        flat = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(2)  # (b, c, pixels)
         a = torch.softmax(-(flat @ flat.transpose(1, 2)), 2)
         recorded("weights", a[:, None])
-        # γ goes to the small map, and the sum into the product: two passes over x less
-        y = a @ flat if gamma is None else torch.baddbmm(flat, gamma.to(a.dtype) * a, flat)
+        if gamma is None:
+            y = a @ flat
+        else:
+            # γ goes to the small map, and the sum into the product: two passes over x less
+            y = torch.baddbmm(flat, gamma.to(a.dtype) * a, flat)
         return y.to(x.dtype).reshape(x.shape)
 
 
@@ -116,11 +124,12 @@ class PAMCAMLayer(nn.Module):
         super().__init__()
         positive("PAMCAMLayer", channels=channels)
         self.channels = channels
+        attention = PAM(channels) if use_pam else CAM(channels)
         self.attn = nn.Sequential(
             nn.Conv2d(2 * channels, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
             nn.PReLU(),
-            PAM(channels) if use_pam else CAM(channels),
+            attention,
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
             nn.PReLU(),
@@ -140,7 +149,7 @@ def definition(layer: PAM | CAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "
     """Either layer step by step, with its whole array of weights."""
     flat = x.flatten(2)
     if isinstance(layer, PAM):
-        q, k, v = (conv(x).flatten(2) for conv in (layer.query_conv, layer.key_conv, layer.value_conv))
+        q, k, v = layer.query_conv(x).flatten(2), layer.key_conv(x).flatten(2), layer.value_conv(x).flatten(2)
         attended = v @ torch.softmax(q.mT @ k, 2).mT
     else:
         scores = flat @ flat.mT

@@ -55,7 +55,9 @@ class MVPACache(Cache):
         if self.keys.shape[:2] + self.keys.shape[3:] != k.shape[:2] + k.shape[3:]:
             raise ValueError(f"the cache holds keys of {tuple(self.keys.shape)}, the call brings {tuple(k.shape)}")
         k, v = torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
-        return (k[:, :, -self.limit :], v[:, :, -self.limit :]) if self.limit else (k, v)
+        if self.limit:
+            k, v = k[:, :, -self.limit :], v[:, :, -self.limit :]
+        return k, v
 
 
 def mvpa_reach(
@@ -82,7 +84,12 @@ def relative_tables(
     """
     if relative_index == "distance":
         r, s = r.flip(1), s.flip(1)
-    return Tables(r, torch.cat([s, s[:, :-1].flip(1)], 1), *(bias if bias is not None else (None, None, None)))
+    # distance 0 is now the last row; channels lie on both sides of the query: |c − c′| from C − 1 down to 0 and up again
+    columns = torch.cat([s, s[:, :-1].flip(1)], 1)
+    if bias is None:
+        return Tables(r, columns)
+    u, w, z = bias
+    return Tables(r, columns, u, w, z)
 
 
 def mvpa(
@@ -125,10 +132,12 @@ def mvpa(
     """
     if r.shape[1:] != (k.shape[2], k.shape[-1]) or s.shape[1:] != k.shape[3:]:
         raise ValueError(
-            f"r is (kv_heads, segments, dim) and s (kv_heads, channels, dim) of keys {tuple(k.shape)}; got {tuple(r.shape)} and {tuple(s.shape)}"
+            f"r is (kv_heads, segments, dim) and s (kv_heads, channels, dim) of keys {tuple(k.shape)}; "
+            f"got {tuple(r.shape)} and {tuple(s.shape)}"
         )
     if dropout and structured:
-        v, dropout = v * structured_keep(k.shape[2], k.shape[3], dropout, like=v), 0.0
+        v = v * structured_keep(k.shape[2], k.shape[3], dropout, like=v)
+        dropout = 0.0
     reach = mvpa_reach(window, last_row_full, content, relative_index)
     tables = relative_tables(r, s, bias, relative_index)
     return factorised_attention(q, k, v, tables, reach, scale=scale, column_mask=mask, dropout=dropout, backend=backend)
@@ -139,8 +148,9 @@ def structured_keep(segments: int, channels: int, rate: float, *, like: Tensor) 
 
     Weights are dropped after the softmax, so dropping a key's weight everywhere is dropping its value; one mask for all heads and samples.
     """
-    kept = (1 - rate) ** 0.5
-    time, channel = (like.new_empty(n).bernoulli_(kept) for n in (segments, channels))
+    probability = (1 - rate) ** 0.5
+    time = like.new_empty(segments).bernoulli_(probability)
+    channel = like.new_empty(channels).bernoulli_(probability)
     return (time[:, None] * channel / (1 - rate))[..., None]
 
 
@@ -166,7 +176,7 @@ class LoRALinear(nn.Linear):
         """The effective weight."""
         if not self.factor:
             return self.weight
-        update = self.lora_B @ self.lora_A * self.factor
+        update = self.lora_B @ self.lora_A * self.factor  # of the last rows; zeros above it
         return self.weight + nn.functional.pad(update, (0, 0, self.out_features - len(update), 0))
 
     def forward(self, input: Tensor) -> Tensor:
@@ -221,6 +231,7 @@ class MVPFormerGQAAttention(nn.Module):
         self.scale = self.dim**-0.5 / divisor
         self.attention_dropout, self.structured_dropout = attention_dropout, structured_dropout
         inner = kv_heads * self.dim
+        # `c_attn` gives keys, then values; low-rank fine-tuning reaches its values only
         self.q_attn = LoRALinear(width, width, rank=lora_rank, alpha=lora_alpha)
         self.c_attn = LoRALinear(width, 2 * inner, rank=lora_rank, alpha=lora_alpha, updated=inner)
         self.position_net = nn.Linear(width, inner, bias=False)
@@ -228,8 +239,10 @@ class MVPFormerGQAAttention(nn.Module):
         self.attn_bias = nn.Parameter(torch.empty(3 * inner))
         self.c_proj = nn.Linear(width, width, bias=False)
         self.resid_dropout = nn.Dropout(residual_dropout)
-        for parameter in (self.attn_bias, *(m.weight for m in self.modules() if isinstance(m, nn.Linear))):
-            nn.init.normal_(parameter, std=0.02)
+        nn.init.normal_(self.attn_bias, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
 
     def new_cache(self, limit: int = 0) -> MVPACache:
         """An empty state for streaming inference; at most `limit` segments are kept (0: all)."""
@@ -315,19 +328,23 @@ class MVPFormerGQAAttention(nn.Module):
             )
         if queries is not None and not 1 <= queries <= x.shape[1]:
             raise ValueError(f"queries is from 1 to the {x.shape[1]} segments of x; got {queries}")
-        # (batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)
-        split = lambda t: t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)  # noqa: E731
-        q = split(self.q_attn(x if queries is None else x[:, -queries:]))
-        k, v = split(self.c_attn(x)).split(self.kv_heads, 1)
+        asking = x if queries is None else x[:, -queries:]
+        q = self._split_heads(self.q_attn(asking))
+        k, v = self._split_heads(self.c_attn(x)).split(self.kv_heads, 1)
         if cache is not None:
             k, v = cache.joined(k, v)
-        r = self._rows("positions", positions, k.shape[2], self.position_net)
-        s = self._rows("channels", channels, k.shape[3], self.channel_net)
+        r = self._project_rows("positions", positions, k.shape[2], self.position_net)
+        s = self._project_rows("channels", channels, k.shape[3], self.channel_net)
         return q, k, v, r, s
 
-    def _rows(self, name: str, table: Tensor, count: int, net: nn.Linear) -> Tensor:
+    def _split_heads(self, t: Tensor) -> Tensor:
+        """(batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)."""
+        return t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)
+
+    def _project_rows(self, name: str, table: Tensor, count: int, net: nn.Linear) -> Tensor:
         """The first `count` rows of an embedding, projected: (kv_heads, count, dim)."""
-        table = table[0] if table.ndim == 3 and len(table) == 1 else table
+        if table.ndim == 3 and len(table) == 1:
+            table = table[0]
         if table.ndim != 2 or table.shape[1] != self.width or len(table) < count:
             raise ValueError(f"{name} is ({count} or more, {self.width}); got {tuple(table.shape)}")
         return net(table[:count]).unflatten(-1, (self.kv_heads, self.dim)).transpose(0, 1)

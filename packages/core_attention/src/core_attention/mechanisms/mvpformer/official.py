@@ -11,6 +11,7 @@ from core_attention.registry.systems import Component, Config, Paper, System
 def build(config: Config) -> MVPFormerGQAAttention:
     """The published configuration's names."""
     by_layer = config.get("scale_attn_by_inverse_layer_idx", False)
+    lora_rank = config.get("lora_rank", 8) if config.get("lora", False) else 0
     return MVPFormerGQAAttention(
         config["n_embd"],
         heads=config["n_head"],
@@ -19,7 +20,7 @@ def build(config: Config) -> MVPFormerGQAAttention:
         window=config.get("window", 10),
         relative_index=config.get("relative_index", "official"),
         divisor=config["layer_idx"] + 1 if by_layer else 1,
-        lora_rank=config.get("lora_rank", 8) if config.get("lora", False) else 0,
+        lora_rank=lora_rank,
         lora_alpha=config.get("lora_alpha", 16),
         attention_dropout=config.get("attn_pdrop", 0.0),
         residual_dropout=config.get("resid_pdrop", 0.0),
@@ -28,11 +29,12 @@ def build(config: Config) -> MVPFormerGQAAttention:
 
 def run(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Tensor]:
     """The layer's output, its attention map, and with LoRA the merged weights."""
-    given = inputs["hidden_states"], inputs["positional_embedding"], inputs["channel_embedding"]
-    found = {"attn_output": module(*given), "attn_weights": module.weights(*given)}
+    arguments = inputs["hidden_states"], inputs["positional_embedding"], inputs["channel_embedding"]
+    outputs = {"attn_output": module(*arguments), "attn_weights": module.weights(*arguments)}
     if config.get("lora", False):
-        found |= {f"merged/{name}.weight": getattr(module, name).merged() for name in ("q_attn", "c_attn")}
-    return found
+        outputs["merged/q_attn.weight"] = module.q_attn.merged()
+        outputs["merged/c_attn.weight"] = module.c_attn.merged()
+    return outputs
 
 
 system = System(

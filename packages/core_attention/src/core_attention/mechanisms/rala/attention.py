@@ -32,12 +32,14 @@ def rotary_table(
     if head_dim % 4:
         raise ValueError(f"head_dim must be a multiple of 4 (pairs for y and for x), got {head_dim}")
     # Dynamo looks through a cache, with a warning; a mode such as FakeTensorMode would leave its own kind of tensor in it
-    made = _table if transformed() or torch._C._len_torch_dispatch_stack() else _cached_table
-    return made(height, width, head_dim, torch.device(device))
+    if transformed() or torch._C._len_torch_dispatch_stack():
+        return _compute_table(height, width, head_dim, torch.device(device))
+    return _cached_table(height, width, head_dim, torch.device(device))
 
 
-def _table(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _compute_table(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     theta = (10000 ** -torch.linspace(0, 1, head_dim // 4)).repeat_interleave(2)
+    # y and x: (height, width, head_dim / 2) each
     y = (torch.arange(height)[:, None] * theta)[:, None].expand(-1, width, -1)
     x = (torch.arange(width)[:, None] * theta)[None].expand(height, -1, -1)
     phase = torch.cat([y, x], -1).reshape(height * width, head_dim).to(device)
@@ -47,7 +49,7 @@ def _table(height: int, width: int, head_dim: int, device: torch.device) -> tupl
 @lru_cache(maxsize=64)
 def _cached_table(height: int, width: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # a table made under inference_mode could not serve training later
-        return _table(height, width, head_dim, device)
+        return _compute_table(height, width, head_dim, device)
 
 
 def rotate(
@@ -57,7 +59,7 @@ def rotate(
 ) -> Float[Tensor, "batch heads head_dim tokens"]:
     """The rotary phase ``R(t) = t ⊙ cos + rot(t) ⊙ sin``, where rot maps a pair of neighbouring channels (a, b) to (−b, a)."""
     sin, cos = sin.T.to(t.dtype), cos.T.to(t.dtype)
-    pairs = t.unflatten(2, (-1, 2))
+    pairs = t.unflatten(2, (-1, 2))  # (batch, heads, head_dim / 2, 2, tokens)
     turned = torch.stack([-pairs[:, :, :, 1], pairs[:, :, :, 0]], 3).flatten(2, 3)
     return torch.addcmul(t * cos, turned, sin)
 
@@ -74,10 +76,11 @@ def rank_coefficients(
 
     `q` and `k` are already mapped by φ. Returned in float32 (float64 for float64 tensors).
     """
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    wide = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
-        mean = q.to(wide).mean(-1, keepdim=True)
-        return k.shape[-1] * torch.softmax(scale * (mean.transpose(2, 3) @ k.to(wide)), -1)
+        mean_query = q.to(wide).mean(-1, keepdim=True)  # (batch, heads, head_dim, 1)
+        scores = scale * (mean_query.transpose(2, 3) @ k.to(wide))
+        return k.shape[-1] * torch.softmax(scores, -1)
 
 
 def rank_augmented_attention(
@@ -116,13 +119,14 @@ def rank_augmented_attention(
         raise ValueError(f"there are no tokens to attend to: q has shape {tuple(q.shape)}")
     if sin is not None and sin.shape != (tokens, q.shape[2]):
         raise ValueError(f"the rotary table has shape {tuple(sin.shape)}, these queries need {(tokens, q.shape[2])}")
+    factor = q.shape[2] ** -0.5 if scale is None else scale
     q, k = _phi(q), _phi(k)
-    a = rank_coefficients(q, k, q.shape[2] ** -0.5 if scale is None else scale)
+    a = rank_coefficients(q, k, factor)
     with torch.autocast(q.device.type, enabled=False):
-        mean_key = k.to(a.dtype) @ a.mT / tokens
-        q = (q / (mean_key.mT @ q.to(a.dtype) + 1e-6)).to(
-            q.dtype
-        )  # z_i on the query, so that no product grows before it is divided
+        mean_key = k.to(a.dtype) @ a.mT / tokens  # (batch, heads, head_dim, 1)
+        normaliser = mean_key.mT @ q.to(a.dtype) + 1e-6  # 1 / z_i, before the rotation: R acts on the numerator only
+        # z_i goes to the query, so that no product grows before it is divided
+        q = (q / normaliser).to(q.dtype)
     if sin is not None and cos is not None:
         q, k = rotate(q, sin, cos), rotate(k, sin, cos)
     record(
@@ -134,8 +138,9 @@ def rank_augmented_attention(
     y = linear_attention(q.mT, k.mT, v.mT, weights=a[:, :, 0]).mT
     if not return_buffer:
         return y
-    half = tokens**-0.5
-    return y, (k * (a * half).to(k.dtype)) @ (v * half).mT
+    # the N⁻¹ of the mean, half on either factor, as `linear_attention` takes it
+    root = tokens**-0.5
+    return y, (k * (a * root).to(k.dtype)) @ (v * root).mT
 
 
 class _GatedImageAttention(nn.Module):
@@ -174,7 +179,7 @@ class _GatedImageAttention(nn.Module):
         if sin is None or cos is None:
             sin, cos = rotary_table(x.shape[2], x.shape[3], self.head_dim, device=x.device)
         q, k, v, gate = self.qkvo(x).chunk(4, 1)
-        local = self.lepe(v)
+        local = self.lepe(v)  # of the map of values, before the heads are split
         q, k, v = (t.flatten(2).unflatten(1, (self.num_heads, self.head_dim)) for t in (q, k, v))
         y = self.mix(q, k, v, sin, cos).flatten(1, 2).unflatten(2, x.shape[2:])
         return self.proj((y + local) * gate)
@@ -203,7 +208,9 @@ class VanillaSelfAttention(_GatedImageAttention):
     """
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
-        q, k, v = (t.transpose(2, 3) for t in (rotate(q, sin, cos), rotate(k, sin, cos), v))
+        q, k = rotate(q, sin, cos), rotate(k, sin, cos)
+        # the fused kernels take channels last
+        q, k, v = q.transpose(2, 3), k.transpose(2, 3), v.transpose(2, 3)
         return attention(q, k, v, scale=self.scale).transpose(2, 3)
 
 

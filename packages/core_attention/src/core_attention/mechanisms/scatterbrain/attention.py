@@ -25,7 +25,7 @@ class Features(NamedTuple):
 
     @property
     def log_scale(self) -> Float[Tensor, "batch heads queries 1"]:
-        """What a product of primes is short of: ``φ(q)·φ(k) = (prime_q·prime_k) exp(log_scale)``."""
+        """What a product of primes lacks: ``φ(q)·φ(k) = (prime_q·prime_k) exp(log_scale)``."""
         return self.q_scale + self.k_scale
 
 
@@ -40,7 +40,7 @@ def orthogonal_projection(
     blocks = []
     for _ in range(-(-rows // dim)):
         q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator))
-        blocks.append((q * r.diagonal().sign()).T)
+        blocks.append((q * r.diagonal().sign()).T)  # the signs make Q uniform over orthogonal matrices
     matrix = torch.cat(blocks)[:rows] if blocks else torch.zeros(0, dim)
     if ortho_scaling == 0:
         return matrix * torch.randn(rows, dim, generator=generator).norm(dim=1, keepdim=True)
@@ -72,30 +72,38 @@ def performer_features(
     root = math.sqrt(t)
     projection = projection.to(q.dtype)
 
-    def logs(x: Tensor) -> tuple[Tensor, Tensor]:
+    def exponents(x: Tensor) -> tuple[Tensor, Tensor]:
+        """±G u, and |u|²/2."""
         u = x * root
         product = u @ projection.T
-        return torch.cat([product, -product], dim=-1) if cosh else product, u.square().sum(-1, keepdim=True) / 2
+        if cosh:
+            product = torch.cat([product, -product], dim=-1)
+        return product, u.square().sum(-1, keepdim=True) / 2
 
-    of_q, half_q = logs(q)
-    of_k, half_k = logs(k)
-    count = max(of_q.shape[-1], 1)
-    norm = math.log(count) / 2
-    # the largest exponent is taken out and given back as log_scale; it carries the same gradient either way
-    top_q = _highest(of_q, (-1,))
-    prime_q = (of_q - top_q).exp() + eps / math.sqrt(count)
-    of_k = of_k - half_k - norm
-    top_k = _highest(of_k, (-2, -1))
-    prime_k = (of_k - top_k).exp() + eps / math.sqrt(count)
+    exponent_q, half_q = exponents(q)
+    exponent_k, half_k = exponents(k)
+    count = max(exponent_q.shape[-1], 1)
+    log_root = math.log(count) / 2  # of the √M
+    # the largest exponent is taken out and given back as log_scale; it carries the same gradient either way:
+    # one per query, whose row is normalised anyway, but one for all keys, which are summed over
+    top_q = _amax_or_zero(exponent_q, (-1,))
+    prime_q = (exponent_q - top_q).exp() + eps / math.sqrt(count)
+    exponent_k = exponent_k - half_k - log_root
+    top_k = _amax_or_zero(exponent_k, (-2, -1))
+    prime_k = (exponent_k - top_k).exp() + eps / math.sqrt(count)
     if key_mask is not None:
         prime_k = prime_k.masked_fill(~key_mask[:, None, :, None], 0)
-    return Features(prime_q, top_q - half_q - norm, prime_k, top_k)
+    return Features(prime_q, top_q - half_q - log_root, prime_k, top_k)
 
 
-def _highest(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    if not math.prod(x.shape[d] for d in dims):
-        return x.new_zeros([1 if d - x.ndim in dims else size for d, size in enumerate(x.shape)])
-    return x.amax(dims, keepdim=True)
+def _amax_or_zero(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """The maximum over `dims` (counted from the end), which stay with length 1; 0 where there is nothing to compare."""
+    if math.prod(x.shape[dim] for dim in dims):
+        return x.amax(dims, keepdim=True)
+    shape = list(x.shape)
+    for dim in dims:
+        shape[dim] = 1
+    return x.new_zeros(shape)
 
 
 class Matrices(NamedTuple):
@@ -117,7 +125,7 @@ def scatterbrain_matrices(
     key_mask: Bool[Tensor, "batch keys"] | None = None,
     rows: Int[Tensor, " queries"] | None = None,
 ) -> Matrices:
-    """Scatterbrain by definition, of size queries × keys: the oracle of the fast paths, and what a person looks at.
+    """Scatterbrain by definition, of size queries × keys: the oracle of the fast paths, and what `capture` shows.
 
     Args:
         omega: the exact pairs, broadcastable to (batch, heads, queries, keys); pairs that may not be seen are taken out of it.
@@ -134,11 +142,13 @@ def scatterbrain_matrices(
     product = (features.q @ features.k.mT).masked_fill(~visible, 0)
     exact = (q @ k.mT * t).masked_fill(~omega, -torch.inf)
     scale = features.log_scale
-    top = torch.maximum(_highest(exact.detach(), (-1,)), scale.detach())
+    # each row in the scale of its largest term, exact or low-rank, so that neither overflows
+    top = torch.maximum(_amax_or_zero(exact.detach(), (-1,)), scale.detach())
     scaled = torch.where(omega, (exact - top).exp(), product * (scale - top).exp())
     total = scaled.sum(-1, keepdim=True)
+    weights = scaled / total.masked_fill(total == 0, 1)  # a row that sees no key stays 0
     lowrank = product * scale.exp()
-    return Matrices(scaled / total.masked_fill(total == 0, 1), torch.where(omega, exact.exp(), lowrank), lowrank)
+    return Matrices(weights, torch.where(omega, exact.exp(), lowrank), lowrank)
 
 
 def lowrank_product(
@@ -154,10 +164,12 @@ def lowrank_product(
         return q @ (k.mT @ v)
     queries, keys = q.shape[2], k.shape[2]
     count = -(-max(queries, keys) // chunk)
-    q, k, v = (
-        nn.functional.pad(x, (0, 0, 0, count * chunk - x.shape[2])).unflatten(2, (count, chunk)) for x in (q, k, v)
-    )
-    states = k.mT @ v
+
+    def chunks(x: Tensor) -> Tensor:  # (batch, heads, count, chunk, ·)
+        return nn.functional.pad(x, (0, 0, 0, count * chunk - x.shape[2])).unflatten(2, (count, chunk))
+
+    q, k, v = chunks(q), chunks(k), chunks(v)
+    states = k.mT @ v  # of each chunk, (batch, heads, count, features, dim)
     before = states.cumsum(2) - states
     within = (q @ k.mT).tril() @ v
     return (q @ before + within).flatten(2, 3)[:, :, :queries]
@@ -191,9 +203,8 @@ class SBPerformerFeatures(nn.Module):
         features = int(dim * math.log(dim)) if features is None else features
         rows = features // 2 if cosh else features
         if rows < 1:
-            raise ValueError(
-                f"{features} random features leave no row of the projection: at least {2 if cosh else 1} are needed"
-            )
+            least = 2 if cosh else 1
+            raise ValueError(f"{features} random features leave no row of the projection: at least {least} are needed")
         self.softmax_temp, self.eps, self.cosh, self.ortho_scaling = softmax_temp, eps, cosh, ortho_scaling
         self.register_buffer("projection_matrix", orthogonal_projection(rows, dim, ortho_scaling=ortho_scaling))
 
@@ -256,9 +267,9 @@ class Options(TypedDict, total=False):
 
 
 class ScatterbrainAttention(nn.Module):
-    """What the three choices of Ω share: the random projection, float32, and maps for a person to look at. Owns no parameter.
+    """What the three choices of Ω share: the random projection, float32, and maps for `capture`. Owns no parameter.
 
-    A subclass says which pairs are exact (`pairs`) and computes without matrices (`attend`); `choose` is drawn or derived once a call.
+    A subclass says which pairs are exact (`pairs`) and computes without matrices (`attend`); `choose` is drawn or derived once per call.
     """
 
     def __init__(
@@ -318,10 +329,9 @@ class ScatterbrainAttention(nn.Module):
 
                 def weights(rows: Tensor, heads: Tensor) -> Tensor:
                     # not _replace: Dynamo rebuilds such a tuple wrongly
-                    of_rows = Features(
-                        features.q[:, :, rows], features.q_scale[:, :, rows], features.k, features.k_scale
-                    )
-                    return self._matrices(q[:, :, rows], k, of_rows, choice, mask, rows).weights[:, heads]
+                    prime_q, q_scale = features.q[:, :, rows], features.q_scale[:, :, rows]
+                    row_features = Features(prime_q, q_scale, features.k, features.k_scale)
+                    return self._matrices(q[:, :, rows], k, row_features, choice, mask, rows).weights[:, heads]
 
                 shape = (q.shape[0], q.shape[1], q.shape[2], k.shape[2])
                 record("weights", weights, shape=shape, device=q.device)
@@ -341,15 +351,18 @@ class ScatterbrainAttention(nn.Module):
         q, k = widened(q, k)
         choice = self.choose(q, k, mask) if choice is None else choice
         rows = torch.arange(q.shape[2], device=q.device) if rows is None else rows
-        return self._matrices(q, k, self.feature_map(q, k, key_mask=mask), choice, mask, rows)
+        features = self.feature_map(q, k, key_mask=mask)
+        return self._matrices(q, k, features, choice, mask, rows)
 
     def _matrices(self, q, k, features: Features, choice, mask, rows: Tensor) -> Matrices:
         pairs = self.pairs(choice, rows, k.shape[2])
+        if pairs.ndim == 3:  # (batch · heads, rows, keys)
+            pairs = pairs.unflatten(0, q.shape[:2])
         return scatterbrain_matrices(
             q,
             k,
             features,
-            pairs.unflatten(0, q.shape[:2]) if pairs.ndim == 3 else pairs,
+            pairs,
             softmax_temp=self.softmax_temp,
             causal=self.causal,
             key_mask=mask,

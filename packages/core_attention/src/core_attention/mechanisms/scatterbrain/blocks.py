@@ -31,6 +31,7 @@ def bigbird_layout(
 ) -> Layout:
     """`longformer_layout` and `random` more blocks in each row (Zaheer et al. 2020)."""
     layout = longformer_layout(query_blocks, key_blocks, window=window, globals_=globals_)
+    # numbers in [0, 1) for the free blocks, so that those of the layout come last
     chance = torch.rand(query_blocks, key_blocks, generator=generator).masked_fill(layout, 2.0)
     more = chance.argsort(dim=-1)[:, : min(random, key_blocks)]
     return layout | torch.zeros_like(layout).scatter(-1, more, True)
@@ -72,14 +73,16 @@ def scatterbrain_block_attention(
     check_inputs(q, k, v, key_mask)
     batch, heads, queries, dim = q.shape
     keys = k.shape[2]
-    of_q, of_k = -(-queries // block), -(-keys // block)
-    if tuple(layout.shape) != (of_q, of_k):
+    q_blocks, k_blocks = -(-queries // block), -(-keys // block)
+    if tuple(layout.shape) != (q_blocks, k_blocks):
         raise ValueError(
-            f"layout {tuple(layout.shape)} is not the ({of_q}, {of_k}) blocks of {block} in q {tuple(q.shape)}, k {tuple(k.shape)}"
+            f"layout {tuple(layout.shape)} is not the ({q_blocks}, {k_blocks}) blocks of {block} "
+            f"in q {tuple(q.shape)}, k {tuple(k.shape)}"
         )
     if causal and queries != keys:
         raise ValueError(f"causal blocks need as many queries as keys: q {tuple(q.shape)}, k {tuple(k.shape)}")
     if not queries or not keys:
+        # zeros that stay in the graph
         return v.new_zeros(batch, heads, queries, v.shape[-1]) + 0 * (q.sum() + k.sum() + v.sum())
     t = dim**-0.5 if softmax_temp is None else softmax_temp
     layout = layout.to(q.device)
@@ -87,14 +90,15 @@ def scatterbrain_block_attention(
         q, k, v, RouteMask(layout[None, None], block, block), causal=causal, key_mask=key_mask, scale=t, return_lse=True
     )
 
-    def blocks(x: Tensor, count: int) -> Tensor:
+    def blocks(x: Tensor, count: int) -> Tensor:  # (batch, heads, count, block, ·)
         return F.pad(x, (0, 0, 0, count * block - x.shape[2])).unflatten(2, (count, block))
 
-    prime_q, prime_k = blocks(features.q, of_q), blocks(features.k, of_k)
-    values = blocks(torch.cat([v, torch.ones_like(v[..., :1])], dim=-1), of_k)
+    prime_q, prime_k = blocks(features.q, q_blocks), blocks(features.k, k_blocks)
+    values = blocks(torch.cat([v, torch.ones_like(v[..., :1])], dim=-1), k_blocks)  # the last channel sums the weights
     outside = ~layout
     if causal:
         outside = outside & torch.ones_like(layout).tril(-1)
+    # per block of queries (a) the sum of the states φ(k)ᵀ v of all blocks of keys (b) that it does not see exactly
     states = torch.einsum("ab,xhbmd->xhamd", outside.to(q.dtype), prime_k.mT @ values)
     low = prime_q @ states
     if causal:  # what a query's own block holds, where the layout leaves it out
@@ -103,10 +107,11 @@ def scatterbrain_block_attention(
     low = low.flatten(2, 3)[:, :, :queries]
     scale = features.log_scale
     lse = lse[..., None]
+    # both parts in the scale of the larger one: exp(lse) weighs the exact part, exp(log_scale) the low-rank one
     top = torch.maximum(lse.detach(), scale.detach())
-    of_exact, of_low = (lse - top).exp(), (scale - top).exp()
-    total = of_exact + low[..., -1:] * of_low
-    return (exact * of_exact + low[..., :-1] * of_low) / total.masked_fill(total == 0, 1)
+    exact_share, low_share = (lse - top).exp(), (scale - top).exp()
+    total = exact_share + low[..., -1:] * low_share
+    return (exact * exact_share + low[..., :-1] * low_share) / total.masked_fill(total == 0, 1)
 
 
 class SBBlockAttention(ScatterbrainAttention):
@@ -136,9 +141,12 @@ class SBBlockAttention(ScatterbrainAttention):
         """The layout of this length; the random blocks of ``"bigbird"`` are the same in each call."""
         if isinstance(self.layout, Tensor):
             return self.layout.to(q.device)
-        counts = [-(-x.shape[2] // self.block) for x in (q, k)]
-        options = {"generator": torch.Generator().manual_seed(0)} if self.layout == "bigbird" else {}
-        return LAYOUTS[self.layout](*counts, **options).to(q.device)
+        q_blocks, k_blocks = -(-q.shape[2] // self.block), -(-k.shape[2] // self.block)
+        if self.layout == "bigbird":
+            layout = bigbird_layout(q_blocks, k_blocks, generator=torch.Generator().manual_seed(0))
+        else:
+            layout = LAYOUTS[self.layout](q_blocks, k_blocks)
+        return layout.to(q.device)
 
     def pairs(self, choice: Tensor, rows: Int[Tensor, " rows"], keys: int) -> Bool[Tensor, "rows keys"]:
         return choice[rows // self.block].repeat_interleave(self.block, dim=-1)[:, :keys]

@@ -56,8 +56,10 @@ def scatterbrain_local_attention(
     keys = k.shape[2]
     t = dim**-0.5 if softmax_temp is None else softmax_temp
     if not queries or not keys:
+        # zeros that stay in the graph
         return v.new_zeros(batch, heads, queries, v.shape[-1]) + 0 * (q.sum() + k.sum() + v.sum())
     longest = max(queries, keys)
+    # at least half a window, so that a window never reaches beyond the neighbouring chunks
     size = min(max(CHUNK, (window + 1) // 2), longest)
     count = -(-longest // size)
     allowed = torch.ones(1, keys, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
@@ -79,18 +81,17 @@ def scatterbrain_local_attention(
     )
     rows = max(1, SCORES // (3 * count * size * size))
     if rows >= batch * heads:
-        out = _windows(*parts, window, causal, dropout)
+        out = _attend_chunks(*parts, window, causal, dropout)
     else:
-        out = torch.cat(
-            [
-                checkpoint(_windows, *group, window, causal, dropout, use_reentrant=False)  # type: ignore[misc]
-                for group in zip(*(x.split(rows) for x in parts), strict=True)
-            ]
-        )
+        outs = []
+        for group in zip(*(part.split(rows) for part in parts), strict=True):
+            part_out = checkpoint(_attend_chunks, *group, window, causal, dropout, use_reentrant=False)
+            outs.append(part_out)
+        out = torch.cat(outs)  # type: ignore[arg-type]
     return out.flatten(1, 2)[:, :queries].unflatten(0, (batch, heads))
 
 
-def _windows(
+def _attend_chunks(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -102,6 +103,11 @@ def _windows(
     causal: bool,
     dropout: float,
 ) -> Tensor:
+    """Output (rows, count, size, dim) of queries, keys … in chunks (rows, count, size, ·), rows of batch · heads.
+
+    Three parts, all in the scale of each row's largest term: the window exactly, the rest of the own and the neighbouring chunks by
+    its products of features, and all chunks beyond by sums of states.
+    """
     count, size = q.shape[1:3]
     device = q.device
     reach = 1 if count > 1 else 0  # a window reaches into the neighbouring chunks at most
@@ -112,26 +118,27 @@ def _windows(
         padded = F.pad(x, (0, 0) * (x.ndim - 2) + (1, 1))
         return torch.cat([padded[:, :-2], x, padded[:, 2:]], dim=2)
 
-    distance = (
-        torch.arange(-reach * size, (1 + reach) * size, device=device) - torch.arange(size, device=device)[:, None]
-    )
+    # key minus query, of the near keys (columns) and the queries of a chunk (rows): the same in every chunk
+    key_place = torch.arange(-reach * size, (1 + reach) * size, device=device)
+    distance = key_place - torch.arange(size, device=device)[:, None]
     exact = (distance >= -(window // 2)) & (distance < (window + 1) // 2)
-    seen = near(allowed)[:, :, None]
+    visible = near(allowed)[:, :, None]
     if causal:
-        exact, seen = exact & (distance <= 0), seen & (distance <= 0)
-    score = (q @ near(k).mT).masked_fill(~(exact & seen), -torch.inf)
+        exact, visible = exact & (distance <= 0), visible & (distance <= 0)
+    score = (q @ near(k).mT).masked_fill(~(exact & visible), -torch.inf)
     top = torch.maximum(score.detach().amax(-1, keepdim=True), scale.detach())
     near_v = near(v)
     weight = (score - top).exp()
-    lowrank = (prime_q @ near(prime_k).mT).masked_fill(exact | ~seen, 0) * (scale - top).exp()
+    lowrank = (prime_q @ near(prime_k).mT).masked_fill(exact | ~visible, 0) * (scale - top).exp()
     # chunks beyond the neighbours, by the sums of what lies before and after
     states = prime_k.mT @ v
     far = F.pad(states.cumsum(1), (0, 0, 0, 0, 1 + reach, 0))[:, :count]
     if not causal:
-        far = far + F.pad(states.flip(1).cumsum(1).flip(1), (0, 0, 0, 0, 0, 1 + reach))[:, 1 + reach :]
+        after = states.flip(1).cumsum(1).flip(1)
+        far = far + F.pad(after, (0, 0, 0, 0, 0, 1 + reach))[:, 1 + reach :]
     out = (weight + lowrank) @ near_v + (prime_q @ far) * (scale - top).exp()
     total = out[..., -1:]
-    if dropout:
+    if dropout:  # after the normaliser: weights are dropped, not renormalised
         out = out + (F.dropout(weight, dropout) - weight) @ near_v
     return out[..., :-1] / total.masked_fill(total == 0, 1)
 
@@ -181,7 +188,10 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, dense: bool = False) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out = self.attention.matrices(q, k).weights @ v if dense else self.attention(q, k, v)
+        if dense:
+            out = self.attention.matrices(q, k).weights @ v
+        else:
+            out = self.attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
 

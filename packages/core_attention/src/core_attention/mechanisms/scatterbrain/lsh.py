@@ -30,12 +30,12 @@ def asymmetric_transform(
 
     R is the largest |q|² plus the largest |k|². Inner products stay as they are.
     """
-    norm_q, norm_k = (x.square().sum(-1, keepdim=True) for x in (q, k))
+    norm_q, norm_k = q.square().sum(-1, keepdim=True), k.square().sum(-1, keepdim=True)
     if not q.shape[-2] or not k.shape[-2]:
         return F.pad(q, (0, 2)), F.pad(k, (0, 2))
     radius = norm_q.amax(-2, keepdim=True) + norm_k.amax(-2, keepdim=True)
     zero_q, zero_k = torch.zeros_like(norm_q), torch.zeros_like(norm_k)
-    rest_q, rest_k = ((radius - n).clamp(min=0).sqrt() for n in (norm_q, norm_k))
+    rest_q, rest_k = (radius - norm_q).clamp(min=0).sqrt(), (radius - norm_k).clamp(min=0).sqrt()
     return torch.cat([q, zero_q, rest_q], dim=-1), torch.cat([k, rest_k, zero_k], dim=-1)
 
 
@@ -101,54 +101,67 @@ def scatterbrain_lsh_attention(
     count = clusters.q.shape[-1] // q_cluster
     if clusters.q.shape[-1] != count * q_cluster or clusters.k.shape[-1] != count * k_cluster:
         raise ValueError(
-            f"positions {tuple(clusters.q.shape)} and {tuple(clusters.k.shape)} are not equally many clusters of {q_cluster} queries and {k_cluster} keys"
+            f"positions {tuple(clusters.q.shape)} and {tuple(clusters.k.shape)} are not equally many clusters "
+            f"of {q_cluster} queries and {k_cluster} keys"
         )
     if clusters.q.shape[-1] < queries or clusters.k.shape[-1] < keys:
         raise ValueError(
-            f"positions {tuple(clusters.q.shape)} and {tuple(clusters.k.shape)} leave out some of q {tuple(q.shape)}, k {tuple(k.shape)}"
+            f"positions {tuple(clusters.q.shape)} and {tuple(clusters.k.shape)} leave out some "
+            f"of q {tuple(q.shape)}, k {tuple(k.shape)}"
         )
     if not queries or not keys:
+        # zeros that stay in the graph
         return v.new_zeros(batch, heads, queries, v.shape[-1]) + 0 * (q.sum() + k.sum() + v.sum())
-    values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)
+    values = torch.cat([v, torch.ones_like(v[..., :1])], dim=-1)  # the last channel sums the weights
     scale = features.log_scale.expand(-1, -1, queries, -1)
     allowed = torch.ones(1, keys, dtype=torch.bool, device=q.device) if key_mask is None else key_mask
     allowed = allowed.expand(batch, keys).repeat_interleave(heads, dim=0)
-    of_q, of_k = cluster_numbers(clusters.q, q_cluster), cluster_numbers(clusters.k, k_cluster)
+    # the cluster of each query and key in every round, with the rounds last: (batch, heads, length, hashes)
+    clusters_of_q = cluster_numbers(clusters.q, q_cluster).movedim(0, -1).unflatten(0, (batch, heads))
+    clusters_of_k = cluster_numbers(clusters.k, k_cluster).movedim(0, -1).unflatten(0, (batch, heads))
 
-    def gathered(x: Tensor, index: Tensor, size: int) -> Tensor:
+    def gather_clusters(x: Tensor, index: Tensor, size: int) -> Tensor:
         """(batch, heads, length, ·) in the order of a round, (rows, clusters, size, ·); padding repeats the last entry."""
         x = x.flatten(0, 1)
+        # as one index into all rows joined
         index = index.clamp(max=x.shape[1] - 1) + torch.arange(rows, device=x.device)[:, None] * x.shape[1]
         return x.flatten(0, 1).index_select(0, index.flatten()).view(rows, count, size, -1)
 
     rounds = []
     for q_order, k_order in zip(clusters.q, clusters.k, strict=True):
         place_q, place_k = q_order.view(rows, count, q_cluster), k_order.view(rows, count, k_cluster)
-        key, value = gathered(k, k_order, k_cluster), gathered(values, k_order, k_cluster)
-        pair_q = gathered(of_q.movedim(0, -1).unflatten(0, (batch, heads)), q_order, q_cluster)
-        pair_k = gathered(of_k.movedim(0, -1).unflatten(0, (batch, heads)), k_order, k_cluster)
-        times = (pair_q[:, :, :, None] == pair_k[:, :, None]).sum(-1).clamp(min=1)
+        key, value = gather_clusters(k, k_order, k_cluster), gather_clusters(values, k_order, k_cluster)
+        # in how many rounds each pair shares a cluster: at least in this one (the clamp is for padding)
+        numbers_q = gather_clusters(clusters_of_q, q_order, q_cluster)
+        numbers_k = gather_clusters(clusters_of_k, k_order, k_cluster)
+        times = (numbers_q[:, :, :, None] == numbers_k[:, :, None]).sum(-1).clamp(min=1)
         visible = allowed.gather(1, k_order.clamp(max=keys - 1)).view(rows, count, 1, k_cluster)
         visible = visible & (place_k < keys)[:, :, None]
         if causal:
             visible = visible & (place_k[:, :, None] <= place_q[..., None])
-        score = (gathered(q * t, q_order, q_cluster) @ key.mT).masked_fill(~visible, -torch.inf)
-        row_scale = gathered(scale, q_order, q_cluster)
+        score = (gather_clusters(q * t, q_order, q_cluster) @ key.mT).masked_fill(~visible, -torch.inf)
+        row_scale = gather_clusters(scale, q_order, q_cluster)
         top = torch.maximum(score.detach().amax(-1, keepdim=True), row_scale.detach())
         exact = (score - top).exp() / times
-        lowrank = gathered(features.q, q_order, q_cluster) @ gathered(features.k, k_order, k_cluster).mT
+        prime_q = gather_clusters(features.q, q_order, q_cluster)
+        prime_k = gather_clusters(features.k, k_order, k_cluster)
+        lowrank = prime_q @ prime_k.mT
         lowrank = lowrank.masked_fill(~visible, 0) / times * (row_scale - top).exp()
         out = (exact - lowrank) @ value
-        if dropout:
-            out = torch.cat([((F.dropout(exact, dropout) - lowrank) @ value)[..., :-1], out[..., -1:]], dim=-1)
-        back = q_order.argsort(dim=-1)[:, :queries]
-        rounds.append(tuple(x.flatten(1, 2).gather(1, back[..., None].expand(-1, -1, x.shape[-1])) for x in (out, top)))
-    top = torch.stack([top for _, top in rounds]).amax(0)
+        if dropout:  # of the values only: the normaliser, in the last channel, keeps all weights
+            dropped = (F.dropout(exact, dropout) - lowrank) @ value
+            out = torch.cat([dropped[..., :-1], out[..., -1:]], dim=-1)
+        # back into the order of the queries; padding is dropped
+        back = q_order.argsort(dim=-1)[:, :queries, None]
+        out = out.flatten(1, 2).gather(1, back.expand(-1, -1, out.shape[-1]))
+        top = top.flatten(1, 2).gather(1, back)
+        rounds.append((out, top))
+    top = torch.stack([round_top for _, round_top in rounds]).amax(0)
     scale = scale.flatten(0, 1)
     whole = lowrank_product(features.q, features.k, values, causal=causal).flatten(0, 1)
     total = whole * (scale - top).exp()
-    for out, own_top in rounds:
-        total = total + out * (own_top - top).exp()
+    for out, round_top in rounds:
+        total = total + out * (round_top - top).exp()
     # a row that sees no key has nothing to normalise; any other has at least a part of its largest term
     result = total[..., :-1] / total[..., -1:].clamp(min=1e-6)
     return result.unflatten(0, (batch, heads))
@@ -166,7 +179,7 @@ class SBSmyrfAttention(ScatterbrainAttention):
         dim: channels of a head.
         hashes: rounds of hashing.
         q_cluster: queries in a cluster.
-        k_cluster: keys in a cluster. There are as many clusters as the side needs that needs more; the other side's last ones hold padding.
+        k_cluster: keys in a cluster. The side that needs more clusters sets their number; the last ones of the other hold padding.
 
     The other arguments are those of `SBLocalAttention`.
     """
@@ -189,20 +202,22 @@ class SBSmyrfAttention(ScatterbrainAttention):
         """Draws the hashes and sorts; queries and keys beyond a padding mask come last."""
         queries, keys = q.shape[2], k.shape[2]
         to_q, to_k = self.padded(queries, keys)
-        flat_q, flat_k = q.detach().flatten(0, 1), k.detach().flatten(0, 1)
-        flat_q, flat_k = asymmetric_transform(flat_q, flat_k)
+        flat_q, flat_k = asymmetric_transform(q.detach().flatten(0, 1), k.detach().flatten(0, 1))
         flat_q, flat_k = F.pad(flat_q, (0, 0, 0, to_q - queries)), F.pad(flat_k, (0, 0, 0, to_k - keys))
-        real = torch.ones(q.shape[0], keys, dtype=torch.bool, device=q.device) if mask is None else mask
-        key_mask = F.pad(real, (0, to_k - keys)).repeat_interleave(q.shape[1], dim=0)
-        query_mask = F.pad(real if queries == keys else real.new_ones(q.shape[0], queries), (0, to_q - queries))
+        real_keys = torch.ones(q.shape[0], keys, dtype=torch.bool, device=q.device) if mask is None else mask
+        # in self-attention a padded key is a padded query too
+        real_queries = real_keys if queries == keys else real_keys.new_ones(q.shape[0], queries)
+        key_mask = F.pad(real_keys, (0, to_k - keys)).repeat_interleave(q.shape[1], dim=0)
+        query_mask = F.pad(real_queries, (0, to_q - queries))
         query_mask = query_mask.repeat_interleave(q.shape[1], dim=0)
         alpha = torch.randn(flat_q.shape[-1], self.hashes, device=q.device, dtype=q.dtype)
         beta = torch.rand(1, self.hashes, device=q.device, dtype=q.dtype)
         return Clusters(*lsh_clustering(flat_q, flat_k, alpha, beta, key_mask=key_mask, query_mask=query_mask))
 
     def pairs(self, choice: Clusters, rows: Int[Tensor, " rows"], keys: int) -> Bool[Tensor, "batch_heads rows keys"]:
-        of_q, of_k = cluster_numbers(choice.q, self.q_cluster), cluster_numbers(choice.k, self.k_cluster)
-        return (of_q[:, :, rows, None] == of_k[:, :, None, :keys]).any(0)
+        numbers_q = cluster_numbers(choice.q, self.q_cluster)
+        numbers_k = cluster_numbers(choice.k, self.k_cluster)
+        return (numbers_q[:, :, rows, None] == numbers_k[:, :, None, :keys]).any(0)
 
     def attend(self, q, k, v, features: Features, choice: Clusters, mask: Tensor | None) -> Tensor:
         return scatterbrain_lsh_attention(

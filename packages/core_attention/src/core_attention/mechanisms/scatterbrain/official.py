@@ -62,15 +62,18 @@ def _build_lsh(config: Config) -> SBSmyrfAttention:
 def _key_mask(inputs, keys: int):
     if "key_lengths" in inputs:
         return torch.arange(keys, device=inputs["key_lengths"].device) < inputs["key_lengths"][:, None]
-    return inputs["key_mask"].bool() if "key_mask" in inputs else None
+    if "key_mask" in inputs:
+        return inputs["key_mask"].bool()
+    return None
 
 
 def _attention(module: ScatterbrainAttention, inputs, *, config, mode):
-    q, k, v = (
-        inputs[name].transpose(1, 2) for name in ("q", "k", "v")
-    )  # published layout: (batch, length, heads, dim)
+    # published layout: (batch, length, heads, dim)
+    q, k, v = inputs["q"].transpose(1, 2), inputs["k"].transpose(1, 2), inputs["v"].transpose(1, 2)
     mask = _key_mask(inputs, k.shape[2])
-    choice = Clusters(inputs["q_positions"], inputs["k_positions"]) if "q_positions" in inputs else None
+    choice = None
+    if "q_positions" in inputs:  # what the hash drew when the case was recorded
+        choice = Clusters(inputs["q_positions"], inputs["k_positions"])
     outputs = {"out": module(q, k, v, mask=mask, choice=choice).transpose(1, 2)}
     matrices = module.matrices(q, k, mask=mask, choice=choice)
     outputs |= {
@@ -79,15 +82,18 @@ def _attention(module: ScatterbrainAttention, inputs, *, config, mode):
         "lowrank_unnormalized": matrices.lowrank,
     }
     pairs = module.pairs(choice, torch.arange(q.shape[2], device=q.device), k.shape[2])
-    pairs = pairs.unflatten(0, q.shape[:2]) if pairs.ndim == 3 else pairs[None, None].expand(*q.shape[:2], -1, -1)
-    return outputs | {"sparse_mask": pairs if mask is None else pairs & mask[:, None, None]}
+    if pairs.ndim == 3:
+        pairs = pairs.unflatten(0, q.shape[:2])
+    else:
+        pairs = pairs[None, None].expand(*q.shape[:2], -1, -1)
+    if mask is not None:
+        pairs = pairs & mask[:, None, None]
+    return outputs | {"sparse_mask": pairs}
 
 
 def _lsh(module, inputs, *, config, mode):
     q, k = asymmetric_transform(inputs["q"], inputs["k"])
-    masks = {
-        f"{name}_mask": None if (m := inputs.get(f"{name}_mask")) is None else m.bool() for name in ("query", "key")
-    }
+    masks = {name: inputs[name].bool() for name in ("query_mask", "key_mask") if inputs.get(name) is not None}
     q_positions, k_positions = lsh_clustering(q, k, inputs["alpha"], inputs["beta"], **masks)
     return {"q_transformed": q, "k_transformed": k, "q_positions": q_positions, "k_positions": k_positions}
 
@@ -99,7 +105,12 @@ def _convert(prefix: str):
         key = f"{prefix}projection_matrix"
         stored = official.get(key)
         if stored is not None and not stored.any():
-            module = (_build_features if not prefix else _build_lsh if "d_head" in config else _build_local)(config)
+            if not prefix:
+                module = _build_features(config)
+            elif "d_head" in config:
+                module = _build_lsh(config)
+            else:
+                module = _build_local(config)
             official[key] = module.state_dict()[key].to(stored)
         return same(official, config)
 

@@ -25,19 +25,20 @@ def scatterbrain(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: f
     """
     defaults = {"window": 64, "features": None, "eps": 0.0, "seed": 0}
     options: dict[str, Any] = options_of(module, "scatterbrain", defaults)
-    seen = visible("scatterbrain", q, k, mask, module)
+    visibility = visible("scatterbrain", q, k, mask, module)
     group = q.shape[1] // k.shape[1]
     if group > 1:
         k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    attend = _scatterbrain(q.shape[-1], scale, seen.causal, *(options[name] for name in defaults)).to(q.device)
-    if not seen.first:
-        return attend(q, k, v, mask=seen.keys)
-    rows = torch.arange(seen.first, seen.first + q.shape[2], device=q.device)
-    return (attend.matrices(q, k, mask=seen.keys, rows=rows).weights @ v.float()).to(v.dtype)
+    attend = _shared_module(q.shape[-1], scale, visibility.causal, **options).to(q.device)
+    if not visibility.first:
+        return attend(q, k, v, mask=visibility.keys)
+    rows = torch.arange(visibility.first, visibility.first + q.shape[2], device=q.device)
+    weights = attend.matrices(q, k, mask=visibility.keys, rows=rows).weights
+    return (weights @ v.float()).to(v.dtype)
 
 
 @lru_cache(maxsize=64)
-def _scatterbrain(
+def _shared_module(
     dim: int, scale: float, causal: bool, window: int, features: int | None, eps: float, seed: int
 ) -> SBLocalAttention:
     """One projection for every layer and call with the same options."""

@@ -30,9 +30,10 @@ class SentenceAttention(nn.Module):
         positive("SentenceAttention", sentence_dim=sentence_dim, channels=channels)
         self.sentence_dim, self.channels = sentence_dim, channels
         self.use_image, self.rescale = use_image, rescale
+        width = sentence_dim + channels if use_image else sentence_dim
         hidden = 4 * sentence_dim
         self.attention = nn.Sequential(
-            nn.Linear(sentence_dim + (channels if use_image else 0), hidden),
+            nn.Linear(width, hidden),
             nn.LayerNorm(hidden),
             nn.ReLU(),
             nn.Linear(hidden, channels),
@@ -56,7 +57,9 @@ class SentenceAttention(nn.Module):
                 raise ValueError("SentenceAttention(use_image=True) needs the map for its gate")
             text = torch.cat([text, image.mean((2, 3)).to(text.dtype)], 1)
         g = self.attention(text)
-        return g * self.channels if self.rescale else g
+        if self.rescale:
+            g = g * self.channels
+        return g
 
     def forward(self, image: Float[Tensor, "b c h w"], text: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
         """The gated map.
@@ -67,7 +70,7 @@ class SentenceAttention(nn.Module):
         feature_map(image, self.channels, "SentenceAttention")
         if image.shape[0] != text.shape[0]:
             raise ValueError(
-                f"SentenceAttention needs one sentence a map, got maps {tuple(image.shape)}, sentences {tuple(text.shape)}"
+                f"SentenceAttention needs one sentence per map, got maps {tuple(image.shape)}, sentences {tuple(text.shape)}"
             )
         return channel_gate(image, self.gate(text, image))
 

@@ -42,7 +42,7 @@ def coordinated_attention(
         renormalise: strike out before the softmax, so that rows sum to 1.
 
     Raises:
-        ValueError: `allowed` does not have one entry a token and prompt; the shapes are quoted.
+        ValueError: `allowed` does not have one entry per token and prompt; the shapes are quoted.
     """
     b, h, n, d = q.shape
     p = k_prompt.shape[2]
@@ -54,26 +54,28 @@ def coordinated_attention(
     if active():
         record(
             "weights",
-            lambda rows, heads: _weights(q, k, k_prompt, allowed, renormalise, rows, heads),
+            lambda rows, heads: _weight_rows(q, k, k_prompt, allowed, renormalise, rows, heads),
             shape=(b, h, n, n + p),
             device=q.device,
         )
     with paused():
         y, lse = attention(q, k, v, return_lse=True)
-    exact = lse.dtype
-    scores = (q @ k_prompt.mT).to(exact) * d**-0.5
+    scores = (q @ k_prompt.mT).to(lse.dtype) * d**-0.5  # (b, h, n, p)
     visible = allowed[:, None]
     if renormalise:
         scores = scores.masked_fill(~visible, float("-inf"))
+    # the softmax over tokens and prompts from that over the tokens: its normaliser grows from exp(lse) to exp(total)
     total = torch.logaddexp(lse, scores.logsumexp(-1)) if p else lse
+    token_share = (lse - total).exp()[..., None]
+    # struck out after the normaliser, as published: rows sum to less than 1
     weights = (scores - total[..., None]).exp() * visible
-    return y * (lse - total).exp()[..., None].to(y.dtype) + weights.to(v_prompt.dtype) @ v_prompt
+    return y * token_share.to(y.dtype) + weights.to(v_prompt.dtype) @ v_prompt
 
 
-def _weights(
+def _weight_rows(
     q: Tensor, k: Tensor, k_prompt: Tensor, allowed: Tensor, renormalise: bool, rows: Tensor, heads: Tensor
 ) -> Tensor:
-    """The rows that were asked for, tokens first, then prompts."""
+    """The requested rows of the weights, (b, heads, rows, n + p): tokens first, then prompts."""
     keys = torch.cat([k, k_prompt.expand(k.shape[0], -1, -1, -1)], 2)[:, heads]
     scores = q[:, heads][:, :, rows].float() @ keys.float().mT * q.shape[3] ** -0.5
     visible = F.pad(allowed[:, None, rows], (k.shape[2], 0), value=True)
@@ -93,7 +95,7 @@ def match(
 
     Args:
         tokens: the input of a block, before any norm.
-        keys: one key an entry.
+        keys: one key per entry.
         k: entries that each token takes.
         draws: numbers whose k greatest decide instead of the cosine (uniform ones: the random phase of the training).
 
@@ -104,15 +106,18 @@ def match(
     if not 1 <= k <= entries:
         raise ValueError(f"a token takes between 1 and all {entries} entries of its pool, got {k}")
     cosine = F.normalize(tokens, dim=2) @ F.normalize(keys, dim=1).mT
-    taken = (cosine if draws is None else draws).topk(k, dim=2).indices
+    ranking = cosine if draws is None else draws
+    taken = ranking.topk(k, dim=2).indices
     selected = torch.zeros_like(cosine, dtype=torch.bool).scatter(2, taken, True)
     return selected, (1 - cosine.gather(2, taken)).mean()
 
 
 def fourier(prompts: Float[Tensor, "p c"]) -> Float[Tensor, "p c"]:
     """The real part of the two-dimensional discrete Fourier transform, without normalisation (visual Fourier prompt tuning)."""
-    exact = prompts if prompts.dtype in (torch.float32, torch.float64) else prompts.float()
-    return torch.fft.fft2(exact).real.to(prompts.dtype)
+    wide = prompts.to(
+        torch.promote_types(prompts.dtype, torch.float32)
+    )  # there is no transform in half precision on CPUs
+    return torch.fft.fft2(wide).real.to(prompts.dtype)
 
 
 class PromptPool(nn.Module):
@@ -120,9 +125,9 @@ class PromptPool(nn.Module):
 
     Args:
         layers: layers of the transformer.
-        entries: entries a layer; 0: no pool.
+        entries: entries per layer; 0: no pool.
         dim: channels.
-        length: prompts an entry.
+        length: prompts per entry.
     """
 
     def __init__(self, layers: int, entries: int, dim: int, *, length: int = 1):
@@ -151,8 +156,8 @@ class TokenCoordinatedPrompts(nn.Module):
         dim: its channels.
         cls_entries: entries of the CLS pool of a layer; 0: none.
         image_entries: entries of the pool of the image tokens; 0: none.
-        cls_length: prompts an entry of the CLS pool.
-        image_length: prompts an entry of the image pool.
+        cls_length: prompts per entry of the CLS pool.
+        image_length: prompts per entry of the image pool.
         cls_k: entries that CLS takes; None: all (the role-only variant, without a matching distance).
         image_k: entries that each image token takes; None: all.
         use_fourier: transform the layer's prompts by `fourier` (VFPT); False: plain prompts (VPT).
@@ -197,9 +202,11 @@ class TokenCoordinatedPrompts(nn.Module):
 
     def prompts(self, layer: int) -> Float[Tensor, "p c"]:
         """The layer's prompts, those of CLS first, entry by entry, as they stand beside the tokens."""
-        both = torch.cat([pool.prompts[layer].flatten(0, 1) for pool in (self.cls, self.image)])
-        both = self.dropout(both)
-        return fourier(both) if self.use_fourier and both.shape[0] else both
+        prompts = torch.cat([self.cls.prompts[layer].flatten(0, 1), self.image.prompts[layer].flatten(0, 1)])
+        prompts = self.dropout(prompts)
+        if self.use_fourier and prompts.shape[0]:  # the transform refuses an empty axis
+            return fourier(prompts)
+        return prompts
 
     def coordinate(
         self, layer: int, x: Float[Tensor, "b n c"], *, random: bool = False
@@ -213,6 +220,7 @@ class TokenCoordinatedPrompts(nn.Module):
         """
         b, n, _ = x.shape
         allowed, distance = [], x.new_zeros(())
+        # of each role: its pool, its tokens, how many entries each takes, and how many tokens of the other role stand before and after
         roles = ((self.cls, x[:, :1], self.cls_k, (0, n - 1)), (self.image, x[:, 1:], self.image_k, (1, 0)))
         for pool, tokens, k, others in roles:
             entries = pool.keys.shape[1]
@@ -220,8 +228,9 @@ class TokenCoordinatedPrompts(nn.Module):
                 own = torch.ones(b, tokens.shape[1], entries * pool.length, dtype=torch.bool, device=x.device)
             else:
                 draws = torch.rand(*tokens.shape[:2], entries, device=x.device) if random else None
-                own, one = pool.match(layer, tokens, k, draws=draws)
-                distance = distance + one
+                own, pool_distance = pool.match(layer, tokens, k, draws=draws)
+                distance = distance + pool_distance
+            # tokens of the other role may use nothing of this pool
             allowed.append(F.pad(own, (0, 0, *others)))
         return torch.cat(allowed, 2), distance
 
@@ -251,7 +260,8 @@ class TokenCoordinatedPrompts(nn.Module):
         _, k_prompt, v_prompt = attn.qkv(norm(self.prompts(layer))[None]).chunk(3, 2)  # pyright: ignore[reportCallIssue]
         if self.scale is not None and self.shift is not None:
             v_prompt = v_prompt * self.scale + self.shift
-        k_prompt, v_prompt = (t.unflatten(2, (heads, -1)).transpose(1, 2) for t in (k_prompt, v_prompt))
+        k_prompt = k_prompt.unflatten(2, (heads, -1)).transpose(1, 2)
+        v_prompt = v_prompt.unflatten(2, (heads, -1)).transpose(1, 2)
         y = coordinated_attention(q, k, v, k_prompt, v_prompt, allowed, renormalise=self.renormalise)
         return attn.proj(y.transpose(1, 2).flatten(2)), distance  # pyright: ignore[reportCallIssue]
 
@@ -280,17 +290,17 @@ class _Coordinated(nn.Module):
         """Prompts in the sequence as published: every row of the softmax, the mask after it, the prompts' rows dropped."""
         allowed, _ = self.prompts.coordinate(0, x)
         prompts = self.prompts.prompts(0).expand(x.shape[0], -1, -1)
-        every = self.norm(torch.cat([x[:, :1], prompts, x[:, 1:]], 1))
-        q, k, v = _split(self.attn.qkv(every), 12)  # pyright: ignore[reportCallIssue]
-        p, n = prompts.shape[1], x.shape[1]
-        mask = torch.cat([allowed.new_ones(x.shape[0], n, 1), allowed, allowed.new_ones(x.shape[0], n, n - 1)], 2)
+        sequence = self.norm(torch.cat([x[:, :1], prompts, x[:, 1:]], 1))  # prompts stand behind CLS
+        q, k, v = _split(self.attn.qkv(sequence), 12)  # pyright: ignore[reportCallIssue]
+        b, n, p = x.shape[0], x.shape[1], prompts.shape[1]
+        mask = torch.cat([allowed.new_ones(b, n, 1), allowed, allowed.new_ones(b, n, n - 1)], 2)
         weights = torch.softmax(q @ k.mT * q.shape[3] ** -0.5, -1)
-        rows = torch.cat([weights[:, :, :1], weights[:, :, 1 + p :]], 2) * mask[:, None]
-        return self.attn.proj((rows @ v).transpose(1, 2).flatten(2))  # pyright: ignore[reportCallIssue]
+        weights = torch.cat([weights[:, :, :1], weights[:, :, 1 + p :]], 2) * mask[:, None]
+        return self.attn.proj((weights @ v).transpose(1, 2).flatten(2))  # pyright: ignore[reportCallIssue]
 
 
 def example(tokens: int) -> Example:
-    """A layer of ViT-B with 18 prompts a pool, for `core_attention.registry.catalogue`."""
+    """A layer of ViT-B with 18 prompts per pool, for `core_attention.registry.catalogue`."""
     layer = _Coordinated()
     x = torch.randn(1, tokens, 768)
     return Example(layer, (x,), tokens=tokens, reference=layer.definition, softmax=(768, 12))

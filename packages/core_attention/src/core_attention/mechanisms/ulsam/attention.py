@@ -14,9 +14,22 @@ from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import divides, feature_map
 from core_attention.parts.map_recording import recorded
 
-# official name of a subspace's part → ours, stacked over the subspaces
-PARTS = [f"{conv}.{kind}" for conv in ("conv_dws", "conv_point") for kind in ("weight", "bias")]
-PARTS += [f"{bn}.{kind}" for bn in ("bn_dws", "bn_point") for kind in ("weight", "bias", "running_mean", "running_var")]
+# The published names within one subspace. Ours are the same, but each tensor is joined over the subspaces along its first axis.
+PARTS = [
+    "conv_dws.weight",
+    "conv_dws.bias",
+    "conv_point.weight",
+    "conv_point.bias",
+    "bn_dws.weight",
+    "bn_dws.bias",
+    "bn_dws.running_mean",
+    "bn_dws.running_var",
+    "bn_point.weight",
+    "bn_point.bias",
+    "bn_point.running_mean",
+    "bn_point.running_var",
+]
+# Scalars, equal in all subspaces: one of them serves for all.
 COUNTERS = ["bn_dws.num_batches_tracked", "bn_point.num_batches_tracked"]
 
 
@@ -24,8 +37,8 @@ def subspace_gate(x: Float[Tensor, "b c h w"], attention: Float[Tensor, "b g h w
     """``y = (1 + A_n) · x`` for the channels of each subspace n, which follow one another."""
     b, c, h, w = x.shape
     g = attention.shape[1]
-    gate = (1 + attention).to(x.dtype)
-    return (x.reshape(b, g, c // g, h, w) * gate[:, :, None]).reshape(b, c, h, w)
+    gate = (1 + attention).to(x.dtype)[:, :, None]  # (b, g, 1, h, w): one map for the c / g channels of a subspace
+    return (x.reshape(b, g, c // g, h, w) * gate).reshape(b, c, h, w)
 
 
 class ULSAM(nn.Module):
@@ -53,14 +66,16 @@ class ULSAM(nn.Module):
         self.channels, self.num_splits, self.norm = channels, num_splits, norm
         self.conv_dws = nn.Conv2d(channels, channels, 1, groups=channels, bias=norm)
         self.conv_point = nn.Conv2d(channels, num_splits, 1, groups=num_splits, bias=norm)
-        momentum = 0.9 if official_momentum else 0.1
-        self.bn_dws = nn.BatchNorm2d(channels, momentum=momentum) if norm else nn.Identity()
-        self.bn_point = nn.BatchNorm2d(num_splits, momentum=momentum) if norm else nn.Identity()
+        self.bn_dws = self.bn_point = nn.Identity()
+        if norm:
+            momentum = 0.9 if official_momentum else 0.1
+            self.bn_dws = nn.BatchNorm2d(channels, momentum=momentum)
+            self.bn_point = nn.BatchNorm2d(num_splits, momentum=momentum)
 
     def attention(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b g h w"]:
         """The attention map of each subspace; each sums to 1 over the pixels. The softmax is in float32 at least."""
         b, c, h, w = x.shape
-        # DW is one product a channel; as a convolution it takes ten times as long on CPUs
+        # DW is one product per channel; as a convolution it takes ten times as long on CPUs
         scale, shift = self.conv_dws.weight.view(1, c, 1, 1), self.conv_dws.bias
         d = x * scale.to(x.dtype)
         if shift is not None:
@@ -73,8 +88,8 @@ class ULSAM(nn.Module):
         s = self.conv_point(F.max_pool2d(d, 3, stride=1, padding=1))
         if self.norm:
             s = F.relu(self.bn_point(s))
-        exact = s.dtype if s.dtype == torch.float64 else torch.float32
-        return s.flatten(2).softmax(2, dtype=exact).view(b, self.num_splits, h, w)
+        wide = torch.promote_types(s.dtype, torch.float32)
+        return s.flatten(2).softmax(2, dtype=wide).view(b, self.num_splits, h, w)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """The gated map; ``|x| ≤ |y| ≤ 2 |x|``.
@@ -98,18 +113,24 @@ def stacked(state_dict: dict[str, Tensor], prefix: str, num_splits: int) -> None
         keys = [f"{prefix}subspaces.{n}.{part}" for n in range(num_splits)]
         if all(key in state_dict for key in keys):
             parts = [state_dict.pop(key) for key in keys]
-            state_dict[prefix + part] = parts[0] if part in COUNTERS else torch.cat(parts)
+            if part in COUNTERS:
+                state_dict[prefix + part] = parts[0]
+            else:
+                state_dict[prefix + part] = torch.cat(parts)
 
 
 def published_state(layer: ULSAM) -> dict[str, Tensor]:
     """The layer's state under the published names ``subspaces.N.…``, as views: the inverse of `stacked`."""
-    state = layer.state_dict(keep_vars=True)
-    found: dict[str, Tensor] = {}
-    for part in [part for part in PARTS + COUNTERS if part in state]:
-        joined, g = state[part], layer.num_splits
-        parts = [joined] * g if part in COUNTERS else joined.chunk(g)
-        found.update({f"subspaces.{n}.{part}": one for n, one in enumerate(parts)})
-    return found
+    state, g = layer.state_dict(keep_vars=True), layer.num_splits
+    published: dict[str, Tensor] = {}
+    for part in PARTS + COUNTERS:
+        if part not in state:  # without norm there are neither biases nor batch norms
+            continue
+        joined = state[part]
+        subspaces = [joined] * g if part in COUNTERS else joined.chunk(g)
+        for n, tensor in enumerate(subspaces):
+            published[f"subspaces.{n}.{part}"] = tensor
+    return published
 
 
 def definition(layer: ULSAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
@@ -119,9 +140,9 @@ def definition(layer: ULSAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 
     def normed(t: Tensor, name: str) -> Tensor:
         if not layer.norm:
             return t
-        mean, var, weight, bias = (
-            state[f"{name}.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
-        )
+        mean, var = state[f"{name}.running_mean"], state[f"{name}.running_var"]
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        # clones, because batch_norm updates what it is given
         return F.relu(F.batch_norm(t, mean.clone(), var.clone(), weight, bias, layer.training))
 
     def convolved(t: Tensor, name: str, groups: int) -> Tensor:
@@ -130,8 +151,10 @@ def definition(layer: ULSAM, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 
     for n, part in enumerate(x.chunk(layer.num_splits, 1)):
         name = f"subspaces.{n}"
         d = normed(convolved(part, f"{name}.conv_dws", part.shape[1]), f"{name}.bn_dws")
-        s = normed(convolved(F.max_pool2d(d, 3, stride=1, padding=1), f"{name}.conv_point", 1), f"{name}.bn_point")
-        out.append(part * s.flatten(2).softmax(2).view_as(s) + part)
+        pooled = F.max_pool2d(d, 3, stride=1, padding=1)
+        s = normed(convolved(pooled, f"{name}.conv_point", 1), f"{name}.bn_point")
+        a = s.flatten(2).softmax(2).view_as(s)
+        out.append(part * a + part)
     return torch.cat(out, 1)
 
 

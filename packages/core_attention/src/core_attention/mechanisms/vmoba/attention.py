@@ -59,9 +59,10 @@ class Partition:
             return x
         x = x.unflatten(2, self.grid)
         if self.padded != self.grid:
-            (t, h, w), (tt, hh, ww) = self.grid, self.padded
-            x = nn.functional.pad(x, (0, 0, 0, ww - w, 0, hh - h, 0, tt - t))
-        (nt, nh, nw), (ct, ch, cw) = self._counts(), self.cell
+            (t, h, w), (padded_t, padded_h, padded_w) = self.grid, self.padded
+            x = nn.functional.pad(x, (0, 0, 0, padded_w - w, 0, padded_h - h, 0, padded_t - t))
+        # n: how many cells lie along an axis, c: the cell's length along it
+        (nt, nh, nw), (ct, ch, cw) = self._cells_per_axis(), self.cell
         x = x.reshape(*x.shape[:2], nt, ct, nh, ch, nw, cw, x.shape[-1])
         return x.permute(0, 1, 2, 4, 6, 3, 5, 7, 8).flatten(2, 7)
 
@@ -69,7 +70,7 @@ class Partition:
         """Tokens in their original order, padding dropped."""
         if self.cell is None:
             return x
-        (nt, nh, nw), (ct, ch, cw) = self._counts(), self.cell
+        (nt, nh, nw), (ct, ch, cw) = self._cells_per_axis(), self.cell
         x = x.unflatten(2, (nt, nh, nw, ct, ch, cw)).permute(0, 1, 2, 5, 3, 6, 4, 7, 8)
         x = x.reshape(*x.shape[:2], *self.padded, x.shape[-1])
         t, h, w = self.grid
@@ -77,20 +78,21 @@ class Partition:
 
     def places(self, device: torch.device | str = "cpu") -> Int[Tensor, " tokens"]:
         """Where the tokens of the grid stand among the padded ones in block order, ascending."""
-        every = torch.arange(math.prod(self.padded), device=device)
+        places = torch.arange(math.prod(self.padded), device=device)
         if self.padded == self.grid:
-            return every
-        return self.inverse(every.view(1, 1, -1, 1))[0, 0, :, 0].sort().values
+            return places
+        return self.inverse(places.view(1, 1, -1, 1))[0, 0, :, 0].sort().values
 
     def real(self, device: torch.device | str = "cpu") -> Bool[Tensor, " padded"] | None:
-        """In block order, which tokens are no padding; None if all are."""
+        """In block order, which tokens are not padding; None if there is no padding."""
         if self.padded == self.grid:
             return None
         return self.permute(torch.ones(1, 1, self.tokens, 1, device=device))[0, 0, :, 0] > 0
 
-    def _counts(self) -> Grid:
+    def _cells_per_axis(self) -> Grid:
         assert self.cell is not None
-        return tuple(a // b for a, b in zip(self.padded, self.cell, strict=True))  # type: ignore[return-value]
+        (t, h, w), (ct, ch, cw) = self.padded, self.cell
+        return t // ct, h // ch, w // cw
 
 
 @lru_cache(maxsize=256)
@@ -116,17 +118,24 @@ def partition(grid: Grid, chunk: Chunk) -> Partition:
         return Partition(grid, grid, None, block, -(-tokens // block))
     if len(chunk) not in (2, 3) or min(chunk) < 1:
         raise ValueError(f"a chunk is a number of frames, (height, width) or (time, height, width), got {chunk}")
-    cell = (grid[0], *chunk) if len(chunk) == 2 else chunk
-    cell = tuple(min(c, g) for c, g in zip(cell, grid, strict=True))
-    padded = tuple(-(-g // c) * c for c, g in zip(cell, grid, strict=True))
-    return Partition(grid, padded, cell, math.prod(cell), math.prod(padded) // math.prod(cell))  # type: ignore[arg-type]
+    chunk = (grid[0], *chunk) if len(chunk) == 2 else chunk
+    cell, padded = [], []
+    for side, length in zip(grid, chunk, strict=True):
+        length = min(length, side)
+        cell.append(length)
+        padded.append(-(-side // length) * length)
+    block = math.prod(cell)
+    return Partition(grid, tuple(padded), tuple(cell), block, math.prod(padded) // block)  # type: ignore[arg-type]
 
 
 def _partition(grid: Sequence[int], chunk: int | float | Sequence[int]) -> Partition:
     """`partition` of sequences of any kind."""
-    sides: Any = tuple(grid), tuple(chunk) if isinstance(chunk, Sequence) else chunk
-    # a compiler's symbolic sides cannot be keys of a cache
-    return partition.__wrapped__(*sides) if torch.compiler.is_compiling() else partition(*sides)
+    if isinstance(chunk, Sequence):
+        chunk = tuple(chunk)
+    arguments: Any = tuple(grid), chunk
+    if torch.compiler.is_compiling():  # a compiler's symbolic sides cannot be keys of a cache
+        return partition.__wrapped__(*arguments)
+    return partition(*arguments)
 
 
 def choose_blocks(
@@ -144,18 +153,19 @@ def choose_blocks(
     # tokens of the grid among the padded ones, in block order
     order = blocks.places(q.device)
     own = order // blocks.block
+    padded = blocks.padded != blocks.grid
     with torch.no_grad():
         means = block_means(k, blocks.block, blocks.real(q.device))
-        queries = q if blocks.padded == blocks.grid else q[:, :, order]
-        chosen = _choose(queries, means, own, tau, topk, group, include_self, pool)
-    if blocks.padded == blocks.grid:
-        return chosen
-    whole = torch.zeros(*chosen.shape[:2], q.shape[2], blocks.blocks, dtype=torch.bool, device=q.device)
-    return whole.index_copy(2, order, chosen)
+        queries = q[:, :, order] if padded else q  # padding must not compete in the groups
+        selected = _select(queries, means, own, tau, topk, group, include_self, pool)
+    if not padded:
+        return selected
+    whole = torch.zeros(*selected.shape[:2], q.shape[2], blocks.blocks, dtype=torch.bool, device=q.device)
+    return whole.index_copy(2, order, selected)
 
 
 @torch.library.custom_op("core_attention::choose_blocks", mutates_args=())
-def _choose(
+def _select(
     q: Tensor,
     means: Tensor,
     own: Tensor,
@@ -170,21 +180,21 @@ def _choose(
     if pool != "sample" or group not in ("query_head", "head_global"):
         return select_blocks(gate(q, means), own, **options)
     # one head's gates at a time: nothing of heads × queries × blocks floats is ever alive
-    chosen = torch.zeros(*q.shape[:3], means.shape[2], dtype=torch.bool, device=q.device)
-    share = q.shape[1] // means.shape[1]
+    selected = torch.zeros(*q.shape[:3], means.shape[2], dtype=torch.bool, device=q.device)
+    heads_per_key = q.shape[1] // means.shape[1]
     for b in range(q.shape[0]):
         for h in range(q.shape[1]):
-            g = gate(q[b : b + 1, h : h + 1], means[b : b + 1, h // share, None])
-            chosen[b, h] = select_blocks(g, own, **options)[0, 0]
-    return chosen
+            g = gate(q[b : b + 1, h : h + 1], means[b : b + 1, h // heads_per_key, None])
+            selected[b, h] = select_blocks(g, own, **options)[0, 0]
+    return selected
 
 
-@_choose.register_fake
+@_select.register_fake
 def _(q, means, own, tau, topk, group, include_self, pool):
     return q.new_empty(*q.shape[:3], means.shape[2], dtype=torch.bool)
 
 
-vmap_one_by_one(_choose)
+vmap_one_by_one(_select)
 
 
 @overload
@@ -267,42 +277,47 @@ def mixture_of_blocks(
         )
     check_heads(q, k, v)
     if q.shape[2] < full_below:
-        return attention(q, k, v, scale=scale, return_lse=True) if return_lse else attention(q, k, v, scale=scale)
+        if return_lse:
+            return attention(q, k, v, scale=scale, return_lse=True)
+        return attention(q, k, v, scale=scale)
     blocks = _partition(grid, chunk)
-    query, key, value = (blocks.permute(t) for t in (q, k, v))
+    query, key, value = blocks.permute(q), blocks.permute(k), blocks.permute(v)
     options = {"tau": tau, "topk": topk, "group": group, "include_self": include_self, "pool": pool}
-    chosen = choose_blocks(query, key, blocks, **options)
+    selected = choose_blocks(query, key, blocks, **options)
     if active():
-        _record(q, k, chosen, blocks, scale)
+        _record(q, k, selected, blocks, scale)
     real = blocks.real(q.device)
     key_mask = None if real is None else real.expand(q.shape[0], -1)
-    route = RouteMask(chosen, 1, blocks.block)
+    route = RouteMask(selected, 1, blocks.block)  # each query has its own blocks
     with paused():
         out, lse = routed_attention(
             query, key, value, route, key_mask=key_mask, scale=scale, backend=backend, return_lse=True
         )
     out = blocks.inverse(out)
-    return (out, blocks.inverse(lse[..., None])[..., 0]) if return_lse else out
+    if return_lse:
+        return out, blocks.inverse(lse[..., None])[..., 0]
+    return out
 
 
-def _record(q: Tensor, k: Tensor, chosen: Tensor, blocks: Partition, scale: float | None) -> None:
+def _record(q: Tensor, k: Tensor, selected: Tensor, blocks: Partition, scale: float | None) -> None:
     """Offers "blocks" (queries × blocks) and "weights" (queries × keys), tokens in their original order."""
-    batch, heads, tokens, dim = q.shape
-    chosen = blocks.inverse(chosen)
-    order = torch.arange(blocks.tokens, device=q.device).view(1, 1, -1, 1)
-    place = torch.arange(math.prod(blocks.padded), device=q.device).view(1, 1, -1, 1)
-    owner = (blocks.inverse(place) // blocks.block).flatten() if blocks.cell else order.flatten() // blocks.block
-    share = heads // k.shape[1]
+    batch, query_heads, tokens, dim = q.shape
+    selected = blocks.inverse(selected)
+    # the block of each token, in the original order (`inverse` changes nothing in 1D, whose blocks are runs of tokens)
+    places = torch.arange(math.prod(blocks.padded), device=q.device).view(1, 1, -1, 1)
+    owner = (blocks.inverse(places) // blocks.block).flatten()
+    heads_per_key = query_heads // k.shape[1]
+    factor = dim**-0.5 if scale is None else scale
 
-    def weights(rows: Tensor, picked: Tensor) -> Tensor:
-        query, key = q[:, picked][:, :, rows].float(), k[:, picked // share].float()
-        scores = query @ key.transpose(2, 3) * (dim**-0.5 if scale is None else scale)
-        seen = chosen[:, picked][:, :, rows][..., owner]
-        return scores.masked_fill(~seen, -torch.inf).softmax(-1)
+    def weights(rows: Tensor, heads: Tensor) -> Tensor:
+        query, key = q[:, heads][:, :, rows].float(), k[:, heads // heads_per_key].float()
+        scores = query @ key.transpose(2, 3) * factor
+        visible = selected[:, heads][:, :, rows][..., owner]
+        return scores.masked_fill(~visible, -torch.inf).softmax(-1)
 
-    record("weights", weights, shape=(batch, heads, tokens, tokens), device=q.device)
-    shape = (batch, heads, tokens, blocks.blocks)
-    record("blocks", lambda rows, picked: chosen[:, picked][:, :, rows], shape=shape, device=q.device)
+    record("weights", weights, shape=(batch, query_heads, tokens, tokens), device=q.device)
+    shape = (batch, query_heads, tokens, blocks.blocks)
+    record("blocks", lambda rows, heads: selected[:, heads][:, :, rows], shape=shape, device=q.device)
 
 
 class MixtureOfBlocks(nn.Module):

@@ -32,21 +32,22 @@ def block_means(
     if real is not None:
         k = k * real[:, None].to(k.dtype)
     sums = k.new_zeros(*k.shape[:2], -(-tokens // block), k.shape[3], dtype=wide)
-    whole = tokens // block * block
-    sums[:, :, : tokens // block] = k[:, :, :whole].unflatten(2, (-1, block)).sum(3, dtype=wide)
-    if whole < tokens:
-        sums[:, :, -1] = k[:, :, whole:].sum(2, dtype=wide)
+    full_blocks = tokens // block
+    covered = full_blocks * block
+    sums[:, :, :full_blocks] = k[:, :, :covered].unflatten(2, (-1, block)).sum(3, dtype=wide)
+    if covered < tokens:
+        sums[:, :, -1] = k[:, :, covered:].sum(2, dtype=wide)
     ones = torch.ones(tokens, device=k.device, dtype=wide) if real is None else real.to(wide)
     count = torch.zeros(sums.shape[2], device=k.device, dtype=wide).index_add_(0, owner, ones)
-    return sums / count.clamp(min=1)[:, None]
+    return sums / count.clamp(min=1)[:, None]  # a block of padding alone has the mean 0
 
 
 def gate(
     q: Float[Tensor, "batch heads queries dim"], means: Float[Tensor, "batch kv_heads blocks dim"]
 ) -> Float[Tensor, "batch heads queries blocks"]:
     """``g = q · b_c``, unscaled, in the precision of the means; each group of query heads with its key head."""
-    share = q.shape[1] // means.shape[1]
-    grouped = q.to(means.dtype).unflatten(1, (means.shape[1], share))
+    kv_heads = means.shape[1]
+    grouped = q.to(means.dtype).unflatten(1, (kv_heads, q.shape[1] // kv_heads))
     return (grouped @ means.transpose(2, 3)[:, :, None]).flatten(1, 2)
 
 
@@ -74,25 +75,30 @@ def select_blocks(
         group: over what gates compete: all blocks of a "query_head", all (query, block) of a head ("head_global"), all
             (head, query) of a "block" (threshold only), or "overall".
         tau: share of the sum to keep; 1 or more keeps all. Ignored with `topk`.
-        topk: blocks a query, the own one included.
+        topk: blocks per query, the own one included.
         include_self: always attend to the own block.
         pool: each sample for itself, or (as published) groups and budgets over the whole batch.
         exact_sort: sort every group (the definition) instead of bracketing the cut.
 
     Raises:
-        ValueError: neither or useless tau and topk, an unknown group or pool, or "block" with topk.
+        ValueError: neither tau nor topk, values of them that are out of range, an unknown group or pool, or "block" with topk.
     """
     _check(group, tau, topk, pool)
     queries, blocks = gates.shape[2:]
-    mine = torch.zeros(queries, blocks, dtype=torch.bool, device=gates.device)
+    own_block = torch.zeros(queries, blocks, dtype=torch.bool, device=gates.device)
     if include_self and blocks:
-        mine.scatter_(1, own[:, None], True)
+        own_block.scatter_(1, own[:, None], True)
     if not gates.numel():
-        return mine.expand(gates.shape).clone()
-    if (tau is not None and tau >= 1) if topk is None else topk >= blocks:
-        return gates.isfinite() | mine
+        return own_block.expand(gates.shape).clone()
+    if topk is not None:
+        keeps_all = topk >= blocks
+    else:
+        keeps_all = tau is not None and tau >= 1
+    if keeps_all:
+        return gates.isfinite() | own_block
     if group == "query_head":
-        return _each_query(gates, mine, tau, topk)
+        return _select_per_query(gates, own_block, tau, topk)
+    # the axes (batch, head, query, block) in an order that puts those which tell groups apart first, and how many they are
     order, leading = {
         ("head_global", "sample"): ((0, 1, 2, 3), 2),
         ("head_global", "packed"): ((1, 0, 2, 3), 1),
@@ -101,14 +107,17 @@ def select_blocks(
         ("overall", "sample"): ((0, 1, 2, 3), 1),
         ("overall", "packed"): ((0, 1, 2, 3), 0),
     }[group, pool]
-    chosen = torch.empty(gates.shape, dtype=torch.bool, device=gates.device)
-    turned, owned, result = gates.permute(order), mine.expand(gates.shape).permute(order), chosen.permute(order)
-    for place in product(*(range(size) for size in turned.shape[:leading])):
-        line = turned[place].flatten()
-        inside = owned[place].reshape(-1) if include_self else None
-        rows = line.numel() // blocks  # queries of the group, of all its heads
-        result[place] = _one_group(line, inside, tau, topk, rows, exact_sort).view(turned.shape[leading:])
-    return chosen
+    selected = torch.empty(gates.shape, dtype=torch.bool, device=gates.device)
+    # views: writing into `by_group` fills `selected`
+    grouped_gates, by_group = gates.permute(order), selected.permute(order)
+    grouped_own = own_block.expand(gates.shape).permute(order)
+    for place in product(*map(range, grouped_gates.shape[:leading])):
+        entries = grouped_gates[place].flatten()
+        owned = grouped_own[place].reshape(-1) if include_self else None
+        rows = entries.numel() // blocks  # queries of the group, of all its heads
+        members = _select_in_group(entries, owned, tau, topk, rows, exact_sort)
+        by_group[place] = members.view(grouped_gates.shape[leading:])
+    return selected
 
 
 def _check(group: str, tau: float | None, topk: int | None, pool: str) -> None:
@@ -122,36 +131,40 @@ def _check(group: str, tau: float | None, topk: int | None, pool: str) -> None:
         raise ValueError(f"topk must be at least 1, got {topk}")
     if topk is not None and group == "block":
         raise ValueError(
-            "the group 'block' exists with a threshold only: top-k of a block would leave queries without any"
+            "the group 'block' exists with a threshold only: top-k over a block would leave queries without blocks"
         )
 
 
-def _each_query(
-    gates: Tensor, mine: Bool[Tensor, "queries blocks"], tau: float | None, topk: int | None
+def _select_per_query(
+    gates: Tensor, own_block: Bool[Tensor, "queries blocks"], tau: float | None, topk: int | None
 ) -> Bool[Tensor, "batch heads queries blocks"]:
     """The group "query_head": every query sorts its own few gates."""
     valid = gates.isfinite()
-    rest = gates.masked_fill(~valid | mine, -torch.inf)
-    best, order = rest.sort(dim=-1, descending=True, stable=True)
+    others = gates.masked_fill(~valid | own_block, -torch.inf)
+    best, order = others.sort(dim=-1, descending=True, stable=True)
+    # `keep` says of the sorted gates which are selected
     if topk is not None:
-        kept = torch.arange(gates.shape[3], device=gates.device) < topk - mine.any(-1, keepdim=True).long()
+        remaining = topk - own_block.any(-1, keepdim=True).long()  # the own block counts
+        keep = torch.arange(gates.shape[3], device=gates.device) < remaining
     else:
         assert tau is not None
+        # gates brought to 0…1 over the query's blocks; EPS as published
         low = gates.masked_fill(~valid, torch.inf).amin(-1, keepdim=True)
         span = gates.masked_fill(~valid, -torch.inf).amax(-1, keepdim=True) - low
         span = torch.where(span > EPS, span, 1)
-        parts = ((gates - low) / span).masked_fill(~valid, 0)
-        total = parts.sum(-1, keepdim=True) + EPS
-        need = (tau - (parts * mine).sum(-1, keepdim=True) / total).clamp(min=0)
+        shares = ((gates - low) / span).masked_fill(~valid, 0)
+        total = shares.sum(-1, keepdim=True) + EPS
+        needed = (tau - (shares * own_block).sum(-1, keepdim=True) / total).clamp(min=0)
         running = ((best - low) / span).masked_fill(best == -torch.inf, 0).cumsum(-1) / total
+        # a gate is kept while those before it do not hold the share
         before = torch.cat([torch.zeros_like(running[..., :1]), running[..., :-1]], -1)
-        kept = before < need
-        kept[..., 0] = True
-    chosen = torch.zeros_like(valid).scatter(-1, order, kept.expand(order.shape) & (best > -torch.inf))
-    return chosen | mine
+        keep = before < needed
+        keep[..., 0] = True  # at least one beside the own
+    keep = keep.expand(order.shape) & (best > -torch.inf)
+    return torch.zeros_like(valid).scatter(-1, order, keep) | own_block
 
 
-def _one_group(
+def _select_in_group(
     gates: Float[Tensor, " entries"],
     owned: Bool[Tensor, " entries"] | None,
     tau: float | None,
@@ -159,87 +172,102 @@ def _one_group(
     rows: int,
     exact_sort: bool,
 ) -> Bool[Tensor, " entries"]:
-    """The entries of one group that are chosen: `topk` a row, or the share `tau` of the sum."""
-    low, high = (float(value) for value in gates.aminmax())
+    """The selected entries of one group: `topk` per row, or the share `tau` of the sum; `owned` ones always."""
+    low, high = map(float, gates.aminmax())
+    valid = None  # all of them, which spares a pass
     if not (math.isfinite(low) and math.isfinite(high)):
         valid = gates.isfinite()
         if not valid.any():
-            return torch.zeros_like(valid) if owned is None else owned.clone()
-        low, high = (float(value) for value in gates[valid].aminmax())
-    else:
-        valid = None
-    rest = gates if owned is None else gates.masked_fill(owned, -torch.inf)
-    rest = rest if valid is None else rest.masked_fill(~valid, -torch.inf)
+            return _owned_alone(gates, owned)
+        low, high = map(float, gates[valid].aminmax())
+    others = gates
+    if owned is not None:
+        others = others.masked_fill(owned, -torch.inf)
+    if valid is not None:
+        others = others.masked_fill(~valid, -torch.inf)
     if topk is not None:
         taken = 0 if owned is None else int(owned.sum())
-        wanted, low_weight = float(topk * rows - taken), None
-        if wanted < 1:
-            return torch.zeros_like(gates, dtype=torch.bool) if owned is None else owned.clone()
+        needed = float(topk * rows - taken)
+        if needed < 1:
+            return _owned_alone(gates, owned)
+        selected = _select_largest(others, needed, None, exact_sort)
     else:
+        # sums of (gate − low) / span, gates brought to 0…1, without making that array
         span = high - low if high - low > EPS else 1.0
         counted = gates if valid is None else gates[valid]
         total = (_sum(counted) - counted.numel() * low) / span
-        inside = 0.0
+        own_sum = 0.0
         if owned is not None:
             own_gates = gates[owned] if valid is None else gates[owned & valid]
-            inside = (_sum(own_gates) - own_gates.numel() * low) / span
-        need = max(0.0, tau - inside / (total + EPS))  # type: ignore[operator]
-        wanted, low_weight = need * (total + EPS) * span, low
-    kept = _largest(rest, wanted, low_weight, exact_sort)
-    return kept if owned is None else kept | owned
+            own_sum = (_sum(own_gates) - own_gates.numel() * low) / span
+        share = max(0.0, tau - own_sum / (total + EPS))  # type: ignore[operator]
+        selected = _select_largest(others, share * (total + EPS) * span, low, exact_sort)
+    return selected if owned is None else selected | owned
+
+
+def _owned_alone(gates: Tensor, owned: Tensor | None) -> Tensor:
+    if owned is None:
+        return torch.zeros_like(gates, dtype=torch.bool)
+    return owned.clone()
 
 
 def _sum(values: Tensor) -> float:
     """The sum, exact to a few parts in 10⁸ without a copy in double precision: pieces in their own, their sums in double."""
     whole = values.numel() // 4096 * 4096
-    return float(values[:whole].view(-1, 4096).sum(1).double().sum()) + float(values[whole:].double().sum())
+    pieces = values[:whole].view(-1, 4096).sum(1)
+    return float(pieces.double().sum()) + float(values[whole:].double().sum())
 
 
-def _largest(values: Tensor, wanted: float, low: float | None, exact_sort: bool) -> Bool[Tensor, " entries"]:
-    """The largest finite entries, in descending order until their weights reach `wanted`, at least one; all if they never do.
+def _select_largest(values: Tensor, needed: float, low: float | None, exact_sort: bool) -> Bool[Tensor, " entries"]:
+    """The largest finite entries, in descending order until their weights reach `needed`, at least one; all if they never do.
 
     An entry weighs ``value − low``, or 1 if `low` is None.
     """
     if exact_sort or values.numel() < 4 * SAMPLE:
-        return _largest_sorted(values, wanted, low)
-    # a low-discrepancy sample, so that no period of the layout is met
+        return _largest_sorted(values, needed, low)
+    # a low-discrepancy sample (steps of the golden ratio), so that it falls in with no period of the layout
     step = torch.arange(SAMPLE, device=values.device, dtype=torch.float64) * 0.6180339887498949
     sample = values[(step.frac() * values.numel()).long()].sort(descending=True).values
-    share = values.numel() / SAMPLE
+    entries_per_sample = values.numel() / SAMPLE
     weights = torch.ones_like(sample) if low is None else (sample - low)
-    reached = weights.masked_fill(sample == -torch.inf, 0).cumsum(0) * share
-    middle = int(torch.searchsorted(reached, wanted))
+    reached = weights.masked_fill(sample == -torch.inf, 0).cumsum(0) * entries_per_sample
+    # the cut lies about here; the bracket around it is `margin` samples wide on either side
+    middle = int(torch.searchsorted(reached, needed))
     margin = 2 * math.isqrt(SAMPLE)  # four standard deviations of a random sample's median
     upper = sample[middle - margin] if middle >= margin else values.new_tensor(torch.inf)
     lower = sample[middle + margin] if middle + margin < SAMPLE else values.new_tensor(-torch.inf)
+    # all above the bracket are selected as they are; only what is inside needs sorting
     above = values > upper
     count = int(above.sum())
-    over = count if low is None else _sum(torch.where(above, values, 0)) - count * low
-    if over >= wanted and count:
-        return _largest_sorted(values, wanted, low)
+    weight_above = count if low is None else _sum(torch.where(above, values, 0)) - count * low
+    if weight_above >= needed and count:  # the sample misled: the cut lies above the bracket
+        return _largest_sorted(values, needed, low)
     inside = ((values >= lower) & ~above).nonzero()[:, 0]
-    kept, complete = _until(values[inside], wanted - over, low, at_least_one=count == 0)
-    if not complete and math.isfinite(lower):
-        return _largest_sorted(values, wanted, low)
-    above[inside] = kept
+    selected, complete = _select_until(values[inside], needed - weight_above, low, at_least_one=count == 0)
+    if not complete and math.isfinite(lower):  # or below it
+        return _largest_sorted(values, needed, low)
+    above[inside] = selected
     return above
 
 
-def _largest_sorted(values: Tensor, wanted: float, low: float | None) -> Bool[Tensor, " entries"]:
-    return _until(values, wanted, low, at_least_one=True)[0]
+def _largest_sorted(values: Tensor, needed: float, low: float | None) -> Bool[Tensor, " entries"]:
+    return _select_until(values, needed, low, at_least_one=True)[0]
 
 
-def _until(
-    values: Tensor, wanted: float, low: float | None, *, at_least_one: bool
+def _select_until(
+    values: Tensor, needed: float, low: float | None, *, at_least_one: bool
 ) -> tuple[Bool[Tensor, " entries"], bool]:
-    """See `_largest`, by sorting; and whether `wanted` was reached."""
+    """See `_select_largest`, by sorting; and whether `needed` was reached."""
     best, order = values.sort(descending=True, stable=True)
     finite = best > -torch.inf
     weights = torch.ones_like(best, dtype=torch.float64) if low is None else best.double() - low
     running = weights.masked_fill(~finite, 0).cumsum(0)
-    # an entry is kept while those before it have not reached what is wanted
-    count = int((running < wanted).sum()) + (1 if wanted > 0 else 0)
+    # an entry is selected while those before it have not reached what is needed
+    count = int((running < needed).sum())
+    if needed > 0:
+        count += 1
     count = max(count, int(at_least_one))
-    kept = torch.zeros_like(values, dtype=torch.bool)
-    kept[order[:count]] = True
-    return kept & (values > -torch.inf), bool(running.numel()) and float(running[-1]) >= wanted
+    selected = torch.zeros_like(values, dtype=torch.bool)
+    selected[order[:count]] = True
+    complete = bool(running.numel()) and float(running[-1]) >= needed
+    return selected & (values > -torch.inf), complete

@@ -46,10 +46,9 @@ class MoBACache:
         Raises:
             ValueError: another batch, number of heads or width than before.
         """
-        if k.shape[:3] != v.shape[:3] or (
-            self._k is not None and (k.shape[:2], k.shape[3]) != (self._k.shape[:2], self._k.shape[3])
-        ):
-            held = None if self._k is None else tuple(self.keys.shape)
+        held = None if self._k is None else tuple(self.keys.shape)
+        fits_cache = held is None or (*k.shape[:2], k.shape[3]) == (*held[:2], held[3])
+        if k.shape[:3] != v.shape[:3] or not fits_cache:
             raise ValueError(
                 f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit each other or the cache {held}"
             )
@@ -68,11 +67,11 @@ class MoBACache:
     def _grow(self, k: Tensor, v: Tensor, capacity: int) -> None:
         batch, heads = k.shape[:2]
         wide = torch.promote_types(k.dtype, torch.float32)
-        rows = -(-capacity // self.block)
+        blocks = -(-capacity // self.block)
         new = (
             k.new_empty(batch, heads, capacity, k.shape[3]),
             v.new_empty(batch, heads, capacity, v.shape[3]),
-            k.new_zeros(batch, heads, rows, k.shape[3], dtype=wide),
+            k.new_zeros(batch, heads, blocks, k.shape[3], dtype=wide),  # zeros: `append` adds to them
         )
         for fresh, old in zip(new, (self._k, self._v, self._sums), strict=True):
             if old is not None:
@@ -96,8 +95,9 @@ class MoBACache:
         """(batch, kv heads, blocks, dim), float32 or wider; the last block's over the tokens it has so far."""
         assert self._sums is not None
         count = -(-self.length // self.block)
-        held = (self.length - torch.arange(count, device=self._sums.device) * self.block).clamp(max=self.block)
-        return self._sums[:, :, :count] / held[:, None]
+        starts = torch.arange(count, device=self._sums.device) * self.block
+        tokens = (self.length - starts).clamp(max=self.block)  # so far, in each block
+        return self._sums[:, :, :count] / tokens[:, None]
 
 
 def moba_attention(
@@ -126,7 +126,7 @@ def moba_attention(
         backend: see `routed_attention`.
 
     Raises:
-        ValueError: shapes that do not fit, more queries than keys, useless block or topk, a cache with another block.
+        ValueError: shapes that do not fit, more queries than keys, a block or topk below 1, a cache with another block.
     """
     if block < 1 or topk < 1:
         raise ValueError(f"block and topk must be at least 1, got {block} and {topk}")
@@ -143,11 +143,12 @@ def moba_attention(
     if k.shape[2] < full_below:
         return attention(q, k, v, mask=Causal(k.shape[2] - q.shape[2]), scale=scale)
     with torch.no_grad():
-        chosen = _choose(q, block_means(k, block) if cache is None else cache.means, block, topk, k.shape[2])
+        means = block_means(k, block) if cache is None else cache.means
+        selected = _select_causal(q, means, block, topk, k.shape[2])
     if active():
-        _record(q, k, chosen, block, scale)
+        _record(q, k, selected, block, scale)
     with paused():
-        return routed_attention(q, k, v, RouteMask(chosen, 1, block), causal=True, scale=scale, backend=backend)
+        return routed_attention(q, k, v, RouteMask(selected, 1, block), causal=True, scale=scale, backend=backend)
 
 
 def moba_attention_packed(
@@ -168,54 +169,57 @@ def moba_attention_packed(
     Raises:
         ValueError: boundaries that do not run from 0 to the number of tokens, or fall.
     """
-    bounds = [int(bound) for bound in cu_seqlens]
-    if bounds[:1] != [0] or bounds[-1] != q.shape[0] or any(a > b for a, b in pairwise(bounds)):
+    bounds = cu_seqlens.tolist()
+    if bounds[:1] != [0] or bounds[-1] != q.shape[0] or bounds != sorted(bounds):
         raise ValueError(f"boundaries {bounds} do not rise from 0 to the tokens of {tuple(q.shape)}")
     parts = []
     for start, stop in pairwise(bounds):
         if start == stop:
             continue
-        one = (t[start:stop].transpose(0, 1)[None] for t in (q, k, v))
-        out = moba_attention(*one, block=block, topk=topk, scale=scale, backend=backend)
+        # (tokens, heads, dim) → (1, heads, tokens, dim), and back
+        sequence = (t[start:stop].transpose(0, 1)[None] for t in (q, k, v))
+        out = moba_attention(*sequence, block=block, topk=topk, scale=scale, backend=backend)
         parts.append(out[0].transpose(0, 1))
-    return torch.cat(parts) if parts else v.new_empty(0, q.shape[1], v.shape[2])
+    if not parts:
+        return v.new_empty(0, q.shape[1], v.shape[2])
+    return torch.cat(parts)
 
 
-def _choose(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tensor:
+def _select_causal(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -> Tensor:
     """(batch, heads, queries, blocks): the own block and the best of those that lie wholly before it."""
     heads, queries = q.shape[1:3]
     count = means.shape[2]
-    share = heads // means.shape[1]
-    own = (torch.arange(queries, device=q.device) + keys - queries) // block
+    heads_per_key = heads // means.shape[1]
+    own = (torch.arange(queries, device=q.device) + keys - queries) // block  # queries are the last of the keys
     order = torch.arange(count, device=q.device)
-    chosen = torch.zeros_like(q[..., :1], dtype=torch.bool).repeat(1, 1, 1, count)
+    selected = torch.zeros_like(q[..., :1], dtype=torch.bool).repeat(1, 1, 1, count)
     for h, start in product(range(heads), range(0, queries, ROWS)):  # the gates of a few queries of one head at a time
         rows = slice(start, start + ROWS)
-        g = gate(q[:, h, None, rows], means[:, h // share, None])[:, 0]
+        g = gate(q[:, h, None, rows], means[:, h // heads_per_key, None])[:, 0]
         g = g.masked_fill((order >= own[rows, None]) | ~g.isfinite(), -torch.inf)
         best, place = g.sort(dim=-1, descending=True, stable=True)
-        picked = torch.zeros_like(g, dtype=torch.bool).scatter(
-            -1, place[..., : topk - 1], best[..., : topk - 1] > -torch.inf
-        )
-        chosen[:, h, rows] = picked
-    return chosen | (order == own[:, None])
+        # a query with fewer earlier blocks than topk − 1 sorts its −∞ among the best: those are not selected
+        best, place = best[..., : topk - 1], place[..., : topk - 1]
+        selected[:, h, rows] = torch.zeros_like(g, dtype=torch.bool).scatter(-1, place, best > -torch.inf)
+    return selected | (order == own[:, None])
 
 
-def _record(q: Tensor, k: Tensor, chosen: Tensor, block: int, scale: float | None) -> None:
+def _record(q: Tensor, k: Tensor, selected: Tensor, block: int, scale: float | None) -> None:
     """Offers "blocks" (queries × blocks) and "weights" (queries × keys)."""
-    batch, heads, queries, dim = q.shape
-    keys, share = k.shape[2], heads // k.shape[1]
+    batch, query_heads, queries, dim = q.shape
+    keys, heads_per_key = k.shape[2], query_heads // k.shape[1]
     position = torch.arange(keys, device=q.device)
+    factor = dim**-0.5 if scale is None else scale
 
-    def weights(rows: Tensor, picked: Tensor) -> Tensor:
-        scores = q[:, picked][:, :, rows].float() @ k[:, picked // share].float().transpose(2, 3)
-        seen = chosen[:, picked][:, :, rows][..., position // block]
-        seen = seen & (position <= (rows + keys - queries)[:, None])
-        return (scores * (dim**-0.5 if scale is None else scale)).masked_fill(~seen, -torch.inf).softmax(-1)
+    def weights(rows: Tensor, heads: Tensor) -> Tensor:
+        scores = q[:, heads][:, :, rows].float() @ k[:, heads // heads_per_key].float().transpose(2, 3)
+        visible = selected[:, heads][:, :, rows][..., position // block]
+        visible = visible & (position <= (rows + keys - queries)[:, None])
+        return (scores * factor).masked_fill(~visible, -torch.inf).softmax(-1)
 
-    record("weights", weights, shape=(batch, heads, queries, keys), device=q.device)
-    shape = (batch, heads, queries, chosen.shape[3])
-    record("blocks", lambda rows, picked: chosen[:, picked][:, :, rows], shape=shape, device=q.device)
+    record("weights", weights, shape=(batch, query_heads, queries, keys), device=q.device)
+    shape = (batch, query_heads, queries, selected.shape[3])
+    record("blocks", lambda rows, heads: selected[:, heads][:, :, rows], shape=shape, device=q.device)
 
 
 class MoBA(nn.Module):
@@ -240,6 +244,7 @@ class MoBA(nn.Module):
 
 
 def example(tokens: int) -> Example:
-    """Blocks of 64 tokens, three a query, for `core_attention.registry.catalogue`."""
+    """Blocks of 64 tokens, three per query, for `core_attention.registry.catalogue`."""
     layer, dense = MoBA(block=64, topk=3), MoBA(block=64, topk=3, backend="reference")
-    return Example(layer, tuple(torch.randn(1, 4, tokens, 64) for _ in range(3)), tokens, reference=dense)
+    inputs = tuple(torch.randn(1, 4, tokens, 64) for _ in range(3))
+    return Example(layer, inputs, tokens, reference=dense)

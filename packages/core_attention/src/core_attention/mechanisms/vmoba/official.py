@@ -16,11 +16,14 @@ from core_attention.registry.systems import Component, Config, Paper, System
 
 def _chunk(config: Config) -> Any:
     chunk = config["chunk_size"]
-    return tuple(chunk) if isinstance(chunk, list | tuple) else chunk
+    if isinstance(chunk, list):
+        chunk = tuple(chunk)
+    return chunk
 
 
 def _run_vmoba(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
-    q, k, v = (inputs[name].transpose(1, 2) for name in ("q", "k", "v"))
+    # published layout: (batch, tokens, heads, dim)
+    q, k, v = inputs["q"].transpose(1, 2), inputs["k"].transpose(1, 2), inputs["v"].transpose(1, 2)
     grid = tuple(config["patch_resolution"])
     by_rank = config.get("select_mode", "threshold") == "topk"
     options = {
@@ -31,24 +34,22 @@ def _run_vmoba(module: None, inputs: Mapping[str, Any], *, config: Config, mode:
     }
     out = mixture_of_blocks(q, k, v, grid=grid, chunk=_chunk(config), **options)
     blocks = partition(grid, _chunk(config))
-    chosen = choose_blocks(blocks.permute(q), blocks.permute(k), blocks, **options)
-    return {"out": out.transpose(1, 2), "selected": _packed(chosen)}
+    selected = choose_blocks(blocks.permute(q), blocks.permute(k), blocks, **options)
+    return {"out": out.transpose(1, 2), "selected": _pack(selected)}
 
 
-def _packed(chosen: Tensor) -> Tensor:
-    """(batch, heads, tokens, blocks) → (blocks of the batch, heads, tokens of the batch), other samples' never chosen."""
-    batch, heads, tokens, blocks = chosen.shape
-    packed = chosen.new_zeros(batch, blocks, heads, batch, tokens)
+def _pack(selected: Tensor) -> Tensor:
+    """(batch, heads, tokens, blocks) → (blocks of the batch, heads, tokens of the batch), other samples' never selected."""
+    batch, heads, tokens, blocks = selected.shape
+    packed = selected.new_zeros(batch, blocks, heads, batch, tokens)
     for b in range(batch):
-        packed[b, :, :, b] = chosen[b].permute(2, 0, 1)
+        packed[b, :, :, b] = selected[b].permute(2, 0, 1)
     return packed.view(batch * blocks, heads, batch * tokens).to(torch.uint8)
 
 
 def _run_varlen(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
-    q, k, v = (inputs[name] for name in ("q", "k", "v"))
-    out = moba_attention_packed(
-        q, k, v, inputs["cu_seqlens"], block=config["moba_chunk_size"], topk=config["moba_topk"]
-    )
+    q, k, v, bounds = inputs["q"], inputs["k"], inputs["v"], inputs["cu_seqlens"]
+    out = moba_attention_packed(q, k, v, bounds, block=config["moba_chunk_size"], topk=config["moba_topk"])
     return {"out": out}
 
 

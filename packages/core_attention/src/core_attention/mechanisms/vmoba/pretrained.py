@@ -23,7 +23,7 @@ from core_attention.pretrained.transformers import options_of
 from core_attention.routed.attention import merge_attention, routed_attention
 from core_attention.routed.routes import RouteMask
 
-_places: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_layer_numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # of modules without a `layer_idx`
 
 
 def moba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
@@ -35,9 +35,9 @@ def moba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, mo
     options: dict[str, Any] = options_of(module, "moba", {"block": 512, "topk": 3, "full_below": 0})
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if not _is_causal(mask, size):
-        found = " & ".join(type(m).__name__ for m in parts(mask)) or "none"
+        kinds = " & ".join(type(part).__name__ for part in parts(mask)) or "none"
         raise ValueError(
-            f"moba is causal attention with padding; {type(module).__name__} asks for the mask {found}. "
+            f"moba is causal attention with padding; {type(module).__name__} asks for the mask {kinds}. "
             "For encoders there is 'vmoba'; models with sliding windows or biases of positions keep their own attention"
         )
     return each_sample(q, k, v, mask, lambda q, k, v: moba_attention(q, k, v, scale=scale, **options))
@@ -57,41 +57,45 @@ def vmoba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, m
     options: dict[str, Any] = options_of(module, "vmoba", defaults | {"include_self": True, "full_below": 0})
     require_self_attention("vmoba", q, k, mask, module)
     grid, chunks, prefix = options.pop("grid"), options.pop("chunks"), options.pop("prefix")
-    chunk = chunks[_place(module) % len(chunks)]
+    chunk = chunks[_layer_number(module) % len(chunks)]
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         tokens = q.shape[2] - prefix
         sides = (tokens, 1, 1) if grid is None else tuple(grid)
-        inner = [t[:, :, prefix:] for t in (q, k, v)]
         if not prefix:
             return mixture_of_blocks(q, k, v, grid=sides, chunk=chunk, scale=scale, **options)
-        routed = mixture_of_blocks(*inner, grid=sides, chunk=chunk, scale=scale, return_lse=True, **options)
-        to_prefix = _all(inner[0], k[:, :, :prefix], v[:, :, :prefix], scale)
-        patches, _ = merge_attention([routed, to_prefix])
-        return torch.cat([_all(q[:, :, :prefix], k, v, scale)[0], patches], 2)
+        grid_q, grid_k, grid_v = (t[:, :, prefix:] for t in (q, k, v))
+        # tokens of the grid: one softmax over their blocks and the prefix, merged from its two parts
+        routed = mixture_of_blocks(
+            grid_q, grid_k, grid_v, grid=sides, chunk=chunk, scale=scale, return_lse=True, **options
+        )
+        to_prefix = _attend_all(grid_q, k[:, :, :prefix], v[:, :, :prefix], scale)
+        grid_out, _ = merge_attention([routed, to_prefix])
+        prefix_out, _ = _attend_all(q[:, :, :prefix], k, v, scale)
+        return torch.cat([prefix_out, grid_out], 2)
 
     return each_sample(q, k, v, mask, run)
 
 
-def _place(module: nn.Module) -> int:
-    """The layer's number in its model."""
+def _layer_number(module: nn.Module) -> int:
+    """The layer's number in its model; where it has none, by the order of first calls among layers of one config."""
     if getattr(module, "layer_idx", None) is not None:
         return int(module.layer_idx)  # type: ignore[arg-type]
-    if module not in _places:
-        _places[module] = sum(other.config is module.config for other in _places)
-    return _places[module]
+    if module not in _layer_numbers:
+        _layer_numbers[module] = sum(other.config is module.config for other in _layer_numbers)
+    return _layer_numbers[module]
 
 
-def _all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _attend_all(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Full attention with its log-sum-exp."""
-    everything = RouteMask(
-        torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device), max(1, q.shape[2]), max(1, k.shape[2])
-    )
+    one_block = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device)
+    everything = RouteMask(one_block, max(1, q.shape[2]), max(1, k.shape[2]))
     return routed_attention(q, k, v, everything, scale=scale, return_lse=True)
 
 
 def _is_causal(mask: Mask | None, size: Size) -> bool:
     """Whether a mask is causal, aligned at the end or with room behind (a static cache), and padding."""
     kinds = parts(mask)
-    padding = all(isinstance(m, Causal | KeyLengths) or is_padding(m) for m in kinds)
-    return padding and (size.queries == 1 or any(isinstance(m, Causal) for m in kinds))
+    if not all(isinstance(part, Causal | KeyLengths) or is_padding(part) for part in kinds):
+        return False
+    return size.queries == 1 or any(isinstance(part, Causal) for part in kinds)  # a single query needs no mask

@@ -1,7 +1,7 @@
 """The neural memory of the best-known public implementation of Titans (titans-pytorch 0.5.1), which differs from the paper.
 
-A memory M(x) = x + LayerNorm(MLP(x)) (γ + 1) per head is written once a chunk of `chunk_size` tokens with the chunk's summed gradient,
-weighted by a step size a token, and with momentum and forgetting a chunk. Gradients are taken at the *reference* weights: the initial
+A memory M(x) = x + LayerNorm(MLP(x)) (γ + 1) per head is written once per chunk of `chunk_size` tokens with the chunk's summed gradient,
+weighted by a step size per token, and with momentum and forgetting per chunk. Gradients are taken at the *reference* weights: the initial
 ones, or those at the last multiple of `batch_size` tokens — not at the chunk's start. A token reads the weights of the last chunk that
 ended with or before it. `core_attention.mechanisms.titans.recurrence` is the paper's memory.
 
@@ -29,7 +29,7 @@ ACTIVATIONS = ("silu", "gelu", "relu", "tanh", "sigmoid", "elu", "selu", "softpl
 
 @dataclass
 class PublicMemoryCache(Cache):
-    """What the memory carries from call to call, and what it has to say about the last one.
+    """What the memory carries from call to call, and what it reports of the last one.
 
     Attributes:
         index: tokens stored so far.
@@ -58,7 +58,7 @@ class PublicNeuralMemory(nn.Module):
 
     Args:
         dim: width of the tokens.
-        chunk_size: tokens a write; also the tokens that read one weight set.
+        chunk_size: tokens per write; also the tokens that read one weight set.
         batch_size: multiple of chunk_size after which gradients are taken at the current weights; None: never within a sequence.
         dim_head, heads: one memory of width dim_head a head (default dim, 1).
         depth, expansion_factor: layers of the memory's MLP and its hidden width over dim_head.
@@ -79,7 +79,7 @@ class PublicNeuralMemory(nn.Module):
         mem_model_norm_add_residual: False: the memory is the plain MLP.
         init_adaptive_step_bias, init_momentum_bias, init_decay_bias: constant biases, with zero weights, of the three gates.
         expose_weight_sets: leave all weight sets of a call in the cache, for another layer's `prev_weights`.
-        recompute: recompute what is written and read in the backward pass in place of keeping it.
+        recompute: compute what is written and read anew in the backward pass instead of keeping it.
 
     Raises:
         ValueError: sizes or options that exclude each other.
@@ -151,8 +151,8 @@ class PublicNeuralMemory(nn.Module):
         self.expose_weight_sets, self.recompute = expose_weight_sets, recompute
 
         inner = width * heads
-        norm = (lambda: nn.RMSNorm(dim)) if pre_rmsnorm else nn.Identity
-        self.store_norm, self.retrieve_norm = norm(), norm()
+        self.store_norm = nn.RMSNorm(dim) if pre_rmsnorm else nn.Identity()
+        self.retrieve_norm = nn.RMSNorm(dim) if pre_rmsnorm else nn.Identity()
         self.to_queries = nn.Linear(dim, inner, bias=False)
         self.to_keys = nn.Linear(dim, inner * num_kv_per_token, bias=False)
         self.to_values = nn.Linear(dim, inner * num_kv_per_token, bias=False)
@@ -164,10 +164,11 @@ class PublicNeuralMemory(nn.Module):
 
         widths = [width, *[int(width * expansion_factor)] * (depth - 1), width]
         copies = heads if per_head_learned_parameters else 1
-        # copies in memory of their own: broadcast views cannot be stepped in place
-        self.memory = nn.ParameterList(
-            nn.init.xavier_uniform_(torch.empty(a, b)).repeat(copies, 1, 1) for a, b in pairwise(widths)
-        )
+        self.memory = nn.ParameterList()
+        for fan_in, fan_out in pairwise(widths):
+            initial = nn.init.xavier_uniform_(torch.empty(fan_in, fan_out))
+            # copies in memory of their own: broadcast views cannot be stepped in place
+            self.memory.append(initial.repeat(copies, 1, 1))
         self.memory_gain = nn.Parameter(torch.zeros(copies, width)) if mem_model_norm_add_residual else None
 
         self.to_adaptive_step = nn.Linear(dim, heads * num_kv_per_token)
@@ -219,30 +220,34 @@ class PublicNeuralMemory(nn.Module):
             ValueError: wrong shapes, or `prev_weights` given without the option or missing with it.
         """
         self._check(x, mask, prev_weights)
+        # tokens to store: (1 or 2 views, batch, time, dim)
         queries, tokens = (x[0], x[1:]) if self.views else (x, x[None])
         held = 0 if cache is None or cache.remainder is None else cache.remainder.shape[2]
-        tokens, mask = self._with_remainder(tokens, mask, cache)
+        tokens, mask = self._prepend_remainder(tokens, mask, cache)
+        # only whole chunks are stored; the rest waits in the cache for the next call
         chunks, rest = divmod(tokens.shape[2], self.chunk_size)
         whole = chunks * self.chunk_size
         normed = self.retrieve_norm(queries)
-        q = self.q_norm(self._heads(self.to_queries(normed)))
+        q = self.q_norm(self._split_heads(self.to_queries(normed)))
+        wide = torch.promote_types(q.dtype, torch.float32)
         stored = None
         if chunks:
-            stored = self._stored(tokens[:, :, :whole], None if mask is None else mask[:, :whole], prev_weights)
+            whole_mask = None if mask is None else mask[:, :whole]
+            stored = self._project_stored(tokens[:, :, :whole], whole_mask, prev_weights).to(wide)
         with network.full_precision(q):
-            wide = torch.promote_types(q.dtype, torch.float32)
-            y, ended = self._runs(q.to(wide), None if stored is None else stored.to(wide), cache, held, rest)
+            y, ended = self._read_runs(q.to(wide), stored, cache, held, rest)
         if cache is not None:
             ended.index = cache.index + whole
-            ended.remainder = tokens[:, :, whole:] if rest else None
-            ended.remainder_mask = mask[:, whole:] if rest and mask is not None else None
+            if rest:
+                ended.remainder = tokens[:, :, whole:]
+                ended.remainder_mask = None if mask is None else mask[:, whole:]
             cache.assign(ended)
         y = self.multihead_rmsnorm(y.to(q.dtype))
         if self.retrieve_gate is not None:
             y = y * self.retrieve_gate(normed).sigmoid().mT[..., None]
         return self.combine_heads(y.transpose(1, 2).flatten(2))
 
-    def _runs(
+    def _read_runs(
         self, q: Tensor, stored: steps.Stored | None, cache: PublicMemoryCache | None, held: int, rest: int
     ) -> tuple[Tensor, PublicMemoryCache]:
         """Run after run: what is read, and the state at the end (without it if no cache asks for it).
@@ -252,17 +257,26 @@ class PublicNeuralMemory(nn.Module):
         """
         state, reference = self._state(cache, q)
         chunks = 0 if stored is None else stored.keep.shape[-1]
-        ys, losses, sets, done, time = [], [], [], 0, q.shape[2]
-        for begin, end, boundary in self._plan(0 if cache is None else cache.index, chunks):
+        index = 0 if cache is None else cache.index
+        ys, losses, sets = [], [], []
+        done, time = 0, q.shape[2]  # queries that have been read, and all
+        for begin, end, boundary in self._plan(index, chunks):
             assert stored is not None
             last = end == chunks
             # the transition at a boundary is read by the tokens after it, and by a single token that completes the batch
             transition = boundary and self.transition_gate is not None and not (last and not rest and time > 1)
-            until = time if last and not transition else max(0, end * self.chunk_size - held - 1)
+            # a token reads the last chunk that ended with or before it: the one that completes chunk `end` belongs to the next run
+            if last and not transition:
+                until = time
+            else:
+                until = max(0, end * self.chunk_size - held - 1)
             reads = steps.Reads(done + held + 1 - begin * self.chunk_size, self.chunk_size)
-            go_on = not last or transition or cache is not None
+            go_on = not last or transition or cache is not None  # whether anything asks for the state after this run
             arguments = (q[:, :, done:until], reads, stored.chunks(begin, end), reference, state, go_on)
-            run = recomputed(self._run, *arguments, use_reentrant=False) if self.recompute else self._run(*arguments)
+            if self.recompute:
+                run = recomputed(self._run, *arguments, use_reentrant=False)
+            else:
+                run = self._run(*arguments)
             y, loss, state, run_sets = run  # pyright: ignore[reportGeneralTypeIssues]
             ys.append(y)
             losses.append(loss)
@@ -274,23 +288,19 @@ class PublicNeuralMemory(nn.Module):
                     moved = reference.map(lambda old, new, g=gate: old.lerp(new, g), state.memory)
                     state = state._replace(memory=moved)
                 reference = state.memory
-                final = state.memory if transition else final
+                if transition:
+                    final = state.memory
             if last:
                 sets.append(final)
         if done < time:
             ys.append(network.forward(q[:, :, done:], state.memory))
-        none = q.new_zeros(*q.shape[:2], 0)
-        momentum = tuple(t for order in state.momentum if order is not None for t in order.flat())
-        ended = PublicMemoryCache(
-            reference=reference.flat(),
-            memory=state.memory.flat(),
-            momentum=momentum or None,
-            surprise=torch.cat(losses, 2) if losses else none,
-            rate=none if stored is None else stored.rate,
-        )
+        ended = PublicMemoryCache(reference=reference.flat(), memory=state.memory.flat())
+        ended.momentum = _flatten_momentum(state) or None
+        ended.surprise = torch.cat(losses, 2) if losses else q.new_zeros(*q.shape[:2], 0)
+        ended.rate = q.new_zeros(*q.shape[:2], 0) if stored is None else stored.rate
         if self.expose_weight_sets and cache is not None:
-            each = zip(*(one.flat() for one in sets or [state.memory]), strict=True)
-            ended.weight_sets = tuple(torch.stack(parts, 2) for parts in each)
+            by_tensor = zip(*(weights.flat() for weights in sets or [state.memory]), strict=True)
+            ended.weight_sets = tuple(torch.stack(parts, 2) for parts in by_tensor)
         return torch.cat(ys, 2), ended
 
     def _run(self, q, reads, stored, reference, state, go_on):
@@ -300,9 +310,12 @@ class PublicNeuralMemory(nn.Module):
             y, state, sets = steps.run_spectral(q, reads, stored, rows, state)
             return y, rows.loss, state, sets if self.expose_weight_sets else []
         y, coefficients = steps.run_linear(q, reads, stored, rows, state)
-        chunks = stored.keep.shape[-1]
-        sets = steps.weight_sets(coefficients, rows, state, chunks) if self.expose_weight_sets and go_on else []
-        return y, rows.loss, steps.carried(coefficients, rows, state, chunks) if go_on else state, sets
+        if not go_on:
+            return y, rows.loss, state, []
+        chunks, sets = stored.keep.shape[-1], []
+        if self.expose_weight_sets:
+            sets = steps.weight_sets(coefficients, rows, state, chunks)
+        return y, rows.loss, steps.carried(coefficients, rows, state, chunks), sets
 
     def _plan(self, index: int, chunks: int) -> list[tuple[int, int, bool]]:
         """Runs (first chunk, end, whether a batch boundary follows) of one reference each and of bounded length."""
@@ -310,7 +323,7 @@ class PublicNeuralMemory(nn.Module):
         # beyond this many tokens it is cheaper to form the weights once than to compare every query with every key
         tokens = 16 * self.chunk_size if self.spectral else 4 * fan_in * fan_out // (fan_in + fan_out)
         longest = max(1, tokens // (self.chunk_size * self.keys_per_token))
-        period = self.batch_size // self.chunk_size if self.batch_size else 0
+        period = self.batch_size // self.chunk_size if self.batch_size else 0  # chunks between boundaries; 0: none
         start, plan, begin = index // self.chunk_size, [], 0
         while begin < chunks:
             end = min(begin + longest, chunks)
@@ -320,20 +333,21 @@ class PublicNeuralMemory(nn.Module):
             begin = end
         return plan
 
-    def _with_remainder(self, tokens: Tensor, mask: Tensor | None, cache: PublicMemoryCache | None):
+    def _prepend_remainder(self, tokens: Tensor, mask: Tensor | None, cache: PublicMemoryCache | None):
         """The tokens to store, and their mask, with what the last call could not store put before them."""
         if cache is None or cache.remainder is None:
             return tokens, mask
-        if cache.remainder_mask is not None or mask is not None:
-            everything = lambda t: torch.ones(*t.shape[1:3], dtype=torch.bool, device=t.device)  # noqa: E731
-            before = everything(cache.remainder) if cache.remainder_mask is None else cache.remainder_mask
-            mask = torch.cat([before, everything(tokens) if mask is None else mask], 1)
+        before = cache.remainder_mask
+        if before is not None or mask is not None:
+            if before is None:
+                before = _full_mask(cache.remainder)
+            if mask is None:
+                mask = _full_mask(tokens)
+            mask = torch.cat([before, mask], 1)
         return torch.cat([cache.remainder, tokens], 2), mask
 
     def _state(self, cache: PublicMemoryCache | None, q: Tensor) -> tuple[steps.State, Weights]:
         """State and reference weights: those of the cache, or the initial ones."""
-        matrices = len(self.memory)
-        unflat = lambda ts: Weights(tuple(ts[:matrices]), ts[matrices] if len(ts) > matrices else None)  # noqa: E731
         if cache is None or cache.memory is None or cache.reference is None:
             initial = Weights(tuple(self.memory), self.memory_gain)
             memory = initial.map(lambda t: t.to(q.dtype).expand(q.shape[0], self.heads, *t.shape[1:]))
@@ -342,56 +356,83 @@ class PublicNeuralMemory(nn.Module):
             raise ValueError(
                 f"the cache is of {tuple(cache.memory[0].shape[:2])} (batch, heads); got {tuple(q.shape[:2])}"
             )
-        flat, each = cache.momentum or (), len(cache.memory)
-        orders = [unflat(flat[i : i + each]) for i in range(0, len(flat), each)] or [None] * self.orders
-        return steps.State(unflat(cache.memory), tuple(orders)), unflat(cache.reference)
+        # the cache holds the momenta of all orders one after the other; none yet: zero
+        flat, size = cache.momentum or (), len(cache.memory)
+        orders = [self._unflatten(flat[i : i + size]) for i in range(0, len(flat), size)] or [None] * self.orders
+        return steps.State(self._unflatten(cache.memory), tuple(orders)), self._unflatten(cache.reference)
 
-    def _stored(self, tokens: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> steps.Stored:
+    def _unflatten(self, tensors: tuple[Tensor, ...]) -> Weights:
+        """The inverse of `Weights.flat`."""
+        matrices = len(self.memory)
+        gain = tensors[matrices] if len(tensors) > matrices else None
+        return Weights(tuple(tensors[:matrices]), gain)
+
+    def _project_stored(
+        self, tokens: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None
+    ) -> steps.Stored:
         """Keys, values and gates of the tokens (1 or 2 views, batch, whole chunks, dim)."""
         tokens = self.store_norm(tokens)
-        seen, valued = tokens[0], tokens[-1]
-        k, v = self.k_norm(self._heads(self.to_keys(seen))), self._heads(self.to_values(valued))
+        key_tokens, value_tokens = tokens[0], tokens[-1]
+        k = self.k_norm(self._split_heads(self.to_keys(key_tokens)))
+        v = self._split_heads(self.to_values(value_tokens))
         u, heads = self.keys_per_token, self.heads
         # (batch, time, heads · u) → (batch, heads, time · u)
-        rate = (
-            self.to_adaptive_step(seen).unflatten(-1, (heads, u)).permute(0, 2, 1, 3).flatten(2).sigmoid()
-            * self.max_rate
-        )
+        rate = self.to_adaptive_step(key_tokens).unflatten(-1, (heads, u)).permute(0, 2, 1, 3).flatten(2)
+        rate = rate.sigmoid() * self.max_rate
         if mask is not None:
             rate = rate * mask.repeat_interleave(u, 1)[:, None]
-        by_chunk = seen.unflatten(1, (-1, self.chunk_size))
-        pooled = by_chunk.mean(2) if self.pool is None else (by_chunk * self.pool(by_chunk).softmax(2)).sum(2)
+        by_chunk = key_tokens.unflatten(1, (-1, self.chunk_size))
+        if self.pool is None:
+            pooled = by_chunk.mean(2)
+        else:
+            pooled = (by_chunk * self.pool(by_chunk).softmax(2)).sum(2)
 
         def gates(linear: nn.Linear) -> tuple[Tensor, ...]:  # one or more gates, (batch, heads, chunks) each
             return linear(pooled).unflatten(-1, (heads, -1)).movedim(1, -1).unbind(2)
 
         keep = 1 - gates(self.to_decay_factor)[0].sigmoid()
-        momentum = () if self.to_momentum is None else tuple(g.sigmoid() for g in gates(self.to_momentum))
+        momentum: tuple[Tensor, ...] = ()
+        if self.to_momentum is not None:
+            momentum = tuple(gate.sigmoid() for gate in gates(self.to_momentum))
         combine = modulation = offset = None
         if self.to_momentum_combine is not None:
             combine = torch.stack(gates(self.to_momentum_combine)).softmax(0).unbind()
         if self.to_modulation is not None:
-            each = tuple(g.sigmoid() * self.max_modulation for g in gates(self.to_modulation))
-            modulation = each if self.memory_gain is None else (*each[1:], each[0])  # published order: gain first
+            modulation = tuple(gate.sigmoid() * self.max_modulation for gate in gates(self.to_modulation))
+            if self.memory_gain is not None:  # the published order has the gain first, ours has it last
+                modulation = (*modulation[1:], modulation[0])
         if self.to_residual_mix is not None and prev_weights is not None:
             mix, chunks = gates(self.to_residual_mix)[0].sigmoid(), keep.shape[-1]
             scaled = [w[:, :, :chunks] * mix.reshape(*mix.shape, *[1] * (w.ndim - 3)) for w in prev_weights]
             offset = Weights(tuple(scaled[: len(self.memory)]), None if self.memory_gain is None else scaled[-1])
         return steps.Stored(k, v, rate, keep, momentum, combine, modulation, offset)
 
-    def _heads(self, projected: Tensor) -> Tensor:
+    def _split_heads(self, projected: Tensor) -> Tensor:
         """(batch, time, heads · u · width) → (batch, heads, time · u, width), after the activation."""
-        projected = projected if self.activation is None else self.activation(projected)
+        if self.activation is not None:
+            projected = self.activation(projected)
         return projected.unflatten(-1, (self.heads, -1, self.width)).transpose(1, 2).flatten(2, 3)
 
     def _check(self, x: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> None:
-        want = f"(3, batch, time, {self.dim})" if self.views else f"(batch, time, {self.dim})"
-        wrong = (
-            x.ndim != 3 + self.views or x.shape[-1] != self.dim or (self.views and x.shape[0] != 3) or x.shape[-2] < 1
-        )
-        if wrong:
-            raise ValueError(f"x is {want} with at least one time step; got {tuple(x.shape)}")
+        expected = f"(3, batch, time, {self.dim})" if self.views else f"(batch, time, {self.dim})"
+        fits = x.ndim == 3 + self.views and x.shape[-1] == self.dim and x.shape[-2] >= 1
+        if not fits or (self.views and x.shape[0] != 3):
+            raise ValueError(f"x is {expected} with at least one time step; got {tuple(x.shape)}")
         if mask is not None and mask.shape != x.shape[-3:-1]:
             raise ValueError(f"mask is (batch, time) = {tuple(x.shape[-3:-1])}; got {tuple(mask.shape)}")
         if (prev_weights is None) == (self.to_residual_mix is not None):
             raise ValueError("prev_weights is given if and only if the memory was built with accept_weight_residual")
+
+
+def _full_mask(tokens: Tensor) -> Tensor:
+    """True for every token of (views, batch, time, dim)."""
+    return torch.ones(*tokens.shape[1:3], dtype=torch.bool, device=tokens.device)
+
+
+def _flatten_momentum(state: steps.State) -> tuple[Tensor, ...]:
+    """The momenta of all orders one after the other; empty where there is none yet."""
+    tensors: list[Tensor] = []
+    for order in state.momentum:
+        if order is not None:
+            tensors += order.flat()
+    return tuple(tensors)

@@ -1,6 +1,6 @@
 """How the public memory writes and reads a run of chunks whose gradients are taken at one reference weight set (`titans_public`)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from core_attention.mechanisms.titans import network
 from core_attention.mechanisms.titans.network import Weights, Writes
 from core_attention.parts.fast_weights import mixing
 
+_Change = Callable[[Tensor], Tensor]
 READ_TOKENS = 256  # queries read together; later ones see more writes, so a run is not computed as a full square
 
 
@@ -21,7 +22,7 @@ class Stored(NamedTuple):
         k, v: (batch, heads, chunks · per_chunk, dim).
         rate: step size of each token, 0 where masked, (batch, heads, chunks · per_chunk).
         keep: 1 − α of each chunk, (batch, heads, chunks).
-        momentum: η of each chunk, one an order.
+        momentum: η of each chunk, one per order.
         combine: share of each order (the bare update first, if it takes part) in what is added to the memory.
         modulation: factor of each chunk's gradient of each tensor: matrices, then gain.
         offset: added to the reference weights of each chunk, (batch, heads, chunks, …).
@@ -38,32 +39,38 @@ class Stored(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> "Stored":
         """The same in another dtype."""
-        several = lambda ts: None if ts is None else tuple(t.to(dtype) for t in ts)  # noqa: E731
-        return Stored(
-            self.k.to(dtype),
-            self.v.to(dtype),
-            self.rate.to(dtype),
-            self.keep.to(dtype),
-            several(self.momentum) or (),
-            several(self.combine),
-            several(self.modulation),
-            None if self.offset is None else self.offset.map(lambda t: t.to(dtype)),
-        )
+        convert = lambda t: t.to(dtype)  # noqa: E731
+        return self._map(tokens=convert, token_gates=convert, chunk_gates=convert, offset=convert)
 
     def chunks(self, begin: int, end: int) -> "Stored":
         """The chunks begin … end − 1 of this."""
         per_chunk = self.rate.shape[-1] // self.keep.shape[-1]
-        gate = lambda t: t[..., begin:end]  # noqa: E731
-        token = slice(begin * per_chunk, end * per_chunk)
+        span = slice(begin * per_chunk, end * per_chunk)
+        return self._map(
+            tokens=lambda t: t[..., span, :],
+            token_gates=lambda t: t[..., span],
+            chunk_gates=lambda t: t[..., begin:end],
+            offset=lambda t: t[:, :, begin:end],
+        )
+
+    def _map(self, *, tokens: _Change, token_gates: _Change, chunk_gates: _Change, offset: _Change) -> "Stored":
+        """Every tensor changed by the function of its kind; what is absent stays absent."""
+        combine, modulation, moved = self.combine, self.modulation, self.offset
+        if combine is not None:
+            combine = tuple(map(chunk_gates, combine))
+        if modulation is not None:
+            modulation = tuple(map(chunk_gates, modulation))
+        if moved is not None:
+            moved = moved.map(offset)
         return Stored(
-            self.k[..., token, :],
-            self.v[..., token, :],
-            self.rate[..., token],
-            gate(self.keep),
-            tuple(map(gate, self.momentum)),
-            None if self.combine is None else tuple(map(gate, self.combine)),
-            None if self.modulation is None else tuple(map(gate, self.modulation)),
-            None if self.offset is None else self.offset.map(lambda t: t[:, :, begin:end]),
+            tokens(self.k),
+            tokens(self.v),
+            token_gates(self.rate),
+            chunk_gates(self.keep),
+            tuple(map(chunk_gates, self.momentum)),
+            combine,
+            modulation,
+            moved,
         )
 
 
@@ -81,17 +88,22 @@ def gradients(stored: Stored, reference: Weights, max_grad_norm: float | None) -
     if stored.offset is None:
         rows = network.writes(k, v, reference, mean=True)
     else:
-        each = reference.map(lambda w, offset: w.unsqueeze(2) + offset, stored.offset)
-        rows = network.writes(k.unflatten(2, (chunks, -1)), v.unflatten(2, (chunks, -1)), each, mean=True)
-        join = lambda t: t.flatten(2, 3)  # noqa: E731
-        gain = None if rows.gain is None else join(rows.gain)
-        rows = Writes(tuple(map(join, rows.inputs)), tuple(map(join, rows.updates)), gain, join(rows.loss))
+        # each chunk has a reference of its own: chunks become an axis of the batch, (batch, heads, chunks, …), and are joined again
+        by_chunk = reference.map(lambda w, offset: w.unsqueeze(2) + offset, stored.offset)
+        rows = network.writes(k.unflatten(2, (chunks, -1)), v.unflatten(2, (chunks, -1)), by_chunk, mean=True)
+        join_chunks = lambda t: t.flatten(2, 3)  # noqa: E731
+        inputs, updates = tuple(map(join_chunks, rows.inputs)), tuple(map(join_chunks, rows.updates))
+        gain = None if rows.gain is None else join_chunks(rows.gain)
+        rows = Writes(inputs, updates, gain, join_chunks(rows.loss))
     tensors = len(rows.updates) + (rows.gain is not None)
     rows = rows.scaled([stored.rate] * tensors)
     factors = stored.modulation
     if max_grad_norm is not None:
         clamps = _clamps(rows, chunks, max_grad_norm)
-        factors = clamps if factors is None else [a * b for a, b in zip(clamps, factors, strict=True)]
+        if factors is None:
+            factors = clamps
+        else:
+            factors = [clamp * factor for clamp, factor in zip(clamps, factors, strict=True)]
     if factors is not None:
         per_chunk = k.shape[-2] // chunks
         rows = rows.scaled([factor.repeat_interleave(per_chunk, -1) for factor in factors])
@@ -109,8 +121,11 @@ def _clamps(rows: Writes, chunks: int, bound: float) -> list[Tensor]:
         squares.append(((h @ h.mT) * (update @ update.mT)).sum((-2, -1)))
     if rows.gain is not None:
         squares.append(rows.gain.unflatten(-2, (chunks, -1)).sum(-2).square().sum(-1))
-    norms = [square.clamp_min(1e-24).sqrt() for square in squares]
-    return [(torch.tanh(norm / (bound / 2)) + 1) * (bound / 2) / norm for norm in norms]
+    clamps = []
+    for square in squares:
+        norm = square.clamp_min(1e-24).sqrt()
+        clamps.append((torch.tanh(norm / (bound / 2)) + 1) * (bound / 2) / norm)
+    return clamps
 
 
 class Reads(NamedTuple):
@@ -140,26 +155,34 @@ def run_linear(q: Tensor, reads: Reads, stored: Stored, rows: Writes, state: Sta
     """
     per_chunk = stored.rate.shape[-1] // stored.keep.shape[-1]
     orders, count = len(stored.momentum), q.shape[-2]
+    chunks = stored.keep.shape[-1]
     mix = mixing(stored.keep, stored.momentum, stored.combine)
-    untouched = pad(torch.ones_like(stored.keep[..., :1, None]), (orders, stored.keep.shape[-1])).to(mix.memory.dtype)
-    all_rows = torch.cat([untouched, mix.memory, *(row[..., None, :] for row in mix.momentum)], -2)
-    bases, chunk_columns = all_rows.split([orders + 1, stored.keep.shape[-1]], -1)
+    # one row per weight set: before any chunk it is the memory itself; then after each chunk, then the momenta
+    untouched = pad(torch.ones_like(stored.keep[..., :1, None]), (orders, chunks)).to(mix.memory.dtype)
+    momenta = [row[..., None, :] for row in mix.momentum]
+    all_rows = torch.cat([untouched, mix.memory, *momenta], -2)
+    # the tokens of a chunk are written together, and so share its column
+    bases, chunk_columns = all_rows.split([orders + 1, chunks], -1)
     all_rows = torch.cat([bases, chunk_columns.repeat_interleave(per_chunk, -1)], -1)
     ys = []
     for start in range(0, count, READ_TOKENS):
         stop = min(start + READ_TOKENS, count)
-        seen = reads.seen(stop - 1) * per_chunk
+        written = reads.seen(stop - 1) * per_chunk  # tokens that the last of these queries has seen; later ones weigh 0
         row = (torch.arange(start, stop, device=q.device) + reads.first) // reads.chunk_size
-        coefficients = all_rows[..., : orders + 1 + seen].index_select(-2, row)
-        ys.append(network.read(q[..., start:stop, :], rows.first(seen), coefficients, (*state.momentum, state.memory)))
-    return (torch.cat(ys, -2) if ys else q), all_rows
+        coefficients = all_rows[..., : orders + 1 + written].index_select(-2, row)
+        query = q[..., start:stop, :]
+        ys.append(network.read(query, rows.first(written), coefficients, (*state.momentum, state.memory)))
+    if not ys:
+        return q, all_rows
+    return torch.cat(ys, -2), all_rows
 
 
 def carried(all_rows: Tensor, rows: Writes, state: State, chunks: int) -> State:
     """The state after a run of `run_linear`."""
     bases = (*state.momentum, state.memory)
-    momentum = tuple(network.carry(rows, all_rows[..., chunks + 1 + j, :], bases) for j in range(len(state.momentum)))
-    return State(network.carry(rows, all_rows[..., chunks, :], bases), momentum)
+    memory = network.carry(rows, all_rows[..., chunks, :], bases)
+    momentum = [network.carry(rows, all_rows[..., chunks + 1 + j, :], bases) for j in range(len(state.momentum))]
+    return State(memory, tuple(momentum))
 
 
 def weight_sets(all_rows: Tensor, rows: Writes, state: State, chunks: int) -> list[Weights]:
@@ -185,54 +208,58 @@ def run_spectral(
         sets.append(memory)
         if query.shape[-2]:
             ys.append(network.forward(query, memory))
-        token = slice(chunk * per_chunk, (chunk + 1) * per_chunk)
-        stages = [
-            Weights(
-                tuple(
-                    h[..., token, :].mT @ update[..., token, :]
-                    for h, update in zip(rows.inputs, rows.updates, strict=True)
-                ),
-                None if rows.gain is None else rows.gain[..., token, :].sum(-2),
-            )
-        ]
+        # the bare update, then the momentum of each order, which gathers the one before it
+        stages = [_sum_writes(rows, slice(chunk * per_chunk, (chunk + 1) * per_chunk))]
         for order, gate in enumerate(stored.momentum):
-            past = momentum[order]
-            now = (
-                stages[-1]
-                if past is None
-                else past.map(lambda s, new, g=gate[..., chunk]: _times(g, s) + new, stages[-1])
-            )
-            momentum[order] = now
-            stages.append(now)
+            accumulated = _accumulate(momentum[order], gate[..., chunk], stages[-1])
+            momentum[order] = accumulated
+            stages.append(accumulated)
         update = stages[-1]
         if stored.combine is not None:
-            mixed = stages[len(stages) - len(stored.combine) :]
             shares = [share[..., chunk] for share in stored.combine]
-            update = mixed[0].map(
-                lambda *parts, shares=shares: torch.stack(
-                    [_times(g, p) for g, p in zip(shares, parts, strict=True)]
-                ).sum(0),
-                *mixed[1:],
-            )
+            update = _mix(stages[-len(shares) :], shares)
+        # the matrices only; the gain is a vector
         update = update._replace(matrices=tuple(map(orthogonalised, update.matrices)))
-        memory = memory.map(lambda m, new, g=stored.keep[..., chunk]: _times(g, m) + new, update)
+        memory = _accumulate(memory, stored.keep[..., chunk], update)
     ys.append(network.forward(q[..., reads.after(chunks) :, :], memory))
     return torch.cat(ys, -2), State(memory, tuple(momentum)), sets
 
 
+def _sum_writes(rows: Writes, span: slice) -> Weights:
+    """The update Σ hᵀu that the tokens of `span` write together, for each tensor of the memory."""
+    pairs = zip(rows.inputs, rows.updates, strict=True)
+    matrices = [h[..., span, :].mT @ update[..., span, :] for h, update in pairs]
+    gain = None if rows.gain is None else rows.gain[..., span, :].sum(-2)
+    return Weights(tuple(matrices), gain)
+
+
+def _accumulate(past: Weights | None, gate: Tensor, update: Weights) -> Weights:
+    """gate · past + update; the update where nothing is past."""
+    if past is None:
+        return update
+    return past.map(lambda old, new: _times(gate, old) + new, update)
+
+
+def _mix(stages: Sequence[Weights], shares: Sequence[Tensor]) -> Weights:
+    """Σ share · stage."""
+
+    def weighted_sum(*parts: Tensor) -> Tensor:
+        return torch.stack([_times(share, part) for share, part in zip(shares, parts, strict=True)]).sum(0)
+
+    return stages[0].map(weighted_sum, *stages[1:])
+
+
 def _times(gate: Tensor, tensor: Tensor) -> Tensor:
     """A gate (batch, heads) times a tensor with further axes."""
-    return (
-        gate.reshape(*gate.shape, *[1] * (tensor.ndim - gate.ndim)) * tensor
-        if tensor.ndim > gate.ndim
-        else gate * tensor
-    )
+    further = [1] * (tensor.ndim - gate.ndim)
+    return gate.reshape(*gate.shape, *further) * tensor
 
 
 def orthogonalised(matrix: Tensor, coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315), steps: int = 5) -> Tensor:
     """Newton–Schulz iteration towards the nearest orthogonal matrix, on the smaller side (the Muon optimiser's)."""
     wide = matrix.shape[-2] <= matrix.shape[-1]
     x = matrix if wide else matrix.mT
+    # singular values of at most 1, from which the iteration converges
     x = x / x.square().sum((-2, -1), keepdim=True).clamp_min(1e-24).sqrt().clamp_min(1e-7)
     a, b, c = coefficients
     for _ in range(steps):
