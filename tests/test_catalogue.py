@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from core_attention.measuring import bench
-from core_attention.registry.catalogue import declared
-from core_attention.registry.listing import papers
+from core_attention.registry.catalogue import declared, papers
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,7 @@ from core_attention import attention, cli
 from core_attention.measuring.bench import SoftmaxAttention
 from core_attention.measuring.cost import profile
 from core_attention.registry import systems
-from core_attention.registry.catalogue import declared
-from core_attention.registry.listing import papers, undeclared_papers
+from core_attention.registry.catalogue import declared, papers, undeclared_papers
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_list_names_every_system_and_its_holder(toy, capsys):
     rows = listed(capsys)
     assert set(papers()) | {"toy"} == set(rows)
     assert rows["toy"]["components"]["Toy"] == {"distribution": "unknown", "verified": None}
-    assert rows["acmil"]["components"]["ACMIL_GA"]["distribution"] is None  # no package but the toy is registered here
+    assert rows["oat"]["components"]["Seq2SeqTransformer"]["distribution"] is None  # planned
     assert cli.main(["list"]) == 0
     assert "not in this installation" in capsys.readouterr().out
 
@@ -135,6 +135,10 @@ def test_show_tells_what_is_published(capsys):
         (["show", "rala", "--tokens", "0"], "positive"),
         (["bench", "rala", "--tokens", "-1"], "positive"),
         (["bench", "rala", "--rounds", "0"], "positive"),
+        (["bench", "rala", "--dtype", "int8"], "invalid choice"),
+        (["bench", "rala", "--device", "moon"], "cannot be used"),
+        (["shew"], "invalid choice"),
+        (["show"], "required: name"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(capsys, arguments, message):
@@ -154,12 +158,37 @@ def test_macs_count_fused_attention_and_are_half_of_the_operations():
     assert profile(layer, torch.zeros(1, tokens, width)).macs == 4 * tokens * width**2 + 2 * tokens**2 * width
 
 
-@pytest.mark.parametrize("verb", ["list", "show", "verify", "bench", "why"])
+@pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_has_its_help(verb, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([verb, "--help"])
     assert stop.value.code == 0
-    assert f"core-attention {verb}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"example: core-attention {verb}" in " ".join(shown.split())
+    assert "--json" in shown
+
+
+def test_verbs_stand_each_in_its_own_file():
+    files = Path(cli.__file__).parent.joinpath("commands").glob("*.py")
+    assert set(cli.VERBS) == {path.stem for path in files} - {"__init__", "frame", "listing"}
+
+
+def test_listing_imports_no_heavy_library():
+    """What a domain's declaration needs to build or run its components is imported then."""
+    code = (
+        "import sys; from core_attention.commands.listing import systems_table\n"
+        "rows = systems_table(); assert not any(row['failures'] for row in rows), rows\n"
+        "heavy = {'torchvision', 'segment_anything', 'transformers', 'timm', 'lightning', 'cv2', 'rasterio', 'matplotlib'}\n"
+        "print(heavy & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_paper_is_declared_once(toy):
+    paper = systems.Paper("Toys", 2020)
+    toy.register(toy=systems.System("toy", paper=paper), toy_=systems.System("toy", paper=paper))
+    with pytest.raises(ValueError, match="its paper is declared twice"):
+        systems.system("toy")
 
 
 def test_why(capsys):

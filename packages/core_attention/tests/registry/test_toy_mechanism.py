@@ -1,12 +1,18 @@
 """A mechanism of another package, declared once, is known to every command, to conversion and to transformers."""
 
+import importlib
 import json
-import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
+import timm
+import torch
+
+import core_attention
+from core_attention import cli
+from core_attention.pretrained.convert import convert_model, converted
+from core_attention.systems import system
 
 CODE = """
 import torch
@@ -76,62 +82,82 @@ def install(folder, paper):
 
 
 @pytest.fixture
-def python(tmp_path):
-    """Runs Python code, or ``core-attention`` with arguments, where the package is installed."""
+def site(tmp_path, monkeypatch):
+    """The folder where the package is installed, for this process and for those that it starts."""
     folder = tmp_path / "site"
     folder.mkdir()
     install(folder, PAPER)
-    environment = os.environ | {
-        "PYTHONPATH": str(folder),
-        "XDG_STATE_HOME": str(tmp_path / "state"),
-        "OMP_NUM_THREADS": "1",
-    }
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    sys.modules.pop("doubling_package", None)
 
-    def run(*arguments, code=None, status=0):
-        command = (
-            [sys.executable, "-c", textwrap.dedent(code)]
-            if code
-            else [sys.executable, "-m", "core_attention.cli", *arguments]
-        )
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-        assert done.returncode == status, done.stderr
-        return done.stdout + done.stderr
 
-    run.site = folder
+@pytest.fixture
+def command(site, capsys):
+    """Runs ``core-attention`` with arguments where the package is installed; what it printed."""
+
+    def run(*arguments, status=0):
+        assert cli.main(arguments) == status
+        printed = capsys.readouterr()
+        return printed.out + printed.err
+
     return run
 
 
 RECORD = ("record", "doubling", "Doubling", "case.json", "--config", '{"dim": 8}', "--input", "x=2,5,8")
 
 
-def test_every_command_knows_it(python, tmp_path):
-    rows = {row["slug"]: row for row in json.loads(python("list", "--json"))["systems"]}
+def test_a_fresh_interpreter_knows_it(site):
+    """As a user has it; the other tests run the same commands in this process.
+
+    Entry points bear the slug of what they hold, so that a name is found without importing the declarations of other packages.
+    """
+    code = (
+        "import sys; from core_attention import cli\n"
+        "cli.main(['bench', 'doubling', '--tokens', '16', '--rounds', '1'])\n"
+        "print([name for name in sys.modules if name.endswith('.official')])\n"
+        "cli.main(['list', '--json'])"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    table, imported, listed = printed.partition("[]\n")
+    assert "time / softmax" in table
+    assert imported, table
+    rows = {row["slug"]: row for row in json.loads(listed)["systems"]}
     assert rows["doubling"]["title"] == "Doubling is all you need"
     assert rows["doubling"]["components"]["Doubling"]["distribution"] == "doubling-package"
     assert rows["doubling"]["components"]["Network"]["distribution"] is None
-    shown = python("show", "doubling", "--tokens", "16")
+
+
+def test_every_command_knows_it(command, site, tmp_path):
+    shown = command("show", "doubling", "--tokens", "16")
     assert "some/one (MIT)" in shown
     assert "216 parameters" in shown
-    assert "time / softmax" in python("bench", "doubling", "--tokens", "16", "--rounds", "2")
+    assert "time / softmax" in command("bench", "doubling", "--tokens", "16", "--rounds", "2")
 
-    python(*RECORD)
+    assert json.loads(command(*RECORD, "--json"))["case"] == "case.json"
     fields = json.loads((tmp_path / "case.json").read_text())
     assert 1e-5 <= fields["rtol"] < 1e-3
     assert 1e-7 <= fields["atol"] < 1e-4
     assert fields["grad_of"] == {"y": "probe"}
-    assert "ok" in python("verify", "case.json")
-    assert "exists" in python(*RECORD, status=2)
+    assert "ok" in command("verify", "case.json")
+    assert "exists" in command(*RECORD, status=2)
 
-    wrong = python.site / "doubling_package.py"
-    wrong.write_text(wrong.read_text().replace("factor = 2.0", "factor = 2.001"))
-    assert "differs" in python("verify", "case.json", status=1)
+    module = site / "doubling_package.py"
+    module.write_text(module.read_text().replace("factor = 2.0", "factor = 2.001"))
+    again()
+    assert "differs" in command("verify", "case.json", status=1)
 
 
-def test_pretrained_models_take_it_by_name(python):
-    code = """
-    import timm, torch, core_attention
-    from core_attention.pretrained.convert import convert_model, converted
+def again():
+    """Lets the package be imported anew, as it stands now."""
+    sys.modules.pop("doubling_package", None)
+    importlib.invalidate_caches()
 
+
+def test_pretrained_models_take_it_by_name(site):
     model = timm.models.VisionTransformer(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2, num_classes=3)
     assert [name for name, _ in converted(convert_model(model, "doubling"))] == ["blocks.0.attn"]
     assert model(torch.randn(1, 3, 16, 16)).shape == (1, 3)
@@ -139,14 +165,13 @@ def test_pretrained_models_take_it_by_name(python):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     core_attention.insert(network, "doubling-gate", after="0")
     assert core_attention.inserted(network)[0].name == "doubling-gate"
-    """
-    python(code=code)
 
 
-def test_without_a_paper_it_is_shown_all_the_same(python):
-    install(python.site, "None")
-    assert "its declaration names no paper" in python("show", "doubling", "--tokens", "16")
-    assert "doubling" in python("list")
+def test_without_a_paper_it_is_shown_all_the_same(command, site):
+    install(site, "None")
+    again()
+    assert "its declaration names no paper" in command("show", "doubling", "--tokens", "16")
+    assert "doubling" in command("list")
 
 
 @pytest.mark.parametrize(
@@ -160,25 +185,19 @@ def test_without_a_paper_it_is_shown_all_the_same(python):
         ({"case.json": "case.txt"}, ".json"),
     ],
 )
-def test_bad_input_to_record_is_one_line(python, tmp_path, change, message):
+def test_bad_input_to_record_is_one_line(command, tmp_path, change, message):
     arguments = list(RECORD)
     for old, new in change.items():
         place = arguments.index(old)
         arguments[place + 1 if old.startswith("--") else place] = new
-    (line,) = python(*arguments, status=2).splitlines()
+    (line,) = command(*arguments, status=2).splitlines()
     assert message in line
     assert not list(tmp_path.glob("case*"))
 
 
-def test_ignored_keys_are_dropped_under_the_default_convert(python):
-    code = """
-    import torch
-    from core_attention.systems import system
-
+def test_ignored_keys_are_dropped_under_the_default_convert(site):
     component = system("doubling").components["Doubling"]
     module = component.build({"dim": 8})
     state = dict(module.state_dict()) | {"attn.masked_bias": torch.zeros(1)}
     loaded = component.load({"dim": 8}, state)
     assert torch.equal(loaded.qkv.weight, module.qkv.weight)
-    """
-    python(code=code)

@@ -112,7 +112,7 @@ def record_files(
     mode: str,
     seed: int,
     overwrite: bool,
-) -> str:
+) -> dict[str, Any]:
     """`record` with what the command line gives: JSON text or files, and shapes of random inputs.
 
     Raises:
@@ -138,10 +138,9 @@ def record_files(
     if not given:
         raise RecordingError("a case needs inputs: pass --inputs FILE.safetensors or --input NAME=SHAPE")
     state = _read_tensors(weights) if weights is not None else None
-    fields = record(
+    return record(
         path, system, component, config=settings, inputs=given, state=state, mode=mode, seed=seed, overwrite=overwrite
     )
-    return f"{path}: rtol {fields['rtol']:.2g}, atol {fields['atol']:.2g}"
 
 
 class _Outcome:

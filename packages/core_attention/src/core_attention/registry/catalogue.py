@@ -1,4 +1,4 @@
-"""What can be looked up by name: examples to price and time, attention functions, converters, and attention for feature maps.
+"""What can be looked up by name: papers, examples to price and time, attention functions, converters, attention for feature maps.
 
 Every name stands in the `System` that declares it, whichever package that is in. `find` imports only as many declarations as it needs;
 `declared` imports all.
@@ -6,14 +6,15 @@ Every name stands in the `System` that declares it, whichever package that is in
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
+from importlib import import_module, resources
 from typing import Any, Literal
 
 from core_attention.registry import systems
-from core_attention.registry.systems import System
+from core_attention.registry.systems import Paper, System
 
 Kind = Literal["examples", "attentions", "converters", "inserts"]
 
@@ -67,6 +68,22 @@ def find(kind: Kind, name: str) -> Entry | None:
             if other == name:
                 return entry
     return None
+
+
+def undeclared_papers() -> dict[str, Paper]:
+    """The published systems that no package declares yet (``papers.toml``), by slug."""
+    text = resources.files("core_attention.registry").joinpath("papers.toml").read_text(encoding="utf-8")
+    return {slug: Paper(**facts) for slug, facts in tomllib.loads(text).items()}
+
+
+def papers() -> dict[str, Paper]:
+    """Every published system that is declared or planned, by slug; imports all declarations."""
+    by_slug = undeclared_papers()
+    for slug, parts in systems.entries_by_slug().items():
+        paper = systems.merged(slug, parts).paper
+        if paper is not None:
+            by_slug[slug] = paper
+    return by_slug
 
 
 def nearest(name: str, known: list[str]) -> str:

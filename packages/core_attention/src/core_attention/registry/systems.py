@@ -226,6 +226,24 @@ def entries(slug: str | None = None) -> list[EntryPoint]:
     return [e for e in (*own, *registered) if slug is None or e.name == slug]
 
 
+def entries_by_slug() -> dict[str, list[EntryPoint]]:
+    """All registered entry points, by their slug."""
+    by_slug: dict[str, list[EntryPoint]] = {}
+    for entry in entries():
+        by_slug.setdefault(entry.name, []).append(entry)
+    return by_slug
+
+
+def holders(parts: Iterable[EntryPoint]) -> dict[str, str]:
+    """The distribution that holds each component of a system, from its entry points; those that cannot be imported are left out."""
+    by_component: dict[str, str] = {}
+    for entry in parts:
+        part, _ = load_entry(entry)
+        if part is not None:
+            by_component |= dict.fromkeys(part.components, distribution_of(entry))
+    return by_component
+
+
 def distribution_of(entry: EntryPoint) -> str:
     """The installed distribution that an entry point belongs to."""
     if entry.value.startswith("core_attention."):
@@ -253,7 +271,7 @@ def system(slug: str) -> System:
     A part that cannot be imported is recorded in `System.failures` and leaves the others usable.
 
     Raises:
-        ValueError: two packages register the same component.
+        ValueError: two packages register the same component, or both declare the paper.
     """
     return merged(slug, entries(slug))
 
@@ -272,6 +290,8 @@ def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
             if key in components:
                 raise ValueError(f"{slug}: component {key!r} is registered twice, the second time by {entry.value}")
             components[key] = component
+        if part.paper is not None and whole.paper is not None:
+            raise ValueError(f"{slug}: its paper is declared twice, the second time by {entry.value}")
         whole = replace(
             whole,
             paper=whole.paper or part.paper,

@@ -1,21 +1,22 @@
-"""CLAM's tissue, grid and heat map under their published names (components of `acmil`)."""
+"""CLAM's tissue, grid and heat map under their published names (components of `acmil`).
+
+Readers of slides and drawing are imported where a component runs, so that `core-attention list` need not load them.
+"""
+
+from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import torch
 
 from core_attention.systems import Component
-from pathology_mil.reports.heatmaps import render
-from pathology_mil.slides.grids import contour_grid
-from pathology_mil.slides.options import TissueParams
-from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tiles import Tiles, clam_attributes, open_h5, plain_attributes, write_tiles
-from pathology_mil.slides.tissue import segment
+
+if TYPE_CHECKING:
+    from pathology_mil.slides.options import TissueParams
 
 _SEGMENTATION = ("seg_level", "sthresh", "mthresh", "close", "use_otsu", "a_t", "a_h", "max_n_holes", "ref_patch_size")
 
@@ -30,6 +31,8 @@ def _numbers(ids: Any) -> tuple[int, ...]:
 
 
 def _tissue_params(config: Mapping[str, Any]) -> TissueParams:
+    from pathology_mil.slides.options import TissueParams
+
     known = {key: config[key] for key in _SEGMENTATION if key in config}
     return TissueParams(
         **known,
@@ -42,6 +45,13 @@ def _tissue_params(config: Mapping[str, Any]) -> TissueParams:
 
 def _patch(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     """segmentTissue and process_contours: contours, holes, tile corners, and the HDF5 file that holds them."""
+    import cv2
+
+    from pathology_mil.slides.grids import contour_grid
+    from pathology_mil.slides.reading import Slide
+    from pathology_mil.slides.tiles import Tiles, clam_attributes, open_h5, plain_attributes, write_tiles
+    from pathology_mil.slides.tissue import segment
+
     with Slide(inputs["slide"]) as slide:
         tissue = segment(slide, _tissue_params(config))
         level, size = config.get("patch_level", 0), config.get("patch_size", 256)
@@ -97,6 +107,10 @@ _DRAWING = (
 
 def _heatmap(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any], mode: str) -> dict[str, Any]:
     """visHeatmap: the whole level, then rows and columns 8, 24, 40 … of it."""
+    from pathology_mil.reports.heatmaps import render
+    from pathology_mil.slides.reading import Slide
+    from pathology_mil.slides.tissue import segment
+
     with Slide(inputs["slide"]) as slide:
         tissue = None
         if config.get("segment", False):

@@ -1,99 +1,16 @@
-"""Titans (arXiv 2501.00663): the paper's memory and layers, and the public implementation's memory and attention."""
+"""Titans (arXiv 2501.00663): the paper's memory and layers, and titans-pytorch's attention.
+
+titans-pytorch's memory is declared in `core_attention.published.titans.official`.
+"""
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from core_attention.mechanisms.titans.attention import SegmentedAttention
 from core_attention.mechanisms.titans.layers import titans_layer
 from core_attention.mechanisms.titans.recurrence import neural_memory
-from core_attention.published.titans.memory import PublicNeuralMemory
 from core_attention.registry.systems import Component, Config, Paper, StateDict, System
-
-# --- titans-pytorch's NeuralMemory
-
-
-PUBLIC_ARGUMENTS = (
-    *("dim", "chunk_size", "batch_size", "dim_head", "heads", "num_kv_per_token", "activation"),
-    *("default_step_transform_max_lr", "per_parameter_lr_modulation", "max_mem_layer_modulation", "max_grad_norm"),
-    *("momentum", "momentum_order", "learned_momentum_combine", "learned_combine_include_zeroth"),
-    *("pre_rmsnorm", "post_rmsnorm", "qk_rmsnorm", "attn_pool_chunks", "per_head_learned_parameters"),
-    *("qkv_receives_diff_views", "accept_weight_residual", "spectral_norm_surprises", "gated_transition"),
-    *("mem_model_norm_add_residual", "init_adaptive_step_bias", "init_momentum_bias", "init_decay_bias"),
-)
-
-
-def public_memory(config: Config) -> PublicNeuralMemory:
-    """titans-pytorch's arguments; its nested `default_model_kwargs` hold depth and expansion_factor, its activation is a module."""
-    given = {name: config[name] for name in PUBLIC_ARGUMENTS if name in config}
-    if given.get("activation") is not None:
-        given["activation"] = given["activation"].removeprefix("nn.").removesuffix("()").lower()
-    return PublicNeuralMemory(**given, **config.get("default_model_kwargs", {}))
-
-
-PUBLIC_KEYS = {
-    "to_queries.0.": "to_queries.",
-    "to_keys.0.": "to_keys.",
-    "to_values.0.": "to_values.",
-    "to_adaptive_step.0.": "to_adaptive_step.",
-    "to_momentum.0.": "to_momentum.",
-    "to_decay_factor.0.": "to_decay_factor.",
-    "to_layer_modulation.0.": "to_modulation.",
-    "to_learned_momentum_combine.0.": "to_momentum_combine.",
-    "to_learned_weight_residual_mix.0.": "to_residual_mix.",
-    "reduce_to_chunk_rep.to_attn_logits.": "pool.",
-    "retrieve_gate.0.": "retrieve_gate.",
-}
-
-
-def public_memory_keys(official: StateDict, config: Config) -> StateDict:
-    """Published keys to ours. The memory's tensors are numbered, the gain first where there is one."""
-    ours: StateDict = {}
-    first = 1 if config.get("mem_model_norm_add_residual", True) else 0
-    shared = not config.get("per_head_learned_parameters", True)
-    for key in [key for key in official if not key.startswith("memory_model.")]:
-        value = official.pop(key)
-        if key.startswith("memory_model_parameters."):
-            number = int(key.rsplit(".", 1)[1])
-            ours["memory_gain" if number < first else f"memory.{number - first}"] = value[None] if shared else value
-            continue
-        for theirs, name in PUBLIC_KEYS.items():
-            if key.startswith(theirs):
-                key = name + key[len(theirs) :]
-        ours[key] = value
-    return ours
-
-
-def run_public_memory(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
-    """One call on the whole sequence, and one in the pieces of `chain`."""
-    x, mask = inputs["x"], inputs.get("store_mask")
-    prev = tuple(inputs[key] for key in sorted(inputs) if key.startswith("prev_weights")) or None
-    cache = module.new_cache()
-    out = {
-        "retrieved": module(x, mask=mask, cache=cache, prev_weights=prev),
-        "surprise": cache.surprise,
-        "adaptive_lr": cache.rate,
-    }
-    matrices = [f"model.weights.{i}" for i in range(len(module.memory))]
-    names = [*matrices, *([] if module.memory_gain is None else ["norm.gamma"])]
-    if module.memory_gain is None:
-        names = [name.removeprefix("model.") for name in names]
-    for i, name in enumerate(names):
-        out[f"final_memory/{name}"] = cache.memory[i].flatten(0, 1)
-        if cache.momentum is not None:
-            out[f"final_momentum/{name}"] = torch.stack(cache.momentum[i :: len(names)]).flatten(1, 2)
-    if "chain" in config:
-        state, pieces, start = module.new_cache(), [], 0
-        for length in config["chain"]:
-            part = slice(start, start + length)
-            pieces.append(
-                module(x[..., part, :], mask=None if mask is None else mask[:, part], cache=state, prev_weights=prev)
-            )
-            start += length
-        out["retrieved_chained"] = torch.cat(pieces, 1)
-    return out
-
 
 # --- the paper's recurrence
 
@@ -217,13 +134,6 @@ def run_paper_layer(module: Any, inputs: dict[str, Any], *, config: Config, mode
 system = System(
     "titans",
     {
-        "NeuralMemory": Component(
-            run=run_public_memory,
-            build=public_memory,
-            convert=public_memory_keys,
-            ignore=("memory_model.*",),
-            batch={"x": 0, "store_mask": 0, "retrieved": 0, "surprise": 0, "adaptive_lr": 0},
-        ),
         "SegmentedAttention": Component(
             run=run_segmented_attention,
             build=segmented_attention,

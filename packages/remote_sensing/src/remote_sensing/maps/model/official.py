@@ -1,4 +1,7 @@
-"""Components of the published MapSAM and SAM: official checkpoints under official keys, and the replay of golden cases."""
+"""Components of the published MapSAM and SAM: official checkpoints under official keys, and the replay of golden cases.
+
+`segment_anything` brings torchvision, so the networks are imported where a component is built or run: `core-attention list` reads this file.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from core_attention.systems import Component, Config, System
-from remote_sensing.maps.metrics import image_measures
-from remote_sensing.maps.model.checkpoints import resized_tables
+from core_attention.systems import Component, Config, Paper, System
 from remote_sensing.maps.model.dora import DoRAQKV
 from remote_sensing.maps.model.losses import dice_loss, focal_loss, mask_loss
-from remote_sensing.maps.model.mapsam import MapSAM, MapSamConfig
-from remote_sensing.maps.model.sam import Sam, SamConfig, decoder_attention, dense_positions, resized_masks
 
 
 def _sizes(config: Config, kind: Any, **more: Any) -> Any:
@@ -26,6 +24,8 @@ def _sizes(config: Config, kind: Any, **more: Any) -> Any:
 
 
 def build_mapsam(config: Config) -> nn.Module:
+    from remote_sensing.maps.model.mapsam import MapSAM, MapSamConfig
+
     return MapSAM(_sizes(config, MapSamConfig))
 
 
@@ -50,10 +50,14 @@ def run_mapsam(module, inputs, *, config, mode):
 
 
 def build_sam(config: Config) -> nn.Module:
+    from remote_sensing.maps.model.sam import Sam, SamConfig
+
     return Sam(_sizes(config, SamConfig, num_mask_tokens=config.get("num_multimask_outputs", 3) + 1))
 
 
 def run_sam(module, inputs, *, config, mode):
+    from remote_sensing.maps.model.sam import dense_positions, resized_masks
+
     image = inputs["image"] if inputs["image"].ndim == 4 else inputs["image"][None]
     x = module.preprocess(image)
     embedding = module.embed(x)
@@ -90,10 +94,14 @@ def run_dora(module, inputs, *, config, mode):
 
 
 def build_attention(config: Config) -> nn.Module:
+    from segment_anything.modeling.transformer import Attention
+
     return Attention(config["embedding_dim"], config["num_heads"], config.get("downsample_rate", 1))
 
 
 def run_attention(module, inputs, *, config, mode):
+    from remote_sensing.maps.model.sam import decoder_attention
+
     q, k, v = inputs["q"], inputs["k"], inputs["v"]
     allowed = inputs["allowed"].bool().expand(len(k), -1)
     form = config.get("masked_attention", "double")
@@ -115,10 +123,14 @@ def run_losses(module, inputs, *, config, mode):
 
 
 def run_metrics(module, inputs, *, config, mode):
+    from remote_sensing.maps.metrics import image_measures
+
     return {"precision_recall_f1_iou": image_measures(inputs["pred"], inputs["gt"])}
 
 
 def run_resize(module, inputs, *, config, mode):
+    from remote_sensing.maps.model.checkpoints import resized_tables
+
     side = config["resize_to"] // config.get("patch_size", 16)
     return resized_tables(inputs, side, config["global_attn_indexes"])
 
@@ -135,4 +147,11 @@ system = System(
         "calculate_metric": Component(run=run_metrics),
         "load_from": Component(run=run_resize),
     },
+    paper=Paper(
+        "MapSAM: Adapting Segment Anything Model for Automated Feature Detection in Historical Maps",
+        2024,
+        repository="Xue-Xia/MapSAM",
+        licence="MIT",
+        components=("Attention", "DoRA_Sam", "Sam", "_DoRA_qkv", "calculate_metric", "load_from", "losses"),
+    ),
 )

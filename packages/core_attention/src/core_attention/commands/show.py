@@ -1,0 +1,87 @@
+"""A system, or what a mechanism costs at N tokens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from core_attention.commands.frame import count, refuse_unknown
+
+EXAMPLE = "core-attention show rala --tokens 4096"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the slug of a system, or the name of a mechanism")
+    parser.add_argument("--tokens", type=count, default=1024, help="number of tokens that are priced (default: 1024)")
+
+
+def run(name: str, *, tokens: int, as_json: bool) -> int:
+    from core_attention.commands.listing import systems_table
+    from core_attention.registry import catalogue, systems
+
+    known = {*catalogue.undeclared_papers(), *systems.slugs()}
+    if name in known:
+        slug = name
+        of_system = systems.system(slug)
+        pages = {example: of_system.pages.get(example, of_system.page) for example in of_system.examples}
+    else:
+        entry = catalogue.find("examples", name)
+        if entry is None:
+            refuse_unknown("a system or mechanism", name, [*known, *catalogue.declared("examples")])
+        slug = entry.slug
+        pages = {name: entry.page}
+    (system,) = systems_table(slug)
+    costs = {example: _cost(example, tokens) | {"slug": slug, "page": page} for example, page in pages.items()}
+    if as_json:
+        print(json.dumps({"system": system, "mechanisms": costs}, indent=1))
+        return 0
+    for line in _system_lines(system):
+        print(line)
+    for example, cost in costs.items():
+        page = f" (docs/mechanisms/{cost['page']})" if cost["page"] else ""
+        print(f"{example}{page}\n  {cost['layer']}\n  at {cost['tokens']:,} tokens: {cost['text']}")
+    return 0
+
+
+def _system_lines(system: Mapping[str, Any]) -> list[str]:
+    from core_attention.commands.listing import paper_line
+
+    if "title" in system:
+        lines = [f"{system['title']} ({system['year']})", f"  {paper_line(system)}"]
+    else:
+        lines = [f"{system['slug']}: its declaration names no paper"]
+    lines += [f"  {key}: {_component_line(part)}" for key, part in system["components"].items()]
+    lines += [f"  {entry} could not be imported: {why}" for entry, why in system["failures"].items()]
+    return lines
+
+
+def _component_line(part: Mapping[str, Any]) -> str:
+    if not part["distribution"]:
+        return "not in this installation"
+    shown = part["verified"]
+    if not shown:
+        return f"{part['distribution']}; no run of verify here"
+    state = "verified" if shown["ok"] else f"FAILED {', '.join(shown['failed'])}"
+    built = ", ".join(f"{key}={value}" for key, value in shown["config"].items())
+    return (
+        f"{part['distribution']}; {state} {shown['date'][:10]}, {shown['cases']} cases, torch {shown['versions'].get('torch')}\n"
+        f"    recorded with {built or 'no options'}; {shown['parameters']:,} parameters"
+    )
+
+
+def _cost(name: str, tokens: int) -> dict[str, Any]:
+    """Parameters, multiply-accumulates and memory (bytes) of an example, and the same as text."""
+    from core_attention.measuring import bench
+    from core_attention.measuring.clock import size
+    from core_attention.measuring.cost import profile
+
+    example = bench.example(name, tokens)
+    price = profile(example.module, *example.inputs)
+    memory = bench.memory(name, tokens)
+    layer = " ".join(repr(example.module).split())
+    if len(layer) > 100:
+        layer = type(example.module).__name__
+    text = f"{price.parameters:,} parameters, {price.macs / 1e9:.3g} G MACs, {size(memory)} beyond inputs and weights (forward, CPU)"
+    return {"layer": layer, "tokens": example.tokens, **vars(price), "memory": memory, "text": text}
