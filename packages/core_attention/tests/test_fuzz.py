@@ -219,7 +219,7 @@ def test_many_random_problems(start):
 
 @pytest.mark.parametrize("fault", ["band", "hidden", "segments", "gradient", "dropout"])
 def test_a_fault_is_noticed(fault, monkeypatch):
-    from core_attention.backends import sdpa
+    from core_attention.backends import cpu
 
     if fault == "band":
         real = pieces.in_band
@@ -237,12 +237,12 @@ def test_a_fault_is_noticed(fault, monkeypatch):
     elif fault == "segments":
         monkeypatch.setattr(pieces, "_groups", lambda ids: pieces._runs(ids.sort().values))
     elif fault == "gradient":
-        real_put = sdpa._put
-        monkeypatch.setattr(sdpa, "_put", lambda *args, add=False: real_put(*args))
+        real_put = cpu.put
+        monkeypatch.setattr(cpu, "put", lambda *args, add=False: real_put(*args))
     else:
-        real_factors = sdpa.factors
+        real_factors = cpu.factors
         monkeypatch.setattr(
-            sdpa,
+            cpu,
             "factors",
             lambda dropout, size, part, device: real_factors(dropout, size, part._replace(batch=None), device)[:1],
         )

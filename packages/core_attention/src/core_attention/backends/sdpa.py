@@ -8,18 +8,15 @@ extra columns of queries and keys, a value of another width is filled up with ze
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from core_attention.backends import reference
-from core_attention.backends.dropout import Dropout, factors
-from core_attention.backends.pieces import Piece, hidden_keys, masked, part_of, plan, seeing, written
+from core_attention.backends.cpu import Call, Pieces, place, put
+from core_attention.backends.dropout import Dropout
+from core_attention.backends.pieces import Piece, masked, plan, seeing, written
 from core_attention.backends.problem import Problem
 from core_attention.masks import (
     Additive,
@@ -30,7 +27,6 @@ from core_attention.masks import (
     Part,
     Run,
     Size,
-    Where,
     learnable,
     parts,
     tensors_of,
@@ -44,20 +40,6 @@ NAME = "sdpa"
 def why_not(problem: Problem) -> str | None:
     """Never: what torch's call does not take is prepared for it."""
     return None
-
-
-class Call(NamedTuple):
-    """What an attention in pieces is given besides queries, keys and values; `learned`: a bias wants its gradient."""
-
-    mask: Mask | None
-    scale: float
-    dropout: Dropout | None
-    learned: bool
-
-    @property
-    def by_definition(self) -> bool:
-        """Whether the kernel cannot compute the backward pass: it gives no gradient of a bias and drops no weights."""
-        return self.learned or self.dropout is not None
 
 
 def run(
@@ -139,208 +121,6 @@ def with_factors(q: Tensor, k: Tensor, mask: Mask | None, scale: float) -> tuple
     )
 
 
-# --- pieces by torch's CPU kernel ---------------------------------------------------------------------------------
-
-
-class _Cut(NamedTuple):
-    """The tensors of one piece: `added` is its written-out mask as the kernel takes it."""
-
-    piece: Piece
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    added: Tensor | None
-
-
-def _cuts(q: Tensor, k: Tensor, v: Tensor, call: Call, size: Size) -> Iterator[_Cut]:
-    """The pieces of an attention one after the other."""
-    definition = call.by_definition
-    pieces = plan(
-        call.mask,
-        size,
-        q.element_size(),
-        q.device,
-        values=True,
-        triangle=call.scale > 0 and not definition,
-        scores=definition,
-    )
-    for piece in pieces:
-        rows = _place(q, piece.batch, piece.rows)
-        keys, values = (_place(t, piece.batch, piece.keys) for t in (k, v))
-        hidden = hidden_keys(piece, size, q.device)
-        if hidden is not None:  # 0 · NaN is NaN: what is not to be read is overwritten
-            keys, values = (t.masked_fill(hidden[:, None, :, None], 0.0) for t in (keys, values))
-        added = None
-        if masked(piece):
-            added = written(piece, size, q).expand(-1, -1, rows.shape[2], keys.shape[2])
-        yield _Cut(piece, rows, keys, values, added)
-
-
-def _evened(*tensors: Tensor) -> list[Tensor]:
-    """Tensors of one width, zeros behind, whose rows lie in one place: the kernel takes both for granted."""
-    wide = max(t.shape[-1] for t in tensors)
-    same = [F.pad(t, (0, wide - t.shape[-1])) if t.shape[-1] < wide else t for t in tensors]
-    return [t if t.stride(-1) == 1 else t.contiguous() for t in same]
-
-
-def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp of an attention in pieces."""
-    size, width = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]), v.shape[-1]
-    q, k, v = _evened(q, k, v)
-    out = q.new_zeros(*q.shape[:3], width)
-    lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
-    for piece, qp, kp, vp, added in _cuts(q, k, v, call, size):
-        if call.dropout is None:
-            found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                qp, kp, vp, 0.0, piece.causal, attn_mask=added, scale=call.scale
-            )
-            if added is not None and bool((sums == 0).any()):  # the kernel's sum of a row that sees nothing
-                sums = sums.masked_fill(~seeing(added), float("-inf"))
-            found = _with_nan(found, qp, added)
-        else:
-            p, sums = reference.softmax(_scores(qp, kp, added, call.scale))
-            p = p * factors(call.dropout, size, part_of(piece), q.device).to(p.dtype)
-            found = reference.weighted(p, vp).to(q.dtype)
-        _put(out, piece.batch, piece.rows, found[..., :width])
-        _put(lse, piece.batch, piece.rows, sums)
-    return out, lse
-
-
-def _with_nan(out: Tensor, q: Tensor, added: Tensor | None) -> Tensor:
-    """NaN for a query that holds NaN and sees a key: torch's CPU kernel takes its row for a hidden one and answers 0."""
-    if not bool(q.sum().isnan()):  # one pass; only where it finds something is it looked for
-        return out
-    lost = q.isnan().any(-1, keepdim=True)
-    if added is not None:
-        lost = lost & seeing(added)[..., None]
-    return out.masked_fill(lost, float("nan"))
-
-
-def backward(
-    grad: Tensor, grad_lse: Tensor | None, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, call: Call
-) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor]]:
-    """Gradients of queries, keys and values, and of the mask's tensors where they are learned."""
-    size, dtype, widths = (
-        Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2]),
-        q.dtype,
-        (q.shape[-1], k.shape[-1], v.shape[-1]),
-    )
-    lse = lse.masked_fill(lse == float("-inf"), 0.0)
-    if grad_lse is not None and not call.by_definition:
-        # The kernel's score gradient is P·(grad·v - Σ grad·out). A column with v = 0, out = 1 and grad = -grad_lse brings grad_lse into it.
-        wide = max(widths)
-        q, k, v, out, grad = (F.pad(t, (0, wide + 1 - t.shape[-1])) for t in (q, k, v, out, grad))
-        out[..., -1], grad[..., -1] = 1, -grad_lse
-    q, k, v, out, grad = _evened(q, k, v, out, grad)
-    exact = torch.promote_types(dtype, torch.float32)
-    totals = [torch.zeros_like(t, dtype=exact) for t in (q, k, v)]  # pieces share keys: their sum is kept in float32
-    biases = _Biases(call.mask if call.learned else None, exact)
-    for piece, qp, kp, vp, added in _cuts(q, k, v, call, size):
-        given, had, sums = (_place(t, piece.batch, piece.rows) for t in (grad, out, lse))
-        if call.by_definition:
-            less = (given.to(exact) * had.to(exact)).sum(-1)
-            if grad_lse is not None:
-                less = less - _place(grad_lse, piece.batch, piece.rows)
-            *found, scores = _by_definition(_Cut(piece, qp, kp, vp, added), given, less, sums, call, size)
-            biases.add(piece, scores, size)
-        else:
-            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-                given, qp, kp, vp, had, sums, 0.0, piece.causal, attn_mask=added, scale=call.scale
-            )
-        for total, one, where in zip(totals, found, (piece.rows, piece.keys, piece.keys), strict=True):
-            _put(total, piece.batch, where, one, add=True)
-    grads = [total[..., :width].to(dtype).contiguous() for total, width in zip(totals, widths, strict=True)]
-    return (grads[0], grads[1], grads[2]), biases.of_tensors()
-
-
-def _scores(q: Tensor, k: Tensor, added: Tensor | None, scale: float) -> Tensor:
-    scores = reference.scores(q, k, mask=None, scale=scale)
-    return scores if added is None else scores + added
-
-
-def _by_definition(
-    cut: _Cut, grad: Tensor, less: Tensor, sums: Tensor, call: Call, size: Size
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of a piece's queries, keys, values and scores: ``dS = P · (M · grad vᵀ - Σ grad·out)``, M the factors of dropout."""
-    piece, q, k, v, added = cut
-    exact, heads = less.dtype, k.shape[1]
-    p = (_scores(q, k, added, call.scale) - sums[..., None]).exp()
-    q, k, v, grad = (t.to(exact) for t in (q, k, v, grad))
-    grouped = grad.unflatten(1, (heads, -1))  # query heads that share a key head
-    of_weights = torch.einsum("bgrqe,bgke->bgrqk", grouped, v).flatten(1, 2)
-    used = p
-    if call.dropout is not None:
-        kept = factors(call.dropout, size, part_of(piece), q.device).to(exact)
-        of_weights, used = of_weights * kept, p * kept
-    scores = p * (of_weights - less[..., None])
-    of_values = torch.einsum("bgrqk,bgrqe->bgke", used.unflatten(1, (heads, -1)), grouped)
-    by_group = scores.unflatten(1, (heads, -1)) * call.scale
-    of_queries = torch.einsum("bgrqk,bgkd->bgrqd", by_group, k).flatten(1, 2)
-    of_keys = torch.einsum("bgrqk,bgrqd->bgkd", by_group, q.unflatten(1, (heads, -1)))
-    return of_queries, of_keys, of_values, scores
-
-
-class _Biases:
-    """The gradients of the biases of a mask, added up piece by piece."""
-
-    def __init__(self, mask: Mask | None, dtype: torch.dtype):
-        self.masks = parts(mask)
-        self.tensors = [learnable(tensors_of(part)) for part in self.masks]
-        self.totals = [[torch.zeros_like(t, dtype=dtype).contiguous() for t in own] for own in self.tensors]
-
-    def add(self, piece: Piece, scores: Tensor, size: Size) -> None:
-        for mask, totals in zip(self.masks, self.totals, strict=True):
-            if totals:
-                mask.gradients(size, part_of(piece), scores, totals)
-
-    def of_tensors(self) -> list[Tensor]:
-        flat = [
-            (t, total)
-            for own, totals in zip(self.tensors, self.totals, strict=True)
-            for t, total in zip(own, totals, strict=True)
-        ]
-        return [total.to(t.device, t.dtype) for t, total in flat]
-
-
-class Pieces(torch.autograd.Function):
-    """Pieces forward and backward; keeps the outputs and sums, and writes each mask again when it needs it."""
-
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, call: Call, *learned: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        out, lse = forward(q, k, v, call)
-        ctx.save_for_backward(q, k, v, out, lse)
-        ctx.call = call
-        ctx.set_materialize_grads(False)
-        return out, lse
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, lse = ctx.saved_tensors
-        grads, biases = backward(torch.zeros_like(out) if grad is None else grad, grad_lse, q, k, v, out, lse, ctx.call)
-        return *grads, None, *biases
-
-
-def _place(tensor: Tensor, batch: Run | None, where: Where) -> Tensor:
-    """`tensor` at some samples and some positions: a view where these are a run."""
-    if batch is not None:
-        tensor = tensor[batch.start : batch.stop]
-    if isinstance(where, Tensor):
-        return tensor.index_select(2, where)
-    return tensor if where is None or where == (0, tensor.shape[2]) else tensor[:, :, where.start : where.stop]
-
-
-def _put(total: Tensor, batch: Run | None, where: Where, part: Tensor, *, add: bool = False) -> None:
-    """Writes `part`, or adds it, where `_place` takes it from."""
-    if batch is not None:
-        total = total[batch.start : batch.stop]
-    if isinstance(where, Tensor):
-        (total.index_add_ if add else total.index_copy_)(2, where, part.to(total.dtype))
-        return
-    place = _place(total, None, where)
-    (place.add_ if add else place.copy_)(part)
-
-
 # --- pieces by torch's function, on other devices -----------------------------------------------------------------
 
 
@@ -365,7 +145,7 @@ def _by_autograd(
     out = q.new_zeros(*q.shape[:3], v.shape[3])
     for piece in pieces:
         found, _ = checkpoint(_one, q, k, v, piece, scale, size, False, dropout, use_reentrant=False)  # type: ignore[misc]
-        _put(out, piece.batch, piece.rows, found)
+        put(out, piece.batch, piece.rows, found)
     return out, None
 
 
@@ -373,7 +153,7 @@ def _one(
     q: Tensor, k: Tensor, v: Tensor, piece: Piece, scale: float, size: Size, return_lse: bool, dropout: Dropout | None
 ) -> tuple[Tensor, Tensor | None]:
     """One piece by torch's own call, or, where its log-sum-exp is wanted, by the definition; a row that sees nothing gives 0."""
-    q, k, v = _place(q, piece.batch, piece.rows), *(_place(t, piece.batch, piece.keys) for t in (k, v))
+    q, k, v = place(q, piece.batch, piece.rows), *(place(t, piece.batch, piece.keys) for t in (k, v))
     added = written(piece, size, q) if masked(piece) else None
     if return_lse:
         mask = Causal() if piece.causal else None if added is None else Additive(added)

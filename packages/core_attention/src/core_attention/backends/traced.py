@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from core_attention import masks
+from core_attention.backends import cpu
 from core_attention.backends.dropout import Dropout
 from core_attention.masks import Additive, Dense, Mask, Part, Size, learnable, parts, together
 
@@ -88,7 +89,7 @@ def run(
     learned: bool,
     sums: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`core_attention.backends.sdpa.Pieces` as one node of a graph."""
+    """`core_attention.backends.cpu.Pieces` as one node of a graph."""
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     tensors: list[Tensor] = []
     numbers: list[int] = []
@@ -109,10 +110,8 @@ def _call(
     seed: Tensor | None,
     learned: bool,
 ) -> Any:
-    from core_attention.backends.sdpa import Call
-
     mask = _made(_parsed(description), tensors, numbers)
-    return Call(mask, scale, Dropout(share, seed) if seed is not None else None, learned)
+    return cpu.Call(mask, scale, Dropout(share, seed) if seed is not None else None, learned)
 
 
 @torch.library.custom_op(
@@ -121,9 +120,7 @@ def _call(
     schema=f"(Tensor q, Tensor k, Tensor v, {GIVEN}) -> (Tensor, Tensor)",
 )
 def _forward(q, k, v, tensors, numbers, description, scale, share, seed, learned, sums):
-    from core_attention.backends.sdpa import forward
-
-    return forward(q, k, v, _call(tensors, numbers, description, scale, share, seed, learned))
+    return cpu.forward(q, k, v, _call(tensors, numbers, description, scale, share, seed, learned))
 
 
 @torch.library.custom_op(
@@ -135,10 +132,8 @@ def _forward(q, k, v, tensors, numbers, description, scale, share, seed, learned
     ),
 )
 def _backward(grad, grad_lse, q, k, v, out, lse, tensors, numbers, description, scale, share, seed, learned, sums):
-    from core_attention.backends.sdpa import backward
-
     call = _call(tensors, numbers, description, scale, share, seed, learned)
-    grads, of_tensors = backward(grad, grad_lse if sums else None, q, k, v, out, lse, call)
+    grads, of_tensors = cpu.backward(grad, grad_lse if sums else None, q, k, v, out, lse, call)
     return *grads, of_tensors
 
 
