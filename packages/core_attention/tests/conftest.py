@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import types
+from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -228,9 +229,12 @@ def recorded():
     return find
 
 
-# kernels run in processes of their own: the tests' shape checks wrap functions, kernels too, which Triton cannot read
-SCRIPT = """
-import importlib.util, json, os, sys
+# The tests' shape checks wrap functions, which torch.compile cannot trace and Triton cannot read. What is compiled, or runs in Triton's
+# interpreter, therefore runs in a process without them; a session starts at most one of each and sends it code, a line of JSON at a time.
+SERVER = """
+import contextlib, io, json, os, sys, traceback, types
+import torch
+
 if os.environ.get("TRITON_INTERPRET") == "1":
     import numpy as np
     from triton.runtime import interpreter
@@ -247,21 +251,71 @@ if os.environ.get("TRITON_INTERPRET") == "1":
         return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
     interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
 
-spec = importlib.util.spec_from_file_location("cases", sys.argv[1])
+torch.set_num_threads(1)
+for number, line in enumerate(sys.stdin):
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
+    torch.manual_seed(0)
+    printed, problem = io.StringIO(), None
+    snippet = types.ModuleType(f"snippet_{number}")
+    sys.modules[snippet.__name__] = snippet  # Dynamo looks its globals up by the module's name, and remembers them
+    with contextlib.redirect_stdout(printed):
+        try:
+            exec(json.loads(line), vars(snippet))
+        except BaseException:
+            problem = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), problem]), flush=True)
+"""
+CASES = """
+import importlib.util, json
+spec = importlib.util.spec_from_file_location("cases", {path!r})
 cases = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(cases)
 """
 
 
+@contextmanager
+def server(**environment: str):
+    """``ask(code)``: what `code` printed in a process that lives on; its traceback fails the test."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | environment
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(code: str) -> str:
+            print(json.dumps(code), file=process.stdin, flush=True)
+            answer = process.stdout.readline()
+            assert answer, f"the process ended with {process.wait()}"
+            printed, problem = json.loads(answer)
+            assert problem is None, problem[-2000:]
+            return printed
+
+        yield ask
+        process.kill()  # nothing is left to do there, and torch takes seconds to end by itself
+
+
+@pytest.fixture(scope="session")
+def unhooked():
+    """``unhooked(code)``: what `code` prints in a process without the tests' shape checks."""
+    with server() as ask:
+        yield ask
+
+
+@pytest.fixture(scope="session")
+def interpreter():
+    """The same in Triton's interpreter."""
+    with server(TRITON_INTERPRET="1") as ask:
+        yield ask
+
+
 @pytest.fixture(scope="module")
-def script(request):
-    """``script(work, **environment)``: what `work` prints as JSON, with the test's own module at hand as `cases`."""
+def script(request, unhooked):
+    """``script(work)``: what `work` prints as JSON, in a process without shape checks, with the test's own module at hand as `cases`."""
+    return lambda work: json.loads(unhooked(CASES.format(path=str(request.path)) + work))
 
-    def run(work: str, **env: str):
-        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | env
-        command = [sys.executable, "-c", SCRIPT + work, str(request.path)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout)
 
-    return run
+@pytest.fixture(scope="module")
+def interpreted_script(request, interpreter):
+    """The same in Triton's interpreter."""
+    return lambda work: json.loads(interpreter(CASES.format(path=str(request.path)) + work))

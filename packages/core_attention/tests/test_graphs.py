@@ -22,8 +22,8 @@ FORMS = {
     "log-sum-exp": lambda a: attention(a, a, a, return_lse=True)[1],
 }
 TEXT = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-MODELS = [("Llama", "padding"), ("Bert", "none"), ("Bert", "padding"), ("Mistral", "padding")]
-MORE_MODELS = [("Llama", "none"), ("Mistral", "none")]
+MODELS = [("Llama", "padding"), ("Bert", "none")]  # causal and not, with a mask and without
+MORE_MODELS = [("Llama", "none"), ("Bert", "padding"), ("Mistral", "padding"), ("Mistral", "none")]
 
 
 def random(*shape, seed=0):

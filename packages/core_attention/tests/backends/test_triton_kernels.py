@@ -1,10 +1,5 @@
 """The Triton kernel against the definition: in Triton's interpreter here, on the device under ``-m gpu``; and that it compiles for CUDA."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -97,48 +92,11 @@ def compiled(capability, half, width):
     return shared
 
 
-# The tests' shape checks wrap functions, kernels too, which Triton cannot read: kernels run in processes of their own.
-SCRIPT = """
-import importlib.util, json, os, sys
-if os.environ.get("TRITON_INTERPRET") == "1":
-    import numpy as np
-    from triton.runtime import interpreter
-
-    # triton 3.6 turns one-element arrays into loop bounds in a way that numpy 2.4 refuses, and multiplies bfloat16 as integers
-    patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
-    def patched(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-    interpreter._patch_lang_tensor = patched
-    def widened(handle):
-        if handle.dtype.scalar.name != "bf16":
-            return handle
-        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
-
-spec = importlib.util.spec_from_file_location("cases", sys.argv[1])
-cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cases)
-from core_attention.backends import triton_kernels as kernels
-"""
-
-
-def script(work, **env):
-    """What `work` prints as JSON, in a process without shape checks."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | env
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT + work, __file__], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
-def interpreted():
+def interpreted(interpreted_script):
     small = "kernels.tiles = lambda *widths, backward: kernels.Tiles(16, 16, 4, 1)\n"  # several blocks of these sizes
-    return script(
-        small + "print(json.dumps({name: cases.difference(name) for name in cases.cases()}))", TRITON_INTERPRET="1"
-    )
+    small = "from core_attention.backends import triton_kernels as kernels\n" + small
+    return interpreted_script(small + "print(json.dumps({name: cases.difference(name) for name in cases.cases()}))")
 
 
 @pytest.mark.parametrize("name", cases())
@@ -147,15 +105,16 @@ def test_interpreted_kernel_is_the_definition(name, interpreted):
 
 
 @pytest.mark.gpu
-def test_kernel_is_the_definition():
+def test_kernel_is_the_definition(script):
     work = "print(json.dumps({name: cases.difference(name, 'cuda') for name in [*cases.cases(), *cases.large()]}))"
     worst = script(work)
     assert {name: by for name, by in worst.items() if by > 1} == {}
 
 
 @pytest.mark.slow
-def test_compiles_for_ampere_and_hopper():
-    work = "print(json.dumps([cases.compiled(c, *key) for c in (80, 90) for key in kernels.TILES]))"
+def test_compiles_for_ampere_and_hopper(script):
+    work = "from core_attention.backends import triton_kernels as kernels\n"
+    work += "print(json.dumps([cases.compiled(c, *key) for c in (80, 90) for key in kernels.TILES]))"
     shared = script(work)
     assert max(max(each) for each in shared) <= 99 * 1024
 

@@ -1,10 +1,5 @@
 """The Triton kernels of MVPA against the definition: in Triton's interpreter here, on the device under ``-m gpu``; and that they compile."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -101,47 +96,10 @@ def compiled(capability, element, dim):
     return shared
 
 
-# The tests' shape checks wrap functions, kernels too, which Triton cannot read: kernels run in processes of their own.
-SCRIPT = """
-import importlib.util, json, os, sys
-if os.environ.get("TRITON_INTERPRET") == "1":
-    import numpy as np
-    from triton.runtime import interpreter
-
-    # triton 3.6 turns one-element arrays into loop bounds in a way that numpy 2.4 refuses, and multiplies bfloat16 as integers
-    patch, dot = interpreter._patch_lang_tensor, interpreter.InterpreterBuilder.create_dot
-    def patched(tensor, scope):
-        patch(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
-    interpreter._patch_lang_tensor = patched
-    def widened(handle):
-        if handle.dtype.scalar.name != "bf16":
-            return handle
-        return interpreter.TensorHandle((handle.data.astype(np.uint32) << 16).view(np.float32), interpreter.tl.float32)
-    interpreter.InterpreterBuilder.create_dot = lambda self, a, b, *rest: dot(self, widened(a), widened(b), *rest)
-
-spec = importlib.util.spec_from_file_location("cases", sys.argv[1])
-cases = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(cases)
-"""
-
-
-def script(work, **env):
-    """What `work` prints as JSON, in a process without shape checks."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"} | env
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT + work, __file__], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
 @pytest.fixture(scope="module")
-def interpreted():
+def interpreted(interpreted_script):
     small = "cases.kernels.BLOCK = 16\n"  # several blocks
-    return script(
-        small + "print(json.dumps({name: cases.difference(name) for name in cases.CASES}))", TRITON_INTERPRET="1"
-    )
+    return interpreted_script(small + "print(json.dumps({name: cases.difference(name) for name in cases.CASES}))")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -150,13 +108,13 @@ def test_interpreted_kernels_are_the_definition(name, interpreted):
 
 
 @pytest.mark.gpu
-def test_kernels_are_the_definition():
+def test_kernels_are_the_definition(script):
     worst = script("print(json.dumps({n: cases.difference(n, 'cuda') for n in [*cases.CASES, *cases.LARGE]}))")
     assert {name: by for name, by in worst.items() if by > 1} == {}
 
 
 @pytest.mark.gpu
-def test_auto_takes_the_kernels_and_flex_agrees():
+def test_auto_takes_the_kernels_and_flex_agrees(script):
     work = """
 import torch
 from core_attention.factorised.attention import factorised_attention
@@ -172,7 +130,7 @@ print(json.dumps([bool((y["auto"] == y["triton"]).all()), *((y["tiles"] - y[b]).
 
 
 @pytest.mark.slow
-def test_compiles_for_ampere_and_hopper():
+def test_compiles_for_ampere_and_hopper(script):
     work = "print(json.dumps([cases.compiled(c, e, d) for c, e, d in ((80, 'fp32', 64), (90, 'bf16', 128))]))"
     shared = script(work)
     assert max(max(each) for each in shared) <= 160 * 1024

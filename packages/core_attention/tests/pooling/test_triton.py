@@ -1,9 +1,5 @@
 """The Triton kernels of attention pooling: under the interpreter (which has no bfloat16 products), and on a GPU where there is one."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -58,10 +54,8 @@ except ValueError as error:
 """
 
 
-def test_interpreted_kernels_match_torch():
-    env = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_interpreted_kernels_match_torch(interpreter):
+    interpreter(INTERPRETED)
 
 
 @pytest.mark.gpu

@@ -132,10 +132,10 @@ def compiled(capability, half, width, mode):
 
 
 @pytest.fixture(scope="module")
-def interpreted(script):
+def interpreted(interpreted_script):
     small = "from core_attention.routed import triton\ntriton._tiles = lambda *rest: cases.SMALL\n"  # several tiles of these sizes
     work = "found = {name: cases.difference(name) for name in cases.cases()}\nfound['spoiled'] = cases.spoiled()\n"
-    return script(small + work + "print(json.dumps(found))", TRITON_INTERPRET="1")
+    return interpreted_script(small + work + "print(json.dumps(found))")
 
 
 @pytest.mark.parametrize("name", cases())
