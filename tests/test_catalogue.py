@@ -1,5 +1,6 @@
 """Every mechanism of the catalogue can be shown and timed, and equals the reference that it declares."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from core_attention.measuring import bench
 from core_attention.registry.catalogue import declared, papers
 
 ROOT = Path(__file__).parents[1]
-
+sys.path.insert(0, str(ROOT / "scripts"))
 
 MECHANISMS = declared("examples")
 PAPERS = papers()
@@ -26,3 +27,11 @@ def test_mechanism(name):
     runs = bench.contestants(made, backward=True)
     runs["module"]()
     assert float(row["MACs"]) > 0
+
+
+def test_the_page_of_systems_is_what_is_declared():
+    """``uv run python scripts/systems.py`` writes it again."""
+    import systems
+
+    assert systems.table() in systems.PAGE.read_text(encoding="utf-8")
+    assert systems.table().count("\n") == len(PAPERS) + 1
