@@ -43,8 +43,11 @@ class Ready:
 
 
 def committed_cases() -> list[Path]:
-    """The golden cases that the packages carry."""
-    return sorted(ROOT.glob("packages/*/tests/golden/*/*.json"))
+    """The golden cases that the packages carry, and those of a package elsewhere: the folder named by GOLDEN_CASES, by slug."""
+    cases = sorted(ROOT.glob("packages/*/tests/golden/*/*.json"))
+    if os.environ.get("GOLDEN_CASES"):
+        cases += sorted(Path(os.environ["GOLDEN_CASES"]).glob("*/*.json"))
+    return cases
 
 
 def shared_cases(slug: str) -> list[Path]:

@@ -20,6 +20,12 @@ TRUE_ZERO = 1e-6  # a gradient this much smaller (rms) than the case's largest i
 _RULE_KEYS = {"rtol", "atol", "where", "mismatch", "rows", "optional"}
 
 
+def rms(tensor: Tensor) -> float:
+    """Root mean square of the finite elements; 0 where there are none."""
+    finite = tensor[tensor.isfinite()].double()
+    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
+
+
 @dataclass(frozen=True)
 class Rule:
     """The tolerances that hold for one recorded value."""
@@ -90,9 +96,9 @@ def is_tolerance(value: Any) -> bool:
 
 def rule_for(name: str, compare: Mapping[str, Mapping[str, Any]], *, rtol: float, atol: float) -> Rule:
     """The rule of the first pattern that matches `name`, over the case's own tolerances."""
-    found = next((rule for pattern, rule in compare.items() if fnmatchcase(name, pattern)), {})
-    rows = found.get("rows") == "set"
-    return Rule(**{"rtol": rtol, "atol": atol, **found, "rows": rows})
+    own = next((rule for pattern, rule in compare.items() if fnmatchcase(name, pattern)), {})
+    rows = own.get("rows") == "set"
+    return Rule(**{"rtol": rtol, "atol": atol, **own, "rows": rows})
 
 
 def compare_tensors(
@@ -202,13 +208,20 @@ def _compare_rows(name: str, ours: Tensor, recorded: Tensor, rule: Rule) -> Row:
     """Rows as a set: the share of rows that only one side has, of the recorded number."""
     if ours.ndim != recorded.ndim or ours.ndim == 0 or ours.shape[1:] != recorded.shape[1:]:
         return failed(name, f"has shape {list(ours.shape)}, recorded {list(recorded.shape)} (any number of rows)")
-    wanted, have = _row_set(recorded), _row_set(ours)
-    alone = len(wanted ^ have)
-    share = 0.0 if alone == 0 else alone / len(wanted) if wanted else math.inf
+    expected, have = _row_set(recorded), _row_set(ours)
+    alone = len(expected ^ have)
+    if alone == 0:
+        share = 0.0
+    elif expected:
+        share = alone / len(expected)
+    else:
+        share = math.inf
     row = _share_row(name, share, rule.mismatch, None)
     if row.ok:
         return row
-    problem = f"{len(wanted - have)} of {len(wanted)} recorded rows are missing, {len(have - wanted)} are not recorded"
+    problem = (
+        f"{len(expected - have)} of {len(expected)} recorded rows are missing, {len(have - expected)} are not recorded"
+    )
     return Row(**{**row.__dict__, "problem": problem})
 
 

@@ -268,8 +268,8 @@ def _gradients(case: Case, outputs: Mapping[str, Any], leaves: Tensors) -> dict[
         objective = term if objective is None else objective + term
     if objective is None or not objective.requires_grad:
         return dict.fromkeys(leaves)
-    found = torch.autograd.grad(objective, list(leaves.values()), allow_unused=True)
-    return dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(objective, list(leaves.values()), allow_unused=True)
+    return dict(zip(leaves, gradients, strict=True))
 
 
 def _output_rows(case: Case, outputs: Mapping[str, Any]) -> Iterator[Row]:
@@ -297,7 +297,7 @@ def _gradient_rows(case: Case, gradients: Mapping[str, Tensor | None], twins: Ma
     that has no influence of its own takes the gradient of a twin that has, unless it is recorded as zero."""
     recorded = {f"grad/input/{key}": tensor for key, tensor in case.grad_input.items()}
     recorded |= {f"grad/state_dict/{key}": tensor for key, tensor in case.grad_state.items()}
-    sizes = {name: _rms(tensor) for name, tensor in recorded.items()}
+    sizes = {name: compare.rms(tensor) for name, tensor in recorded.items()}
     largest = max(sizes.values())
     for name, tensor in recorded.items():
         row_name, rule = _rule(case, name)
@@ -351,11 +351,6 @@ def _as_tensor(value: Any) -> Tensor | None:
     if isinstance(value, bool | int | float | np.ndarray | np.generic):
         return torch.as_tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     return None
-
-
-def _rms(tensor: Tensor) -> float:
-    finite = tensor[tensor.isfinite()].double()
-    return float(finite.square().mean().sqrt()) if finite.numel() else 0.0
 
 
 def _one_line(error: BaseException) -> str:

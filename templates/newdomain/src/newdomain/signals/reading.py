@@ -1,5 +1,6 @@
-"""Signals on disk: CSV files with a header line ``seconds,value`` and one row a sample."""
+"""Signals on disk: CSV files with a header line ``seconds,value`` and one row per sample."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +41,9 @@ def read_signal(path: Path) -> Signal:
     if not is_signal(path):
         raise UserError(f"{path} is not a signal", f"the first line must be '{HEADER}'")
     try:
-        table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a file holds no rows; it is refused below
+            table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
     except (ValueError, UnicodeDecodeError):
         raise UserError(f"{path}: a row does not hold two numbers", "look for text or a missing column") from None
     if len(table) < WINDOW or table.shape[1] != 2:
