@@ -134,7 +134,7 @@ def _torch_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def _watched() -> bool:
-    """Whether a capture or a logger wants to know of this call."""
+    """Whether a capture or a logger needs to hear of this call."""
     return active() or (not torch.compiler.is_compiling() and _LOG.isEnabledFor(logging.INFO))
 
 

@@ -82,17 +82,17 @@ def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor
     lse = q.new_full(q.shape[:3], float("-inf"), dtype=torch.promote_types(q.dtype, torch.float32))
     for piece, qp, kp, vp, added in _cuts(q, k, v, call, size):
         if call.dropout is None:
-            found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            rows, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
                 qp, kp, vp, 0.0, piece.causal, attn_mask=added, scale=call.scale
             )
             if added is not None and bool((sums == 0).any()):  # the kernel's sum of a row that sees nothing
                 sums = sums.masked_fill(~seeing(added), float("-inf"))
-            found = _with_nan(found, qp, added)
+            rows = _with_nan(rows, qp, added)
         else:
             p, sums = reference.softmax(_scores(qp, kp, added, call.scale))
             p = p * factors(call.dropout, size, part_of(piece), q.device).to(p.dtype)
-            found = reference.weighted(p, vp).to(q.dtype)
-        put(out, piece.batch, piece.rows, found[..., :width])
+            rows = reference.weighted(p, vp).to(q.dtype)
+        put(out, piece.batch, piece.rows, rows[..., :width])
         put(lse, piece.batch, piece.rows, sums)
     return out, lse
 
@@ -132,13 +132,13 @@ def backward(
             less = (given.to(exact) * had.to(exact)).sum(-1)
             if grad_lse is not None:
                 less = less - place(grad_lse, piece.batch, piece.rows)
-            *found, scores = _by_definition(_Cut(piece, qp, kp, vp, added), given, less, sums, call, size)
+            *gradients, scores = _by_definition(_Cut(piece, qp, kp, vp, added), given, less, sums, call, size)
             biases.add(piece, scores, size)
         else:
-            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 given, qp, kp, vp, had, sums, 0.0, piece.causal, attn_mask=added, scale=call.scale
             )
-        for total, one, where in zip(totals, found, (piece.rows, piece.keys, piece.keys), strict=True):
+        for total, one, where in zip(totals, gradients, (piece.rows, piece.keys, piece.keys), strict=True):
             put(total, piece.batch, where, one, add=True)
     grads = [total[..., :width].to(dtype).contiguous() for total, width in zip(totals, widths, strict=True)]
     return (grads[0], grads[1], grads[2]), biases.of_tensors()
@@ -161,8 +161,8 @@ def _by_definition(
     of_weights = torch.einsum("bgrqe,bgke->bgrqk", grouped, v).flatten(1, 2)
     used = p
     if call.dropout is not None:
-        kept = factors(call.dropout, size, part_of(piece), q.device).to(exact)
-        of_weights, used = of_weights * kept, p * kept
+        weights = factors(call.dropout, size, part_of(piece), q.device).to(exact)
+        of_weights, used = of_weights * weights, p * weights
     scores = p * (of_weights - less[..., None])
     of_values = torch.einsum("bgrqk,bgrqe->bgke", used.unflatten(1, (heads, -1)), grouped)
     by_group = scores.unflatten(1, (heads, -1)) * call.scale
@@ -185,12 +185,11 @@ class _Biases:
                 mask.gradients(size, part_of(piece), scores, totals)
 
     def of_tensors(self) -> list[Tensor]:
-        flat = [
-            (t, total)
-            for own, totals in zip(self.tensors, self.totals, strict=True)
-            for t, total in zip(own, totals, strict=True)
-        ]
-        return [total.to(t.device, t.dtype) for t, total in flat]
+        gradients = []
+        for tensors, totals in zip(self.tensors, self.totals, strict=True):
+            for tensor, total in zip(tensors, totals, strict=True):
+                gradients.append(total.to(tensor.device, tensor.dtype))
+        return gradients
 
 
 class Pieces(torch.autograd.Function):

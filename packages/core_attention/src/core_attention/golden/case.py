@@ -126,13 +126,13 @@ def find_input_files(case: Case, data: Path | None = None) -> dict[str, Path]:
         folders.append(data)
     if os.environ.get(SHARED):
         folders.append(Path(os.environ[SHARED]))
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for name, relative in case.input_files.items():
         place = next((folder / relative for folder in folders if (folder / relative).exists()), None)
         if place is None:
             raise MissingInput(relative)
-        found[name] = place
-    return found
+        files[name] = place
+    return files
 
 
 def _read_json(path: Path) -> dict[str, Any]:

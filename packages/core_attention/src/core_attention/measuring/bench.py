@@ -90,7 +90,7 @@ def bench(
     The module must agree with its reference before either is timed.
 
     Returns:
-        one row a number of tokens, ready for a table.
+        one row per number of tokens, ready for a table.
 
     Raises:
         RuntimeError: the module and its reference disagree.

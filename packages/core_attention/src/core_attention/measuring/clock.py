@@ -97,7 +97,7 @@ def peak_memory(setup: str, work: str, *, threads: int = 1, timeout: float = 600
 
 
 def size(count: int | float) -> str:
-    """Bytes for people. Below a mebibyte the allocator's own reserves decide, so no figure is given."""
+    """Bytes as text. Below a mebibyte the allocator's own reserves decide, so no figure is given."""
     if count < 2**20:
         return "< 1 MiB"
     return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.2f} GiB"

@@ -100,10 +100,11 @@ def convert_model(
             "those without weights go by name, see core_attention.register_with_transformers"
         )
     maker: Callable[..., nn.Module | Replacement] = entry.load()
-    found = _layers(model, layers)
+    matching = _layers(model, layers)
     _check_options(maker, mechanism, options)
-    made = [(layer, maker(layer, **options)) for layer in found]
-    for layer, core in made:
+    # all are built before any is put in: a refusal leaves the model as it was
+    cores = [(layer, maker(layer, **options)) for layer in matching]
+    for layer, core in cores:
         like = next(layer.module.parameters())
         part = core.module if isinstance(core, Replacement) else core
         part.to(like.device, like.dtype).train(layer.module.training)
@@ -114,19 +115,19 @@ def convert_model(
             setattr(model.get_submodule(parent), leaf, Converted(layer, part))
         else:
             layer.module.add_module("mechanism", part)
-    if any(layer.kind == "transformers" for layer, core in made if not isinstance(core, Replacement)):
+    if any(layer.kind == "transformers" for layer, core in cores if not isinstance(core, Replacement)):
         _use_in_transformers(model)
     return model
 
 
 def converted(model: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
     """The converted layers of a model and the names of their new parameters."""
-    found = []
+    layers = []
     for name, module in model.named_modules():
         new = tuple(n for n, _ in module.named_parameters() if n.startswith("mechanism."))
         if isinstance(getattr(module, "mechanism", None), nn.Module):
-            found.append((name, new))
-    return found
+            layers.append((name, new))
+    return layers
 
 
 class Converted(nn.Module):
@@ -180,23 +181,29 @@ def _use_in_transformers(model: nn.Module) -> None:
 
 
 def _layers(model: nn.Module, patterns: str | Sequence[str] | None) -> list[Layer]:
-    every = [layer for name, module in model.named_modules() if (layer := _layer(name, module, model)) is not None]
+    every = []
+    for name, module in model.named_modules():
+        layer = _layer(name, module, model)
+        if layer is not None:
+            every.append(layer)
     if not every:
         kinds = sorted({type(m).__name__ for m in model.modules() if "ttention" in type(m).__name__})
-        seen = f"its attention layers are {', '.join(kinds)}" if kinds else "it has no attention layer"
+        others = "it has no attention layer"
+        if kinds:
+            others = f"its attention layers are {', '.join(kinds)}"
         raise ValueError(
-            f"{type(model).__name__} has no attention layer that can be converted: {seen}. Known are timm's Attention (qkv, proj) "
+            f"{type(model).__name__} has no attention layer that can be converted: {others}. Known are timm's Attention (qkv, proj) "
             "and transformers layers with q_proj, k_proj and v_proj that take their attention function by name"
         )
     if patterns is None:
         return every
-    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
-    chosen = [layer for layer in every if any(fnmatchcase(layer.name, pattern) for pattern in wanted)]
-    if not chosen:
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    matching = [layer for layer in every if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
+    if not matching:
         raise ValueError(
-            f"no attention layer is called {', '.join(wanted)}; there are {', '.join(layer.name for layer in every)}"
+            f"no attention layer is called {', '.join(patterns)}; there are {', '.join(layer.name for layer in every)}"
         )
-    return chosen
+    return matching
 
 
 def _layer(name: str, module: nn.Module, model: nn.Module) -> Layer | None:

@@ -34,7 +34,7 @@ class Lists:
     `by_query` and `by_key` are (list, count): int32 (batch, heads, own tiles, other tiles) and (batch, heads, own tiles).
     """
 
-    mode: int  # 0 whole tiles, 1 a bit a row, 2 a bit a pair, 3 threshold; see kernels/routed.py
+    mode: int  # 0 whole tiles, 1 a bit per row, 2 a bit per pair, 3 threshold; see triton_kernels.py
     tiles: Tiles
     by_query: tuple[Tensor, Tensor]
     by_key: tuple[Tensor, Tensor]

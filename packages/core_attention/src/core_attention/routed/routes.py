@@ -93,7 +93,7 @@ def check_routes(routes: Routes, q: Tensor, k: Tensor) -> None:
         leading, expected = routes.score.shape[:2], (queries,)
         if routes.score.shape[2] != keys:
             raise ValueError(
-                f"route scores {tuple(routes.score.shape)} are not one a key: keys have shape {tuple(k.shape)}"
+                f"route scores {tuple(routes.score.shape)} are not one per key: keys have shape {tuple(k.shape)}"
             )
         for name, value in (("threshold", routes.threshold), ("tie", routes.tie)):
             if value is not None and tuple(value.shape) != (*leading, *expected):

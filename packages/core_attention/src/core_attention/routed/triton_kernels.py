@@ -2,8 +2,8 @@
 
 A program owns one tile of queries (forward, and the gradient of queries) or of keys (the gradient of keys and values, summed over
 the query heads that share them) and walks over the tiles of the other side that its list names. Inside a tile a pair is visible by
-one of four modes: WHOLE (all of it), ROWS (a bit a row: the key tile lies in one block), PAIRS (a bit a pair of blocks), and
-THRESHOLD (a score a key, a limit a query). `core_attention.routed.lists` makes tiles and lists.
+one of four modes: WHOLE (all of it), ROWS (a bit per row: the key tile lies in one block), PAIRS (a bit per pair of blocks), and
+THRESHOLD (a score per key, a limit per query). `core_attention.routed.lists` makes tiles and lists.
 """
 
 from __future__ import annotations
