@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,16 @@ def test_permuting_the_batch_permutes_the_result(module_case):
     assert checked, f"none of the outputs {list(plain)} is in batch={dict(axes)}"
 
 
+def one_sample(case: Ready) -> dict[str, Any]:
+    """The inputs of a case with one sample of a declared batch, in evaluation: convolutions in bf16 take seconds per sample on CPUs."""
+    inputs = dict(case.inputs)
+    if case.case.mode == "eval":
+        for name, axis in (case.component.batch or {}).items():
+            if isinstance(inputs.get(name), Tensor):
+                inputs[name] = inputs[name].narrow(axis, 0, 1)
+    return inputs
+
+
 def scaled(value: Tensor) -> Tensor:
     """Other objects of the same kind: floats a little smaller, integers as they are."""
     return value * 0.9 if value.is_floating_point() else value
@@ -152,8 +163,9 @@ def scaled(value: Tensor) -> Tensor:
 def test_bf16_autocast_stays_finite(module_case):
     plain = module_case.float32()
     finite = {name: bool(value.isfinite().all()) for name, value in floats(plain.run()).items()}
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = floats(ready(module_case.case.path).float32().run())
+    fresh = ready(module_case.case.path).float32()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = floats(fresh.run(one_sample(fresh)))
     for name, value in outputs.items():
         assert bool(value.isfinite().all()) or not finite[name], name
 
