@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from core_attention.factorised.attention import factorised_reference, relative_bias
 from core_attention.mechanisms.mvpformer.mvpa import MVPFormerGQAAttention, mvpa, mvpa_reach, relative_tables
 from core_attention.mechanisms.titans.memory import NeuralMemory
-from core_attention.mechanisms.titans.official import system as titans
 from core_attention.published.titans.memory import PublicMemoryCache, PublicNeuralMemory
+from core_attention.systems import system
 
 
 class Definition(nn.Module):
@@ -129,7 +129,7 @@ def memory(small: bool):
         from titans_pytorch import NeuralMemory as Package  # pyright: ignore[reportMissingImports]
 
         theirs = Package(dim=384, chunk_size=chunk)
-        ours = titans.components["NeuralMemory"].load({"dim": 384, "chunk_size": chunk}, theirs.state_dict())
+        ours = system("titans").components["NeuralMemory"].load({"dim": 384, "chunk_size": chunk}, theirs.state_dict())
         probe = torch.randn(1, 130, 384)
         with torch.no_grad():
             torch.testing.assert_close(ours(probe), theirs(probe)[0], rtol=1e-3, atol=1e-4)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy, linear, pad, rms_norm, silu
 
 from core_attention.mechanisms.titans.attention import SegmentedAttention
-from core_attention.mechanisms.titans.official import system
 from core_attention.published.titans.memory import PublicMemoryCache, PublicNeuralMemory
+from core_attention.systems import system
 
 DIM = 6
 
@@ -189,8 +189,10 @@ def test_equals_the_package(name):
         for parameter in theirs.parameters():
             parameter.set_(parameter.clone() + torch.randn_like(parameter) * 0.2)
     theirs = theirs.double()
-    ours = system.components["NeuralMemory"].load(
-        {"dim": DIM, "default_step_transform_max_lr": 0.3} | OPTIONS[name], theirs.state_dict()
+    ours = (
+        system("titans")
+        .components["NeuralMemory"]
+        .load({"dim": DIM, "default_step_transform_max_lr": 0.3} | OPTIONS[name], theirs.state_dict())
     )
     x = sequence(name)
     cache = ours.new_cache()
@@ -310,7 +312,7 @@ def public_transformer(config, state, ids):
         if "3.0.weight" in names:
             choice = linear(rms_norm(x, (dim,), names["3.0.weight"]), names["3.1.weight"], names["3.1.bias"])
             given = torch.einsum("lbnd,bnvl->vbnd", torch.stack([x, *views]), choice.unflatten(-1, (3, -1)).softmax(-1))
-        component = system.components["NeuralMemory"]
+        component = system("titans").components["NeuralMemory"]
         mem = component.build(options)
         mem.expose_weight_sets = residual
         cache = mem.new_cache()
@@ -321,7 +323,7 @@ def public_transformer(config, state, ids):
         sets = cache.weight_sets
         gated = config.get("neural_mem_gate_attn_output", False)
         x = x if gated else x + retrieved
-        attention = system.components["SegmentedAttention"]
+        attention = system("titans").components["SegmentedAttention"]
         settings = {
             k: config[k]
             for k in ("dim", "segment_len", "dim_head", "heads", "num_longterm_mem_tokens", "num_persist_mem_tokens")
