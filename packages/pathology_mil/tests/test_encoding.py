@@ -211,7 +211,7 @@ def test_clam_job_folder(samples, tmp_path):
 
 
 def test_an_edited_process_list_is_read_back(samples, tmp_path, cli):
-    params = ("--layout", "clam", "--mag", 5, "--out", tmp_path, "--workers", 1)
+    params = ("--layout", "clam", "--mag", 10, "--out", tmp_path, "--workers", 1)
     assert cli("tile", samples / "slides", *params)[0] == 0
     table = tmp_path / "process_list_autogen.csv"
     with table.open(newline="") as file:

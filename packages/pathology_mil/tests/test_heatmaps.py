@@ -3,6 +3,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from core_runtime.errors import UserError
 from pathology_mil.commands.heatmap import heatmap
@@ -10,6 +11,7 @@ from pathology_mil.model.attention_scores import Scored, auprc, read_scores, sof
 from pathology_mil.reports.heatmaps import n_times_a, percentiles, render
 from pathology_mil.reports.maps import draw_map
 from pathology_mil.reports.options import MapOptions
+from pathology_mil.samples.synthesis import HEIGHT, WIDTH
 from pathology_mil.slides.annotations import find_annotation, overlap, read_annotations
 from pathology_mil.slides.reading import Slide
 from pathology_mil.slides.regions import truth_area
@@ -86,7 +88,7 @@ def nests(samples, path):
 def scored(samples):
     """A tumour slide of the samples, scored by how much of each tile is nest, blurred by nothing: a perfect model."""
     path = next(p for p in sorted((samples / "slides").iterdir()) if find_annotation(samples / "annotations", p.stem))
-    coords = np.array([[x, y] for x in range(0, 2560, 128) for y in range(0, 2048, 128)])
+    coords = np.array([[x, y] for x in range(0, WIDTH, 128) for y in range(0, HEIGHT, 128)])
     inside = overlap(nests(samples, path), coords, 128)
     return path, Scored(coords, 128, softmax(8 * inside), softmax(np.stack([8 * inside, inside])))
 
@@ -154,3 +156,27 @@ def test_auprc_and_its_chance():
     assert auprc(truth + 0.1, truth) == 1
     assert auprc(np.ones(10), truth) == pytest.approx(0.2)
     assert np.isnan(auprc(np.ones(3), np.zeros(3)))
+
+
+@pytest.fixture
+def glass(tmp_path):
+    """A plain white picture of 400 × 300 pixels."""
+    Image.new("RGB", (400, 300), (255, 255, 255)).save(tmp_path / "glass.png")
+    with Slide(tmp_path / "glass.png", mpp=0.5) as slide:
+        yield slide
+
+
+def test_corners_and_sides_are_rounded_up_as_in_clam(glass):
+    drawn = render(
+        glass, np.array([[31, 31]]), np.array([0.0]), 60, max_side=100, alpha=1.0, blank_canvas=True, cmap="gray"
+    )
+    columns, rows = (np.flatnonzero((drawn[..., 0] == 0).any(axis=axis)) for axis in (0, 1))
+    # 31 / 4 = 7.75 begins at 8; a side of 60 / 4 = 15 ends before 23
+    assert (columns[0], columns[-1]) == (rows[0], rows[-1]) == (8, 22)
+
+
+def test_overlapping_tiles_are_averaged_on_any_slide(glass):
+    coords = np.array([[0, 0], [64, 0]])
+    drawn = render(glass, coords, np.array([0.0, 1.0]), 128, vis_level=0, alpha=1.0, blank_canvas=True, cmap="gray")
+    assert [drawn[10, x, 0] for x in (10, 100, 150)] == [0, 128, 255]
+    assert (drawn[200:] == 255).all()

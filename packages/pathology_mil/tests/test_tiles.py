@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from core_runtime.errors import UserError
 from pathology_mil.slides.options import TileOptions, Tiling
@@ -13,6 +14,7 @@ from pathology_mil.slides.tiles import (
     read_tiles,
     write_tiles,
 )
+from pathology_mil.slides.tissue import Tissue
 
 
 def attributes_of(path):
@@ -36,8 +38,8 @@ def test_trident_file(samples, tmp_path):
         "overlap": 32,
         "name": slide.slide_id,
         "savetodir": str(path.parent),
-        "level0_width": 5120,
-        "level0_height": 4096,
+        "level0_width": 3584,
+        "level0_height": 2816,
     }
     assert expected.items() <= attributes.items()
     assert np.all(tiles.coords % (4 * 96) == 0)
@@ -119,3 +121,23 @@ def test_damaged_files_are_one_plain_line(tmp_path, samples):
         with pytest.raises(UserError) as error:
             read_tiles(path)
         assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({"patch_size": 100, "mpp": 0.5}, 167),  # 166.7 pixels
+        ({"patch_size": 100, "mpp": 0.5, "overlap": 15, "layout": "clam"}, 142),  # 141.7 pixels
+    ],
+)
+def test_the_step_between_tiles_is_rounded_not_cut(tmp_path, options, step):
+    Image.new("RGB", (1200, 1000), (220, 130, 180)).save(tmp_path / "a.png")
+    outline = np.array([(0, 0), (0, 999), (1199, 999), (1199, 0)], np.int32)
+    tissue = Tissue([outline], [[]], [1.2e6], (1.0, 1.0))
+    with Slide(tmp_path / "a.png", mpp=0.3) as slide:
+        tiles, _ = make_tiles(slide, Tiling(TileOptions(**options)), tissue)
+    assert tiles.side == 167
+    for axis in (0, 1):
+        corners = np.unique(tiles.coords[:, axis])
+        assert len(corners) > 5
+        assert set(np.diff(corners).tolist()) == {step}

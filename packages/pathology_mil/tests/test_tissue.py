@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
+from pathology_mil.reports.figures import draw_tissue
 from pathology_mil.slides.options import PRESETS, TissueOptions, TissueParams
 from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tissue import pen_marks, segment
+from pathology_mil.slides.tissue import _contours, pen_marks, segment
 
 
 def slide_of(tmp_path, draw, size=(1200, 900)):
@@ -122,3 +123,49 @@ def test_a_huge_single_level_is_segmented_from_pieces(cmu, monkeypatch):
         tissue = segment(slide, PRESETS["biopsy"])
     assert tissue.scale[0] == pytest.approx(2220 / 512, rel=0.01)
     assert 0.3 < tissue.polygons().area / (2220 * 2967) < 0.6
+
+
+def contours_of(mask, **params):
+    """The contours of a mask whose reference square has 64 pixels."""
+    return _contours(mask, (64.0, 64.0), TissueParams(adapt=False, **params))
+
+
+def test_a_piece_as_large_as_the_smallest_area_is_dropped_as_in_clam():
+    mask = np.zeros((100, 100), np.uint8)
+    mask[10:19, 10:19] = 255  # its outline runs through the centres of pixels: 8 × 8 of them, one reference square
+    assert contours_of(mask, a_t=1).contours == []
+    assert len(contours_of(mask, a_t=0.98).contours) == 1
+    mask[19, 10:19] = 255
+    assert len(contours_of(mask, a_t=1).contours) == 1
+
+
+def test_holes_are_filtered_by_area_and_number():
+    mask = np.zeros((200, 200), np.uint8)
+    mask[10:190, 10:190] = 255
+    for x, width in (
+        (20, 7),
+        (60, 9),
+        (100, 11),
+    ):  # the outline of a hole runs around it: 8 × 8, 10 × 10 and 12 × 12 pixels
+        mask[50 : 50 + width, x : x + width] = 0
+    widths = sorted(int(np.ptp(hole[:, 0])) // 64 for hole in contours_of(mask, a_t=1, a_h=0.5).holes[0])
+    assert widths == [8, 10, 12]
+    sizes = [cv2.contourArea(hole) / 64**2 for hole in contours_of(mask, a_t=1, a_h=0.0).holes[0]]
+    smallest = min(sizes) / 64  # in reference squares
+    assert len(contours_of(mask, a_t=1, a_h=smallest).holes[0]) == 2, (
+        "as large as the smallest area: dropped, as in CLAM"
+    )
+    assert len(contours_of(mask, a_t=1, a_h=smallest * 0.99).holes[0]) == 3
+    largest = contours_of(mask, a_t=1, a_h=0.0, max_n_holes=1).holes[0]
+    assert [int(np.ptp(hole[:, 0])) // 64 for hole in largest] == [12]
+
+
+def test_the_number_of_a_piece_can_be_read_on_tissue(tmp_path):
+    slide = slide_of(tmp_path, lambda image: cv2.rectangle(image, (100, 100), (1100, 800), (90, 40, 120), -1))
+    tissue = segment(slide, PRESETS["biopsy"])
+    drawn = draw_tissue(slide.thumbnail(1000), slide.dimensions, tissue)
+    x, y = (tissue.contours[0].mean(axis=0) * 1000 / 1200).astype(int)
+    around = drawn[y - 8 : y + 9, x - 8 : x + 9].astype(int)
+    assert (around.min(axis=-1) > 245).any(), "a white disc"
+    assert (around.max(axis=-1) < 60).any(), "and a dark number"
+    assert not (np.abs(around - (90, 40, 120)).max(axis=-1) < 10).any(), "no tissue between them"

@@ -296,11 +296,12 @@ def _fitting(slide: Slide) -> Tiling:
 
 
 def _pictures(slide: Slide, tissue: Tissue, tiles: Tiles | None) -> list[tuple[bytes, str]]:
-    thumbnail = figures.draw_tissue(slide.thumbnail(1200), slide.dimensions, tissue)
+    thumbnail = slide.thumbnail(1200)
     caption = "Tissue (green), holes in it (blue)"
     if tiles is None:
-        return [(figures.encoded(thumbnail), caption + ".")]
-    overview = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
+        return [(figures.encoded(figures.draw_tissue(thumbnail, slide.dimensions, tissue)), caption + ".")]
+    framed = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
+    overview = figures.draw_tissue(framed, slide.dimensions, tissue)
     pictures = [
         (
             figures.encoded(overview),

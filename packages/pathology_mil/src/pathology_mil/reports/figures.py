@@ -49,9 +49,18 @@ def draw_tissue(thumbnail: RGB, dimensions: tuple[int, int], tissue: Tissue) -> 
         cv2.polylines(picture, [(outer * scale).astype(np.int32)], True, GREEN, width, cv2.LINE_AA)
         for hole in holes:
             cv2.polylines(picture, [(hole * scale).astype(np.int32)], True, BLUE, width, cv2.LINE_AA)
-        x, y = (outer.mean(axis=0) * scale).astype(int).tolist()
-        cv2.putText(picture, str(i), (x, y), cv2.FONT_HERSHEY_SIMPLEX, width / 2, (20, 20, 20), width, cv2.LINE_AA)
+        _write_number(picture, i, outer.mean(axis=0) * scale, width)
     return picture
+
+
+def _write_number(picture: RGB, number: int, centre: NDArray, width: int) -> None:
+    """A dark number on a white disc around a point, so that it can be read on glass and on dark tissue."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, max(0.7, width / 2)
+    (wide, high), _ = cv2.getTextSize(str(number), font, size, width)
+    middle = centre.astype(int)
+    cv2.circle(picture, middle.tolist(), round(0.75 * max(wide, high)) + 2, (255, 255, 255), -1, cv2.LINE_AA)
+    corner = (int(middle[0]) - wide // 2, int(middle[1]) + high // 2)
+    cv2.putText(picture, str(number), corner, font, size, (20, 20, 20), max(2, width), cv2.LINE_AA)
 
 
 def draw_tiles(picture: RGB, dimensions: tuple[int, int], coords: NDArray, side: int) -> RGB:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pathology_mil.slides.reading import RGB
 
 MPP = 0.5  # µm per pixel of everything drawn here
-WIDTH, HEIGHT = 2560, 2048
+WIDTH, HEIGHT = 1792, 1408  # small enough for a demo in seconds, large enough for fifty to a hundred tiles
 # optical density of the two stains in red, green, blue
 HAEMATOXYLIN = np.array([0.650, 0.704, 0.286], np.float32)
 EOSIN = np.array([0.190, 0.880, 0.435], np.float32)
@@ -63,15 +63,15 @@ def draw(rng: np.random.Generator, *, tumour: bool, pen: bool) -> Drawing:
     for nest in nests:
         if nest.hole is not None:
             eosin[_filled(nest.hole)] *= 0.35
-    fat = _fat(rng, tissue & ~_grown(inside, 40))
+    fat = _fat(rng, tissue & ~_grown(inside, 32))
     tissue &= ~fat
 
     nuclei = np.zeros((HEIGHT, WIDTH), np.uint8)
     stroma = tissue & (inside == 0)
     _stamp(rng, nuclei, stroma, per_mm2=1500, radii=(3.5, 7.5), flat=0.45, dark=(120, 190))
-    for centre in _points(rng, stroma & ~_grown(inside, 120), int(rng.integers(1, 4))):
+    for centre in _points(rng, stroma & ~_grown(inside, 96), int(rng.integers(1, 4))):
         cluster = np.zeros((HEIGHT, WIDTH), np.uint8)
-        cv2.fillPoly(cluster, [_blob(rng, centre, rng.uniform(70, 150))], 1)
+        cv2.fillPoly(cluster, [_blob(rng, centre, rng.uniform(60, 110))], 1)
         _stamp(rng, nuclei, stroma & (cluster > 0), per_mm2=9000, radii=(4.5, 5.5), flat=0.95, dark=(190, 240))
     _stamp(rng, nuclei, tissue & (inside > 0), per_mm2=8500, radii=(6.5, 11), flat=0.75, dark=(150, 250))
     chromatin = 0.75 + 0.25 * _crop(_grain(), rng)
@@ -102,28 +102,28 @@ def _tissue(rng: np.random.Generator) -> NDArray[np.bool_]:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     pieces = int(rng.integers(1, 3))
     for i in range(pieces):
-        centre = (WIDTH * (i + 0.5) / pieces + rng.uniform(-80, 80), HEIGHT / 2 + rng.uniform(-120, 120))
-        cv2.fillPoly(mask, [_blob(rng, centre, rng.uniform(530, 610) if pieces == 2 else rng.uniform(740, 850))], 255)
-    ragged = cv2.GaussianBlur(mask, (0, 0), 14).astype(np.float32) / 255 + 0.11 * _smooth_noise(rng, 60)
+        centre = (WIDTH * (i + 0.5) / pieces + rng.uniform(-50, 50), HEIGHT / 2 + rng.uniform(-80, 80))
+        cv2.fillPoly(mask, [_blob(rng, centre, rng.uniform(370, 430) if pieces == 2 else rng.uniform(520, 600))], 255)
+    ragged = cv2.GaussianBlur(mask, (0, 0), 14).astype(np.float32) / 255 + 0.11 * _smooth_noise(rng, 42)
     mask = (ragged > 0.5).astype(np.uint8)
     for _ in range(int(rng.integers(1, 4))):  # tears
-        walk = np.cumsum(rng.normal(0, 40, (14, 2)) + rng.normal(0, 30, 2), axis=0) + rng.uniform(400, 1600, 2)
+        walk = np.cumsum(rng.normal(0, 30, (14, 2)) + rng.normal(0, 20, 2), axis=0) + rng.uniform(300, 1100, 2)
         cv2.polylines(mask, [walk.astype(np.int32)], False, 0, int(rng.integers(6, 16)))
     return mask > 0
 
 
 def _nests(rng: np.random.Generator, tissue: NDArray[np.bool_]) -> list[Nest]:
-    room = cv2.erode(np.pad(tissue.astype(np.uint8), 1), np.ones((3, 3), np.uint8), iterations=90)[1:-1, 1:-1] > 0
+    room = cv2.erode(np.pad(tissue.astype(np.uint8), 1), np.ones((3, 3), np.uint8), iterations=80)[1:-1, 1:-1] > 0
     nests = []
     for _ in range(int(rng.integers(2, 6))):
         if not room.any():
             break
         centre = _points(rng, room, 1)[0]
-        radius = rng.uniform(80, 200)
-        hole = _blob(rng, centre, radius * 0.38) if radius > 160 and rng.random() < 0.7 else None
+        radius = rng.uniform(80, 170)
+        hole = _blob(rng, centre, radius * 0.38) if radius > 145 and rng.random() < 0.7 else None
         nests.append(Nest(_blob(rng, centre, radius), hole))
         taken = np.ones((HEIGHT, WIDTH), np.uint8)
-        cv2.circle(taken, (int(centre[0]), int(centre[1])), int(radius * 2 + 60), 0, -1)
+        cv2.circle(taken, (int(centre[0]), int(centre[1])), int(radius * 2 + 40), 0, -1)
         room &= taken > 0
     return nests
 
@@ -192,9 +192,9 @@ def _ink(rng: np.random.Generator, image: RGB, colour: tuple[int, int, int]) -> 
     side = rng.integers(0, 2)
     x = WIDTH * (0.04 if side == 0 else 0.96)
     start = np.array([x, rng.uniform(0.1, 0.4) * HEIGHT])
-    walk = start + np.cumsum(np.stack([rng.normal(0, 16, 16), rng.uniform(30, 75, 16)], axis=1), axis=0)
+    walk = start + np.cumsum(np.stack([rng.normal(0, 16, 16), rng.uniform(22, 55, 16)], axis=1), axis=0)
     mark = np.zeros(image.shape[:2], np.uint8)
-    cv2.polylines(mark, [walk.astype(np.int32)], False, 255, int(rng.integers(30, 50)), cv2.LINE_AA)
+    cv2.polylines(mark, [walk.astype(np.int32)], False, 255, int(rng.integers(24, 40)), cv2.LINE_AA)
     cover = cv2.GaussianBlur(mark, (0, 0), 2)[..., None].astype(np.float32) / 255 * 0.9
     rows, columns = np.flatnonzero(mark.any(axis=1)), np.flatnonzero(mark.any(axis=0))
     box = np.s_[rows[0] - 8 if rows[0] > 8 else 0 : rows[-1] + 8, max(0, columns[0] - 8) : columns[-1] + 8]

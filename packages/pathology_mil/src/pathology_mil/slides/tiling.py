@@ -210,12 +210,13 @@ def _drawn_tissue(path: Path, slide: Slide, exclude_class: Sequence[str]) -> Tis
 def _pictures(slide: Slide, tiles: Tiles, tissue: Tissue, work: _Work) -> None:
     """CLAM's `masks/` and `stitches/`, or TRIDENT's `contours/` and `contours_geojson/`."""
     thumbnail = slide.thumbnail(1500)
-    contours = figures.draw_tissue(thumbnail, slide.dimensions, tissue)
     if work.tiling.tiles.layout == "clam":
         stitches = figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side)
-        pictures = {"masks": contours, "stitches": stitches}
+        pictures = {"masks": figures.draw_tissue(thumbnail, slide.dimensions, tissue), "stitches": stitches}
     else:
-        pictures = {"contours": figures.draw_tiles(contours, slide.dimensions, tiles.coords, tiles.side)}
+        # contours last: the veil over what no tile covers would hide them and their numbers
+        framed = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
+        pictures = {"contours": figures.draw_tissue(framed, slide.dimensions, tissue)}
     for folder, picture in pictures.items():
         figures.save(work.job / folder / f"{slide.slide_id}.jpg", picture)
     write_geojson(work.job / "contours_geojson" / f"{slide.slide_id}.geojson", tissue_regions(tissue))
