@@ -94,3 +94,18 @@ def test_five_slides_claim_no_certainty():
         for name in ("auroc", "accuracy", "f1_macro", "balanced_accuracy", "sensitivity a", "specificity a"):
             low, high = found.interval[name]
             assert high - low > 0.4, name
+
+
+def test_intervals_are_of_95_percent():
+    """Of a hundred patients with half of the slides right, the interval is that of a share of a hundred."""
+    labels = torch.tensor([0, 1] * 50)
+    said = torch.tensor([0, 0, 1, 1] * 25)
+    p = torch.nn.functional.one_hot(said, 2).double()
+    low, high = measure(p, labels, "ab", resamples=4000).interval["accuracy"]
+    assert low == pytest.approx(0.5 - 1.96 * 0.05, abs=0.011)
+    assert high == pytest.approx(0.5 + 1.96 * 0.05, abs=0.011)
+    low, high = measure(
+        torch.eye(2)[[0, 1]].double().repeat(10, 1), torch.tensor([0, 1] * 10), "ab", resamples=50
+    ).interval["accuracy"]
+    assert high == 1
+    assert low == pytest.approx(20 / (20 + 1.96**2), abs=1e-3), "Wilson's, which does not collapse at 1"

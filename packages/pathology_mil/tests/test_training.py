@@ -255,3 +255,26 @@ def _stop_after(patch, epoch):
             raise KeyboardInterrupt
 
     patch.setattr(MILTraining, "on_train_batch_end", stop)
+
+
+def test_what_is_dropped_differs_from_step_to_step_and_is_the_same_under_a_seed(cohort, tmp_path, monkeypatch):
+    drawn: dict[str, list[int]] = {}
+    learn = MILTraining.training_step
+    name = ""
+
+    def draw(self, *arguments):
+        drawn.setdefault(name, []).append(int(torch.randint(2**31, (1,))))
+        return learn(self, *arguments)
+
+    monkeypatch.setattr(MILTraining, "training_step", draw)
+    splitting = SplitOptions(n_shot=2)
+    for name in ("a", "b"):
+        options = {
+            "network": NetworkOptions(width=8),
+            "recipe": Recipe(epochs=3),
+            "splitting": splitting,
+            "resamples": 0,
+        }
+        train(*cohort, run=run_in(tmp_path / name, seed=5), **options)
+    assert len(set(drawn["a"])) == len(drawn["a"]) == 12
+    assert drawn["a"] == drawn["b"]
