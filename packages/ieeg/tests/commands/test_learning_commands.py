@@ -89,6 +89,10 @@ def test_judging_on_what_the_model_knows_is_said(folder, detector, tmp_path, iee
     assert "No test of the model: 3 of 3 recordings" in (tmp_path / "e/report.html").read_text()
     printed = ieeg("evaluate", folder, "--model", detector / "model", "--out", tmp_path / "f")
     assert "No test of the model: 3 of 3 recordings are known to it" in printed.err
+    for name in seen:
+        assert f"known from training: {name}: " in printed.err
+    page = (tmp_path / "e/report.html").read_text()
+    assert all(name in page.partition("Known from training")[2] for name in seen)
     file = folder / "sub-01/ieeg/sub-01_task-x_ieeg.edf"
     found = ieeg("detect", file, "--model", detector / "model", "--out", tmp_path / "d", "--no-report", "--json").json
     assert any("trained on this recording: this is no test" in note for note in found["detections"][0]["notes"])

@@ -21,8 +21,6 @@ from ieeg.metrics.scores import (
     to_mask,
 )
 
-timescoring = pytest.importorskip("timescoring", reason="pip install timescoring")
-
 
 def random_events(rng, duration: float) -> list[tuple[float, float]]:
     """Up to eight events, some touching, some overlapping, some over the recording's ends, short and long."""
@@ -47,6 +45,9 @@ def rules_of(seed: int) -> EventRules:
 
 def theirs(reference, hypothesis, rate: int, rules: EventRules):
     """timescoring's scores of two masks; and whether rounding errors of times in seconds decide something in them."""
+    pytest.importorskip(
+        "timescoring", reason="the reference of the scores, a dependency of the tests: pip install timescoring"
+    )
     from timescoring.annotations import Annotation
     from timescoring.scoring import EventScoring, SampleScoring
 

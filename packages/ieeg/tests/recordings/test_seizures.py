@@ -264,3 +264,12 @@ def test_events_of_a_detector(tmp_path):
     path.write_text("onset\tduration\teventType\n3\tn/a\tsz\n")
     with pytest.raises(UserError, match="line 2: an event without onset and duration"):
         table_events(path)
+
+
+def test_other_labels_beside_seizures_are_named_with_counts(two_sources):
+    seizures = two_sources([], "3\t0\tbutton press\n5\t0\tbutton press\n8\t6\tSeizure\n9\t0\tSz?-like\n")
+    assert seizures.events.tolist() == [[8, 14]]
+    words = " | ".join(seizures.warnings)
+    assert "labels that were not taken for seizures: 'button press' (2)" in words
+    assert "labels that are not understood: 'Sz?-like' (1)" in words
+    assert "--label-map" in words

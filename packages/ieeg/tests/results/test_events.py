@@ -27,6 +27,9 @@ def test_threshold_hysteresis_length_and_merging():
     assert spans(min_duration=5) == [(10, 15), (35, 40), (45, 50)], "an event as long as --min-duration stays"
     assert spans(min_duration=5.1) == []
     assert spans(merge_gap=6, min_duration=6) == [(35, 50)], "merged first, then measured"
+    at_limits = np.array([0.25, 0.5, 0.25, 0.125], np.float32)
+    limits = EventOptions(threshold=0.5, low=0.25)
+    assert [(e.onset, e.offset) for e in to_events(at_limits, 5, limits)] == [(0, 15)], "a limit that is reached counts"
     assert spans(threshold=0.8) == [(10, 15)]
     assert spans(threshold=0.95) == []
     assert [round(e.confidence, 2) for e in to_events(P, 5)] == [0.9, 0.6, 0.7]

@@ -55,6 +55,8 @@ class Evaluation(Outcome):
             yield f"against the second: {name} differs by {measure['difference']:+.3f}, {test}"
         for name, why in result["left_out"].items():
             warn(f"left out: {name}: {why}")
+        for name, why in (result["seen_in_training"] or {}).items():
+            warn(f"known from training: {name}: {why}")
         yield RESEARCH_ONLY
         yield f"Report: {self.report}"
 

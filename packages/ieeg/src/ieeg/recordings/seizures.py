@@ -392,14 +392,21 @@ def _as_seizures(reading: Reading, recording: Recording, source: str) -> Seizure
             f"the end of the seizure at {times} is not marked: taken to last until the next onset or the end of the recording "
             "(--seizure-length SECONDS sets another length)"
         )
-    labels = reading.not_understood
+    doubtful, others = reading.not_understood, Counter[str]()
     if source:
-        labels = Counter({label: count for label, count in labels.items() if resembles_seizure(label)})
-    if labels:
-        named = some_of([f"{label!r} ({count})" for label, count in labels.most_common()], 6)
-        warnings.append(f"labels that are not understood: {named}; {_MAPPED}")
+        # The seizures are known: only what sounds like one is doubtful; the rest (tasks, stimuli) is named all the same.
+        resembling = {label: count for label, count in doubtful.items() if resembles_seizure(label)}
+        doubtful, others = Counter(resembling), doubtful - Counter(resembling)
+    if doubtful:
+        warnings.append(f"labels that are not understood: {_counted(doubtful)}; {_MAPPED}")
+    if others:
+        warnings.append(f"labels that were not taken for seizures: {_counted(others)}; {_MAPPED}")
     events = np.array(inside, np.float64).reshape(-1, 2)
     return Seizures(events, source, (*reading.warnings, *warnings), tuple(open_ended))
+
+
+def _counted(labels: Counter[str]) -> str:
+    return some_of([f"{label!r} ({count})" for label, count in labels.most_common()], 6)
 
 
 def _inside(spans: Sequence[tuple[float, float]], duration: float) -> tuple[list[tuple[float, float]], list[str]]:

@@ -67,6 +67,8 @@ def evaluation_report(result: Mapping[str, Any]) -> Report:
             rows,
             caption="Paired permutation test over subjects.",
         )
+    if known := result.get("seen_in_training"):
+        page.heading("Known from training").facts(list(known.items()))
     if result["left_out"]:
         page.heading("Left out").facts(list(result["left_out"].items()))
     return page

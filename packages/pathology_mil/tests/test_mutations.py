@@ -1,0 +1,248 @@
+"""Seeded mutations of every format that users bring: an answer or one plain line, in bounded time and memory, and nothing half-written.
+
+The quick run takes thirty of each format; ``-m slow`` takes a thousand.
+"""
+
+import json
+import resource
+import shutil
+import signal
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from core_runtime.errors import UserError
+from pathology_mil.cohort.labels import read_labels
+from pathology_mil.cohort.splits import read_splits
+from pathology_mil.features.bags import find_bags, open_bag, read_features
+from pathology_mil.model.attention_scores import read_scores
+from pathology_mil.model.folder import load
+from pathology_mil.slides.annotations import read_annotations
+from pathology_mil.slides.options import Tiling
+from pathology_mil.slides.process_list import read_process_list
+from pathology_mil.slides.reading import find_slides
+from pathology_mil.slides.regions import tissue_area, truth_area
+from pathology_mil.slides.tiles import Tiles, read_tiles, write_tiles
+
+TOKENS = [
+    b"", b"0", b"-1", b"1", b"nan", b"inf", b"-inf", b"1e308", b"99999999999999999999", b"NA", b"null", b"true", b"[]", b"{}", b'"', b"'",
+    b"\t", b",", b";", b"\n", b"\r\n", b"\0", b"\xff\xfe", b"\xb5", "µ".encode(), b" ", b"<", b"</", b"&", b"../x", b"Polygon", b"%s",
+]  # fmt: skip
+SECONDS, MEBIBYTES = 20, 600  # of one mutation; of all of a format
+
+
+def mutated(raw: bytes, rng: np.random.Generator) -> bytes:
+    """One to three changes: bytes turned, pieces left out, repeated, replaced or reversed, the end cut off."""
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(0, len(raw) + 1))
+        end = min(len(raw), at + int(rng.integers(1, 12)))
+        token = TOKENS[rng.integers(len(TOKENS))]
+        kind = rng.integers(0, 7)
+        if kind == 0:
+            raw = raw[:at] + bytes([rng.integers(256)]) + raw[at + 1 :]
+        elif kind == 1:
+            raw = raw[:at] + raw[end:]
+        elif kind == 2:
+            raw = raw[:end] + raw[at:end] * int(rng.integers(1, 5)) + raw[end:]
+        elif kind == 3:
+            raw = raw[:at] + token + raw[at:]
+        elif kind == 4:
+            raw = raw[:at] + token + raw[end:]
+        elif kind == 5:
+            raw = raw[:at] + raw[at:end][::-1] + raw[end:]
+        elif rng.integers(4) == 0:
+            raw = raw[:at]
+    return raw
+
+
+@contextmanager
+def within(seconds: int):
+    def stop(*_):
+        raise TimeoutError(f"longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def survives(path: Path, use: Callable[[], object], count: int) -> int:
+    """Mutates a file `count` times and uses it each time; how many were used after all."""
+    whole = path.read_bytes()
+    beside = set(path.parent.iterdir())
+    use()  # as it is; and imports are no part of the time and memory of a mutation
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    used, messages = 0, []
+    for seed in range(count):
+        path.write_bytes(mutated(whole, np.random.default_rng([seed, len(path.name)])))
+        try:
+            with within(SECONDS):
+                use()
+            used += 1
+        except UserError as error:
+            messages.append(str(error))
+        except Exception as error:
+            raise AssertionError(f"mutation {seed} of {path.name}: {type(error).__name__}: {error}") from error
+    path.write_bytes(whole)
+    assert all(len(message.splitlines()) <= 2 for message in messages), "plain lines"
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+    assert grown < MEBIBYTES, f"{path.name}: {grown:.0f} MiB"
+    assert set(path.parent.iterdir()) == beside, "nothing is left beside it"
+    return used
+
+
+def _tried(number: int):
+    return pytest.mark.reliability(
+        "mutations of annotations, tables, features and configs",
+        "an answer or one line, bounded time and memory",
+        cases=number,
+    )
+
+
+@pytest.fixture(
+    params=[pytest.param(30, marks=_tried(30)), pytest.param(1000, marks=[_tried(1000), pytest.mark.slow])],
+    ids=["quick", "slow"],
+)
+def count(request):
+    return request.param
+
+
+ASAP = """<?xml version="1.0"?>
+<ASAP_Annotations><Annotations>
+<Annotation Name="A" Type="Polygon" PartOfGroup="Tumor" Color="#F4FA58"><Coordinates>
+<Coordinate Order="0" X="10,5" Y="10"/><Coordinate Order="1" X="400" Y="20"/><Coordinate Order="2" X="300" Y="500"/></Coordinates></Annotation>
+<Annotation Name="B" Type="Rectangle" PartOfGroup="None"><Coordinates>
+<Coordinate Order="0" X="600" Y="10"/><Coordinate Order="1" X="900" Y="200"/></Coordinates></Annotation>
+</Annotations><AnnotationGroups><Group Name="Tumor" PartOfGroup="None"/></AnnotationGroups></ASAP_Annotations>
+"""
+IMAGESCOPE = """<?xml version="1.0"?>
+<Annotations MicronsPerPixel="0.25"><Annotation Id="1" Name="Tumor"><Regions>
+<Region Id="1" Type="0" NegativeROA="0"><Vertices><Vertex X="1" Y="1"/><Vertex X="90" Y="5"/><Vertex X="40" Y="80"/></Vertices></Region>
+<Region Id="2" Type="2" NegativeROA="1"><Vertices><Vertex X="20" Y="20"/><Vertex X="40" Y="30"/></Vertices></Region>
+</Regions></Annotation></Annotations>
+"""
+
+
+def geojson() -> str:
+    square = [[0, 0], [100, 0], [100, 100], [0, 100], [0, 0]]
+    shapes = [
+        {"type": "Polygon", "coordinates": [square]},
+        {"type": "MultiPolygon", "coordinates": [[[[x + 200, y] for x, y in square]]]},
+        {"type": "Point", "coordinates": [5, 5]},
+    ]
+    names = ["Tumor", "Ignore", "Stroma"]
+    features = [
+        {
+            "type": "Feature",
+            "geometry": shape,
+            "properties": {"objectType": "annotation", "classification": {"name": name}, "measurements": {"a": 1.5}},
+        }
+        for shape, name in zip(shapes, names, strict=True)
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": features})
+
+
+@pytest.mark.parametrize("name", ["asap.xml", "imagescope.xml", "qupath.geojson"])
+def test_annotations(tmp_path, count, name):
+    path = tmp_path / name
+    path.write_text({"asap.xml": ASAP, "imagescope.xml": IMAGESCOPE}.get(name) or geojson())
+
+    def use():
+        regions = read_annotations(path)
+        for area in (tissue_area(regions, where=name), truth_area(regions, where=name)):
+            assert area.shape.is_valid
+            assert area.words("tissue", 0.25)
+
+    assert survives(path, use, count) > 0
+
+
+TABLES = {
+    "labels.csv": ("case_id,slide_id,label\np1,a.svs,tumour\np1,b.svs,normal\n\"p 2\",c.svs,normal\np3,d.svs,tumour\n", read_labels),
+    "splits.csv": (",train,val,test\n0,a,b,c\n1,d,,\n", read_splits),
+    "split.json": (json.dumps({"train": ["a", "d"], "val": ["b"], "test": ["c"]}), read_splits),
+    "process.csv": (
+        "slide_id,process,sthresh,mthresh,use_otsu,a_t,keep_ids,use_padding,contour_fn\na.svs,1,8,7,False,100.0,none,True,four_pt\n"
+        "b.svs,1,20,5,True,1,\"0,2\",False,basic\n",
+        lambda path: read_process_list(path, Tiling()),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(tmp_path, count, name):
+    text, read = TABLES[name]
+    (tmp_path / name).write_text(text)
+    assert survives(tmp_path / name, lambda: read(tmp_path / name), count) > 0
+
+
+def test_tables_of_slides(tmp_path, count):
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    for name in "ab":
+        (folder / f"{name}.svs").write_bytes(b"II*\0")
+    table = folder / "slides.csv"
+    table.write_text("wsi,mpp\na.svs,0.25\nb.svs,0.5\n")
+    assert survives(table, lambda: find_slides(table), count) > 0
+
+
+def test_files_of_features(cohort, tmp_path, count):
+    path = Path(shutil.copy(next(cohort[0].iterdir()), tmp_path / "a.h5"))
+
+    def use():
+        bag = open_bag(path)
+        assert bag.preparation is not None
+        assert len(read_features(bag.features, "a")) == len(bag)
+        find_bags(path)
+
+    assert survives(path, use, count) > 0
+
+
+def test_files_of_tiles(tmp_path, count):
+    coords = np.arange(20, dtype=np.int64).reshape(10, 2) * 256
+    path = tmp_path / "a_patches.h5"
+    write_tiles(path, Tiles("a", coords, 256, 256, {"patch_size": 256, "patch_size_level0": 256, "overlap": 0}))
+
+    def use():
+        tiles = read_tiles(path)
+        assert len(tiles.coords) == 0 or tiles.side > 0
+
+    assert survives(path, use, count) > 0
+
+
+def test_own_scores(tmp_path, count):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["attention_scores"] = np.arange(3.0)[:, None]
+        file["coords"] = np.array([[0, 0], [256, 0], [0, 256]])
+
+    def use():
+        assert abs(read_scores(path).attention.sum() - 1) < 1e-3
+
+    assert survives(path, use, count) > 0
+
+
+def test_configs_of_models(trained, tmp_path, count):
+    folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
+    survives(folder / "config.json", lambda: load(folder), count)
+
+
+def test_config_files(tmp_path, cli, count):
+    """A run's config.yaml with --config: refused in a line, and no run folder is left."""
+    config = tmp_path / "config.yaml"
+    values = {"model": "acmil", "epochs": 1, "lr": 0.001, "branches": 5, "mask_drop": 0.6, "selection": "last"}
+    config.write_text("arguments:\n" + "".join(f"  {name}: {json.dumps(value)}\n" for name, value in values.items()))
+
+    def use():
+        code, _, err = cli("train", tmp_path / "absent", "--config", config, "--out", tmp_path / "run")
+        assert code == 2
+        assert "unexpected" not in err, err
+        assert not (tmp_path / "run").exists()
+
+    assert survives(config, use, count // 3) == count // 3
