@@ -13,6 +13,7 @@ from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
 from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.cohort.labels import read_labels
+from pathology_mil.cohort.options import LabelOptions, SplitOptions
 from pathology_mil.cohort.splits import make_splits
 from pathology_mil.commands.evaluate import evaluate
 from pathology_mil.commands.heatmap import heatmap
@@ -22,7 +23,7 @@ from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.folder import LoadedModel, load
 from pathology_mil.model.preparing import encoder_of
 from pathology_mil.reports.options import MapOptions
-from pathology_mil.training.recipe import NetworkOptions, Recipe
+from pathology_mil.training.recipe import MaskingOptions, NetworkOptions, Recipe
 
 
 def other_numbers(folder, out, **attributes):
@@ -182,20 +183,27 @@ def test_a_run_is_repeated_from_its_own_config(cohort, tmp_path, cli):
     assert arguments[0] == arguments[1]
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("network", NetworkOptions(branches=3)),
-        ("recipe", Recipe(epochs=2)),
-        ("recipe", Recipe(weight_decay=0.1)),
-        ("resamples", 7),
-    ],
-)
-def test_every_option_that_changes_a_run_is_compared_on_resume(cohort, tmp_path, option, value):
-    options = {"recipe": Recipe(epochs=1), "network": NetworkOptions(), "resamples": 0}
+CHANGES = {
+    "network": [NetworkOptions(branches=3), NetworkOptions(width=8)],
+    "masking": [MaskingOptions(mask_drop=0.3), MaskingOptions(top_k=4)],
+    "recipe": [Recipe(epochs=2), Recipe(epochs=1, weight_decay=0.1), Recipe(epochs=1, selection="last")],
+    "reading": [LabelOptions(ignore_missing=True)],
+    "splitting": [SplitOptions(folds=3), SplitOptions(n_shot=2)],
+    "resamples": [7],
+}
+
+
+def test_every_option_that_changes_a_run_is_compared_on_resume(cohort, tmp_path):
+    options = {"recipe": Recipe(epochs=1), "resamples": 0}
     train(*cohort, run=RunOptions(out=tmp_path / "run", device="cpu"), **options)
-    with pytest.raises(UserError, match="the run to resume had other values of"):
-        train(*cohort, run=RunOptions(out=tmp_path / "run", device="cpu", resume=True), **options | {option: value})
+    again = RunOptions(out=tmp_path / "run", device="cpu", resume=True)
+    for option, values in CHANGES.items():
+        for value in values:
+            with pytest.raises(UserError, match="the run to resume had other values of"):
+                train(*cohort, run=again, **options | {option: value})
+    other_seed = RunOptions(out=tmp_path / "run", device="cpu", resume=True, seed=3)
+    with pytest.raises(UserError, match="other values of seed"):
+        train(*cohort, run=other_seed, **options)
 
 
 @pytest.mark.parametrize(

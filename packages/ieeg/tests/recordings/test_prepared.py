@@ -1,5 +1,7 @@
 """Preparing: equal to scipy's zero-phase filters away from the ends, no seams at block borders, mixed rates, references, bad channels, units."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import signal
@@ -226,3 +228,17 @@ def test_transform_lengths_keep_time():
         length, count = transform_lengths(rate, 512.0, 128)
         assert length >= 128 * rate
         assert abs(length / rate - count / 512) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "prepared_rate", "expected"),
+    [
+        (2530, 500, 512.0, 2590),  # 2590.72: what is no whole sample is left out
+        (2510, 500, 100.0, 502),  # 5.02 s at 100 Hz are 501.99999999999994 in floating point, and 502 samples
+        (8008, 1000, 250.0, 2002),
+    ],
+)
+def test_the_number_of_prepared_samples(memory, samples, rate, prepared_rate, expected):
+    prepared = Prepared(memory({"A1": (brown(samples / rate, rate), rate)}), replace(PLAIN, rate=prepared_rate, high=0))
+    assert prepared.samples == expected
+    assert prepared.read(0, prepared.samples).shape == (1, expected)
