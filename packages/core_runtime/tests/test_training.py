@@ -90,6 +90,17 @@ def test_the_epoch_with_the_greatest_score_is_kept_and_patience_ends_a_run(tmp_p
     assert fit(Line(), Data(), tmp_path / "c", epochs=2, show=False).best["epoch"] == 1
 
 
+def test_a_resumed_run_remembers_its_best_epoch(tmp_path):
+    scores = [0.9, 0.5, 0.7]
+    with pytest.raises(Killed):
+        fit(Line(scores=scores), Data(), tmp_path, epochs=3, score="val", show=False, trainer={"callbacks": [Kill()]})
+    left = fit(Line(scores=scores), Data(), tmp_path, epochs=3, score="val", show=False)
+    assert left.best["epoch"] == 0
+    assert left.best["score"] == 0.9
+    kept = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert kept["epoch"] == 0
+
+
 def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
     with pytest.raises(UserError, match="of the line is inf") as caught:
         fit(Line(broken=True), Data(), tmp_path, epochs=2, show=False)

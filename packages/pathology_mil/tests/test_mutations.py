@@ -246,3 +246,27 @@ def test_config_files(tmp_path, cli, count):
         assert not (tmp_path / "run").exists()
 
     assert survives(config, use, count // 3) == count // 3
+
+
+@pytest.mark.reliability(
+    "attributes and coordinates of feature files, of another type or range", "one line that names them", cases=12
+)
+@pytest.mark.parametrize(
+    ("attribute", "values"),
+    [
+        ("patch_size_level0", ["wide", -256, 0, float("nan"), float("inf"), 2**40]),
+        ("label", ["tumour", float("nan")]),
+        ("coords", [[[0, float("nan")]], [[0, 1e300]], [[0, 0, 0]], [[b"a", b"b"]]]),
+    ],
+)
+def test_what_is_constrained_in_a_feature_file_is_checked(tmp_path, attribute, values):
+    for value in values:
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            file["features"] = np.zeros((1, 4), np.float32)
+            file["coords"] = value if attribute == "coords" else np.zeros((1, 2), int)
+            if attribute != "coords":
+                file["features"].attrs[attribute] = value
+        with pytest.raises(UserError, match=attribute) as refused:
+            open_bag(path)
+        assert "a.h5" in str(refused.value)

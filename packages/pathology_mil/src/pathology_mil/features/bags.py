@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
-from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
+from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes, read_coords
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,10 @@ class LazyFeatures:
                 dtype = "float32"
         else:
             with open_h5(path) as file:
-                shape, dtype = file[key].shape, file[key].dtype  # pyright: ignore[reportAttributeAccessIssue]
+                data = file[key]
+                if not isinstance(data, h5py.Dataset):
+                    raise UserError(f"{path.name}: {key} is no dataset in this HDF5 file")
+                shape, dtype = data.shape, data.dtype
         self._leading = len(shape) == 3 and shape[0] == 1  # some older files hold (1, N, F)
         self.shape: tuple[int, ...] = tuple(shape[1:] if self._leading else shape)
         self.dtype = np.dtype(dtype)
@@ -180,7 +183,7 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
         if name is None:
             kind = "coordinates but no features" if "coords" in root else f"neither {' nor '.join(_NAMES)}"
             raise UserError(f"{path.name}: {kind} in this HDF5 file", "features are made by: pathology-mil encode")
-        coords = root["coords"][:].astype(np.int64) if "coords" in root else None
+        coords = read_coords(root, path.name) if "coords" in root else None
         attributes = plain_attributes(root.attrs) | plain_attributes(root[name].attrs)
         if coords is not None:
             attributes |= plain_attributes(root["coords"].attrs)
@@ -192,25 +195,37 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
 def _bag(
     path: Path, features: LazyFeatures, coords: NDArray | None, attributes: dict[str, Any], slide_id: str | None
 ) -> Bag:
-    if coords is not None and coords.ndim == 3 and coords.shape[0] == 1:
-        coords = coords[0]
     if coords is not None and len(coords) != len(features):
         raise UserError(f"{path.name}: {len(features)} rows of features but {len(coords)} coordinates")
     side, notes = None, []
     if coords is not None:
-        side, notes = level0_side(attributes, coords)
-    label = attributes.get("label")
+        side, notes = level0_side(attributes, coords, path.name)
+    label = _class_number(attributes.get("label"), path.name)
     encoder = attributes.get("encoder")
     return Bag(
         slide_id or path.stem,
         features,
         coords,
         side,
-        int(label) if label is not None else None,
+        label,
         str(encoder) if encoder is not None else None,
         attributes,
         notes,
     )
+
+
+def _class_number(label: Any, where: str) -> int | None:
+    """The attribute `label` of an ACMIL file.
+
+    Raises:
+        UserError: it is not a class number.
+    """
+    if label is None:
+        return None
+    try:
+        return int(label)
+    except (TypeError, ValueError, OverflowError):
+        raise UserError(f"{where}: the attribute label is {label!r}, expected a class number") from None
 
 
 def _open_pt(path: Path) -> Bag:
@@ -227,7 +242,7 @@ def _open_pt(path: Path) -> Bag:
         with open_h5(clam_file) as file:
             data = file.get("coords")
             if isinstance(data, h5py.Dataset):
-                coords, attributes = data[:].astype(np.int64), plain_attributes(data.attrs)
+                coords, attributes = read_coords(file, clam_file.name), plain_attributes(data.attrs)
     return _bag(path, features, coords, attributes, None)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from core_runtime.errors import UserError
 from pathology_mil.features.bags import Bag
 from pathology_mil.model.inference import Predictor
-from pathology_mil.slides.tiles import level0_side, open_h5, plain_attributes
+from pathology_mil.slides.tiles import checked_coords, level0_side, open_h5, plain_attributes
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,14 @@ def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
         coords, attributes = tiles.get("coords"), tiles.get("coords attributes", {})
     if coords is None:
         raise UserError(f"{path.name}: scores without coordinates", "give the file of the tiles with --coords FILE.h5")
-    side, notes = level0_side(attributes, coords)
+    coords = checked_coords(np.asarray(coords), path.name)
+    side, notes = level0_side(attributes, coords, path.name)
     if side is None:
         raise UserError(
             f"{path.name}: nothing tells how large a tile is", "give the tiles' own file with --coords FILE.h5"
         )
+    if np.asarray(content[name]).dtype.kind not in "fiu":
+        raise UserError(f"{path.name}: {name!r} holds values that are not numbers")
     scores = np.asarray(content[name], np.float64)
     if scores.shape == (len(coords), 1):  # CLAM's
         scores = scores.T
@@ -131,7 +134,6 @@ def _read_arrays(path: Path) -> dict[str, Any]:
             if isinstance(entry, h5py.Dataset) and entry.ndim:
                 arrays[name] = entry[:]
         if "coords" in arrays:
-            arrays["coords"] = arrays["coords"].astype(np.int64)
             arrays["coords attributes"] = plain_attributes(file["coords"].attrs)
     return arrays
 

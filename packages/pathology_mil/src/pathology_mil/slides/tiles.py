@@ -157,19 +157,60 @@ def read_tiles(path: Path) -> Tiles:
         UserError: not an HDF5 file, damaged, or without coordinates.
     """
     with open_h5(path) as file:
-        data = file.get("coords")
-        if not isinstance(data, h5py.Dataset) or data.ndim != 2 or data.shape[1] != 2:
-            raise UserError(f"{path.name}: no dataset 'coords' of shape (N, 2) in this HDF5 file")
-        coords = data[:].astype(np.int64)
-        attributes = plain_attributes(data.attrs)
-    side, notes = level0_side(attributes, coords)
+        coords = read_coords(file, path.name)
+        attributes = plain_attributes(file["coords"].attrs)
+    side, notes = level0_side(attributes, coords, path.name)
     if side is None:
         raise UserError(f"{path.name}: neither attributes nor coordinates tell how large a tile is")
     name = attributes.get("name")
     slide_id = path.stem.removesuffix("_patches")
     if name not in (None, ""):
         slide_id = str(name)
-    return Tiles(slide_id, coords, side, int(attributes.get("patch_size", side)), attributes, notes)
+    size = _pixels(attributes, "patch_size", path.name) if "patch_size" in attributes else side
+    return Tiles(slide_id, coords, side, size, attributes, notes)
+
+
+def read_coords(group: h5py.Group, where: str) -> Coords:
+    """The dataset `coords` of a file or group, (N, 2) int64; older files hold (1, N, 2).
+
+    Raises:
+        UserError: absent, of another shape, or not whole numbers of pixels.
+    """
+    data = group.get("coords")
+    if not isinstance(data, h5py.Dataset):
+        raise UserError(f"{where}: no dataset 'coords' of shape (N, 2) in this HDF5 file")
+    return checked_coords(np.asarray(data[()]), where)
+
+
+def checked_coords(values: NDArray, where: str) -> Coords:
+    """Corners of tiles, (N, 2) or (1, N, 2), as (N, 2) int64.
+
+    Raises:
+        UserError: of another shape, or not numbers of pixels.
+    """
+    if values.ndim == 3 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 2 or values.shape[1] != 2:
+        raise UserError(f"{where}: 'coords' has the shape {values.shape}, expected (N, 2)")
+    if values.dtype.kind not in "iuf" or not (np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2**53)).all():
+        raise UserError(f"{where}: 'coords' holds values that are not pixels of a slide")
+    return values.astype(np.int64)
+
+
+def _pixels(attributes: Mapping[str, Any], name: str, where: str) -> int:
+    """An attribute that is a positive number of pixels.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = attributes[name]
+    try:
+        pixels = int(value)
+    except (TypeError, ValueError, OverflowError):
+        pixels = 0
+    if not 0 < pixels < 2**31:
+        raise UserError(f"{where}: the attribute {name} is {value!r}, expected a number of pixels")
+    return pixels
 
 
 class open_h5:
@@ -208,15 +249,24 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def level0_side(attributes: Mapping[str, Any], coords: NDArray) -> tuple[int | None, list[str]]:
-    """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (and said so)."""
-    side = attributes.get("patch_size_level0")
-    if side is not None:
-        return int(side), []
-    size, downsample = attributes.get("patch_size"), attributes.get("downsample")
-    if size is not None and downsample is not None:
-        along_x = downsample[0] if isinstance(downsample, list) else downsample
-        return int(size) * int(along_x) * int(attributes.get("custom_downsample") or 1), []
+def level0_side(
+    attributes: Mapping[str, Any], coords: NDArray, where: str = "the file"
+) -> tuple[int | None, list[str]]:
+    """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (and said so).
+
+    Raises:
+        UserError: an attribute is not a positive number.
+    """
+    if attributes.get("patch_size_level0") is not None:
+        return _pixels(attributes, "patch_size_level0", where), []
+    if attributes.get("patch_size") is not None and attributes.get("downsample") is not None:
+        downsample = attributes["downsample"]
+        first = downsample[0] if isinstance(downsample, list) and downsample else downsample
+        factors = {"downsample": first, "custom_downsample": attributes.get("custom_downsample") or 1}
+        side = _pixels(attributes, "patch_size", where)
+        for name in factors:
+            side *= _pixels(factors, name, where)
+        return side, []
     if not len(coords):
         return None, []
     steps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
