@@ -168,11 +168,11 @@ def glass(tmp_path):
 
 def test_corners_and_sides_are_rounded_up_as_in_clam(glass):
     drawn = render(
-        glass, np.array([[31, 31]]), np.array([0.0]), 60, max_side=100, alpha=1.0, blank_canvas=True, cmap="gray"
+        glass, np.array([[31, 31]]), np.array([0.0]), 62, max_side=100, alpha=1.0, blank_canvas=True, cmap="gray"
     )
     columns, rows = (np.flatnonzero((drawn[..., 0] == 0).any(axis=axis)) for axis in (0, 1))
-    # 31 / 4 = 7.75 begins at 8; a side of 60 / 4 = 15 ends before 23
-    assert (columns[0], columns[-1]) == (rows[0], rows[-1]) == (8, 22)
+    # 31 / 4 = 7.75 begins at 8; a side of 62 / 4 = 15.5 is 16, which ends before 24
+    assert (columns[0], columns[-1]) == (rows[0], rows[-1]) == (8, 23)
 
 
 def test_overlapping_tiles_are_averaged_on_any_slide(glass):

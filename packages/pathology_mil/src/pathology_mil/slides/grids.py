@@ -144,5 +144,11 @@ def _covered_area(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geomet
     on_outline = ~shapely.covers(piece, boxes)
     if on_outline.any():
         beside = shapely.intersection(piece, strip)
-        area[on_outline] = shapely.area(shapely.intersection(boxes[on_outline], beside))
+        bounds = shapely.bounds(boxes)
+        # Row by row: an intersection costs as much as its outline is long, and a row has little of it.
+        for top in np.unique(bounds[on_outline, 1]):
+            row = np.flatnonzero(on_outline & (bounds[:, 1] == top))
+            along = shapely.box(bounds[row, 0].min(), top, bounds[row, 2].max(), bounds[row, 3].max())
+            in_row = shapely.intersection(beside, along)
+            area[row] = shapely.area(shapely.intersection(boxes[row], in_row))
     return area
