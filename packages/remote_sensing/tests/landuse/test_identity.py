@@ -124,7 +124,9 @@ def test_every_option_of_a_prediction_is_in_its_key(tmp_path, item_of):
     file.write_bytes(b"a scene")
 
     def key_of(model="{}", **options):
-        return item_of(Work([file], tmp_path, "model", model, "cpu", PredictionOptions(**options)), tmp_path / "out").key
+        return item_of(
+            Work([file], tmp_path, "model", model, "cpu", PredictionOptions(**options)), tmp_path / "out"
+        ).key
 
     plain = key_of()
     for name, value in OTHER_WAYS.items():

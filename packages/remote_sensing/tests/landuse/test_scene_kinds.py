@@ -336,6 +336,7 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
     """The definition: every tile that covers a cell counts by its distance from the tile's middle."""
     import torch
 
+    from remote_sensing.landuse.model.attention_maps import with_attention
     from remote_sensing.landuse.model.mapping import map_scene
 
     model = load_model(model_folder)
@@ -348,16 +349,24 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
     weights = np.zeros((rows + 6, columns + 6, 1))
     near = np.array([0.325, 0.775, 0.775, 0.325])  # 1 − 0.9 · (3/4, 1/4, 1/4, 3/4) for four cells per tile
     weight = np.outer(near, near)[..., None]
+    gates = np.zeros((2 * rows + 12, 2 * columns + 12))  # two by two cells of attention in a cell of the map
     for row in range(rows + 3):
         for column in range(columns + 3):
             tile = whole[None, :, row * 16 : row * 16 + 64, column * 16 : column * 16 + 64]
-            probabilities = model(torch.from_numpy(tile.astype(np.float32)))[0].numpy()
+            raw = torch.from_numpy(tile.astype(np.float32))
+            probabilities = model(raw)[0].numpy()
+            kept = with_attention(model.network, model.preprocessing(raw), 8)[1]
+            here = slice(2 * row, 2 * row + 8), slice(2 * column, 2 * column + 8)
+            gates[here] += np.kron(weight[..., 0], np.ones((2, 2))) * kept[0].numpy()
             sums[row : row + 4, column : column + 4] += weight * probabilities
             weights[row : row + 4, column : column + 4] += weight
     average = (sums / weights)[3 : 3 + rows, 3 : 3 + columns]
     assert layers.confidence.shape == (rows, columns)
     assert np.allclose(layers.confidence, average.max(2), atol=1e-5)
     assert np.array_equal(layers.classes, average.argmax(2))
+    whole_weights = np.kron(weights[..., 0], np.ones((2, 2)))
+    expected = (gates / whole_weights)[6 : 6 + 2 * rows, 6 : 6 + 2 * columns]
+    assert np.allclose(layers.attention, expected, atol=1e-4)
 
 
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):

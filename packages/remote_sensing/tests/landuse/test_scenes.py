@@ -208,6 +208,8 @@ def test_scene_and_tiles_of_the_samples(cli, samples, trained, tmp_path):
     assert code == 0, err
     with rasterio.open(tmp_path / "scene" / "scene_landuse.tif") as file:
         assert file.transform.a == 160
+    with rasterio.open(tmp_path / "scene" / "scene_attention.tif") as file:
+        assert file.transform.a == 80, "attention in cells of eight pixels"
 
 
 def test_damaged_tiles_among_good_ones_are_named(cli, samples, trained, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.findings import Findings
@@ -75,7 +76,7 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
         summary=f"{len(tiles.files)} tiles of {len(tiles.classes)} classes ({tiles.layout})",
         details=details,
         warnings=warnings,
-        next_commands=[f"remote-sensing landuse train '{path}' --out run"],
+        next_commands=[f"remote-sensing landuse train {quote(str(path))} --out run"],
         pictures=[(_draw_classes(tiles), "One tile of each class, in natural colours")] if pictures else [],
     )
 
@@ -141,7 +142,7 @@ def _examine_scene(path: Path, pictures: bool) -> Findings:
 
 
 def _predict(path: Path) -> str:
-    return f"remote-sensing landuse predict '{path}' --model run/model"
+    return f"remote-sensing landuse predict {quote(str(path))} --model run/model"
 
 
 def _draw_classes(tiles: TileSet) -> Figure:

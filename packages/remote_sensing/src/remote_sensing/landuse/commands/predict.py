@@ -319,7 +319,8 @@ def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOpti
         write_map(part / files["map"], layers.classes, transform, crs, model.classes)
         for what, layer in beside.items():
             files[what] = f"{name}_{what}.tif"
-            write_layer(part / files[what], layer, transform, crs, what)
+            finer = Affine.scale(layers.classes.shape[1] / layer.shape[1], layers.classes.shape[0] / layer.shape[0])
+            write_layer(part / files[what], layer, transform * finer, crs, what)
         more = [(what, np.ma.masked_invalid(layer)) for what, layer in beside.items()]
         draw_map(preview, layers.classes, model.classes, part / files["picture"], more=more)
         paths = {what: str(folder / file) for what, file in files.items()}

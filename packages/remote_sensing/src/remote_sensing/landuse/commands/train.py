@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from core_runtime.cli import Outcome
@@ -24,12 +25,14 @@ class Trained(Outcome):
         epoch: the one that was kept.
         values: layout, split, counts, parameters, accuracy of validation and test.
         history: a row per epoch.
+        data: what it was trained on.
     """
 
     model: Path
     epoch: int
     values: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
+    data: Path
 
     def facts(self) -> dict[str, Any]:
         return {"model": self.model, "epoch": self.epoch, **self.values}
@@ -43,7 +46,7 @@ class Trained(Outcome):
         yield "On the test tiles:"
         yield from measure_lines(values["test"])
         yield f"Model folder: {self.model}"
-        yield f"Next: remote-sensing landuse predict SCENE.tif --model '{self.model}'"
+        yield f"Next: remote-sensing landuse evaluate {quote(str(self.data))} --model {quote(str(self.model))}"
 
 
 def train(
@@ -162,4 +165,4 @@ def train(
     )
     draw_history(history, run.out / "figures" / "training.png")
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
-    return Trained(folder, int(best["epoch"]), values, history)
+    return Trained(folder, int(best["epoch"]), values, history, data)

@@ -142,6 +142,12 @@ def draw_map(
         elif image.dtype == np.uint8:
             shown = np.ma.masked_equal(image, 255)
             ax.imshow(shown, cmap=ListedColormap(own), vmin=-0.5, vmax=len(own) - 0.5, interpolation="nearest")
+        elif title == "attention":
+            # few pixels keep much more or less than the others: they would take all of the colours
+            low, high = np.nanpercentile(np.ma.filled(image, np.nan), (2, 98))
+            shown = ax.imshow(image, cmap="inferno", vmin=low, vmax=high)
+            ax.set_title("attention (1: as much as elsewhere in its tile)", fontsize=9)
+            figure.colorbar(shown, ax=ax, shrink=0.6, extend="both")
         else:
             figure.colorbar(ax.imshow(image, cmap="viridis"), ax=ax, shrink=0.6)
     there = [c for c in np.unique(classes_map) if c != 255]

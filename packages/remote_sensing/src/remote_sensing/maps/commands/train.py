@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
@@ -24,12 +25,14 @@ class Trained(Outcome):
         adapter: its adapter file.
         figures: tiles, parameters, the kept epoch, calibration.
         history: a row per epoch.
+        next_step: verb and input that follow.
     """
 
     model: Path
     adapter: Path
     figures: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
+    next_step: str
 
     def facts(self) -> dict[str, Any]:
         return {"model": self.model, "adapter": self.adapter, **self.figures}
@@ -45,7 +48,7 @@ class Trained(Outcome):
             f"Temperature {f['temperature']:.2f}: calibration error {f['ece_before']:.4f} before, {f['ece']:.4f} after"
         )
         yield f"Model folder: {self.model}; adapter file: {self.adapter}"
-        yield f"Next: remote-sensing maps predict SHEET.tif --model '{self.model}' --vector gpkg"
+        yield f"Next: remote-sensing maps {self.next_step} --model {quote(str(self.model))}"
 
 
 def train(
@@ -145,7 +148,17 @@ def train(
     folder = save(replace(trained, temperature=calibration.temperature, provenance=provenance), run.out / "model")
     adapter = save_adapter(model, run.out / "adapter.safetensors")
     write_text(run.out / "metrics.json", json.dumps(figures, indent=1))
-    return Trained(folder, adapter, figures, left.history)
+    return Trained(folder, adapter, figures, left.history, _next_step(data))
+
+
+def _next_step(data: Path) -> str:
+    """What to do with a model: a sheet is predicted whole, tiles judge it."""
+    from remote_sensing.maps.sheets.formats import is_tiles
+
+    if not is_tiles(data):
+        return f"predict {quote(str(data))} --vector gpkg"
+    part = "test" if (data / "test").is_dir() else "val"
+    return f"evaluate {quote(str(data))} --part {part}"
 
 
 def find_examples(
