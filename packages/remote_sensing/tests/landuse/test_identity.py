@@ -12,10 +12,11 @@ import yaml
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
 from remote_sensing.landuse.commands.evaluate import EvaluationOptions, evaluate
-from remote_sensing.landuse.commands.predict import PredictionOptions, Work, _scene_item, _tiles_item
+from remote_sensing.landuse.commands.predict import Work, _scene_item, _tiles_item
 from remote_sensing.landuse.commands.train import train
 from remote_sensing.landuse.model.folder import load_model
 from remote_sensing.landuse.model.sizes import NetworkOptions
+from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.scenes.layouts import TileOptions
 from remote_sensing.landuse.training.module import LandUseTraining
 from remote_sensing.landuse.training.recipe import Recipe

@@ -16,9 +16,10 @@ from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from remote_sensing.landuse.cohort import KnownTiles, split_tiles
 from remote_sensing.landuse.commands.inspect import examine
-from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file
 from remote_sensing.landuse.model.folder import load_model, save_model
 from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.predictions.options import PredictionOptions
+from remote_sensing.landuse.predictions.scenes import map_scene_file
 from remote_sensing.landuse.samples.samples import draw_scene, write_geotiff
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, preprocessing
 from remote_sensing.landuse.scenes.claims import claim

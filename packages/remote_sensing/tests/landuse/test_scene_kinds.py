@@ -10,9 +10,11 @@ from rasterio.control import GroundControlPoint
 
 from core_runtime.errors import UserError
 from remote_sensing.landuse.commands.inspect import examine
-from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file, predict
+from remote_sensing.landuse.commands.predict import predict
 from remote_sensing.landuse.model.folder import load_model, save_model
 from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.predictions.options import PredictionOptions
+from remote_sensing.landuse.predictions.scenes import map_scene_file
 from remote_sensing.landuse.samples.samples import draw_scene
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, band_of, preprocessing, stretched
 from remote_sensing.landuse.scenes.scene import Scene

@@ -18,6 +18,8 @@ from remote_sensing.maps.sheets.sheet import Sheet
 from remote_sensing.maps.vectors.options import VectorOptions
 from remote_sensing.maps.vectors.vectorise import vectorise
 
+# GDAL's messages hold any bytes of a damaged file, which rasterio's logging cannot always decode
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 GRID = Grid(96, 96, HERE, LV95)
 LABELS = LabelOptions(classes=("railway", "vineyard"), class_column="class")
 CONFIG = """arguments:

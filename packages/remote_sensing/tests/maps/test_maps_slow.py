@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from core_runtime.cli import run
 from remote_sensing.cli import app
-from remote_sensing.maps.commands.predict import segment_sheet
 from remote_sensing.maps.metrics import image_measures
 from remote_sensing.maps.model.folder import load
-from remote_sensing.maps.sheets.labels import siegfried
+from remote_sensing.maps.predictions.sheets import segment_sheet
+from remote_sensing.maps.sheets.examples import siegfried
 from remote_sensing.maps.sheets.options import PartOptions
 from remote_sensing.maps.sheets.vector_files import read_layer
 

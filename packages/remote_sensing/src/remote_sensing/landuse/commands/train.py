@@ -14,6 +14,7 @@ from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
 from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
 from remote_sensing.landuse.training.recipe import Recipe
+from remote_sensing.notices import read_notice
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ def train(
         bands: a subset of the 13 bands by name: B02,B03,B04,B08.
         weights: ImageNet weights of a ResNet (a local file).
     """
+    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
+    download = find_tiles(data, tiles.kind)
     import torch
 
     from core_runtime.folders import fingerprint, open_run, write_text
@@ -84,7 +87,6 @@ def train(
     from remote_sensing.landuse.training.module import LandUseTraining, class_weights
 
     use_threads(run.threads)
-    download = find_tiles(data, tiles.kind)
     recipe = recipe.complete(network.network, download.classes)
     split = split_tiles(download, tiles.split, run.seed)
     if bands and download.is_rgb:
@@ -122,6 +124,7 @@ def train(
         store, download, split, batch=recipe.batch, bands=prepare.bands, workers=run.workers, seed=run.seed
     )
     device = resolve_device(run.device)
+    notice = read_notice(Path(download.base))
     history, best = fit(
         LandUseTraining(model, prepare, recipe, loss_weights, run.seed),
         loaders,
@@ -156,6 +159,7 @@ def train(
         tile_size=size,
         pixel_size=tile_pixel_size(download),
         provenance={
+            "notice": notice,
             "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
             "epoch": int(best["epoch"]),
             "arguments": {name: value for name, value in arguments.items() if name not in ("data", "weights", "cache")},
@@ -163,6 +167,6 @@ def train(
             "tiles": {part: "".join(contents[number] for number in split.part(part)) for part in parts},
         },
     )
-    draw_history(history, run.out / "figures" / "training.png")
+    draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, data)

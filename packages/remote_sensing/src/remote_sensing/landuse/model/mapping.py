@@ -20,7 +20,6 @@ from remote_sensing.landuse.model.inference import LandUseModel
 from remote_sensing.landuse.scenes.classes import NODATA
 from remote_sensing.landuse.scenes.scene import Scene
 
-
 GATE = 8  # pixels of the scene in a cell of the attention: what lets features through is finer than land use
 
 

@@ -73,14 +73,13 @@ def _claim_picture(path: Path) -> Claim | None:
 
 
 def _claim_raster(path: Path) -> Claim | None:
-    from rasterio.errors import RasterioError
 
-    from remote_sensing.rasters import open_raster
+    from remote_sensing.rasters import UNREADABLE, open_raster
 
     try:
         with open_raster(path) as raster:
             count, names = raster.count, raster.descriptions
-    except RasterioError:
+    except UNREADABLE:
         return None
     understood = [name for name in names if name and band_of(name)]
     if len(understood) >= 3:

@@ -51,7 +51,7 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
     """
     import numpy as np
 
-    from remote_sensing.maps.sheets.labels import siegfried
+    from remote_sensing.maps.sheets.examples import siegfried
 
     details: dict[str, Any] = {}
     drawn: list[tuple[Any, str]] = []

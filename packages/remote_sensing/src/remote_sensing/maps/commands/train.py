@@ -13,7 +13,7 @@ from remote_sensing.maps.sheets.options import LabelOptions, SheetOptions
 from remote_sensing.maps.training.recipe import MapRunOptions, NetworkOptions, Recipe, TrainingData
 
 if TYPE_CHECKING:
-    from remote_sensing.maps.sheets.labels import Examples
+    from remote_sensing.maps.sheets.examples import Examples
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ def train(
     Args:
         data: tiles with annotation/ (train, val), or a sheet with --labels.
     """
+    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
+    taught, validation = find_examples(data, examples, labels, sheet)
     import json
 
     import torch
@@ -84,7 +86,6 @@ def train(
     from remote_sensing.maps.training.network import start_network
 
     use_threads(run.threads)
-    taught, validation = find_examples(data, examples, labels, sheet)
     lr = recipe.lr or (0.001 if network.sam is None else 0.005)
     torch.manual_seed(run.seed)
     model = start_network(network, len(taught.classes))
@@ -169,8 +170,9 @@ def find_examples(
     Raises:
         UserError: there are none.
     """
+    from remote_sensing.maps.sheets.examples import siegfried
     from remote_sensing.maps.sheets.formats import find_sheets
-    from remote_sensing.maps.sheets.labels import siegfried, windows
+    from remote_sensing.maps.sheets.windows import windows
 
     if examples.labels is not None:
         sheets = find_sheets(data)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.sheets.georeference import place
 from remote_sensing.maps.sheets.grid import crs_name, preview_shape
 from remote_sensing.maps.sheets.options import SheetOptions
-from remote_sensing.rasters import mirrored, open_raster
+from remote_sensing.rasters import UNREADABLE, mirrored, open_raster
 
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
@@ -46,7 +45,7 @@ class Sheet:
         self.path, self.options = Path(path), options
         try:
             self.file = open_raster(path)
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{path} cannot be read: {first_line(error)}", "give a GeoTIFF or a picture of a map sheet"
             ) from None
@@ -101,7 +100,7 @@ class Sheet:
         try:
             raw = self.file.read(self.bands, window=window)
             valid = self.file.dataset_mask(window=window) > 0
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path.name}: rows {top} to {bottom} cannot be read ({first_line(error)})",
                 "the file is damaged or incomplete there",
@@ -123,7 +122,7 @@ class Sheet:
         how = Resampling.average if self.palette is None else Resampling.nearest
         try:
             small = self.file.read(self.bands, out_shape=(len(self.bands), *shape), resampling=how)
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path.name} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
             ) from None
@@ -201,7 +200,7 @@ class Sheet:
             try:
                 raw = self.file.read(self.bands, window=window)
                 raw = raw[:, self.file.dataset_mask(window=window) > 0]
-            except RasterioError as error:
+            except UNREADABLE as error:
                 raise UserError(
                     f"{self.path.name}: rows {top} to {top + rows} cannot be read ({first_line(error)})",
                     "the file is damaged or incomplete there",
