@@ -35,7 +35,7 @@ class Plan:
     scene: int
 
 
-QUICK = Plan(tiles=60, epochs=20, width=12, depths=(1, 1, 1), lr=5e-3, augment=True, scene=768)
+QUICK = Plan(tiles=60, epochs=6, width=8, depths=(1, 1, 1, 1), lr=1e-2, augment=False, scene=512)
 FULL = Plan(tiles=120, epochs=45, width=16, depths=(2, 2, 2, 1), lr=5e-3, augment=True, scene=768)
 
 
@@ -90,7 +90,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         options=PredictionOptions(stride=32),
         device="cpu",
     )
-    held_out = _copy_held_out(data, out / "held_out", every=max(1, plan.tiles // 14), seed=seed)
+    held_out = _copy_held_out(data, out / "held_out", every=max(1, round(0.15 * plan.tiles)), seed=seed)
     sheets = predict(held_out, model=model, out=out / "predictions", device="cpu")
     agreement = _agreement(Path(scene.scenes[0].files["map"]), data / "scene_truth.tif")
     return _report(out, trained, judged.metrics, baseline, scene, agreement, sheets, time.monotonic() - began)
