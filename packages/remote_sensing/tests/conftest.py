@@ -89,7 +89,6 @@ def run_next(cli):
 @pytest.fixture
 def stop_at_training(monkeypatch):
     """Everything up to the first step is done."""
-
     from core_runtime.errors import UserError
 
     def stop(*_, **__):

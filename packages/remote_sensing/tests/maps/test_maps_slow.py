@@ -127,6 +127,25 @@ def test_a_sheet_of_a_hundred_megapixels(by_heart, sheet):
         assert (b.read(1) != whole).mean() < 0.08
 
 
+def test_centre_lines_of_one_large_network_in_bounded_memory(tmp_path):
+    """Thirty-six megapixels of streets that all hang together."""
+    side, block = 6000, 60
+    mask = np.zeros((side, side), np.uint8)
+    for at in range(block // 2, side, block):
+        mask[at : at + 5] = 1
+        mask[:, at : at + 5] = 1
+    profile = {"driver": "GTiff", "count": 1, "height": side, "width": side, "dtype": "uint8", "crs": "EPSG:2056"}
+    profile |= {"transform": Affine(1.25, 0, CORNER[0], 0, -1.25, CORNER[1]), "tiled": True, "compress": "deflate"}
+    with rasterio.open(tmp_path / "mask.tif", "w", **profile) as file:
+        file.write(mask, 1)
+    plain, without = command("maps", "vectorize", tmp_path / "mask.tif", "--out", tmp_path / "a.gpkg")
+    made, peak = command("maps", "vectorize", tmp_path / "mask.tif", "--out", tmp_path / "b.gpkg", "--centrelines")
+    streets = side // block
+    assert plain["polygons"] == made["polygons"] == 1
+    assert made["length"] == pytest.approx(2 * streets * side * 1.25, rel=0.02)
+    assert peak - without < 700, (without, peak)
+
+
 def test_official_files_of_full_size_become_a_model_folder(tmp_path):
     """SAM ViT-B and an adapter with random weights of the official shapes: converted, checked, 231 tensors of about 15.6 MB."""
     from remote_sensing.maps.commands.models import check, convert

@@ -39,6 +39,16 @@ def scan(path):
     write_raster(path, np.stack([GREY] * 3), photometric="RGB")
 
 
+def scan_with_named_bands(path):
+    """As ArcGIS writes it."""
+    from remote_sensing.rasters import open_raster
+
+    scan(path)
+    with open_raster(path, "r+") as file:
+        for band in (1, 2, 3):
+            file.set_band_description(band, f"Band_{band}")
+
+
 def grey_scan(path):
     write_raster(path, GREY)
 
@@ -47,7 +57,7 @@ def deep_scan(path):
     write_raster(path, np.arange(96 * 96, dtype=np.uint16).reshape(96, 96))
 
 
-@pytest.mark.reliability("rasters that are not scans", "named; what is for them is said", cases=8)
+@pytest.mark.reliability("rasters that are not scans", "named; what is for them is said", cases=9)
 @pytest.mark.parametrize(
     ("write", "kind", "command"),
     [
@@ -58,6 +68,7 @@ def deep_scan(path):
         (many_bands, "raster of many bands", None),
         (scan, "map sheet", "maps predict"),
         (grey_scan, "map sheet", "maps predict"),
+        (scan_with_named_bands, "map sheet", "maps predict"),
         (deep_scan, "map sheet", "maps predict"),
     ],
 )
