@@ -1,5 +1,6 @@
 """Seeded mutations of files: each ends in an answer or one plain line, in bounded time and memory, and nothing is half-written."""
 
+import contextlib
 import random
 import resource
 import signal
@@ -68,6 +69,10 @@ def try_mutations(kind, count, file, read, folder, allowed=()):
     """
     original = file.read_bytes()
     files = {path for path in folder.rglob("*") if path.is_file()}
+    with contextlib.suppress(UserError):  # whole, it loads what is imported when it is first used
+        read()
+    for path in {path for path in folder.rglob("*") if path.is_file()} - files:
+        path.unlink()
     complaints: dict[int, str] = {}
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -371,6 +371,18 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
     assert np.allclose(layers.attention, expected, atol=1e-4)
 
 
+def test_inspect_says_what_is_not_for_land_use(tmp_path):
+    heights = np.linspace(300, 900, 150 * 150, dtype=np.float32).reshape(1, 150, 150)
+    findings = examine(write(tmp_path / "dem.tif", heights, names=()))
+    assert findings.kind == "elevation or other measured values"
+    assert not findings.usable
+    assert not findings.next_commands
+    classes = write(tmp_path / "mask.tif", np.ones((1, 150, 150), np.uint8), names=())
+    with open_raster(classes, "r+") as file:
+        file.update_tags(CLASS_1="railway")
+    assert "maps vectorize" in examine(classes).next_commands[0]
+
+
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):
     coarse = write(tmp_path / "s.tif", landscape, transform=NORTH_UP * Affine.scale(3))
     assert any("m: EuroSAT" in warning for warning in examine(coarse).warnings)

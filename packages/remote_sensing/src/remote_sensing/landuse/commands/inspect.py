@@ -113,9 +113,36 @@ def _examine_tile(path: Path, pictures: bool) -> Findings:
     )
 
 
+def _not_for_land_use(path: Path) -> Findings | None:
+    """What a raster is that holds neither reflectances nor a picture."""
+    from remote_sensing.kinds import MASK, MEASURED, kind_of
+    from remote_sensing.rasters import UNREADABLE, open_raster
+
+    try:
+        with open_raster(path) as file:
+            kind = kind_of(file, path)
+            size = f"{file.width} × {file.height} pixels, {file.count} bands of {file.dtypes[0]}"
+    except UNREADABLE:
+        return None  # said where the scene is opened
+    if kind.name not in (MASK, MEASURED):
+        return None
+    return Findings(
+        title=path.name,
+        kind=kind.name,
+        summary=f"{size}: land use is told from reflectances or pictures",
+        usable=False,
+        details={"size": size},
+        warnings=[kind.warning],
+        next_commands=[f"remote-sensing {kind.command} {quote(str(path))}"] if kind.command else [],
+    )
+
+
 def _examine_scene(path: Path, pictures: bool) -> Findings:
     from remote_sensing.landuse.scenes.scene import Scene
 
+    other = _not_for_land_use(path) if path.is_file() else None
+    if other is not None:
+        return other
     with Scene(path) as scene:
         size = scene.pixel_size
         details = {

@@ -84,7 +84,7 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
     Raises:
         UserError: it cannot be read.
     """
-    from remote_sensing.maps.sheets.kinds import kind_of
+    from remote_sensing.kinds import kind_of
     from remote_sensing.maps.sheets.sheet import Sheet
 
     with Sheet(path) as sheet:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SCAN = "map sheet"
+SCAN, MASK, MEASURED = "map sheet", "mask of classes", "elevation or other measured values"
 
 
 class Kind(NamedTuple):
@@ -15,7 +15,7 @@ class Kind(NamedTuple):
 
     Attributes:
         name: in words.
-        warning: why MapSAM is not for it; "" of a scan.
+        warning: why it is not a map; "" of a scan.
         command: what is for it, but for the path; "" where nothing here is.
     """
 
@@ -31,17 +31,19 @@ def kind_of(file: Any, path: Path) -> Kind:
         file: as rasterio opened it.
         path: of the file.
     """
+    from remote_sensing.landuse.scenes.bands import band_of, band_of_file
     from remote_sensing.landuse.scenes.claims import claim
 
     satellite = claim(path)
     if satellite is not None and satellite.certainty >= 0.7:
         return Kind("satellite product", f"a {satellite.kind} ({satellite.evidence}), not a map", "landuse inspect")
     if file.tags().get("CLASS_1"):
-        return Kind("mask of classes", "class numbers, not a map", "maps vectorize")
+        return Kind(MASK, "class numbers, not a map", "maps vectorize")
     value = np.dtype(file.dtypes[0])
-    # elevations are signed or have fractions; a scan has neither
-    if file.count == 1 and value.kind in "if":
-        return Kind("elevation or other measured values", f"one band of {value}: measured values, not a scanned map")
+    # elevations are signed or have fractions; a scan has neither, and a band of reflectances says that it is one
+    is_band = band_of(file.descriptions[0] or "") is not None or band_of_file(path.stem) is not None
+    if file.count == 1 and value.kind in "if" and not is_band:
+        return Kind(MEASURED, f"one band of {value}: measured values, not a scanned map")
     if file.count > 4:
         return Kind("raster of many bands", f"{file.count} bands of {value}: not a scanned map")
     return Kind(SCAN)
