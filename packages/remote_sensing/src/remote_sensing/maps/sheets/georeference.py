@@ -17,6 +17,7 @@ from core_runtime.tables import read_table
 from remote_sensing.maps.sheets.grid import Grid, crs_name
 
 _BEYOND = 1e9  # map units: no coordinate system of the earth has coordinates, or pixels, as large
+_TINY = 1e-12  # map units of a pixel
 _FAR = 3.0  # pixels by which control points may miss one transform before it is worth a warning
 
 
@@ -98,9 +99,9 @@ def _check_transform(transform: Affine, path: Path) -> None:
     a, b, _, d, e, _ = values
     if max(map(abs, values)) > _BEYOND:
         raise UserError(f"{path}: its transform leaves the earth ({', '.join(f'{v:g}' for v in values)})", hint)
-    largest = max(abs(a), abs(b), abs(d), abs(e)) or 1.0
+    largest = max(abs(a), abs(b), abs(d), abs(e))
     # divided first: the squares of tiny numbers are 0
-    if abs((a / largest) * (e / largest) - (b / largest) * (d / largest)) <= 1e-9:
+    if largest < _TINY or abs((a / largest) * (e / largest) - (b / largest) * (d / largest)) <= 1e-9:
         shown = ", ".join(f"{value:g}" for value in (a, b, d, e))
         raise UserError(f"{path}: its transform is degenerate ({shown}): all pixels lie on one line", hint)
 

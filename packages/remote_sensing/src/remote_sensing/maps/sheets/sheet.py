@@ -43,16 +43,18 @@ class Sheet:
 
     def __init__(self, path: Path, options: SheetOptions = SheetOptions()) -> None:
         self.path, self.options = Path(path), options
+        hint = "give a GeoTIFF or a picture of a map sheet"
         try:
             self.file = open_raster(path)
         except UNREADABLE as error:
-            raise UserError(
-                f"{path} cannot be read: {first_line(error)}", "give a GeoTIFF or a picture of a map sheet"
-            ) from None
+            raise UserError(f"{path} cannot be read: {first_line(error)}", hint) from None
         try:
             self.bands = self._picture_bands()
             self.grid, self.warnings = place(self.file, self.path, options.crs)
             self.palette = self._palette()
+        except UNREADABLE as error:  # damage that shows only where the file is asked for its colours or its place
+            self.file.close()
+            raise UserError(f"{path} cannot be read: {first_line(error)}", hint) from None
         except BaseException:
             self.file.close()
             raise
