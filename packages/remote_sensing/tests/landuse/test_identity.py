@@ -139,7 +139,7 @@ def test_every_option_of_a_prediction_is_in_its_key(tmp_path, item_of):
 
 def test_every_option_that_results_depend_on_is_recorded(run_folder):
     recorded = yaml.safe_load((run_folder / "config.yaml").read_text())["arguments"]
-    assert set(OTHER_VALUES) <= set(recorded)
+    assert {*OTHER_VALUES, "data", "weights"} <= set(recorded)
     assert None not in [recorded[field.name] for field in dataclasses.fields(Recipe)], "as published is spelled out"
 
 
