@@ -37,7 +37,7 @@ class Plan:
     sheet: int
 
 
-QUICK = Plan(tiles=36, epochs=14, image_size=160, sheet=448)
+QUICK = Plan(tiles=36, epochs=22, image_size=160, sheet=448)
 FULL = Plan(tiles=80, epochs=80, image_size=224, sheet=1100)
 TILE = 112
 LABELS = LabelOptions(classes=("railway",), line_width="7px")
