@@ -1,9 +1,13 @@
 """Where the shared material is; drawn samples; a small trained model; the command as the console script calls it."""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # mutating.py
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,3 +71,35 @@ def cli(capsys):
         return end.value.code, got.out, got.err
 
     return call
+
+
+@pytest.fixture
+def run_next(cli):
+    """Runs what a command's output says comes next: (exit status, standard output, standard error)."""
+
+    def run(printed):
+        (line,) = [line for line in printed.splitlines() if line.startswith("Next: ")]
+        program, *words = shlex.split(line.removeprefix("Next: "))
+        assert program == "remote-sensing"
+        return cli(*words)
+
+    return run
+
+
+@pytest.fixture
+def stop_at_training(monkeypatch):
+    """Everything up to the first step is done."""
+    from core_runtime.errors import UserError
+
+    def stop(*_, **__):
+        raise UserError("the training would begin here")
+
+    monkeypatch.setattr("core_runtime.training.fit", stop)
+
+
+@pytest.fixture
+def a_place_with_an_awkward_name(tmp_path, monkeypatch):
+    folder = tmp_path / "it's here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

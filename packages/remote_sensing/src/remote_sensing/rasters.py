@@ -10,18 +10,23 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.shutil import copy as copy_raster
 
 # GDAL keeps a twentieth of the machine's memory as its cache of blocks by default; windows in order need far less.
 os.environ.setdefault("GDAL_CACHEMAX", "256")  # megabytes
+
+# What files raise that cannot be read. GDAL's own errors come through where rasterio reads an attribute (colours, tags); and rasterio decodes GDAL's
+# messages strictly, while a damaged file puts any bytes into them.
+UNREADABLE = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
 
 
 def open_raster(path: Path | str, mode: str = "r", **profile: Any) -> Any:
     """`rasterio.open`, silent about files without georeferencing.
 
     Raises:
-        rasterio.errors.RasterioError: it cannot be opened.
+        rasterio.errors.RasterioError: it cannot be opened (`UNREADABLE` is what to catch).
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

@@ -12,9 +12,11 @@ import yaml
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
 from remote_sensing.landuse.commands.evaluate import EvaluationOptions, evaluate
+from remote_sensing.landuse.commands.predict import Work, _scene_item, _tiles_item
 from remote_sensing.landuse.commands.train import train
 from remote_sensing.landuse.model.folder import load_model
 from remote_sensing.landuse.model.sizes import NetworkOptions
+from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.scenes.layouts import TileOptions
 from remote_sensing.landuse.training.module import LandUseTraining
 from remote_sensing.landuse.training.recipe import Recipe
@@ -111,9 +113,33 @@ def test_a_run_is_resumed_only_with_its_own_options(samples, run_folder, name):
         train(samples, run=RunOptions(**run), **changed)
 
 
+OTHER_WAYS = {"bands": ("B02", "B03"), "stride": 8, "tta": True, "quantification": 200.0}
+NOT_OF = {_scene_item: "tta", _tiles_item: "stride"}  # what changes nothing there
+NEVER = {"batch", "any_resolution"}
+
+
+@pytest.mark.parametrize("item_of", NOT_OF)
+def test_every_option_of_a_prediction_is_in_its_key(tmp_path, item_of):
+    assert {field.name for field in dataclasses.fields(PredictionOptions)} == OTHER_WAYS.keys() | NEVER
+    file = tmp_path / "scene.tif"
+    file.write_bytes(b"a scene")
+
+    def key_of(model="{}", **options):
+        return item_of(
+            Work([file], tmp_path, "model", model, "cpu", PredictionOptions(**options)), tmp_path / "out"
+        ).key
+
+    plain = key_of()
+    for name, value in OTHER_WAYS.items():
+        assert (key_of(**{name: value}) == plain) == (name == NOT_OF[item_of]), name
+    assert key_of(model='{"sha256": 1}') != plain
+    file.write_bytes(b"another scene")
+    assert key_of() != plain
+
+
 def test_every_option_that_results_depend_on_is_recorded(run_folder):
     recorded = yaml.safe_load((run_folder / "config.yaml").read_text())["arguments"]
-    assert set(OTHER_VALUES) <= set(recorded)
+    assert {*OTHER_VALUES, "data", "weights"} <= set(recorded)
     assert None not in [recorded[field.name] for field in dataclasses.fields(Recipe)], "as published is spelled out"
 
 

@@ -40,7 +40,7 @@ def test_a_run_leaves_everything(trained):
 
 
 def test_training_goes_on_after_a_kill(samples, tmp_path, monkeypatch):
-    """Two epochs at once, and one epoch, a kill, and the second: the same weights."""
+    """Two epochs at once, and one epoch, a kill, and the second: the same weights, and the first epoch stays the best."""
     options = {
         "network": NetworkOptions(width=8, depths=(1, 1)),
         "recipe": Recipe(epochs=2, batch=16, schedule="plateau"),
@@ -53,11 +53,15 @@ def test_training_goes_on_after_a_kill(samples, tmp_path, monkeypatch):
 
     begin_epoch = LandUseTraining.on_train_epoch_start
 
+    def score(self):
+        self.count(val_loss=1.0, val_accuracy=(0.9, 0.2)[self.current_epoch])
+
     def die_in_the_second_epoch(self):
         if self.current_epoch == 1:
             raise Kill
         begin_epoch(self)
 
+    monkeypatch.setattr(LandUseTraining, "on_validation_epoch_end", score)
     whole = train(samples, run=RunOptions(out=tmp_path / "a"), **options)
     with monkeypatch.context() as patched:
         patched.setattr(LandUseTraining, "on_train_epoch_start", die_in_the_second_epoch)
@@ -68,8 +72,13 @@ def test_training_goes_on_after_a_kill(samples, tmp_path, monkeypatch):
         train(samples, run=RunOptions(out=tmp_path / "b"), **options)
     resumed = train(samples, run=RunOptions(out=tmp_path / "b", resume=True), **options)
     assert [r["train_loss"] for r in resumed.history] == pytest.approx([r["train_loss"] for r in whole.history])
-    a, b = (load_model(t.model, fold=False).network.state_dict() for t in (whole, resumed))
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    for run in ("a", "b"):
+        assert load_model(tmp_path / run / "model").provenance["epoch"] == 0
+    assert resumed.epoch == whole.epoch == 0
+    best = [load_model(run.model, fold=False).network.state_dict() for run in (whole, resumed)]
+    last = [torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in "ab"]
+    for a, b in (best, last):
+        assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_schedules():

@@ -5,22 +5,21 @@ The quick run takes a few of each format; ``-m slow`` takes a thousand.
 
 import json
 import random
-import resource
 import shutil
-import signal
-import warnings
 
 import numpy as np
 import pytest
+from mutating import QUICK, THOROUGH, mutate, try_mutations
 from PIL import Image
 
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from remote_sensing.landuse.cohort import KnownTiles, split_tiles
 from remote_sensing.landuse.commands.inspect import examine
-from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file
 from remote_sensing.landuse.model.folder import load_model, save_model
 from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.predictions.options import PredictionOptions
+from remote_sensing.landuse.predictions.scenes import map_scene_file
 from remote_sensing.landuse.samples.samples import draw_scene, write_geotiff
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, preprocessing
 from remote_sensing.landuse.scenes.claims import claim
@@ -28,60 +27,23 @@ from remote_sensing.landuse.scenes.layouts import find_tiles
 from remote_sensing.landuse.scenes.scene import Scene
 from remote_sensing.landuse.scenes.store import decode
 
-WORDS = (
-    b"",
-    b"0",
-    b"-1",
-    b"nan",
-    b"inf",
-    b"1e308",
-    b"99999999999",
-    b'"',
-    b",",
-    b"\n",
-    b"\0",
-    b"<",
-    b"null",
-    b"[]",
-    b"\xff",
-)
-QUICK, THOROUGH = 12, 1000
-SECONDS, MEBIBYTES = 20, 600  # of one mutation; of all of a format
-
-
-def mutate(data: bytes, rng: random.Random) -> bytes:
-    """One to three changes: bytes turned, pieces left out, repeated or replaced by words, the end cut off."""
-    for _ in range(rng.randint(1, 3)):
-        # headers and tags stand at the beginning: half of the changes are made there
-        reach = len(data) if rng.random() < 0.5 else min(len(data), 600)
-        at = rng.randrange(reach + 1)
-        end = at + rng.randint(1, 12)
-        kind = rng.randrange(6)
-        if kind == 0:
-            data = data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
-        elif kind == 1:
-            data = data[:at] + data[end:]
-        elif kind == 2:
-            data = data[:end] + data[at:end] * rng.randint(1, 4) + data[end:]
-        elif kind == 3:
-            data = data[:at] + rng.choice(WORDS) + data[at:]
-        elif kind == 4:
-            data = data[:at] + rng.choice(WORDS) + data[end:]
-        elif rng.random() < 0.3:
-            data = data[:at]
-    return data
-
-
-@pytest.fixture(autouse=True)
-def alarm():
-    """A mutation that takes too long is an error, with its seed."""
-
-    def stop(*_):
-        raise TimeoutError(f"longer than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    yield
-    signal.signal(signal.SIGALRM, before)
+CONFIG = """arguments:
+  data: absent
+  network: balanced
+  width: 8
+  depths: [1, 1]
+  drop: 0.5
+  epochs: 2
+  lr: 0.001
+  schedule: cosine
+  class_weights: effective
+  augment: true
+  split: stratified
+  kind: rgb
+  bands: [B04, B08]
+  seed: 0
+  precision: 32-true
+"""
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +81,8 @@ def originals(tmp_path_factory):
     known = {"train": "0123456789abcdef" * 4, "val": "", "test": ""}
     model = {"classes": ("a", "b"), "tile_size": 64, "pixel_size": 10.0, "provenance": {"tiles": known}}
     save_model(network, folder / "model", preprocessing=preprocessing(RGB), **model)
+    (folder / "run").mkdir()
+    (folder / "run" / "config.yaml").write_text(CONFIG)
     return folder
 
 
@@ -136,6 +100,14 @@ def read_lists(folder, name):
     split_tiles(find_tiles(folder), name)
 
 
+def read_config(folder):
+    """The options of a run's config.yaml; the tiles that it names are not there."""
+    from core_runtime.cli import _call
+    from remote_sensing.cli import app
+
+    _call(app, ["landuse", "train", str(folder / "absent"), "--config", str(folder / "config.yaml")])
+
+
 # format → (file that is changed, what is copied with it, what is done with it)
 FORMATS = {
     "GeoTIFF": ("scene.tif", "scene.tif", read_scene),
@@ -145,60 +117,40 @@ FORMATS = {
     "torchgeo's lists": ("eurosat-test.txt", "tiles", lambda folder: read_lists(folder, "torchgeo")),
     "config.json": ("config.json", "model", read_model),
     "weights": ("model.safetensors", "model", read_model),
+    "config.yaml": ("config.yaml", "run", read_config),
     "picture": ("tile.jpg", "tile.jpg", lambda path: decode(path.name, path.read_bytes())),
 }
 
 
-def try_mutations(originals, folder, kind, count):
-    """Reads `count` mutations of a format.
-
-    Raises:
-        AssertionError: one of them ends in anything but an answer or a `UserError` of one line, takes too long or too much memory.
-    """
+def try_format(originals, folder, kind, count):
+    """Reads `count` mutations of a format."""
     changed, copied, read = FORMATS[kind]
-    place = folder / (originals.name if copied == "." else copied)
     if copied == ".":
+        place = folder / originals.name
         place.mkdir()
         for name in ("world.png", "world.pgw"):
             shutil.copy(originals / name, place)
-    elif (originals / copied).is_dir():
-        shutil.copytree(originals / copied, place)
+    else:
+        place = folder / copied
+        if (originals / copied).is_dir():
+            shutil.copytree(originals / copied, place)
+        else:
+            shutil.copy(originals / copied, place)
     file = place / changed if place.is_dir() else place
-    original = (originals / copied / changed if place.is_dir() and copied != "." else originals / changed).read_bytes()
-    files = {path for path in folder.rglob("*") if path.is_file()} | {file}
-    complaints: dict[int, str] = {}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for seed in range(count):
-        file.write_bytes(mutate(original, random.Random(f"{kind} {seed}")))
-        signal.alarm(SECONDS)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                read(place)
-        except UserError as error:
-            complaints[seed] = str(error)
-        except Exception as error:
-            raise AssertionError(f"{kind}, seed {seed}: unexpected {type(error).__name__}: {error}") from error
-        finally:
-            signal.alarm(0)
-    long = {seed: text for seed, text in complaints.items() if len(text.splitlines()) != 1}
-    assert not long, f"{kind}: more than one line"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    assert grown < MEBIBYTES, f"{kind}: {grown:.0f} MiB"
-    assert {path for path in folder.rglob("*") if path.is_file()} == files, "something was written"
+    try_mutations(kind, count, file, lambda: read(place), folder)
 
 
 @pytest.mark.reliability("mutations of land-use inputs (quick)", "an answer or one line", cases=QUICK * len(FORMATS))
 @pytest.mark.parametrize("kind", FORMATS)
 def test_some_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
-    try_mutations(originals, tmp_path, kind, QUICK)
+    try_format(originals, tmp_path, kind, QUICK)
 
 
 @pytest.mark.slow
 @pytest.mark.reliability("mutations of land-use inputs", "an answer or one line", cases=THOROUGH * len(FORMATS))
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_thousand_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
-    try_mutations(originals, tmp_path, kind, THOROUGH)
+    try_format(originals, tmp_path, kind, THOROUGH)
 
 
 def test_mutated_scenes_leave_nothing_half_written(originals, tmp_path):

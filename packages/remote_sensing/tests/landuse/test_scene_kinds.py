@@ -10,9 +10,11 @@ from rasterio.control import GroundControlPoint
 
 from core_runtime.errors import UserError
 from remote_sensing.landuse.commands.inspect import examine
-from remote_sensing.landuse.commands.predict import PredictionOptions, map_scene_file, predict
+from remote_sensing.landuse.commands.predict import predict
 from remote_sensing.landuse.model.folder import load_model, save_model
 from remote_sensing.landuse.model.networks import build_network
+from remote_sensing.landuse.predictions.options import PredictionOptions
+from remote_sensing.landuse.predictions.scenes import map_scene_file
 from remote_sensing.landuse.samples.samples import draw_scene
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, band_of, preprocessing, stretched
 from remote_sensing.landuse.scenes.scene import Scene
@@ -336,6 +338,7 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
     """The definition: every tile that covers a cell counts by its distance from the tile's middle."""
     import torch
 
+    from remote_sensing.landuse.model.attention_maps import with_attention
     from remote_sensing.landuse.model.mapping import map_scene
 
     model = load_model(model_folder)
@@ -348,16 +351,36 @@ def test_a_map_equals_one_made_tile_by_tile(tmp_path, landscape, model_folder):
     weights = np.zeros((rows + 6, columns + 6, 1))
     near = np.array([0.325, 0.775, 0.775, 0.325])  # 1 − 0.9 · (3/4, 1/4, 1/4, 3/4) for four cells per tile
     weight = np.outer(near, near)[..., None]
+    gates = np.zeros((2 * rows + 12, 2 * columns + 12))  # two by two cells of attention in a cell of the map
     for row in range(rows + 3):
         for column in range(columns + 3):
             tile = whole[None, :, row * 16 : row * 16 + 64, column * 16 : column * 16 + 64]
-            probabilities = model(torch.from_numpy(tile.astype(np.float32)))[0].numpy()
+            raw = torch.from_numpy(tile.astype(np.float32))
+            probabilities = model(raw)[0].numpy()
+            kept = with_attention(model.network, model.preprocessing(raw), 8)[1]
+            here = slice(2 * row, 2 * row + 8), slice(2 * column, 2 * column + 8)
+            gates[here] += np.kron(weight[..., 0], np.ones((2, 2))) * kept[0].numpy()
             sums[row : row + 4, column : column + 4] += weight * probabilities
             weights[row : row + 4, column : column + 4] += weight
     average = (sums / weights)[3 : 3 + rows, 3 : 3 + columns]
     assert layers.confidence.shape == (rows, columns)
     assert np.allclose(layers.confidence, average.max(2), atol=1e-5)
     assert np.array_equal(layers.classes, average.argmax(2))
+    whole_weights = np.kron(weights[..., 0], np.ones((2, 2)))
+    expected = (gates / whole_weights)[6 : 6 + 2 * rows, 6 : 6 + 2 * columns]
+    assert np.allclose(layers.attention, expected, atol=1e-4)
+
+
+def test_inspect_says_what_is_not_for_land_use(tmp_path):
+    heights = np.linspace(300, 900, 150 * 150, dtype=np.float32).reshape(1, 150, 150)
+    findings = examine(write(tmp_path / "dem.tif", heights, names=()))
+    assert findings.kind == "elevation or other measured values"
+    assert not findings.usable
+    assert not findings.next_commands
+    classes = write(tmp_path / "mask.tif", np.ones((1, 150, 150), np.uint8), names=())
+    with open_raster(classes, "r+") as file:
+        file.update_tags(CLASS_1="railway")
+    assert "maps vectorize" in examine(classes).next_commands[0]
 
 
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):

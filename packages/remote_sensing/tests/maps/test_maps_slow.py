@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from core_runtime.cli import run
 from remote_sensing.cli import app
-from remote_sensing.maps.commands.predict import segment_sheet
 from remote_sensing.maps.metrics import image_measures
 from remote_sensing.maps.model.folder import load
-from remote_sensing.maps.sheets.labels import siegfried
+from remote_sensing.maps.predictions.sheets import segment_sheet
+from remote_sensing.maps.sheets.examples import siegfried
 from remote_sensing.maps.sheets.options import PartOptions
 from remote_sensing.maps.sheets.vector_files import read_layer
 
@@ -125,6 +125,25 @@ def test_a_sheet_of_a_hundred_megapixels(by_heart, sheet):
     with rasterio.open(part.mask) as a, rasterio.open(other.mask) as b:
         assert (a.read(1) != whole).mean() < 1e-5
         assert (b.read(1) != whole).mean() < 0.08
+
+
+def test_centre_lines_of_one_large_network_in_bounded_memory(tmp_path):
+    """Thirty-six megapixels of streets that all hang together."""
+    side, block = 6000, 60
+    mask = np.zeros((side, side), np.uint8)
+    for at in range(block // 2, side, block):
+        mask[at : at + 5] = 1
+        mask[:, at : at + 5] = 1
+    profile = {"driver": "GTiff", "count": 1, "height": side, "width": side, "dtype": "uint8", "crs": "EPSG:2056"}
+    profile |= {"transform": Affine(1.25, 0, CORNER[0], 0, -1.25, CORNER[1]), "tiled": True, "compress": "deflate"}
+    with rasterio.open(tmp_path / "mask.tif", "w", **profile) as file:
+        file.write(mask, 1)
+    plain, without = command("maps", "vectorize", tmp_path / "mask.tif", "--out", tmp_path / "a.gpkg")
+    made, peak = command("maps", "vectorize", tmp_path / "mask.tif", "--out", tmp_path / "b.gpkg", "--centrelines")
+    streets = side // block
+    assert plain["polygons"] == made["polygons"] == 1
+    assert made["length"] == pytest.approx(2 * streets * side * 1.25, rel=0.02)
+    assert peak - without < 700, (without, peak)
 
 
 def test_official_files_of_full_size_become_a_model_folder(tmp_path):

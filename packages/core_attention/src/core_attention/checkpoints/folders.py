@@ -71,8 +71,10 @@ def save_model(
     for left_over in (unfinished, replaced):
         shutil.rmtree(left_over, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    save_file(_storable(model), unfinished / WEIGHTS, metadata={"format": "pt"})
     (unfinished / CONFIG).write_text(text, encoding="utf-8")
+    save_file(_storable(model), unfinished / WEIGHTS, metadata={"format": "pt"})
+    # safetensors writes files that only their owner can read; a group shares its models
+    shutil.copymode(unfinished / CONFIG, unfinished / WEIGHTS)
     if folder.exists():
         folder.rename(replaced)
     unfinished.rename(folder)

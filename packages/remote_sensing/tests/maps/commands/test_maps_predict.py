@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import rasterio
 from PIL import Image
 
-from remote_sensing.maps.commands.predict import _made_from, predict
+from core_runtime.bulk import bulk
+from remote_sensing.maps.commands.predict import predict
 from remote_sensing.maps.model.options import SegmentOptions
+from remote_sensing.maps.predictions.keys import made_from
 from remote_sensing.maps.sheets.formats import find_sheets
 from remote_sensing.maps.sheets.options import PartOptions, SheetOptions
 
@@ -107,12 +110,12 @@ def test_another_way_is_refused(sheet, on_the_processor, tmp_path, paper):
 
 
 def test_every_option_of_a_mask_is_in_its_key(model_folder):
-    made_from = _made_from(model_folder, SheetOptions(), PartOptions(), SegmentOptions(), "32-true")
+    parts = made_from(model_folder, SheetOptions(), PartOptions(), SegmentOptions(), "32-true")
     declared = {
         field.name for kind in (SheetOptions, PartOptions, SegmentOptions) for field in dataclasses.fields(kind)
     }
-    assert declared - {"batch"} <= made_from.keys()
-    assert {"model", "precision"} <= made_from.keys()
+    assert declared - {"batch"} <= parts.keys()
+    assert {"model", "precision"} <= parts.keys()
 
 
 def test_a_killed_run_with_another_stretch_mixes_nothing(sheet, model_folder, tmp_path, monkeypatch):
@@ -151,6 +154,25 @@ def test_one_bad_sheet_costs_the_others_nothing(sheet, on_the_processor, tmp_pat
     assert (tmp_path / "out/sheet.gpkg").exists()
 
 
+def test_work_sent_to_another_process_gives_the_same(sheet, on_the_processor, tmp_path, monkeypatch):
+    """What `--workers` does to an item: it is pickled."""
+
+    def send(work, items, **settings):
+        return bulk(pickle.loads(pickle.dumps(work)), pickle.loads(pickle.dumps(items)), **settings)
+
+    assert on_the_processor(sheet, tmp_path / "here", "--vector", "gpkg")[0] == 0
+    monkeypatch.setattr("remote_sensing.maps.commands.predict.bulk", send)
+    code, _, error = on_the_processor(sheet, tmp_path / "sent", "--vector", "gpkg")
+    assert code == 0, error
+    assert names(tmp_path / "sent") == names(tmp_path / "here")
+    with (
+        rasterio.open(tmp_path / "here" / "sheet_mask.tif") as a,
+        rasterio.open(tmp_path / "sent" / "sheet_mask.tif") as b,
+    ):
+        assert np.array_equal(a.read(1), b.read(1))
+
+
+@pytest.mark.slow  # each process loads torch anew
 def test_workers_give_the_same(sheet, on_the_processor, tmp_path):
     shutil.copy(sheet, sheet.with_name("second.tif"))
     for out, workers in (("one", 1), ("two", 2)):

@@ -89,7 +89,15 @@ def test_points_of_qgis(paper, tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "lines", ["1\n1\n1\n1\n0\n0\n", "nan\n0\n0\nnan\nnan\nnan\n", "0\n0\n0\n0\n0\n0\n", "1.25\n0\n0\n", "a\nb\n"]
+    "lines",
+    [
+        "1\n1\n1\n1\n0\n0\n",
+        "nan\n0\n0\nnan\nnan\nnan\n",
+        "0\n0\n0\n0\n0\n0\n",
+        "1e200\n0\n0\n-1.25\n1\n1\n",
+        "1.25\n0\n0\n",
+        "a\nb\n",
+    ],
 )
 @pytest.mark.reliability("world files that are degenerate, not numbers or cut", "one line before anything is computed")
 def test_world_files_that_say_nothing(paper, predict, tmp_path, lines):

@@ -9,8 +9,9 @@ from written import HERE, LV95
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.sheets.grid import Grid, to_map
-from remote_sensing.maps.sheets.labels import rasterised, split_windows
+from remote_sensing.maps.sheets.labels import rasterised
 from remote_sensing.maps.sheets.options import LabelOptions
+from remote_sensing.maps.sheets.windows import split_windows
 
 GRID = Grid(96, 96, HERE, LV95)
 

@@ -118,8 +118,8 @@ def test_the_step_of_tiles_is_rounded(side, overlap, stride):
 
 def test_a_cut_out_gives_what_the_whole_gives(paper, tmp_path):
     """With an answer that depends on where a pixel lies in its tile, away from the cut by a tile."""
-    from remote_sensing.maps.commands.predict import segment_sheet
     from remote_sensing.maps.model.folder import SheetModel
+    from remote_sensing.maps.predictions.sheets import segment_sheet
 
     class Place(SheetModel):
         def logits(self, rgb):
@@ -154,8 +154,8 @@ def test_tiles_are_blended_by_the_taper(paper, tmp_path):
     """Where two tiles disagree, the one whose middle is nearer counts more."""
     from types import SimpleNamespace
 
-    from remote_sensing.maps.commands.predict import segment_sheet
     from remote_sensing.maps.model.folder import SheetModel
+    from remote_sensing.maps.predictions.sheets import segment_sheet
 
     class Ramp(SheetModel):
         def logits(self, rgb):

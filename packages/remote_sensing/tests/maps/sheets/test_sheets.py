@@ -11,10 +11,10 @@ from rasterio.crs import CRS
 from torch import nn
 
 from core_runtime.errors import UserError
-from remote_sensing.maps.commands.predict import segment_sheet
 from remote_sensing.maps.model.folder import SheetModel
 from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.model.tiling import Tiles
+from remote_sensing.maps.predictions.sheets import segment_sheet
 from remote_sensing.maps.samples.drawing import draw_sheet
 from remote_sensing.maps.samples.samples import write_sheet
 from remote_sensing.maps.sheets.grid import Grid, parse_length
@@ -182,6 +182,7 @@ def test_every_georeference_is_kept(tmp_path, name):
     assert any("pixels" in w for w in made["warnings"]) == (name == "none")
 
 
+@pytest.mark.slow
 def test_real_files_of_the_edge_cases(shared, tmp_path):
     """rasterio's and MapReader's own test files: size, transform and coordinate system as they were; nodata in is nodata out."""
     files = sorted(

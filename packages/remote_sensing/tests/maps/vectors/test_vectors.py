@@ -14,9 +14,10 @@ from shapely.geometry import LineString, Polygon, box, shape
 from core_runtime.errors import UserError
 from remote_sensing.maps.metrics import line_measures, panoptic_quality
 from remote_sensing.maps.sheets.grid import Grid, to_map
-from remote_sensing.maps.sheets.labels import class_numbers, rasterised, windows
+from remote_sensing.maps.sheets.labels import class_numbers, rasterised
 from remote_sensing.maps.sheets.options import LabelOptions
 from remote_sensing.maps.sheets.vector_files import NewLayer, read_layer, write_layer
+from remote_sensing.maps.sheets.windows import windows
 from remote_sensing.maps.training.augment import augment
 from remote_sensing.maps.vectors.centrelines import centre_lines
 from remote_sensing.maps.vectors.options import VectorOptions

@@ -125,8 +125,8 @@ def evaluate(
     write_text(out / "metrics.json", json.dumps(metrics.plain(), indent=1))
     files = [download.files[number] for number in numbers]
     write_text(out / "predictions.csv", _table(files, probabilities, labels, network.classes))
-    draw_confusion(metrics, network.classes, out / "confusion.png")
-    draw_calibration(metrics, out / "calibration.png")
+    draw_confusion(metrics, network.classes, out / "confusion.png", notice=network.notice)
+    draw_calibration(metrics, out / "calibration.png", notice=network.notice)
     return Evaluation(metrics, out, origin)
 
 

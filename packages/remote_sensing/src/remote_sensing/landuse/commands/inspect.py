@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.findings import Findings
@@ -75,7 +76,7 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
         summary=f"{len(tiles.files)} tiles of {len(tiles.classes)} classes ({tiles.layout})",
         details=details,
         warnings=warnings,
-        next_commands=[f"remote-sensing landuse train '{path}' --out run"],
+        next_commands=[f"remote-sensing landuse train {quote(str(path))} --out run"],
         pictures=[(_draw_classes(tiles), "One tile of each class, in natural colours")] if pictures else [],
     )
 
@@ -112,9 +113,36 @@ def _examine_tile(path: Path, pictures: bool) -> Findings:
     )
 
 
+def _not_for_land_use(path: Path) -> Findings | None:
+    """What a raster is that holds neither reflectances nor a picture."""
+    from remote_sensing.kinds import MASK, MEASURED, kind_of
+    from remote_sensing.rasters import UNREADABLE, open_raster
+
+    try:
+        with open_raster(path) as file:
+            kind = kind_of(file, path)
+            size = f"{file.width} × {file.height} pixels, {file.count} bands of {file.dtypes[0]}"
+    except UNREADABLE:
+        return None  # said where the scene is opened
+    if kind.name not in (MASK, MEASURED):
+        return None
+    return Findings(
+        title=path.name,
+        kind=kind.name,
+        summary=f"{size}: land use is told from reflectances or pictures",
+        usable=False,
+        details={"size": size},
+        warnings=[kind.warning],
+        next_commands=[f"remote-sensing {kind.command} {quote(str(path))}"] if kind.command else [],
+    )
+
+
 def _examine_scene(path: Path, pictures: bool) -> Findings:
     from remote_sensing.landuse.scenes.scene import Scene
 
+    other = _not_for_land_use(path) if path.is_file() else None
+    if other is not None:
+        return other
     with Scene(path) as scene:
         size = scene.pixel_size
         details = {
@@ -141,7 +169,7 @@ def _examine_scene(path: Path, pictures: bool) -> Findings:
 
 
 def _predict(path: Path) -> str:
-    return f"remote-sensing landuse predict '{path}' --model run/model"
+    return f"remote-sensing landuse predict {quote(str(path))} --model run/model"
 
 
 def _draw_classes(tiles: TileSet) -> Figure:

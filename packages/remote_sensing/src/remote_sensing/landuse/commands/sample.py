@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from core_runtime.cli import Outcome
@@ -28,7 +29,7 @@ class Samples(Outcome):
 
     def lines(self) -> Iterable[str]:
         yield f"{self.tiles} tiles in {self.folder}"
-        yield f"Next: remote-sensing landuse train '{self.folder}' --split stratified --out run"
+        yield f"Next: remote-sensing landuse train {quote(str(self.folder))} --split stratified --out run"
 
 
 def sample(

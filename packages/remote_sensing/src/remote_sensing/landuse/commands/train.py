@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from core_runtime.cli import Outcome
@@ -13,6 +14,7 @@ from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
 from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
 from remote_sensing.landuse.training.recipe import Recipe
+from remote_sensing.notices import read_notice
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Trained(Outcome):
         epoch: the one that was kept.
         values: layout, split, counts, parameters, accuracy of validation and test.
         history: a row per epoch.
+        data: what it was trained on.
     """
 
     model: Path
     epoch: int
     values: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
+    data: Path
 
     def facts(self) -> dict[str, Any]:
         return {"model": self.model, "epoch": self.epoch, **self.values}
@@ -43,7 +47,7 @@ class Trained(Outcome):
         yield "On the test tiles:"
         yield from measure_lines(values["test"])
         yield f"Model folder: {self.model}"
-        yield f"Next: remote-sensing landuse predict SCENE.tif --model '{self.model}'"
+        yield f"Next: remote-sensing landuse evaluate {quote(str(self.data))} --model {quote(str(self.model))}"
 
 
 def train(
@@ -65,6 +69,8 @@ def train(
         bands: a subset of the 13 bands by name: B02,B03,B04,B08.
         weights: ImageNet weights of a ResNet (a local file).
     """
+    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
+    download = find_tiles(data, tiles.kind)
     import torch
 
     from core_runtime.folders import fingerprint, open_run, write_text
@@ -81,7 +87,6 @@ def train(
     from remote_sensing.landuse.training.module import LandUseTraining, class_weights
 
     use_threads(run.threads)
-    download = find_tiles(data, tiles.kind)
     recipe = recipe.complete(network.network, download.classes)
     split = split_tiles(download, tiles.split, run.seed)
     if bands and download.is_rgb:
@@ -119,6 +124,7 @@ def train(
         store, download, split, batch=recipe.batch, bands=prepare.bands, workers=run.workers, seed=run.seed
     )
     device = resolve_device(run.device)
+    notice = read_notice(Path(download.base))
     history, best = fit(
         LandUseTraining(model, prepare, recipe, loss_weights, run.seed),
         loaders,
@@ -153,6 +159,7 @@ def train(
         tile_size=size,
         pixel_size=tile_pixel_size(download),
         provenance={
+            "notice": notice,
             "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
             "epoch": int(best["epoch"]),
             "arguments": {name: value for name, value in arguments.items() if name not in ("data", "weights", "cache")},
@@ -160,6 +167,6 @@ def train(
             "tiles": {part: "".join(contents[number] for number in split.part(part)) for part in parts},
         },
     )
-    draw_history(history, run.out / "figures" / "training.png")
+    draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
-    return Trained(folder, int(best["epoch"]), values, history)
+    return Trained(folder, int(best["epoch"]), values, history, data)

@@ -34,6 +34,12 @@ class LandUseModel:
     provenance: Mapping[str, Any]
     path: Path | None = None
 
+    @property
+    def notice(self) -> str:
+        """What must be said of every picture of this model; "" if nothing."""
+        notice = self.provenance.get("notice", "")
+        return notice if isinstance(notice, str) else ""
+
     @torch.inference_mode()
     def __call__(self, raw: Any, *, tta: bool = False) -> Tensor:
         """Class probabilities (tiles, classes) of raw tiles (tiles, bands, height, width); `tta` averages over the tile and its two mirror images."""

@@ -20,6 +20,8 @@ from remote_sensing.landuse.model.inference import LandUseModel
 from remote_sensing.landuse.scenes.classes import NODATA
 from remote_sensing.landuse.scenes.scene import Scene
 
+GATE = 8  # pixels of the scene in a cell of the attention: what lets features through is finer than land use
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -28,7 +30,8 @@ class Layers:
     Attributes:
         classes: class number; `NODATA` where the scene holds no data.
         confidence: probability of that class; NaN where there is no data.
-        attention: how much of its features a pixel keeps, 1 as much as elsewhere in its tile; None for a network without attention.
+        attention: how much of its features a pixel keeps, 1 as much as elsewhere in its tile, in cells of about `GATE` pixels (a whole number
+            of them in each cell of the map); None for a network without attention.
     """
 
     classes: NDArray[np.uint8]
@@ -69,11 +72,17 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
     side, n = model.tile_size, model.tile_size // stride
     rows, columns = -(-scene.height // stride), -(-scene.width // stride)
     weight = tile_weights(n)
+    fine = max(1, stride // GATE)
+    while stride % fine:
+        fine -= 1
+    fine_weight = np.kron(weight, np.ones((fine, fine), np.float32))
     classes = np.full((rows, columns), NODATA, np.uint8)
     confidence = np.full((rows, columns), np.nan, np.float32)
-    attention = np.full((rows, columns), np.nan, np.float32)
+    attention = np.full((rows * fine, columns * fine), np.nan, np.float32)
     # the sums of the n rows of cells that a strip of tiles touches; the first is complete after the strip
-    total = np.zeros((n, columns + 2 * (n - 1), len(model.classes) + 2), np.float32)
+    wide = columns + 2 * (n - 1)
+    total = np.zeros((n, wide, len(model.classes) + 1), np.float32)
+    gates = np.zeros((n * fine, wide * fine), np.float32)
     data = np.zeros((n, columns), bool)
     starts = range(-(n - 1), rows)
     for start in track(starts, "Mapping", len(starts)):
@@ -91,27 +100,27 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
         for positions in np.array_split(np.flatnonzero(full), steps):
             if not len(positions):
                 continue
-            probabilities, maps = _classify(model, tiles[positions], n)
+            probabilities, maps = _classify(model, tiles[positions], n * fine)
             for i, at in enumerate(positions):
                 window = total[:, at : at + n]
-                window[..., :-2] += weight[..., None] * probabilities[i]
-                window[..., -2] += weight * maps[i]
+                window[..., :-1] += weight[..., None] * probabilities[i]
                 window[..., -1] += weight
+                gates[:, at * fine : (at + n) * fine] += fine_weight * maps[i]
         if start >= 0:
-            _close(start, total[0, n - 1 : n - 1 + columns], data[0], classes, confidence, attention)
+            sums = total[0, n - 1 : n - 1 + columns]
+            there = (sums[:, -1] > 0) & data[0]
+            average = sums[there, :-1] / sums[there, -1:]
+            classes[start, there] = average.argmax(1)
+            confidence[start, there] = average.max(1)
+            # the weights of a cell are those of the finer cells in it
+            fine_weights = np.where(there, sums[:, -1], np.nan).repeat(fine)
+            row = slice(start * fine, (start + 1) * fine)
+            attention[row] = gates[:fine, (n - 1) * fine : (n - 1 + columns) * fine] / fine_weights
         total = np.concatenate([total[1:], np.zeros_like(total[:1])])
+        gates = np.concatenate([gates[fine:], np.zeros_like(gates[:fine])])
         data = np.concatenate([data[1:], np.zeros_like(data[:1])])
     has_attention = bool(np.nan_to_num(attention).any())
     return Layers(classes, confidence, attention if has_attention else None)
-
-
-def _close(row: int, sums: NDArray, data: NDArray, classes: NDArray, confidence: NDArray, attention: NDArray) -> None:
-    """A finished row of cells: averages of what covered them."""
-    there = (sums[:, -1] > 0) & data
-    average = sums[there, :-1] / sums[there, -1:]
-    classes[row, there] = average[:, :-1].argmax(1)
-    confidence[row, there] = average[:, :-1].max(1)
-    attention[row, there] = average[:, -1]
 
 
 def _classify(model: LandUseModel, tiles: NDArray, cells: int) -> tuple[NDArray, NDArray]:

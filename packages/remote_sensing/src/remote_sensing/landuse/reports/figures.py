@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from remote_sensing.landuse.metrics import Metrics
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a figure as PNG, whole or not at all."""
+def save(figure: Figure, path: Path, notice: str = "") -> Path:
+    """Writes a figure as PNG, whole or not at all; `notice` is what must be said of the model, above."""
+    if notice:
+        figure.suptitle(notice, fontsize=9, color="tab:red")
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     return path
 
 
-def draw_confusion(metrics: Metrics, classes: Sequence[str], path: Path) -> Path:
+def draw_confusion(metrics: Metrics, classes: Sequence[str], path: Path, *, notice: str = "") -> Path:
     """The confusion matrix, rows scaled to the class's tiles, counts written in."""
     counts = np.array(metrics.confusion)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -45,10 +47,10 @@ def draw_confusion(metrics: Metrics, classes: Sequence[str], path: Path) -> Path
         ylabel="true",
         title=f"{metrics.tiles} tiles, accuracy {metrics.accuracy:.1%}, κ {metrics.kappa:.3f}",
     )
-    return save(figure, path)
+    return save(figure, path, notice)
 
 
-def draw_calibration(metrics: Metrics, path: Path) -> Path:
+def draw_calibration(metrics: Metrics, path: Path, *, notice: str = "") -> Path:
     """The reliability diagram."""
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
@@ -59,10 +61,10 @@ def draw_calibration(metrics: Metrics, path: Path) -> Path:
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
     gap = metrics.confidence_gap
     axes.set_title(f"ECE {metrics.ece:.3f}" + ("" if gap != gap else f", confidence gap {gap:.1f} points"))
-    return save(figure, path)
+    return save(figure, path, notice)
 
 
-def draw_history(history: Sequence[Mapping[str, float]], path: Path) -> Path:
+def draw_history(history: Sequence[Mapping[str, float]], path: Path, *, notice: str = "") -> Path:
     """Loss, accuracy, and of the balanced network each block's α over the epochs."""
     alphas = [k for k in history[0] if k.startswith("alpha_")]
     figure = Figure(figsize=(4 * (3 if alphas else 2), 3.2), layout="constrained")
@@ -80,11 +82,17 @@ def draw_history(history: Sequence[Mapping[str, float]], path: Path) -> Path:
         axes[2].plot(epochs, mean, color="tab:red", linewidth=2, label=f"mean, ends at {mean[-1]:.3f}")
         axes[2].set(xlabel="epoch", title="α: weight of the spatial branch, by block")
         axes[2].legend(frameon=False)
-    return save(figure, path)
+    return save(figure, path, notice)
 
 
 def contact_sheet(
-    pictures: Sequence[NDArray], titles: Sequence[str], edges: Sequence[str], path: Path, *, columns: int = 12
+    pictures: Sequence[NDArray],
+    titles: Sequence[str],
+    edges: Sequence[str],
+    path: Path,
+    *,
+    columns: int = 12,
+    notice: str = "",
 ) -> Path:
     """Tiles side by side, each with its title and a frame of its class's colour."""
     columns = min(columns, len(pictures))
@@ -101,10 +109,12 @@ def contact_sheet(
         ax.set_title(title, fontsize=6.5, pad=2)
         for side in ax.spines.values():
             side.set(color=edge, linewidth=3)
-    return save(figure, path)
+    return save(figure, path, notice)
 
 
-def attention_sheet(pictures: Sequence[NDArray], maps: Sequence[NDArray], titles: Sequence[str], path: Path) -> Path:
+def attention_sheet(
+    pictures: Sequence[NDArray], maps: Sequence[NDArray], titles: Sequence[str], path: Path, *, notice: str = ""
+) -> Path:
     """Tiles above the same tiles with the attention laid over."""
     figure = Figure(figsize=(1.6 * len(pictures), 3.6), layout="constrained")
     axes = np.reshape(figure.subplots(2, len(pictures)), (2, -1))
@@ -118,7 +128,7 @@ def attention_sheet(pictures: Sequence[NDArray], maps: Sequence[NDArray], titles
         )
     for ax in axes.ravel():
         ax.set_axis_off()
-    return save(figure, path)
+    return save(figure, path, notice)
 
 
 def draw_map(
@@ -128,6 +138,7 @@ def draw_map(
     path: Path,
     *,
     more: Sequence[tuple[str, NDArray]] = (),
+    notice: str = "",
 ) -> Path:
     """The scene, its land use with a legend, and further maps beside."""
     parts: list[tuple[str, Any]] = [("scene", picture), ("land use", classes_map), *more]
@@ -142,6 +153,12 @@ def draw_map(
         elif image.dtype == np.uint8:
             shown = np.ma.masked_equal(image, 255)
             ax.imshow(shown, cmap=ListedColormap(own), vmin=-0.5, vmax=len(own) - 0.5, interpolation="nearest")
+        elif title == "attention":
+            # few pixels keep much more or less than the others: they would take all of the colours
+            low, high = np.nanpercentile(np.ma.filled(image, np.nan), (2, 98))
+            shown = ax.imshow(image, cmap="inferno", vmin=low, vmax=high)
+            ax.set_title("attention (1: as much as elsewhere in its tile)", fontsize=9)
+            figure.colorbar(shown, ax=ax, shrink=0.6, extend="both")
         else:
             figure.colorbar(ax.imshow(image, cmap="viridis"), ax=ax, shrink=0.6)
     there = [c for c in np.unique(classes_map) if c != 255]
@@ -150,4 +167,4 @@ def draw_map(
         loc="outside lower center",
         ncols=min(5, len(there)) or 1,
     )
-    return save(figure, path)
+    return save(figure, path, notice)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.terminal import track
+from remote_sensing import notices
 from remote_sensing.landuse.samples import SampleOptions
 from remote_sensing.landuse.samples.textures import draw
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB_BANDS, picture
@@ -40,6 +41,8 @@ def make_samples(
             raise UserError(f"{out} already holds samples", "--overwrite replaces them")
         for place in (rgb, out / "ds"):
             shutil.rmtree(place, ignore_errors=True)
+    for place in (rgb,) if samples.rgb_only else (rgb, ms):
+        write_text(place / notices.FILE, notices.DRAWN + "\n")
     stems: dict[str, list[str]] = {name: [] for name in CLASSES}
     places: dict[str, float] = {}  # longitude (UTM easting) of each tile, for the spatial split
     jobs = [(number, name, i) for number, name in enumerate(CLASSES) for i in range(1, samples.tiles + 1)]

@@ -1,5 +1,6 @@
 """How sure the group is that a file or folder is its own. Imports nothing heavy."""
 
+import re
 from pathlib import Path
 
 from core_runtime.domains import Claim
@@ -73,17 +74,18 @@ def _claim_picture(path: Path) -> Claim | None:
 
 
 def _claim_raster(path: Path) -> Claim | None:
-    from rasterio.errors import RasterioError
-
-    from remote_sensing.rasters import open_raster
+    from remote_sensing.rasters import UNREADABLE, open_raster
 
     try:
         with open_raster(path) as raster:
-            count, names = raster.count, raster.descriptions
-    except RasterioError:
+            count, names, value = raster.count, raster.descriptions, raster.dtypes[0]
+    except UNREADABLE:
         return None
     understood = [name for name in names if name and band_of(name)]
-    if len(understood) >= 3:
+    # other programs call the bands of any picture Red, Green, Blue, or Band_1, Band_2, Band_3
+    as_sentinel = [name for name in understood if re.match(r"(S2_)?B\d", name, re.IGNORECASE)]
+    is_any_picture = value == "uint8" and count <= 4 and len(as_sentinel) < 3
+    if len(understood) >= 3 and not is_any_picture:
         return Claim("multispectral scene or tile", 0.9, f"bands named {', '.join(understood[:4])} …")
     if count >= 10:
         return Claim("multispectral scene or tile", 0.7, f"{count} bands")

@@ -68,16 +68,15 @@ def _pictures_below(folder: Path) -> list[Path]:
 
 
 def _is_large(file: Path, *, alone: bool) -> bool:
-    from rasterio.errors import RasterioError
 
-    from remote_sensing.rasters import open_raster
+    from remote_sensing.rasters import UNREADABLE, open_raster
 
     if file.suffix.lower() not in PICTURES | SCENES | {".vrt"}:
         raise UserError(f"{file} is not a picture or raster by its ending", _HINT)
     try:
         with open_raster(file) as raster:
             return max(raster.width, raster.height) > 2 * SIDE
-    except RasterioError as error:
+    except UNREADABLE as error:
         if alone:
             raise UserError(f"{file} cannot be read: {error}", "the file is damaged or not a raster") from None
         return False  # named later, when it is decoded

@@ -23,7 +23,7 @@ from remote_sensing.landuse.scenes.bands import FILE_ORDER, band_of
 from remote_sensing.landuse.scenes.classes import CLASSES
 from remote_sensing.landuse.scenes.formats import PICTURES
 from remote_sensing.landuse.scenes.layouts import LFS, TileSet
-from remote_sensing.landuse.scenes.scene import pixel_size
+from remote_sensing.landuse.scenes.places import pixel_size
 
 
 def cache_folder() -> Path:

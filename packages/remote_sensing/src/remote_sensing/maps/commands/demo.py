@@ -19,6 +19,7 @@ from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.sheets.options import LabelOptions
 from remote_sensing.maps.training.recipe import MapRunOptions, NetworkOptions, Recipe
 from remote_sensing.maps.vectors.options import VectorOptions
+from remote_sensing.notices import DRAWN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +37,7 @@ class Plan:
     sheet: int
 
 
-QUICK = Plan(tiles=36, epochs=40, image_size=192, sheet=448)
+QUICK = Plan(tiles=36, epochs=22, image_size=160, sheet=448)
 FULL = Plan(tiles=80, epochs=80, image_size=224, sheet=1100)
 TILE = 112
 LABELS = LabelOptions(classes=("railway",), line_width="7px")
@@ -61,7 +62,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     Args:
         out: folder for everything that is made.
     """
-    from remote_sensing.maps.samples.samples import DRAWN, MapSampleParams, make_samples
+    from remote_sensing.maps.samples.samples import MapSampleParams, make_samples
 
     if (out / "report.html").exists() and not overwrite:
         raise UserError(f"{out} already holds a demo", "--overwrite replaces it, another folder keeps both")

@@ -129,7 +129,7 @@ def _judge_tiles(model: "SheetModel", root: Path, pictures: Path, part: str, emp
     from core_runtime.terminal import warn
     from remote_sensing.maps.metrics import PixelCounts, image_measures
     from remote_sensing.maps.reports.pictures import write_comparison
-    from remote_sensing.maps.sheets.labels import siegfried
+    from remote_sensing.maps.sheets.examples import siegfried
 
     examples = siegfried(root, part, model.classes)
     known = model.known_tiles
@@ -165,20 +165,20 @@ def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -
     Raises:
         UserError: files that do not fit together.
     """
-    from rasterio.errors import RasterioError
 
     from remote_sensing.maps.sheets.formats import is_vector
     from remote_sensing.maps.sheets.georeference import place
     from remote_sensing.maps.sheets.labels import draw_shapes, read_label, read_shapes
     from remote_sensing.maps.sheets.sheet import first_line
     from remote_sensing.maps.vectors.vectorise import class_names, open_mask
+    from remote_sensing.rasters import UNREADABLE
 
     with open_mask(mask) as file:
         grid = place(file, mask).grid
         names = class_names(file)
         try:
             predicted = file.read(1)
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{mask} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
             ) from None

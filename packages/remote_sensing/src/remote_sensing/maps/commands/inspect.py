@@ -1,6 +1,7 @@
 """``remote-sensing maps inspect``."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.errors import UserError
@@ -50,7 +51,7 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
     """
     import numpy as np
 
-    from remote_sensing.maps.sheets.labels import siegfried
+    from remote_sensing.maps.sheets.examples import siegfried
 
     details: dict[str, Any] = {}
     drawn: list[tuple[Any, str]] = []
@@ -72,7 +73,7 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
         kind="training tiles",
         summary=", ".join(f"{part}: {words}" for part, words in details.items()),
         details=details,
-        next_commands=[f"remote-sensing maps train '{path}' --sam sam_vit_b_01ec64.pth --out run"],
+        next_commands=[f"remote-sensing maps train {quote(str(path))} --variant tiny --out run"],
         pictures=drawn,
     )
 
@@ -83,24 +84,32 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
     Raises:
         UserError: it cannot be read.
     """
+    from remote_sensing.kinds import kind_of
     from remote_sensing.maps.sheets.sheet import Sheet
 
     with Sheet(path) as sheet:
         details, warnings = sheet.facts, list(sheet.warnings)
+        kind = kind_of(sheet.file, path)
         holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
     details["holds data"] = f"{holds_data.mean():.0%}"
     if not holds_data.any():
         warnings.append("no pixel holds data: the mask would be all nodata")
+    file = quote(str(path))
+    next_commands = [f"remote-sensing maps predict {file} --model run/model --vector gpkg"]
+    if kind.warning:
+        warnings.insert(0, kind.warning)
+        next_commands = [f"remote-sensing {kind.command} {file}"] if kind.command else []
     drawn = []
     if pictures:
         drawn.append((preview(path), "Preview"))
     return Findings(
         title=path.name,
-        kind="map sheet",
+        kind=kind.name,
         summary=f"{details['size']}, {details['bands']}, {details['coordinate system']}",
         details=details,
         warnings=warnings,
-        next_commands=[f"remote-sensing maps predict '{path}' --model run/model --vector gpkg"],
+        usable=not kind.warning,
+        next_commands=next_commands,
         pictures=drawn,
     )
 

@@ -24,13 +24,13 @@ from core_runtime.options import (
     resolve_device,
 )
 from remote_sensing.maps.model.options import SegmentOptions
+from remote_sensing.maps.predictions.keys import made_from, sheet_identity
+from remote_sensing.maps.predictions.sheets import segment_sheet
 from remote_sensing.maps.sheets.options import PartOptions, SheetOptions
 from remote_sensing.maps.vectors.options import VectorOptions
 
 if TYPE_CHECKING:
     from remote_sensing.maps.model.folder import SheetModel
-    from remote_sensing.maps.results import Segmentation
-    from remote_sensing.maps.sheets.sheet import Sheet
 
 Format = Literal["gpkg", "geojson", "shp", "fgb"]
 
@@ -163,10 +163,10 @@ def predict(
     on_device = resolve_device(device)
     if dry_run:
         return _plan(_load(folder, on_device, precision), sheets, sheet, part, options)
-    made_from = _made_from(folder, sheet, part, options, precision)
+    parts = made_from(folder, sheet, part, options, precision)
     tasks = []
     for file in sheets:
-        key = {"sheet": _sheet_identity(file, sheet), **made_from}
+        key = {"sheet": sheet_identity(file, sheet), **parts}
         tasks.append(_Task(file, folder, on_device, precision, sheet, part, options, out, key, show=len(sheets) == 1))
     masks = [Item(task.sheet.name, task, task.file("mask.tif"), task.key, [task.sheet]) for task in tasks]
     layers = [_vector_item(task, ending, vectors) for task in tasks] if ending else []
@@ -210,41 +210,6 @@ def _check_sheet(path: Path, reading: SheetOptions, asked: PartOptions, vectors:
             for name in ("simplify", "spur", "gap"):
                 parse_length(getattr(vectors, name), sheet.grid, f"--{name}")
             parse_length(vectors.min_area, sheet.grid, "--min-area", power=2)
-
-
-def _made_from(
-    model: Path, reading: SheetOptions, asked: PartOptions, options: SegmentOptions, precision: str
-) -> dict[str, Any]:
-    """What masks depend on beside their sheets: the model and all options, but for how many tiles are computed at once."""
-    from core_runtime.identity import identity, model_identity
-    from remote_sensing.maps.sheets.formats import split_layer
-
-    made_from: dict[str, Any] = {
-        "model": model_identity(model),
-        **flat(reading=reading, asked=asked, options=options, precision=precision),
-    }
-    del made_from["batch"]
-    if asked.roi is not None:
-        made_from["regions"] = identity(split_layer(asked.roi)[0])
-    return made_from
-
-
-def _sheet_identity(path: Path, reading: SheetOptions) -> dict[str, Any]:
-    """The file, the files that a virtual raster is made of, and where it lies: a world file may change beside it."""
-    from core_runtime.identity import identity
-    from remote_sensing.maps.sheets.sheet import Sheet
-
-    known: dict[str, Any] = {"file": identity(path)}
-    try:
-        with Sheet(path, reading) as sheet:
-            known["transform"] = ", ".join(f"{value:.12g}" for value in tuple(sheet.grid.transform)[:6])
-            known["crs"] = "" if sheet.grid.crs is None else sheet.grid.crs.to_wkt()
-            if path.suffix.lower() == ".vrt":
-                sources = [Path(file) for file in sheet.file.files if Path(file) != path]
-                known["sources"] = {file.name: identity(file) for file in sources if file.is_file()}
-    except UserError:
-        pass  # said again by the attempt to segment it
-    return known
 
 
 def _vector_item(task: _Task, ending: str, vectors: VectorOptions) -> Item:
@@ -345,78 +310,6 @@ def segment_item(item: Item) -> dict[str, Any]:
         "shares": dict(segmentation.shares),
         "warnings": warnings,
     }
-
-
-def segment_sheet(
-    model: "SheetModel",
-    path: Path,
-    out: Path,
-    reading: SheetOptions = SheetOptions(),
-    asked: PartOptions = PartOptions(),
-    options: SegmentOptions = SegmentOptions(),
-    *,
-    key: Mapping[str, Any] | None = None,
-    progress: bool = True,
-) -> "tuple[Segmentation, list[str]]":
-    """Segments one sheet; writes mask, probabilities and the sheet under the mask. Returns warnings, too.
-
-    Args:
-        model: for sheets.
-        path: the sheet.
-        out: folder for ``NAME_mask.tif``, ``NAME_prob.tif`` and ``NAME_overlay.png``.
-        reading, asked, options: how it is read, what part of it, how it is segmented.
-        key: what an interrupted run must have been made from to be gone on with.
-        progress: show a bar.
-
-    Raises:
-        UserError: a sheet that cannot be read.
-    """
-    from remote_sensing.maps.model.inference import segment
-    from remote_sensing.maps.reports.pictures import write_overlay
-    from remote_sensing.maps.sheets.parts import part_of
-    from remote_sensing.maps.sheets.sheet import Sheet
-
-    with Sheet(path, reading) as sheet:
-        part = part_of(sheet.grid, asked)
-        segmentation = segment(model, sheet, out, path.stem, part, options, key=key or {}, progress=progress)
-        picture = sheet.preview(1400)
-        warnings = [*sheet.warnings, *_mismatches(model, sheet, options)]
-        write_overlay(
-            picture,
-            segmentation.mask,
-            part,
-            sheet.grid,
-            out / f"{path.stem}_overlay.png",
-            shares=segmentation.shares,
-            notice=model.notice,
-        )
-    if not segmentation.holds_data:
-        warnings.append("no pixel holds data: the mask is all nodata")
-    return segmentation, warnings
-
-
-def _mismatches(model: "SheetModel", sheet: "Sheet", options: SegmentOptions) -> list[str]:
-    """In what a sheet differs from those that the model learned from, and whether it is one of them."""
-    from core_runtime.identity import identity
-
-    notes = []
-    trained_on = model.provenance.get("trained_on")
-    if not isinstance(trained_on, Mapping):
-        return notes
-    pixel = trained_on.get("pixel")
-    if isinstance(pixel, (int, float)) and pixel > 0 and sheet.grid.georeferenced and sheet.grid.metric:
-        factor = pixel / sheet.grid.pixel
-        if not 2 / 3 < factor / options.scale < 3 / 2:
-            notes.append(
-                f"a pixel is {sheet.grid.pixel:g} map units here, {pixel:g} in training: "
-                f"--scale {factor:.2g} would fit if the symbols have one size on the ground"
-            )
-    digests = trained_on.get("digests")
-    if isinstance(digests, list) and digests:
-        digest = identity(sheet.path, full=True)["sha256"][:16]
-        if any(str(entry).partition(":")[0] == digest for entry in digests):
-            notes.append("the model learned from this sheet: its answer here says little about others")
-    return notes
 
 
 def vectorise_item(item: Item) -> dict[str, Any]:

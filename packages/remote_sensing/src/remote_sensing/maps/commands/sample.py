@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 from core_runtime.cli import Outcome
@@ -23,7 +24,7 @@ class MapSamples(Outcome):
 
     def lines(self) -> Iterable[str]:
         yield f"Sheets in {self.sheets}, their true vectors in {self.truth}, training tiles in {self.tiles}"
-        yield f"Next: remote-sensing maps train '{self.tiles}' --variant tiny --out run"
+        yield f"Next: remote-sensing maps train {quote(str(self.tiles))} --variant tiny --out run"
 
 
 def sample(

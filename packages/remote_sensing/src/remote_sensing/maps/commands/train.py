@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
@@ -12,7 +13,7 @@ from remote_sensing.maps.sheets.options import LabelOptions, SheetOptions
 from remote_sensing.maps.training.recipe import MapRunOptions, NetworkOptions, Recipe, TrainingData
 
 if TYPE_CHECKING:
-    from remote_sensing.maps.sheets.labels import Examples
+    from remote_sensing.maps.sheets.examples import Examples
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Trained(Outcome):
         adapter: its adapter file.
         figures: tiles, parameters, the kept epoch, calibration.
         history: a row per epoch.
+        next_step: verb and input that follow.
     """
 
     model: Path
     adapter: Path
     figures: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
+    next_step: str
 
     def facts(self) -> dict[str, Any]:
         return {"model": self.model, "adapter": self.adapter, **self.figures}
@@ -45,7 +48,7 @@ class Trained(Outcome):
             f"Temperature {f['temperature']:.2f}: calibration error {f['ece_before']:.4f} before, {f['ece']:.4f} after"
         )
         yield f"Model folder: {self.model}; adapter file: {self.adapter}"
-        yield f"Next: remote-sensing maps predict SHEET.tif --model '{self.model}' --vector gpkg"
+        yield f"Next: remote-sensing maps {self.next_step} --model {quote(str(self.model))}"
 
 
 def train(
@@ -66,6 +69,8 @@ def train(
     Args:
         data: tiles with annotation/ (train, val), or a sheet with --labels.
     """
+    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
+    taught, validation = find_examples(data, examples, labels, sheet)
     import json
 
     import torch
@@ -81,7 +86,6 @@ def train(
     from remote_sensing.maps.training.network import start_network
 
     use_threads(run.threads)
-    taught, validation = find_examples(data, examples, labels, sheet)
     lr = recipe.lr or (0.001 if network.sam is None else 0.005)
     torch.manual_seed(run.seed)
     model = start_network(network, len(taught.classes))
@@ -145,7 +149,17 @@ def train(
     folder = save(replace(trained, temperature=calibration.temperature, provenance=provenance), run.out / "model")
     adapter = save_adapter(model, run.out / "adapter.safetensors")
     write_text(run.out / "metrics.json", json.dumps(figures, indent=1))
-    return Trained(folder, adapter, figures, left.history)
+    return Trained(folder, adapter, figures, left.history, _next_step(data))
+
+
+def _next_step(data: Path) -> str:
+    """What to do with a model: a sheet is predicted whole, tiles judge it."""
+    from remote_sensing.maps.sheets.formats import is_tiles
+
+    if not is_tiles(data):
+        return f"predict {quote(str(data))} --vector gpkg"
+    part = "test" if (data / "test").is_dir() else "val"
+    return f"evaluate {quote(str(data))} --part {part}"
 
 
 def find_examples(
@@ -156,8 +170,9 @@ def find_examples(
     Raises:
         UserError: there are none.
     """
+    from remote_sensing.maps.sheets.examples import siegfried
     from remote_sensing.maps.sheets.formats import find_sheets
-    from remote_sensing.maps.sheets.labels import siegfried, windows
+    from remote_sensing.maps.sheets.windows import windows
 
     if examples.labels is not None:
         sheets = find_sheets(data)

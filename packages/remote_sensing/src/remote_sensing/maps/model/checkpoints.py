@@ -128,7 +128,12 @@ def save_adapter(model: MapSAM, path: Path) -> Path:
 
     with writing(path) as temporary:
         if path.suffix == ".safetensors":
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(adapter_state(model), temporary, metadata={"format": "pt"})
+            temporary.chmod(
+                mode
+            )  # safetensors writes files that only their owner can read; a group shares its adapters
         else:
             torch.save(adapter_state(model), temporary)
     return path

@@ -15,15 +15,14 @@ from rasterio.features import rasterize
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.terminal import track
+from remote_sensing import notices
 from remote_sensing.maps.samples.drawing import Drawn, draw_sheet
 from remote_sensing.maps.sheets.grid import to_map
-from remote_sensing.maps.sheets.labels import NOTICE
 from remote_sensing.maps.sheets.vector_files import NewLayer, write_layers
 from remote_sensing.rasters import open_raster
 
 PIXEL = 1.25  # metres
 CORNER = (2_600_000.0, 1_200_000.0)
-DRAWN = "trained on drawings only"
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def make_samples(out: Path, params: MapSampleParams, *, overwrite: bool = False)
         drawn = draw_sheet(params.size, 1000 * params.seed + i)
         transform = Affine(PIXEL, 0, CORNER[0] + 1.1 * i * params.size * PIXEL, 0, -PIXEL, CORNER[1])
         name = f"sheet_{i + 1}"
-        write_sheet(sheets / f"{name}.tif", drawn.picture, transform, notice=DRAWN)
+        write_sheet(sheets / f"{name}.tif", drawn.picture, transform, notice=notices.DRAWN)
         _write_truth(truth / f"{name}.gpkg", drawn, transform)
     _picture_with_world_file(sheets / "picture.png", draw_sheet(300, 1000 * params.seed + 77).picture)
     _write_tiles(tiles, params)
@@ -103,7 +102,7 @@ def _write_tiles(root: Path, params: MapSampleParams) -> None:
     """Tiles, two thirds of them with a railway; half train, a quarter validates, a quarter tests."""
     from PIL import Image
 
-    write_text(root / NOTICE, DRAWN + "\n")
+    write_text(root / notices.FILE, notices.DRAWN + "\n")
     rng = np.random.default_rng([params.seed, 5])
     side, number = params.tile, 0
     while number < params.tiles:

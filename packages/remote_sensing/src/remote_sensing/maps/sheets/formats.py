@@ -59,14 +59,12 @@ def claim(path: Path) -> Claim | None:
         return Claim("folder of map sheets", surest.certainty, f"for one, {surest.evidence}")
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return None
-    from rasterio.errors import RasterioError
-
-    from remote_sensing.rasters import open_raster
+    from remote_sensing.rasters import UNREADABLE, open_raster
 
     try:
         with open_raster(path) as file:
             bands, kind, size, placed = file.count, file.dtypes[0], (file.width, file.height), file.crs is not None
-    except (RasterioError, OSError, ValueError):
+    except (*UNREADABLE, OSError, ValueError):
         return None
     if bands > 4 or kind.startswith("complex"):
         return None

@@ -16,6 +16,8 @@ from core_runtime.errors import UserError
 from core_runtime.tables import read_table
 from remote_sensing.maps.sheets.grid import Grid, crs_name
 
+_BEYOND = 1e9  # map units: no coordinate system of the earth has coordinates, or pixels, as large
+_TINY = 1e-12  # map units of a pixel
 _FAR = 3.0  # pixels by which control points may miss one transform before it is worth a warning
 
 
@@ -53,6 +55,7 @@ def place(file: Any, path: Path, crs: str | None = None) -> Placement:
         points, points_crs, source = _control_points(file, path)
         if points:
             transform = _fit(points, path, source, warnings)
+            _check_transform(transform, path)
             system = points_crs or system
         else:
             _check_world_file(path)
@@ -94,7 +97,11 @@ def _check_transform(transform: Affine, path: Path) -> None:
     if not all(math.isfinite(value) for value in values):
         raise UserError(f"{path}: its transform is not of numbers ({', '.join(f'{v:g}' for v in values)})", hint)
     a, b, _, d, e, _ = values
-    if abs(a * e - b * d) <= 1e-9 * max(abs(a), abs(b), abs(d), abs(e)) ** 2:
+    if max(map(abs, values)) > _BEYOND:
+        raise UserError(f"{path}: its transform leaves the earth ({', '.join(f'{v:g}' for v in values)})", hint)
+    largest = max(abs(a), abs(b), abs(d), abs(e))
+    # divided first: the squares of tiny numbers are 0
+    if largest < _TINY or abs((a / largest) * (e / largest) - (b / largest) * (d / largest)) <= 1e-9:
         shown = ", ".join(f"{value:g}" for value in (a, b, d, e))
         raise UserError(f"{path}: its transform is degenerate ({shown}): all pixels lie on one line", hint)
 

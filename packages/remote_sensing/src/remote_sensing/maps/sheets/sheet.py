@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, Resampling
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.sheets.georeference import place
 from remote_sensing.maps.sheets.grid import crs_name, preview_shape
 from remote_sensing.maps.sheets.options import SheetOptions
-from remote_sensing.rasters import mirrored, open_raster
+from remote_sensing.rasters import UNREADABLE, mirrored, open_raster
 
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
@@ -44,16 +43,18 @@ class Sheet:
 
     def __init__(self, path: Path, options: SheetOptions = SheetOptions()) -> None:
         self.path, self.options = Path(path), options
+        hint = "give a GeoTIFF or a picture of a map sheet"
         try:
             self.file = open_raster(path)
-        except RasterioError as error:
-            raise UserError(
-                f"{path} cannot be read: {first_line(error)}", "give a GeoTIFF or a picture of a map sheet"
-            ) from None
+        except UNREADABLE as error:
+            raise UserError(f"{path} cannot be read: {first_line(error)}", hint) from None
         try:
             self.bands = self._picture_bands()
             self.grid, self.warnings = place(self.file, self.path, options.crs)
             self.palette = self._palette()
+        except UNREADABLE as error:  # damage that shows only where the file is asked for its colours or its place
+            self.file.close()
+            raise UserError(f"{path} cannot be read: {first_line(error)}", hint) from None
         except BaseException:
             self.file.close()
             raise
@@ -101,7 +102,7 @@ class Sheet:
         try:
             raw = self.file.read(self.bands, window=window)
             valid = self.file.dataset_mask(window=window) > 0
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path.name}: rows {top} to {bottom} cannot be read ({first_line(error)})",
                 "the file is damaged or incomplete there",
@@ -123,7 +124,7 @@ class Sheet:
         how = Resampling.average if self.palette is None else Resampling.nearest
         try:
             small = self.file.read(self.bands, out_shape=(len(self.bands), *shape), resampling=how)
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{self.path.name} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
             ) from None
@@ -201,7 +202,7 @@ class Sheet:
             try:
                 raw = self.file.read(self.bands, window=window)
                 raw = raw[:, self.file.dataset_mask(window=window) > 0]
-            except RasterioError as error:
+            except UNREADABLE as error:
                 raise UserError(
                     f"{self.path.name}: rows {top} to {top + rows} cannot be read ({first_line(error)})",
                     "the file is damaged or incomplete there",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from remote_sensing.maps.metrics import calibration_error
 from remote_sensing.maps.model.folder import SheetModel
-from remote_sensing.maps.sheets.labels import Example
+from remote_sensing.maps.sheets.examples import Example
 
 
 class Calibration(NamedTuple):

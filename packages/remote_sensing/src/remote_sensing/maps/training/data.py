@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core_runtime.errors import UserError
 from core_runtime.training import EpochOrder, first_epoch
-from remote_sensing.maps.sheets.labels import Examples
+from remote_sensing.maps.sheets.examples import Examples
 from remote_sensing.maps.training.augment import augment
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.features import geometry_mask
 from shapely.geometry import LineString
 
@@ -34,7 +33,7 @@ from remote_sensing.maps.sheets.vector_files import (
 from remote_sensing.maps.vectors.centrelines import bridged, centre_lines, pruned
 from remote_sensing.maps.vectors.options import VectorOptions
 from remote_sensing.maps.vectors.polygons import Feature, polygonise, polygons_of, simplified, with_probability
-from remote_sensing.rasters import open_raster
+from remote_sensing.rasters import UNREADABLE, open_raster
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def vectorise(
                 nodata=nodata,
                 min_area=min_area / grid.pixel**2,
             )
-        except RasterioError as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"{mask} cannot be read ({first_line(error)})", "the file is damaged or incomplete"
             ) from None
@@ -202,7 +201,7 @@ def class_names(mask_file: Any) -> dict[int, str]:
 def _open(path: Path) -> Any:
     try:
         return open_raster(path)
-    except RasterioError as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}", "give the files that predict wrote") from None
 
 

@@ -1,0 +1,67 @@
+"""Where a scene lies on the ground, and how large its pixels are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rasterio.warp import transform as reproject
+
+from core_runtime.errors import UserError
+
+METRES_PER_DEGREE = 111_320.0
+
+
+def check_place(file: Any, path: Path, warnings: list[str]) -> None:
+    """Refuses coordinates that would be lost or mean nothing.
+
+    Args:
+        file: as rasterio opened it.
+        path: of the scene.
+        warnings: what the user should know is added.
+
+    Raises:
+        UserError: degenerate transforms and world files, ground control points.
+    """
+    transform = file.transform
+    numbers = tuple(transform)[:6]
+    if not all(map(math.isfinite, numbers)) or transform.determinant == 0:
+        hint = "mend the world file or the GeoTIFF's transform"
+        raise UserError(f"{path}: its coordinates are degenerate (transform {numbers})", hint)
+    unused = [path.name for path in _world_files(path) if path.is_file()]
+    if transform.is_identity and unused:
+        raise UserError(f"{path}: its world file {unused[0]} is degenerate", "mend it, or take it away")
+    if transform.is_identity and file.gcps[0]:
+        raise UserError(
+            f"{path} holds {len(file.gcps[0])} ground control points, which are not applied to its pixels",
+            "apply them first: gdalwarp -t_srs EPSG:… SCENE OUT.tif",
+        )
+    if file.crs is None:
+        warnings.append("no coordinate system: the map has the same pixel grid and none either")
+
+
+def pixel_size(transform: Any, crs: Any, height: int, width: int) -> float | None:
+    """The side of a pixel on the ground in metres, at the middle of the scene; None where the file does not say."""
+    if crs is None:
+        return None
+    row, column = height / 2, width / 2
+    corners = [transform * (column, row), transform * (column + 1, row), transform * (column, row + 1)]
+    try:
+        longitudes, latitudes = reproject(crs, "EPSG:4326", *zip(*corners, strict=True))[:2]
+    except Exception:  # a local system: rasterio and PROJ raise what they like
+        return None
+    metres = METRES_PER_DEGREE * math.cos(math.radians(latitudes[0]))
+    across = (metres * (longitudes[1] - longitudes[0]), METRES_PER_DEGREE * (latitudes[1] - latitudes[0]))
+    down = (metres * (longitudes[2] - longitudes[0]), METRES_PER_DEGREE * (latitudes[2] - latitudes[0]))
+    area = abs(across[0] * down[1] - across[1] * down[0])
+    return area**0.5 if math.isfinite(area) and area > 0 else None
+
+
+def _world_files(path: Path) -> Iterable[Path]:
+    """Where the world file of a picture would be: scan.pgw, scan.pngw, scan.wld."""
+    ending = path.suffix.lower().removeprefix(".")
+    if not ending:
+        return []
+    return [path.with_suffix(f".{name}") for name in (f"{ending[0]}{ending[-1]}w", f"{ending}w", "wld")]

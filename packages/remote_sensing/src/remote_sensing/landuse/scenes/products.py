@@ -1,0 +1,125 @@
+"""Scenes that are folders: a Sentinel-2 SAFE product, or files named after their bands. All must be of one place and one date."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core_runtime.errors import UserError
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, band_of_file
+from remote_sensing.landuse.scenes.formats import SCENES, is_safe
+from remote_sensing.landuse.scenes.sources import UNIT, Source, reflectance_scale
+
+_DATE = re.compile(r"(?<!\d)(20\d{2}[01]\d[0-3]\d)(?:T\d{6})?(?!\d)")
+_METADATA_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+
+
+def sources_of_folder(
+    path: Path, open_band: Callable[[Path], Any], quantification: float | None, warnings: list[str]
+) -> dict[str, Source]:
+    """The finest file of each band; all of one place and one date.
+
+    Args:
+        path: a folder of band files, or a SAFE product.
+        open_band: opens a band file.
+        quantification: the value that means a reflectance of 1; read off the metadata or the values where it is None.
+        warnings: what the user should know is added.
+
+    Raises:
+        UserError: no bands, bands of several scenes, or values that are not understood.
+    """
+    candidates: dict[str, list[Path]] = {}
+    for file in sorted(path.rglob("*")):
+        name = band_of_file(file.stem)
+        if name is None or file.suffix.lower() not in SCENES or {"QI_DATA", "HTML"} & set(file.parts):
+            continue
+        candidates.setdefault(name, []).append(file)
+    if not candidates:
+        hint = "give a .SAFE folder or a folder of bands"
+        raise UserError(f"{path}: no band files (B02.tif, …_B02_10m.jp2)", hint)
+    _refuse_mixed_dates(path, [file for files in candidates.values() for file in files])
+    finest: dict[str, Path] = {}
+    for name, files in candidates.items():
+        best = min(files, key=_resolution)
+        if sum(_resolution(file) == _resolution(best) for file in files) > 1:
+            names = ", ".join(file.name for file in files[:3])
+            raise UserError(f"{path}: the band {name} is there twice ({names})", "give a folder of one scene")
+        finest[name] = best
+    opened = {name: open_band(finest[name]) for name in FILE_ORDER if name in finest}
+    _refuse_mixed_places(path, opened)
+    offsets, unit = _metadata(path)
+    is_product = is_safe(path)
+    if is_product:
+        _check_baseline(path, offsets)
+    if any(offsets.values()):
+        warnings.append("the product's radiometric offset is taken off, as in the products of before 2022")
+    sources = {}
+    for name, file in opened.items():
+        if is_product:
+            scale = UNIT / (quantification or unit)
+            sources[name] = Source(file, 1, scale, offsets.get(name, 0.0) * scale, zero_is_empty=True)
+        else:
+            scale = reflectance_scale(file, [0], path, quantification, warnings)
+            sources[name] = Source(file, 1, file.scales[0] * scale, file.offsets[0] * scale, zero_is_empty=True)
+    warnings[:] = dict.fromkeys(warnings)  # each band says the same
+    return sources
+
+
+def _check_baseline(path: Path, offsets: Mapping[str, float]) -> None:
+    """Since baseline 04.00 (January 2022) every value has an offset, which the metadata say."""
+    baseline = re.search(r"_N(\d{4})_", path.name)
+    if baseline and "0400" <= baseline[1] < "9000" and not offsets:
+        raise UserError(
+            f"{path}: a product of baseline {baseline[1]} without offsets in MTD_MSIL*.xml",
+            "its metadata are missing or damaged: download the product again",
+        )
+
+
+def _refuse_mixed_dates(path: Path, files: Iterable[Path]) -> None:
+    dates = sorted({match[1] for file in files if (match := _DATE.search(file.name))})
+    if len(dates) > 1:
+        raise UserError(
+            f"{path}: its bands are of {len(dates)} dates ({', '.join(dates[:4])})",
+            "put the bands of each date into a folder of their own",
+        )
+
+
+def _refuse_mixed_places(path: Path, files: Mapping[str, Any]) -> None:
+    """All bands must have one coordinate system and cover the same ground."""
+    first_name, first = next(iter(files.items()))
+    for name, file in files.items():
+        if file.crs != first.crs:
+            systems = f"{first_name} in {_spelled(first.crs)}, {name} in {_spelled(file.crs)}"
+            raise UserError(
+                f"{path}: its bands have different coordinate systems ({systems})",
+                "project them to one (gdalwarp -t_srs), or put each scene into a folder of its own",
+            )
+        tolerance = max(abs(file.transform.a), abs(first.transform.a), abs(file.transform.b))
+        if any(abs(a - b) > tolerance for a, b in zip(file.bounds, first.bounds, strict=True)):
+            raise UserError(
+                f"{path}: the bands {first_name} and {name} do not cover the same ground",
+                "crop them to one extent (gdalwarp -te), or put each scene into a folder of its own",
+            )
+
+
+def _spelled(crs: Any) -> str:
+    return crs.to_string() if crs else "none"
+
+
+def _resolution(path: Path) -> int:
+    """Metres per pixel that a file's name says; 0 where it says none."""
+    match = re.search(r"_(10|20|60)m$", path.stem)
+    return int(match[1]) if match else 0
+
+
+def _metadata(folder: Path) -> tuple[dict[str, float], float]:
+    """What is added to every value, by band (−1000 in products since baseline 04.00), and the value of a reflectance of 1."""
+    for path in folder.glob("MTD_MSIL*.xml"):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        entries = re.findall(r'<(?:RADIO|BOA)_ADD_OFFSET\s+band_id="(\d+)">\s*(-?\d+)\s*<', text)
+        offsets = {_METADATA_ORDER[int(i)]: float(v) for i, v in entries if int(i) < len(_METADATA_ORDER)}
+        unit = re.search(r"<(?:BOA_)?QUANTIFICATION_VALUE[^>]*>\s*(\d+(?:\.\d+)?)\s*<", text)
+        return offsets, float(unit[1]) if unit and float(unit[1]) > 0 else UNIT
+    return {}, UNIT

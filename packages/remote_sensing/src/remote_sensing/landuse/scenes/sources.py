@@ -1,0 +1,172 @@
+"""The bands of a file of reflectances: which they are, and what their values mean.
+
+Reflectances are given as Sentinel-2 products write them since 2015, × 10,000 and without offset, however the files spell them: scale and offset
+of the file, values of 0 to 1. What cannot be told is refused, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.windows import Window
+
+from core_runtime.errors import UserError
+from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, RGB_BANDS, band_of
+from remote_sensing.rasters import UNREADABLE
+
+UNIT = 10_000.0  # what a reflectance of 1 is here
+
+
+@dataclass(frozen=True)
+class Source:
+    """One band of a scene: ``value · scale + offset`` is what the scene gives.
+
+    Attributes:
+        file: opened.
+        index: of the band in it.
+        zero_is_empty: whether the value 0 means that there is no data, as in Sentinel-2 products.
+    """
+
+    file: Any
+    index: int
+    scale: float = 1.0
+    offset: float = 0.0
+    zero_is_empty: bool = False
+
+
+def sources_of(
+    file: Any, path: Path, bands: Sequence[str] | None, quantification: float | None, warnings: list[str]
+) -> dict[str, Source]:
+    """The bands of one file, by what it says of them.
+
+    Args:
+        file: as rasterio opened it.
+        path: of the file.
+        bands: names of its bands in order, where it does not say them.
+        quantification: the value that means a reflectance of 1; read off the file where it is None.
+        warnings: what the user should know is added.
+
+    Raises:
+        UserError: bands or values that are not understood.
+    """
+    indices = [i for i, colour in enumerate(file.colorinterp) if colour != ColorInterp.alpha]
+    if bands is not None:
+        names = _given_names(bands, len(indices), path)
+    else:
+        names = _names_of(file, indices, path, warnings)
+    named = {name: index for name, index in zip(names, indices, strict=True) if name}
+    if file.dtypes[0] == "uint8" and set(named) == set(RGB_BANDS) and quantification is None:
+        named = {"R": named["B04"], "G": named["B03"], "B": named["B02"]}
+    if tuple(named) == RGB:
+        if file.dtypes[0] != "uint8":
+            raise UserError(f"{path}: R, G, B are 8-bit pictures, these values are {file.dtypes[0]}")
+        return {name: Source(file, index + 1) for name, index in named.items()}
+    scale = reflectance_scale(file, list(named.values()), path, quantification, warnings)
+    sources = {}
+    for name, i in named.items():
+        sources[name] = Source(file, i + 1, file.scales[i] * scale, file.offsets[i] * scale)
+    return sources
+
+
+def _given_names(bands: Sequence[str], count: int, path: Path) -> list[str]:
+    if len(bands) != count:
+        raise UserError(f"{path} has {count} bands, {len(bands)} names were given", "name every band with --bands")
+    names = [name.upper() if name.upper() in RGB else band_of(name) or "" for name in bands]
+    unknown = [name for name, band in zip(bands, names, strict=True) if not band]
+    if unknown:
+        raise UserError(f"--bands: {', '.join(unknown)} is not a band of Sentinel-2", f"known: {', '.join(FILE_ORDER)}")
+    _refuse_twice(names, path)
+    return names
+
+
+def _names_of(file: Any, indices: Sequence[int], path: Path, warnings: list[str]) -> list[str]:
+    """A name for each band, "" for one that is not a band of Sentinel-2."""
+    descriptions = [file.descriptions[i] or "" for i in indices]
+    if any(descriptions):
+        names = [band_of(text) or "" for text in descriptions]
+        if not any(names):
+            raise UserError(
+                f"{path}: its bands are called {', '.join(map(repr, descriptions[:4]))} …, which is not understood",
+                "say which they are, in the order of the file: --bands B02,B03,B04,B08",
+            )
+        others = [text or "(no name)" for text, name in zip(descriptions, names, strict=True) if not name]
+        if others:
+            warnings.append(f"{len(others)} bands are not used: {', '.join(others[:6])}")
+        _refuse_twice([name for name in names if name], path)
+        return names
+    if len(indices) == len(RGB) and file.dtypes[0] == "uint8":
+        colours = {file.colorinterp[i]: name for i, name in zip(indices, RGB, strict=True)}
+        order = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
+        if set(colours) == set(order):
+            return [order[file.colorinterp[i]] for i in indices]
+        return list(RGB)
+    if len(indices) == len(FILE_ORDER):
+        warnings.append("the file names no bands: EuroSAT's order is assumed (B8A last); --bands says another")
+        return list(FILE_ORDER)
+    raise UserError(
+        f"{path} has {len(indices)} bands of {file.dtypes[0]} without names",
+        "say which they are, in the order of the file: --bands B02,B03,B04,B08",
+    )
+
+
+def _refuse_twice(names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            hint = "say which each is, in the order of the file: --bands B02,B03,B04,B08"
+            raise UserError(f"{path}: two bands are called {name}", hint)
+
+
+def reflectance_scale(
+    file: Any, indices: Sequence[int], path: Path, quantification: float | None, warnings: list[str]
+) -> float:
+    """The factor from the file's values (after its own scale and offset) to reflectance × 10,000.
+
+    Raises:
+        UserError: the values cannot be reflectances of 0 to 1, nor these × 10,000.
+    """
+    if quantification is not None:
+        return UNIT / quantification
+    hint = "--quantification says which value means a reflectance of 1"
+    if all(file.dtypes[i] in ("uint8", "int8") for i in indices):
+        raise UserError(f"{path}: {len(indices)} bands of 8-bit values are not reflectances", hint)
+    values = _sample(file, indices)
+    if not len(values):
+        return 1.0  # nothing but missing data, which is said where the scene is read
+    high = float(np.percentile(values, 99.9))
+    if high > 100 and high <= 30_000:
+        return 1.0
+    is_whole = file.dtypes[indices[0]].startswith(("int", "uint")) and file.scales[indices[0]] == 1
+    if high <= 2 and not is_whole:
+        warnings.append("reflectances of 0 to 1 are taken × 10,000")
+        return UNIT
+    if high <= 100 and is_whole:  # a dark scene
+        return 1.0
+    raise UserError(f"{path}: values up to {high:g} are neither reflectances of 0 to 1 nor these × 10,000", hint)
+
+
+def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64) -> NDArray[np.float64]:
+    """Values of some windows spread over a file, with its own scale and offset; without missing ones and zeros."""
+    values = []
+    bands = [i + 1 for i in indices]
+    for row in range(windows):
+        for column in range(windows):
+            top = int((file.height - min(side, file.height)) * row / max(windows - 1, 1))
+            left = int((file.width - min(side, file.width)) * column / max(windows - 1, 1))
+            window = Window(left, top, min(side, file.width), min(side, file.height))  # pyright: ignore[reportCallIssue]
+            try:
+                layers = file.read(bands, window=window).astype(np.float64)
+                valid = file.read_masks(bands, window=window) > 0
+            except UNREADABLE as error:
+                raise UserError(
+                    f"{file.name}: rows from {top} cannot be read ({error})", "the file is damaged"
+                ) from None
+            for layer, has_data, i in zip(layers, valid, indices, strict=True):
+                usable = has_data & np.isfinite(layer) & (layer != 0)
+                values.append(layer[usable] * file.scales[i] + file.offsets[i])
+    return np.concatenate(values)
