@@ -45,3 +45,29 @@ def rotary_half(
 ) -> Float[Tensor, "batch heads length width"]:
     """`rotate` in half-split pairing at `positions`."""
     return rotate(t, rotary_angles(positions, t.shape[-1], theta, t.dtype))
+
+
+def rotary_tables(
+    positions: Shaped[Tensor, "*lead length"],
+    width: int,
+    theta: float = 10000.0,
+    pairing: Pairing = "half",
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Float[Tensor, "*lead length width"], Float[Tensor, "*lead length width"]]:
+    """cos and signed sin of every channel, for `turn`."""
+    angles = rotary_angles(positions, width, theta, dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    if pairing == "half":
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+    return torch.stack([cos, cos], -1).flatten(-2), torch.stack([-sin, sin], -1).flatten(-2)
+
+
+def turn(
+    t: Float[Tensor, "*lead width"],
+    cos: Float[Tensor, "*cos_lead width"],
+    sin: Float[Tensor, "*sin_lead width"],
+    pairing: Pairing = "half",
+) -> Float[Tensor, "*out width"]:
+    """`rotate` by tables made before, in three operations: for one token at a time."""
+    partner = t.roll(t.shape[-1] // 2, -1) if pairing == "half" else t.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(t * cos, partner, sin)

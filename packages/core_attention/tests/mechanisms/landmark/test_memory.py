@@ -25,7 +25,7 @@ def stream(length=43, batch=2):
 def test_with_all_blocks_in_reach_chunks_equal_one_forward(pairing, choice, split):
     # a key that is read at its true distance: top_k + 1 blocks hold everything
     module, x = layer(pairing=pairing), stream()
-    memory = module.memory(9, choice=choice)
+    memory = module.new_cache(9, choice=choice)
     parts = [module(part, cache=memory) for part in x.split(split, dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), module(x))
     assert len(memory) == 8
@@ -37,10 +37,10 @@ def test_with_all_blocks_in_reach_chunks_equal_one_forward(pairing, choice, spli
 @torch.no_grad()
 def test_a_batch_equals_each_sample_alone(choice):
     module, x = layer(), stream(80)
-    memory = module.memory(2, choice=choice, capacity=7)
+    memory = module.new_cache(2, choice=choice, capacity=7)
     together = torch.cat([module(part, cache=memory) for part in x.split(9, dim=1)], dim=1)
     for i in range(2):
-        memory = module.memory(2, choice=choice, capacity=7)
+        memory = module.new_cache(2, choice=choice, capacity=7)
         alone = torch.cat([module(part, cache=memory) for part in x[i : i + 1].split(9, dim=1)], dim=1)
         torch.testing.assert_close(together[i : i + 1], alone)
 
@@ -51,7 +51,7 @@ def test_slices_of_queries_do_not_matter(monkeypatch):
     results = []
     for scratch in (1, 1 << 24):
         monkeypatch.setattr("core_attention.mechanisms.landmark.memory.SCRATCH", scratch)
-        memory = module.memory(3)
+        memory = module.new_cache(3)
         results.append(torch.cat([module(part, cache=memory) for part in x.split(25, dim=1)], dim=1))
     torch.testing.assert_close(*results)
 
@@ -60,16 +60,16 @@ def test_slices_of_queries_do_not_matter(monkeypatch):
 @torch.no_grad()
 def test_where_and_how_blocks_are_kept(options):
     module, x = layer(), stream(100)
-    memory, plain = module.memory(3, choice="max_over_tokens", **options), module.memory(3, choice="max_over_tokens")
+    memory, plain = module.new_cache(3, choice="max_over_tokens", **options), module.new_cache(3, choice="max_over_tokens")
     for part in x.split(12, dim=1):
         ours, expected = module(part, cache=memory), module(part, cache=plain)
     if "capacity" in options:
         assert len(memory) == 4
-        assert memory._landmarks.shape[2] <= 16
+        assert memory.landmarks.shape[2] <= 16
     else:
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
         assert len(memory) == 20
-    memory.clear()
+    memory.reset()
     assert (len(memory), memory.length, memory.start) == (0, 0, 0)
     torch.testing.assert_close(module(x[:, :7], cache=memory), module(x[:, :7]))
 
@@ -136,7 +136,7 @@ def test_errors():
         memory.attend(*(x.repeat(2, 1, 1, 1) for x in (q, k, v)))
     module = layer()
     with pytest.raises(ValueError, match="a memory counts landmarks and positions itself"):
-        module(stream(5), cache=module.memory(2), positions=torch.arange(5))
+        module(stream(5), cache=module.new_cache(2), positions=torch.arange(5))
     with pytest.raises(ValueError, match=r"expected \(batch, length, 24\), got \(1, 5, 8\)"):
         module(torch.zeros(1, 5, 8))
     with pytest.raises(ValueError, match="got 10, 4 and 4"):

@@ -80,7 +80,7 @@ def test_reading_in_chunks(recorded, name):
     config, ids = case.config, case.input["idx"]
     model, every = Model(case), config["mem_cache_freq"]
     memories = [
-        layer.memory(config["cache_topk"], choice=config["cache_selection_method"], capacity=config["mem_cache_size"])
+        layer.new_cache(config["cache_topk"], choice=config["cache_selection_method"], capacity=config["mem_cache_size"])
         for layer in model.layers
     ]
     parts = []
@@ -99,7 +99,7 @@ def test_decoding_token_by_token(recorded, name):
     model, every = Model(case), config["mem_freq"]
     offload = config["offload_cache_to_cpu"]
     memories = [
-        layer.memory(
+        layer.new_cache(
             config["cache_top_k"], choice="max_over_tokens" if offload else "per_token_and_head", offload=offload
         )
         for layer in model.layers

@@ -1,6 +1,7 @@
 """The attention layer of Doge (transformers' `models/doge`, and the kernel repository's variant), and the cache it decodes with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -17,17 +18,20 @@ from core_attention.mechanisms.dma.attention import (
     importance,
 )
 from core_attention.mechanisms.dma.tiles import key_lifetimes
-from core_attention.parts.rotary import rotary_angles, rotate
+from core_attention.capture.recording import active
+from core_attention.parts.cache import Cache, Rows, check_crop, setting
+from core_attention.parts.rotary import rotary_angles, rotate, turn
+from core_attention.parts.transforms import readable
 
 
 class Kept(NamedTuple):
-    """What a cache holds of each key: rows of one (batch, key head), in no order once tokens were inserted."""
+    """Keys that a query may see: rows of one (batch, key head), in no order once tokens were inserted."""
 
     keys: Float[Tensor, "batch kv_heads kept dim"]
     values: Float[Tensor, "batch kv_heads kept dim"]
     bias: Float[Tensor, "batch kv_heads kept"]
-    allowed: Bool[Tensor, "batch kv_heads kept"]
     position: Int[Tensor, "batch kv_heads kept"]
+    allowed: Bool[Tensor, "batch kv_heads kept"]
 
     def at(self, index: Int[Tensor, "batch kv_heads n"]) -> "Kept":
         return Kept(*(x.gather(2, _like(x, index)) for x in self))
@@ -38,16 +42,42 @@ def _like(x: Tensor, index: Tensor) -> Tensor:
 
 
 @dataclass
-class DynamicMaskCache:
+class DynamicMaskCache(Cache):
     """The keys that may still be seen: at most `window` a key head, however long the context.
 
     A key that `window` others outrank is never kept again, so it need not be stored: a decoded token is one insertion into a set of fixed size.
-    Holds detached tensors; build one for each layer and each generation.
+    Holds detached tensors.
+
+    Attributes:
+        window: keys kept, that of the layer.
+        length: tokens read so far, padding included.
+        rows: keys, values, importance, position and whether a key may be seen at all (padding may not).
+        padded: whether any token was ever masked.
     """
 
-    window: int
-    length: int = 0  # tokens read so far, padding included
-    kept: Kept | None = None
+    window: int = setting()
+    length: int = 0
+    rows: Rows = field(default_factory=Rows)
+    padded: bool = False
+
+    @property
+    def kept(self) -> Kept | None:
+        """What is held; None before the first token."""
+        return Kept(*self.rows.rows) if self.rows.room is not None else None
+
+    def crop(self, length: int) -> None:
+        """Forgets the tokens from `length` on; impossible once an older key had to go.
+
+        Raises:
+            ValueError: more than `window` tokens were read, or `length` is not from 0 to their number.
+        """
+        check_crop(length, self.length)
+        if self.length > self.window and length < self.length:
+            raise ValueError(
+                f"of {self.length} tokens the cache keeps {self.window}: it cannot go back to {length}; keep a copy (copy.deepcopy) to return to"
+            )
+        self.rows.crop(length)
+        self.length = length
 
     def extend(
         self,
@@ -64,34 +94,41 @@ class DynamicMaskCache:
         count = k.shape[2]
         allowed = torch.ones_like(bias, dtype=torch.bool) if mask is None else mask[:, None].expand_as(bias)
         position = torch.arange(self.length, self.length + count, device=k.device).expand_as(bias)
-        new = Kept(k, v, bias, allowed, position)
-        held = Kept(*(x[:, :, :0] for x in new)) if self.kept is None else self.kept
-        if k.shape[:2] != held.keys.shape[:2]:
+        new, held = Kept(k, v, bias, position, allowed), self.kept
+        if held is not None and k.shape[:2] != held.keys.shape[:2]:
             raise ValueError(
                 f"the cache holds (batch, kv_heads) = {tuple(held.keys.shape[:2])}, the new keys are {tuple(k.shape[:2])}"
             )
         self.length += count
-        if count == 1 and held.keys.shape[2] == self.window and not torch.is_grad_enabled():
-            _insert(held, new)
+        self.padded = self.padded or mask is not None
+        if count == 1 and held is not None and held.keys.shape[2] == self.window and not torch.is_grad_enabled():
+            _insert(held, new, self.padded)
             return held
-        seen = Kept(*(torch.cat(pair, dim=2) for pair in zip(held, new, strict=True)))
-        seen = seen.at(seen.position.argsort(dim=-1))  # the tie rule needs them by age
-        self.kept = Kept(*(x.detach() for x in seen))
+        seen = Kept(*self.rows.extend(*new))
+        if self.length - count > self.window or count > 1:
+            seen = seen.at(seen.position.argsort(dim=-1))  # the tie rule needs them by age
         if seen.keys.shape[2] > self.window:
             lifetimes = key_lifetimes(seen.bias, self.window, seen.allowed)
-            self.kept = self.kept.at(lifetimes.topk(self.window, dim=-1, sorted=False).indices)
+            kept = Kept(*(x.detach() for x in seen)).at(lifetimes.topk(self.window, dim=-1, sorted=False).indices)
+            self.rows = Rows()
+            self.rows.extend(*kept)
         return seen
 
 
-def _insert(held: Kept, new: Kept) -> None:
+def _insert(held: Kept, new: Kept, padded: bool) -> None:
     """Puts one token in the place of the least important key, the oldest of equals, unless the token itself is the least."""
-    rank, new_rank = (x.bias.nan_to_num(nan=torch.inf).masked_fill(~x.allowed, -torch.inf) for x in (held, new))
+    rank, new_rank = (x.bias.nan_to_num(nan=torch.inf) for x in (held, new))
+    if padded:
+        rank, new_rank = rank.masked_fill(~held.allowed, -torch.inf), new_rank.masked_fill(~new.allowed, -torch.inf)
     lowest = rank.amin(-1, keepdim=True)
     slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
-    enters = new.allowed & (new_rank >= lowest)
-    for x, y in zip(held, new, strict=True):
-        place = _like(x, slot)
-        x.scatter_(2, place, torch.where(_like(x, enters), y, x.gather(2, place)))
+    enters = new_rank >= lowest
+    if padded:
+        enters = enters & new.allowed
+    of_row, enters_row = (x[..., None] for x in (slot, enters))
+    for x, y in zip(held[: 5 if padded else 4], new, strict=False):
+        place = of_row.expand(-1, -1, -1, x.shape[-1]) if x.ndim == 4 else slot
+        x.scatter_(2, place, torch.where(enters_row if x.ndim == 4 else enters, y, x.gather(2, place)))
 
 
 class DynamicMaskAttention(nn.Module):
@@ -185,6 +222,38 @@ class DynamicMaskAttention(nn.Module):
         bias = importance(self.dt_proj(v), self.A, self.form)
         return rotate(q, angles), rotate(k, angles), self._split(v).transpose(1, 2), bias
 
+    def new_cache(self) -> DynamicMaskCache:
+        """An empty cache for this layer; one for each generation."""
+        return DynamicMaskCache(self.window, rows=Rows())
+
+    def _decodes(self, x: Tensor, cache: DynamicMaskCache) -> bool:
+        """Whether a call is one more token of a plain generation: no gradient, no padding so far, no capture, float32 or wider."""
+        plain = x.shape[1] == 1 and cache.length > 0 and not cache.padded and x.dtype in (torch.float32, torch.float64)
+        quiet = not torch.is_grad_enabled() and not torch.is_autocast_enabled(x.device.type) and not active()
+        return plain and quiet and readable(x) and not (self.training and self.dropout)
+
+    def _decode(self, x: Tensor, cache: DynamicMaskCache) -> Tensor:
+        """One more token, in as few operations as it takes."""
+        v = self.v_proj(x)
+        bias = importance(self.dt_proj(v), self.A, self.form)
+        q, k = (
+            _normed(self._split(project(x)), norm).transpose(1, 2)
+            for project, norm in ((self.q_proj, self.q_norm), (self.k_proj, self.k_norm))
+        )
+        angles = cache.length * _frequencies(self.head_dim, self.theta, x.dtype, x.device)
+        turned = turn(torch.cat([q, k], 1), angles.cos().repeat(2), _signed(angles.sin()))
+        q, k = turned.split([self.heads, self.kv_heads], 1)
+        seen = cache.extend(k, self._split(v).transpose(1, 2), bias.squeeze(2))
+        rows = (seen.keys.shape[0] * self.kv_heads, -1)
+        scores = torch.baddbmm(
+            seen.bias.reshape(rows[0], 1, -1),
+            q.reshape(*rows, self.head_dim),
+            seen.keys.flatten(0, 1).mT,
+            alpha=self.head_dim**-0.5,
+        )
+        out = torch.bmm(scores.softmax(-1), seen.values.flatten(0, 1))
+        return self.o_proj(out.view(x.shape[0], 1, -1))
+
     def _split(self, x: Tensor) -> Tensor:
         """The last axis as heads and their channels."""
         return x.unflatten(-1, (-1, self.head_dim))
@@ -211,20 +280,22 @@ class DynamicMaskAttention(nn.Module):
         """
         if x.ndim != 3 or x.shape[-1] != self.q_proj.in_features:
             raise ValueError(f"expected (batch, length, {self.q_proj.in_features}), got {tuple(x.shape)}")
+        if cache is not None and cache.window != self.window:
+            raise ValueError(f"the cache keeps {cache.window} keys, this layer {self.window}")
+        if cache is not None and mask is None and positions is None and backend == "auto" and self._decodes(x, cache):
+            return self._decode(x, cache)
         if positions is None:
             start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + x.shape[1], device=x.device)
         q, k, v, bias = self.project(x, rotary_angles(positions, self.head_dim, self.theta, x.dtype))
         if cache is not None:
-            if cache.window != self.window:
-                raise ValueError(f"the cache keeps {cache.window} keys, this layer {self.window}")
             if mask is not None and mask.shape != x.shape[:2]:
                 raise ValueError(
                     f"with a cache the mask must be (batch, length) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}"
                 )
             seen = cache.extend(k, v, bias.squeeze(2), mask)
             k, v, bias = seen.keys, seen.values, seen.bias[:, :, None]
-            mask = None if bool(seen.allowed.all()) else seen.allowed[:, :, None]
+            mask = seen.allowed[:, :, None] if cache.padded and not bool(seen.allowed.all()) else None
         out = dynamic_mask_attention(
             q,
             k,
@@ -246,6 +317,23 @@ class DynamicMaskAttention(nn.Module):
         bias = self.project(x)[3]
         kept = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
         return kept.repeat_interleave(self.heads // self.kv_heads, dim=1)
+
+
+def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """`norm(x)` written out: on the CPU torch's own takes as long as a product for one token."""
+    assert norm.eps is not None
+    return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * norm.weight
+
+
+@lru_cache(maxsize=64)
+def _frequencies(width: int, theta: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The angles of position 1; only asked for outside compilers and modes, so that nothing of theirs stays here."""
+    with torch.inference_mode(False):
+        return rotary_angles(torch.ones(1, device=device), width, theta, dtype)[0]
+
+
+def _signed(sin: Tensor) -> Tensor:
+    return torch.cat([-sin, sin])
 
 
 def example(tokens: int) -> Example:

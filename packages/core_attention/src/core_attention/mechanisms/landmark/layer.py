@@ -51,7 +51,7 @@ class LandmarkAttention(nn.Module):
         self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
         self.o_proj = nn.Linear(width, width, bias=bias)
 
-    def memory(self, top_k: int, **options) -> LandmarkMemory:
+    def new_cache(self, top_k: int, **options) -> LandmarkMemory:
         """An empty memory for this layer; options as in `LandmarkMemory`."""
         return LandmarkMemory(self.block, top_k, pairing=self.pairing, theta=self.theta, **options)
 

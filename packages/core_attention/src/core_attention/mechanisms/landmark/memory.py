@@ -1,10 +1,11 @@
 """Reading any length with landmark attention: finished blocks wait in a store, and each query reads the few whose landmarks it scores highest.
 
-Keys are kept without position. A chunk of queries sees [the chosen blocks, oldest first; the unfinished block; the chunk itself] at the
+Keys are kept turned by their place in their block alone. A chunk of queries sees [the chosen blocks, oldest first; the unfinished block; the chunk itself] at the
 "stingy" positions of the published code: the K newest blocks keep their true distance, all older ones stand in one slot before them. So no
-distance exceeds what was seen in training, however long the text.
+distance exceeds what was seen in training, however long the text. Turning the query back by the distance of a block is all that a position costs.
 """
 
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,7 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from core_attention.mechanisms.landmark.attention import grouped_softmax, landmark_flags
+from core_attention.mechanisms.landmark.token import Tables, one_token, turned_tables
+from core_attention.parts.cache import Cache, check_crop, setting
 from core_attention.parts.rotary import Pairing, rotary_angles, rotate
+from core_attention.parts.transforms import readable
 
 Choice = Literal["per_token_and_head", "max_over_heads", "max_over_tokens"]
 SCRATCH = 1 << 24  # numbers that the blocks read for one slice of queries may take
@@ -27,7 +31,8 @@ class Prefix(NamedTuple):
     start: int
 
 
-class LandmarkMemory:
+@dataclass
+class LandmarkMemory(Cache):
     """The store of one attention layer, and the attention that reads it.
 
     Args:
@@ -42,52 +47,84 @@ class LandmarkMemory:
         dtype: of the stored blocks, where it differs from that of the keys.
         pairing, theta: of the rotary embedding.
 
+    Attributes:
+        length: positions read so far, landmarks included.
+        keys, values: blocks, (batch, kv_heads, room, block, dim); those from `first` on, `count` of them, are live.
+        landmarks: keys of the landmarks, (batch, kv_heads, room, dim).
+        tail_keys, tail_values: the unfinished block, (batch, kv_heads, block, dim), of which ``length % block`` places are taken.
+
     Raises:
         ValueError: a size below 1, or an unknown choice.
     """
 
-    def __init__(
-        self,
-        block: int,
-        top_k: int,
-        *,
-        choice: Choice = "per_token_and_head",
-        capacity: int | None = None,
-        offload: bool = False,
-        dtype: torch.dtype | None = None,
-        pairing: Pairing = "half",
-        theta: float = 10000.0,
-    ) -> None:
-        for name, value in (("block", block), ("top_k", top_k), ("capacity", 1 if capacity is None else capacity)):
+    block: int = setting()
+    top_k: int = setting()
+    _: KW_ONLY
+    choice: Choice = setting("per_token_and_head")
+    capacity: int | None = setting(None)
+    offload: bool = setting(False)
+    dtype: torch.dtype | None = setting(None)
+    pairing: Pairing = setting("half")
+    theta: float = setting(10000.0)
+    length: int = 0
+    first: int = 0
+    count: int = 0
+    keys: Tensor | None = None
+    values: Tensor | None = None
+    landmarks: Tensor | None = None
+    tail_keys: Tensor | None = None
+    tail_values: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        sizes = (("block", self.block), ("top_k", self.top_k), ("capacity", 1 if self.capacity is None else self.capacity))
+        for name, value in sizes:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if choice not in ("per_token_and_head", "max_over_heads", "max_over_tokens"):
-            raise ValueError(f"unknown choice {choice!r}: per_token_and_head, max_over_heads or max_over_tokens")
-        self.block, self.top_k, self.capacity = block, top_k, capacity
-        self.choice: Choice = choice
-        self.offload, self.dtype = offload, dtype
-        self.pairing: Pairing = pairing
-        self.theta = theta
-        self.clear()
-
-    def clear(self) -> None:
-        """Forgets everything."""
-        self.length = 0  # positions read so far, landmarks included
-        self._first = self._count = 0  # the live blocks of the buffers
-        self._blocks: tuple[Tensor, Tensor] | None = None  # keys, values: (batch, kv_heads, room, block, dim)
-        self._landmarks: Tensor | None = None  # (batch, kv_heads, room, dim)
-        self._tail: tuple[Tensor, Tensor] | None = None  # the unfinished block: (batch, kv_heads, < block, dim)
+        if self.choice not in ("per_token_and_head", "max_over_heads", "max_over_tokens"):
+            raise ValueError(f"unknown choice {self.choice!r}: per_token_and_head, max_over_heads or max_over_tokens")
+        self._tables: Tables | None = None
 
     def __len__(self) -> int:
         """Blocks in the store."""
-        return self._count
+        return self.count
+
+    def crop(self, length: int) -> None:
+        """Forgets the positions from `length` on; blocks that `capacity` has forgotten do not come back.
+
+        Raises:
+            ValueError: `length` is not from 0 to the positions read, or lies in what `capacity` has forgotten.
+        """
+        check_crop(length, self.length)
+        whole, places = divmod(length, self.block)
+        lost = self.length // self.block - self.count  # blocks that were forgotten
+        if whole < lost:
+            raise ValueError(f"the memory has forgotten its first {lost} blocks: it cannot be cropped to {length} positions")
+        if places and whole < self.length // self.block:
+            at = self.first + whole - lost
+            assert self.keys is not None
+            assert self.values is not None
+            assert self.tail_keys is not None
+            assert self.tail_values is not None
+            self.tail_keys.copy_(self.keys[:, :, at])
+            self.tail_values.copy_(self.values[:, :, at])
+        self.length, self.count = length, whole - lost
 
     @property
     def start(self) -> int:
         """The rotary position at which the next chunk starts."""
         if not self.length:
             return 0
-        return (min(self.top_k, self._count) + 1) * self.block + self.length % self.block
+        return self._base * self.block + self._places
+
+    @property
+    def _base(self) -> int:
+        """The slot of the unfinished block, in blocks: behind the K newest and the one that all older ones share."""
+        return min(self.top_k, self.count) + 1 if self.length else 0
+
+    @property
+    def _places(self) -> int:
+        """Places of the unfinished block that are taken."""
+        return self.length % self.block
 
     def attend(
         self,
@@ -107,22 +144,25 @@ class LandmarkMemory:
         """
         self._check(q, k, v)
         batch, heads, queries, dim = q.shape
-        kv_heads = k.shape[1]
         factor = dim**-0.5 if scale is None else float(scale)
+        if queries == 1 and self._decodes(q, k, v):
+            return self._one_token(q, k, v, factor)
+        kv_heads = k.shape[1]
         wide = torch.promote_types(q.dtype, torch.float32)
-        position = torch.arange(self.start, self.start + queries, device=q.device)
-        chunk_k, chunk_v = self._rotated(k.to(wide), position), v.to(wide)
-        flags = landmark_flags(self.length % self.block + queries, self.block, q.device)[self.length % self.block :]
-        chosen = self._choose(self._rotated(q.to(wide), position), factor)
-        width = (min(self.top_k, self._count) + 1) * self.block * (dim + v.shape[-1])
+        # places count from the start of the unfinished block
+        place = torch.arange(self._places, self._places + queries, device=q.device)
+        chunk_k, chunk_v = self._rotated(k.to(wide), place), v.to(wide)
+        flags = landmark_flags(self._places + queries, self.block, q.device)[self._places :]
+        chosen = self._choose(q.to(wide), place, factor)
+        width = (min(self.top_k, self.count) + 1) * self.block * (dim + v.shape[-1])
         step = max(1, queries if self.choice == "max_over_tokens" else SCRATCH // max(1, batch * heads * width))
         parts = []
         for begin in range(0, queries, step):
             end = min(begin + step, queries)
-            rows = self._rotated(q[:, :, begin:end].to(wide), position[begin:end])
+            rows = q[:, :, begin:end].to(wide)
             index = None if chosen is None else chosen if chosen.shape[2] == 1 else chosen[:, :, begin:end]
-            scores, values, prefix_flags = self._read(rows, index, factor)
-            grouped = rows.unflatten(1, (kv_heads, -1))
+            scores, values, prefix_flags = self._read(rows, place[begin:end], index, factor)
+            grouped = self._rotated(rows, place[begin:end]).unflatten(1, (kv_heads, -1))
             own = torch.einsum("bhgqd,bhkd->bhgqk", grouped, chunk_k[:, :, :end]).flatten(1, 2) * factor
             weights, _ = grouped_softmax(
                 torch.cat([scores, own], dim=-1),
@@ -137,11 +177,40 @@ class LandmarkMemory:
         self.store(k, v)
         return torch.cat(parts, dim=2).to(v.dtype) if parts else v.new_zeros(batch, heads, 0, v.shape[-1])
 
+    def _decodes(self, q: Tensor, k: Tensor, v: Tensor) -> bool:
+        """Whether one token goes the short way: no gradient, one dtype that is computed in, and a block that holds more than its landmark."""
+        plain = q.dtype == k.dtype == v.dtype and q.dtype in (torch.float32, torch.float64) and not self.offload
+        return plain and self.block > 1 and self.length > 0 and not torch.is_grad_enabled() and readable(q)
+
+    def _one_token(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """`attend` for one query: the token takes its place in the unfinished block, and is read there."""
+        if self._tables is None or self._tables.cos.dtype != q.dtype or self._tables.cos.device != q.device:
+            self._tables = turned_tables(self.block, self.top_k, q, self.theta, self.pairing)
+        assert self.tail_keys is not None
+        assert self.tail_values is not None
+        live = slice(self.first, self.first + self.count)
+        out = one_token(
+            q * scale,
+            k,
+            v,
+            tail=(self.tail_keys, self.tail_values),
+            place=self._places,
+            landmarks=None if self.landmarks is None else self.landmarks[:, :, live],
+            blocks=lambda chosen: self._blocks_of(chosen, q.shape[1], q),
+            top_k=self.top_k,
+            tables=self._tables,
+            shared=self.choice == "max_over_heads",
+        )
+        self.length += 1
+        if self._places == 0:
+            self._finish(self.tail_keys[:, :, None], self.tail_values[:, :, None])
+        return out
+
     def retrieve(self, q: Float[Tensor, "batch heads queries dim"], *, scale: float | None = None) -> Prefix:
         """What a chunk of queries (without position) would see of the memory, with its scaled scores; stores nothing."""
         factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
-        rows = self._rotated(q, torch.arange(self.start, self.start + q.shape[2], device=q.device))
-        scores, values, flags = self._read(rows, self._choose(rows, factor), factor)
+        place = torch.arange(self._places, self._places + q.shape[2], device=q.device)
+        scores, values, flags = self._read(q, place, self._choose(q, place, factor), factor)
         return Prefix(scores, values.expand(*scores.shape, values.shape[-1]), flags.expand(q.shape[0], -1), self.start)
 
     def store(
@@ -149,106 +218,131 @@ class LandmarkMemory:
     ) -> None:
         """Appends a chunk: whole blocks go to the store, the rest stays as the unfinished block. What is stored is detached."""
         k, v = k.detach(), v.detach()
-        self.length += k.shape[2]
-        if self._tail is not None:
-            k, v = torch.cat([self._tail[0], k], dim=2), torch.cat([self._tail[1], v], dim=2)
+        place = (self._places + torch.arange(k.shape[2], device=k.device)) % self.block
+        k = self._rotated(k.to(torch.promote_types(k.dtype, torch.float32)), place).to(k.dtype)
+        if self.tail_keys is not None and self.tail_values is not None:
+            k = torch.cat([self.tail_keys[:, :, : self._places], k], dim=2)
+            v = torch.cat([self.tail_values[:, :, : self._places], v], dim=2)
+        self.length += place.shape[0]
         whole = k.shape[2] // self.block * self.block
-        self._tail = (k[:, :, whole:].clone(), v[:, :, whole:].clone())
-        new = whole // self.block
-        if self.capacity is not None and new > self.capacity:
-            k, v, whole, new = (
-                *(x[:, :, whole - self.capacity * self.block :] for x in (k, v)),
-                self.capacity * self.block,
-                self.capacity,
-            )
-        if not new:
-            return
-        keys, values = (x[:, :, :whole].unflatten(2, (new, self.block)) for x in (k, v))
-        if self.capacity is not None and self._count + new > self.capacity:
-            drop = self._count + new - self.capacity
-            self._first, self._count = self._first + drop, self._count - drop
+        self.tail_keys, self.tail_values = (self._tail(x[:, :, whole:]) for x in (k, v))
+        if self.capacity is not None and whole > self.capacity * self.block:
+            k, v = (x[:, :, whole - self.capacity * self.block :] for x in (k, v))
+            whole = self.capacity * self.block
+        if whole:
+            self._finish(*(x[:, :, :whole].unflatten(2, (-1, self.block)) for x in (k, v)))
+
+    def _tail(self, x: Tensor) -> Tensor:
+        """An unfinished block with room for the rest of it."""
+        room = x.new_zeros(*x.shape[:2], self.block, x.shape[3])
+        room[:, :, : x.shape[2]] = x
+        return room
+
+    def _finish(self, keys: Tensor, values: Tensor) -> None:
+        """Puts whole blocks into the store."""
+        new = keys.shape[2]
+        if self.capacity is not None and self.count + new > self.capacity:
+            drop = self.count + new - self.capacity
+            self.first, self.count = self.first + drop, self.count - drop
         self._make_room(keys, values)
-        assert self._blocks is not None
-        assert self._landmarks is not None
-        place = slice(self._first + self._count, self._first + self._count + new)
-        self._blocks[0][:, :, place], self._blocks[1][:, :, place] = keys, values
-        self._landmarks[:, :, place] = keys[:, :, :, -1]
-        self._count += new
+        assert self.keys is not None
+        assert self.values is not None
+        assert self.landmarks is not None
+        place = slice(self.first + self.count, self.first + self.count + new)
+        self.keys[:, :, place], self.values[:, :, place] = keys, values
+        self.landmarks[:, :, place] = keys[:, :, :, -1]
+        self.count += new
 
     def _make_room(self, keys: Tensor, values: Tensor) -> None:
         """Buffers double, so that a block is copied a bounded number of times; live blocks move to the front."""
-        need = self._count + keys.shape[2]
-        room = 0 if self._landmarks is None else self._landmarks.shape[2]
-        if self._first + need <= room:
+        need = self.count + keys.shape[2]
+        room = 0 if self.landmarks is None else self.landmarks.shape[2]
+        if self.first + need <= room:
             return
-        live = slice(self._first, self._first + self._count)
+        live = slice(self.first, self.first + self.count)
         room = max(2 * need, 8)
 
         def grown(old: Tensor | None, like: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
             pin = self.offload and torch.cuda.is_available() and device.type == "cpu"
             made = torch.empty(*like.shape[:2], room, *like.shape[3:], device=device, dtype=dtype, pin_memory=pin)
             if old is not None:
-                made[:, :, : self._count] = old[:, :, live]
+                made[:, :, : self.count] = old[:, :, live]
             return made
 
         place = torch.device("cpu") if self.offload else keys.device
-        old = (None, None) if self._blocks is None else self._blocks
-        self._blocks = (
-            grown(old[0], keys, place, self.dtype or keys.dtype),
-            grown(old[1], values, place, self.dtype or values.dtype),
-        )
-        self._landmarks = grown(self._landmarks, keys[:, :, :, -1], keys.device, keys.dtype)
-        self._first = 0
+        self.keys = grown(self.keys, keys, place, self.dtype or keys.dtype)
+        self.values = grown(self.values, values, place, self.dtype or values.dtype)
+        self.landmarks = grown(self.landmarks, keys[:, :, :, -1], keys.device, keys.dtype)
+        self.first = 0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """As for every cache; of the room of the store the live blocks alone."""
+        state = super().state_dict()
+        live = slice(self.first, self.first + self.count)
+        for name in ("keys", "values", "landmarks"):
+            if name in state:
+                state[name] = state[name][:, :, live].contiguous()
+        return {**state, "first": torch.tensor(0)}
 
     def _rotated(self, x: Tensor, position: Tensor) -> Tensor:
         return rotate(x, rotary_angles(position, x.shape[-1], self.theta, x.dtype), self.pairing)
 
-    def _slots(self, rank: Int[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
-        """1 … K for the K newest blocks, 0 for every older one; ranks count from the oldest."""
-        return (rank - (self._count - min(self.top_k, self._count)) + 1).clamp(min=0)
+    def _from(self, q: Tensor, place: Tensor, base: Tensor) -> Tensor:
+        """Queries as the blocks in the slots `base` see them, (batch, heads, queries, blocks, dim); `base` is (batch, heads, queries or 1, blocks)."""
+        distance = place[:, None] + (self._base - base) * self.block
+        return self._rotated(q[:, :, :, None].expand(-1, -1, -1, base.shape[-1], -1), distance)
 
-    def _choose(self, q: Tensor, scale: float) -> Int[Tensor, "batch heads queries blocks"] | None:
+    def _choose(self, q: Tensor, place: Tensor, scale: float) -> Int[Tensor, "batch heads queries blocks"] | None:
         """Ranks of the chosen blocks, ascending; heads or queries are 1 where they share the choice."""
-        count = self._count
+        count, new = self.count, min(self.top_k, self.count)
         if not count:
             return None
-        assert self._landmarks is not None
-        rank = torch.arange(count, device=q.device)
-        keys = self._landmarks[:, :, self._first : self._first + count].to(q.dtype)
-        keys = self._rotated(keys, self._slots(rank) * self.block + self.block - 1)
-        score = torch.einsum("bhgqd,bhnd->bhgqn", q.unflatten(1, (keys.shape[1], -1)), keys).flatten(1, 2) * scale
+        assert self.landmarks is not None
+        keys = self.landmarks[:, :, self.first : self.first + count].to(q.dtype)
+        # the newest stand each in its own slot, 1 … K, the others together in slot 0
+        own_slot = self._from(q, place, torch.arange(1, new + 1, device=q.device)[None, None, None])
+        shared_slot = self._rotated(q, place + self._base * self.block)
+        grouped = (keys.shape[1], -1)
+        score = torch.cat(
+            [
+                torch.einsum("bhgqd,bhnd->bhgqn", shared_slot.unflatten(1, grouped), keys[:, :, : count - new]),
+                torch.einsum("bhgqnd,bhnd->bhgqn", own_slot.unflatten(1, grouped), keys[:, :, count - new :]),
+            ],
+            -1,
+        )
+        score = score.flatten(1, 2) * scale
         if self.choice != "per_token_and_head":
             score = score.softmax(-1).amax(1 if self.choice == "max_over_heads" else 2, keepdim=True)
         # flipped, so that the stable sort puts the newest of equals first
-        order = score.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., : min(self.top_k, count)]
+        order = score.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :new]
         return (count - 1 - order).sort(dim=-1).values
 
-    def _read(self, q: Tensor, chosen: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled scores of rotated queries against chosen blocks and tail, their values (queries may be 1), and the landmark flags."""
+    def _read(self, q: Tensor, place: Tensor, chosen: Tensor | None, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled scores of queries against chosen blocks and tail, their values (queries may be 1), and the landmark flags."""
         batch, heads, queries, dim = q.shape
         parts: list[tuple[Tensor, Tensor]] = []
         flags = q.new_zeros(0, dtype=torch.bool)
         if chosen is not None:
             keys, values = self._blocks_of(chosen, heads, q)
             blocks = chosen.shape[-1]
-            base = torch.arange(blocks, device=q.device) + (self._slots(chosen) > 0).long()  # in blocks
-            keys = self._rotated(keys, base[..., None] * self.block + torch.arange(self.block, device=q.device))
-            keys, values = keys.flatten(3, 4), values.flatten(3, 4)
-            score = (q @ keys[:, :, 0].mT) if keys.shape[2] == 1 else (keys @ q[..., None]).squeeze(-1)
-            parts.append((score * scale, values))
+            is_new = chosen >= self.count - min(self.top_k, self.count)
+            turned = self._from(q, place, torch.arange(blocks, device=q.device) + is_new.long())
+            if keys.shape[2] == 1:
+                score = torch.einsum("bhqnd,bhnkd->bhqnk", turned, keys[:, :, 0])
+            else:
+                score = (keys @ turned[..., None]).squeeze(-1)
+            parts.append((score.flatten(3) * scale, values.flatten(3, 4)))
             flags = landmark_flags(blocks * self.block, self.block, q.device)
-        if self._tail is not None and self._tail[0].shape[2]:
-            tail_k, tail_v = (x.to(q.dtype) for x in self._tail)
-            length = tail_k.shape[2]
-            tail_k = self._rotated(tail_k, torch.arange(self.start - length, self.start, device=q.device))
-            score = (
-                torch.einsum("bhgqd,bhkd->bhgqk", q.unflatten(1, (tail_k.shape[1], -1)), tail_k).flatten(1, 2) * scale
-            )
+        length = self._places
+        if self.tail_keys is not None and self.tail_values is not None and length:
+            tail_k, tail_v = (x[:, :, :length].to(q.dtype) for x in (self.tail_keys, self.tail_values))
+            turned = self._rotated(q, place).unflatten(1, (tail_k.shape[1], -1))
+            score = torch.einsum("bhgqd,bhkd->bhgqk", turned, tail_k).flatten(1, 2) * scale
             values = tail_v.repeat_interleave(heads // tail_v.shape[1], dim=1)[:, :, None]
             parts.append((score, values))
             flags = torch.cat([flags, flags.new_zeros(length)])
         if not parts:
-            dim = 1 if self._tail is None else self._tail[1].shape[-1]
+            dim = 1 if self.tail_values is None else self.tail_values.shape[-1]
             return q.new_zeros(batch, heads, queries, 0), q.new_zeros(batch, heads, 1, 0, dim), flags
         scores = torch.cat([score for score, _ in parts], dim=-1)
         rows = max(values.shape[2] for _, values in parts)
@@ -256,15 +350,16 @@ class LandmarkMemory:
 
     def _blocks_of(self, chosen: Tensor, heads: int, q: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the chosen blocks, (batch, heads, queries or 1, blocks, block, dim), whole blocks copied."""
-        assert self._blocks is not None
-        batch, kv_heads, room = self._blocks[0].shape[:3]
+        assert self.keys is not None
+        assert self.values is not None
+        batch, kv_heads, room = self.keys.shape[:3]
         row = torch.arange(batch, device=q.device)[:, None] * kv_heads
         row = row + torch.arange(heads, device=q.device) // (heads // kv_heads)
-        index = (row[:, :, None, None] * room + self._first + chosen).flatten()
+        index = (row[:, :, None, None] * room + self.first + chosen).flatten()
         shape = (batch, heads, chosen.shape[2], chosen.shape[3])
         return tuple(  # type: ignore[return-value]
             x.flatten(0, 2).index_select(0, index.to(x.device)).to(q.device, q.dtype).unflatten(0, shape)
-            for x in self._blocks
+            for x in (self.keys, self.values)
         )
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -281,8 +376,10 @@ class LandmarkMemory:
             )
         if q.shape[1] % max(k.shape[1], 1):
             raise ValueError(f"query heads must be a multiple of key heads: {shapes}")
-        if self._tail is not None and (self._tail[0].shape[:2], self._tail[0].shape[3]) != (k.shape[:2], k.shape[3]):
-            raise ValueError(f"the memory holds (batch, kv_heads, ·, dim) = {tuple(self._tail[0].shape)}: {shapes}")
+        held = self.tail_keys
+        if held is not None and (held.shape[:2], held.shape[3]) != (k.shape[:2], k.shape[3]):
+            size = (*held.shape[:2], self._places, held.shape[3])
+            raise ValueError(f"the memory holds (batch, kv_heads, ·, dim) = {size}: {shapes}")
 
 
 def _weighted(weights: Tensor, values: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ def sliding_attention(
         )
         return (distance >= 0) & (distance < window)
 
+    if time == 1:  # a decoded token: every key that is left is in its window
+        return _attend(q, k, v, None, prefix)
     first = min(time, window)
     outs = [_attend(q[:, :, :first], k[:, :, : past + first], v[:, :, : past + first], band(first, past), prefix)]
     blocks = (time - first) // window
@@ -101,11 +103,11 @@ def masked_attention(
     return _attend(q, k, v, mask, prefix)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, prefix: Prefix | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prefix: Prefix | None) -> Tensor:
     """Fused attention on (batch, heads, [blocks,] queries, dim) with a mask (queries, keys) and a prefix that all see."""
     if prefix is not None:
         count = prefix[0].shape[2]
-        mask = pad(mask, (count, 0), value=True)
+        mask = None if mask is None else pad(mask, (count, 0), value=True)
         k, v = (torch.cat([_spread(p, t), t], -2) for p, t in zip(prefix, (k, v), strict=True))
     with paused():
         if q.ndim == 4:

@@ -28,7 +28,7 @@ class TitansCache(Cache):
         memory: of the long-term memory.
         keys, values: of the attention: the last window (MAG, MAL), or the running segment (MAC).
         context: keys and values of what MAC retrieved for the running segment.
-        prefix: keys and values of MAL's persistent tokens, which depend on the sample.
+        prefix: keys and values of the persistent tokens.
     """
 
     memory: MemoryCache = field(default_factory=MemoryCache)
@@ -49,7 +49,13 @@ class Gate(nn.Module):
         y, m = (
             t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm))
         )  # autocast mixes dtypes
-        return self.core_norm(y).sigmoid() * self.memory_norm(m)
+        return _rms_norm(y, self.core_norm).sigmoid() * _rms_norm(m, self.memory_norm)
+
+
+def _rms_norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    """`norm(x)` written out: on the CPU torch's own takes as long as a product for one token."""
+    assert norm.eps is not None
+    return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * norm.weight
 
 
 class _Branches(nn.Module):
@@ -69,7 +75,7 @@ class _Branches(nn.Module):
 
     def new_cache(self) -> TitansCache:
         """An empty state."""
-        return TitansCache(MemoryCache())
+        return TitansCache(self.memory.new_cache())
 
     def _start(self, x: Tensor, mask: Tensor | None, cache: TitansCache | None) -> TitansCache:
         cache = self.new_cache() if cache is None else cache
@@ -87,6 +93,14 @@ class _Branches(nn.Module):
 
     def _prefix(self, tokens: Tensor) -> Prefix | None:
         return self.attention.keys_values(tokens) if tokens.shape[1] else None
+
+    def _learned_prefix(self, x: Tensor, cache: TitansCache) -> Prefix | None:
+        """Keys and values of P as it is learned. They do not depend on x: without gradients they are computed once a sequence."""
+        if torch.is_grad_enabled() or cache.prefix is None:
+            prefix = self._prefix(self._persistent(x))
+            cache.prefix = None if torch.is_grad_enabled() else prefix
+            return prefix
+        return cache.prefix[0], cache.prefix[1]
 
     def _with_persistent(self, x: Tensor, mask: Tensor | None, cache: TitansCache) -> tuple[Tensor, Tensor | None, int]:
         """z = [P ‖ x] where the sequence begins, x where it goes on; its mask; and the number of persistent tokens in it."""
@@ -177,7 +191,7 @@ class MemoryAsContext(_Branches):
         sizes = [min(self.window - place, x.shape[1])]
         sizes += [self.window] * ((x.shape[1] - sizes[0]) // self.window)
         sizes += [x.shape[1] - sum(sizes)] if x.shape[1] > sum(sizes) else []
-        prefix = self._prefix(self._persistent(x))
+        prefix = self._learned_prefix(x, cache)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, 1)
         outs = [self._segment(part, m, prefix, cache) for part, m in zip(x.split(sizes, 1), masks, strict=True)]
         return torch.cat(outs, 1)
@@ -226,7 +240,7 @@ class MemoryAsGate(_Branches):
         cache = self._start(x, mask, cache)
         z, z_mask, count = self._with_persistent(x, mask, cache)
         m = self.memory(z, mask=z_mask, cache=cache.memory)[:, count:]
-        return self.gate(self._window(x, self._prefix(self._persistent(x)), cache), m)
+        return self.gate(self._window(x, self._learned_prefix(x, cache), cache), m)
 
 
 class MemoryAsLayer(_Branches):

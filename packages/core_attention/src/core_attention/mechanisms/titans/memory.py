@@ -1,5 +1,6 @@
 """The long-term memory module of Titans: projections, gates, and the recurrence of `titans_recurrence`."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -7,9 +8,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn.functional import conv1d, normalize, silu
+from torch.nn.functional import conv1d, linear, normalize, silu
 
 from core_attention.mechanisms.titans import network
+from core_attention.mechanisms.titans.decoding import Pending, write_and_read
 from core_attention.mechanisms.titans.recurrence import MemoryState, neural_memory
 from core_attention.parts.transforms import readable
 
@@ -124,7 +126,7 @@ class NeuralMemory(nn.Module):
 
     def new_cache(self) -> MemoryCache:
         """An empty state: the memory is the learned initial one."""
-        return MemoryCache()
+        return MemoryCache(pending=Pending())  # Dynamo makes no default of a dataclass
 
     def forward(
         self,
@@ -146,6 +148,8 @@ class NeuralMemory(nn.Module):
         """
         self.check(x, cache)
         cache = self.new_cache() if cache is None else cache
+        if mask is None and self._decodes(x, cache):
+            return self._output(self._decode(x, cache), x)
         q, cache.q_tail = self._projected(self.to_q, self.q_conv, x, cache.q_tail)
         y = self._advance(normalize(q, dim=-1), x, mask, cache)
         assert y is not None
@@ -178,6 +182,8 @@ class NeuralMemory(nn.Module):
         with network.full_precision(q):
             state = None
             if cache is not None:
+                if at == "now":
+                    cache.settle()
                 state = cache.memory if at == "now" or cache.position == 0 else cache.reference
             q = normalize(q, dim=-1).to(torch.promote_types(q.dtype, torch.float32))
             matrices = tuple(w.to(q.dtype) for w in self.memory) if state is None else state
@@ -213,18 +219,65 @@ class NeuralMemory(nn.Module):
         )
         return done.y
 
-    def _projected(self, linear: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
+    def _decodes(self, x: Tensor, cache: MemoryCache) -> bool:
+        """Whether a call goes on by one token without gradients: it then costs no weight set (`decoding`)."""
+        begun = cache.memory is not None and cache.momentum is not None and cache.reference is not None
+        return begun and x.shape[1] == 1 and not torch.is_grad_enabled() and readable(x)
+
+    def _decode(self, x: Tensor, cache: MemoryCache) -> Tensor:
+        """One more token, written and read; the weight sets are written where its chunk ends."""
+        q, cache.q_tail = self._convolved(self.to_q, self.q_conv, x, cache.q_tail)
+        k, cache.k_tail = self._convolved(self.to_k, self.k_conv, x, cache.k_tail)
+        v, cache.v_tail = self._convolved(self.to_v, self.v_conv, x, cache.v_tail)
+        gates = self._gates(x, cache)
+        assert cache.memory is not None
+        assert cache.momentum is not None
+        if cache.position == 0:
+            cache.reference = cache.memory
+        assert cache.reference is not None
+        together = silu(torch.cat([q, k, v], 1)).unflatten(-1, (self.heads, self.width))
+        wide = torch.promote_types(together.dtype, torch.float32)
+        with network.full_precision(x):
+            directions = together[:, :2]
+            directions = directions / torch.linalg.vector_norm(directions, dim=-1, keepdim=True).clamp_min_(1e-12)
+            y, cache.surprise = write_and_read(
+                directions[:, :1].transpose(1, 2).to(wide),
+                directions[:, 1:].transpose(1, 2).to(wide),
+                together[:, 2:].transpose(1, 2).to(wide),
+                gates.to(wide),
+                memory=cache.memory,
+                momentum=cache.momentum,
+                reference=cache.reference,
+                pending=cache.pending,
+                room=self.chunk_size - cache.position,
+                max_grad_norm=self.max_grad_norm,
+            )
+            cache.position = (cache.position + 1) % self.chunk_size
+            if cache.position == 0:
+                cache.settle()
+        # a write that is not finite shows in what is read; what overflows in the sum of the writes shows where the chunk ends
+        if self.check_finite and (cache.position == 0 or not math.isfinite(float(y.sum() + cache.surprise.sum()))):
+            cache.settle()
+            self._check_finite(x, cache)
+        return y
+
+    def _projected(self, project: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
         """SiLU of the (convolved) projection, (batch, heads, time, width), and the convolution's tail."""
-        out = linear(x)
-        if conv is not None:
-            out, tail = conv(out, tail)
+        out, tail = self._convolved(project, conv, x, tail)
         return silu(out).unflatten(-1, (self.heads, self.width)).transpose(1, 2), tail
+
+    def _convolved(self, project: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
+        """The (convolved) projection, (batch, time, inner), and the convolution's tail."""
+        return (project(x), tail) if conv is None else conv(project(x), tail)
 
     def _gates(self, x: Tensor, cache: MemoryCache) -> Tensor:
         """α, η and θ, (3, batch, heads, time)."""
         with network.full_precision(x):
             wide = x.to(torch.promote_types(x.dtype, self.to_alpha.weight.dtype))
-            alpha, eta, theta = (gate(wide).mT.sigmoid() for gate in (self.to_alpha, self.to_eta, self.to_theta))
+            linears = (self.to_alpha, self.to_eta, self.to_theta)
+            weight, bias = torch.cat([gate.weight for gate in linears]), torch.cat([gate.bias for gate in linears])
+            together = linear(wide, weight, bias).sigmoid().unflatten(-1, (3, self.heads))
+            alpha, eta, theta = together.permute(2, 0, 3, 1)
             gates = torch.stack([alpha, eta, theta * self.theta_max])
         if self.gates == "token":
             return gates

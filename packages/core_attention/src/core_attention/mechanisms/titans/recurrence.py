@@ -12,7 +12,7 @@ recurrence; one chunk as long as the sequence uses the initial memory alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from core_attention.mechanisms.titans import network
+from core_attention.mechanisms.titans.decoding import Pending, settle
 from core_attention.parts.cache import Cache
 from core_attention.parts.fast_weights import Mixing, mixing
 
@@ -32,16 +33,23 @@ class MemoryState(Cache):
     """What a memory carries from call to call; weight sets are (batch, heads, d_l, d_{l+1}) and float32 or wider.
 
     Attributes:
-        memory: M_t after the last token.
-        momentum: S_t after the last token.
+        memory: M_t after the last token, once `settle` has folded in what waits in `pending`.
+        momentum: S_t after the last token, likewise.
         reference: the memory at the start of the running chunk, where its gradients are taken.
         position: tokens of the running chunk that are already written.
+        pending: tokens of the running chunk that were decoded one by one (`core_attention.mechanisms.titans.decoding`).
     """
 
     memory: tuple[Tensor, ...] | None = None
     momentum: tuple[Tensor, ...] | None = None
     reference: tuple[Tensor, ...] | None = None
     position: int = 0
+    pending: Pending = field(default_factory=Pending)
+
+    def settle(self) -> None:
+        """Folds the tokens that were decoded one by one into memory and momentum."""
+        if self.memory is not None and self.momentum is not None:
+            self.memory, self.momentum = settle(self.memory, self.momentum, self.pending)
 
 
 class MemoryOutput(NamedTuple):
@@ -98,6 +106,7 @@ def neural_memory(
         memory = network.Weights(tuple(w.to(dtype).expand(batch, *w.shape) for w in weights))
         momentum, reference, position = None, memory, 0
     else:
+        state.settle()
         memory, momentum, reference = map(network.Weights, (state.memory, state.momentum, state.reference))
         position = state.position
         if memory.matrices[0].shape[:2] != (batch, heads):
@@ -126,7 +135,8 @@ def neural_memory(
             ys.append(y)
             losses.append(loss)
     assert momentum is not None
-    state = MemoryState(memory.matrices, momentum.matrices, reference.matrices, (position + time) % chunk_size)
+    matrices = (memory.matrices, momentum.matrices, reference.matrices)
+    state = MemoryState(*matrices, (position + time) % chunk_size, Pending())
     return MemoryOutput(None if q is None else torch.cat(ys, 2), torch.cat(losses, 2), state)
 
 
