@@ -5,6 +5,7 @@ more than --most GiB is not run.
 
     uv run python benchmarks/attention.py               # times and peak memory of every mask, forward and forward + backward
     uv run python benchmarks/attention.py --small       # what a small call costs beside torch's bare function
+    uv run python benchmarks/attention.py --decoding    # a decoded token of four layers beside a plain layer with a cache
     uv run python benchmarks/attention.py --growth      # how time and memory grow from 1k to 64k tokens
     uv run python benchmarks/attention.py --device cuda --dtype bfloat16
 """
@@ -12,6 +13,7 @@ more than --most GiB is not run.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from measure import paired, parser, peak_memory, ratio, show, size
-from torch import Tensor
+from torch import Tensor, nn
 
 from core_attention.attention import attention, explain
 from core_attention.masks import Additive, Blocks, Causal, Factorised, KeyLengths, Mask, Part, Segments, Size, Window
+from core_attention.mechanisms.dma.layer import DynamicMaskAttention
+from core_attention.mechanisms.landmark.layer import LandmarkAttention
+from core_attention.mechanisms.titans.layers import titans_layer
+from core_attention.parts.rotary import rotary_angles, rotate
 
 HEADS, WIDTH = 4, 64
 CASES = (
@@ -199,6 +205,95 @@ def small(options: Any) -> list[dict[str, str]]:
     return rows
 
 
+class PlainLayer(nn.Module):
+    """Causal attention with rotary positions, whose cache is joined to every token, as transformers' dynamic cache is."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+
+    def new_cache(self) -> list[Tensor]:
+        return []
+
+    def forward(self, x: Tensor, *, cache: list[Tensor]) -> Tensor:
+        start = cache[0].shape[2] if cache else 0
+        projections = (self.q_proj, self.k_proj, self.v_proj)
+        q, k, v = (p(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in projections)
+        angles = rotary_angles(torch.arange(start, start + x.shape[1]), q.shape[-1])
+        q, k = rotate(q, angles), rotate(k, angles)
+        if cache:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        cache[:] = k, v
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+
+LAYERS, TOKEN_WIDTH = 4, 256
+
+
+def decoder(kind: str) -> Callable[[Tensor], Tensor]:
+    """Four layers and their caches: a function of the next tokens."""
+    torch.manual_seed(0)
+    layers, caches = [], []
+    for _ in range(LAYERS):
+        if kind == "dma":
+            layer = DynamicMaskAttention(TOKEN_WIDTH, 4, window=256)
+            nn.init.normal_(layer.A)  # 0 would tie all keys
+        elif kind == "landmark":
+            layer = LandmarkAttention(TOKEN_WIDTH, 4, block=51)
+        elif kind == "titans-mag":
+            layer = titans_layer("mag", TOKEN_WIDTH, window=64, heads=4)
+        else:
+            layer = PlainLayer(TOKEN_WIDTH, 4)
+        layers.append(layer.eval())
+        options = {"top_k": 4} if kind == "landmark" else {}
+        caches.append(layer.new_cache(**options))
+
+    @torch.no_grad()
+    def step(x: Tensor) -> Tensor:
+        for layer, cache in zip(layers, caches, strict=True):
+            x = layer(x, cache=cache)
+        return x
+
+    return step
+
+
+def decoding(options: Any) -> list[dict[str, str]]:
+    """What a token costs after contexts of several lengths, in processor time, which other work on the machine disturbs less."""
+    rows, first = [], {}
+    for context in options.contexts:
+        names = (
+            ("plain", "dma", "landmark", "titans-mag")
+            if context == options.contexts[0]
+            else ("dma", "landmark", "titans-mag")
+        )
+        steps = {name: decoder(name) for name in names}
+        torch.manual_seed(1)
+        for part in torch.randn(1, context, TOKEN_WIDTH).split(1024, 1):
+            for step in steps.values():
+                step(part)
+        token = torch.randn(1, 1, TOKEN_WIDTH)
+
+        def run(step: Callable[[Tensor], Tensor], token: Tensor = token) -> None:
+            for _ in range(16):
+                step(token)
+
+        calls = {name: lambda step=step: run(step) for name, step in steps.items()}
+        times = paired(calls, rounds=4 * options.rounds, warm=5, clock=time.process_time)
+        for name in names:
+            row = {"layer": name, "context": str(context), "a token": f"{times[name].median / 16 * 1e3:.2f} ms"}
+            if context == options.contexts[0]:
+                first = times
+                row["against plain"] = ratio(times[name], times["plain"])
+            else:
+                row["against the first"] = ratio(times[name], first[name])
+            rows.append(
+                {key: row.get(key, "") for key in ("layer", "context", "a token", "against plain", "against the first")}
+            )
+    return rows
+
+
 def growth(case: str, options: Any) -> list[dict[str, str]]:
     """Time and memory of one case over its length, with the fitted exponents of the last doublings."""
     rows, seconds, peaks, lengths = [], [], [], [1024, 4096, 16384, 65536]
@@ -227,6 +322,12 @@ if __name__ == "__main__":
     arguments.add_argument("--tokens", type=int, default=4096, help="queries and keys (default 4096; a power of 2)")
     arguments.add_argument("--case", choices=CASES, action="append", help="only this case; may be given more than once")
     arguments.add_argument("--small", action="store_true", help="what a small call costs beside torch's bare function")
+    arguments.add_argument(
+        "--decoding", action="store_true", help="what a decoded token costs, of mechanisms with a cache"
+    )
+    arguments.add_argument(
+        "--contexts", type=int, nargs="+", default=[1024, 65536], help="tokens read before those of --decoding"
+    )
     arguments.add_argument("--growth", action="store_true", help="time and memory from 1k to 64k tokens")
     arguments.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     arguments.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
@@ -240,6 +341,10 @@ if __name__ == "__main__":
             small(chosen),
             chosen.json,
         )
+        raise SystemExit
+    if chosen.decoding:
+        title = f"Decoding: {LAYERS} layers, {TOKEN_WIDTH} wide, torch {torch.__version__}, {chosen.threads} thread(s)"
+        show(f"{title}; ratios are medians of pairs (least–greatest)", decoding(chosen), chosen.json)
         raise SystemExit
     for name in chosen.case or (GROWING if chosen.growth else CASES):
         if chosen.growth:

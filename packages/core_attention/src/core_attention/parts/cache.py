@@ -7,24 +7,19 @@ such tensors, integers and other caches.
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from dataclasses import field as dataclass_field
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-
-def setting(default: Any = MISSING) -> Any:
-    """A field that says how a cache works: `reset` leaves it, and a saved state is only read back under the same one."""
-    if default is MISSING:
-        return dataclass_field(metadata={"setting": True})
-    return dataclass_field(default=default, metadata={"setting": True})
+# of a field that says how a cache works: `reset` leaves it, and a saved state is only read back under the same one
+SETTING = {"setting": True}
 
 
 @dataclass
 class Cache:
-    """Base of the caches; every field that is no `setting` needs a default, which is the empty state."""
+    """Base of the caches; every field that is no setting needs a default, which is the empty state."""
 
     def reset(self) -> None:
         """Forgets everything: the next call begins a new sequence."""
@@ -75,9 +70,11 @@ class Cache:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Cache):
-                out |= {f"{field.name}.{key}": part for key, part in value.state_dict().items()}
+                for key, part in value.state_dict().items():
+                    out[f"{field.name}.{key}"] = part
             elif isinstance(value, tuple):
-                out |= {f"{field.name}.{i}": _copied(part) for i, part in enumerate(value)}
+                for i, part in enumerate(value):
+                    out[f"{field.name}.{i}"] = _copied(part)
             elif isinstance(value, Tensor):
                 out[field.name] = _copied(value)
             elif isinstance(value, int):
@@ -96,8 +93,8 @@ class Cache:
             if field.metadata.get("setting"):
                 self._check_setting(field.name, rest.pop(field.name, None))
                 continue
-            value, prefix = getattr(self, field.name), field.name + "."
-            under = {key[len(prefix) :]: rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+            value = getattr(self, field.name)  # the empty state, which tells caches and integers from tensors
+            under = _pop_under(rest, field.name)
             if isinstance(value, Cache):
                 value.load_state_dict(under)
             elif under:
@@ -140,7 +137,9 @@ class Rows(Cache):
         held, start = self.rows, self.length
         for old, x in zip(held, new, strict=bool(held)):
             if old.shape[:2] + old.shape[3:] != x.shape[:2] + x.shape[3:]:
-                raise ValueError(f"the cache holds {tuple(old.shape)} (batch, heads, length, …), the call brings {tuple(x.shape)}")
+                raise ValueError(
+                    f"the cache holds {tuple(old.shape)} (batch, heads, length, …), the call brings {tuple(x.shape)}"
+                )
         count = start + new[0].shape[2]
         if self.room is None or count > self.room[0].shape[2] or self.room[0].dtype != new[0].dtype:
             self._make_room(held, new, count)
@@ -177,10 +176,22 @@ def check_crop(length: int, held: int) -> None:
         raise ValueError(f"a cache of {held} tokens can be cropped to 0 … {held}, got {length}")
 
 
+def _pop_under(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Takes the entries ``name.…`` out of `state`, without that prefix."""
+    prefix = f"{name}."
+    under: dict[str, Tensor] = {}
+    for key in list(state):
+        if key.startswith(prefix):
+            under[key.removeprefix(prefix)] = state.pop(key)
+    return under
+
+
 def _copied(x: Tensor) -> Tensor:
     """Tokens may be written into a cache's tensors in place: what is saved or loaded shares no memory with them."""
     return x.clone(memory_format=torch.contiguous_format)
 
 
 def _empty(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()
+    if field.default_factory is MISSING:
+        return field.default
+    return field.default_factory()

@@ -4,7 +4,6 @@ import torch
 from core_attention.capture.capture import capture
 from core_attention.mechanisms.deconstructing.attention import (
     KINDS,
-    Decoding,
     DeconstructedAttention,
     approximate_attention,
     approximate_map,
@@ -99,7 +98,7 @@ def test_same_parameters_causal_and_incremental(kind):
     assert not torch.allclose(after[:, 6], whole[:, 6])
     if kind == "mlp":
         torch.testing.assert_close(after[:, 7:], whole[:, 7:], rtol=0, atol=0)
-    cache = Decoding()
+    cache = layer.new_cache()
     parts = [
         layer(x[:, part], source=source[:, part] if kind == "static" else source, cache=cache)
         for part in (slice(0, 4), slice(4, 5), slice(5, 10))
@@ -109,7 +108,7 @@ def test_same_parameters_causal_and_incremental(kind):
 
 def test_incremental_decode_of_the_separately_normalised_form():
     layer, x, _ = layer_and_inputs("approx", approx_form="paper_recurrent")
-    cache = Decoding()
+    cache = layer.new_cache()
     torch.testing.assert_close(torch.cat([layer(x[:, i : i + 1], cache=cache) for i in range(10)], 1), layer(x))
 
 

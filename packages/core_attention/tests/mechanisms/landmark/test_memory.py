@@ -60,7 +60,10 @@ def test_slices_of_queries_do_not_matter(monkeypatch):
 @torch.no_grad()
 def test_where_and_how_blocks_are_kept(options):
     module, x = layer(), stream(100)
-    memory, plain = module.new_cache(3, choice="max_over_tokens", **options), module.new_cache(3, choice="max_over_tokens")
+    memory, plain = (
+        module.new_cache(3, choice="max_over_tokens", **options),
+        module.new_cache(3, choice="max_over_tokens"),
+    )
     for part in x.split(12, dim=1):
         ours, expected = module(part, cache=memory), module(part, cache=plain)
     if "capacity" in options:

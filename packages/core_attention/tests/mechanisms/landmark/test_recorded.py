@@ -80,7 +80,9 @@ def test_reading_in_chunks(recorded, name):
     config, ids = case.config, case.input["idx"]
     model, every = Model(case), config["mem_cache_freq"]
     memories = [
-        layer.new_cache(config["cache_topk"], choice=config["cache_selection_method"], capacity=config["mem_cache_size"])
+        layer.new_cache(
+            config["cache_topk"], choice=config["cache_selection_method"], capacity=config["mem_cache_size"]
+        )
         for layer in model.layers
     ]
     parts = []

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from core_attention.capture.capture import capture
 from core_attention.mechanisms.moh.attention import HeadRouter, MoHAttention, Routing, keep_largest, mixture_of_heads
 from core_attention.mechanisms.moh.heads import selected_heads_attention
-from core_attention.mechanisms.moh.llama import KeyValueCache, MoHLlamaAttention, MoHLlamaLayer, norm_routing
+from core_attention.mechanisms.moh.llama import MoHLlamaAttention, MoHLlamaLayer, norm_routing
 from core_attention.mechanisms.moh.vit import MoHAggregatedAttention, MoHCosineAttention, relative_coordinates
 
 
@@ -147,10 +147,10 @@ def test_decoding_equals_the_full_forward(kv_heads, router):
     torch.manual_seed(0)
     module = MoHLlamaAttention(24, 8, head_dim=4, kv_heads=kv_heads, shared=3, routed=2, router=router).double()
     x = tokens(15)
-    cache = KeyValueCache()
+    cache = module.new_cache()
     parts = [module(part, cache=cache)[0] for part in x.split([6, 1, 1, 4, 1, 1, 1], dim=1)]
     torch.testing.assert_close(torch.cat(parts, dim=1), module(x)[0])
-    assert len(cache) == 15
+    assert cache.length == 15
     torch.testing.assert_close(module(x, skip=False)[0], module(x)[0])
 
 

@@ -254,7 +254,7 @@ def test_options_that_do_not_exist():
         titans_layer("mab", 6)
     with pytest.raises(TypeError):
         titans_layer("mag", 6, widht=3)
-    assert TitansCache().state_dict().keys() == {"memory.position"}
+    assert TitansCache().state_dict().keys() == {"memory.position", "memory.pending.count"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import record
 from core_attention.masks import Causal
 from core_attention.measuring.example import Example
+from core_attention.parts.cache import Cache, Rows, check_crop
 from core_attention.parts.rotary import rotary_half
 from core_attention.parts.transforms import readable
 
@@ -230,11 +231,31 @@ def attention_indicators(maps: Float[Tensor, "heads n n"], local: int = 4) -> di
 
 
 @dataclass
-class Decoding:
-    """What a layer keeps between calls that continue the same sequences: the number of tokens so far, and its tensors."""
+class DeconstructedCache(Cache):
+    """What a layer keeps between calls that go on with the same sequences.
 
-    seen: int = 0
-    tensors: tuple[Tensor, ...] = field(default_factory=tuple)
+    Attributes:
+        length: tokens read.
+        rows: keys and values, or values alone, of the kinds that see every token again.
+        sums: what the kinds that sum up keep (`approximate_attention`, `nonapproximate_attention`).
+    """
+
+    length: int = 0
+    rows: Rows = field(default_factory=Rows)
+    sums: tuple[Tensor, ...] | None = None
+
+    def crop(self, length: int) -> None:
+        """Forgets the tokens from `length` on.
+
+        Raises:
+            ValueError: the kind keeps sums, or `length` is not from 0 to the tokens read.
+        """
+        if self.sums is not None:
+            super().crop(length)
+        check_crop(length, self.length)
+        if self.rows.room is not None:
+            self.rows.crop(length)
+        self.length = length
 
 
 class DeconstructedAttention(nn.Module):
@@ -286,6 +307,10 @@ class DeconstructedAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=qkv_bias)
         self.o_proj = nn.Linear(width, width, bias=False)
 
+    def new_cache(self) -> DeconstructedCache:
+        """An empty cache; one for each generation."""
+        return DeconstructedCache(rows=Rows())
+
     @property
     def needs_source(self) -> bool:
         return self.kind in ("rnd", "fixedseq", "static")
@@ -295,7 +320,7 @@ class DeconstructedAttention(nn.Module):
         x: Float[Tensor, "batch length width"],
         *,
         source: Float[Tensor, "sources stream width"] | None = None,
-        cache: Decoding | None = None,
+        cache: DeconstructedCache | None = None,
     ) -> Float[Tensor, "batch length width"]:
         """Attends causally.
 
@@ -317,20 +342,22 @@ class DeconstructedAttention(nn.Module):
         if not self.needs_source and source is not None:
             raise ValueError(f"kind {self.kind!r} takes no source")
         if self.kind == "mlp":
+            if cache is not None:
+                cache.length += x.shape[1]
             return self.o_proj(self.v_proj(F.silu(self.q_proj(x)) * self.k_proj(x)))
-        state = cache or Decoding()
-        begin, end = state.seen, state.seen + x.shape[1]
+        begin = 0 if cache is None else cache.length
+        end = begin + x.shape[1]
         v = self._split(self.v_proj(x))
         if self.kind in ("rnd", "fixedseq"):
-            y, tensors = self._fixed(source, v, begin, end, state.tensors)
+            y = self._fixed(source, v, begin, end, cache)
         else:
             attending = x if source is None else source
             if attending.shape != x.shape:
                 raise ValueError(f"source {tuple(attending.shape)} must have the shape of x, {tuple(x.shape)}")
             q, k = self._split(self.q_proj(attending)), self._split(self.k_proj(attending))
-            y, tensors = self._mix(q, k, v, begin, end, state.tensors)
+            y = self._mix(q, k, v, begin, cache)
         if cache is not None:
-            cache.seen, cache.tensors = end, tensors
+            cache.length = end
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
     def fixed_map(self, source: Float[Tensor, "1 stream width"], length: int) -> Float[Tensor, "heads length length"]:
@@ -353,22 +380,23 @@ class DeconstructedAttention(nn.Module):
         positions = torch.arange(begin, begin + t.shape[-2], device=t.device)
         return rotary_half(t, positions, self.rope_theta)
 
-    def _mix(
-        self, q: Tensor, k: Tensor, v: Tensor, begin: int, end: int, before: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, begin: int, cache: DeconstructedCache | None) -> Tensor:
+        before = None if cache is None else cache.sums
         if self.kind == "nonapprox":
-            state = (before[0], before[1]) if before else None
-            return nonapproximate_attention(q, k, v, state=state)
-        q, k = self._rotate(q, begin), self._rotate(k, begin)
-        if self.kind == "approx":
-            return approximate_attention(q, k, v, form=self.approx_form, state=before or None)
-        if before:
-            k, v = torch.cat([before[0], k], -2), torch.cat([before[1], v], -2)
-        return attention(q, k, v, mask=Causal(offset=begin)), (k, v)
+            y, sums = nonapproximate_attention(q, k, v, state=None if before is None else (before[0], before[1]))
+        else:
+            q, k = self._rotate(q, begin), self._rotate(k, begin)
+            if self.kind != "approx":
+                k, v = (k, v) if cache is None else cache.rows.extend(k, v)
+                return attention(q, k, v, mask=Causal(offset=begin))
+            y, sums = approximate_attention(q, k, v, form=self.approx_form, state=before)
+        if cache is not None:
+            cache.sums = sums
+        return y
 
     def _fixed(
-        self, source: Tensor | None, v: Tensor, begin: int, end: int, before: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        self, source: Tensor | None, v: Tensor, begin: int, end: int, cache: DeconstructedCache | None
+    ) -> Tensor:
         assert source is not None
         if source.shape[0] != 1 or source.shape[1] < end:
             raise ValueError(
@@ -376,12 +404,12 @@ class DeconstructedAttention(nn.Module):
             )
         q, k = self._rotated_qk(source[:, :end])
         q = q[:, :, begin:]
-        if before:
-            v = torch.cat([before[0], v], -2)
+        if cache is not None:
+            (v,) = cache.rows.extend(v)
         # q and k of the one stream are expanded, never copied
         batch = v.shape[0]
         q, k = q.expand(batch, -1, -1, -1), k.expand(batch, -1, -1, -1)
-        return attention(q, k, v, mask=Causal(offset=begin)), (v,)
+        return attention(q, k, v, mask=Causal(offset=begin))
 
 
 def approximate_example(tokens: int) -> Example:

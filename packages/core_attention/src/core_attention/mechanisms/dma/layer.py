@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from core_attention.capture.recording import active
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.dma.attention import (
     Backend,
@@ -18,8 +19,7 @@ from core_attention.mechanisms.dma.attention import (
     importance,
 )
 from core_attention.mechanisms.dma.tiles import key_lifetimes
-from core_attention.capture.recording import active
-from core_attention.parts.cache import Cache, Rows, check_crop, setting
+from core_attention.parts.cache import SETTING, Cache, Rows, check_crop
 from core_attention.parts.rotary import rotary_angles, rotate, turn
 from core_attention.parts.transforms import readable
 
@@ -55,7 +55,7 @@ class DynamicMaskCache(Cache):
         padded: whether any token was ever masked.
     """
 
-    window: int = setting()
+    window: int = field(metadata=SETTING)
     length: int = 0
     rows: Rows = field(default_factory=Rows)
     padded: bool = False

@@ -1,11 +1,11 @@
 """Reading any length with landmark attention: finished blocks wait in a store, and each query reads the few whose landmarks it scores highest.
 
-Keys are kept turned by their place in their block alone. A chunk of queries sees [the chosen blocks, oldest first; the unfinished block; the chunk itself] at the
-"stingy" positions of the published code: the K newest blocks keep their true distance, all older ones stand in one slot before them. So no
+Keys are kept turned by their place in their block alone. A chunk of queries sees [the chosen blocks, oldest first; the unfinished block; the chunk
+itself] at the "stingy" positions of the published code: the K newest blocks keep their true distance, all older ones stand in one slot before them. So no
 distance exceeds what was seen in training, however long the text. Turning the query back by the distance of a block is all that a position costs.
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from core_attention.mechanisms.landmark.attention import grouped_softmax, landmark_flags
 from core_attention.mechanisms.landmark.token import Tables, one_token, turned_tables
-from core_attention.parts.cache import Cache, check_crop, setting
+from core_attention.parts.cache import SETTING, Cache, check_crop
 from core_attention.parts.rotary import Pairing, rotary_angles, rotate
 from core_attention.parts.transforms import readable
 
@@ -57,15 +57,15 @@ class LandmarkMemory(Cache):
         ValueError: a size below 1, or an unknown choice.
     """
 
-    block: int = setting()
-    top_k: int = setting()
+    block: int = field(metadata=SETTING)
+    top_k: int = field(metadata=SETTING)
     _: KW_ONLY
-    choice: Choice = setting("per_token_and_head")
-    capacity: int | None = setting(None)
-    offload: bool = setting(False)
-    dtype: torch.dtype | None = setting(None)
-    pairing: Pairing = setting("half")
-    theta: float = setting(10000.0)
+    choice: Choice = field(default="per_token_and_head", metadata=SETTING)
+    capacity: int | None = field(default=None, metadata=SETTING)
+    offload: bool = field(default=False, metadata=SETTING)
+    dtype: torch.dtype | None = field(default=None, metadata=SETTING)
+    pairing: Pairing = field(default="half", metadata=SETTING)
+    theta: float = field(default=10000.0, metadata=SETTING)
     length: int = 0
     first: int = 0
     count: int = 0
@@ -76,7 +76,11 @@ class LandmarkMemory(Cache):
     tail_values: Tensor | None = None
 
     def __post_init__(self) -> None:
-        sizes = (("block", self.block), ("top_k", self.top_k), ("capacity", 1 if self.capacity is None else self.capacity))
+        sizes = (
+            ("block", self.block),
+            ("top_k", self.top_k),
+            ("capacity", 1 if self.capacity is None else self.capacity),
+        )
         for name, value in sizes:
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -98,7 +102,9 @@ class LandmarkMemory(Cache):
         whole, places = divmod(length, self.block)
         lost = self.length // self.block - self.count  # blocks that were forgotten
         if whole < lost:
-            raise ValueError(f"the memory has forgotten its first {lost} blocks: it cannot be cropped to {length} positions")
+            raise ValueError(
+                f"the memory has forgotten its first {lost} blocks: it cannot be cropped to {length} positions"
+            )
         if places and whole < self.length // self.block:
             at = self.first + whole - lost
             assert self.keys is not None
@@ -288,7 +294,7 @@ class LandmarkMemory(Cache):
         return rotate(x, rotary_angles(position, x.shape[-1], self.theta, x.dtype), self.pairing)
 
     def _from(self, q: Tensor, place: Tensor, base: Tensor) -> Tensor:
-        """Queries as the blocks in the slots `base` see them, (batch, heads, queries, blocks, dim); `base` is (batch, heads, queries or 1, blocks)."""
+        """Queries as the blocks in the slots `base`, (…, blocks), see them: (batch, heads, queries, blocks, dim)."""
         distance = place[:, None] + (self._base - base) * self.block
         return self._rotated(q[:, :, :, None].expand(-1, -1, -1, base.shape[-1], -1), distance)
 

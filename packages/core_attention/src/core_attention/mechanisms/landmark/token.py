@@ -22,7 +22,8 @@ def turned_tables(block: int, top_k: int, like: Tensor, theta: float, pairing: P
     """The tables for `top_k` blocks in slots of their own and one that older ones share."""
     position = torch.arange((top_k + 2) * block, device=like.device)
     tables = rotary_tables(position, like.shape[-1], theta, pairing, like.dtype)
-    return Tables(*(x.unflatten(0, (top_k + 2, block)) for x in tables), pairing)
+    cos, sin = (x.unflatten(0, (top_k + 2, block)) for x in tables)
+    return Tables(cos, sin, pairing)
 
 
 def one_token(
@@ -68,7 +69,9 @@ def one_token(
     if slot is None:
         turned = seen[:, :heads, 1 : new + 1].flip(2)
     else:
-        turned = seen[:, :heads].gather(2, slot.expand(batch, heads, 1, new)[:, :, 0, :, None].expand(-1, -1, -1, q.shape[-1]))
+        turned = seen[:, :heads].gather(
+            2, slot.expand(batch, heads, 1, new)[:, :, 0, :, None].expand(-1, -1, -1, q.shape[-1])
+        )
     score = (keys[:, :, 0] @ turned[..., None])[..., 0]  # (batch, heads, chosen, block)
     share = torch.cat([scores, score[..., -1]], -1).softmax(-1)
     score[..., -1] = -torch.inf  # a landmark has no weight of its own

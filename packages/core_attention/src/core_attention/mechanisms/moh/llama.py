@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core_attention.mechanisms.moh.attention import GateScale, HeadRouter, Routing, keep_largest, mixture_of_heads
+from core_attention.parts.cache import Rows
 from core_attention.parts.rotary import rotary_angles, rotate
 
 
@@ -47,24 +48,6 @@ def norm_routing(
         if straight_through:
             gates = gates * (1 + probabilities - probabilities.detach())  # still 0 or 1, with the gradient of p
     return Routing(torch.cat([ones, gates], dim=-1), selected, probabilities)
-
-
-class KeyValueCache:
-    """Keys and values of the tokens read so far, of one layer."""
-
-    def __init__(self) -> None:
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-
-    def __len__(self) -> int:
-        return 0 if self.keys is None else self.keys.shape[2]
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends, and returns all of them."""
-        if self.keys is not None and self.values is not None:
-            k, v = torch.cat([self.keys, k], dim=2), torch.cat([self.values, v], dim=2)
-        self.keys, self.values = k, v
-        return k, v
 
 
 class MoHLlamaAttention(nn.Module):
@@ -125,6 +108,10 @@ class MoHLlamaAttention(nn.Module):
         if router == "learned":
             self.router = HeadRouter(width, heads, shared=self.shared, routed=self.routed, gate_scale=gate_scale)
 
+    def new_cache(self) -> Rows:
+        """An empty cache of keys and values; one for each generation."""
+        return Rows()
+
     def route(self, x: Float[Tensor, "batch tokens width"], q: Float[Tensor, "batch heads tokens dim"]) -> Routing:
         """The routing of tokens `x` with queries `q` (before rotation)."""
         if self.router is not None:
@@ -137,7 +124,7 @@ class MoHLlamaAttention(nn.Module):
         x: Float[Tensor, "batch tokens width"],
         *,
         mask: Bool[Tensor, "..."] | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Rows | None = None,
         positions: Int[Tensor, "..."] | None = None,
         skip: bool = True,
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
@@ -157,7 +144,7 @@ class MoHLlamaAttention(nn.Module):
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         routing = self.route(x, q)
         if positions is None:
-            start = 0 if cache is None else len(cache)
+            start = 0 if cache is None else cache.length
             positions = torch.arange(start, start + x.shape[1], device=x.device)
         angles = rotary_angles(positions, self.head_dim, self.theta, x.dtype)
         if angles.ndim == 3:  # positions of each sample: an axis for the heads

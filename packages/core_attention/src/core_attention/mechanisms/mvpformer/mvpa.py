@@ -9,7 +9,7 @@ where the window holds t − t′ ≤ 10, and everything for the last segment. O
 relative terms, which factorise over segments and channels (`core_attention.factorised.attention`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -25,7 +25,7 @@ from core_attention.factorised.attention import (
     factorised_weights,
 )
 from core_attention.measuring.example import Example
-from core_attention.parts.cache import Cache
+from core_attention.parts.cache import SETTING, Cache, check_crop
 
 RelativeIndex = Literal["official", "distance"]
 
@@ -36,15 +36,28 @@ class MVPACache(Cache):
 
     Attributes:
         limit: greatest number of segments that attention sees; 0: all.
+        length: segments read, also those that were dropped.
     """
 
+    limit: int = field(default=0, metadata=SETTING)
+    length: int = 0
     keys: Tensor | None = None
     values: Tensor | None = None
-    limit: int = 0
 
-    def reset(self) -> None:
-        """Forgets all segments; the limit stays."""
-        self.keys = self.values = None
+    def crop(self, length: int) -> None:
+        """Forgets the segments from `length` on.
+
+        Raises:
+            ValueError: segments were dropped that would be seen again, or `length` is not from 0 to those read.
+        """
+        check_crop(length, self.length)
+        if length < self.length and self.limit and self.length > self.limit:
+            raise ValueError(
+                f"of {self.length} segments the cache keeps {self.limit}: it cannot go back to {length}; keep a copy (copy.deepcopy) to return to"
+            )
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
+        self.length = length
 
     def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of the past and of a call's own segments."""
@@ -293,6 +306,7 @@ class MVPFormerGQAAttention(nn.Module):
         )
         if cache is not None:
             cache.keys, cache.values = k, v
+            cache.length += x.shape[1]
         return self.resid_dropout(self.c_proj(y.permute(0, 2, 3, 1, 4).flatten(3)))
 
     def weights(

@@ -81,7 +81,10 @@ def write_and_read(
     assert pending.momentum is not None
     lead, place, end = q.shape[:2], pending.count, pending.count + 1
     alpha, eta, theta = gates[..., None]
-    rows = _writes(*(t.flatten(0, 1) for t in (k, v)), [w.flatten(0, 1) for w in reference])
+    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
+    # at most of a chunk's tokens the memory is the reference, and its first matrix is read once for both
+    together = torch.bmm(torch.cat([k, q], 1), memory[0].flatten(0, 1)) if reference is memory else None
+    rows = _writes(k, v, [w.flatten(0, 1) for w in reference], None if together is None else together[:, :1])
     factors = _step_sizes(rows, theta.flatten(0, 1), max_grad_norm)
     for i, (h, update) in enumerate(zip(rows.inputs, rows.updates, strict=True)):
         pending.inputs[i][:, :, place] = h.view(*lead, -1)
@@ -91,20 +94,24 @@ def write_and_read(
     pending.momentum[..., BASES + place] = 1
     pending.memory.mul_(1 - alpha).add_(pending.momentum)
     of_momentum, of_memory, weights = pending.memory.flatten(0, 1)[..., : BASES + end].split([1, 1, end], -1)
-    y = q.flatten(0, 1)
+    y = q
     for i in range(len(memory)):
         h = gelu(y) if i else y
         weighted = torch.bmm(h, pending.inputs[i].flatten(0, 1)[:, :end].mT).mul_(weights)
         y = torch.bmm(weighted, pending.updates[i].flatten(0, 1)[:, :end])
-        y = y.baddbmm_(h * of_momentum, momentum[i].flatten(0, 1)).baddbmm_(h * of_memory, memory[i].flatten(0, 1))
+        y.baddbmm_(h * of_momentum, momentum[i].flatten(0, 1))
+        if i == 0 and together is not None:
+            y.addcmul_(together[:, 1:], of_memory)
+        else:
+            y.baddbmm_(h * of_memory, memory[i].flatten(0, 1))
     return y.unflatten(0, lead), rows.loss.unflatten(0, lead)
 
 
-def _writes(k: Tensor, v: Tensor, matrices: list[Tensor]) -> network.Writes:
-    """`network.writes` of one token, (rows, 1, dim), in as few operations as it takes."""
+def _writes(k: Tensor, v: Tensor, matrices: list[Tensor], first: Tensor | None) -> network.Writes:
+    """`network.writes` of one token, (rows, 1, dim), in as few operations as it takes; `first` is k times the first matrix if it is known."""
     inputs, before = [k], []
     for i, matrix in enumerate(matrices):
-        before.append(torch.bmm(inputs[-1], matrix))
+        before.append(torch.bmm(inputs[-1], matrix) if i or first is None else first)
         if i < len(matrices) - 1:
             inputs.append(gelu(before[-1]))
     error = before[-1] - v

@@ -21,7 +21,7 @@ class MemoryCache(MemoryState):
     """State of a `NeuralMemory` between calls: the memory's, and what convolutions and shared gates need of the tokens before.
 
     Attributes:
-        gates: α, η, θ of the running chunk where they are shared in a chunk, (3, batch, heads).
+        gates: α, η, θ of the running chunk where they are shared in a chunk, (batch, heads, 3).
         tails: the last tokens that the convolutions of q, k, v and of reading alone have seen, (batch, kernel − 1, inner) each.
         surprise: of the last call: ‖M(k_t) − v_t‖² of each token, (batch, heads, time); not needed to continue.
     """
@@ -281,12 +281,12 @@ class NeuralMemory(nn.Module):
             gates = torch.stack([alpha, eta, theta * self.theta_max])
         if self.gates == "token":
             return gates
-        before = gates.new_zeros(*gates.shape[:3]) if cache.gates is None else cache.gates
+        before = gates.new_zeros(*gates.shape[:3]) if cache.gates is None else cache.gates.permute(2, 0, 1)
         gates = torch.cat([before[..., None], gates], -1)  # place 0: the gates of the chunk that is already running
         time = torch.arange(x.shape[1], device=x.device)
         start = time - (cache.position + time) % self.chunk_size
         gates = gates.index_select(-1, (start + 1).clamp_min(0))
-        cache.gates = gates[..., -1]
+        cache.gates = gates[..., -1].permute(1, 2, 0)
         return gates
 
     def _output(self, y: Tensor, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ A query attends to its own block, causally, and to the k − 1 earlier blocks wi
 if there are fewer. k = 1 is attention inside the own block (where the published fast path falls back to full attention).
 """
 
+from dataclasses import dataclass, field
 from itertools import pairwise, product
 
 import torch
@@ -17,87 +18,80 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.masks import Causal
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.vmoba.block_selection import block_means, gate
+from core_attention.parts.cache import SETTING, Cache, Rows, check_crop
 from core_attention.routed.attention import Backend, routed_attention
 from core_attention.routed.routes import RouteMask, check_heads
 
 ROWS = 4096  # queries whose gates exist at once
 
 
-class MoBACache:
+@dataclass
+class MoBACache(Cache):
     """Keys and values of a decoding batch, and the running sum of each block's keys.
 
-    Args:
-        block: tokens of a block.
+    Attributes:
+        block: tokens of a block, that of the layer.
+        rows: keys and values.
+        sums: of the keys of each block, (batch, kv heads, blocks, dim), float32 or wider.
+
+    Raises:
+        ValueError: a block of no token.
     """
 
-    def __init__(self, block: int):
-        if block < 1:
-            raise ValueError(f"a block holds at least one token, got {block}")
-        self.block, self.length = block, 0
-        self._k: Tensor | None = None
-        self._v: Tensor | None = None
-        self._sums: Tensor | None = None
+    block: int = field(metadata=SETTING)
+    rows: Rows = field(default_factory=Rows)
+    sums: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.block < 1:
+            raise ValueError(f"a block holds at least one token, got {self.block}")
+
+    @property
+    def length(self) -> int:
+        """Tokens read."""
+        return self.rows.length
 
     def append(
         self, k: Float[Tensor, "batch kv_heads new dim"], v: Float[Tensor, "batch kv_heads new value_dim"]
-    ) -> None:
-        """Adds the next tokens; room doubles when it is used up.
+    ) -> tuple[Tensor, Tensor]:
+        """Adds the next tokens, and returns all keys and values.
 
         Raises:
             ValueError: another batch, number of heads or width than before.
         """
-        held = None if self._k is None else tuple(self.keys.shape)
-        fits_cache = held is None or (*k.shape[:2], k.shape[3]) == (*held[:2], held[3])
-        if k.shape[:3] != v.shape[:3] or not fits_cache:
-            raise ValueError(
-                f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit each other or the cache {held}"
-            )
-        start, stop = self.length, self.length + k.shape[2]
-        capacity = 0 if self._k is None else self._k.shape[2]
-        if stop > capacity:
-            self._grow(k, v, max(stop, 2 * capacity, 4 * self.block))
-        assert self._k is not None
-        assert self._v is not None
-        assert self._sums is not None
-        self._k[:, :, start:stop], self._v[:, :, start:stop] = k, v
-        owner = torch.arange(start, stop, device=k.device) // self.block
-        self._sums.index_add_(2, owner, k.to(self._sums.dtype))
-        self.length = stop
+        if k.shape[:3] != v.shape[:3]:
+            raise ValueError(f"keys {tuple(k.shape)} and values {tuple(v.shape)} do not fit each other")
+        start = self.length
+        keys, values = self.rows.extend(k, v)
+        self._add(k.detach(), start)
+        return keys, values
 
-    def _grow(self, k: Tensor, v: Tensor, capacity: int) -> None:
-        batch, heads = k.shape[:2]
+    def _add(self, k: Tensor, start: int) -> None:
+        """Adds keys, of which the first stands at `start`, to the sums of their blocks."""
         wide = torch.promote_types(k.dtype, torch.float32)
-        blocks = -(-capacity // self.block)
-        new = (
-            k.new_empty(batch, heads, capacity, k.shape[3]),
-            v.new_empty(batch, heads, capacity, v.shape[3]),
-            k.new_zeros(batch, heads, blocks, k.shape[3], dtype=wide),  # zeros: `append` adds to them
-        )
-        for fresh, old in zip(new, (self._k, self._v, self._sums), strict=True):
-            if old is not None:
-                fresh[:, :, : old.shape[2]] = old
-        self._k, self._v, self._sums = new
+        count = -(-(start + k.shape[2]) // self.block)
+        if self.sums is None:
+            self.sums = k.new_zeros(*k.shape[:2], 0, k.shape[3], dtype=wide)
+        self.sums = nn.functional.pad(self.sums, (0, 0, 0, count - self.sums.shape[2]))
+        owner = torch.arange(start, start + k.shape[2], device=k.device) // self.block
+        self.sums.index_add_(2, owner, k.to(wide))
 
-    @property
-    def keys(self) -> Tensor:
-        """(batch, kv heads, length, dim)."""
-        assert self._k is not None
-        return self._k[:, :, : self.length]
-
-    @property
-    def values(self) -> Tensor:
-        """(batch, kv heads, length, value dim)."""
-        assert self._v is not None
-        return self._v[:, :, : self.length]
+    def crop(self, length: int) -> None:
+        """Forgets the tokens from `length` on."""
+        check_crop(length, self.length)
+        self.rows.crop(length)
+        if self.sums is not None:
+            whole = length // self.block
+            self.sums = self.sums[:, :, :whole]
+            self._add(self.rows.rows[0][:, :, whole * self.block :], whole * self.block)
 
     @property
     def means(self) -> Tensor:
         """(batch, kv heads, blocks, dim), float32 or wider; the last block's over the tokens it has so far."""
-        assert self._sums is not None
-        count = -(-self.length // self.block)
-        starts = torch.arange(count, device=self._sums.device) * self.block
+        assert self.sums is not None
+        starts = torch.arange(self.sums.shape[2], device=self.sums.device) * self.block
         tokens = (self.length - starts).clamp(max=self.block)  # so far, in each block
-        return self._sums[:, :, :count] / tokens[:, None]
+        return self.sums / tokens[:, None]
 
 
 def moba_attention(
@@ -133,8 +127,7 @@ def moba_attention(
     if cache is not None:
         if cache.block != block:
             raise ValueError(f"the cache has blocks of {cache.block} tokens, not {block}")
-        cache.append(k, v)
-        k, v = cache.keys, cache.values
+        k, v = cache.append(k, v)
     if q.shape[2] > k.shape[2]:
         raise ValueError(f"more queries {tuple(q.shape)} than keys {tuple(k.shape)}")
     check_heads(q, k, v)
@@ -236,6 +229,10 @@ class MoBA(nn.Module):
         super().__init__()
         self.block, self.topk, self.full_below = block, topk, full_below
         self.backend: Backend = backend
+
+    def new_cache(self) -> MoBACache:
+        """An empty cache; one for each generation."""
+        return MoBACache(self.block, rows=Rows())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cache: MoBACache | None = None) -> Tensor:
         """See `moba_attention`."""

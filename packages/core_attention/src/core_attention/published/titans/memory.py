@@ -52,6 +52,13 @@ class PublicMemoryCache(Cache):
     rate: Tensor | None = None
     weight_sets: tuple[Tensor, ...] | None = None
 
+    def reorder(self, index: Tensor) -> None:
+        """As for every cache; the batch of the remainder stands behind its views."""
+        remainder, self.remainder = self.remainder, None
+        super().reorder(index)
+        if remainder is not None:
+            self.remainder = remainder.index_select(1, index.to(remainder.device))
+
 
 class PublicNeuralMemory(nn.Module):
     """titans-pytorch's `NeuralMemory` with MLP memories, with its argument names and defaults.
