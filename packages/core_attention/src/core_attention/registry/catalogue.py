@@ -62,12 +62,29 @@ def declared(kind: Kind) -> dict[str, Entry]:
 
 
 def find(kind: Kind, name: str) -> Entry | None:
-    """The entry of one name; None if no system declares it."""
+    """The entry of one name, of its alias, or of either in other capitals or with other dashes; None if no system declares it."""
     for system in _systems(name):
         for other, entry in _entries(system, kind):
             if other == name:
                 return entry
+    for system in _systems(name):
+        for other, entry in _entries(system, kind):
+            if _spelling(other, system) == _spelling(name, system):
+                return entry
     return None
+
+
+def _spelling(name: str, system: System) -> str:
+    """What all spellings of one name in a system have in common."""
+    plain = _plain(name)
+    for alias, meaning in system.aliases.items():
+        if plain == _plain(alias):
+            return _plain(meaning)
+    return plain
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def undeclared_papers() -> dict[str, Paper]:

@@ -143,6 +143,8 @@ class System:
         pages: the pages of single examples, where they differ from `page`.
         attentions: name in transformers → attention function (see `core_attention.pretrained.transformers`).
         converters: name → maker of what `core_attention.pretrained.convert.convert_model` puts into a layer.
+        aliases: another spelling → the name that it stands for: the paper's abbreviation, the published class. Capitals, ``-`` and ``_``
+            make no difference anyway.
         inserts: name → constructor, called with the channels of a feature map (see `core_attention.insert`).
     """
 
@@ -157,6 +159,7 @@ class System:
     attentions: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
     converters: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
     inserts: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
 
 def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
@@ -302,5 +305,6 @@ def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
             attentions={**whole.attentions, **part.attentions},
             converters={**whole.converters, **part.converters},
             inserts={**whole.inserts, **part.inserts},
+            aliases={**whole.aliases, **part.aliases},
         )
     return replace(whole, components=components, failures=failures)

@@ -131,6 +131,10 @@ system = System(
     examples={
         "biformer": "core_attention.mechanisms.biformer.attention:example",
     },
+    aliases={
+        "BiLevelRoutingAttention": "biformer",
+        "BRA": "biformer",
+    },
     page="biformer.md",
     converters={
         "biformer": "core_attention.mechanisms.biformer.pretrained:for_layer",

@@ -42,5 +42,8 @@ system = System(
     examples={
         "class-semantics": "core_attention.mechanisms.csa_action.class_semantics:example",
     },
+    aliases={
+        "CSABlock": "class-semantics",
+    },
     page="class_semantics.md",
 )

@@ -68,5 +68,8 @@ system = System(
             "export": "the chunks of a sequence are a loop of Python, which a graph holds unrolled for one length",
         },
     },
+    aliases={
+        "DeconstructedAttention": "deconstructing-approx",
+    },
     page="deconstructing.md",
 )

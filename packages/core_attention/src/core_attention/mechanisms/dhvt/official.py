@@ -55,5 +55,10 @@ system = System(
             "one token": "batch normalisation in training has no variance of a single pixel of a single sample",
         },
     },
+    aliases={
+        "HeadInteractedAttention": "dhvt-attention",
+        "HI-MHSA": "dhvt-attention",
+        "DAFF": "dhvt-feed-forward",
+    },
     page="dhvt.md",
 )

@@ -82,6 +82,10 @@ system = System(
             "export": "ranking takes a pass a bit of the number of keys, and whether the window covers them all is decided by the length",
         },
     },
+    aliases={
+        "DynamicMaskAttention": "dma",
+        "DogeAttention": "dma",
+    },
     page="dma.md",
     converters={
         "dma": "core_attention.mechanisms.dma.pretrained:for_layer",

@@ -34,5 +34,8 @@ system = System(
     examples={
         "subspace-attention-layer": "core_attention.mechanisms.dynsubspace.attention_layer:example",
     },
+    aliases={
+        "AttentionLayer": "subspace-attention-layer",
+    },
     page="feature_maps.md",
 )

@@ -50,6 +50,11 @@ system = System(
         "coordinate": "core_attention.mechanisms.eurosat_bmta.coordinate:example",
         "squeeze-excitation": "core_attention.mechanisms.eurosat_bmta.squeeze_excitation:example",
     },
+    aliases={
+        "BalancedMultiTaskAttention": "balanced",
+        "CoordinateAttention": "coordinate",
+        "se": "squeeze-excitation",
+    },
     page="balanced.md",
     pages={
         "cbam": "feature_maps.md",

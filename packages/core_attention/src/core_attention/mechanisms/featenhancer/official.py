@@ -30,5 +30,8 @@ system = System(
     examples={
         "scale-aware": "core_attention.mechanisms.featenhancer.scale_aware:example",
     },
+    aliases={
+        "ScaleAwareFeatureAggregation": "scale-aware",
+    },
     page="scale_aware.md",
 )

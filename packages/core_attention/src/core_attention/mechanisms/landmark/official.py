@@ -73,6 +73,9 @@ system = System(
     examples={
         "landmark": "core_attention.mechanisms.landmark.layer:example",
     },
+    aliases={
+        "LandmarkAttention": "landmark",
+    },
     page="landmark.md",
     attentions={
         "landmark": "core_attention.mechanisms.landmark.pretrained:landmark",

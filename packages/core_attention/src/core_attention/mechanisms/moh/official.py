@@ -153,6 +153,10 @@ system = System(
     examples={
         "moh": "core_attention.mechanisms.moh.attention:example",
     },
+    aliases={
+        "MoHAttention": "moh",
+        "mixture-of-head": "moh",
+    },
     page="moh.md",
     converters={
         "moh": "core_attention.mechanisms.moh.pretrained:for_layer",

@@ -42,6 +42,12 @@ system = System(
         "channel-attention": "core_attention.mechanisms.msdual.dual:channel_example",
         "position-attention": "core_attention.mechanisms.msdual.dual:position_example",
     },
+    aliases={
+        "CAM": "channel-attention",
+        "CAM_Module": "channel-attention",
+        "PAM": "position-attention",
+        "PAM_Module": "position-attention",
+    },
     page="position_channel_attention.md",
     inserts={
         "cam": "core_attention.mechanisms.msdual.dual:CAM",

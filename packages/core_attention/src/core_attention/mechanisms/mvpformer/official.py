@@ -63,5 +63,9 @@ system = System(
     examples={
         "mvpa": "core_attention.mechanisms.mvpformer.mvpa:example",
     },
+    aliases={
+        "MVPFormerGQAAttention": "mvpa",
+        "mvpformer": "mvpa",
+    },
     page="mvpa.md",
 )

@@ -37,5 +37,8 @@ system = System(
     examples={
         "rala": "core_attention.mechanisms.rala.attention:example",
     },
+    aliases={
+        "GateLinearAttentionNoSilu": "rala",
+    },
     page="rala.md",
 )

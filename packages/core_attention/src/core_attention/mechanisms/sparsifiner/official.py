@@ -76,6 +76,9 @@ system = System(
             "autocast": "an untrained predictor's scores are nearly equal, so that bf16 rounds them to other keys"
         },
     },
+    aliases={
+        "SparsifinerAttention": "sparsifiner",
+    },
     page="sparsifiner.md",
     converters={
         "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:for_layer",

@@ -168,5 +168,11 @@ system = System(
         "titans-mag": "core_attention.mechanisms.titans.layers:mag_example",
         "titans-mal": "core_attention.mechanisms.titans.layers:mal_example",
     },
+    aliases={
+        "NeuralMemory": "titans-lmm",
+        "MemoryAsContext": "titans-mac",
+        "MemoryAsGate": "titans-mag",
+        "MemoryAsLayer": "titans-mal",
+    },
     page="titans.md",
 )

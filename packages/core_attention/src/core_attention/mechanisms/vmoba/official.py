@@ -76,6 +76,9 @@ system = System(
             "export": "gates are computed in a loop of Python over runs of queries, which a graph holds unrolled for one length",
         },
     },
+    aliases={
+        "MixtureOfBlocks": "vmoba",
+    },
     page="vmoba.md",
     attentions={
         "moba": "core_attention.mechanisms.vmoba.pretrained:moba",
