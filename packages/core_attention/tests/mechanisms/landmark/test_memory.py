@@ -5,6 +5,7 @@ import torch
 
 from core_attention.mechanisms.landmark.layer import LandmarkAttention
 from core_attention.mechanisms.landmark.memory import LandmarkMemory, chunk_length
+from core_attention.mechanisms.landmark.token import _largest
 
 CHOICES = ["per_token_and_head", "max_over_heads", "max_over_tokens"]
 
@@ -99,6 +100,15 @@ def test_a_needle_far_back_is_read():
     memory.store(k, v)
     out = memory.attend(torch.full((1, 1, 1, 8), 3.0), torch.zeros(1, 1, 1, 8), torch.zeros(1, 1, 1, 1))
     assert out.item() > 0.99
+
+
+def test_the_largest_and_of_equals_the_last():
+    torch.manual_seed(0)
+    score = torch.randint(0, 9, (3, 4, 1, 50)).double()
+    score[0, 0, 0, 7] = torch.nan
+    ours = _largest(score, 6).sort(-1).values
+    flipped = score.nan_to_num(nan=torch.inf).flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :6]
+    assert torch.equal(ours, (49 - flipped).sort(-1).values)
 
 
 def test_before_anything_is_stored():

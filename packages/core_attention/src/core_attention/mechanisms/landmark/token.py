@@ -98,6 +98,14 @@ def _choose(queries: Tensor, landmarks: Tensor, new: int, shared: bool) -> Tenso
         score = score.softmax(-1).amax(1, keepdim=True)
     if count == new:
         return torch.arange(count, device=score.device).expand(score.shape)
-    # flipped, so that the stable sort puts the newest of equals first
-    order = score.flip(-1).sort(dim=-1, descending=True, stable=True).indices[..., :new]
-    return (count - 1 - order).sort(dim=-1).values
+    return _largest(score, new).sort(dim=-1).values
+
+
+def _largest(score: Tensor, number: int) -> Tensor:
+    """Places of the `number` largest; of equals the last ones. One partial selection finds the least that is taken, a second one takes it."""
+    score = score.nan_to_num(nan=torch.inf)
+    least = score.topk(number, -1, sorted=False).values.amin(-1, keepdim=True)
+    place = torch.arange(score.shape[-1], device=score.device)
+    # what is larger comes first whatever its place, then the last of those that are equal to the least
+    order = torch.where(score > least, place + score.shape[-1], place.masked_fill(score < least, -1))
+    return order.topk(number, -1, sorted=False).indices
