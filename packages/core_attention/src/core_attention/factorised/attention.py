@@ -105,8 +105,8 @@ def factorised_attention(
     grouped = grouped.reshape(kv_heads * batch, rows, columns * groups, dim)
     keys, values = (t.transpose(0, 1).flatten(0, 1).flatten(1, 2) for t in (k, v))
 
-    def spread(t: Tensor) -> Tensor:  # one entry per kv head → one per kv head and sample
-        return t.expand(kv_heads, *t.shape[1:]).repeat_interleave(batch, 0)
+    # one entry per kv head → one per kv head and sample; a def would be wrapped by the shape checks, which Dynamo cannot trace
+    spread = lambda t: t.expand(kv_heads, *t.shape[1:]).repeat_interleave(batch, 0)  # noqa: E731
 
     # the scale goes into the tables, which are small; that of the content term is a factor of its product
     row_table, column_table = spread(tables.rows.to(dtype) * factor), spread(tables.columns.to(dtype) * factor)
