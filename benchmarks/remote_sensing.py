@@ -204,10 +204,10 @@ def tiled_sheet(path: Path, side: int) -> Path:
 
 def sheet_run(path: str, out: str) -> float:
     """Seconds of segmenting a sheet by strips with the tiny network."""
-    from remote_sensing.maps.predictions.sheets import segment_sheet
     from remote_sensing.maps.model.folder import SheetModel
     from remote_sensing.maps.model.mapsam import MapSamConfig
     from remote_sensing.maps.model.options import SegmentOptions
+    from remote_sensing.maps.predictions.sheets import segment_sheet
     from remote_sensing.maps.training.network import TINY
 
     torch.manual_seed(0)

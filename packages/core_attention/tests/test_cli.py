@@ -50,7 +50,7 @@ def test_list_names_every_system_and_its_holder(toy, capsys):
     rows = listed(capsys)
     assert set(papers()) | {"toy"} == set(rows)
     assert rows["toy"]["components"]["Toy"] == {"distribution": "unknown", "verified": None}
-    assert rows["oat"]["components"]["Seq2SeqTransformer"]["distribution"] is None  # planned
+    assert rows["mambaout"]["components"]["MambaOut"]["distribution"] is None  # planned
     assert cli.main(["list"]) == 0
     assert "not in this installation" in capsys.readouterr().out
 

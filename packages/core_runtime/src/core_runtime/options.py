@@ -74,6 +74,7 @@ def _comma_separated(kind: Callable[[str], Any], words: str, count: int | None =
 Names = Annotated[tuple[str, ...], _comma_separated(str, "name,name,…")]
 Numbers = Annotated[tuple[float, ...], _comma_separated(float, "0,0.3,0.6")]
 Integers = Annotated[tuple[int, ...], _comma_separated(int, "0,3,7")]
+IntegerPair = Annotated[tuple[int, int], _comma_separated(int, "a,b", count=2)]
 Pair = Annotated[tuple[float, float], _comma_separated(float, "a,b", count=2)]
 Box = Annotated[tuple[float, float, float, float], _comma_separated(float, "left,bottom,right,top", count=4)]
 

@@ -1,0 +1,226 @@
+"""``gaze evaluate``."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Seed, Threads, resolve_device, use_threads
+from gaze.cohort.study import ObjectOptions
+from gaze.scanpaths.reading_options import ReadOptions
+
+SHOWN = ("sequence_score", "bits", "mm_vector", "mm_position", "auc")
+
+
+@dataclass(frozen=True)
+class Evaluation(Outcome):
+    """Predictors and people on the same trials.
+
+    Attributes:
+        table: predictor → measure → value and interval, by scene.
+        by_subject: the same intervals resampled over subjects.
+        values: counts, pairing, what was left out.
+        out: the folder with trials.csv, metrics.json and report.html.
+    """
+
+    table: Mapping[str, Mapping[str, Any]]
+    by_subject: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Any]
+    out: Path
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.values, "measures": self.table, "measures_by_subject": self.by_subject, "out": self.out}
+
+    def lines(self) -> Iterable[str]:
+        yield self.values["account"]
+        yield f"Judged on {self.values['trials']} paths ({self.values['part']}); {self.values['pairing']}"
+        for note in self.values["notes"]:
+            yield f"Note: {note}"
+        width = max(map(len, self.table)) + 2
+        yield f"{'':{width}}" + "".join(f"{name.replace('_', ' '):>26}" for name in SHOWN)
+        for name, measures in self.table.items():
+            yield f"{name:{width}}" + "".join(f"{_cell(measures.get(measure)):>26}" for measure in SHOWN)
+        yield "In brackets: 95 % intervals over scenes."
+        yield f"Report: {self.out / 'report.html'}"
+
+
+def _cell(entry: Mapping[str, float] | None) -> str:
+    if entry is None or entry["value"] != entry["value"]:
+        return "–"
+    return f"{entry['value']:.3f} ({entry['low']:.3f}–{entry['high']:.3f})"
+
+
+def evaluate(
+    scanpaths: Path,
+    /,
+    *,
+    model: Model = None,
+    out: Out = Path("gaze-evaluation"),
+    objects: ObjectOptions = ObjectOptions(),
+    reading: ReadOptions = ReadOptions(),
+    part: Literal["auto", "all", "test", "valid"] = "auto",
+    samples: Annotated[int, AtLeast(1)] = 100,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> Evaluation:
+    """Judges a model, the baselines and people by the same measures on the same paths; without --model, the baselines and people.
+
+    Example: gaze evaluate fixations.json --areas areas.json --model run/model
+
+    Args:
+        scanpaths: a file of scanpaths, or a folder of them.
+        part: the model's own test part of these paths (auto, test), its validation part, or all that it was not trained on. Baselines learn
+            from the model's training part, or without a model from every scene but the one judged.
+        samples: paths drawn per trial.
+    """
+    from core_runtime.folders import writing
+    from core_runtime.terminal import track
+    from gaze.cohort.study import load_study
+    from gaze.metrics.judge import judge_people, judge_predictor
+    from gaze.model.folder import load_model
+    from gaze.predictors.baselines import baselines
+    from gaze.predictors.network import NetworkPredictor, PatchPredictor
+
+    use_threads(threads)
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
+    network, crop = None, None
+    if model is not None:
+        loaded, prepared = load_model(model, resolve_device(device))
+        network = NetworkPredictor(loaded, prepared)
+        if prepared.looks and objects.images is None:
+            raise UserError("this model was trained with pictures", "give --images FOLDER")
+        crop = loaded.config.crop if prepared.looks else None
+    study = load_study(scanpaths, objects, reading, crop=crop)
+    learned, judged, words = _parts(study, model, part)
+    scenes = dict(study.scenes)
+    longest = network.prepared.longest if network else max(len(trial.objects) for trial in learned)
+    predictors: list[Any] = list(baselines(learned, scenes))
+    if network is not None:
+        predictors.append(PatchPredictor(network) if network.prepared.patches[0] else network)
+    results = [
+        judge_predictor(predictor, judged, scenes, samples=samples, longest=longest, seed=seed)
+        for predictor in track(predictors, "Judging", len(predictors))
+    ]
+    results.append(judge_people(judged, scenes))
+    table, by_subject = measured(results, "scene"), measured(results, "subject")
+    notes = []
+    for result in results:
+        notes += [f"{result.name}: {note}" for note in result.notes]
+        if result.short:
+            short = f"{result.short} of {result.pairs} pairs without MultiMatch (a path of fewer than 3 fixations)"
+            notes.append(f"{result.name}: {short}")
+    values = {
+        "account": study.account(),
+        "trials": len(judged),
+        "part": words,
+        "pairing": f"{samples} sampled paths per trial against its human path; people: each against all others of the same scene and target",
+        "samples": samples,
+        "notes": [*study.notes, *notes],
+        "delta": {result.name: result.delta for result in results},
+    }
+    evaluation = Evaluation(table, by_subject, values, out)
+    from gaze.reports.evaluation import write_evaluation
+
+    with writing(out) as folder:
+        folder.mkdir()
+        (folder / "metrics.json").write_text(_json(evaluation.facts()), encoding="utf-8")
+        (folder / "trials.csv").write_text(trial_table(results), encoding="utf-8")
+        write_evaluation(folder, evaluation, results, judged, scenes, predictors, longest=longest)
+    return evaluation
+
+
+def _parts(study: Any, model: str | None, part: str) -> tuple[list[Any], list[Any], str]:
+    """What baselines learn from, what is judged, and how that is said.
+
+    Raises:
+        UserError: nothing is left to be judged, or only what the model was trained on.
+    """
+    if model is None:
+        return (
+            list(study.trials),
+            list(study.trials),
+            "all paths; the baselines' few numbers are learned from the same paths",
+        )
+    from gaze.model.folder import trained_on
+
+    known = trained_on(model).get("trials", {})
+    # a trial is known by its fixations: other data sets have subjects and pictures of the same names
+    by_digest = {trial.digest: trial for trial in study.trials}
+    seen = {part: [by_digest[digest] for digest in digests if digest in by_digest] for part, digests in known.items()}
+    new = [trial for trial in study.trials if not any(trial.digest in digests for digests in known.values())]
+    choices = {
+        "test": (seen.get("test", []), "the model's test part"),
+        "valid": (seen.get("valid", []), "the model's validation part, which chose its epoch"),
+        "all": ([*seen.get("test", []), *new], "all paths that the model was not trained on"),
+    }
+    judged, words = choices["test" if part == "auto" and seen.get("test") else "all" if part == "auto" else part]
+    if not judged:
+        trained = len(seen.get("train", []))
+        raise UserError(
+            f"no path is left to judge this model on: it was trained on {trained} of {len(study.trials)}",
+            "give other recordings, or --part valid",
+        )
+    return seen.get("train") or judged, judged, words
+
+
+def measured(results: Sequence[Any], unit: str) -> dict[str, dict[str, Any]]:
+    """Means with 95 % intervals: whole scenes, or subjects, are resampled."""
+    import numpy as np
+
+    from core_runtime.statistics import intervals
+    from gaze.metrics.judge import MEASURES
+
+    table: dict[str, dict[str, Any]] = {}
+    for result in results:
+        columns = {measure: result.column(measure) for measure in MEASURES}
+        columns = {measure: values for measure, values in columns.items() if not np.isnan(values).all()}
+
+        def means(indices: Any, columns: dict[str, Any] = columns) -> dict[str, float]:
+            values = {}
+            for measure, column in columns.items():
+                chosen = column[indices]
+                known = chosen[~np.isnan(chosen)]
+                values[measure] = float(known.mean()) if len(known) else float("nan")
+            return values
+
+        groups = [row[unit] for row in result.rows]
+        ends = intervals(means, groups, bounded=False)
+        values = means(np.arange(len(groups)))
+        table[result.name] = {
+            name: {"value": values[name], "low": end.low, "high": end.high, "groups": end.groups}
+            for name, end in ends.items()
+        }
+    return table
+
+
+def trial_table(results: Sequence[Any]) -> str:
+    """CSV: a row per predictor and trial, which ``gaze compare`` reads."""
+    out = io.StringIO()
+    columns = ["predictor", *results[0].rows[0]]
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        for row in result.rows:
+            writer.writerow({"predictor": result.name, **row})
+    return out.getvalue()
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    def plain(value: Any) -> Any:
+        if isinstance(value, float):
+            return value if value == value and abs(value) != float("inf") else None
+        if isinstance(value, Mapping):
+            return {str(name): plain(entry) for name, entry in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(entry) for entry in value]
+        return value if isinstance(value, (int, str, bool, type(None))) else str(value)
+
+    return json.dumps(plain(facts), indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,230 @@
+"""``gaze predict``."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from core_runtime.bulk import Attempt, Item, bulk, summary
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.options import (
+    Above,
+    AtLeast,
+    Device,
+    IntegerPair,
+    Model,
+    Out,
+    Overwrite,
+    Seed,
+    SkipErrors,
+    Threads,
+    Workers,
+    resolve_device,
+)
+
+
+@dataclass(frozen=True)
+class Predictions(Outcome):
+    """Predicted paths of each picture.
+
+    Attributes:
+        out: the folder; a folder per picture with ``prediction.json``, ``path.png``, ``steps.gif`` and ``objects.csv``.
+        predictions: `gaze.results.Prediction` of each that succeeded, as plain values.
+        attempts: what became of each picture.
+    """
+
+    out: Path
+    predictions: Sequence[Mapping[str, Any]]
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    def facts(self) -> dict[str, Any]:
+        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
+        return {"predictions": list(self.predictions), "failed": failed, "out": self.out}
+
+    def lines(self) -> Iterable[str]:
+        for prediction in self.predictions:
+            aim = f", searching {prediction['target']}" if prediction["target"] else ""
+            path = " → ".join(str(prediction["objects"][index]) for index in prediction["likeliest"])
+            yield f"{prediction['scene']}{aim}: {path}"
+        yield f"Pictures and tables: {self.out}"
+
+
+def predict(
+    pictures: Path,
+    /,
+    *,
+    areas: Path | None = None,
+    grid: IntegerPair | None = None,
+    target: str | None = None,
+    model: Model = None,
+    out: Out = Path("gaze-predictions"),
+    samples: Annotated[int, AtLeast(1)] = 100,
+    beams: Annotated[int, AtLeast(0)] = 0,
+    temperature: Annotated[float, Above(0)] = 1.0,
+    longest: Annotated[int, AtLeast(0)] = 0,
+    target_position: Literal["known", "unknown"] | None = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    skip_errors: SkipErrors = True,
+    overwrite: Overwrite = False,
+) -> Predictions:
+    """Predicts where people look, in which order. A rerun goes on with the pictures that are not done.
+
+    Example: gaze predict shelf.png --areas areas.json --target milk --model run/model
+
+    Args:
+        pictures: a picture, or a folder of them.
+        areas: their objects as boxes or polygons: JSON, a detector's COCO JSON, CSV or a label image.
+        grid: ROWS,COLUMNS of equal cells that fill each picture, in place of areas.
+        target: name of the searched object, or its number from 1.
+        samples: paths drawn per picture.
+        beams: search the likeliest whole path with this many beams; 0: the likeliest object at every step.
+        temperature: of the samples; below 1 likelier paths, above 1 more varied ones.
+        longest: fixations of the longest path; 0: as long as the model's training paths were.
+        target_position: whether the model is told where the target is; default: as it was trained.
+    """
+    from core_runtime.identity import identity, model_identity
+    from gaze.model.folder import ADVICE
+
+    files = find_pictures(pictures)
+    if model is None:
+        raise UserError("no --model was given, and none is published for this domain", ADVICE)
+    if (areas is None) == (grid is None):
+        raise UserError("nothing says where the objects are" if areas is None else "--grid and --areas both name the objects",
+                        "give --areas FILE or --grid ROWS,COLUMNS")  # fmt: skip
+    where = resolve_device(device)
+    _load(model, where)
+    made_from = {
+        "model": model_identity(Path(model)),
+        "areas": None if areas is None else identity(areas),
+        "options": [grid, target, samples, beams, temperature, longest, target_position, seed],
+    }
+    asked = {
+        "areas": areas, "grid": grid, "target": target, "model": model, "device": where, "samples": samples, "beams": beams,
+        "temperature": temperature, "longest": longest, "target_position": target_position, "seed": seed,
+    }  # fmt: skip
+    items = [
+        Item(file.stem, (file, asked), out / file.stem, key={"input": identity(file), **made_from}, inputs=[file])
+        for file in files
+    ]
+    attempts = bulk(
+        predict_item,
+        items,
+        log=out / "log.jsonl",
+        description="Predicting",
+        workers=workers,
+        threads=threads,
+        skip_errors=skip_errors and len(items) > 1,
+        overwrite=overwrite,
+    )
+    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
+    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
+    return Predictions(out, predictions, attempts)
+
+
+def find_pictures(path: Path) -> list[Path]:
+    """The pictures of a folder, or the one file.
+
+    Raises:
+        UserError: there are none.
+    """
+    from gaze.cohort.study import PICTURES
+
+    if not path.exists():
+        raise UserError(f"no such file: {path}", "give a picture, or a folder of them")
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+    if not files:
+        raise UserError(f"{path} holds no pictures", f"pictures are {', '.join(PICTURES)}")
+    return files
+
+
+@lru_cache(1)
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process."""
+    from gaze.model.folder import load_model
+
+    return load_model(model, device)
+
+
+def predict_item(item: Item) -> dict[str, Any]:
+    """Writes the prediction of one picture: all of its files or none."""
+    from dataclasses import replace
+
+    from core_runtime.folders import writing
+    from gaze.model.inference import predict_scenes
+    from gaze.reports.figures import draw_prediction, draw_steps
+    from gaze.scenes.pictures import read_scene
+
+    file, asked = item.source
+    network, prepared = _load(asked["model"], asked["device"])
+    if asked["target_position"] is not None:
+        network.config = replace(network.config, target_position=asked["target_position"])
+    crop = network.config.crop if prepared.looks else None
+    scene = read_scene(file, areas=asked["areas"], grid=asked["grid"], crop=crop, table_rows=network.config.table_rows)
+    target = find_target(scene, asked["target"])
+    prediction = predict_scenes(
+        network,
+        prepared,
+        [scene],
+        [target],
+        samples=asked["samples"],
+        beams=asked["beams"],
+        seed=asked["seed"],
+        temperature=asked["temperature"],
+        longest=asked["longest"] or None,
+    )[0]
+    with writing(item.output) as part:
+        part.mkdir()
+        draw_prediction(scene, prediction, target).savefig(part / "path.png", dpi=110)
+        (part / "steps.gif").write_bytes(draw_steps(scene, prediction, target))
+        (part / "objects.csv").write_text(object_table(prediction), encoding="utf-8")
+        (part / "prediction.json").write_text(json.dumps(_without_nan(asdict(prediction))), encoding="utf-8")
+    return {"fixations": len(prediction.likeliest)}
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"first_at": [value if value == value else None for value in values["first_at"]]}
+
+
+def find_target(scene: Any, target: str | None) -> int | None:
+    """The searched object by name or number.
+
+    Raises:
+        UserError: the scene has none of that name.
+    """
+    from core_runtime.tables import match_name
+
+    if target is None:
+        return None
+    name = match_name(target, list(scene.names))
+    if name is not None:
+        return list(scene.names).index(name)
+    if target.isdigit() and 1 <= int(target) <= len(scene):
+        return int(target) - 1
+    some = ", ".join(list(scene.names)[:8])
+    raise UserError(
+        f"{scene.name} has no object {target!r}", f"its {len(scene)} objects are {some}{' …' if len(scene) > 8 else ''}"
+    )
+
+
+def object_table(prediction: Any) -> str:
+    """CSV: how likely each object is looked at, when first, and its place in the likeliest path."""
+    lines = ["object,looked_at,first_at,place_in_likeliest"]
+    for index, name in enumerate(prediction.objects):
+        first = prediction.first_at[index]
+        shown = "" if first != first else f"{first:g}"
+        place = prediction.likeliest.index(index) + 1 if index in prediction.likeliest else ""
+        quoted = '"' + str(name).replace('"', '""') + '"'
+        lines.append(f"{quoted},{prediction.looked_at[index]:g},{shown},{place}")
+    return "\n".join(lines) + "\n"

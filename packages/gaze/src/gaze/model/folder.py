@@ -1,0 +1,66 @@
+"""Model folders of this domain: saving, strict loading, and what the model was made for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core_attention.checkpoints.folders import load_model as load_strictly
+from core_attention.checkpoints.folders import read_config
+from core_attention.checkpoints.folders import save_model as save_folder
+from core_runtime.errors import UserError
+from core_runtime.fields import read_field
+from core_runtime.models import choose_model
+from gaze.model.oat import OAT
+
+ADVICE = "'gaze train SCANPATHS --out RUN' makes RUN/model"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a model expects of scenes.
+
+    Attributes:
+        looks: whether it was trained with pictures.
+        longest: fixations of its longest training path: predictions end there.
+        patches: rows and columns of equal parts of the picture that are its tokens (the pixel baseline); (0, 0): its tokens are objects.
+    """
+
+    looks: bool
+    longest: int
+    patches: tuple[int, int] = (0, 0)
+
+
+def save_model(model: OAT, folder: Path, *, prepared: Prepared, provenance: Mapping[str, Any]) -> Path:
+    """Writes a model folder that knows what it was trained on."""
+    save_folder(model, folder, preprocessing=prepared.__dict__, provenance=dict(provenance))
+    return folder
+
+
+def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
+    """The model of ``--model``, ready to be used, and what it expects.
+
+    Raises:
+        UserError: none was given, or it is not a model folder of this domain.
+    """
+    name = choose_model(model, advice=ADVICE)
+    try:
+        network = load_strictly(name, OAT).to(device).eval()
+        config = read_config(name)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error), ADVICE) from None
+    where = f"{name}/config.json"
+    patches = read_field(config, "preprocessing.patches", list, where=where)
+    if len(patches) != 2 or not all(isinstance(count, int) and count >= 0 for count in patches):
+        raise UserError(f"{where}: preprocessing.patches is {patches}, expected two whole numbers", ADVICE)
+    prepared = Prepared(
+        looks=read_field(config, "preprocessing.looks", bool, where=where),
+        longest=read_field(config, "preprocessing.longest", int, where=where, low=1),
+        patches=(patches[0], patches[1]),
+    )
+    return network, prepared
+
+
+def trained_on(model: str) -> Mapping[str, Any]:
+    """The provenance of a model folder: digests of its trials, by part."""
+    return read_field(read_config(model), "provenance", dict, where=f"{model}/config.json", default={})

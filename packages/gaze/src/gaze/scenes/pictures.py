@@ -1,0 +1,66 @@
+"""A picture and its objects as a scene."""
+
+from pathlib import Path
+
+import numpy as np
+
+from core_runtime.errors import UserError
+from core_runtime.tables import match_name
+from gaze.scanpaths.aoi_files import read_areas
+from gaze.scenes.grids import equal_grid
+from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
+
+
+def read_scene(
+    picture: Path,
+    *,
+    areas: Path | None = None,
+    grid: tuple[int, int] | None = None,
+    crop: tuple[int, int] | None = None,
+    table_rows: int = 14,
+) -> Scene:
+    """Reads a picture's objects from a file, or takes the cells of a grid.
+
+    Args:
+        picture: the file.
+        areas: boxes, polygons, COCO JSON or a label image; with several pictures, those of this one's name.
+        grid: rows and columns of equal cells.
+        crop: height and width of the looks; None: none are needed.
+        table_rows: rows of the model's position table, for free layouts.
+
+    Raises:
+        UserError: the picture cannot be read, or nothing says where its objects are.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            size = image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{picture} cannot be read as a picture: {error}") from None
+    if grid is not None:
+        cells = equal_grid(*grid, size)
+        boxes = cells.boxes()
+        names = [f"{i // grid[1] + 1},{i % grid[1] + 1}" for i in range(len(boxes))]
+        layout = Layout.of_grid(cells)
+    elif areas is not None:
+        known = read_areas(areas)
+        key = picture.name if picture.name in known else match_name(picture.stem, [Path(name).stem for name in known])
+        matches = [name for name in known if name == key or Path(name).stem == key]
+        if not matches and list(known) != [""]:
+            raise UserError(
+                f"{areas} names no objects of {picture.name}", f"it names those of {', '.join(list(known)[:5])}"
+            )
+        found = known[matches[0] if matches else ""]
+        boxes, names = found.boxes, list(found.names)
+        reach = (boxes[:, :2] + boxes[:, 2:]).max(0)
+        if (reach > np.asarray(size) + 1).any():
+            raise UserError(
+                f"objects of {picture.name} reach to {reach[0]:g}, {reach[1]:g}, the picture has {size[0]} × {size[1]} pixels",
+                "give the picture in the size in which the objects were marked",
+            )
+        layout = free_layout(boxes, largest=table_rows)
+    else:
+        raise UserError("nothing says where the objects are", "give --areas FILE or --grid ROWS,COLUMNS")
+    crops = None if crop is None else cut_crops(picture, boxes, crop, size)
+    return Scene(picture.name, size, names, boxes, layout, crops, picture)

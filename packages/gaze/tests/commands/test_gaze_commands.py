@@ -1,0 +1,205 @@
+"""The verbs end to end on drawn shelves."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from core_runtime.cli import run as run_command
+from core_runtime.errors import UserError
+from core_runtime.options import RunOptions
+from gaze.cli import app
+from gaze.cohort.splits import folds, split_trials, unit_of
+from gaze.cohort.study import ObjectOptions, load_study
+from gaze.commands.compare import compare, holm
+from gaze.commands.evaluate import evaluate
+from gaze.commands.predict import predict
+from gaze.commands.report import report
+from gaze.commands.train import train
+from gaze.samples import OBSERVERS, make_samples
+from gaze.scanpaths.opening import read_scanpaths
+from gaze.scanpaths.writing import write_scanpaths
+from gaze.training.recipe import Recipe, Sizes
+
+SIZES = Sizes(width=24, heads=2, feedforward=24, layers=1, pyramid=2, crop=(20, 20), dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    return make_samples(tmp_path_factory.mktemp("shelves"), layouts=5, searches=2)
+
+
+@pytest.fixture(scope="module")
+def model(samples, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    recipe = Recipe(epochs=2, lr=2e-3, batch=8)
+    return train(samples.scanpaths, recipe=recipe, sizes=SIZES, run=RunOptions(out=out)).model
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as end:
+        run_command(app, [str(a) for a in arguments])
+    out = capsys.readouterr()
+    return end.value.code, out.out, out.err
+
+
+def test_samples_are_the_same_in_every_format(samples):
+    paths = read_scanpaths(samples.scanpaths).scanpaths
+    assert len(paths) == 5 * 2 * len(OBSERVERS)
+    recorded = [path for file in sorted(samples.recordings.iterdir()) for path in read_scanpaths(file).scanpaths]
+    assert sum(map(len, recorded)) == sum(map(len, paths))
+    assert sum(map(len, read_scanpaths(samples.bids).scanpaths)) == sum(map(len, paths))
+
+
+def test_every_observer_s_strategy_is_named(samples, tmp_path):
+    described = report(samples.scanpaths, objects=ObjectOptions(images=samples.pictures), out=tmp_path / "report")
+    named = [row["strategy"].partition(":")[0] for row in described.subjects]
+    assert named == list(OBSERVERS)
+    with (tmp_path / "report" / "areas.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    fixations = sum(len(path) for path in read_scanpaths(samples.scanpaths).scanpaths)
+    assert sum(int(row["fixations"]) for row in rows) == fixations
+    with pytest.raises(UserError, match="already there"):
+        report(samples.scanpaths, out=tmp_path / "report")
+
+
+def test_a_model_is_judged_on_what_it_was_not_trained_on(samples, model, tmp_path):
+    judged = evaluate(samples.scanpaths, model=str(model), out=tmp_path / "evaluation", samples=3)
+    assert judged.values["part"] == "the model's test part"
+    assert judged.values["trials"] == 6  # one scene of five
+    assert list(judged.table) == ["uniform", "centre", "nearest step", "OAT", "people (leave one out)"]
+    facts = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert facts["measures"]["OAT"]["sequence_score"]["value"] == judged.table["OAT"]["sequence_score"]["value"]
+    assert (tmp_path / "evaluation" / "report.html").is_file()
+    # uniform guesses gain nothing over a uniform guess but by knowing when paths end
+    assert abs(judged.table["uniform"]["bits"]["value"]) < 0.5
+
+
+def test_a_model_is_not_judged_on_its_training_paths(samples, model, tmp_path):
+    known = json.loads((model / "config.json").read_text())["provenance"]["trials"]["train"]
+    study = load_study(samples.scanpaths)
+    learned = [trial.scanpath for trial in study.trials if trial.digest in known]
+    file = tmp_path / "learned.json"
+    write_scanpaths(learned, file)
+    with pytest.raises(UserError, match="no path is left to judge"):
+        evaluate(file, model=str(model), objects=ObjectOptions(areas=samples.areas), out=tmp_path / "e", samples=1)
+    assert not (tmp_path / "e").exists()
+
+
+def test_other_trials_of_the_same_names_are_judged(model, tmp_path):
+    others = make_samples(tmp_path / "others", layouts=5, searches=2, other_formats=False, seed=9)
+    judged = evaluate(others.scanpaths, model=str(model), out=tmp_path / "e", samples=1)
+    assert judged.values["trials"] == 30
+
+
+def test_a_model_trained_with_pictures_asks_for_them(samples, tmp_path):
+    objects = ObjectOptions(images=samples.pictures)
+    recipe = Recipe(epochs=1, batch=16, score="likelihood")
+    model = train(
+        samples.scanpaths, objects=objects, recipe=recipe, sizes=SIZES, run=RunOptions(out=tmp_path / "run")
+    ).model
+    with pytest.raises(UserError, match="trained with pictures"):
+        evaluate(samples.scanpaths, model=str(model), out=tmp_path / "e", samples=1)
+
+
+def test_the_pixel_baseline_is_judged_as_paths_of_objects(samples, tmp_path):
+    sizes = Sizes(**{**SIZES.__dict__, "patches": (2, 4)})
+    recipe = Recipe(epochs=1, batch=16, score="likelihood")
+    model = train(samples.scanpaths, recipe=recipe, sizes=sizes, run=RunOptions(out=tmp_path / "run")).model
+    judged = evaluate(samples.scanpaths, model=str(model), out=tmp_path / "e", samples=2)
+    assert np.isfinite(judged.table["pixels"]["log_likelihood"]["value"])
+
+
+def test_two_predictors_are_compared_trial_by_trial(samples, model, tmp_path):
+    evaluate(samples.scanpaths, out=tmp_path / "one", samples=2)
+    comparison = compare([tmp_path / "one"], predictors=["uniform", "nearest step"], measures=["bits"], resamples=200)
+    (row,) = comparison.rows
+    assert (row["first"], row["second"], row["trials"]) == ("uniform", "nearest step", 30)
+    assert row["difference"] < 0
+    assert row["low"] <= row["difference"] <= row["high"]
+    assert row["p_holm"] == row["p"]
+    for run, options, words in (
+        (tmp_path, {}, "not an evaluation"),
+        (tmp_path / "one", {"measures": ["speed"]}, "speed"),
+        (tmp_path / "one", {"predictors": ["me"]}, "me"),
+    ):
+        with pytest.raises(UserError, match=words):
+            compare([run], **options)
+
+
+def test_holm_corrects_step_by_step():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_predictions_are_the_same_again_and_belong_to_their_options(samples, model, tmp_path):
+    shelf = sorted(samples.pictures.iterdir())[0]
+    first = predict(shelf, areas=samples.areas, target="tea", model=str(model), out=tmp_path / "p", samples=5)
+    (prediction,) = first.predictions
+    assert prediction["target"] == "tea"
+    assert len(prediction["samples"]) == 5
+    assert {path.name for path in (tmp_path / "p" / shelf.stem).iterdir()} == {
+        "prediction.json",
+        "path.png",
+        "steps.gif",
+        "objects.csv",
+    }
+    again = predict(shelf, areas=samples.areas, target="tea", model=str(model), out=tmp_path / "p", samples=5)
+    assert again.attempts[0].status == "already done"
+    with pytest.raises(UserError, match="another"):
+        predict(shelf, areas=samples.areas, target="milk", model=str(model), out=tmp_path / "p", samples=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--target", "unicorn"], "unicorn"),
+        ([], "where the objects are"),
+        (["--grid", "0,3"], "holds nothing"),
+    ],
+)
+def test_bad_input_of_predict_is_one_line(samples, model, tmp_path, capsys, options, words):
+    shelf = sorted(samples.pictures.iterdir())[0]
+    if "--target" in options:
+        options = [*options, "--areas", samples.areas]
+    code, _, err = call(capsys, "predict", shelf, "--model", model, "--out", tmp_path / "p", *options)
+    assert code == 2
+    assert words in err
+    assert len(err.splitlines()) <= 2
+    assert not (tmp_path / "p" / shelf.stem).exists()
+
+
+def test_splits_never_share_what_they_are_split_by(samples):
+    study = load_study(samples.scanpaths)
+    for by in ("image", "target", "subject", "trial"):
+        split = split_trials(study, by, seed=3)
+        units = [{unit_of(trial, by) for trial in part} for part in split.parts().values()]
+        assert not units[0] & units[1]
+        assert not units[0] & units[2]
+        assert not units[1] & units[2]
+        assert sum(map(len, split.parts().values())) == len(study.trials)
+        assert [t.name for t in split_trials(study, by, seed=3).test] == [t.name for t in split.test]
+    tested = [trial.name for fold in folds(study, "image", 5) for trial in fold.test]
+    assert sorted(tested) == sorted(trial.name for trial in study.trials)
+    with pytest.raises(UserError, match="published"):
+        split_trials(study, "published")
+
+
+def test_without_objects_the_user_is_told_how_to_name_them(samples, tmp_path):
+    alone = tmp_path / "fixations.json"
+    alone.write_bytes(samples.scanpaths.read_bytes())
+    with pytest.raises(UserError, match="where the objects"):
+        load_study(alone)
+    study = load_study(alone, ObjectOptions(grid=(3, 6)))
+    assert study.trials[0].objects == load_study(samples.scanpaths).trials[0].objects
+
+
+def test_pictures_of_another_shape_are_refused(samples, tmp_path):
+    from PIL import Image
+
+    for file in samples.pictures.iterdir():
+        with Image.open(file) as image:
+            image.resize((300, 300)).save(tmp_path / file.name)
+    with pytest.raises(UserError, match="another shape"):
+        load_study(samples.scanpaths, ObjectOptions(areas=samples.areas, images=tmp_path), crop=(20, 20))
