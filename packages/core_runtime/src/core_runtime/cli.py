@@ -128,7 +128,7 @@ def _replaces(signature: inspect.Signature) -> bool:
 def show(outcome: Outcome, *, as_json: bool) -> None:
     """Prints an outcome for a program or for a reader."""
     if as_json:
-        print(json.dumps(_plain(outcome.facts()), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(plain(outcome.facts()), ensure_ascii=False, allow_nan=False))
         return
     for line in outcome.lines():
         print(line)
@@ -205,17 +205,17 @@ def _unexpected(error: Exception, as_json: bool) -> int:
     return _complain(f"unexpected {type(error).__name__}; {where}", "please report it with that file", as_json)
 
 
-def _plain(value: Any) -> Any:
-    """`value` as JSON can say it."""
+def plain(value: Any) -> Any:
+    """`value` as JSON can say it: plain containers; NaN and infinities become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, float):
         finite = value == value and abs(value) != float("inf")
         return value if finite else None
     if isinstance(value, (str, int, bool, type(None))):
         return value
     if hasattr(value, "tolist"):  # numpy and torch
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return str(value)

@@ -151,6 +151,37 @@ def test_predictions_are_the_same_again_and_belong_to_their_options(samples, mod
         predict(shelf, areas=samples.areas, target="milk", model=str(model), out=tmp_path / "p", samples=5)
 
 
+@pytest.mark.parametrize("verb", ["plot", "report", "evaluate", "export"])
+def test_overwrite_never_deletes_what_the_user_keeps(samples, tmp_path, capsys, verb):
+    kept = tmp_path / "mine" / "thesis.txt"
+    kept.parent.mkdir()
+    kept.write_text("years of work")
+    areas = ["--areas", samples.areas] if verb in ("report", "evaluate") else []
+    data = samples.scanpaths.parent
+    for out, words in ((kept.parent, "not written by this command"), (data, "replace an input")):
+        code, _, err = call(capsys, verb, samples.scanpaths, *areas, "--out", out, "--overwrite")
+        assert code == 2
+        assert words in err
+    assert kept.read_text() == "years of work"
+    assert samples.scanpaths.is_file()
+
+
+def test_plots_are_replaced_where_asked(samples, tmp_path, capsys):
+    words = ["plot", samples.scanpaths, "--most", 1, "--out", tmp_path / "figures"]
+    assert call(capsys, *words)[0] == 0
+    assert call(capsys, *words)[0] == 2
+    assert call(capsys, *words, "--overwrite")[0] == 0
+
+
+def test_a_table_of_any_columns_is_inspected(tmp_path, capsys):
+    table = tmp_path / "mine.csv"
+    table.write_text("who,gx,gy,ms\nann,10,20,300\nann,50,60,250\nann,90,80,200\n")
+    assert call(capsys, "inspect", table)[0] == 2
+    code, out, err = call(capsys, "inspect", table, "--columns", "x=gx,y=gy,duration=ms,subject=who", "--json")
+    assert code == 0, err
+    assert json.loads(out)["fixations"] == 3
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.cli import Outcome
+from core_runtime.cli import Outcome, plain
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Seed, Threads, resolve_device, use_threads
 from gaze.cohort.study import ObjectOptions
@@ -81,6 +81,7 @@ def evaluate(
         samples: paths drawn per trial.
     """
     from core_runtime.folders import writing
+    from core_runtime.identity import begun, identity, refuse_foreign_folder
     from core_runtime.terminal import track
     from gaze.cohort.study import load_study
     from gaze.metrics.judge import judge_people, judge_predictor
@@ -89,8 +90,7 @@ def evaluate(
     from gaze.predictors.network import NetworkPredictor, PatchPredictor
 
     use_threads(threads)
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
+    refuse_foreign_folder(out, [scanpaths], overwrite=overwrite)
     network, crop = None, None
     if model is not None:
         loaded, prepared = load_model(model, resolve_device(device))
@@ -129,9 +129,10 @@ def evaluate(
     evaluation = Evaluation(table, by_subject, values, out)
     from gaze.reports.evaluation import write_evaluation
 
-    with writing(out) as folder:
+    with begun(out, {"evaluate": identity(scanpaths)}), writing(out) as folder:
         folder.mkdir()
-        (folder / "metrics.json").write_text(_json(evaluation.facts()), encoding="utf-8")
+        facts = json.dumps(plain(evaluation.facts()), indent=1, ensure_ascii=False)
+        (folder / "metrics.json").write_text(facts + "\n", encoding="utf-8")
         (folder / "trials.csv").write_text(trial_table(results), encoding="utf-8")
         write_evaluation(folder, evaluation, results, judged, scenes, predictors, longest=longest)
     return evaluation
@@ -211,16 +212,3 @@ def trial_table(results: Sequence[Any]) -> str:
         for row in result.rows:
             writer.writerow({"predictor": result.name, **row})
     return out.getvalue()
-
-
-def _json(facts: Mapping[str, Any]) -> str:
-    def plain(value: Any) -> Any:
-        if isinstance(value, float):
-            return value if value == value and abs(value) != float("inf") else None
-        if isinstance(value, Mapping):
-            return {str(name): plain(entry) for name, entry in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(entry) for entry in value]
-        return value if isinstance(value, (int, str, bool, type(None))) else str(value)
-
-    return json.dumps(plain(facts), indent=1, ensure_ascii=False) + "\n"

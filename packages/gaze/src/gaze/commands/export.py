@@ -7,7 +7,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.identity import refuse_inputs_as_outputs
+from core_runtime.identity import begun, identity, refuse_foreign_folder
 from core_runtime.options import Out, Overwrite
 from gaze.scanpaths.reading_options import ReadOptions
 
@@ -52,12 +52,11 @@ def export(
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scanpaths.writing import write_scanpaths
 
-    refuse_inputs_as_outputs([path], [out])
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another file")
+    refuse_foreign_folder(out, [path], overwrite=overwrite)
     content = read_scanpaths(path, reading)
     if not content.scanpaths:
         raise UserError(f"{path} holds no fixations", "look at it with 'gaze inspect'")
-    not_held = write_scanpaths(content.scanpaths, out)
+    with begun(out, {"export": identity(path)}):
+        not_held = write_scanpaths(content.scanpaths, out)
     fixations = sum(map(len, content.scanpaths))
     return Exported(out, len(content.scanpaths), fixations, content.left_out, [*content.notes, *not_held])

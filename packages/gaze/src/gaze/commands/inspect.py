@@ -19,9 +19,9 @@ def inspect(path: Path, /, *, reading: ReadOptions = ReadOptions()) -> Findings 
     """
     if not path.exists():
         raise UserError(f"no such file: {path}", "give a file that the tracker wrote, or a folder of them")
-    files = find_recordings(path)
     if not path.is_dir():
-        return examine(files[0], reading)
+        return examine(path, reading)  # a table of any columns, where --columns names them
+    files = find_recordings(path)
     findings, unreadable = [], {}
     for file in files:
         try:

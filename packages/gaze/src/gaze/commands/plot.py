@@ -47,20 +47,20 @@ def plot(
         most: figures at most.
     """
     from core_runtime.folders import writing
+    from core_runtime.identity import begun, identity, refuse_foreign_folder
     from core_runtime.terminal import track
     from gaze.cohort.study import find_picture
     from gaze.reports.figures import draw_path
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scenes.scene import screen_of
 
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another folder")
+    refuse_foreign_folder(out, [path], overwrite=overwrite)
     scanpaths = [scanpath for scanpath in read_scanpaths(path, reading).scanpaths if len(scanpath)]
     if not scanpaths:
         raise UserError(f"{path} holds no fixations", "look at it with 'gaze inspect'")
     drawn = scanpaths[:most]
     names = []
-    with writing(out) as folder:
+    with begun(out, {"plot": identity(path)}), writing(out) as folder:
         folder.mkdir()
         for number, scanpath in track(enumerate(drawn, 1), "Drawing", len(drawn)):
             scene = screen_of(scanpath, find_picture(images, scanpath.stimulus))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core_runtime.bulk import Attempt, Item, bulk, summary
-from core_runtime.cli import Outcome
+from core_runtime.cli import Outcome, plain
 from core_runtime.errors import UserError
 from core_runtime.options import (
     Above,
@@ -189,12 +189,8 @@ def predict_item(item: Item) -> dict[str, Any]:
         draw_prediction(scene, prediction, target).savefig(part / "path.png", dpi=110)
         (part / "steps.gif").write_bytes(draw_steps(scene, prediction, target))
         (part / "objects.csv").write_text(object_table(prediction), encoding="utf-8")
-        (part / "prediction.json").write_text(json.dumps(_without_nan(asdict(prediction))), encoding="utf-8")
+        (part / "prediction.json").write_text(json.dumps(plain(asdict(prediction))), encoding="utf-8")
     return {"fixations": len(prediction.likeliest)}
-
-
-def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return values | {"first_at": [value if value == value else None for value in values["first_at"]]}
 
 
 def find_target(scene: Any, target: str | None) -> int | None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError
 from core_runtime.options import Out, Overwrite
 from gaze.cohort.study import ObjectOptions
 from gaze.scanpaths.reading_options import ReadOptions
@@ -72,14 +71,14 @@ def report(
         scanpaths: a file of scanpaths, or a folder of them.
     """
     from core_runtime.folders import writing
+    from core_runtime.identity import begun, identity, refuse_foreign_folder
     from gaze.cohort.study import load_study
     from gaze.reports.study import write_study
 
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another folder")
+    refuse_foreign_folder(out, [scanpaths], overwrite=overwrite)
     study = load_study(scanpaths, objects, reading)
     subjects = describe_subjects(study)
-    with writing(out) as folder:
+    with begun(out, {"report": identity(scanpaths)}), writing(out) as folder:
         folder.mkdir()
         _write(folder / "areas.csv", DWELL, dwell_rows(study))
         rows = path_rows(study)
