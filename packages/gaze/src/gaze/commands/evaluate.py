@@ -77,7 +77,7 @@ def evaluate(
     Args:
         scanpaths: a file of scanpaths, or a folder of them.
         part: the model's own test part of these paths (auto, test), its validation part, or all that it was not trained on. Baselines learn
-            from the model's training part, or without a model from every scene but the one judged.
+            from the model's training part, or without a model from the very paths that are judged.
         samples: paths drawn per trial.
     """
     from core_runtime.folders import writing
