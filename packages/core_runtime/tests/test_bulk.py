@@ -1,10 +1,12 @@
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from core_runtime.bulk import Item, bulk, summary
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, summary
 from core_runtime.errors import UserError
 
 
@@ -65,3 +67,17 @@ def test_the_log_survives_a_half_line(tmp_path, square):
     log.write_text('{"name": "a"}\n{"na')
     bulk(square, items(tmp_path, 5), log=log, description="x")
     assert json.loads(log.read_text().splitlines()[-1])["name"] == "item0"
+
+
+def test_an_outcome_names_what_failed_and_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True)
+    class Squared(BulkOutcome):
+        attempts: Sequence[Attempt]
+
+    done, failed = Attempt("two", "done"), Attempt("x", "failed", "it is not a number")
+    empty = Attempt("blank", "no numbers")
+    assert Squared([done]).code == 0
+    outcome = Squared([done, failed, empty])
+    assert outcome.failed == {"x": "it is not a number", "blank": "no numbers"}
+    assert outcome.code == 1
+    assert "failed: x: it is not a number" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.identity import begin, begun, finish, is_done, refuse_inputs_as_outputs
 from core_runtime.options import use_threads
@@ -57,6 +58,25 @@ class Attempt:
     @property
     def ok(self) -> bool:
         return self.status in (DONE, ALREADY)
+
+
+class BulkOutcome(Outcome):
+    """What a verb over many items ends with: its exit status and the names of what failed come from its attempts.
+
+    Attributes:
+        attempts: what became of each item; a field of every subclass.
+    """
+
+    attempts: Sequence[Attempt]
+
+    @property
+    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return summary(self.attempts)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Item → why it has no result."""
+        return failures(self.attempts)
 
 
 class Skipped(Exception):
@@ -150,6 +170,11 @@ def one(
         except Skipped as skipped:
             raise UserError(f"{item.name}: {skipped.message or skipped.status}") from None
     return Attempt(item.name, DONE, seconds=round(time.monotonic() - began, 3), facts=facts)
+
+
+def failures(attempts: Iterable[Attempt]) -> dict[str, str]:
+    """Item → why it has no result: the message, else the recorded word ("no tissue")."""
+    return {attempt.name: attempt.message or attempt.status for attempt in attempts if not attempt.ok}
 
 
 def summary(attempts: Iterable[Attempt]) -> int:

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, Item, bulk, summary
-from core_runtime.cli import Outcome, plain
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.options import (
     Above,
@@ -27,7 +27,7 @@ from core_runtime.options import (
 
 
 @dataclass(frozen=True)
-class Predictions(Outcome):
+class Predictions(BulkOutcome):
     """Predicted paths of each picture.
 
     Attributes:
@@ -40,13 +40,8 @@ class Predictions(Outcome):
     predictions: Sequence[Mapping[str, Any]]
     attempts: Sequence[Attempt]
 
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
-
     def facts(self) -> dict[str, Any]:
-        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
-        return {"predictions": list(self.predictions), "failed": failed, "out": self.out}
+        return {"predictions": list(self.predictions), "failed": self.failed, "out": self.out}
 
     def lines(self) -> Iterable[str]:
         for prediction in self.predictions:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from core_runtime.bulk import Attempt, Item, bulk, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
 from core_runtime.options import (
     Device,
@@ -54,7 +53,7 @@ class OutputOptions:
 
 
 @dataclass(frozen=True)
-class Detections(Outcome):
+class Detections(BulkOutcome):
     """What was found.
 
     Attributes:
@@ -67,13 +66,8 @@ class Detections(Outcome):
     detections: Sequence[dict[str, Any]]
     attempts: Sequence[Attempt]
 
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
-
     def facts(self) -> dict[str, Any]:
-        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
-        return {"detections": self.detections, "failed": failed}
+        return {"detections": self.detections, "failed": self.failed}
 
     def lines(self) -> Iterable[str]:
         for facts in self.detections:

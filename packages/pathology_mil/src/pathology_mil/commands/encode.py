@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import ALREADY, DONE, Attempt, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import ALREADY, DONE, Attempt, BulkOutcome
 from core_runtime.options import (
     AtLeast,
     Device,
@@ -37,16 +36,12 @@ class StorageOptions:
 
 
 @dataclass(frozen=True)
-class Encoded(Outcome):
+class Encoded(BulkOutcome):
     """Features of slides in a folder."""
 
     folder: Path
     encoder: EncoderOptions
     attempts: Sequence[Attempt]
-
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
 
     def facts(self) -> dict[str, Any]:
         return {

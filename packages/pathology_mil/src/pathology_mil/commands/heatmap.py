@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.bulk import Attempt, Item, bulk, one, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, one
 from core_runtime.errors import UserError
 from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
 from pathology_mil.features.options import EncoderOptions
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Heatmaps(Outcome):
+class Heatmaps(BulkOutcome):
     """Pictures of slides.
 
     Attributes:
@@ -36,10 +35,6 @@ class Heatmaps(Outcome):
 
     folder: Path
     attempts: Sequence[Attempt]
-
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
 
     def facts(self) -> dict[str, Any]:
         return {"folder": self.folder, "slides": slide_facts(self.attempts)}

@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.bulk import Attempt, Item, Skipped, bulk, one, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome, Item, Skipped, bulk, one
 from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Predictions(Outcome):
+class Predictions(BulkOutcome):
     """Labels of slides.
 
     Attributes:
@@ -34,13 +33,8 @@ class Predictions(Outcome):
     predictions: Sequence[dict[str, Any]]
     attempts: Sequence[Attempt]
 
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
-
     def facts(self) -> dict[str, Any]:
-        failed = {attempt.name: attempt.message or attempt.status for attempt in self.attempts if not attempt.ok}
-        return {"predictions": self.predictions, "table": self.table, "failed": failed}
+        return {"predictions": self.predictions, "table": self.table, "failed": self.failed}
 
     def lines(self) -> Iterable[str]:
         for slide in self.predictions:

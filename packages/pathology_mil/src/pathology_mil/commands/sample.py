@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome
 from core_runtime.options import AtLeast, Overwrite, Seed, Workers, options
 
 
@@ -22,15 +21,11 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
-class Samples(Outcome):
+class Samples(BulkOutcome):
     """Slides, drawn truth and labels in a folder."""
 
     folder: Path
     attempts: Sequence[Attempt]
-
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
 
     @property
     def slides(self) -> int:

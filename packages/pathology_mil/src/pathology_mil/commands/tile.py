@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome
 from core_runtime.options import Out, Overwrite, SkipErrors, Workers
 from pathology_mil.reports.notes import counts, note_lines
 from pathology_mil.slides.options import ExcludeOptions, ScanOptions, TileOptions, Tiling, TissueOptions
 
 
 @dataclass(frozen=True)
-class Tiled(Outcome):
+class Tiled(BulkOutcome):
     """Slides that were tiled.
 
     Attributes:
@@ -26,10 +25,6 @@ class Tiled(Outcome):
     tiles: TileOptions
     slides: Sequence[dict[str, Any]]
     attempts: Sequence[Attempt]
-
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
 
     @property
     def count(self) -> int:

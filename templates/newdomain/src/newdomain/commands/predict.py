@@ -7,8 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, Item, bulk, summary
-from core_runtime.cli import Outcome
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
 from core_runtime.options import (
     Device,
@@ -24,7 +23,7 @@ from newdomain.signals.formats import find_signals
 
 
 @dataclass(frozen=True)
-class Predictions(Outcome):
+class Predictions(BulkOutcome):
     """What the model says of each signal.
 
     Attributes:
@@ -36,13 +35,8 @@ class Predictions(Outcome):
     predictions: Sequence[dict[str, Any]]
     attempts: Sequence[Attempt]
 
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
-
     def facts(self) -> dict[str, Any]:
-        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
-        return {"predictions": self.predictions, "failed": failed}
+        return {"predictions": self.predictions, "failed": self.failed}
 
     def lines(self) -> Iterable[str]:
         for prediction in self.predictions:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, Item, bulk, summary
+from core_runtime.bulk import Attempt, Item, bulk, failures, summary
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import (
@@ -177,7 +177,7 @@ def _refuse_equal_names(root: Path, items: Sequence[Item]) -> None:
 
 def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt]) -> Predictions:
     """The results of every item that is done, from its files, and the names of the others."""
-    failed = {attempt.name: attempt.message for attempt in attempts if not attempt.ok}
+    failed = failures(attempts)
     if len(attempts) == 1 and failed:
         raise UserError(attempts[0].message)
     summary(attempts)

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core_runtime.bulk import Attempt, Item, bulk, summary
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
@@ -50,7 +50,7 @@ class SheetPlan(Outcome):
 
 
 @dataclass(frozen=True)
-class SheetPredictions(Outcome):
+class SheetPredictions(BulkOutcome):
     """What was found on each sheet.
 
     Attributes:
@@ -61,13 +61,8 @@ class SheetPredictions(Outcome):
     sheets: Sequence[Mapping[str, Any]]
     attempts: Sequence[Attempt]
 
-    @property
-    def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return summary(self.attempts)
-
     def facts(self) -> dict[str, Any]:
-        failed = {attempt.name: attempt.message for attempt in self.attempts if not attempt.ok}
-        return {"sheets": self.sheets, "failed": failed}
+        return {"sheets": self.sheets, "failed": self.failed}
 
     def lines(self) -> Iterable[str]:
         for row in self.sheets:
