@@ -35,7 +35,7 @@ class Plan:
     scene: int
 
 
-QUICK = Plan(tiles=60, epochs=6, width=8, depths=(1, 1, 1, 1), lr=1e-2, augment=False, scene=512)
+QUICK = Plan(tiles=50, epochs=6, width=8, depths=(1, 1, 1, 1), lr=1e-2, augment=False, scene=512)
 FULL = Plan(tiles=120, epochs=45, width=16, depths=(2, 2, 2, 1), lr=5e-3, augment=True, scene=768)
 
 

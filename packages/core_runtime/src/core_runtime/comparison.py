@@ -1,0 +1,142 @@
+"""The verb `compare`: every two of some evaluations on the items that both have, by paired tests, corrected for their number.
+
+A domain reads its evaluations into tables, run → item → values, and says which values are measures and which name the independent group.
+
+Needs NumPy (``attention-suite-core-runtime[statistics]``).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Comparison(Outcome):
+    """Paired tests of every two runs on the items that both have.
+
+    Attributes:
+        rows: first, second, measure, difference of means with its interval (low, high), p and Holm's p, items and groups.
+        left_out: items that only one side has, by pair.
+        item, group: what an item and an independent group is called ("trial", "scene").
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    left_out: Mapping[str, int]
+    item: str
+    group: str
+
+    def facts(self) -> dict[str, Any]:
+        return {"tests": list(self.rows), "left_out": dict(self.left_out), "by": self.group}
+
+    def lines(self) -> Iterable[str]:
+        yield (
+            f"Difference of means (first - second), 95 % interval, and p by swapping whole {self.group}s, corrected after Holm"
+        )
+        for row in self.rows:
+            pair = f"{row['first']} - {row['second']}"
+            interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
+            behind = f"({row['items']} {self.item}s, {row['groups']} {self.group}s)"
+            yield f"{row['measure']:16} {pair:44} {row['difference']:+.3f} {interval}  p = {row['p_holm']:.4f}  {behind}"
+        for pair, count in self.left_out.items():
+            yield f"Note: {pair}: {count} {self.item}s of one side only, left out"
+
+
+def compare_runs(
+    runs: Mapping[str, Rows],
+    measures: Sequence[str],
+    *,
+    by: str,
+    item: str = "item",
+    group: str = "",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Tests every measure between every two runs.
+
+    Args:
+        runs: run → item → its values. A measure is a number or its text; None, "" and NaN say that it cannot be told of this item.
+        measures: names of the values to compare.
+        by: name of the value that says whose an item is: what is swapped and resampled whole.
+        item, group: what they are called in the printed lines; `group` is `by` where it is not given.
+        resamples: of the tests and intervals.
+        seed: of both.
+
+    Raises:
+        UserError: no two runs share items of at least two groups on any of the measures.
+    """
+    rows: list[dict[str, Any]] = []
+    left_out: dict[str, int] = {}
+    for first, second in combinations(runs, 2):
+        one, other = runs[first], runs[second]
+        common = [name for name in one if name in other]
+        of_one_side = len(one) + len(other) - 2 * len(common)
+        if of_one_side:
+            left_out[f"{first} and {second}"] = of_one_side
+        for measure in measures:
+            test = _test(one, other, common, measure, by, resamples, seed)
+            if test is not None:
+                rows.append({"first": first, "second": second, "measure": measure, **test})
+    if not rows:
+        raise UserError(
+            f"the evaluations have no {item}s in common that both can be judged on",
+            f"evaluate them on the same {item}s",
+        )
+    for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = corrected
+    return Comparison(rows, left_out, item, group or by)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P values corrected after Holm (1979): the chance of a single false find among all tests stays below the level."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        # never smaller than that of a smaller p, or the order of the tests would turn round
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def _test(
+    one: Rows, other: Rows, common: Sequence[str], measure: str, by: str, resamples: int, seed: int
+) -> dict[str, Any] | None:
+    """None where fewer than two groups can be judged on this measure."""
+    import numpy as np
+
+    from core_runtime.statistics import paired_test
+
+    first = np.array([_number(one[name].get(measure)) for name in common], float)
+    second = np.array([_number(other[name].get(measure)) for name in common], float)
+    known = ~(np.isnan(first) | np.isnan(second))
+    groups = [one[name][by] for name, usable in zip(common, known, strict=True) if usable]
+    if len(set(groups)) < 2:
+        return None
+
+    def mean(values: Any, indices: Any) -> float:
+        return float(values.mean())
+
+    result = paired_test(mean, first[known], second[known], groups, resamples=resamples, seed=seed)
+    return {
+        "difference": result.difference,
+        "low": result.interval.low,
+        "high": result.interval.high,
+        "p": result.p,
+        "items": int(known.sum()),
+        "groups": result.groups,
+    }
+
+
+def _number(value: Any) -> float:
+    if value is None or value == "":
+        return float("nan")
+    return float(value)
+
+
+__all__ = ["Comparison", "compare_runs", "holm"]
