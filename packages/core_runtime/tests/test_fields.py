@@ -33,8 +33,8 @@ def test_the_field_is_named(values, name, kind, words):
         read_field(values, name, kind, where="model/config.json", low=1, high=1000)
 
 
-def test_names_are_different_texts():
-    with pytest.raises(UserError, match="different texts"):
+def test_names_are_different():
+    with pytest.raises(UserError, match="different names"):
         read_names(CONFIG, "preprocessing.twice", where="m")
-    with pytest.raises(UserError, match="different texts"):
+    with pytest.raises(UserError, match="different names"):
         read_names({"classes": [1]}, "classes", where="m")

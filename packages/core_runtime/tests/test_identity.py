@@ -60,7 +60,7 @@ def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
     source, output = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("mine")
     output.write_text("theirs")
-    with pytest.raises(UserError, match="does not say what it was made from"):
+    with pytest.raises(UserError, match="no record of what it was made from"):
         bulk(copy_input, [Item("a", source, output)], log=tmp_path / "l", description="x")
     with pytest.raises(UserError, match="would replace an input"):
         bulk(

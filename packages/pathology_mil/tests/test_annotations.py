@@ -70,7 +70,7 @@ def test_imagescope(tmp_path):
         f'<Annotations MicronsPerPixel="0.5"><Annotation Name=""><Regions>{region(SQUARE, 0)}{region(INNER, 1)}</Regions></Annotation></Annotations>'
     )
     regions = read_annotations(path)
-    with pytest.raises(UserError, match=r"none of its classes says that it is tumour: \(no class\)"):
+    with pytest.raises(UserError, match=r"none of its classes is named as tumour: \(no class\)"):
         tumour(regions)
     assert tumour(regions, truth_class=["(no class)"]).area == 100 * 100 - 20 * 20
 
@@ -113,7 +113,7 @@ def test_numbered_tumours_both_count_and_camelyons_group_only_in_its_files(tmp_p
 
 def test_classes_that_say_nothing_are_asked_for():
     regions = [Region(RING, "A"), Region(RING, "Normal")]
-    with pytest.raises(UserError, match="none of its classes says that it is tumour: A") as error:
+    with pytest.raises(UserError, match="none of its classes is named as tumour: A") as error:
         tumour(regions)
     assert "--truth-class" in error.value.hint
     assert tumour([Region(RING, "Normal")]).is_empty, "no tumour was drawn, and that is known"
@@ -140,8 +140,10 @@ def test_collections_are_read_and_other_slides_regions_are_refused(tmp_path):
     (region,) = read_annotations(path)
     assert region.shape.area == RING.area
     assert outside([region], (2000, 1000), "a") == ""
-    assert "50% of what a draws" in outside([Region(shapely.box(-10, 0, 10, 5), "x")], (2000, 1000), "a")
-    with pytest.raises(UserError, match=r"drawn outside the slide \(50 × 50\)"):
+    assert "50% of the regions in a are outside the slide" in outside(
+        [Region(shapely.box(-10, 0, 10, 5), "x")], (2000, 1000), "a"
+    )
+    with pytest.raises(UserError, match=r"regions are outside the slide \(50 × 50\)"):
         outside([Region(shapely.box(60, 60, 90, 90), "x")], (50, 50), "a")
 
 

@@ -115,7 +115,7 @@ def test_a_model_folder_knows_its_slides_and_evaluate_tells_them_apart(trained, 
     assert any("Left out: " in line for line in found.lines())
     everything = evaluate(*cohort, out=tmp_path / "b", include_seen=True, **options)
     assert everything.metrics.slides == 24
-    assert any("Judged with" in line for line in everything.lines())
+    assert any("Evaluated with" in line for line in everything.lines())
 
     # renamed copies of training slides are still training slides
     (tmp_path / "renamed").mkdir()
@@ -159,7 +159,7 @@ def test_labels_as_they_come(tmp_path):
     assert labels.classes == ("normal", "tumour")
     assert any("4 rows, 2 used, 2 left out: 2 without a label" in note for note in labels.notes)
     path.write_text("slide_id,label\ns0,normal\ns1,tumour\ns2,Tumour\n")
-    assert any("'Tumour' and 'tumour' are taken as 2 classes" in note for note in read_labels(path).notes)
+    assert any("'Tumour' and 'tumour' count as 2 classes" in note for note in read_labels(path).notes)
     body = "slide_id;label\ns0;normal\ns1;tumour\n"
     for data in (body.encode(), body.encode("utf-16"), body.replace(";", "\t").encode()):
         path.write_bytes(data)

@@ -113,13 +113,13 @@ def test_places_that_cannot_be_written(samples, tmp_path, cli):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--overlap", 256], "overlap must lie between"),
+        (["--overlap", 256], "overlap must be at least 0 and less than the patch size"),
         (["--patch-size", 0], "patch-size"),
-        (["--mag", 20, "--mpp", 0.5], "either by --mag"),
+        (["--mag", 20, "--mpp", 0.5], "either as --mag"),
         (["--mag", 80], "enlarged"),
         (["--preset", "huge"], "preset"),
         (["--slide-mpp", -1], "slide-mpp"),
-        (["--tissue-from", "/nowhere"], "no tissue for"),
+        (["--tissue-from", "/nowhere"], "holds no tissue of"),
     ],
 )
 def test_impossible_options(samples, tmp_path, cli, options, words):

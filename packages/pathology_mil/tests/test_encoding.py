@@ -275,7 +275,7 @@ def test_tissue_mended_in_qupath_is_read_back(samples, job, tmp_path):
         assert len({*map(tuple, ours)} ^ {*map(tuple, again)}) <= 2
     with pytest.raises(UserError, match="another tissue_file"):
         tile(samples, tmp_path)
-    with pytest.raises(UserError, match="no tissue for"):
+    with pytest.raises(UserError, match="holds no tissue of"):
         tile(samples, tmp_path / "x", tissue_from=samples)
 
 

@@ -179,7 +179,8 @@ def _damage(path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("corrupt", "slide05"), ("width", "16 wide, those of slide05 8"), ("NaN", "slide05: 1 of")]
+    ("kind", "message"),
+    [("corrupt", "slide05"), ("width", "16 features per tile, slide05 has 8"), ("NaN", "slide05: 1 of")],
 )
 def test_damaged_features_are_one_line(cohort, tmp_path, kind, message):
     shutil.copytree(cohort[0], tmp_path / "features")
@@ -204,9 +205,9 @@ def test_what_was_asked_for_must_fit(cohort, tmp_path, trained):
     def run(**options):
         return train(*cohort, recipe=QUICK, resamples=5, run=run_in(tmp_path / "run"), **options)
 
-    with pytest.raises(UserError, match="3 classes are asked for"):
+    with pytest.raises(UserError, match="--n-class is 3, but the labels have 2 classes"):
         run(splitting=SplitOptions(n_class=3))
-    with pytest.raises(UserError, match="384 wide are asked for, these are 16 wide"):
+    with pytest.raises(UserError, match="--feature-width is 384, but these features are 16 wide"):
         run(splitting=SplitOptions(feature_width=384))
     with pytest.raises(UserError, match="divisible by the heads: got 12 and 8"):
         run(network=NetworkOptions(model="acmil-mha", width=12))

@@ -30,12 +30,11 @@ DONE, ALREADY, FAILED = "done", "already done", "failed"
 class Item:
     """One piece of bulk work.
 
-    Attributes:
-        name: for readers.
-        source: what `work` needs; picklable.
-        output: the file or folder that it makes.
-        key: everything that the output depends on: ``{"input": identity(path), "model": …, "options": …}``.
-        inputs: files that no output may replace.
+    name: shown to the user.
+    source: what `work` needs; picklable.
+    output: the file or folder that the work writes.
+    key: everything that the output depends on: ``{"input": identity(path), "model": …, "options": …}``.
+    inputs: files that no output may replace.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What became of an item. `status` is "done", "already done", "failed", or a word of the work's own ("no tissue")."""
+    """The result of one item. `status` is "done", "already done", "failed", or a word of the work's own ("no tissue")."""
 
     name: str
     status: str
@@ -80,7 +79,7 @@ class BulkOutcome(Outcome):
 
 
 class Skipped(Exception):
-    """Raised by a work function for an item that is legible but holds nothing to work on; `status` is its recorded word.
+    """Raised by a work function for an item that can be read but holds nothing to work on; `status` is the word recorded for it.
 
     The function may leave an (empty) output behind, so that later stages and reruns know.
     """
@@ -113,13 +112,17 @@ def bulk(
         threads: of torch in each process; None: torch's own choice.
         executor: any `concurrent.futures`-like executor instead (a Dask client's, say).
         skip_errors: go on after an item that failed; otherwise its error is raised after it is logged.
-        overwrite: make everything anew.
+        overwrite: work on every item again, finished or not.
 
     Raises:
-        UserError: an output is there that was made from something else, an output would replace an input, an item failed and `skip_errors`
+        UserError: an existing output was made from something else, an output would replace an input, an item failed and `skip_errors`
             is off, or the log cannot be written.
     """
-    refuse_inputs_as_outputs((path for item in items for path in item.inputs), (item.output for item in items))
+    inputs: list[Path] = []
+    for item in items:
+        inputs += item.inputs
+    refuse_inputs_as_outputs(inputs, [item.output for item in items])
+    # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
     for i, item in enumerate(items):
@@ -182,7 +185,9 @@ def summary(attempts: Iterable[Attempt]) -> int:
     attempts = list(attempts)
     bad = [attempt for attempt in attempts if not attempt.ok]
     for attempt in bad:
-        reason = f": {attempt.message}" if attempt.message else ""
+        reason = ""
+        if attempt.message:
+            reason = f": {attempt.message}"
         warn(f"{attempt.status}: {attempt.name}{reason}")
     if bad:
         note.print(f"{len(attempts) - len(bad)} of {len(attempts)} done, {len(bad)} not (named above)", markup=False)
@@ -196,6 +201,7 @@ def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Attem
     try:
         begin(item.output, item.key)
         facts = work(item) or {}
+        # A work may rightly write nothing: then there is no output to vouch for.
         if item.output.exists():
             finish(item.output, item.key)
     except Skipped as skipped:
@@ -203,10 +209,13 @@ def _attempt(work: Callable[[Item], dict[str, Any] | None], item: Item) -> Attem
         if item.output.exists():
             finish(item.output, item.key)
     except UserError as error:
-        status, message = FAILED, " ".join(filter(None, (error.message, error.hint and f"({error.hint})")))
+        status, message = FAILED, error.message
+        if error.hint:
+            message += f" ({error.hint})"
     except MemoryError:
         status, message = FAILED, "out of memory"
     except Exception as error:
+        # the traceback goes to --verbose only: it may quote tensors and paths of patients
         logging.getLogger(__name__).info("%s", item.name, exc_info=True)
         status, message = FAILED, f"{type(error).__name__}: {error}"
     return Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
@@ -233,6 +242,7 @@ def _spread(
                 attempt = future.result()  # a BrokenProcessPool leaves `waiting` to the caller's second round
                 ended(waiting.pop(future), attempt)
     finally:
+        # after Ctrl-C or --stop: what has not begun shall not begin
         for future in waiting:
             future.cancel()
 
@@ -254,12 +264,14 @@ def _processes(
     context = multiprocessing.get_context("spawn")  # forking a process that holds torch's or OpenSlide's threads hangs
     try:
         with ProcessPoolExecutor(workers, context, use_threads, (threads,)) as pool:
+            # two for each worker: one at work, one ready, so that no worker waits for this process
             _spread(work, items, todo, pool, 2 * workers, mark)
         return
     except BrokenProcessPool:
         pass
-    # A worker died (killed for memory, or a crash inside a library). One item at a time finds the one that does it.
-    for i in (i for i in todo if i not in finished):
+    # A worker died (killed for memory, or a crash inside a library). Running one item at a time shows which one is to blame.
+    unfinished = [i for i in todo if i not in finished]
+    for i in unfinished:
         try:
             with ProcessPoolExecutor(1, context, use_threads, (threads,)) as pool:
                 attempt = pool.submit(_attempt, work, items[i]).result()
@@ -284,6 +296,7 @@ class _Log:
             raise UserError(
                 f"cannot write {self.path}: {error.strerror}", "choose a folder with --out that can be written"
             ) from None
+        # A writer killed in mid-line left a line without an end: close it, so that the next one stays readable.
         if self.file.tell():
             self.file.seek(-1, os.SEEK_END)
             if self.file.read(1) != b"\n":

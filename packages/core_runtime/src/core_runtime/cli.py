@@ -1,4 +1,4 @@
-"""The frame of every command: the app factory, what a verb ends with, ``--json`` and ``--config`` of all verbs, and the error policy.
+"""The frame of every command: the app factory, the outcome of a verb, ``--json`` and ``--config`` of all verbs, and the error policy.
 
 Exit status: 0 done, 1 some items failed (each is named), 2 unusable input or usage. A `UserError` is one or two plain lines; an unexpected
 error is one line and an ``error.log`` with the traceback, so that no tensor and no patient's path reaches the terminal.
@@ -7,6 +7,7 @@ error is one line and an ``error.log`` with the traceback, so that no tensor and
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -26,21 +27,21 @@ from core_runtime.folders import current_run_folder
 from core_runtime.identity import full_digests
 from core_runtime.terminal import note
 
-_VERBOSE = Annotated[bool, Parameter(alias="-v", help="Say more about what is done.")]
+_VERBOSE = Annotated[bool, Parameter(alias="-v", help="Report progress in more detail.")]
 _JSON = Annotated[bool, Parameter(help="Print one JSON document for programs instead of text.")]
 _CONFIG = Annotated[
     Path | None,
     Parameter(metavar="FILE.yaml", help="Values of the other options; an option on the command line wins."),
 ]
 _FULL_DIGEST = Annotated[
-    bool, Parameter(help="Recognise inputs by all that they hold, not by size, time of change and samples.")
+    bool, Parameter(help="Recognise inputs by their whole content, not by size, modification time and samples.")
 ]
 _FRAME = {"json": (_JSON, False), "config": (_CONFIG, None), "verbose": (_VERBOSE, False)}
 _FRAME_OF_WRITING = {**_FRAME, "full_digest": (_FULL_DIGEST, False)}
 
 
 class Outcome:
-    """What a verb ends with; each verb has its own, with the fields that a notebook wants.
+    """The result of a verb; each verb has its own, with the fields that a notebook wants.
 
     Attributes:
         code: exit status of the command.
@@ -79,7 +80,7 @@ def add(
         app: gets the verbs, and with them ``--json``, ``--config`` and ``--verbose``; those that write, ``--full-digest`` too.
         verbs: a function's name is the verb's.
         name: another name for a single verb.
-        published: names of options in a paper's own configuration files → ours, or None for those that say nothing to us.
+        published: names of options in a paper's own configuration files → ours, or None for those without meaning here.
     """
     for function in verbs:
         app.command(_framed(function, app, published or {}), name=name or function.__name__.replace("_", "-"))
@@ -106,13 +107,16 @@ def _framed(function: Callable[..., Outcome | None], app: App, published: Mappin
         show(outcome, as_json=json)
         return outcome.code
 
+    # cyclopts reads the signature: the frame's options are appended to the function's own.
     signature = inspect.signature(function, eval_str=False)
-    frame = _FRAME_OF_WRITING if _replaces(signature) else _FRAME
-    extra = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in frame.items()
-    ]
-    parameters = [*signature.parameters.values(), *extra]
+    frame = _FRAME
+    if _replaces(signature):
+        frame = _FRAME_OF_WRITING
+    parameters = [*signature.parameters.values()]
+    for option, (annotation, default) in frame.items():
+        parameters.append(
+            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        )
     framed.__signature__ = signature.replace(parameters=parameters, return_annotation=int)  # pyright: ignore[reportAttributeAccessIssue]
     framed.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": int}
     framed.published = published  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,9 +124,11 @@ def _framed(function: Callable[..., Outcome | None], app: App, published: Mappin
 
 
 def _replaces(signature: inspect.Signature) -> bool:
-    """Whether a verb leaves outputs that it may find again: it has ``--overwrite``, itself or in a class of options."""
+    """Whether a verb writes outputs that a second run meets: it has ``--overwrite``, itself or in a class of options."""
     parameters = signature.parameters
-    return "overwrite" in parameters or any(hasattr(p.annotation, "overwrite") for p in parameters.values())
+    if "overwrite" in parameters:
+        return True
+    return any(hasattr(parameter.annotation, "overwrite") for parameter in parameters.values())
 
 
 def show(outcome: Outcome, *, as_json: bool) -> None:
@@ -137,7 +143,7 @@ def show(outcome: Outcome, *, as_json: bool) -> None:
 def run(app: App, arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command under the error policy and exits with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    as_json = "--json" in words
+    as_json = "--json" in words  # read by hand: a usage error is reported as JSON, too, before anything is parsed
     started = current_run_folder.set(None)
     try:
         code = _call(app, words)
@@ -146,8 +152,9 @@ def run(app: App, arguments: Sequence[str] | None = None) -> NoReturn:
         code = _complain(error.message, error.hint, as_json)
     except KeyboardInterrupt:
         note.print("Stopped. Run the same command again to go on.")
-        code = 130
-    except BrokenPipeError:  # the reader went away (| head): nothing to tell it
+        code = 130  # the shells' status of a program ended by SIGINT
+    except BrokenPipeError:  # the reader went away (| head): nothing is left to report
+        # Python flushes stdout once more at exit, which would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
@@ -169,12 +176,15 @@ def _call(app: App, words: list[str]) -> int:
         )
     except CycloptsError as error:
         command = " ".join([*app.name[:1], *(error.command_chain or ())])
-        listed = "verbs" if isinstance(error, UnknownCommandError) else "options"
+        listed = "options"
+        if isinstance(error, UnknownCommandError):
+            listed = "verbs"
         raise UserError(str(error), f"'{command} --help' lists the {listed}") from None
     if isinstance(code, int):
         return code
-    # the help was printed: what was asked for, or what a command without a verb gets
-    return 0 if {"--help", "-h"} & set(words) else 2
+    # The help was printed, so no verb ran: asked for, that is success; after a command without a verb, a usage error.
+    asked_for_help = not {"--help", "-h"}.isdisjoint(words)
+    return 0 if asked_for_help else 2
 
 
 def _complain(message: str, hint: str, as_json: bool) -> int:
@@ -206,12 +216,11 @@ def _unexpected(error: Exception, as_json: bool) -> int:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON can say it: plain containers; NaN and infinities become null."""
+    """`value` as JSON can express it: plain containers; NaN and infinities become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, float):
-        finite = value == value and abs(value) != float("inf")
-        return value if finite else None
+        return value if math.isfinite(value) else None
     if isinstance(value, (str, int, bool, type(None))):
         return value
     if hasattr(value, "tolist"):  # numpy and torch

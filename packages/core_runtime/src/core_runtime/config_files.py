@@ -12,7 +12,7 @@ from core_runtime.errors import UserError
 
 
 def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Gives every option that the command line left out the value of the file named with ``--config``.
+    """Gives every option that is not on the command line its value from the file named by ``--config``.
 
     Raises:
         UserError: the file cannot be read, or names what is not an option of this verb.
@@ -30,10 +30,13 @@ def fill_from_file(app: App, commands: tuple[str, ...], arguments: ArgumentColle
             continue
         argument = by_name.get(name)
         if argument is None:
+            # A misspelled option must not be ignored: the run would silently be another one.
             near = difflib.get_close_matches(name, [*by_name, *published], 1)
-            hint = f"did you mean {near[0]!r}?" if near else "--help lists the options"
+            hint = "--help lists the options"
+            if near:
+                hint = f"did you mean {near[0]!r}?"
             raise UserError(f"{path}: unknown option {key!r}", hint)
-        if not argument.tokens:
+        if not argument.tokens:  # the command line wins
             _fill(argument, value, path)
 
 
@@ -65,7 +68,7 @@ def _name(argument: Argument) -> str:
 
 
 def _fill(argument: Argument, value: Any, path: Path) -> None:
-    """Appends the value as the words that the command line would have had."""
+    """Appends the value as the words that the user would have typed."""
     entries = value if isinstance(value, list) else [value]
     if argument.parameter.converter is not None:  # several values in one word
         entries = [",".join(_spelled(entry) for entry in entries)]

@@ -113,7 +113,7 @@ def domains() -> tuple[dict[str, Domain], dict[str, str]]:
 
 
 def check_modules(purposes: Mapping[str, str], extras: Mapping[str, str] | None = None) -> list[Check]:
-    """A check for each module that a domain needs, and for torch and its devices.
+    """One check for each module that a domain needs, and one for torch and its devices.
 
     Args:
         purposes: module → what it is for.
@@ -131,6 +131,7 @@ def check_modules(purposes: Mapping[str, str], extras: Mapping[str, str] | None 
             import_module(module)
             checks.append(Check(module, True))
         except (ImportError, OSError):
+            # what is optional may be missing: the check passes and says what it would be good for
             checks.append(Check(module, True, f"optional: {advice}"))
     return [*checks, _check_torch()]
 

@@ -23,16 +23,22 @@ class UserError(Exception):
 
 def clean(text: str) -> str:
     """One line of printable text: a file's name or a library's message may hold line breaks and control characters."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    # a space in place of each, so that the words on both sides stay apart
+    printable = [c if c.isprintable() else " " for c in text]
+    return " ".join("".join(printable).split())
 
 
 def named(path: Path, error: Exception) -> str:
-    """What an error says, with the file in front where it does not name it."""
-    said = str(error)
-    return said if path.name in said else f"{path}: {said}"
+    """The message of an error, with the file in front where the message does not name it."""
+    message = str(error)
+    if path.name in message:
+        return message
+    return f"{path}: {message}"
 
 
 def few(names: Sequence[str]) -> str:
     """A handful of names for a message: ``a, b, c and 4 more``."""
     shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
+    if len(names) <= 3:
+        return shown
+    return f"{shown} and {len(names) - 3} more"

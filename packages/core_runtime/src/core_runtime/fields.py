@@ -1,4 +1,4 @@
-"""Fields of config.json, config.yaml and side-cars: each is there and of its type, or one line names it. Nothing is replaced by a default in silence."""
+"""Fields of config.json, config.yaml and side-cars: each is there and of its type, or one line names it. No default is ever filled in silently."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ _WORDS: dict[type, str] = {
     float: "a number",
     int: "a whole number",
     list: "a list",
-    str: "a text",
+    str: "text",
 }
 
 
@@ -51,10 +51,12 @@ def read_field(
         value = value.get(part)
         if value is None:
             if default is _REQUIRED:
+                # null and absent are one: JSON writers differ in which of the two they leave
                 raise UserError(f"{where}: the field {name} is missing", hint)
             return default
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if isinstance(value, bool) and kind is not bool:
+    accepted = (int, float) if kind is float else kind
+    fits = isinstance(value, accepted)
+    if isinstance(value, bool) and kind is not bool:  # bool is a subclass of int
         fits = False
     if not fits:
         raise UserError(f"{where}: {name} is {_shown(value)}, expected {_WORDS[kind]}", hint)
@@ -70,16 +72,16 @@ def read_field(
 
 
 def read_names(values: Any, name: str, *, where: object, default: Any = _REQUIRED, hint: str = "") -> Sequence[str]:
-    """A field that is a list of different texts, such as classes or bands.
+    """A field that is a list of different names, such as classes or bands.
 
     Raises:
         UserError: absent without a default, or not such a list.
     """
     entries = read_field(values, name, list, where=where, default=default, hint=hint)
-    if entries is default:
+    if entries is default:  # not there; the default need not be a list
         return entries
     if not all(isinstance(entry, str) for entry in entries) or len(set(entries)) != len(entries):
-        raise UserError(f"{where}: {name} is {_shown(entries)}, expected a list of different texts", hint)
+        raise UserError(f"{where}: {name} is {_shown(entries)}, expected a list of different names", hint)
     return entries
 
 

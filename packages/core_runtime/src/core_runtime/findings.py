@@ -1,4 +1,4 @@
-"""What `inspect` and ``attention-suite try`` say of a file: what it is, whether it can be used, a first picture, the exact next command."""
+"""What `inspect` and ``attention-suite try`` report on a file: what it is, whether it can be used, a first picture, the exact next command."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +14,12 @@ class Findings(Outcome):
     """What one file or folder holds.
 
     Attributes:
-        title: what a report about it is headed with.
+        title: heading of a report about it.
         kind: what it is, in words.
         summary: one sentence.
         usable: whether the next command would work.
         details: names and values, for readers and programs alike.
-        data: further values for programs alone.
+        data: further values for programs only.
         warnings: what the user should know first.
         next_commands: to be copied; each runs as it is printed.
         pictures: (picture as `Report.picture` takes it, caption), where they were asked for.
@@ -62,7 +62,10 @@ class Findings(Outcome):
         for warning in self.warnings:
             page.warning(warning)
         verdict = "yes" if self.usable else "no"
-        page.facts([("kind", self.kind), ("usable", verdict), *((k, in_words(v)) for k, v in self.details.items())])
+        rows = [("kind", self.kind), ("usable", verdict)]
+        for name, value in self.details.items():
+            rows.append((name, in_words(value)))
+        page.facts(rows)
         for picture, caption in self.pictures:
             page.picture(picture, caption)
         if self.next_commands:
@@ -87,8 +90,12 @@ class FolderFindings(Outcome):
         return 1 if self.unreadable else 0
 
     def facts(self) -> list[dict[str, Any]]:
-        failed = [{"title": name, "usable": False, "problem": why} for name, why in self.unreadable.items()]
-        return [*({"title": each.title, **each.facts()} for each in self.findings), *failed]
+        rows = []
+        for each in self.findings:
+            rows.append({"title": each.title, **each.facts()})
+        for name, why in self.unreadable.items():
+            rows.append({"title": name, "usable": False, "problem": why})
+        return rows
 
     def lines(self) -> Iterable[str]:
         for each in self.findings:
@@ -98,10 +105,10 @@ class FolderFindings(Outcome):
 
 
 def in_words(value: Any) -> str:
-    """A value as a reader wants it."""
+    """A value as people read it."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {entry}" for name, entry in value.items())
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before lists and numbers: str(True) is Python's word, not the user's
         return "yes" if value else "no"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
@@ -109,7 +116,7 @@ def in_words(value: Any) -> str:
 
 
 def write_picture(findings: Findings, path: Path) -> Path:
-    """Writes the first picture of what was found, as PNG, JPEG, SVG or PDF by the name's ending.
+    """Writes the first picture of the findings, as PNG, JPEG, SVG or PDF by the name's ending.
 
     Raises:
         UserError: another ending, or there is no picture.
@@ -119,14 +126,14 @@ def write_picture(findings: Findings, path: Path) -> Path:
 
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "jpg", "jpeg", "svg", "pdf"):
-        raise UserError(f"--picture {path}: pictures are .png, .jpg, .svg or .pdf", "choose such a name")
+        raise UserError(f"--picture {path}: pictures are .png, .jpg, .svg or .pdf", "choose a name with such an ending")
     if not findings.pictures:
         raise UserError(f"{findings.title}: there is nothing to draw")
     picture, _ = findings.pictures[0]
     with writing(path) as part:
         if isinstance(picture, bytes):
             part.write_bytes(picture)
-        elif hasattr(picture, "savefig"):
+        elif hasattr(picture, "savefig"):  # a matplotlib figure; otherwise a Pillow image
             picture.savefig(part, format=kind, dpi=110)
         else:
             picture.save(part, format={"jpg": "JPEG"}.get(kind, kind))

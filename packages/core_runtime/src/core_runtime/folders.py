@@ -25,12 +25,12 @@ _HOST = "".join(c if c.isalnum() else "_" for c in platform.node())
 
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[Path]:
-    """Yields a temporary path beside `path` and renames it into place at the end: the file (or folder) is whole or absent, also after a kill.
+    """Yields a temporary path beside `path` and renames it into place at the end: the file (or folder) is whole or absent, even after a kill.
 
-    Remains of killed writers of the same file are removed first.
+    What killed writers of the same file left behind is removed first.
 
     Raises:
-        UserError: the place cannot be written or the disk is full.
+        UserError: the location cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.part")
@@ -38,7 +38,7 @@ def writing(path: Path | str) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        temporary.touch()  # a place that cannot be written is found before any work is done
+        temporary.touch()  # a location that cannot be written shows before hours of work, not after
         temporary.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
@@ -46,6 +46,7 @@ def writing(path: Path | str) -> Iterator[Path]:
         yield temporary
         _put(temporary, path)
     except OSError as error:
+        # A full disk is the user's to mend; any other OSError comes from the work itself and keeps its own message.
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise UserError(f"cannot write {path}: {error.strerror}", hint) from error
         raise
@@ -74,7 +75,7 @@ def _remove(path: Path) -> None:
 
 
 def _sweep(path: Path) -> None:
-    """Removes what killed processes of this machine left beside `path`."""
+    """Removes what killed processes of this machine left beside `path`; another machine's process may still be at work."""
     for left in path.parent.glob(f".{_escaped(path.name)}.{_HOST}-*.part"):
         pid = left.name.removesuffix(".part").rpartition("-")[2]
         if pid.isdigit() and not _alive(int(pid)):
@@ -82,15 +83,16 @@ def _sweep(path: Path) -> None:
 
 
 def _escaped(name: str) -> str:
+    """`name` for a glob pattern, in which ``*``, ``?`` and ``[`` would be wildcards."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
+        os.kill(pid, 0)  # signal 0 sends nothing; it only checks the process
     except ProcessLookupError:
         return False
-    except OSError:
+    except OSError:  # it is there, and another user's
         pass
     return True
 
@@ -130,30 +132,34 @@ def open_run(
     """
     folder = Path(folder)
     config = folder / "config.yaml"
+    # through JSON, so that what is compared with the file has the file's types (no tuples, no paths)
     plain = json.loads(json.dumps(dict(arguments), default=str))
     if config.exists() and not overwrite:
         before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        arguments_before = before.get("arguments", {})
         if not resume:
             raise UserError(
                 f"{folder} already holds a run",
                 "--resume goes on with it, --overwrite begins anew, --out names another folder",
             )
-        changed = sorted(
-            k for k in {*plain, *before.get("arguments", {})} if plain.get(k) != before.get("arguments", {}).get(k)
-        )
+        names = sorted({*plain, *arguments_before})
+        changed = [name for name in names if plain.get(name) != arguments_before.get(name)]
         if changed:
             raise UserError(
                 f"{folder}: the run to resume had other values of {', '.join(changed)}",
-                f"repeat its arguments ('--config {config}'), or use --overwrite",
+                f"use its arguments again ('--config {config}'), or --overwrite",
             )
         if data != before.get("data", ""):
             raise UserError(f"{folder}: the data have changed since the run began", "use --overwrite to begin anew")
         current_run_folder.set(folder)
         return folder
+    # Only what a run writes is removed, never the folder: the user may keep notes in it.
     if config.exists():
         for name in ("checkpoints", "model", "predictions", "figures", "metrics.csv", "report.html", "config.yaml"):
             _remove(folder / name)
-    versions = {"python": platform.python_version(), **{p: _version(p) for p in packages}}
+    versions = {"python": platform.python_version()}
+    for package in packages:
+        versions[package] = _version(package)
     record = {
         "command": " ".join(sys.argv),
         "arguments": plain,

@@ -8,10 +8,10 @@ from core_runtime.errors import UserError
 
 @contextmanager
 def hub_errors(name: str, repository: str, instead: str) -> Iterator[None]:
-    """Turns what a download raises into a `UserError`: no access, no network, anything else that the hub says.
+    """Turns what a download raises into a `UserError`: no access, no network, or any other failure of the hub.
 
     Args:
-        name: what the person asked for.
+        name: what the user asked for.
         repository: on the hub.
         instead: what to do where the hub cannot be reached.
     """
@@ -24,10 +24,10 @@ def hub_errors(name: str, repository: str, instead: str) -> Iterator[None]:
             f"{name}: {repository} is gated and this account has no access",
             "ask for it on the model's page, then 'hf auth login'",
         ) from None
-    except LocalEntryNotFoundError:  # an EntryNotFoundError, too
+    except LocalEntryNotFoundError:  # a subclass of EntryNotFoundError, so it must come first
         raise UserError(f"{name}: the hub cannot be reached", f"with a network elsewhere, {instead}") from None
     except EntryNotFoundError:
         raise UserError(f"{name}: {repository} does not hold the file", instead) from None
     except Exception as error:  # the hub's errors have no common class, and those of the network under it change
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name}: the hub does not give {repository}: {said}", instead) from None
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(f"{name}: {repository} could not be downloaded: {lines[0]}", instead) from None

@@ -1,8 +1,8 @@
 """What an output was made from: identities of inputs and models, and the record beside each output that says so.
 
-An output's *key* names everything that it depends on: its inputs, the model, every option that changes it, and everything that was asked for. The
-record stands in ``.made/NAME.json`` beside the output. It says "making" before the work begins and "done" after the output is in its place, so
-that an output of a killed run is never taken for another's.
+An output's *key* names everything that it depends on: its inputs, the model, every option that changes it, and the items that were requested. The
+record stands in ``.made/NAME.json`` beside the output. It says "making" before the work begins and "done" after the output is in place, so
+that an output of a killed run is never mistaken for a finished one.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 
 _BLOCK = 65536
-_SAMPLES = 16  # blocks of a large file that are read
+_SAMPLES = 16  # blocks read from a large file
 _WHOLE = "CORE_RUNTIME_FULL_DIGEST"  # in the environment, so that worker processes know
 
 
 @contextlib.contextmanager
 def full_digests(whole: bool = True) -> Iterator[None]:
-    """Within it inputs are recognised by all that they hold, at the price of reading them once: ``--full-digest`` of every verb that writes.
+    """Within it inputs are recognised by their whole content, at the price of reading them once: ``--full-digest`` of every verb that writes.
 
-    A copy with another time of change is then the same input, and a change of a single byte is another.
+    A copy with another modification time is then the same input, and a file with a single changed byte is another.
     """
     before = os.environ.get(_WHOLE)
     if whole:
@@ -43,17 +43,20 @@ def identity(path: Path, *, full: bool = False) -> dict[str, Any]:
 
     Args:
         path: the file or folder.
-        full: read all of it (always so within `full_digests`); otherwise its size, its time of change and a digest of sixteen blocks stand
-            for it, which is quick for terabytes.
+        full: read all of it (always so within `full_digests`); otherwise its size, its modification time and a digest of sixteen blocks
+            stand for it, which is quick for terabytes.
     """
     full = full or _WHOLE in os.environ
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     size, changed = 0, 0
     for file in files:
         state = file.stat()
         size += state.st_size
         changed = max(changed, state.st_mtime_ns)
+        # the path inside the folder, so that a renamed file is another input; a single file may be renamed freely
         name = str(file.relative_to(path)) if path.is_dir() else ""
         digest.update(f"{name}\0{state.st_size}\0".encode())
         _update(digest, file, state.st_size, full)
@@ -68,6 +71,7 @@ def _update(digest: Any, path: Path, size: int, full: bool) -> None:
             while block := file.read(1 << 20):
                 digest.update(block)
             return
+        # evenly spread, the first and the last block included: headers and footers change most often
         for i in range(_SAMPLES):
             file.seek(i * (size - _BLOCK) // (_SAMPLES - 1))
             digest.update(file.read(_BLOCK))
@@ -81,15 +85,18 @@ def data_fingerprint(paths: Iterable[Path], *, full: bool = False) -> str:
 
 def model_identity(folder: Path) -> dict[str, Any]:
     """What tells a model folder from another: all of its configuration, its weights by size and samples. Copies are the same model."""
-    found = {name: folder / name for name in ("config.json", "model.safetensors")}
-    parts = {name: identity(path, full=path.suffix == ".json") for name, path in found.items() if path.is_file()}
-    for part in parts.values():
-        part.pop("changed", None)
+    parts = {}
+    for name in ("config.json", "model.safetensors"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        parts[name] = identity(path, full=path.suffix == ".json")
+        parts[name].pop("changed", None)  # a copied model is the same model
     return parts
 
 
 def spelled(value: Any) -> Any:
-    """A key as JSON holds it, so that one read back equals one just made."""
+    """A key as JSON holds it, so that a key read back compares equal to a fresh one."""
     return json.loads(json.dumps(value, sort_keys=True, default=_spell))
 
 
@@ -103,6 +110,7 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     """What differs between two keys, in words: ``threshold (0.5, now 0.7)``, ``the input slide.svs``."""
     if before == now:
         return []
+    # Mappings are compared entry by entry down to identities of files, whose digests would mean nothing to the user.
     if isinstance(before, Mapping) and isinstance(now, Mapping) and not {"digest", "sha256"} & {*before, *now}:
         changed = []
         for key in sorted({*before, *now}, key=str):
@@ -120,18 +128,19 @@ def _record(output: Path) -> Path:
 
 
 def begin(output: Path, key: Mapping[str, Any]) -> None:
-    """Notes that an output is being made."""
+    """Records that an output is being made."""
     write_text(_record(output), json.dumps({"state": "making", "key": spelled(key)}, ensure_ascii=False) + "\n")
 
 
 def finish(output: Path, key: Mapping[str, Any]) -> None:
-    """Notes that an output is in its place."""
+    """Records that an output is complete and in place."""
     write_text(_record(output), json.dumps({"state": "done", "key": spelled(key)}, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def begun(output: Path, key: Mapping[str, Any]) -> Iterator[None]:
-    """`begin` and `finish` around the making of an output; what fails leaves no record, and no folder that was not there before."""
+    """`begin` and `finish` around the making of an output; a failure leaves no record, and no folder that was not there before."""
+    # innermost first, the order in which they are removed
     folders = [folder for folder in (_record(output).parent, *output.parents) if not folder.exists()]
     begin(output, key)
     try:
@@ -152,20 +161,20 @@ def is_own_output(path: Path) -> bool:
 
 
 def is_done(output: Path, key: Mapping[str, Any]) -> bool:
-    """Whether an output is there and was made from just this.
+    """Whether an output exists and was made from exactly this.
 
     Raises:
-        UserError: it is there and was made from something else, or does not say from what.
+        UserError: it exists and was made from something else, or has no record of what it was made from.
     """
     if not output.exists():
         return False
-    hint = "--overwrite makes it anew, --out names another folder"
+    hint = "--overwrite replaces it, --out names another folder"
     try:
         record = json.loads(_record(output).read_text(encoding="utf-8"))
         state, before = record["state"], record["key"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{output} is already there and does not say what it was made from", hint) from None
-    if state != "done":  # a killed run: it may be of before
+        raise UserError(f"{output} is already there, with no record of what it was made from", hint) from None
+    if state != "done":  # of a killed run, or of one before it: neither is known to be whole
         return False
     changed = differences(before, spelled(key))
     if changed:
@@ -182,14 +191,14 @@ def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) ->
     sources: set[Path] = set()
     for path in inputs:
         whole = path.resolve()
-        sources |= {whole, *whole.parents}
+        sources |= {whole, *whole.parents}  # a folder that holds an input would take it along
     for output in outputs:
         if output.resolve() in sources:
             raise UserError(f"the output {output} would replace an input", "--out names another folder")
 
 
 def refuse_foreign_folder(out: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Makes sure that an output which is replaced as a whole is ours: ``--overwrite`` never deletes what the user keeps there.
+    """Makes sure that an output which is replaced as a whole is ours: ``--overwrite`` never deletes the user's own files.
 
     Raises:
         UserError: it is there and `overwrite` is off, is a folder that we did not write, or would replace an input.

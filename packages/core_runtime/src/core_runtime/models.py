@@ -20,12 +20,12 @@ class Published:
     """One published set of weights, as data. A domain may subclass it for more columns.
 
     Attributes:
-        name: how it is asked for.
+        name: what it is called in commands.
         holds: what it is.
-        licence: of the weights, as the model's card says; the card decides.
+        licence: of the weights, according to the model's card, which decides.
         size: of the download.
         source: hub repository, or where else it is.
-        files: of that repository; of several, the first that is there. Empty: it cannot be fetched from the hub.
+        files: of that repository, in order of preference: the first that exists there is fetched. Empty: the hub does not have it.
         gated: whether an account must ask for access first.
         needs: what the user must have or do.
         use: the command that takes the fetched file, with ``{file}`` for its path.
@@ -59,7 +59,9 @@ class ModelList(Outcome):
     def lines(self) -> Iterable[str]:
         width = max((len(each.name) for each in self.published), default=0) + 2
         for each in self.published:
-            gate = ", gated" if each.gated else ""
+            gate = ""
+            if each.gated:
+                gate = ", gated"
             yield f"{each.name:{width}}{each.holds} ({each.size})"
             yield f"{'':{width}}{each.licence}{gate}; needs {each.needs}"
         if self.notice:
@@ -68,7 +70,7 @@ class ModelList(Outcome):
 
 @dataclass(frozen=True)
 class Described(Outcome):
-    """Names and values, a line each: what ``models get``, ``convert`` and ``check`` print."""
+    """Names and values, one per line: what ``models get``, ``convert`` and ``check`` print."""
 
     values: dict[str, Any]
 
@@ -87,14 +89,15 @@ def models(
 
     Args:
         published: the table.
-        verbs: what a domain adds: ``convert``, ``check``, and a ``get`` of its own where the shared one is not enough.
-        command: name of the domain's command, for examples.
+        verbs: the domain's own: ``convert``, ``check``, and a ``get`` where the shared one is not enough.
+        command: the domain's command, for examples.
         notice: printed below the table.
     """
 
     def list_models() -> ModelList:
         return ModelList(published, notice)
 
+    # The help shows docstrings, and these name the domain's own command.
     list_models.__doc__ = f"""Lists published weights with licence, size and what they need.
 
     Example: {command} models
@@ -103,12 +106,13 @@ def models(
     def get(name: str, /, *, out: Path = Path("models")) -> Described:
         return fetch(find_published(published, name), out)
 
+    on_the_hub = [each.name for each in published if each.files] or ["NAME"]
     get.__doc__ = f"""Fetches published weights from the hub.
 
-    Example: {command} models get {next((each.name for each in published if each.files), "NAME")} --out models
+    Example: {command} models get {on_the_hub[0]} --out models
 
     Args:
-        name: as the list says.
+        name: as in the list.
         out: folder for the files.
     """
     group = application(
@@ -117,14 +121,17 @@ def models(
         f"\n\nExample: {command} models",
     )
     add(group, list_models, name="list")
-    group.default(group["list"].default_command)
-    own_verbs = {verb.__name__: verb for verb in verbs}
-    add(group, *({"get": get} | own_verbs).values())
+    group.default(group["list"].default_command)  # `models` alone lists
+    # a domain's own `get` takes the place of the shared one
+    group_verbs: dict[str, Callable[..., Outcome | None]] = {"get": get}
+    for verb in verbs:
+        group_verbs[verb.__name__] = verb
+    add(group, *group_verbs.values())
     return group
 
 
 def find_published(published: Sequence[Published], name: str) -> Published:
-    """By name.
+    """The published weights of that name.
 
     Raises:
         UserError: there is none of that name.
@@ -132,7 +139,8 @@ def find_published(published: Sequence[Published], name: str) -> Published:
     for each in published:
         if each.name == name:
             return each
-    raise UserError(f"no published model is called {name!r}", f"known: {', '.join(p.name for p in published)}")
+    known = ", ".join(each.name for each in published)
+    raise UserError(f"no published model is called {name!r}", f"known: {known}")
 
 
 def fetch(published: Published, out: Path) -> Described:
@@ -159,12 +167,14 @@ def download(published: Published, folder: Path) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    by_hand = published.use.format(file="FILE") if published.use else published.needs
+    by_hand = published.needs
+    if published.use:
+        by_hand = published.use.format(file="FILE")
     with hub_errors(published.name, published.source, f"copy {published.files[0]} and use: {by_hand}"):
         for file in published.files[:-1]:
             try:
                 return Path(hf_hub_download(published.source, file, local_dir=folder))
-            except LocalEntryNotFoundError:  # no network; an EntryNotFoundError, too
+            except LocalEntryNotFoundError:  # no network; a subclass of the next, so it must come first
                 raise
             except EntryNotFoundError:
                 continue
@@ -183,8 +193,11 @@ def choose_model(model: str | None, *, advice: str) -> str:
     """
     if model is None:
         nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
-        hint = f"here are: {', '.join(nearby)}" if nearby else advice
+        hint = advice
+        if nearby:
+            hint = f"model folders here: {', '.join(nearby)}"
         raise UserError("no --model was given", hint)
+    # A name without a separator may be a folder here or a repository on the hub; loading decides.
     is_path = "/" in model or "\\" in model
     if is_path and not Path(model).is_dir():
         raise UserError(f"--model {model}: no such folder", advice)

@@ -57,13 +57,13 @@ def _comma_separated(kind: Callable[[str], Any], words: str, count: int | None =
     """A parameter of one word whose parts stand between commas."""
 
     def convert(annotation: Any, tokens: Sequence[Token]) -> tuple[Any, ...]:
-        parts = [part.strip() for token in tokens for part in token.value.split(",") if part.strip()]
+        given = ",".join(token.value for token in tokens)
+        parts = [part.strip() for part in given.split(",") if part.strip()]
         try:
             values = tuple(kind(part) for part in parts)
-        except ValueError:
+        except ValueError:  # reported below, as a wrong count is
             values = ()
         if not values or (count is not None and len(values) != count):
-            given = ",".join(token.value for token in tokens)
             raise ValueError(f"{given!r} is not understood; write {words}")
         return values
 
@@ -99,12 +99,13 @@ Full = Annotated[bool, Flag("--quick"), Parameter(help="A longer run with better
 
 @typing.dataclass_transform(frozen_default=True, kw_only_default=True)
 def options(declared: Class) -> Class:
-    """Makes a class of options: a frozen dataclass with keyword-only fields whose limits are checked however it is made.
+    """Makes a class of options: a frozen dataclass with keyword-only fields whose limits are checked on every way of construction.
 
     The class's own ``__post_init__`` runs after the checks of single fields; it raises `UserError` for values that do not
     fit together. A field whose default is None may be left open, whatever its annotation: its readers get it filled in.
     """
     for name, annotation in declared.__annotations__.items():
+        # under `from __future__ import annotations` it is text, and says None itself
         if getattr(declared, name, ...) is None and not isinstance(annotation, str):
             declared.__annotations__[name] = _open(annotation)
     check_together: Callable[[Any], None] | None = declared.__dict__.get("__post_init__")
@@ -156,10 +157,12 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
         annotation = typing.get_args(annotation)[0]
     if typing.get_origin(annotation) is Literal:
         return typing.get_args(annotation)
-    literals = [part for part in typing.get_args(annotation) if typing.get_origin(part) is Literal]
-    if not literals:
-        return ()
-    return tuple(value for part in literals for value in typing.get_args(part))
+    # `Literal[...] | None` is a union: the literals are among its members
+    choices: list[Any] = []
+    for member in typing.get_args(annotation):
+        if typing.get_origin(member) is Literal:
+            choices += typing.get_args(member)
+    return tuple(choices)
 
 
 def flat(**arguments: Any) -> dict[str, Any]:
@@ -177,7 +180,7 @@ def flat(**arguments: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as YAML spells it."""
+    """`value` as YAML can express it."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Enum):
@@ -210,7 +213,7 @@ class RunOptions:
     overwrite: Overwrite = False
 
     def recorded(self) -> dict[str, Any]:
-        """The entries of ``config.yaml``: what results may depend on, not where they go."""
+        """The entries of ``config.yaml``: what results may depend on, not where they are written."""
         entries = flat(run=self)
         for name in ("out", "resume", "overwrite"):
             del entries[name]

@@ -43,13 +43,17 @@ class Report:
         return self._add(f"<h2>{html.escape(text)}</h2>")
 
     def text(self, text: str) -> "Report":
-        return self._add("".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in text.split("\n\n")))
+        """Paragraphs, separated by blank lines."""
+        for paragraph in text.split("\n\n"):
+            self._add(f"<p>{html.escape(paragraph)}</p>")
+        return self
 
     def warning(self, text: str) -> "Report":
         return self._add(f'<p class="warning">{html.escape(text)}</p>')
 
     def command(self, *lines: str) -> "Report":
-        """A command to copy, a line each."""
+        """Commands to copy, one per line."""
+        # html.escape, here and below: names of files and cells of tables come from outside and must not become markup
         return self._add(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
 
     def facts(self, rows: Iterable[tuple[str, Any]]) -> "Report":
@@ -60,18 +64,27 @@ class Report:
         self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, caption: str = "", header: bool = True
     ) -> "Report":
         """A table; floats are shown with three decimals, None as a dash."""
-        head = (
-            "<thead><tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr></thead>" if header else ""
-        )
-        body = "".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-        words = f"<p>{html.escape(caption)}</p>" if caption else ""
-        return self._add(f'{words}<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>')
+        head = ""
+        if header:
+            titles = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
+            head = f"<thead><tr>{titles}</tr></thead>"
+        body = ""
+        for row in rows:
+            body += "<tr>" + "".join(map(_cell, row)) + "</tr>"
+        above = ""
+        if caption:
+            above = f"<p>{html.escape(caption)}</p>"
+        return self._add(f'{above}<div class="scroll"><table>{head}<tbody>{body}</tbody></table></div>')
 
     def picture(self, picture: Any, caption: str = "", *, width: int | None = None) -> "Report":
         """A picture: a path to PNG, JPEG or SVG, its bytes, a matplotlib figure or a PIL image. `width` in pixels on the page."""
         kind, data = encoded(picture)
-        size = f' width="{width}"' if width else ""
-        image = f'<img src="data:image/{kind};base64,{base64.b64encode(data).decode()}" alt="{html.escape(caption or self.title)}"{size}>'
+        size = ""
+        if width:
+            size = f' width="{width}"'
+        # inside the page, so that the report stays one file that can be mailed
+        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        image = f'<img src="{source}" alt="{html.escape(caption or self.title)}"{size}>'
         return self._add(f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>")
 
     def link(self, path: Path | str, words: str) -> "Report":
@@ -97,8 +110,8 @@ class Report:
 def _cell(value: Any) -> str:
     if value is None:
         return "<td>–</td>"
-    if isinstance(value, bool):
-        return f"<td>{'yes' if value else 'no'}</td>"
+    if isinstance(value, bool):  # before int, of which bool is a subclass
+        return "<td>yes</td>" if value else "<td>no</td>"
     if isinstance(value, float):
         return f'<td class="number">{value:.3f}</td>'
     if isinstance(value, int):
@@ -107,6 +120,12 @@ def _cell(value: Any) -> str:
 
 
 def encoded(picture: Any) -> tuple[str, bytes]:
+    """A picture's MIME subtype and bytes, as `Report.picture` takes it.
+
+    Raises:
+        TypeError: it is neither a path, bytes, a matplotlib figure nor a PIL image.
+        ValueError: the bytes are not PNG, JPEG or SVG.
+    """
     if isinstance(picture, (str, Path)):
         picture = Path(picture).read_bytes()
     if not isinstance(picture, bytes):
@@ -118,6 +137,7 @@ def encoded(picture: Any) -> tuple[str, bytes]:
         else:
             raise TypeError(f"not a picture: {type(picture).__name__}")
         picture = buffer.getvalue()
+    # by its first bytes, not by its name: a browser goes by the type that the page states
     if picture.startswith(b"\x89PNG"):
         return "png", picture
     if picture.startswith(b"\xff\xd8"):

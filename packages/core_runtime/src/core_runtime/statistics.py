@@ -2,10 +2,10 @@
 
 The slides of one patient, or the hours of one recording, are not independent: what is resampled or swapped is always a whole group (a patient).
 
-A bootstrap alone claims too much where there is little: it collapses to a point where a measure is 0 or 1, and says that five patients are certain.
-So where few independent groups are behind a measure between 0 and 1, or it is near one of these ends, its interval also covers
-Wilson's for that many coin throws with that mean.
-That is safe: among all quantities between 0 and 1 with a given mean, a coin varies most.
+A bootstrap alone claims too much where data are few: its interval collapses to a point where a measure is 0 or 1, as if five patients proved it.
+So where few independent groups stand behind a measure between 0 and 1, or it lies near one of these ends, its interval also covers
+Wilson's interval for as many coin throws with that mean.
+That is on the safe side: of all quantities between 0 and 1 with a given mean, a coin's outcome varies most.
 
 Needs NumPy (``attention-suite-core-runtime[statistics]``).
 """
@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 FEW = 30  # independent groups below which a percentile bootstrap is too narrow (Hesterberg 2015)
-RARE = 10  # and the same where fewer groups than this would fail (or succeed): the bootstrap is then skewed
-_EXACT = 12  # groups up to which every way of swapping is tried (4,096)
+RARE = 10  # the same where fewer groups than this would fail (or succeed): the bootstrap is then skewed
+_EXACT = 12  # up to this number of groups every way of swapping is tried (2**12 = 4,096)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class Interval:
 
 
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share of `count` independent items; it neither collapses at 0 and 1 nor leaves them."""
+    """Wilson's score interval of a share of `count` independent items; it neither collapses to a point at 0 and 1 nor reaches beyond them.
+
+    With p the share, n the count and z the quantile of the normal distribution,
+    (p + z²/2n ± z·√(p(1 − p)/n + z²/4n²)) / (1 + z²/n) (Wilson 1927).
+    """
     z = NormalDist().inv_cdf((1 + level) / 2)
     centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(max(0.0, share * (1 - share)) / count + z**2 / (4 * count**2))
@@ -62,6 +66,7 @@ def resampled(groups: Sequence[Hashable], resamples: int, seed: int = 0) -> Iter
     rng = np.random.default_rng(seed)
     for _ in range(resamples):
         drawn = rng.integers(0, len(members), len(members))
+        # a group drawn twice brings all of its items twice
         yield np.concatenate([members[i] for i in drawn])
 
 
@@ -78,10 +83,10 @@ def intervals(
     """Intervals of measures over items that come in groups.
 
     Args:
-        measures: of the items with these indices (repeats included), by name; NaN where a measure cannot be told.
-        groups: whose each item is (its patient).
-        independent: by measure, how many independent groups are behind it, where these are fewer than all: for a sensitivity the
-            patients with the disease; for an area under the ROC curve the smaller class, as so many disjoint pairs can be formed.
+        measures: of the items with these indices (repeats included), by name; NaN where a measure is undefined.
+        groups: the group of each item (its patient).
+        independent: by measure, how many independent groups stand behind it, where these are fewer than all: for a sensitivity the
+            patients with the disease; for an area under the ROC curve the smaller class, since that many disjoint pairs can be formed.
         bounded: whether the measures lie between 0 and 1. Others have no interval for a single group.
         level: confidence.
         resamples: of the bootstrap.
@@ -94,6 +99,7 @@ def intervals(
     samples: dict[str, list[float]] = {name: [] for name in estimates}
     for indices in resampled(groups, resamples, seed):
         for name, value in measures(indices).items():
+            # A resample without a single case leaves some measures undefined: it says nothing about them.
             if not math.isnan(value):
                 samples[name].append(value)
     total = len(set(groups))
@@ -113,6 +119,7 @@ def _ends(estimate: float, samples: Sequence[float], groups: int, bounded: bool,
     if samples:
         tail = (1 - level) / 2
         low, high = (float(end) for end in np.quantile(samples, [tail, 1 - tail]))
+    # `groups * min(share, 1 - share)` is the expected number of the rarer outcome
     share = min(1.0, max(0.0, estimate))
     if bounded and (groups < FEW or groups * min(share, 1 - share) < RARE):
         wilson_low, wilson_high = wilson(share, groups, level)
@@ -149,13 +156,13 @@ def paired_test(
 ) -> PairedTest:
     """Compares two models on the same items: a randomisation test that swaps their answers in whole groups.
 
-    Valid for any measure and any number of groups; of few groups every way of swapping is tried, and p is exact: with five it is never
-    below 1/16.
+    Valid for any measure and any number of groups. With few groups every way of swapping is tried and p is exact: with five it is never
+    below 1/16, because each swap and its mirror image differ equally.
 
     Args:
         measure: of answers and the indices of their items (for their truths).
         first, second: the models' answers (scores, labels, rows of probabilities), in the order of the items.
-        groups: whose each item is (its patient).
+        groups: the group of each item (its patient).
         level: confidence of the interval.
         resamples: random swaps and bootstrap samples.
         seed: of both.
@@ -167,12 +174,15 @@ def paired_test(
     for swap in _swaps(len(members), resamples, seed):
         one, other = first.copy(), second.copy()
         for i in np.flatnonzero(swap):
-            one[members[i]], other[members[i]] = second[members[i]], first[members[i]]
+            rows = members[i]
+            one[rows], other[rows] = second[rows], first[rows]
         swapped = measure(one, everything) - measure(other, everything)
         if not math.isnan(swapped):
             count += 1
+            # Equal differences count; summed in another order, they may differ by rounding.
             larger += abs(swapped) >= abs(difference) - 1e-12
-    if len(members) > _EXACT:  # the answers as they are count as one of the swaps
+    # Random swaps: the answers as given count as one of them, so that p is never 0 (Phipson and Smyth 2010).
+    if len(members) > _EXACT:
         larger, count = larger + 1, count + 1
     bootstrap = intervals(
         lambda indices: {"difference": measure(first[indices], indices) - measure(second[indices], indices)},
@@ -182,7 +192,9 @@ def paired_test(
         resamples=resamples,
         seed=seed,
     )
-    p = math.nan if math.isnan(difference) else larger / count
+    p = math.nan
+    if not math.isnan(difference):
+        p = larger / count
     return PairedTest(difference, bootstrap["difference"], p, len(members))
 
 

@@ -1,4 +1,4 @@
-"""What a command says while it works: notes and progress bars on standard error; results alone go to standard output."""
+"""What a command prints while it works: notes and progress bars on standard error; only results go to standard output."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -12,7 +12,7 @@ note = Console(stderr=True, highlight=False)
 
 
 def warn(text: str) -> None:
-    """Prints a warning, whole and as it is, on standard error."""
+    """Prints a warning on standard error, not wrapped and without markup."""
     note.print(text, style="yellow", markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Training with Lightning so that a killed run goes on as if it had not been: state, history and the best epoch in a run folder.
+"""Training with Lightning such that a killed run continues as if it had not been interrupted: state, history and the best epoch in a run folder.
 
 The one module here that needs Lightning (``attention-suite-core-runtime[training]``); nothing else of this package imports it.
 """
@@ -30,7 +30,7 @@ Score = str | Callable[[Row], float]
 class Training(lightning.LightningModule):
     """What `fit` trains: the network as `model`, and the means that its steps `count`.
 
-    What is drawn in a step (dropout, masks, augmentation) is a function of the seed, the step's number and the process, so that a resumed
+    Random draws in a step (dropout, masks, augmentation) are a function of the seed, the step's number and the process, so that a resumed
     run draws the same.
     """
 
@@ -48,11 +48,13 @@ class Training(lightning.LightningModule):
         """The loss.
 
         Raises:
-            UserError: it is NaN or infinite; `of` says of what.
+            UserError: it is NaN or infinite; `of` names what it is the loss of.
         """
         if not math.isfinite(loss.item()):
-            whose = f" of {of}" if of else ""
-            raise UserError(f"the training loss{whose} is {loss.item()}, no longer a number", "try a lower --lr")
+            whose = ""
+            if of:
+                whose = f" of {of}"
+            raise UserError(f"the training loss{whose} is {loss.item()}, not a finite number", "try a lower --lr")
         return loss
 
     def on_train_epoch_start(self) -> None:
@@ -60,20 +62,21 @@ class Training(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Any, index: int) -> None:
         step = self.current_epoch * int(self.trainer.num_training_batches) + index
+        # one seed per (seed, step, process): disjoint for up to 4,096 processes and a million steps
         torch.manual_seed((self.seed * 1_000_003 + step) * 4096 + self.global_rank)
 
     def close_epoch(self) -> dict[str, float]:
-        """What the history keeps of this epoch beside its number and learning rate."""
-        return {name: sum(v) / len(v) for name, v in self._counted.items()}
+        """What the history records of this epoch besides its number and learning rate."""
+        return {name: sum(values) / len(values) for name, values in self._counted.items()}
 
 
 class EpochOrder(Sampler[Any]):
     """A shuffled order that is a function of the seed and the epoch (which Lightning tells it): a resumed run sees the same one.
 
     Args:
-        size: how many items.
+        size: number of items.
         seed: of the order.
-        epoch: the first one; `first_epoch` says it.
+        epoch: the first one; `first_epoch` tells it.
         with_epoch: yield (epoch, number) instead of numbers, for data sets that draw by epoch.
     """
 
@@ -89,11 +92,14 @@ class EpochOrder(Sampler[Any]):
     def __iter__(self) -> Iterator[Any]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         for number in torch.randperm(self.size, generator=generator).tolist():
-            yield (self.epoch, number) if self.with_epoch else number
+            if self.with_epoch:
+                yield (self.epoch, number)
+            else:
+                yield number
 
 
 class Left(NamedTuple):
-    """What `fit` leaves: a row an epoch, and the row of the kept epoch with its "score"."""
+    """The result of `fit`: one row per epoch, and the row of the best epoch with its "score"."""
 
     history: list[dict[str, float]]
     best: dict[str, float]
@@ -133,13 +139,20 @@ class RunFiles(lightning.Callback):
         epoch, lr = trainer.current_epoch, trainer.optimizers[0].param_groups[0]["lr"]
         row = {"epoch": float(epoch), "lr": lr, **pl_module.close_epoch()}
         self.history.append(row)
-        score = row[self.score] if isinstance(self.score, str) else self.score(row)
-        score = -math.inf if math.isnan(score) else score
+        if isinstance(self.score, str):
+            score = row[self.score]
+        else:
+            score = self.score(row)
+        if math.isnan(
+            score
+        ):  # comparisons with NaN are false: without this, a NaN in the first epoch would stay the best
+            score = -math.inf
         if not self.best or score > self.best["score"]:
             self.best = {**row, "score": score}
             self._save(trainer, "best.ckpt", weights_only=True)
         if self.patience and epoch - self.best["epoch"] >= self.patience:
             trainer.should_stop = True
+        # `last` after `best`: a kill between the two leaves an older `last`, which then repeats the epoch and writes `best` again
         self._save(trainer, "last.ckpt")
         if trainer.is_global_zero:
             write_text(self.folder / "metrics.csv", _table(self.history))
@@ -165,12 +178,16 @@ def _table(history: Sequence[Row]) -> str:
 
 
 def first_epoch(data: lightning.LightningDataModule) -> int:
-    """The epoch that `fit` begins or goes on with, for the data module while it makes its loaders.
+    """The epoch at which `fit` begins or resumes, for the data module while it makes its loaders.
 
-    They fetch their first batches before Lightning tells samplers the epoch of a resumed run.
+    Loaders fetch their first batches before Lightning tells samplers the epoch of a resumed run.
     """
-    callbacks = data.trainer.callbacks if data.trainer else []  # pyright: ignore[reportAttributeAccessIssue]
-    return next((len(c.history) for c in callbacks if isinstance(c, RunFiles)), 0)
+    if data.trainer is None:
+        return 0
+    for callback in data.trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(callback, RunFiles):
+            return len(callback.history)
+    return 0
 
 
 def fit(
@@ -186,16 +203,16 @@ def fit(
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> Left:
-    """Trains in place (the model ends as the kept epoch left it, in eval mode), going on from ``checkpoints/last.ckpt`` where there is one.
+    """Trains in place (the model ends with the weights of the best epoch, in eval mode), resuming from ``checkpoints/last.ckpt`` if there is one.
 
     Args:
         data: its training loader takes its order from a sampler that knows the epoch: `EpochOrder`, made with `first_epoch`.
         folder: gets ``checkpoints/`` and ``metrics.csv``.
-        score: a column of the history, or a function of a row; the epoch with the greatest is kept (NaN counts as the least): "epoch" keeps
-            the last.
+        score: a column of the history, or a function of a row; the epoch with the greatest is the best (NaN counts as the least): "epoch"
+            takes the last.
         patience: epochs without a better score after which training ends; 0: never.
-        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that what comes
-            before and after runs once; then validation items are shared out, and a few count twice where they do not divide.
+        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that the code
+            before and after runs once; validation items are then shared out, and a few count twice where they do not divide evenly.
 
     Raises:
         UserError: a loss that is not finite.
@@ -217,23 +234,29 @@ def fit(
     }
     options["callbacks"] = [files, *options.get("callbacks", ())]
     if options["devices"] != 1:
+        # plain ddp would start the whole command again in every process
         options.setdefault("strategy", "ddp_spawn")
     with quiet_lightning():
         runner = lightning.Trainer(**options)
         try:
-            runner.fit(training, data, ckpt_path=last if last.exists() else None, weights_only=True)
+            resume_from = last if last.exists() else None
+            runner.fit(training, data, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-    kept = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)["state_dict"]
-    weights = {k.removeprefix("model."): v for k, v in kept.items() if k.startswith("model.")}
+    # From files, not from `training`: under ddp_spawn the training happened in other processes.
+    best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)
+    weights = {}
+    for name, weight in best["state_dict"].items():
+        if name.startswith("model."):
+            weights[name.removeprefix("model.")] = weight
     training.model.load_state_dict(weights)
     training.model.eval()
-    left = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
-    return Left(left["history"], left["best"])
+    state = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
+    return Left(state["history"], state["best"])
 
 
 def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[str]]) -> None:
-    """A picture of the history: a panel for each group of columns, those that it has."""
+    """Draws the history: one panel for each group of columns, as far as the history has them."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
@@ -251,7 +274,7 @@ def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[s
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silences Lightning's hardware listing, tips and advice on loaders while a `Trainer` is made and runs; our own warnings stay."""
+    """Silences Lightning's hardware listing, tips and advice on loaders while a `Trainer` is created and runs; our own warnings stay."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""When does this patient have seizures, and what will the electrodes show next? For research only, not for diagnosis."""
+"""When does this patient have seizures, and what will the electrodes record next? For research only, not for diagnosis."""
 
 import lazy_loader
 

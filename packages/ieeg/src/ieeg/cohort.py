@@ -1,4 +1,4 @@
-"""The recordings of a training run: found, told apart by patient, checked for copies, split by patient."""
+"""The recordings of a training run: found, identified by patient, checked for copies, split by patient."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ class Case:
     """One recording of a cohort.
 
     Attributes:
-        path, name, patient: which, as `ieeg.recordings.finding.find_recordings` tells them apart.
+        path, name, patient: as in `ieeg.recordings.finding.find_recordings`.
         seizures: (n, 2) seconds; onset and offset.
-        signature: what it holds, to find copies.
+        signature: of its content, to find copies.
     """
 
     path: Path
@@ -36,19 +36,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Cohort:
-    """Recordings of different content; `left_out` says which were not taken and why."""
+    """Recordings of different content; `left_out` names those that were not taken, and why."""
 
     cases: list[Case]
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def patients(self) -> list[str]:
-        """By name, sorted."""
+        """Names of the patients, sorted."""
         return sorted({case.patient for case in self.cases})
 
     def of(self, patients: Sequence[str]) -> list[Case]:
         """The recordings of some patients."""
-        return [case for case in self.cases if case.patient in set(patients)]
+        selected = set(patients)
+        return [case for case in self.cases if case.patient in selected]
 
 
 def open_cohort(
@@ -58,15 +59,15 @@ def open_cohort(
     need_seizures: bool = False,
     labels: LabelOptions = LabelOptions(),
 ) -> Cohort:
-    """Finds the recordings in files and folders and looks into each.
+    """Finds the recordings in files and folders and examines each.
 
     Args:
         drop_copies: of recordings that are the same, keep the first, instead of refusing.
-        need_seizures: leave out recordings of which nothing says whether they have seizures, and refuse data without any marked seizure.
+        need_seizures: leave out recordings without any record of whether they have seizures, and refuse data without a marked seizure.
         labels: how marked seizures are read.
 
     Raises:
-        UserError: nothing found, copies, no seizures; recordings that cannot be read are left out and named.
+        UserError: no recordings, copies, no seizures; recordings that cannot be read are left out and named.
     """
     cases: list[Case] = []
     left_out: dict[str, str] = {}
@@ -85,12 +86,13 @@ def open_cohort(
         if need_seizures and marked.known:
             for warning in marked.warnings:
                 warn(f"{file.name}: {warning}")
+        # No table of seizures is not the same as no seizure: such a recording would teach the model wrongly.
         if need_seizures and not marked.known:
-            reasons = ["nothing says whether it has seizures", *marked.warnings]
+            reasons = ["no record of whether it has seizures", *marked.warnings]
             unknown[file.name] = "; ".join(reasons)
         cases.append(Case(file.path, file.name, file.patient, marked.events, content))
     _refuse_empty(cases, left_out)
-    # Copies are looked for among all of them; of two that are the same, the one whose seizures are known stays.
+    # Copies are searched among all of them; of two that are the same, the one whose seizures are known stays.
     cases.sort(key=lambda case: case.name in unknown)
     signatures = [case.signature for case in cases]
     if drop_copies:
@@ -111,18 +113,19 @@ def open_cohort(
 
 
 def _refuse_empty(cases: Sequence[Case], left_out: Mapping[str, str]) -> None:
-    """Refuses to go on without a recording, and says why each was left out."""
+    """Refuses to continue without a recording, and says why each was left out."""
     if not cases:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         raise UserError(f"none of the recordings can be used: {reasons}")
 
 
 def told_apart(files: Sequence[RecordingFile]) -> list[RecordingFile]:
-    """Recordings of several folders with names that are unique in all of them, and patients that are told apart by their data sets."""
+    """Recordings of several folders, renamed so that names are unique, and patients of the same name in different data sets are two."""
     datasets: dict[str, set[str]] = {}
     for file in files:
         datasets.setdefault(file.patient, set()).add(file.dataset)
     names = Counter(file.name for file in files)
+    # sub-01 of one data set is not sub-01 of another; run_1 and run_2 of one name are numbered
     unique, taken = [], Counter[str]()
     for file in files:
         name, patient = file.name, file.patient
@@ -139,7 +142,7 @@ def split(cohort: Cohort, validation: str, *, seed: int) -> tuple[list[Case], li
     """Training and validation recordings, by patient.
 
     Args:
-        validation: the share of patients held out (0: none), or their names between commas. Patients with seizures are shared out first.
+        validation: the share of patients held out (0: none), or their names, separated by commas. Patients with seizures are held out first.
 
     Raises:
         UserError: a patient that does not exist, or none left to train on.
@@ -149,14 +152,15 @@ def split(cohort: Cohort, validation: str, *, seed: int) -> tuple[list[Case], li
         held_out = [name.strip() for name in validation.split(",") if name.strip()]
         unknown = sorted(set(held_out) - set(cohort.patients))
         if unknown:
-            raise UserError(f"no patient {', '.join(unknown)}", f"there are: {', '.join(cohort.patients[:20])}")
+            raise UserError(f"no patient {', '.join(unknown)}", f"patients here: {', '.join(cohort.patients[:20])}")
     else:
         random = np.random.default_rng(seed)
         order = [cohort.patients[i] for i in random.permutation(len(cohort.patients))]
-        # Patients with seizures first: without one in it, a validation part measures nothing.
-        order.sort(key=lambda patient: not any(len(case.seizures) for case in cohort.of([patient])))
+        # Patients with seizures first: without a seizure, a validation part measures nothing.
+        with_seizures = {case.patient for case in cohort.cases if len(case.seizures)}
+        order.sort(key=lambda patient: patient not in with_seizures)
         count = 0
-        if share:
+        if share:  # at least one, and never all
             count = min(len(order) - 1, max(1, round(share * len(order))))
         held_out = order[:count]
     training = [patient for patient in cohort.patients if patient not in set(held_out)]
@@ -176,5 +180,7 @@ def _share(validation: str) -> float | None:
     except ValueError:
         return None
     if not 0 <= share < 1:
-        raise UserError(f"--validation {validation} is not a share from 0 to below 1", "or give names of patients")
+        raise UserError(
+            f"--validation {validation} is not a share (0 or more, less than 1)", "or give names of patients"
+        )
     return share

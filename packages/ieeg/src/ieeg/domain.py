@@ -1,11 +1,11 @@
-"""What the suite knows of intracranial EEG; imports nothing heavy."""
+"""Intracranial EEG as the suite sees it; imports nothing heavy."""
 
 from core_runtime.domains import Check, Domain, check_modules, lazily
 from ieeg.recordings.formats import claim
 
 
 def doctor() -> list[Check]:
-    """Which formats can be read here, and where models run."""
+    """Checks which formats can be read here, and where models run."""
     purposes = {
         "mne": "BrainVision, FIF, EEGLAB, Persyst, Nihon Kohden",
         "edfio": "writing EDF+",

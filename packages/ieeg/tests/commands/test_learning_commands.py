@@ -86,16 +86,16 @@ def test_judging_on_what_the_model_knows_is_said(folder, detector, tmp_path, iee
     assert "the model was trained on this recording" in seen["sub-01_task-x_ieeg"]
     assert "its threshold was chosen on this recording" in seen["sub-03_task-x_ieeg"]
     assert json.loads((tmp_path / "e/metrics.json").read_text())["seen_in_training"] == seen
-    assert "No test of the model: 3 of 3 recordings" in (tmp_path / "e/report.html").read_text()
+    assert "Not a test of the model: it knows 3 of 3 recordings" in (tmp_path / "e/report.html").read_text()
     printed = ieeg("evaluate", folder, "--model", detector / "model", "--out", tmp_path / "f")
-    assert "No test of the model: 3 of 3 recordings are known to it" in printed.err
+    assert "Not a test of the model: it knows 3 of 3 recordings" in printed.err
     for name in seen:
         assert f"known from training: {name}: " in printed.err
     page = (tmp_path / "e/report.html").read_text()
     assert all(name in page.partition("Known from training")[2] for name in seen)
     file = folder / "sub-01/ieeg/sub-01_task-x_ieeg.edf"
     found = ieeg("detect", file, "--model", detector / "model", "--out", tmp_path / "d", "--no-report", "--json").json
-    assert any("trained on this recording: this is no test" in note for note in found["detections"][0]["notes"])
+    assert any("trained on this recording: this is not a test" in note for note in found["detections"][0]["notes"])
 
 
 def test_fine_tuning_a_generative_model_and_forecasting_with_it(folder, tmp_path, ieeg):
@@ -106,7 +106,7 @@ def test_fine_tuning_a_generative_model_and_forecasting_with_it(folder, tmp_path
     ).json
     assert [s["step"] for s in facts["steps"]] == [1, 2]
     assert facts["notice"] == RESEARCH_ONLY
-    assert any("no test of the model" in note for note in facts["notes"])
+    assert any("not a test of the model" in note for note in facts["notes"])
     assert {"forecast.npz", "forecast.tsv", "figures", "report.html"} == {p.name for p in (tmp_path / "f").iterdir()}
     arrays = np.load(tmp_path / "f" / "forecast.npz")
     assert arrays["predicted"].shape == arrays["truth"].shape == (2, 4, 256)
@@ -174,7 +174,7 @@ def test_real_recordings_are_forecast_with_the_padding_said(data, tmp_path, ieeg
         ).json
         assert len(facts["channels"]) == channels
         assert facts["padded_segments"] > 0
-        assert any("its first segment stands for them" in note for note in facts["notes"])
+        assert any("its first segment is repeated in their place" in note for note in facts["notes"])
 
 
 def test_a_file_that_is_still_written_is_followed_to_its_end(folder, detector, tmp_path, ieeg):

@@ -58,7 +58,7 @@ def test_everything_together():
     assert false[0] > false[-1]
     assert result["curve"][-1]["event_sensitivity"] < 1
     assert math.isnan(judge(data[:1], resamples=50)["measures"]["event_f1"]["mean_interval"][0])
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match="no recording to evaluate"):
         judge([])
 
 

@@ -115,7 +115,7 @@ def test_dropout_is_on_in_training_alone(structured):
         ((4, 3, 64), "batch, time, channels"),
         ((1, 17, 3, 64), "16 segments"),
         ((1, 4, 13, 64), "12 channels"),
-        ((1, 4, 0, 64), "none of them 0"),
+        ((1, 4, 0, 64), "all at least 1"),
     ],
 )
 def test_inputs_that_do_not_fit(shape, words):

@@ -28,7 +28,7 @@ UNKNOWN = None
         ("06_sz1_numbered", SIX_SECONDS, ""),
         ("08_focal_seizure", SIX_SECONDS, ""),
         ("09_no_seizure_label", UNKNOWN, ""),
-        ("09e_onset_only_label", SIX_SECONDS, "are taken for those of seizures"),
+        ("09e_onset_only_label", SIX_SECONDS, "are taken as those of seizures"),
         ("10_annot_only_eyes_open.edf", UNKNOWN, "'eyes open' (1)"),
         ("12_annot_seizure_point_end.edf", SIX_SECONDS, ""),
         ("15_annot_label_lower.edf", SIX_SECONDS, "read as the annotations"),

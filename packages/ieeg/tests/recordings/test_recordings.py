@@ -148,7 +148,7 @@ def test_headers_that_lie(tmp_path, write_edf, at, text, says):
     else:
         recording = open_recording(path)
         assert recording.duration == 4
-        assert any("does not say" in w for w in recording.warnings)
+        assert any("does not state the number of records" in w for w in recording.warnings)
 
 
 def test_duplicate_and_foreign_names(tmp_path, write_edf):

@@ -254,7 +254,7 @@ def test_seizures_outside_the_recording_are_cut_or_left_out(tmp_path, write_edf)
     table.write_bytes(b"PK\x03\x04 not a table")
     unreadable = marked_seizures(open_recording(path))
     assert not unreadable.known
-    assert "not known" in unreadable.warnings[0]
+    assert "unknown" in unreadable.warnings[0]
 
 
 def test_events_of_a_detector(tmp_path):
@@ -270,6 +270,6 @@ def test_other_labels_beside_seizures_are_named_with_counts(two_sources):
     seizures = two_sources([], "3\t0\tbutton press\n5\t0\tbutton press\n8\t6\tSeizure\n9\t0\tSz?-like\n")
     assert seizures.events.tolist() == [[8, 14]]
     words = " | ".join(seizures.warnings)
-    assert "labels that were not taken for seizures: 'button press' (2)" in words
+    assert "labels that were not taken as seizures: 'button press' (2)" in words
     assert "labels that are not understood: 'Sz?-like' (1)" in words
     assert "--label-map" in words

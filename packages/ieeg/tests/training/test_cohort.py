@@ -42,7 +42,7 @@ def test_a_recording_of_which_nothing_is_known_is_left_out_and_not_free_of_seizu
     cohort = open_cohort(folders, need_seizures=True)
     assert cohort.patients == ["sub-01 (first)"]
     reasons = " | ".join(cohort.left_out.values())
-    assert reasons.count("nothing says whether it has seizures") == 2
+    assert reasons.count("no record of whether it has seizures") == 2
     assert "'eyes open' (1)" in reasons
     assert len(open_cohort(folders).cases) == 3, "pre-training needs no labels"
     with pytest.raises(UserError, match="none of the recordings can be used"):

@@ -157,7 +157,7 @@ def test_parts_of_a_recording_are_found_whatever_their_ends_order_and_format(tmp
     with pytest.raises(UserError, match=r"whole \(whole\) = part \(part\)"):
         refuse_copies([whole, other, part])
     known = {"recordings": [part.plain() | {"held_out": False}]}
-    assert "trained on a stretch of this recording, as part" in seen_in_training(known, whole)
+    assert "trained on a part of this recording, as part" in seen_in_training(known, whole)
     old = {k: v for k, v in whole.plain().items() if k != "landmarks"}  # of a model folder made before there were any
     assert signature_of(old).landmarks == ()
 
@@ -232,7 +232,7 @@ def test_fine_tuning_leaves_the_base_as_it_was(tmp_path):
     assert any(t.abs().sum() > 0 for n, t in tuned.state_dict().items() if "lora_B" in n)
     with pytest.raises(ValueError, match="with_lora"):
         fit(small(classes=2), [source()], [], tmp_path / "x", Recipe(), window=4, show=False)
-    with pytest.raises(ValueError, match="cannot be trained to pretrain"):
+    with pytest.raises(ValueError, match="cannot be used for pre-training"):
         fit(small(classes=2), [source()], [], tmp_path / "x", Recipe(task="pretrain"), window=4, show=False)
 
 

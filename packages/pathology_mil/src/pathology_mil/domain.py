@@ -1,11 +1,11 @@
-"""Pathology as the suite sees it. Imports nothing heavy: what a function needs is imported when it is called."""
+"""Pathology as the suite sees it. Imports nothing heavy: heavy modules are imported where they are used."""
 
 from core_runtime.domains import Check, Domain, check_modules, lazily
 from pathology_mil.slides.formats import claim
 
 
 def doctor() -> list[Check]:
-    """Whether slides can be read, pictures drawn, networks run, and which encoders need weights."""
+    """Checks whether slides can be read, pictures drawn and networks run, and tells which encoders need weights."""
     needed = {
         "openslide": "slides (pip install openslide-bin openslide-python)",
         "cv2": "tissue",

@@ -1,4 +1,4 @@
-"""Measures of a slide classifier, each named for what it is, with 95 % intervals over patients."""
+"""Measures of a slide classifier, with 95 % intervals over patients."""
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -22,13 +22,13 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Metrics:
-    """Measures over slides; NaN where the slides cannot tell (one class only).
+    """Measures over slides; NaN where they are undefined (one class only).
 
     Attributes:
         slides, patients: how many are behind them.
         auroc: one-vs-rest, macro over the classes that have slides on both sides (two classes: the usual area under the curve).
-        accuracy: share of slides that are right, which is what micro F1 is.
-        f1_macro, f1_micro: the published training script reports micro F1 under the plain name; the paper speaks of macro F1.
+        accuracy: share of correctly classified slides, which equals micro F1.
+        f1_macro, f1_micro: the published training script reports micro F1 as "F1"; the paper speaks of macro F1.
         balanced_accuracy: mean sensitivity of the classes that occur.
         sensitivity, specificity: of each class against the rest.
         interval: 95 % interval of each measure over patients, (low, high).
@@ -57,7 +57,9 @@ class Metrics:
             rows.append((f"specificity {name}", self.specificity[name], f"specificity {name}"))
         for name, value, key in rows:
             low, high = self.interval.get(key, (math.nan, math.nan))
-            interval = "" if math.isnan(low) else f"   {LEVEL:.0%} interval {low:.3f} to {high:.3f}"
+            interval = ""
+            if not math.isnan(low):
+                interval = f"   {LEVEL:.0%} interval {low:.3f} to {high:.3f}"
             yield f"  {name:30} {value:.3f}{interval}".replace("95%", "95 %")
         if self.interval:
             yield f"  (intervals over {self.patients} patients)"
@@ -66,7 +68,7 @@ class Metrics:
 def auroc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """Macro one-vs-rest area under the ROC curve over the classes with slides on both sides; NaN if there is none.
 
-    By ranks (Mann-Whitney): ``(Σ rank of the positives − n₊(n₊+1)/2) / (n₊ n₋)``, ties half.
+    By ranks (Mann-Whitney): ``(Σ rank of the positives − n₊(n₊+1)/2) / (n₊ n₋)``; ties count half.
 
     Args:
         probabilities: (slides, classes).
@@ -89,11 +91,13 @@ def auroc(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> f
 
 def confusion(predicted: NDArray[np.integer], labels: NDArray[np.integer], n_class: int) -> NDArray[np.int64]:
     """Counts by true class (rows) and predicted class (columns)."""
+    # each pair of classes is one number, true class times n_class plus predicted class
     return np.bincount(labels * n_class + predicted, minlength=n_class**2).reshape(n_class, n_class)
 
 
 def f1_macro(counts: NDArray[np.int64]) -> float:
     """Mean F1 over the classes that occur in the labels or the predictions, from a confusion matrix."""
+    # F1 = 2 TP / (2 TP + FP + FN), and the denominator is the class's row plus its column
     right, either = counts.diagonal(), counts.sum(0) + counts.sum(1)
     occurs = either > 0
     return float((2 * right[occurs] / either[occurs]).mean())
@@ -111,7 +115,7 @@ def measure(
     """All measures of class probabilities (slides, classes) against class numbers (slides,).
 
     Args:
-        patients: whose each slide is; default: each slide counts as a patient.
+        patients: the patient of each slide; default: each slide counts as a patient.
         resamples: of the bootstrap; 0 leaves the intervals out.
         seed: of its draws.
     """
@@ -145,12 +149,12 @@ def measure(
 
 
 def _from_counts(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """The measures that a confusion matrix tells."""
+    """The measures that follow from a confusion matrix."""
     total = int(counts.sum())
     right, of_class = counts.diagonal(), counts.sum(1)
     wrongly_named = counts.sum(0) - right
     accuracy = _share(int(right.sum()), total)
-    occurs = of_class > 0
+    occurs = of_class > 0  # a class without slides has no sensitivity to average
     values = {
         "accuracy": accuracy,
         "f1_macro": f1_macro(counts),
@@ -165,18 +169,21 @@ def _from_counts(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str,
 
 
 def _share(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
+    if not whole:
+        return math.nan
+    return part / whole
 
 
 def _independent_patients(
     truth: NDArray[np.integer], patients: Sequence[Hashable], classes: Sequence[str]
 ) -> dict[str, int]:
-    """How many patients are behind each measure: for those that need every class, those of the rarest one."""
+    """The number of patients behind each measure: for measures that need every class, those of the rarest one."""
     independent = {}
     fewer_sides, occurring = [], []
     for number, name in enumerate(classes):
         positive, negative = set(), set()
         for patient, label in zip(patients, truth, strict=True):
+            # a patient with slides of several classes is on both sides
             if label == number:
                 positive.add(patient)
             else:

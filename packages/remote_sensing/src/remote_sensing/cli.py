@@ -7,7 +7,7 @@ app = application(
     "Land use from satellite tiles: `remote-sensing landuse`. "
     "Vector features from historical map sheets: `remote-sensing maps`.",
 )
-# by import path: each group is imported when it is asked for
+# by import path: a group is imported only when it is called
 app.command("remote_sensing.landuse.cli:app", name="landuse")
 app.command("remote_sensing.maps.cli:app", name="maps")
 

@@ -16,7 +16,7 @@ def _check_maps() -> list[Check]:
         "pyogrio": "vector files",
         "skimage": "centre-lines",
     }
-    note = "none is shipped: 'remote-sensing maps models' says where SAM's checkpoints are; --variant tiny needs none"
+    note = "none is shipped: 'remote-sensing maps models' tells where SAM's checkpoints are; --variant tiny needs none"
     return [*check_modules(modules), Check("SAM's weights", True, note)]
 
 

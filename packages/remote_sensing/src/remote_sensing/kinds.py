@@ -1,4 +1,4 @@
-"""What a raster is: a scanned sheet, a satellite product, an elevation model, a mask; not every GeoTIFF is a map."""
+"""The kind of a raster: a scanned sheet, a satellite product, an elevation model, a mask; not every GeoTIFF is a map."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ SCAN, MASK, MEASURED = "map sheet", "mask of classes", "elevation or other measu
 
 
 class Kind(NamedTuple):
-    """What a raster is.
+    """The kind of a raster.
 
     Attributes:
         name: in words.
-        warning: why it is not a map; "" of a scan.
-        command: what is for it, but for the path; "" where nothing here is.
+        warning: why it is not a map; "" for a scan.
+        command: the verb for it, without the path; "" if there is none here.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 
 
 def kind_of(file: Any, path: Path) -> Kind:
-    """What an open raster is, by its bands, their type and what the file says of them.
+    """The kind of an open raster, from its bands, their type and its tags.
 
     Args:
         file: as rasterio opened it.
@@ -37,10 +37,10 @@ def kind_of(file: Any, path: Path) -> Kind:
     satellite = claim(path)
     if satellite is not None and satellite.certainty >= 0.7:
         return Kind("satellite product", f"a {satellite.kind} ({satellite.evidence}), not a map", "landuse inspect")
-    if file.tags().get("CLASS_1"):
+    if file.tags().get("CLASS_1"):  # written by our own predict
         return Kind(MASK, "class numbers, not a map", "maps vectorize")
     value = np.dtype(file.dtypes[0])
-    # elevations are signed or have fractions; a scan has neither, and a band of reflectances says that it is one
+    # Elevations are signed or fractional, which a scan is not; and a band of reflectances has a band's name.
     is_band = band_of(file.descriptions[0] or "") is not None or band_of_file(path.stem) is not None
     if file.count == 1 and value.kind in "if" and not is_band:
         return Kind(MEASURED, f"one band of {value}: measured values, not a scanned map")

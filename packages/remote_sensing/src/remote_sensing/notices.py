@@ -1,9 +1,9 @@
-"""What must be said of every picture of a model that learned from certain tiles: the first line of a NOTICE.txt beside them. Imports nothing heavy."""
+"""The notice that every picture of a model carries if its training tiles have one: the first line of their NOTICE.txt. Imports nothing heavy."""
 
 from pathlib import Path
 
 FILE = "NOTICE.txt"
-DRAWN = "trained on drawings only"  # of models that saw our samples and nothing else
+DRAWN = "trained on drawings only"  # of models trained only on our drawn samples
 
 
 def read_notice(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What both groups do with rasters: opening without warnings about missing coordinates, mirroring at edges, writing COGs."""
+"""Rasters for both groups: opening without warnings about missing coordinates, mirroring at edges, writing COGs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rasterio.shutil import copy as copy_raster
 # GDAL keeps a twentieth of the machine's memory as its cache of blocks by default; windows in order need far less.
 os.environ.setdefault("GDAL_CACHEMAX", "256")  # megabytes
 
-# What files raise that cannot be read. GDAL's own errors come through where rasterio reads an attribute (colours, tags); and rasterio decodes GDAL's
+# The errors of files that cannot be read. GDAL's own errors come through where rasterio reads an attribute (colours, tags); and rasterio decodes GDAL's
 # messages strictly, while a damaged file puts any bytes into them.
 UNREADABLE = (RasterioError, CPLE_BaseError, UnicodeDecodeError)
 
@@ -34,7 +34,7 @@ def open_raster(path: Path | str, mode: str = "r", **profile: Any) -> Any:
 
 
 def mirrored(pixels: NDArray, around: tuple[tuple[int, int], tuple[int, int]]) -> NDArray:
-    """Continues pixels (bands, height, width) by reflection before and after its rows and columns, however few they are."""
+    """Continues pixels (bands, height, width) by reflection before and after its rows and columns, also by more than there are."""
     for axis, (before, after) in zip((1, 2), around, strict=True):
         n = pixels.shape[axis]
         if not before and not after:
@@ -48,7 +48,7 @@ def reflected(start: int, stop: int, length: int) -> NDArray[np.int64]:
     index = np.arange(start, stop)
     if length == 1:
         return np.zeros_like(index)
-    period = 2 * length - 2
+    period = 2 * length - 2  # there and back; the edges themselves are not repeated
     return np.abs((index + length - 1) % period - (length - 1))
 
 

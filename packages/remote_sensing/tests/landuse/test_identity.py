@@ -31,7 +31,7 @@ def test_the_models_own_test_tiles_are_judged_whatever_the_seed(samples, trained
     assert judged.metrics.accuracy == pytest.approx(trained.values["test"]["accuracy"])
     assert "None of these" in judged.origin
     validation = evaluate(samples, model=str(trained.model), out=tmp_path / "b", options=EvaluationOptions(part="val"))
-    assert "chose the model's epoch" in validation.origin
+    assert "selected the model's epoch" in validation.origin
 
 
 @pytest.mark.reliability("a model judged on its training material", "refused, or told apart", cases=3)
@@ -44,7 +44,7 @@ def test_training_tiles_are_refused_as_test_tiles_under_any_name(samples, traine
     for listing in copy.glob("*.csv"):
         listing.unlink()
     options = TileOptions(split="stratified")
-    with pytest.raises(UserError, match="tiles trained the model"):
+    with pytest.raises(UserError, match="the model was trained on"):
         evaluate(copy, model=str(trained.model), out=tmp_path / "a", tiles=options)
     assert not (tmp_path / "a").exists()
     own = evaluate(copy, model=str(trained.model), out=tmp_path / "b")

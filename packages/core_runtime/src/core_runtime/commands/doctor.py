@@ -20,12 +20,19 @@ class Health(Outcome):
         return 0 if all(check.ok for _, check in self.checks) else 1
 
     def facts(self) -> list[dict[str, Any]]:
-        return [{"domain": name, "check": c.name, "ok": c.ok, "note": c.note} for name, c in self.checks]
+        rows = []
+        for name, check in self.checks:
+            rows.append({"domain": name, "check": check.name, "ok": check.ok, "note": check.note})
+        return rows
 
     def lines(self) -> Iterable[str]:
         for name, check in self.checks:
-            state = "ok     " if check.ok else "MISSING"
-            note = f" ({check.note})" if check.note else ""
+            state = "MISSING"
+            if check.ok:
+                state = "ok     "  # as wide as MISSING
+            note = ""
+            if check.note:
+                note = f" ({check.note})"
             yield f"{state} {name}: {check.name}{note}"
 
 
@@ -35,10 +42,12 @@ def doctor() -> Health:
     Example: attention-suite doctor
     """
     installed, broken = domains()
+    # A package that cannot be imported is one failed check, and so is a doctor that fails: the other domains still answer.
     checks = [(name, Check("import", False, why)) for name, why in broken.items()]
     for name, domain in installed.items():
         try:
-            checks += [(name, check) for check in domain.doctor()]
+            for check in domain.doctor():
+                checks.append((name, check))
         except Exception as error:
             checks.append((name, Check("doctor", False, clean(f"{type(error).__name__}: {error}"))))
     return Health(checks)

@@ -20,7 +20,9 @@ class DomainList(Outcome):
         return 1 if self.broken else 0
 
     def facts(self) -> dict[str, Any]:
-        rows = [{"name": d.name, "question": d.question, "recognises": d.kinds} for d in self.domains]
+        rows = []
+        for domain in self.domains:
+            rows.append({"name": domain.name, "question": domain.question, "recognises": domain.kinds})
         return {"domains": rows, "broken": self.broken}
 
     def lines(self) -> Iterable[str]:

@@ -15,7 +15,7 @@ from core_runtime.findings import Findings
 from core_runtime.options import Flag, Overwrite
 from core_runtime.terminal import note
 
-SURE = 0.5  # below it a file could be anybody's, as any picture could
+SURE = 0.5  # below it, the file could belong to several domains, as any picture could
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FirstLook(Outcome):
     """What a file is, who claims it, and where the report is.
 
     Attributes:
-        claims: of every domain that could do something with the file, the surest first; its findings are shown.
+        claims: of every domain that could do something with the file, the surest first; the findings are that domain's.
     """
 
     path: Path
@@ -37,10 +37,16 @@ class FirstLook(Outcome):
 
     def facts(self) -> dict[str, Any]:
         domain, claim = self.claims[0]
-        others = [
-            {"domain": d.name, "kind": c.kind, "certainty": c.certainty, "evidence": c.evidence}
-            for d, c in self.claims[1:]
-        ]
+        others = []
+        for other, its_claim in self.claims[1:]:
+            others.append(
+                {
+                    "domain": other.name,
+                    "kind": its_claim.kind,
+                    "certainty": its_claim.certainty,
+                    "evidence": its_claim.evidence,
+                }
+            )
         return {
             "file": str(self.path),
             "domain": domain.name,
@@ -58,7 +64,9 @@ class FirstLook(Outcome):
 
     def lines(self) -> Iterable[str]:
         _, claim = self.claims[0]
-        evidence = f" ({claim.evidence})" if claim.evidence else ""
+        evidence = ""
+        if claim.evidence:
+            evidence = f" ({claim.evidence})"
         yield f"{self.path.name}: {claim.kind}{evidence}. {self.findings.summary}"
         for warning in self.findings.warnings:
             yield f"Warning: {warning}"
@@ -91,24 +99,28 @@ def try_file(
     claims = claims_of(file, list(installed.values()))
     if not claims:
         kinds = "; ".join(domain.kinds or domain.name for domain in installed.values())
-        missing = f". Not importable: {', '.join(broken)}" if broken else ""
+        missing = ""
+        if broken:
+            missing = f". Not importable: {', '.join(broken)}"
         raise UserError(f"{file.name}: no installed domain knows this kind of file", f"known: {kinds}{missing}")
     target = (out or Path(f"try-{file.stem}")) / "report.html"
+    # try-NAME is the command's own folder and is replaced; one that the user named is not.
     if out is not None and target.exists() and not overwrite:
         raise UserError(f"{target} is already there", "--overwrite replaces it, --out names another folder")
-    findings = claims[0][0].glance(file)
+    surest_domain, _ = claims[0]
+    findings = surest_domain.glance(file)
     report = findings.report()
     alternatives = list(could_do(file, claims))
     if alternatives:
         report.heading("What each domain could do with it").command(*alternatives)
     report.write(target)
-    if open_report and note.is_terminal:
+    if open_report and note.is_terminal:  # a pipe or a cluster's job has no one to look at a browser
         webbrowser.open(target.resolve().as_uri())
     return FirstLook(file, claims, findings, target)
 
 
 def claims_of(path: Path, candidates: Sequence[Domain]) -> list[tuple[Domain, Claim]]:
-    """Who could do something with a file, the surest first."""
+    """The domains that could do something with a file, the surest first."""
     claims = []
     for domain in candidates:
         claim = domain.recognises(path)
@@ -118,10 +130,12 @@ def claims_of(path: Path, candidates: Sequence[Domain]) -> list[tuple[Domain, Cl
 
 
 def could_do(path: Path, claims: Sequence[tuple[Domain, Claim]]) -> Iterable[str]:
-    """A line for each domain where no one is sure, or for each other one that is nearly as sure as the first."""
-    surest = claims[0][1].certainty
-    others = claims if surest < SURE else [pair for pair in claims[1:] if pair[1].certainty >= surest - 0.2]
+    """One line per domain: every domain where none is sure, else those nearly as sure as the first."""
     if len(claims) < 2:
         return
+    surest = claims[0][1].certainty
+    others = claims
+    if surest >= SURE:
+        others = [pair for pair in claims[1:] if pair[1].certainty >= surest - 0.2]
     for domain, claim in others:
         yield f"{domain.name} inspect {path}    # as {claim.kind}: {domain.question}"

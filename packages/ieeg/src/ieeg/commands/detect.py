@@ -54,12 +54,12 @@ class OutputOptions:
 
 @dataclass(frozen=True)
 class Detections(BulkOutcome):
-    """What was found.
+    """Detected seizures.
 
     Attributes:
         out: the folder with a folder for each recording.
         detections: the facts of each recording that succeeded, as in its detection.json, and its `folder`.
-        attempts: what became of each recording.
+        attempts: the result of each recording.
     """
 
     out: Path
@@ -72,7 +72,9 @@ class Detections(BulkOutcome):
     def lines(self) -> Iterable[str]:
         for facts in self.detections:
             events = facts["events"]
-            plural = "" if len(events) == 1 else "s"
+            plural = "s"
+            if len(events) == 1:
+                plural = ""
             yield f"{Path(facts['recording']).name}: {len(events)} event{plural}"
             for event in events[:_EVENTS_PRINTED]:
                 yield _event_line(event)
@@ -94,7 +96,7 @@ def _event_line(event: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process needs for one recording; picklable."""
+    """The work of a process on one recording; picklable."""
 
     path: str
     patient: str
@@ -127,7 +129,7 @@ def detect(
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> Detections:
-    """Finds seizures: probability trace, events.tsv, EDF+ and MNE annotations, report. A rerun goes on. For research only, not for diagnosis.
+    """Finds seizures: probability trace, events.tsv, EDF+ and MNE annotations, report. A rerun continues. For research only, not for diagnosis.
 
     Example: ieeg detect recording.edf --model run/model --out detections
 
@@ -139,7 +141,7 @@ def detect(
     if len(files) == 1:
         from ieeg.recordings.opening import open_recording
 
-        open_recording(files[0].path)  # a mistake in a single file is the user's first line
+        open_recording(files[0].path)  # a mistake in a single file is the first line that the user sees
     attempts = detect_files(
         files,
         model,
@@ -184,7 +186,7 @@ def detect_files(
     threads: int | None = None,
     overwrite: bool = False,
 ) -> list[Attempt]:
-    """Detects in recordings, a folder of results for each; what was made from the same inputs in the same way is done already.
+    """Detects in recordings, with a folder of results for each; results from the same inputs and options are not computed again.
 
     Raises:
         UserError: no model; or results of another model, other options or another recording exist and `overwrite` is off.
@@ -192,23 +194,27 @@ def detect_files(
     from core_runtime.identity import identity, model_identity
     from ieeg.model.folder import choose
 
-    read_label_map(labels.label_map)  # an unusable one is found before any work
+    # Unusable options are found before any work.
+    read_label_map(labels.label_map)
     folder = choose(model)
     loaded = _load(str(folder), device)
-    events.for_model(loaded.threshold)  # and so are options that do not fit the model's own threshold
-    made_by = model_identity(folder)
+    events.for_model(loaded.threshold)  # options may not fit the model's own threshold
+    weights = model_identity(folder)
+    label_map = None
+    if labels.label_map is not None:
+        label_map = identity(labels.label_map)
     items = []
     for file in files:
         sources = files_of(file.path)
         key = {
             "input": {path.name: identity(path) for path in sources},
             "patient": file.patient,
-            "model": made_by,
+            "model": weights,
             "events": events,
             "montage": montage,
             "cleaning": cleaning,
             "labels": labels,
-            "label_map": None if labels.label_map is None else identity(labels.label_map),
+            "label_map": label_map,
             "output": output,
         }
         job = Job(
@@ -269,13 +275,14 @@ def detect_item(item: Item) -> dict[str, Any]:
     with writing(item.output) as part:
         part.mkdir()
         write_detection(detection, part, job.output)
+        # only now, when the new results are complete, do the old ones go
         if item.output.exists():
             shutil.rmtree(item.output)
     return {"events": facts["events"], "duration": facts["duration"], "notes": facts["notes"]}
 
 
 def write_detection(detection: "Detection", folder: Path, output: OutputOptions = OutputOptions()) -> None:
-    """Writes everything about one recording to a folder: trace, events.tsv and its JSON, EDF+, MNE Annotations, detection.json, report.html."""
+    """Writes all results of one recording to a folder: trace, events.tsv and its JSON, EDF+, MNE Annotations, detection.json, report.html."""
     from core_runtime.folders import write_text
     from ieeg.reports.detection import detection_report
     from ieeg.results.files import annotations, events_sidecar, events_table, write_edf, write_trace
@@ -283,7 +290,9 @@ def write_detection(detection: "Detection", folder: Path, output: OutputOptions 
     recording = detection.prepared.recording
     stem = recording.name.removesuffix("_ieeg").removesuffix("_eeg")
     write_trace(folder / f"{stem}_probability.{output.trace}", detection.probability, detection.seconds)
-    channels = [[channel for channel, _ in involved[:8]] for involved in detection.involved]
+    channels = []  # of each event, the names of those involved first
+    for involved in detection.involved:
+        channels.append([channel for channel, _ in involved[:8]])
     table = events_table(detection.events, recording.duration, recording.start, channels)
     write_text(folder / f"{stem}_events.tsv", table)
     write_text(folder / f"{stem}_events.json", events_sidecar())

@@ -1,4 +1,4 @@
-"""``ieeg evaluate``: recordings with marked seizures, and a model or detections of any tool, to measures, table, picture and report."""
+"""``ieeg evaluate``: from recordings with marked seizures, and a model or detections of any tool, to measures, table, picture and report."""
 
 import json
 import math
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation(Outcome):
-    """How good a detector is.
+    """Measures of a detector.
 
     Attributes:
-        result: the measures as in metrics.json; `seen_in_training` names the recordings that the model was trained on, or whose patients it
-            knows (None: detections of a tool whose training is unknown).
+        result: the measures as in metrics.json; `seen_in_training` names the recordings that the model was trained on, or whose patients
+            it knows (None: detections of a tool whose training is unknown).
         report: the page.
     """
 
@@ -72,13 +72,13 @@ class Truth:
 
 @dataclass(frozen=True)
 class Detector:
-    """What is judged, and how: a model, or a folder of detections.
+    """The detector to evaluate: a model, or a folder of detections.
 
     Attributes:
         model: a model folder, or None.
         detections: a folder of detections, or None.
         out: folder for the model's detections.
-        how: further arguments of `detect_files`.
+        events, montage, cleaning, labels, device, workers, threads, overwrite: as in `detect_files`.
     """
 
     model: str | None
@@ -113,13 +113,13 @@ def evaluate(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> Evaluation:
-    """Judges a detector by windows, samples and events (as SzCORE), per subject and pooled. For research only, not for diagnosis.
+    """Evaluates a detector by windows, samples and events (as SzCORE), per subject and pooled. For research only, not for diagnosis.
 
     Example: ieeg evaluate data --model run/model --out evaluation
 
     Args:
         recordings: recordings with marked seizures: a recording, a folder of recordings, or a BIDS data set.
-        detections: judge these instead: a folder of 'ieeg detect', or of events.tsv files.
+        detections: evaluate these instead: a folder of 'ieeg detect', or of events.tsv files.
         against: second detector for a paired test: a model folder, or a folder of detections.
     """
     from ieeg.metrics.measures import by_subject, compare, judge
@@ -132,21 +132,21 @@ def evaluate(
 
     def detector(model: str | None, detections: Path | None, folder: str) -> Detector:
         where = resolve_device(device)
-        return Detector(
-            model, detections, out / folder, events, montage, cleaning, labels, where, workers, threads, overwrite
-        )
+        place = out / folder
+        return Detector(model, detections, place, events, montage, cleaning, labels, where, workers, threads, overwrite)
 
     judged, failed, rules = _judged(truths, detector(model, detections, "detections"))
     result = judge(judged, rules, rules=score_rules, seed=seed)
     result["left_out"] = left_out | failed
     result["seen_in_training"] = None
     if detections is None:
-        result["seen_in_training"] = _seen([each.name for each in judged], out / "detections")
+        result["seen_in_training"] = _seen_in_training([each.name for each in judged], out / "detections")
     if against is not None:
         second = detector(against, None, "detections-second")
         if _is_detections(Path(against)):
             second = detector(None, Path(against), "")
         others, _, second_rules = _judged(truths, second)
+        # paired: recordings where either of them failed say nothing about the difference
         shared = {each.name for each in judged} & {each.name for each in others}
         first_counts = by_subject([each for each in judged if each.name in shared], rules, score_rules)
         second_counts = by_subject([each for each in others if each.name in shared], second_rules, score_rules)
@@ -160,7 +160,7 @@ def find_truths(path: Path, labels: LabelOptions = LabelOptions()) -> tuple[list
     """The recordings of a folder whose seizures are known, and why others are left out.
 
     Raises:
-        UserError: none.
+        UserError: there are none.
     """
     from ieeg.recordings.opening import open_recording
     from ieeg.recordings.seizures import seizures_of
@@ -173,25 +173,25 @@ def find_truths(path: Path, labels: LabelOptions = LabelOptions()) -> tuple[list
         except UserError as error:
             left_out[file.name] = error.message
             continue
-        for warning in marked.warnings if marked.known else ():
+        if not marked.known:
+            left_out[file.name] = "; ".join(["no record of whether it has seizures", *marked.warnings])
+            continue
+        for warning in marked.warnings:
             warn(f"{file.name}: {warning}")
-        if marked.known:
-            truths.append(Truth(file, recording.duration, marked.events))
-        else:
-            left_out[file.name] = "; ".join(["nothing says whether it has seizures", *marked.warnings])
+        truths.append(Truth(file, recording.duration, marked.events))
     if not truths:
         reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:2])
         raise UserError(
             f"{path} holds no recording with marked seizures: {reasons}",
-            "events.tsv, EDF+ annotations, or a table of CHB-MIT, Siena, TUH or SzCORE beside the recording says where they are",
+            "seizures are read from events.tsv, EDF+ annotations, or a table of CHB-MIT, Siena, TUH or SzCORE beside the recording",
         )
     return truths, left_out
 
 
 def _judged(truths: Sequence[Truth], detector: Detector) -> tuple[list["Judged"], dict[str, str], EventOptions]:
-    """What a detector says of the recordings, those that failed and why, and the options with the threshold used.
+    """A detector's results on the recordings, those that failed and why, and the options with the threshold used.
 
-    A model's detections are kept in its folder, so that a killed evaluation goes on.
+    A model's detections stay in its folder, so that a killed evaluation continues.
     """
     if detector.detections is not None:
         return judged_detections(truths, detector.detections), {}, detector.events
@@ -221,7 +221,7 @@ def _judged(truths: Sequence[Truth], detector: Detector) -> tuple[list["Judged"]
             warn(f"failed: {attempt.name}: {attempt.message}")
     if not judged:
         name, message = next(iter(failed.items()))
-        raise UserError(f"nothing could be judged: {name}: {message}")
+        raise UserError(f"no recording could be evaluated: {name}: {message}")
     return judged, failed, detector.events.for_model(loaded.threshold)
 
 
@@ -233,7 +233,7 @@ def judged_detections(truths: Sequence[Truth], folder: Path) -> list["Judged"]:
     """
     if not folder.is_dir():
         raise UserError(
-            f"no such folder: {folder}", "give the folder that 'ieeg detect' wrote, or one of events.tsv files"
+            f"no such folder: {folder}", "give a folder written by 'ieeg detect', or one of events.tsv files"
         )
     return [_read(truth, folder) for truth in truths]
 
@@ -252,14 +252,15 @@ def _read(truth: Truth, folder: Path) -> "Judged":
         if trace.is_file():
             probability, seconds = read_trace(trace)
             return Judged(truth.file.patient, name, truth.duration, seconds, truth.seizures, probability)
+    # without a trace there are no windows of the tool's own: 5 s, as those of the published models
     return Judged(truth.file.patient, name, truth.duration, 5.0, truth.seizures, None, table_events(table))
 
 
 def _events_table(folder: Path, name: str, stem: str) -> Path:
-    """Where the events of a recording are.
+    """The table of a recording's events.
 
     Raises:
-        UserError: nowhere.
+        UserError: there is none.
     """
     usual = (folder / name / f"{stem}_events.tsv", folder / f"{stem}_events.tsv", folder / f"{name}.tsv")
     for table in (*usual, *sorted(folder.rglob(f"{stem}_events.tsv"))):
@@ -268,17 +269,18 @@ def _events_table(folder: Path, name: str, stem: str) -> Path:
     raise UserError(f"{folder} holds no detections of {name}", f"looked for {stem}_events.tsv at any depth")
 
 
-def _seen(names: Sequence[str], folder: Path) -> dict[str, str]:
-    """What the model's training has to do with the recordings that it was judged on, by name."""
-    seen = {}
+def _seen_in_training(names: Sequence[str], folder: Path) -> dict[str, str]:
+    """The part that evaluated recordings had in the model's training, by name."""
+    reasons = {}
     for name in names:
         facts = json.loads((folder / name / "detection.json").read_text(encoding="utf-8"))
         if facts.get("seen_in_training"):
-            seen[name] = facts["seen_in_training"]
-    return seen
+            reasons[name] = facts["seen_in_training"]
+    return reasons
 
 
 def _is_detections(folder: Path) -> bool:
+    """Whether a folder holds detections, not a model."""
     return folder.is_dir() and not (folder / "config.json").is_file()
 
 
@@ -290,7 +292,10 @@ def _write(result: Mapping[str, Any], out: Path) -> None:
     names = list(result["measures"])
     lines = ["\t".join(["subject", *names])]
     for subject, measures in result["per_subject"].items():
-        cells = ["n/a" if math.isnan(measures[name]) else f"{measures[name]:.6g}" for name in names]
+        cells = []
+        for name in names:
+            value = measures[name]
+            cells.append("n/a" if math.isnan(value) else f"{value:.6g}")
         lines.append("\t".join([subject, *cells]))
     write_text(out / "metrics.tsv", "\n".join(lines) + "\n")
     with writing(out / "evaluation.png") as part:
@@ -299,7 +304,7 @@ def _write(result: Mapping[str, Any], out: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: NaN becomes null."""
+    """`value` as JSON can express it: NaN becomes null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -20,9 +20,9 @@ class Forecasts(Outcome):
     """Forecasts of a recording's next segments.
 
     Attributes:
-        steps: of each forecast segment that the recording holds: onset, similarity to the truth, that of repeating the last segment, and how
-            often the truth was found.
-        padded: segments of the window that the recording did not have.
+        steps: for each forecast segment that the recording holds: onset, similarity to the truth, that of repeating the last segment, and
+            how often the truth was ranked first.
+        padded: number of segments of the window that the recording did not have.
         report: the page.
     """
 
@@ -58,7 +58,7 @@ class Forecasts(Outcome):
             yield (
                 f"  step {step['step']}: similarity {step['similarity']:.3f} "
                 f"(repeating the last segment {step['persistence']:.3f}); "
-                f"the truth found first in {step['found']:.0%} of the channels"
+                f"the truth ranked first in {step['found']:.0%} of the channels"
             )
         if not self.steps:
             yield "  the recording ends here: no truth to compare with"
@@ -85,9 +85,9 @@ def forecast(
     Example: ieeg forecast recording.edf --model run/model --at 600 --steps 2
 
     Args:
-        recording: the recording to look ahead in.
+        recording: the recording to forecast in.
         at: second from which to forecast; default: the recording's last segments.
-        steps: segments to forecast, each from the ones before.
+        steps: segments to forecast, each from the ones before it.
     """
     from core_runtime.identity import refuse_inputs_as_outputs
     from ieeg.model.folder import choose, load_model
@@ -106,18 +106,20 @@ def forecast(
     loaded = load_model(choose(model), device=resolve_device(device))
     signals = Prepared(opened, loaded.settings.changed_by(montage, cleaning))
     seconds = loaded.segment_seconds
-    first = None if at is None else round(at / seconds)
+    first = None
+    if at is not None:
+        first = round(at / seconds)
     forecasts = forecast_segments(loaded.network, signals, first=first, steps=steps, window=loaded.window)
     notes = [*opened.warnings, *signals.notes]
     dataset = dataset_of(recording, recording.parent)
     content = signature(opened, recording.name.split(".")[0], patient_of(recording, recording.parent), dataset)
     known = seen_in_training(loaded.provenance, content)
     if known:
-        notes.append(f"{known}: this is no test of the model")
+        notes.append(f"{known}: this is not a test of the model")
     if forecasts.padded:
         notes.append(
             f"the recording has {forecasts.padded} segments fewer before the forecast than the model's window: "
-            "its first segment stands for them"
+            "its first segment is repeated in their place"
         )
     outcome = Forecasts(
         recording,
@@ -135,7 +137,7 @@ def forecast(
 
 
 def _measures(forecasts: "Forecast", seconds: float) -> list[dict[str, float]]:
-    """How near each forecast segment comes to the truth."""
+    """How near each forecast segment is to the truth."""
     steps = []
     for i in range(len(forecasts.truth)):
         step = {

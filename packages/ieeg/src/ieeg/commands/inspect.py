@@ -1,4 +1,4 @@
-"""``ieeg inspect``: what a recording holds, and whether it can be used."""
+"""``ieeg inspect``: the content of a recording, and whether it can be used."""
 
 import math
 from collections import Counter
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from ieeg.recordings.recording import Channel, Recording
     from ieeg.recordings.seizures import Seizures
 
-SEGMENT = 5.0  # of the published models, seconds
+SEGMENT = 5.0  # seconds, of the published models
 PICTURE_SECONDS = 20.0
-LOWEST_REACH = 60.0  # Hz: of the tiny models, less a tenth
+LOWEST_REACH = 60.0  # Hz: highest frequency of the tiny models (64 Hz), with some tolerance
 
 
 def inspect(
     recordings: Path, /, *, picture: Path | None = None, labels: LabelOptions = LabelOptions()
 ) -> Findings | FolderFindings:
-    """Says what a recording holds: montage, bad channels and why, rates, gaps, seizures; and whether it can be used.
+    """Reports what a recording holds: montage, bad channels and why, rates, gaps, seizures; and whether it can be used.
 
     Example: ieeg inspect recording.edf --picture look.png
 
@@ -48,7 +48,7 @@ def inspect(
 
 
 def glance(path: Path) -> Findings:
-    """The first look of ``attention-suite try``; of a folder, at its first recording."""
+    """The first look of ``attention-suite try``; for a folder, at its first recording."""
     folder = examine_all(path, pictures=True)
     if not folder.findings:
         from ieeg.recordings.recording import some_of
@@ -63,7 +63,7 @@ def examine_all(path: Path, labels: LabelOptions = LabelOptions(), *, pictures: 
     """A recording, a folder or a BIDS data set. A picture is drawn of the first recording.
 
     Raises:
-        UserError: nothing there, or a single recording that cannot be read.
+        UserError: nothing is there, or a single recording cannot be read.
     """
     files = find_recordings(path)
     if len(files) == 1:
@@ -71,7 +71,8 @@ def examine_all(path: Path, labels: LabelOptions = LabelOptions(), *, pictures: 
     findings, unreadable = [], {}
     for file in track(files, "Inspecting"):
         try:
-            findings.append(examine(file.path, path, labels, pictures=pictures and not findings))
+            wants_picture = pictures and not findings
+            findings.append(examine(file.path, path, labels, pictures=wants_picture))
         except UserError as error:
             unreadable[file.name] = error.message
     return FolderFindings(findings=findings, unreadable=unreadable)
@@ -80,10 +81,10 @@ def examine_all(path: Path, labels: LabelOptions = LabelOptions(), *, pictures: 
 def examine(
     path: Path, asked: Path | None = None, labels: LabelOptions = LabelOptions(), *, pictures: bool = False
 ) -> Findings:
-    """Looks at one recording; reads a few seconds here and there.
+    """Examines one recording; reads a few seconds here and there.
 
     Args:
-        asked: what the user named: the recording itself, or a folder that holds it.
+        asked: the path that the user gave: the recording itself, or a folder that holds it.
 
     Raises:
         UserError: it cannot be read.
@@ -96,8 +97,11 @@ def examine(
     inspection = Inspection(recording, quality.examine(recording), marked_seizures(recording, labels))
     drawn = []
     if pictures:
-        caption = "As it was recorded, neural channels; bad ones in orange, marked seizures shaded."
+        caption = "Neural channels as recorded; bad ones in orange, marked seizures shaded."
         drawn = [(inspection.picture(), caption)]
+    next_commands = []
+    if not inspection.problem:
+        next_commands = _next_commands(asked or path)
     return Findings(
         title=path.name,
         kind=kind_of(path) or "recording",
@@ -106,13 +110,13 @@ def examine(
         details=dict(inspection.rows),
         data=inspection.facts(),
         warnings=[*inspection.warnings, RESEARCH_ONLY],
-        next_commands=[] if inspection.problem else _next_commands(asked or path),
+        next_commands=next_commands,
         pictures=drawn,
     )
 
 
 def _next_commands(path: Path) -> list[str]:
-    """With a model that is at hand, or with one that the demo trains."""
+    """Detection with a model that is here, or with one that the demo trains."""
     nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
     if nearby:
         return [f"ieeg detect '{path}' --model '{nearby[0]}' --out detections"]
@@ -121,7 +125,7 @@ def _next_commands(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a recording holds."""
+    """The findings about a recording."""
 
     recording: "Recording"
     quality: "Quality"
@@ -139,9 +143,11 @@ class Inspection:
 
     @property
     def level(self) -> float | None:
-        """Median over the usable channels of the standard deviation, µV; None without any."""
+        """Median over the usable channels of the standard deviation, µV; None if there are none."""
         level = self.quality.microvolts * self.quality.scale
-        return None if math.isnan(level) else level
+        if math.isnan(level):
+            return None
+        return level
 
     @property
     def problem(self) -> str:
@@ -163,13 +169,13 @@ class Inspection:
 
     @property
     def warnings(self) -> list[str]:
-        """Everything odd, in plain words."""
+        """Everything unusual, in plain words."""
         quality = self.quality
         warnings = [*self.recording.warnings, *self.seizures.warnings]
         if quality.scale != 1:
             warnings.append(
                 f"amplitudes of {quality.microvolts:.1e} µV are impossible: "
-                "the file's numbers look like volts, and are taken as such"
+                "the file's numbers look like volts, and are taken as volts"
             )
         if quality.microvolts * quality.scale > 5000:
             warnings.append(f"amplitudes of {quality.microvolts:.0f} µV are very large: check the unit in the header")
@@ -177,11 +183,11 @@ class Inspection:
         if slow:
             rates = ", ".join(f"{rate:g}" for rate in slow)
             warnings.append(
-                f"channels sampled at {rates} Hz hold nothing above half of that; "
-                "the published models look at up to 150 Hz, tiny ones at up to 64 Hz"
+                f"channels sampled at {rates} Hz hold nothing above half of that rate; "
+                "the published models use up to 150 Hz, tiny ones up to 64 Hz"
             )
         if quality.missing:
-            warnings.append(f"{quality.missing:.1%} of the samples looked at are missing (NaN)")
+            warnings.append(f"{quality.missing:.1%} of the samples examined are missing (NaN)")
         if self.recording.gaps:
             lost = sum(end - begin for begin, end in self.recording.gaps)
             warnings.append(f"{len(self.recording.gaps)} gaps, {lost:.1f} s without samples")
@@ -196,7 +202,11 @@ class Inspection:
             bad = self.quality.bads.get(channel.name)
             channels.append({**facts, "bad": bad, "position": channel.position})
         annotations = [asdict(event) for event in recording.events[:200]]
-        start = recording.start.isoformat(sep=" ") if recording.start else None
+        start, seizures = None, None
+        if recording.start:
+            start = recording.start.isoformat(sep=" ")
+        if self.seizures.known:  # an empty list means that there are none, null that nothing is known
+            seizures = self.seizures.events.tolist()
         return {
             "recording": str(recording.path),
             "problem": self.problem or None,
@@ -209,7 +219,7 @@ class Inspection:
             "mains": recording.power_line or self.quality.line or None,
             "microvolts": self.level,
             "gaps": recording.gaps,
-            "seizures": self.seizures.events.tolist() if self.seizures.known else None,
+            "seizures": seizures,
             "seizures_from": self.seizures.source or None,
             "annotations": annotations,
         }
@@ -218,29 +228,33 @@ class Inspection:
     def shafts(self) -> dict[str, dict[int, int]]:
         from ieeg.recordings.montage import shafts
 
-        names = [channel.name for channel in self._neural]
-        groups = [channel.group for channel in self._neural]
-        return shafts(names, groups)
+        return shafts([channel.name for channel in self._neural], [channel.group for channel in self._neural])
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """For readers."""
+        """Names and values for the terminal and the report."""
         recording = self.recording
         kinds = Counter(channel.kind for channel in recording.channels)
+        counts = [f"{count} {kind}" for kind, count in kinds.most_common()]
         rates = [f"{len(indices)} at {rate:g} Hz" for rate, indices in sorted(recording.rates.items())]
+        start, mains = "not stored", "none stands out"
+        if recording.start:
+            start = str(recording.start)
         line = recording.power_line or self.quality.line
-        amplitude = "not known: no usable channel"
+        if line:
+            mains = f"{line:g} Hz"
+        amplitude = "unknown: no usable channel"
         if self.level is not None:
             amplitude = f"{self.level:.0f} µV (median over channels)"
         return [
             ("duration", in_clock_time(recording.duration)),
-            ("start", str(recording.start) if recording.start else "not stored"),
-            ("channels", ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())),
+            ("start", start),
+            ("channels", ", ".join(counts)),
             ("rates", ", ".join(rates)),
             ("montage", self._montage_words()),
             ("bad channels", _bads_words(self.quality.bads)),
             ("amplitude", amplitude),
-            ("mains", f"{line:g} Hz" if line else "none stands out"),
+            ("mains", mains),
             ("gaps", _spans_words(recording.gaps[:5]) or "none"),
             ("seizures", self._seizure_words()),
         ]
@@ -254,7 +268,7 @@ class Inspection:
 
     def _seizure_words(self) -> str:
         if not self.seizures.known:
-            return "unknown: nothing says whether there are any"
+            return "unknown: no record of whether there are any"
         spans = _spans_words(self.seizures.events[:8]) or "none"
         return f"{spans} (from {self.seizures.source})"
 
@@ -265,7 +279,7 @@ class Inspection:
         recording = self.recording
         channels = range(len(recording.channels))
         shown = [i for i in channels if recording.channels[i].neural] or list(channels)
-        # Of several rates, the one of most of them: traces share an axis.
+        # Traces share a time axis: of several rates, only the channels of the commonest are drawn.
         rate = max(recording.rates, key=lambda rate: len(set(recording.rates[rate]) & set(shown)))
         shown = [i for i in shown if recording.channels[i].rate == rate]
         begin = recording.duration / 2 - PICTURE_SECONDS / 2
@@ -294,11 +308,13 @@ def in_clock_time(seconds: float) -> str:
 
 
 def _shaft_words(shafts: dict[str, dict[int, int]]) -> list[str]:
-    """Each shaft with the first and last number of its contacts."""
+    """Each shaft with the numbers of its first and last contact."""
     words = []
     for name, contacts in shafts.items():
-        last = f"–{max(contacts)}" if len(contacts) > 1 else ""
-        words.append(f"{name} {min(contacts)}{last}")
+        numbers = f"{min(contacts)}"
+        if len(contacts) > 1:
+            numbers = f"{min(contacts)}–{max(contacts)}"
+        words.append(f"{name} {numbers}")
     return words
 
 

@@ -1,4 +1,4 @@
-"""``ieeg models``: list what is published, get it, convert a checkpoint between the three namings, check a model folder."""
+"""``ieeg models``: lists published models, gets them, converts checkpoints between the three namings, checks a model folder."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
     Example: ieeg models get mvpformer-s-swec --out models
 
     Args:
-        name: as the list says.
+        name: as in the list.
         out: folder for the model folder.
     """
     from core_runtime.hub import hub_errors

@@ -11,7 +11,7 @@ from core_runtime.options import AtLeast, Overwrite, Seed
 
 @dataclass(frozen=True)
 class Samples(Outcome):
-    """Recordings that were written."""
+    """The recordings written."""
 
     folder: Path
     patients: int
@@ -40,7 +40,7 @@ def sample(
 
     Args:
         out: folder for the BIDS data set.
-        patients: how many; channels and rates vary.
+        patients: number of patients; channels and rates vary.
         runs: recordings of each patient.
         seconds: length of a recording.
     """

@@ -31,7 +31,7 @@ class AlarmOptions:
     Attributes:
         threshold: probability at which an alarm begins; default: the model's own.
         release: probability below which it ends; default: 0.8 of the threshold.
-        confirm: how many segments in a row must reach the threshold.
+        confirm: number of consecutive segments that must reach the threshold.
     """
 
     threshold: Annotated[float | None, Between(0, 1)] = None
@@ -44,10 +44,10 @@ class FollowOptions:
     """How a growing recording is followed.
 
     Attributes:
-        follow: wait for more at the end.
-        poll: seconds between two looks.
-        patience: with --follow: seconds without anything new after which to end.
-        every: a line for every segment, not only for alarms.
+        follow: wait for more data at the end.
+        poll: seconds between two looks at the file.
+        patience: with --follow: end after this many seconds without new data.
+        every: print a line for every segment, not only for alarms.
     """
 
     follow: bool = False
@@ -77,7 +77,7 @@ def stream(
 
     Args:
         recording: a long recording, or one that is still growing.
-        out: file that also gets the lines (.jsonl).
+        out: file that receives the lines, too (.jsonl).
     """
     records = stream_records(
         recording,
@@ -110,10 +110,10 @@ def stream_records(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """The records that `stream` prints, for a notebook; ``OUT.position`` says how far the stream got.
+    """The records that `stream` prints, for a notebook; ``OUT.position`` records how far the stream got.
 
     Raises:
-        UserError: no model, a recording that does not fit, or a file that exists.
+        UserError: no model, a recording that does not fit, or an existing file.
     """
     from core_runtime.folders import write_text
     from core_runtime.identity import model_identity, refuse_inputs_as_outputs, spelled
@@ -128,8 +128,12 @@ def stream_records(
     folder = choose(model)
     loaded = load_model(folder, device=resolve_device(device))
     seconds = loaded.segment_seconds
-    threshold = loaded.threshold if alarms.threshold is None else alarms.threshold
-    release = 0.8 * threshold if alarms.release is None else alarms.release
+    threshold = alarms.threshold
+    if threshold is None:
+        threshold = loaded.threshold
+    release = alarms.release
+    if release is None:
+        release = 0.8 * threshold  # lower than the threshold, so that an alarm does not flicker
     try:
         rules = Alarms(threshold, release, alarms.confirm)
     except ValueError as error:
@@ -157,7 +161,7 @@ def stream_records(
         if out.exists() and resume and not overwrite:
             first, running_since = _resume(out, seconds, key)
         elif out.exists() and not overwrite:
-            raise UserError(f"{out} is already there", "--resume goes on with it, --overwrite begins again")
+            raise UserError(f"{out} is already there", "--resume continues it, --overwrite begins again")
         else:
             write_text(out, "")
             write_text(_position_file(out), json.dumps({"next": 0, "key": key}))
@@ -169,7 +173,7 @@ def stream_records(
         alarms=rules,
         first=first,
         running_since=running_since,
-        every_segment=True,
+        every_segment=True,  # even if not printed: each moves the position
         follow=following.follow,
         poll=following.poll,
         patience=following.patience,
@@ -183,7 +187,7 @@ def stream_records(
 
 
 def _write_record(out: Path, record: Mapping[str, Any], is_shown: bool, key: Any) -> None:
-    """Appends a record, and after a segment notes how far the stream got: a killed one goes on from there."""
+    """Appends a record, and after a segment stores how far the stream got: a killed one continues from there."""
     if is_shown:
         with out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -199,7 +203,7 @@ def _position_file(out: Path) -> Path:
 
 
 def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
-    """How far a stream got, and the first segment of an alarm that was running; records printed after that are taken back.
+    """How far a stream got, and the first segment of an alarm that was on; records printed after that are removed.
 
     Raises:
         UserError: it does not exist, or was made from another recording, model or options.
@@ -211,6 +215,7 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
         position = json.loads(_position_file(out).read_text())
         first, before_key = int(position["next"]), position["key"]
         lines = out.read_text(encoding="utf-8").splitlines()
+        # a line without its closing brace was cut off by the kill
         records = [json.loads(line) for line in lines if line.endswith("}")]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{out} cannot be resumed: its position file is missing", "--overwrite begins again") from None
@@ -221,6 +226,7 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
     before = []
     for record in records:
         is_end = record.get("state") == "running at the end"
+        # 1e-6: times are rounded in JSON
         if not is_end and _time_of(record, seconds) <= first * seconds + 1e-6:
             before.append(record)
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in before]
@@ -232,7 +238,7 @@ def _resume(out: Path, seconds: float, key: Any) -> tuple[int, int | None]:
 
 
 def _time_of(record: Mapping[str, Any], seconds: float) -> float:
-    """When a record was printed, in seconds of the recording."""
+    """The time at which a record was printed, in seconds of the recording."""
     if record["type"] == "segment":
         return record["onset"] + seconds
     return record.get("said_at", 0.0)

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained(Outcome):
-    """A run that ended.
+    """A finished run.
 
     Attributes:
         run, model: folders.
         best: the history's row of the selected epoch.
-        threshold: probability from which a segment counts as seizure; chosen on the patients held out, where there are any.
-        learned, held_out: patients.
+        threshold: probability from which a segment counts as seizure; chosen on the patients held out, if there are any.
+        learned, held_out: patients of training and validation.
         left_out: recordings that were not used, and why.
         detects: whether it has a seizure head.
     """
@@ -59,7 +59,7 @@ class Trained(Outcome):
         }
 
     def lines(self) -> Iterable[str]:
-        yield f"Learned from {len(self.learned)} patients, held out {len(self.held_out)}"
+        yield f"Trained on {len(self.learned)} patients, {len(self.held_out)} held out"
         for name, value in self.best.items():
             if name not in ("score", "lr"):
                 yield f"  {name.replace('_', ' '):16} {value:.4g}"
@@ -89,7 +89,7 @@ def train(
 
     Args:
         paths: recordings, or folders of them.
-        model: tiny, s, m: a fresh model of that size; or a model folder to go on from.
+        model: tiny, s, m: a fresh model of that size; or a model folder to continue from.
     """
     import torch
 
@@ -111,7 +111,9 @@ def train(
     start = starting_model(model, recipe, fresh, montage)
     members = open_cohort(paths, drop_copies=cohort.drop_copies, need_seizures=recipe.task == "detect", labels=labels)
     learned, held_out = split(members, cohort.validation, seed=run.seed)
+    # Not by name: the same hour under two names, in both parts, would make any model look good.
     refuse_leaks([case.signature for case in learned], [case.signature for case in held_out])
+    # resolved, so that `train --config RUN/config.yaml` works from any folder
     arguments = flat(
         paths=[path.resolve() for path in paths],
         model=_resolved(model),
@@ -121,7 +123,9 @@ def train(
         cohort=cohort,
         labels=replace(labels, label_map=labels.label_map and labels.label_map.resolve()),
     )
-    files = {path for case in members.cases for path in files_of(case.path)}
+    files = set()
+    for case in members.cases:
+        files.update(files_of(case.path))
     if labels.label_map is not None:
         files.add(labels.label_map)
     open_run(
@@ -138,6 +142,7 @@ def train(
     left_out = dict(members.left_out)
     sources = []
     for cases in (learned, held_out):
+        # half of the store for each part; it is in GB
         usable, unusable = prepare_sources(cases, start.settings, store, limit=cohort.store_limit * 1e9 / 2)
         left_out |= unusable
         long_enough = []
@@ -147,7 +152,7 @@ def train(
             else:
                 left_out[source.name] = f"shorter than {start.window} segments"
         sources.append(long_enough)
-    torch.manual_seed(run.seed)  # and here its head and LoRA, whatever was drawn in between
+    torch.manual_seed(run.seed)  # the head and LoRA are drawn here, whatever was drawn in between
     network = network_to_train(start, recipe)
     history, best = fit(
         network,
@@ -165,7 +170,9 @@ def train(
     threshold = start.threshold
     if recipe.task == "detect" and sources[1]:
         threshold = best_threshold(network.to(device), sources[1], window=start.window)
-    recordings = [case.signature.plain() | {"held_out": case in held_out} for case in (*learned, *held_out)]
+    recordings = []
+    for case in (*learned, *held_out):
+        recordings.append(case.signature.plain() | {"held_out": case in held_out})
     # Without the paths, which may name patients.
     without_paths = {name: value for name, value in arguments.items() if name != "paths"}
     provenance = {
@@ -209,7 +216,7 @@ def _resolved(model: str) -> str:
 
 
 def _summary(learned: Sequence["Case"], held_out: Sequence["Case"]) -> str:
-    """What a model was trained on, in words."""
+    """A summary of what a model was trained on."""
     seconds = sum(case.signature.samples / case.signature.rate for case in learned if case.signature.rate)
     seizures = sum(len(case.seizures) for case in learned)
     patients = len({case.patient for case in learned})

@@ -1,4 +1,4 @@
-"""The plainest detector, to stand beside a model: more power than usual."""
+"""The simplest detector, to compare a model with: more power than usual."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,11 +10,11 @@ from ieeg.metrics.measures import Judged, count, total
 from ieeg.recordings.prepared import Prepared
 from ieeg.results.options import EventOptions
 
-BAND = (3.0, 40.0)  # Hz: where seizures are
+BAND = (3.0, 40.0)  # Hz: the rhythms of seizures, below muscle artefacts
 
 
 def power_trace(prepared: Prepared) -> NDArray[np.float64]:
-    """How far each segment's log power (3 to 40 Hz, mean over channels) lies above the recording's median, in robust standard deviations."""
+    """How far each segment's log power (3 to 40 Hz, mean over channels) is above the recording's median, in robust standard deviations."""
     from scipy import fft
 
     rate = prepared.settings.rate
@@ -26,6 +26,7 @@ def power_trace(prepared: Prepared) -> NDArray[np.float64]:
         power = np.square(np.abs(spectrum[..., band])).mean(-1)
         parts.append(np.log(power + 1e-6).mean(-1))
     trace = np.concatenate(parts).astype(np.float64)
+    # The median and its absolute deviation: seizures would inflate mean and deviation. 1.4826 makes it a standard deviation of a normal one.
     middle = np.median(trace)
     return (trace - middle) / max(1.4826 * float(np.median(np.abs(trace - middle))), 1e-6)
 

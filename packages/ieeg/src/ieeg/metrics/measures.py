@@ -1,4 +1,4 @@
-"""How good a detector is: windows, samples and events (as SzCORE), latency, time in warning, false alarms against sensitivity, calibration.
+"""Measures of a detector: windows, samples and events (as SzCORE), latency, time in warning, false alarms against sensitivity, calibration.
 
 Everything is computed per subject, averaged over subjects with a bootstrap interval over them, and pooled.
 """
@@ -21,11 +21,11 @@ THRESHOLDS = tuple(np.round(np.linspace(0.02, 0.98, 49), 3).tolist())
 
 @dataclass(frozen=True)
 class Judged:
-    """A recording with its truth and what a detector said of it.
+    """A recording with its truth and a detector's results on it.
 
     Attributes:
         probability: one per segment of `seconds`, or None where the detector gave events only.
-        events: detected (onset, offset), seconds; None: made from the probability.
+        events: detected (onset, offset), seconds; None: derived from the probability.
         seizures: marked (onset, offset), seconds.
     """
 
@@ -78,10 +78,17 @@ class Counts:
 
     def measures(self) -> dict[str, float]:
         """Ratios; NaN where undefined."""
-        tp, fp, tn, fn = (int(v) for v in self.windows)
+        tp, fp, tn, fn = self.windows.tolist()
+        window_f1, latency, time_in_warning = math.nan, math.nan, math.nan
+        if tp + fp + fn:
+            window_f1 = 2 * tp / (2 * tp + fp + fn)
+        if self.latencies:
+            latency = float(np.median(self.latencies))
+        if self.seconds:
+            time_in_warning = self.warned / self.seconds
         return {
             "window_kappa": cohen_kappa(tp, fp, tn, fn),
-            "window_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else math.nan,
+            "window_f1": window_f1,
             "sample_sensitivity": self.samples.sensitivity,
             "sample_precision": self.samples.precision,
             "sample_f1": self.samples.f1,
@@ -91,8 +98,8 @@ class Counts:
             "event_f1": self.events.f1,
             "event_false_per_day": self.events.false_per_day,
             "event_false_per_hour": self.events.false_per_hour,
-            "latency": float(np.median(self.latencies)) if self.latencies else math.nan,
-            "time_in_warning": self.warned / self.seconds if self.seconds else math.nan,
+            "latency": latency,
+            "time_in_warning": time_in_warning,
         }
 
 
@@ -101,7 +108,8 @@ def count(judged: Judged, options: EventOptions, rules: EventRules | None = None
     events = judged.detected(options)
     onsets, offsets = events[:, 0], events[:, 1]
     truth = judged.segment_truth()
-    # Windows are judged by the bare threshold, before smoothing and merging; without a probability, by the events.
+    # Windows are evaluated by the bare threshold, before smoothing and merging; without a probability, by the events.
+    # A missing probability (a gap in the recording) counts as no seizure.
     if judged.events is None and judged.probability is not None:
         positive = np.nan_to_num(judged.probability, nan=0.0) >= options.upper
     else:
@@ -113,7 +121,7 @@ def count(judged: Judged, options: EventOptions, rules: EventRules | None = None
     for onset, offset in judged.seizures:
         touching = onsets[(onsets < offset) & (offsets > onset)]
         if len(touching):
-            latencies.append(float(max(touching.min() - onset, 0.0)))
+            latencies.append(float(max(touching.min() - onset, 0.0)))  # an early alarm has a latency of 0
     return Counts(
         np.array([true_positives, false_positives, true_negatives, false_negatives]),
         score_samples(judged.seizures, events, judged.duration),
@@ -138,7 +146,7 @@ def by_subject(
 
 
 def total(counts: Sequence[Counts]) -> Counts:
-    """Everything together."""
+    """The counts of all together."""
     together, *rest = counts
     for more in rest:
         together = together + more
@@ -156,23 +164,23 @@ def judge(
     """All measures: per subject, their mean over subjects and the pooled value, both with bootstrap intervals; curve and calibration.
 
     Raises:
-        ValueError: nothing to judge.
+        ValueError: no recording.
     """
     if not all_judged:
-        raise ValueError("nothing to judge")
+        raise ValueError("there is no recording to evaluate")
     options = options or EventOptions()
     subjects = by_subject(all_judged, options, rules)
     counts = list(subjects.values())
     per_subject = {name: counts.measures() for name, counts in subjects.items()}
-    # The ratios of every subject once, so that a resample is an index into the rows of a table.
+    # The ratios of every subject are computed once; a resample is then an index into the rows of a table.
     table = np.array([list(measures.values()) for measures in per_subject.values()])
     names = list(next(iter(per_subject.values())))
     intervals = np.full((2, len(names)), np.nan)
     pooled_intervals = np.full((2, len(names)), np.nan)
-    if len(counts) > 1:
+    if len(counts) > 1:  # subjects are resampled, not recordings: those of one subject resemble each other
         draws = np.random.default_rng(seed).integers(0, len(counts), (resamples, len(counts)))
         intervals = _quantiles(np.stack([_nanmean(table[rows]) for rows in draws]))
-        # Pooling adds up the counts of every draw, which is slow: fewer of them.
+        # Pooling adds up the counts of every draw, which is slow: fewer draws.
         pooled_draws = []
         for rows in draws[: max(200, resamples // 5)]:
             resample = total([counts[i] for i in rows])
@@ -204,7 +212,7 @@ def judge(
 
 
 def _nanmean(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of each column without its NaN; NaN, and no warning, where there is nothing else."""
+    """The mean of each column without its NaN; NaN, and no warning, where a column holds nothing else."""
     valid = np.isfinite(table)
     number = valid.sum(0)
     return np.where(number, np.where(valid, table, 0).sum(0) / np.maximum(number, 1), np.nan)
@@ -228,69 +236,72 @@ def curve(
     points = []
     # The threshold in use is among them, so that the point marked in the picture is the table's.
     for threshold in sorted({*THRESHOLDS, options.upper}):
-        low = None if options.low is None else min(options.low, threshold)
+        low = options.low
+        if low is not None:  # an event's lower threshold must not be above its upper one
+            low = min(low, threshold)
         varied = replace(options, threshold=threshold, low=low)
         measures = total([count(judged, varied, rules) for judged in all_judged]).measures()
-        point = {"threshold": threshold}
-        for name in names:
-            point[name] = measures[name]
-        points.append(point)
+        points.append({"threshold": threshold, **{name: measures[name] for name in names}})
     return points
 
 
 def calibration(all_judged: Sequence[Judged], bins: int = 10) -> dict[str, Any]:
-    """How often a seizure was there, by probability; expected calibration error and Brier score over segments."""
+    """Observed frequency of seizures by predicted probability; expected calibration error and Brier score over segments."""
     probabilities, truths = [], []
     for judged in all_judged:
         if judged.probability is not None:
             probabilities.append(judged.probability)
             truths.append(judged.segment_truth())
-    p, y = np.concatenate(probabilities).astype(np.float64), np.concatenate(truths)
-    valid = np.isfinite(p)
-    p, y = p[valid], y[valid]
-    bin_of = np.minimum((p * bins).astype(int), bins - 1)  # a probability of 1 belongs to the last bin
+    predicted, observed = np.concatenate(probabilities).astype(np.float64), np.concatenate(truths)
+    valid = np.isfinite(predicted)
+    predicted, observed = predicted[valid], observed[valid]
+    bin_of = np.minimum((predicted * bins).astype(int), bins - 1)  # a probability of 1 belongs to the last bin
     rows = []
     error = 0.0
     for i in range(bins):
         in_bin = bin_of == i
         if not in_bin.any():
             continue
-        predicted, true = float(p[in_bin].mean()), float(y[in_bin].mean())
-        error += in_bin.mean() * abs(predicted - true)
+        mean, frequency = float(predicted[in_bin].mean()), float(observed[in_bin].mean())
+        error += in_bin.mean() * abs(mean - frequency)
         edges = {"from": i / bins, "to": (i + 1) / bins}
-        rows.append({**edges, "segments": int(in_bin.sum()), "said": predicted, "true": true})
-    return {"bins": rows, "expected_calibration_error": error, "brier": float(np.mean((p - y) ** 2))}
+        rows.append({**edges, "segments": int(in_bin.sum()), "said": mean, "true": frequency})
+    brier = float(np.mean((predicted - observed) ** 2))
+    return {"bins": rows, "expected_calibration_error": error, "brier": brier}
 
 
 def compare(
     first: Mapping[str, Counts], second: Mapping[str, Counts], *, seed: int = 0, permutations: int = 5000
 ) -> dict[str, Any]:
     """Paired test of two detectors on the same subjects: mean difference (second − first) per measure, and the two-sided p-value of swapping
-    the two within subjects at random (all swaps where there are few).
+    the two within subjects at random (with few subjects, in all ways).
 
     Raises:
-        ValueError: not the same subjects.
+        ValueError: different subjects.
     """
     if first.keys() != second.keys():
-        raise ValueError(f"the detectors were judged on different subjects: {sorted(first.keys() ^ second.keys())}")
+        raise ValueError(f"the detectors have results for different subjects: {sorted(first.keys() ^ second.keys())}")
     first_measures = [first[subject].measures() for subject in first]
     second_measures = [second[subject].measures() for subject in first]
     rng = np.random.default_rng(seed)
     tests = {}
     for name in first_measures[0]:
-        pairs = zip(first_measures, second_measures, strict=True)
-        difference = np.array([after[name] - before[name] for before, after in pairs])
-        difference = difference[np.isfinite(difference)]
+        differences = []
+        for before, after in zip(first_measures, second_measures, strict=True):
+            differences.append(after[name] - before[name])
+        difference = np.array(differences)
+        difference = difference[np.isfinite(difference)]  # a subject without seizures has no sensitivity
         n = len(difference)
         if not n:
             tests[name] = {"difference": math.nan, "p": math.nan, "subjects": 0}
             continue
         if 2**n <= permutations:
-            signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)  # every pattern of swaps, once
+            # every pattern of swaps once: the bits of 0 … 2ⁿ − 1, as signs
+            signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
             observed_among = 0
         else:
             signs = rng.choice([-1, 1], (permutations, n))
-            observed_among = 1  # what was observed is one of the possible patterns: p is never 0
+            observed_among = 1  # the observed pattern is one of the possible ones: p is never 0
         observed = abs(difference.mean())
         as_extreme = int((np.abs((signs * difference).mean(1)) >= observed - 1e-12).sum())
         tests[name] = {

@@ -1,4 +1,4 @@
-"""How detections are judged: windows, samples and events, the last two exactly as SzCORE (Dan et al., the framework of esl-epfl/timescoring).
+"""Scores of detections: windows, samples and events, the last two exactly as SzCORE (Dan et al., the framework of esl-epfl/timescoring).
 
 Events are (onset, offset) pairs in seconds, (events, 2) float64.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Events = NDArray[np.float64]
-GRID = 10  # Hz: on which SzCORE compares events
+GRID = 10  # Hz: SzCORE compares events on this grid
 
 
 @dataclass(frozen=True)
@@ -27,29 +27,31 @@ class EventRules:
 
 @dataclass(frozen=True)
 class Score:
-    """Counts and ratios; a ratio that is undefined (nothing to find, nothing found) is NaN."""
+    """Counts and ratios; an undefined ratio (no event to detect, or none detected) is NaN."""
 
-    true: int  # reference events (or positive samples)
+    true: int  # number of reference events (or positive samples)
     tp: int
     fp: int
     hours: float
 
     @property
     def sensitivity(self) -> float:
-        return self.tp / self.true if self.true else float("nan")
+        return _ratio(self.tp, self.true)
 
     @property
     def precision(self) -> float:
-        return self.tp / (self.tp + self.fp) if self.tp + self.fp else float("nan")
+        return _ratio(self.tp, self.tp + self.fp)
 
     @property
     def f1(self) -> float:
-        # Undefined only where there was nothing to find and nothing was reported.
-        return 2 * self.tp / (self.tp + self.fp + self.true) if self.true + self.fp else float("nan")
+        # Undefined only where there was nothing to detect and nothing was reported.
+        if not self.true + self.fp:
+            return float("nan")
+        return 2 * self.tp / (self.tp + self.fp + self.true)
 
     @property
     def false_per_day(self) -> float:
-        return self.fp / (self.hours / 24) if self.hours else float("nan")
+        return _ratio(self.fp, self.hours / 24)
 
     @property
     def false_per_hour(self) -> float:
@@ -58,6 +60,12 @@ class Score:
     def __add__(self, other: "Score") -> "Score":
         """Pools the counts of two recordings."""
         return Score(self.true + other.true, self.tp + other.tp, self.fp + other.fp, self.hours + other.hours)
+
+
+def _ratio(part: float, whole: float) -> float:
+    if not whole:
+        return float("nan")
+    return part / whole
 
 
 def events_array(events: ArrayLike) -> Events:
@@ -75,17 +83,17 @@ def events_array(events: ArrayLike) -> Events:
 
 
 def to_mask(events: ArrayLike, samples: int, rate: float) -> NDArray[np.bool_]:
-    """The samples at `rate` Hz that lie inside an event: from round(onset · rate) to round(offset · rate), the last excluded."""
+    """The samples at `rate` Hz inside an event: from round(onset · rate) to round(offset · rate), the last excluded."""
     return _mask(np.round(events_array(events) * rate), samples)
 
 
 def szcore_mask(events: ArrayLike, duration: float, rate: float = 1) -> NDArray[np.bool_]:
-    """As `to_mask`, but times are cut to whole samples, not rounded: so the official SzCORE evaluation reads tables of events."""
+    """As `to_mask`, but times are truncated to whole samples, not rounded, as the official SzCORE evaluation does with tables of events."""
     return _mask(np.trunc(events_array(events) * rate), int(duration * rate))
 
 
 def _mask(edges: NDArray[np.float64], samples: int) -> NDArray[np.bool_]:
-    # How many events cover each sample: one more at an onset, one less at an offset. Overlapping events do no harm.
+    # The number of events that cover each sample: one more at an onset, one less at an offset. Events may overlap.
     steps = np.zeros(samples + 1, dtype=np.int64)
     for onset, offset in np.clip(edges, 0, samples).astype(np.int64):
         steps[onset] += 1
@@ -100,6 +108,7 @@ def to_events(mask: NDArray[np.bool_], rate: float) -> Events:
 
 def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     """(first, last + 1) of each run of a mask."""
+    # A run begins where the mask rises and ends where it falls; False on both sides closes runs at the edges.
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return edges.reshape(-1, 2)
 
@@ -107,7 +116,7 @@ def _runs(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
 def apply_rules(mask: NDArray[np.bool_], rate: float, rules: EventRules) -> Events:
     """The events of a mask, in seconds: those whose gap is shorter than the rule's are merged, then those longer than the rule's are split.
 
-    Counted in samples: in seconds, 300.1 − 0.1 is more than 300, and splitting would leave a piece of nothing.
+    Counted in samples: in seconds, 300.1 − 0.1 is more than 300, and splitting would leave an empty piece.
     """
     gap = rules.min_duration_between_events * rate
     longest = max(1, round(rules.max_event_duration * rate))
@@ -128,7 +137,7 @@ def apply_rules(mask: NDArray[np.bool_], rate: float, rules: EventRules) -> Even
 
 @dataclass(frozen=True)
 class EventScore:
-    """Event-level result: the score, the events after the rules, and for each of them whether it counted."""
+    """Event-level result: the score, the events after the rules, and whether each of them counted."""
 
     score: Score
     reference: Events
@@ -140,7 +149,7 @@ class EventScore:
 def score_events(
     reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rules: EventRules | None = None
 ) -> EventScore:
-    """SzCORE's event scores of two lists of events; at the default rate as the official evaluation has them.
+    """SzCORE's event scores of two lists of events; at the default rate as in the official evaluation.
 
     Args:
         reference, hypothesis: (onset, offset) in seconds.
@@ -159,7 +168,7 @@ def score_event_masks(
     """SzCORE's event scores of two masks of `rate` Hz.
 
     Both sides are merged and split by the rules and put on a grid of 10 Hz. A reference event, extended by the tolerances and clipped to the
-    recording, is found if the hypothesis covers more than `min_overlap` of it; a hypothesis event is false if it lies wholly outside the extended
+    recording, is found if the hypothesis covers more than `min_overlap` of it; a hypothesis event is false if it is wholly outside the extended
     intervals of found events.
 
     Raises:
@@ -172,23 +181,25 @@ def score_event_masks(
     duration = samples / GRID
     true_events = apply_rules(reference, rate, rules)
     detected = apply_rules(hypothesis, rate, rules)
-    # Running sums, so that the detected samples of a stretch are one difference.
+    # Running sums, so that the number of detected samples in an interval is one difference.
     covered = np.concatenate([[0], to_mask(detected, samples, GRID).cumsum()])
     allowed = np.zeros(samples, dtype=bool)
-    found = np.zeros(len(true_events), dtype=bool)
+    is_found = np.zeros(len(true_events), dtype=bool)
     for i, (onset, offset) in enumerate(true_events):
         begin = max(0.0, onset - rules.tolerance_start)
         end = min(duration, offset + rules.tolerance_end)
         first, last = round(begin * GRID), round(end * GRID)
         overlap = (covered[last] - covered[first]) / GRID / (end - begin)
-        found[i] = overlap > rules.min_overlap + 1e-6
-        if found[i]:
+        is_found[i] = (
+            overlap > rules.min_overlap + 1e-6
+        )  # timescoring's tolerance: any overlap at all, not a rounding error
+        if is_found[i]:
             allowed[first:last] = True
     false = np.zeros(len(detected), dtype=bool)
     for i, (onset, offset) in enumerate(detected):
         false[i] = not allowed[round(onset * GRID) : round(offset * GRID)].any()
-    score = Score(len(true_events), int(found.sum()), int(false.sum()), duration / 3600)
-    return EventScore(score, true_events, detected, found, false)
+    score = Score(len(true_events), int(is_found.sum()), int(false.sum()), duration / 3600)
+    return EventScore(score, true_events, detected, is_found, false)
 
 
 def score_samples(reference: ArrayLike, hypothesis: ArrayLike, duration: float, *, rate: float = 1) -> Score:
@@ -204,13 +215,15 @@ def score_sample_masks(reference: NDArray[np.bool_], hypothesis: NDArray[np.bool
 
 
 def cohen_kappa(tp: int, fp: int, tn: int, fn: int) -> float:
-    """Cohen's kappa of two binary raters, ``(p_o − p_e) / (1 − p_e)``; NaN where both always say the same."""
+    """Cohen's kappa of two binary raters, ``(p_o − p_e) / (1 − p_e)``; NaN where both always give the same answer."""
     total = tp + fp + tn + fn
     if not total:
         return float("nan")
     observed = (tp + tn) / total
     expected = ((tp + fp) * (tp + fn) + (fn + tn) * (fp + tn)) / total**2
-    return (observed - expected) / (1 - expected) if expected < 1 else float("nan")
+    if expected >= 1:
+        return float("nan")
+    return (observed - expected) / (1 - expected)
 
 
 def pooled(scores: Sequence[Score]) -> Score:

@@ -17,8 +17,8 @@ class BraindecodeMVPFormer(nn.Module):
 
     Args:
         n_chans, n_outputs: channels and classes.
-        n_times: samples of an input, cut into segments; zeros are added in front where it is not a multiple of `segment_len`.
-        sfreq: Hz; kept for tools that ask.
+        n_times: samples of an input, cut into segments; zeros are added in front if it is not a multiple of `segment_len`.
+        sfreq: Hz; only stored, for tools that read it.
         chs_info: channel descriptions of MNE, from which `n_chans` is taken if it is not given.
         input_window_seconds: instead of `n_times`, with `sfreq`.
         segment_len: samples of a segment.
@@ -26,7 +26,7 @@ class BraindecodeMVPFormer(nn.Module):
         options: further fields of `MVPFormerConfig` (width, layers, heads …).
 
     Raises:
-        ValueError: sizes that are missing or contradict each other.
+        ValueError: missing or contradictory sizes.
     """
 
     def __init__(
@@ -53,8 +53,9 @@ class BraindecodeMVPFormer(nn.Module):
             )
         if network is not None and options:
             raise ValueError(f"a given network has its own sizes; got {', '.join(options)}")
-        segment_len = segment_len if network is None else network.config.segment
-        segments = -(-n_times // segment_len)
+        if network is not None:
+            segment_len = network.config.segment
+        segments = -(-n_times // segment_len)  # rounded up
         if network is None:
             network = MVPFormer(MVPFormerConfig(segment=segment_len, classes=n_outputs, **options))
         config = network.config
@@ -92,11 +93,11 @@ class BraindecodeMVPFormer(nn.Module):
         """Logits, or with `return_features` ``{"features": (batch, width), "cls_token": None}``.
 
         Raises:
-            ValueError: other channels or samples than announced.
+            ValueError: other channels or samples than stated at construction.
         """
         if x.ndim != 3 or x.shape[1:] != (self.n_chans, self.n_times):
             raise ValueError(f"x is (batch, {self.n_chans}, {self.n_times}); got {tuple(x.shape)}")
-        if self.missing:
+        if self.missing:  # in front: the last segment, which is classified, must be a real one
             x = nn.functional.pad(x, (self.missing, 0))
         tokens = self.network.encode(x.unflatten(-1, (self.segments, -1)).transpose(1, 2))
         if not return_features:

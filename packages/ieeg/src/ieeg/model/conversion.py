@@ -1,4 +1,4 @@
-"""Checkpoint files and model folders from each of the three namings to each, and the check of a model folder."""
+"""Conversion of checkpoint files and model folders between the three namings, and the check of a model folder."""
 
 import json
 from pathlib import Path
@@ -55,6 +55,7 @@ def convert_checkpoint(source: Path, out: Path, conversion: ConversionOptions = 
     }
 
 
+# braindecode's names of sizes that the weights' shapes do not tell → ours
 _BRAINDECODE_NAMES = {
     "segment_len": "segment",
     "n_heads": "heads",
@@ -65,8 +66,10 @@ _BRAINDECODE_NAMES = {
 
 
 def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[str, Any]]:
-    """The model in a checkpoint of any naming, and what goes into a model folder beside it (layout, rate, window, provenance …)."""
-    described = _config_json(source) if source.is_dir() else {}
+    """The model in a checkpoint of any naming, and what a model folder stores beside it (layout, rate, window, provenance …)."""
+    described, file = {}, source
+    if source.is_dir():
+        described, file = _config_json(source), source / "model.safetensors"
     if "preprocessing" in described:
         loaded = load_model(source)
         return loaded.network, {
@@ -77,7 +80,7 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
             "preparing": loaded.preparing,
             "provenance": loaded.provenance,
         }
-    file = source / "model.safetensors" if source.is_dir() else source
+    # published weights: only folders of ours have "preprocessing"
     state = read_official(file)
     known: dict[str, Any] = {"lora_alpha": conversion.lora_alpha}
     dim, base = conversion.head_width, conversion.base
@@ -86,7 +89,7 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
         layout, made_from = "official", f"{base.name} and {source.name}"
     else:
         if layout_is_head(state):
-            raise ValueError("this is a head file (LoRA and head alone): name the base file with --base")
+            raise ValueError("this is a head file (LoRA and head alone): give the base file with --base")
         layout, made_from = layout_of(state), source.name
         ours = to_ours(state)
     if layout == "braindecode" and described:
@@ -99,12 +102,12 @@ def _read(source: Path, conversion: ConversionOptions) -> tuple[MVPFormer, dict[
                 known[our_name] = described[theirs]
         if "heads" in known:
             dim = ours["decoder.ln_f.weight"].shape[0] // known["heads"]
-        if "segment" in known:
+        if "segment" in known:  # the length tells the segment to `config_of`; the values are never used
             ours["seizure_embeddings"] = ours["encoder.ln.weight"].new_zeros(3, known["segment"])
     config = config_of(ours, dim=dim, **known)
     model = MVPFormer(config).to(ours["encoder.proj.weight"].dtype)
     load_strictly(model, ours)
-    rate, window = 512.0, 25  # of the published files, which do not say
+    rate, window = 512.0, 25  # of the published files, which do not state them
     if described:
         for name in ("sfreq", "n_times"):
             value = described.get(name)
@@ -132,16 +135,18 @@ def _config_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no config.json beside its weights")
     described = json.loads(path.read_text(encoding="utf-8"))
-    return described if isinstance(described, dict) else {}
+    if not isinstance(described, dict):
+        return {}
+    return described
 
 
 def _write(model: MVPFormer, out: Path, to: Layout, facts: dict[str, Any]) -> None:
     if to == "ours":
-        given = {}
+        stored = {}
         for name in ("rate", "window", "threshold", "preparing", "provenance"):
             if facts.get(name) is not None:
-                given[name] = facts[name]
-        save_model(model, out, **given)
+                stored[name] = facts[name]
+        save_model(model, out, **stored)
         return
     from safetensors.torch import save_file
 
@@ -186,8 +191,9 @@ def check_model(folder: Path | str) -> dict[str, Any]:
     loaded = load_model(folder)
     config = loaded.network.config
     with torch.inference_mode():
-        x = 50 * torch.randn(1, min(3, config.positions), min(4, config.channels), config.segment)
-        outputs = loaded.network(x.to(loaded.network.head.weight.dtype))
+        # 50 µV, the amplitude of a real recording; few segments and channels, to be quick
+        noise = 50 * torch.randn(1, min(3, config.positions), min(4, config.channels), config.segment)
+        outputs = loaded.network(noise.to(loaded.network.head.weight.dtype))
     if not bool(outputs.isfinite().all()):
         raise UserError(
             f"{folder}: the model's outputs are not finite", "its weights are damaged: get or train it again"

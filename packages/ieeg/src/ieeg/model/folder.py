@@ -1,4 +1,4 @@
-"""A trained MVPFormer with what it needs to be used: how recordings are prepared for it, how long its window is, what it was trained on."""
+"""A trained MVPFormer with everything needed to use it: how recordings are prepared for it, the length of its window, what it was trained on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ ADVICE = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to use, and what its folder says.
+    """A network ready to use, and what its folder states.
 
     Attributes:
         network: in evaluation mode, on its device.
-        rate: of the signals that it takes, Hz.
+        rate: sampling rate of the signals that it takes, Hz.
         window: segments T that it was trained with.
         threshold: probability from which a segment counts as seizure.
-        preparing: further settings of `ieeg.recordings.settings`, by name; those left out have their defaults.
+        preparing: further settings of `ieeg.recordings.settings`, by name; absent ones have their defaults.
         provenance: how the model was made; `recordings` holds the signatures of what it was trained on (`ieeg.recordings.copies`).
     """
 
@@ -92,7 +92,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     try:
         described = read_config(folder)
         if described.get("class") != "MVPFormer":
-            raise UserError(f"{folder} holds a {described.get('class')}, not an MVPFormer", ADVICE)
+            raise UserError(f"{folder} holds {described.get('class')}, not an MVPFormer", ADVICE)
         network = load_strictly(folder, MVPFormer)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
@@ -102,7 +102,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     )
     unit = read_field(described, "preprocessing.unit", str, where=where, default="µV", hint=ADVICE)
     if unit != "µV":
-        raise UserError(f"{where}: preprocessing.unit is {unit!r}, and signals are prepared in µV", ADVICE)
+        raise UserError(f"{where}: preprocessing.unit is {unit!r}, but signals are prepared in µV", ADVICE)
     return LoadedModel(
         network.to(device).eval(),
         read_field(described, "preprocessing.rate", float, where=where, low=1, high=1e6, hint=ADVICE),
@@ -115,7 +115,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
 
 
 def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The preparing settings that config.json holds; those left out have the defaults of `Settings`.
+    """The preparing settings in config.json; absent ones have the defaults of `Settings`.
 
     Raises:
         UserError: one does not exist or has another type.
@@ -147,7 +147,7 @@ def choose(model: str | None) -> Path:
     """The folder that ``--model`` names.
 
     Raises:
-        UserError: none was given (says which exist here and how to get one), or it is not a folder.
+        UserError: none was given (the message lists those here and how to get one), or it is not a folder.
     """
     folder = Path(choose_model(model, advice=ADVICE))
     if not folder.is_dir():
@@ -159,10 +159,12 @@ def choose(model: str | None) -> Path:
 
 
 def _card(network: MVPFormer, used: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
-    """What a user who finds the folder reads."""
+    """The folder's README.md, for users who find it."""
     config = network.config
-    kind = "seizure detector" if config.classes else "generative model (predicts the next segment)"
-    made_from = origin.get("trained_on") or origin.get("converted_from") or "not known"
+    kind = "generative model (predicts the next segment)"
+    if config.classes:
+        kind = "seizure detector"
+    made_from = origin.get("trained_on") or origin.get("converted_from") or "unknown"
     seconds = config.segment / used["rate"]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     return "\n".join(

@@ -1,10 +1,10 @@
-"""The next segments of every channel: what a generative MVPFormer predicts, and how near the truth it comes.
+"""The next segments of every channel: the predictions of a generative MVPFormer, and how near the truth they are.
 
-The model predicts embeddings, and only their direction is trained (the objective is a cosine). A waveform is made of one as the likeliest
-signal, given the spectrum of the segments before, that the encoder would give this direction, scaled to the channel's last known segment;
-what an embedding does not hold (it is narrower than a segment) comes from that spectrum alone. The honest measures are in embeddings: the
-cosine with the true next segment's, beside that of the simplest forecast (the last known segment again), and how often the truth is found
-among other segments.
+The model predicts embeddings, and only their direction is trained (the objective is a cosine). A waveform is the likeliest signal, given the
+spectrum of the segments before, for which the encoder would give this direction, scaled to the channel's last known segment;
+whatever an embedding does not hold (it is narrower than a segment) comes from that spectrum alone. The honest measures are in embeddings: the
+cosine with the true next segment's, beside that of the simplest forecast (the last known segment again), and how often the truth is ranked
+first among other segments.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class Forecast:
         similarity: (known steps, channels): cosine of the predicted and the true embedding.
         persistence: likewise, of the last known segment's embedding and the true one.
         found: (known steps,): share of channels whose true next segment is nearer to the forecast than all other known segments.
-        padded: segments of the window that the recording did not have; they repeat its first.
+        padded: number of segments of the window that the recording did not have; its first one is repeated.
     """
 
     names: list[str]
@@ -57,7 +57,7 @@ def forecast_segments(
     Args:
         model: generative, in evaluation mode.
         first: the first segment forecast; default: so that the last one is the recording's last, and the truth is there.
-        window: segments T that each forecast looks at.
+        window: segments T that each forecast is based on.
 
     Raises:
         UserError: a model with a seizure head, no segment before the first, or a recording that does not fit the model.
@@ -83,7 +83,7 @@ def forecast_segments(
         past, future = embeddings[: first - begin], embeddings[first - begin :]
         padded = window - len(past)
         moving_window = torch.cat([past[:1].expand(padded, -1, -1), past])[None]
-        # Only directions are predicted; to be read on, a forecast takes the usual length of the channel's embeddings.
+        # Only directions are predicted; as input of the next step, a forecast gets the mean length of the channel's embeddings.
         length = past.norm(dim=-1).mean(0)[None, :, None]
         directions = []
         for _ in range(steps):
@@ -94,7 +94,7 @@ def forecast_segments(
         context = known[first - begin - 1]
         waves = waveforms(model, predicted, known[: first - begin]).float().cpu()
         level = context.std(-1) / waves.std(-1).clamp_min(1e-12)
-        similarity, persistence, found = _measure(predicted[: len(future)], future, past)
+        similarity, persistence, ranked_first = _measure(predicted[: len(future)], future, past)
     return Forecast(
         list(signals.names),
         first,
@@ -103,7 +103,7 @@ def forecast_segments(
         known[first - begin :].numpy(),
         similarity,
         persistence,
-        found,
+        ranked_first,
         padded,
     )
 
@@ -112,12 +112,12 @@ def _measure(predicted: Tensor, future: Tensor, past: Tensor) -> tuple[NDArray[n
     """`similarity`, `persistence` and `found` of `Forecast`, from embeddings (segments, channels, width)."""
     similarity = F.cosine_similarity(predicted, future, dim=-1)
     persistence = F.cosine_similarity(past[-1:], future, dim=-1)
-    # (steps, channels, candidates): the channel's own past segments and the other forecast times are the distractors.
+    # (steps, channels, candidates): the channel's own past segments and the other forecast segments are the distractors.
     pool = F.normalize(torch.cat([past, future]), dim=-1)
     scores = torch.einsum("scw,ncw->scn", predicted, pool)
     true_index = torch.arange(len(future), device=scores.device) + len(past)
-    found = (scores.argmax(-1) == true_index[:, None]).float().mean(-1)
-    return tuple(measure.float().cpu().numpy() for measure in (similarity, persistence, found))
+    ranked_first = (scores.argmax(-1) == true_index[:, None]).float().mean(-1)
+    return tuple(measure.float().cpu().numpy() for measure in (similarity, persistence, ranked_first))
 
 
 def waveforms(
@@ -125,7 +125,7 @@ def waveforms(
     embeddings: Float[Tensor, "*lead width"],
     like: Float[Tensor, "segments channels samples"] | None = None,
 ) -> Float[Tensor, "*lead samples"]:
-    """The likeliest signals with these directions as embeddings, among Gaussian ones with the spectrum of `like`; their scale says nothing.
+    """The likeliest signals with these directions as embeddings, among Gaussian ones with the spectrum of `like`; their scale is arbitrary.
 
     The encoder is linear but for its scale, e ∝ M x. With Σ the covariance of the spectrum, x = Σ Mᵀ (M Σ Mᵀ + ε)⁻¹ e; without `like`,
     Σ = 1, which is the smallest signal.
@@ -138,8 +138,10 @@ def waveforms(
     if like is not None:
         power = torch.fft.rfft(like.to(weight.device, torch.float32)).abs().square().mean((0, 1))
         power = power / power.mean().clamp_min(1e-12) + 1e-6
-        coloured = torch.fft.irfft(torch.fft.rfft(matrix) * power, encoder.size_input)
+        coloured = torch.fft.irfft(
+            torch.fft.rfft(matrix) * power, encoder.size_input
+        )  # M Σ: a covariance is a product in the spectrum
     gram = coloured @ matrix.T
-    gram.diagonal().add_(1e-5 * gram.diagonal().mean())
+    gram.diagonal().add_(1e-5 * gram.diagonal().mean())  # ε, in proportion
     solved = torch.linalg.solve(gram, embeddings.float().flatten(0, -2).T)
     return (coloured.T @ solved).T.unflatten(0, embeddings.shape[:-1])

@@ -1,4 +1,4 @@
-"""From a prepared recording to what the model says of it, segment by segment: probability of a seizure, what each channel says, attention."""
+"""From a prepared recording to the model's answers, segment by segment: probability of a seizure, evidence of each channel, attention."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +18,11 @@ BLOCK = 64  # segments read and encoded together
 
 
 class Signals(Protocol):
-    """A prepared recording, as far as models care: `ieeg.recordings.prepared.Prepared`, or segments in memory."""
+    """A prepared recording, as far as models need it: `ieeg.recordings.prepared.Prepared`, or segments in memory."""
 
     @property
     def names(self) -> list[str]:
-        """Of its channels."""
+        """Names of its channels."""
         ...
 
     @property
@@ -36,10 +36,10 @@ class Signals(Protocol):
 
 
 class Answer(NamedTuple):
-    """What the model says of one segment.
+    """The model's answer for one segment.
 
     Attributes:
-        index: of the segment, from 0.
+        index: number of the segment, from 0.
         probability: of a seizure in it, given the window that ends with it.
         channels: each channel's evidence, (channels,), in log-odds; their mean is the log-odds of `probability`, exactly.
     """
@@ -63,8 +63,8 @@ def probabilities(
 
     Args:
         model: with a seizure head, in evaluation mode, on its device.
-        window: segments T that each answer looks at, the segment itself last. Before the first segment the window repeats it.
-        first, last: segments of which something is said; earlier ones are read as context.
+        window: segments T that each answer is based on, the segment itself last. Before the first segment, that one is repeated.
+        first, last: segments to answer for; earlier ones are read as context.
         channels: also give each channel's evidence.
         block: segments read at once.
 
@@ -72,7 +72,9 @@ def probabilities(
         UserError: a generative model, too many channels, or segments of another length.
     """
     check(model, signals)
-    end = signals.segment_count if last is None else min(last, signals.segment_count)
+    end = signals.segment_count
+    if last is not None:
+        end = min(last, end)
     sliding = SlidingWindow(model, window)
     context = max(0, first - window + 1)
     starts = list(range(context, end, block))
@@ -82,27 +84,33 @@ def probabilities(
 
     # One block is read and filtered while the model works on the one before.
     with ThreadPoolExecutor(1) as reader:
-        next_block = reader.submit(read, starts[0]) if starts else None
+        next_block = None
+        if starts:
+            next_block = reader.submit(read, starts[0])
         for start, next_start in zip(starts, [*starts[1:], None], strict=True):
             assert next_block is not None
             segments = next_block.result()
-            next_block = None if next_start is None else reader.submit(read, next_start)
+            if next_start is not None:
+                next_block = reader.submit(read, next_start)
             evidence = log_odds(sliding.push(segments)).float().cpu()
             for i, row in enumerate(evidence):
-                if start + i >= first:
-                    yield Answer(start + i, float(row.mean().sigmoid()), row.numpy() if channels else None)
+                if start + i < first:  # context
+                    continue
+                own = row.numpy() if channels else None
+                # the mean of the channels' log-odds, not of their probabilities: it is what the model computes
+                yield Answer(start + i, float(row.mean().sigmoid()), own)
 
 
 def log_odds(contributions: torch.Tensor) -> torch.Tensor:
-    """The log-odds of class 1 against the rest, (…, channels), of contributions (…, channels, classes); two classes: a difference."""
+    """The log-odds of class 1 against class 0, (…, channels), from contributions (…, channels, classes): of two classes, a difference."""
     return contributions[..., 1] - contributions[..., 0]
 
 
 def check(model: MVPFormer, signals: Signals) -> None:
-    """Refuses a model that cannot judge a recording.
+    """Refuses a model that cannot detect seizures in a recording.
 
     Raises:
-        UserError: it cannot, and why.
+        UserError: it cannot; the message says why.
     """
     config = model.config
     if config.classes != 2:
@@ -120,9 +128,11 @@ def fits(model: MVPFormer, signals: Signals) -> None:
         UserError: it does not.
     """
     if not 1 <= len(signals.names) <= model.config.channels:
+        advice = "choose fewer channels"
+        if not signals.names:
+            advice = "'ieeg inspect' says why all were left out"
         raise UserError(
-            f"{len(signals.names)} channels are left, this model takes 1 to {model.config.channels}",
-            "choose fewer channels" if signals.names else "see 'ieeg inspect' for why all were left out",
+            f"{len(signals.names)} channels are left, this model takes 1 to {model.config.channels}", advice
         )
     if signals.segment_count < 1:
         raise UserError("the recording is shorter than one segment of the model")
@@ -133,10 +143,10 @@ def fits(model: MVPFormer, signals: Signals) -> None:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """Where the last segment of a window looks: mean over layers, heads and its channels.
+    """The attention of the last segment of a window: mean over layers, heads and its channels.
 
     Attributes:
-        grid: (window, channels), sums to 1: how much attention each segment of each channel gets.
+        grid: (window, channels), sums to 1: attention to each segment of each channel.
         pairs: (channels, channels): from channel (row) to channel (column), all segments together; rows sum to 1.
     """
 
@@ -166,7 +176,7 @@ def attention(model: MVPFormer, signals: Signals, index: int, *, window: int = 2
     weight = model.head.weight
     with torch.inference_mode():
         tokens = model.encode(segments.to(weight.device, weight.dtype))
-        missing = window - len(tokens)  # before the recording's first segment, which stands for them
+        missing = window - len(tokens)  # before the recording's first segment, which is repeated
         tokens = torch.cat([tokens[:1].expand(missing, -1, -1), tokens])[None]
         channels = tokens.shape[2]
         # The last segment's queries are the last rows: one for each channel.

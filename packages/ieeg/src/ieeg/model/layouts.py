@@ -14,9 +14,9 @@ class ConversionOptions:
 
     Attributes:
         base: the base file that belongs to a head file (LoRA and seizure head).
-        to: whose naming to write.
+        to: naming to write.
         head_width: width of an attention head, for sizes that are not published.
-        lora_alpha: LoRA's alpha, which the files do not hold.
+        lora_alpha: LoRA's alpha, which is not in the files.
         merge: merge LoRA into the weights.
         ones_gain: set the encoder's norm gain to ones before loading, as the published loader of base checkpoints does.
     """

@@ -1,4 +1,4 @@
-"""Low-rank fine-tuning of MVPFormer: W + (alpha / rank) B A on the query map and the value half of `c_attn`; only these and the head learn."""
+"""Low-rank fine-tuning of MVPFormer: W + (alpha / rank) B A on the query map and the value half of `c_attn`; only these and the head are trained."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ def with_lora(model: MVPFormer, *, rank: int = 8, alpha: float = 16.0, classes: 
     """A copy with fresh updates (which change nothing yet), and with a fresh head if `classes` differs from the model's.
 
     Args:
-        rank: 0: none.
+        rank: of the updates; 0: none.
         classes: of the head; None keeps the head.
 
     Raises:
@@ -29,7 +29,7 @@ def with_lora(model: MVPFormer, *, rank: int = 8, alpha: float = 16.0, classes: 
     state = dict(model.state_dict())
     if classes != model.config.classes:
         del state["head.weight"]
-    # What the model does not hold stays as it was initialised.
+    # Parameters that the model does not have stay as they were initialised.
     fresh = {key: tensor for key, tensor in adapted.state_dict().items() if "lora_" in key or key not in state}
     load_strictly(adapted, {**fresh, **state})
     return adapted.train(model.training)
@@ -48,7 +48,7 @@ def merged(model: MVPFormer) -> MVPFormer:
 
 
 def freeze_base(model: MVPFormer) -> list[nn.Parameter]:
-    """Leaves only LoRA and the head to learn, and returns them."""
+    """Leaves only LoRA and the head trainable, and returns them."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name or name.startswith("head."))
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""MVPFormer: a decoder over segments and channels of a recording, pre-trained to predict the next segment, tuned to tell seizures.
+"""MVPFormer: a decoder over segments and channels of a recording, pre-trained to predict the next segment, fine-tuned to detect seizures.
 
 Source: Carzaniga et al., "A foundation model with multi-variate parallel attention to generate neuronal activity" (arXiv 2506.20354).
 Its attention is `core_attention.mechanisms.mvpformer.mvpa`, its signal encoder `ieeg.model.wavelets`. For research, not for diagnosis.
@@ -18,7 +18,7 @@ from ieeg.model.wavelets import WaveEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class MVPFormerConfig:
-    """What an MVPFormer is built from; the defaults are MVPFormer-S.
+    """Sizes and rates of an MVPFormer; the defaults are MVPFormer-S.
 
     Attributes:
         segment: samples L of a segment; 2560 is 5 s at 512 Hz.
@@ -58,10 +58,10 @@ class MVPFormerConfig:
     def __post_init__(self) -> None:
         sizes = (self.segment, self.width, self.layers, self.inner, self.positions, self.channels)
         if min(sizes) < 1 or min(self.classes, self.lora_rank) < 0:
-            raise ValueError(f"sizes are positive, classes and lora_rank not negative; got {self}")
+            raise ValueError(f"sizes must be positive, classes and lora_rank not negative; got {self}")
 
 
-# The published sizes, and one that a laptop trains in minutes.
+# The published sizes, and one that trains on a laptop in minutes.
 SIZES: Mapping[str, Mapping[str, Any]] = {
     "s": {},
     "m": {"width": 2048, "layers": 24, "heads": 16, "kv_heads": 8, "inner": 5632},
@@ -79,7 +79,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: Float[Tensor, "*lead width"]) -> Float[Tensor, "*lead width"]:
-        # Without a gradient in place: this is the widest activation of the model.
+        # In place where no gradient is needed: this is the widest activation of the model.
         gate = nn.functional.silu(self.gate_proj(x), inplace=not torch.is_grad_enabled())
         if torch.is_grad_enabled():
             return self.down_proj(gate * self.up_proj(x))
@@ -89,7 +89,7 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """``x + MVPA(y) + MLP(y)`` with ``y = RMSNorm(x)``: attention and MLP side by side behind one norm.
 
-    `ln_2` is in every checkpoint and never used.
+    `ln_2` is in every checkpoint but never used.
     """
 
     def __init__(self, config: MVPFormerConfig, number: int) -> None:
@@ -104,7 +104,7 @@ class Block(nn.Module):
             last_row_full=config.last_row_full,
             content=config.content,
             relative_index=config.relative_index,
-            divisor=number + 1 if config.scale_by_layer else 1,
+            divisor=number + 1 if config.scale_by_layer else 1,  # layers count from 1
             lora_rank=config.lora_rank,
             lora_alpha=config.lora_alpha,
             attention_dropout=config.attention_dropout,
@@ -123,13 +123,13 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch queries channels width"]:
         y = self.ln_1(x)
         attended = self.attn(y, positions, channels, mask=mask, queries=queries)
-        if queries is not None:
+        if queries is not None:  # the attention has already left the other rows out
             x, y = x[:, -queries:], y[:, -queries:]
         return x + attended + self.mlp(y)
 
 
 class Decoder(nn.Module):
-    """The blocks between the encoder's embeddings and the head, with the two position tables that all layers share."""
+    """The blocks between the encoder's embeddings and the head, with the two position tables shared by all layers."""
 
     def __init__(self, config: MVPFormerConfig) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
         mask: Bool[Tensor, "batch channels"] | None = None,
         last: bool = False,
     ) -> Float[Tensor, "batch queries channels width"]:
-        """Hidden states of all segments, or with `last` of the last alone: the last block then computes nothing else.
+        """Hidden states of all segments, or with `last` of the last one only: the last block then computes nothing else.
 
         Raises:
             ValueError: more segments or channels than the tables have rows.
@@ -159,7 +159,7 @@ class Decoder(nn.Module):
             )
         x = self.drop(tokens)
         for block in self.blocks:
-            # Keys and values of all segments are needed everywhere, queries of the last one alone only in the last block.
+            # Every block needs keys and values of all segments; only the last block can do with the last segment's queries.
             queries = 1 if last and block is self.blocks[-1] else None
             x = block(x, self.positional_embedding.weight, self.channel_embedding.weight, mask, queries)
         return self.ln_f(x)
@@ -177,14 +177,14 @@ class MVPFormer(nn.Module):
         self.encoder = WaveEncoder(config.segment, config.width)
         self.decoder = Decoder(config)
         self.head = nn.Linear(config.width, config.classes or config.width, bias=False)
-        # In every checkpoint, used by neither objective.
+        # In every checkpoint, but used by neither objective.
         self.seizure_embeddings = nn.Parameter(torch.randn(3, config.segment) / config.segment)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding) and not isinstance(module, LoRALinear):
                 nn.init.normal_(module.weight, std=0.02)
 
     def encode(self, x: Float[Tensor, "*lead samples"]) -> Float[Tensor, "*lead width"]:
-        """Embeddings of segments: each alone, so they can be kept while a window moves on."""
+        """Embeddings of segments: each by itself, so they can be kept while a window moves on."""
         return self.encoder(x)
 
     def contributions(
@@ -193,7 +193,7 @@ class MVPFormer(nn.Module):
         *,
         mask: Bool[Tensor, "batch channels"] | None = None,
     ) -> Float[Tensor, "batch channels classes"]:
-        """What each channel says about the last segment: their mean over the channels is the logits, exactly.
+        """Each channel's contribution to the logits of the last segment: their mean over the channels is the logits, exactly.
 
         Raises:
             ValueError: a generative model.
@@ -212,6 +212,7 @@ class MVPFormer(nn.Module):
         contributions = self.contributions(tokens, mask=mask)
         if mask is None:
             return contributions.mean(1)
+        # padding channels have hidden states, too: they are left out of the mean
         return (contributions * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     def predict_next(
@@ -247,7 +248,7 @@ class MVPFormer(nn.Module):
         """
         if x.ndim != 4 or min(x.shape) < 1:
             raise ValueError(
-                f"x is (batch, time, channels, {self.config.segment}), none of them 0; got {tuple(x.shape)}"
+                f"x must be (batch, time, channels, {self.config.segment}), all at least 1; got {tuple(x.shape)}"
             )
         tokens = self.encode(x)
         if self.config.classes:

@@ -1,7 +1,7 @@
-"""MVPFormer's weights in three namings: ours, the published one (IBM), and braindecode's on the hub; from each to each.
+"""MVPFormer's weights in three namings: ours, the published one (IBM), and braindecode's on the hub; conversions between them.
 
 The published checkpoints come in two files: ``base`` (encoder, decoder, generative head) and a head file such as ``swec`` (LoRA and
-seizure head), which are joined for detection. braindecode's hold the decoder with LoRA merged and lack what is never used (`ln_2`,
+seizure head), which are joined for detection. braindecode's have LoRA merged into the decoder and lack what is never used (`ln_2`,
 `seizure_embeddings`).
 """
 
@@ -35,16 +35,16 @@ _FROM_BRAINDECODE = {
 }
 _TO_BRAINDECODE = {r"^encoder\.": "patch_embed.", r"^decoder\.": "", r"^head\.": "final_layer."}
 
-# Constants that official checkpoints may carry, a loss's class weights, and fixed filters of braindecode's encoder
+# Constants that official checkpoints may contain, a loss's class weights, and fixed filters of braindecode's encoder
 IGNORED = ("*time_bias", "*masked_bias", "class_loss.weight", "patch_embed._filters", "patch_embed.filters")
 _IGNORED = re.compile(r"(time_bias|masked_bias|^class_loss\.weight|^patch_embed\._?filters)$")
 
 
 def layout_of(state: Mapping[str, Any]) -> Layout:
-    """Whose naming a state dict has.
+    """The naming of a state dict.
 
     Raises:
-        ValueError: nobody's.
+        ValueError: it is none of the three.
     """
     if any(key.startswith("mvpformer.") for key in state):
         return "official"
@@ -56,7 +56,7 @@ def layout_of(state: Mapping[str, Any]) -> Layout:
 
 
 def to_ours(state: Mapping[str, Tensor]) -> StateDict:
-    """A state dict of any naming under our keys; what a braindecode file lacks (and nothing uses) is filled in: ones and zeros.
+    """A state dict of any naming under our keys; what a braindecode file lacks (and nothing uses) is filled with ones and zeros.
 
     Raises:
         ValueError: not MVPFormer weights.
@@ -77,7 +77,7 @@ def to_ours(state: Mapping[str, Tensor]) -> StateDict:
 
 
 def _without_constants(state: Mapping[str, Tensor]) -> StateDict:
-    """What a module learns: a state dict without the entries of `IGNORED`."""
+    """A state dict without the entries of `IGNORED`, which are not trained."""
     return {key: tensor for key, tensor in state.items() if not _IGNORED.search(key)}
 
 
@@ -85,7 +85,7 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = Fa
     """Our state dict under another naming.
 
     Args:
-        layout: which.
+        layout: the naming.
         buffers: official naming: also write the two constant buffers of every layer.
 
     Raises:
@@ -95,6 +95,7 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = Fa
         return dict(state)
     if layout == "official":
         official = renamed(state, _TO_OFFICIAL)
+        # The published loader is strict, and its layers have a causal mask and a "minus infinity" as buffers.
         if buffers:
             rows = official["mvpformer.positional_embedding.weight"].shape[0]
             lower = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
@@ -116,32 +117,34 @@ def to_layout(state: Mapping[str, Tensor], layout: Layout, *, buffers: bool = Fa
 def joined(base: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> StateDict:
     """The two published files of a detector as one: the base's encoder and decoder, the head file's LoRA and head.
 
-    What the head file also holds of the base (some do) wins. Both under our keys.
+    What the head file holds of the base as well (some do) takes precedence. Both under our keys.
 
     Raises:
         ValueError: the head file holds neither LoRA nor a head, or does not belong to a detector.
     """
     if "head.weight" not in head:
         raise ValueError("the head file holds no head.head.weight")
+    # a generative head maps E to E: it is square
     if head["head.weight"].shape[0] == head["head.weight"].shape[1]:
         raise ValueError(
-            "the head file holds a generative head; give the file with the seizure head (its name says swec)"
+            "the head file holds a generative head; give the file with the seizure head (with swec in its name)"
         )
     without_head = {key: tensor for key, tensor in base.items() if not key.startswith("head.")}
     return {**without_head, **head}
 
 
 def head_keys(state: Mapping[str, Tensor]) -> StateDict:
-    """A head file's keys, official or ours, under ours: LoRA, head, and what else it holds."""
+    """A head file's weights, under official keys or ours, under ours: LoRA, head, and anything else in it."""
     return renamed(_without_constants(state), _FROM_OFFICIAL)
 
 
 def segment_of(coefficients: int) -> int:
-    """The segment length whose transform has so many coefficients: the published one where it fits, else the longest, which is even.
+    """The segment length whose transform has this number of coefficients: the published one if it fits, else the longest, which is even.
 
     Raises:
-        ValueError: no length has so many.
+        ValueError: no length has this number.
     """
+    # each level of the transform pads a little: there are up to some 100 more coefficients than samples
     lengths = [2560, *range(coefficients, max(0, coefficients - 128), -1)]
     for length in lengths:
         if sum(band_lengths(length)) == coefficients:
@@ -150,11 +153,11 @@ def segment_of(coefficients: int) -> int:
 
 
 def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: Any) -> MVPFormerConfig:
-    """The config of a state dict under our keys, read off its shapes.
+    """The configuration of a state dict under our keys, inferred from its shapes.
 
     Args:
-        dim: D, the width of a head, which the shapes do not say; default: that of the published size with this width, else 16.
-        known: what else is known (lora_alpha, scale_by_layer …).
+        dim: D, the width of a head, which the shapes do not tell; default: that of the published size with this width, else 16.
+        known: further known values (lora_alpha, scale_by_layer …).
 
     Raises:
         ValueError: shapes that do not fit an MVPFormer.
@@ -167,12 +170,18 @@ def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: A
         dim = dim or {768: 64, 2048: 128}.get(width) or 16
         if width % dim or inner % dim:
             raise ValueError(f"heads of width {dim} do not divide {width} and {inner}: give their width")
+        lora_rank, classes = 0, 0
         low_rank = state.get(first + "attn.q_attn.lora_A")
+        if low_rank is not None:
+            lora_rank = low_rank.shape[0]
+        head = state.get("head.weight")
+        if head is not None and head.shape[0] != width:  # a generative head is square, E to E
+            classes = head.shape[0]
         if "seizure_embeddings" in state:
             segment = state["seizure_embeddings"].shape[1]
         else:
             segment = segment_of(state["encoder.ln.weight"].shape[0])
-        read = {
+        sizes = {
             "width": width,
             "layers": layers,
             "heads": width // dim,
@@ -180,13 +189,10 @@ def config_of(state: Mapping[str, Tensor], *, dim: int | None = None, **known: A
             "inner": state[first + "mlp.gate_proj.weight"].shape[0],
             "positions": state["decoder.positional_embedding.weight"].shape[0],
             "channels": state["decoder.channel_embedding.weight"].shape[0],
-            "lora_rank": 0 if low_rank is None else low_rank.shape[0],
+            "lora_rank": lora_rank,
             "segment": segment,
+            "classes": classes,
         }
-        head = state.get("head.weight")
-        read["classes"] = 0
-        if head is not None and head.shape[0] != width:  # a generative head is square, E to E
-            read["classes"] = head.shape[0]
     except (KeyError, IndexError) as error:
         raise StateError(f"the state dict lacks {error}") from None
-    return MVPFormerConfig(**{**read, **known})
+    return MVPFormerConfig(**{**sizes, **known})

@@ -27,7 +27,7 @@ def sample_negatives(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Int[Tensor, "batch time channels count"]:
-    """Indices of negatives into the batch · time · channels embeddings, never the own one.
+    """Indices of negatives into the batch · time · channels embeddings, never the query's own position.
 
     Args:
         count: M.
@@ -38,7 +38,9 @@ def sample_negatives(
         ValueError: no other position to draw from (the official law needs two in a batch).
     """
     total = batch * time * channels
-    high = (batch - 1) * channels * time if law == "official" else total - 1
+    high = total - 1
+    if law == "official":
+        high = (batch - 1) * channels * time
     if high < 1:
         raise ValueError(f"no negatives to draw from batch {batch} × time {time} × channels {channels} ({law} law)")
     shape = (batch, time, channels, count)
@@ -57,16 +59,16 @@ def contrastive_logits(
     """Logits over 1 + M candidates, the positive first, of every segment but the last, in (batch, time, channel) order.
 
     Args:
-        predicted: o; the last segment's has no next one and is left out.
-        encoded: e; the first segment's is nobody's next one.
+        predicted: o; the last segment's has no next segment and is left out.
+        encoded: e; the first segment's is not the next of any and is left out.
         negatives: indices into the flattened `encoded`; those of (b, t + 1, c) belong to the prediction at (b, t, c), whose positive
-            stands there.
+            is at (b, t + 1, c).
         temperature: τ.
 
-    Negatives that equal the positive get −∞. The gathered negatives are never kept whole: they are gathered again for the gradient.
+    Negatives that equal the positive get −∞. The gathered negatives are never stored as a whole: they are gathered again for the gradient.
 
     Raises:
-        ValueError: shapes that differ, or a single segment.
+        ValueError: different shapes, or a single segment.
     """
     if predicted.shape != encoded.shape or negatives.shape[:3] != encoded.shape[:3]:
         raise ValueError(
@@ -74,19 +76,21 @@ def contrastive_logits(
             f"{tuple(predicted.shape)}, {tuple(encoded.shape)} and {tuple(negatives.shape)}"
         )
     if predicted.shape[1] < 2:
-        raise ValueError(f"one segment has no next one: got predictions {tuple(predicted.shape)}")
+        raise ValueError(f"a single segment has no next one: got predictions {tuple(predicted.shape)}")
     queries = F.normalize(predicted[:, :-1].flatten(0, 2), dim=-1)
     positives, indices = encoded[:, 1:].flatten(0, 2), negatives[:, 1:].flatten(0, 2)
-    pool = encoded.detach().flatten(0, 2)
+    pool = encoded.detach().flatten(0, 2)  # no gradient through negatives
     directions = F.normalize(pool, dim=-1)
 
     def logits_of_negatives(query: Tensor, positive: Tensor, index: Tensor) -> Tensor:
         logits = torch.einsum("qw,qmw->qm", query, directions[index]) / temperature
         with torch.no_grad():
+            # within rounding: a constant signal gives the same embedding everywhere, and cannot be told from itself
             distance = (pool[index] - positive[:, None]).norm(dim=-1)
             same = distance < 1e-8 + 1e-5 * positive.norm(dim=-1, keepdim=True)
         return logits.masked_fill(same, -torch.inf)
 
+    # As many queries at once as fit into CHUNK numbers; checkpoint computes each part again in the backward pass.
     step = max(1, CHUNK // (indices.shape[-1] * pool.shape[-1]))
     chunks = zip(queries.split(step), positives.detach().split(step), indices.split(step), strict=True)
     negative_logits: list[Tensor] = []

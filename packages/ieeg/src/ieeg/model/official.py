@@ -19,6 +19,7 @@ def _run_encoder(module: nn.Module, inputs: Mapping[str, Any], *, config: Config
 
 
 def _as_row(score: Score) -> torch.Tensor:
+    """In the order of the golden case: counts, then ratios."""
     ratios = [score.sensitivity, score.precision, score.f1, score.false_per_day]
     return torch.tensor([score.true, score.tp, score.fp, *ratios], dtype=torch.float64)
 
@@ -47,14 +48,14 @@ def _run_scoring(module: None, inputs: Mapping[str, Any], *, config: Config, mod
 
 
 def model_config(config: Config, *, classes: int = 0) -> MVPFormerConfig:
-    """Our config from the published constructor arguments (``gpt_config``, ``encoder``, ``head``).
+    """Our configuration from the published constructor arguments (``gpt_config``, ``encoder``, ``head``).
 
     Raises:
         ValueError: a wavelet other than db4, or an encoder that does not fit the decoder.
     """
     gpt, encoder = config["gpt_config"], config["encoder"]
     if encoder.get("wavelet", "db4") != "db4" or encoder.get("size_output", gpt["n_embd"]) != gpt["n_embd"]:
-        raise ValueError(f"the encoder is db4 and as wide as the decoder ({gpt['n_embd']}); got {dict(encoder)}")
+        raise ValueError(f"the encoder must be db4 and as wide as the decoder ({gpt['n_embd']}); got {dict(encoder)}")
     lora_rank = 0
     if gpt.get("lora", False):
         lora_rank = gpt.get("lora_rank", 8)
@@ -83,7 +84,7 @@ def model_config(config: Config, *, classes: int = 0) -> MVPFormerConfig:
 
 def _convert(official: StateDict, config: Config) -> StateDict:
     ours = to_ours(official)
-    official.clear()  # what is left in it would count as not used
+    official.clear()  # entries left in it would count as not used
     return ours
 
 

@@ -1,8 +1,8 @@
 """Published MVPFormer weights, as data. Imports nothing heavy.
 
-Licences, restriction and parameter counts are what IBM's README and the hub's pages said when this list was written (2026; of mvpformer-s-swec the
-page was not seen, its numbers are those of its siblings). Sizes of downloads follow from the parameters in float32; those of IBM's files, whose share
-lists none, are estimates. The page decides. All of them: for research only, not for diagnosis.
+Licences, restriction and parameter counts are as in IBM's README and on the hub's pages when this list was written (2026; the page of mvpformer-s-swec
+could not be read, its numbers are those of its siblings). Sizes of downloads follow from the parameters in float32; those of IBM's files, whose share
+lists none, are estimates. The page decides. All of them are for research only, not for diagnosis.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class PublishedWeights(Published):
     """One published MVPFormer.
 
     Attributes:
-        parameters: about how many.
+        parameters: approximate number.
         forecast, detect: which of our verbs take it; those without either are for training.
     """
 
@@ -57,7 +57,9 @@ def _ibm_head(size: str, parameters: str) -> PublishedWeights:
 def _hub(size: str, kind: str, holds: str, *, detect: bool = False) -> PublishedWeights:
     parameters, download = {"s": ("74 M", "0.3 GB"), "m": ("1.2 B", "5 GB")}[size]
     name = f"mvpformer-{size}-{kind}"
-    use = "detect" if detect else "training"
+    use = "training"
+    if detect:
+        use = "detect"
     return PublishedWeights(
         name=name,
         holds=f"{holds}, {parameters} parameters; for {use}",

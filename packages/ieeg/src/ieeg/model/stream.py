@@ -18,8 +18,8 @@ class Alarms:
 
     Attributes:
         threshold: it begins with a segment whose probability reaches this.
-        release: it ends with a segment below this.
-        confirm: how many segments in a row must reach the threshold.
+        release: it ends with a segment whose probability is below this.
+        confirm: number of consecutive segments that must reach the threshold.
     """
 
     threshold: float = 0.5
@@ -29,18 +29,18 @@ class Alarms:
     def __post_init__(self) -> None:
         if not 0 < self.release <= self.threshold < 1 or self.confirm < 1:
             raise ValueError(
-                f"0 < release ≤ threshold < 1 and confirm at least 1; got {self.release}, {self.threshold} and {self.confirm}"
+                f"alarms need 0 < release ≤ threshold < 1 and confirm at least 1; got {self.release}, {self.threshold} and {self.confirm}"
             )
 
 
 @dataclass
 class AlarmState:
-    """What is remembered from segment to segment; `step` gives the records of one.
+    """The state between segments; `step` gives the records of one segment.
 
     Attributes:
         rules, seconds: when alarms begin and end; length of a segment.
         running: whether an alarm is on, which began with segment `began`.
-        above: how many segments in a row have reached the threshold.
+        above: number of consecutive segments, up to now, that have reached the threshold.
     """
 
     rules: Alarms
@@ -49,10 +49,18 @@ class AlarmState:
     above: int = 0
     began: int = 0
 
+    def count(self, probability: float) -> None:
+        """Updates the number of consecutive segments above the threshold."""
+        if probability >= self.rules.threshold:
+            self.above += 1
+        else:
+            self.above = 0
+
     def step(self, index: int, probability: float, channels: list[str]) -> Iterator[dict[str, Any]]:
-        """The alarm records (none, one) that segment `index` causes."""
-        self.above = self.above + 1 if probability >= self.rules.threshold else 0
+        """The alarm records (none or one) that segment `index` causes."""
+        self.count(probability)
         if not self.running and self.above >= self.rules.confirm:
+            # it began with the first of the confirming segments, though it is reported only now
             self.running, self.began = True, index - self.above + 1
             yield {
                 "type": "alarm",
@@ -93,18 +101,18 @@ def follow_signals(
     """Records of a recording in the order of its segments.
 
     Each is a dict that JSON can hold: ``{"type": "segment", "index", "onset", "probability"}`` if `every_segment`, and ``{"type":
-    "alarm", "state": "on" | "off", "onset", …}`` with the channels that say most. Times are seconds from the recording's first sample.
+    "alarm", "state": "on" | "off", "onset", …}`` with the channels of the strongest evidence. Times are seconds from the recording's first sample.
 
     Args:
         reopen: opens the prepared recording; called again to see whether it has grown.
         seconds: length of a segment.
         first: begin here (a resumed stream); the segments before are context and are not reported again.
-        running_since: the segment at which an alarm began that was running when the stream was interrupted.
-        follow: wait for more at the end, instead of ending.
+        running_since: the segment at which an alarm began that was on when the stream was interrupted.
+        follow: wait for more data at the end, instead of ending.
         poll: seconds between two looks.
         hold_back: segments at the growing end that are left for the next look, because filters still change them.
-        patience: with `follow`: seconds without anything new after which to end; None: never.
-        top: channels named in an alarm.
+        patience: with `follow`: end after this many seconds without new data; None: never.
+        top: number of channels named in an alarm.
 
     Raises:
         UserError: a model or recording that does not fit.
@@ -115,23 +123,25 @@ def follow_signals(
     if running_since is not None:
         state.running, state.began = True, running_since
     sliding = SlidingWindow(model, window)
-    # A resumed stream reads as far back as the first window, and the count of confirming segments before it, need.
+    # A resumed stream reads as far back as its first window and the count of confirming segments before it need.
     done = max(0, first - window + 2 - state.rules.confirm)
     last_growth = time.monotonic()
     while True:
-        end = signals.segment_count - (hold_back if follow else 0)
+        end = signals.segment_count
+        if follow:
+            end -= hold_back
         while done < end:
             stop = min(done + 16, end)
             segments = torch.from_numpy(signals.segments(done, stop))
             evidence = log_odds(sliding.push(segments)).float().cpu()
             for index, row in enumerate(evidence, done):
                 probability = float(row.mean().sigmoid())
-                if index < first:
-                    state.above = state.above + 1 if probability >= state.rules.threshold else 0
+                if index < first:  # context: only the count goes on
+                    state.count(probability)
                     continue
                 names = [signals.names[i] for i in row.argsort(descending=True)[:top]]
                 yield from state.step(index, probability, names)
-                if every_segment:  # last: a reader of it knows that the segment's alarms came before
+                if every_segment:  # last, so that a reader of it knows that the segment's alarms came before
                     yield {
                         "type": "segment",
                         "index": index,
@@ -141,7 +151,7 @@ def follow_signals(
             done, last_growth = stop, time.monotonic()
         out_of_patience = patience is not None and time.monotonic() - last_growth > patience
         if not follow or out_of_patience:
-            if follow and hold_back:  # nothing more will come: what was held back is as final as it gets
+            if follow and hold_back:  # no more data will come: the segments held back are final
                 follow, hold_back = False, 0
                 continue
             break

@@ -32,7 +32,7 @@ def levels(length: int) -> int:
 
 
 def band_lengths(length: int) -> list[int]:
-    """Coefficients per band, coarse to fine: ``[cA_J, cD_J, …, cD_1]``; each level leaves ``floor((n + 7) / 2)``."""
+    """Number of coefficients per band, coarse to fine: ``[cA_J, cD_J, …, cD_1]``; each level leaves ``floor((n + 7) / 2)``."""
     bands = []
     for _ in range(levels(length)):
         length = (length + TAPS - 1) // 2
@@ -51,12 +51,13 @@ def wavelet_transform(x: Float[Tensor, "*lead samples"]) -> Float[Tensor, "*lead
     if x.shape[-1] == 0:
         raise ValueError(f"signals need at least one sample, got shape {tuple(x.shape)}")
     low = torch.tensor(DB4, dtype=x.dtype, device=x.device)
+    # Quadrature mirror: the taps reversed, with alternating signs.
     high = low.flip(0) * torch.tensor([-1.0, 1.0] * (TAPS // 2), dtype=x.dtype, device=x.device)
-    filters = torch.stack([low, high]).flip(1)[:, None]  # torch correlates, the transform convolves
+    filters = torch.stack([low, high]).flip(1)[:, None]  # reversed, since torch correlates and the transform convolves
     approximation, details = x.reshape(-1, 1, x.shape[-1]), []
     for _ in range(levels(x.shape[-1])):
         n = approximation.shape[-1]
-        # Coefficient i weighs the samples 2i − 6 … 2i + 1, counted around the ends.
+        # Coefficient i weighs the samples 2i − 6 … 2i + 1, wrapped around the ends.
         around = torch.arange(2 - TAPS, 2 * ((n + TAPS - 1) // 2), device=x.device) % n
         approximation, detail = F.conv1d(approximation[..., around], filters, stride=2).split(1, 1)
         details.append(detail)
@@ -88,6 +89,7 @@ class WaveEncoder(nn.Module):
         """
         if x.shape[-1] != self.size_input:
             raise ValueError(f"this encoder takes segments of {self.size_input} samples, got shape {tuple(x.shape)}")
+        # In bf16 the coefficients would lose the small amplitudes beside the large ones.
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             coefficients = wavelet_transform(x.float())
         return self.proj(self.ln(coefficients.to(self.proj.weight.dtype)))

@@ -1,6 +1,6 @@
-"""A window that moves over the segments of a recording: every segment is encoded once, whatever the number of windows it lies in.
+"""A window that moves over the segments of a recording: every segment is encoded once, in however many windows it is.
 
-The decoder runs again on each window. Nothing of it can be kept exactly: with the published indices a result belongs to its window.
+The decoder runs again on each window; none of its results can be reused exactly, since with the published indices a result belongs to its window.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ieeg.model.mvpformer import MVPFormer
 
-TOKENS = 2**13  # of the windows decoded together
+TOKENS = 2**13  # in the windows that are decoded together
 
 
 class SlidingWindow:
@@ -30,7 +30,7 @@ class SlidingWindow:
 
     def __init__(self, model: MVPFormer, length: int) -> None:
         if not 1 <= length <= model.config.positions:
-            raise ValueError(f"a window has 1 to {model.config.positions} segments for this model; got {length}")
+            raise ValueError(f"this model takes windows of 1 to {model.config.positions} segments; got {length}")
         self.model, self.length = model, length
         self.kept: Tensor | None = None  # (at most length − 1, channels, width)
         self.seen = 0
@@ -49,7 +49,7 @@ class SlidingWindow:
 
         Args:
             segments: the recording's next ones, microvolts.
-            of: what to compute of windows of embeddings (windows, length, channels, width); default: `MVPFormer.contributions`,
+            of: a function of windows of embeddings (windows, length, channels, width); default: `MVPFormer.contributions`,
                 (new, channels, classes).
 
         Raises:
@@ -63,9 +63,9 @@ class SlidingWindow:
                 self.kept = new[:1].expand(self.length - 1, -1, -1)
             if self.kept.shape[1:] != new.shape[1:]:
                 raise ValueError(f"the window holds {self.kept.shape[1]} channels, the new segments {new.shape[1]}")
-            every = torch.cat([self.kept, new])
-            self.kept = every[len(new) :]
+            tokens = torch.cat([self.kept, new])
+            self.kept = tokens[len(new) :]
             self.seen += len(new)
-            windows = every.unfold(0, self.length, 1).permute(0, 3, 1, 2)  # a view: (new, length, channels, width)
+            windows = tokens.unfold(0, self.length, 1).permute(0, 3, 1, 2)  # a view: (new, length, channels, width)
             windows_at_once = max(1, TOKENS // (self.length * new.shape[1]))
             return torch.cat([compute(part) for part in windows.split(windows_at_once)])

@@ -1,4 +1,4 @@
-"""BIDS-iEEG, read tolerantly: sidecars are joined by name, whatever their number and order; what is missing is left open."""
+"""BIDS-iEEG, read tolerantly: sidecars are joined by name, whatever their number and order; missing ones are left open."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from core_runtime.tables import read_table
 from ieeg.recordings.finding import entities, sidecar
 from ieeg.recordings.recording import Channel, Recording, some_of
 
+# BIDS's channel types → ours; all others are "misc".
 _KINDS = {
     "seeg": "seeg",
     "ecog": "ecog",
@@ -30,7 +31,7 @@ _METRES = {"m": 1.0, "cm": 1e-2, "mm": 1e-3}
 
 
 def join_sidecars(recording: Recording) -> None:
-    """Adds to a recording what its BIDS sidecars say: kinds, bads, groups, positions, mains frequency. Says what does not fit."""
+    """Adds to a recording what its BIDS sidecars state: kinds, bads, groups, positions, mains frequency. Entries that do not fit become warnings."""
     path = recording.path
     if "sub" not in entities(path):
         return
@@ -43,20 +44,26 @@ def join_sidecars(recording: Recording) -> None:
     if electrodes is not None:
         metres = _METRES.get(_coordinate_unit(path), 1e-3)
         rows = _table(electrodes, recording)
-        _join(recording, rows, electrodes.name, lambda channel, row: _with_position(channel, row, metres))
+
+        def with_position(channel: Channel, row: dict[str, str | None]) -> Channel:
+            return _with_position(channel, row, metres)
+
+        _join(recording, rows, electrodes.name, with_position)
     if about is not None:
         line = _json(about, recording).get("PowerLineFrequency")
         # BIDS also allows "n/a".
-        recording.power_line = float(line) if isinstance(line, (int, float)) and line > 0 else 0.0
+        recording.power_line = 0.0
+        if isinstance(line, (int, float)) and line > 0:
+            recording.power_line = float(line)
 
 
 def _key(name: str) -> str:
-    """What names are compared by: A'1 is written with several apostrophes, and in either case."""
+    """Names are compared in this form: A'1 is written with several apostrophes, and in either case."""
     return re.sub(r"[’`´]", "'", name.strip()).casefold()
 
 
 def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str, change: _Change) -> None:
-    """Changes the channels that a sidecar called `name` has a row for, and says which rows have no channel."""
+    """Changes the channels that have a row in the sidecar called `name`, and warns of rows without a channel."""
     by_name = {_key(row.get("name") or ""): row for row in rows}
     matched = set()
     for i, channel in enumerate(recording.channels):
@@ -73,7 +80,7 @@ def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str
 
 
 def _as_described(channel: Channel, row: dict[str, str | None]) -> Channel:
-    """A channel with the type, status and group of its row in channels.tsv; what is n/a stays as it was."""
+    """A channel with the type, status and group of its row in channels.tsv; for n/a it keeps its own."""
     kind, bad = channel.kind, channel.bad
     bids_type = _cell(row, "type").lower()
     if bids_type:
@@ -87,7 +94,7 @@ def _as_described(channel: Channel, row: dict[str, str | None]) -> Channel:
 
 
 def _cell(row: dict[str, str | None], column: str) -> str:
-    """A cell's text, "" where it is absent or missing (n/a)."""
+    """The text of a cell; "" if it is absent or missing (n/a)."""
     return (row.get(column) or "").strip()
 
 
@@ -111,7 +118,7 @@ def _coordinate_unit(path: Path) -> str:
 
 
 def _table(path: Path, recording: Recording) -> list[dict[str, str | None]]:
-    """The rows of a sidecar; missing values are None. What cannot be used is said."""
+    """The rows of a sidecar; missing values are None. What cannot be used becomes a warning."""
     try:
         table = read_table(path)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""EDF, EDF+ and BDF read where they lie: a fixed ASCII header, then records of int16 (BDF: int24) samples; only what is asked for is read.
+"""EDF, EDF+ and BDF read in place: a fixed ASCII header, then records of int16 (BDF: int24) samples; only the requested samples are read.
 
 Format: Kemp et al. 1992 (EDF), Kemp and Olivan 2003 (EDF+), BioSemi (BDF).
 """
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 
-ANNOTATIONS = ("edf annotations", "bdf annotations")  # in lower case: some recorders write them so
-LONGEST_GAP = 3 * 86400.0  # seconds between two records; a later time stamp is not believed
+ANNOTATIONS = ("edf annotations", "bdf annotations")  # in lower case, as some recorders write them
+LONGEST_GAP = 3 * 86400.0  # seconds between two records; a later time stamp is taken as wrong
 LONGEST = 366 * 86400.0  # seconds of a recording, gaps included
 LONG_RECORD = 2**16  # bytes of a signal in a record
 _HEAD, _SIGNAL = 256, 256  # bytes of the fixed header, and of the header of each signal
 _WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # of a signal's fields; each field of all signals stands together
+# A time-stamped annotation list of EDF+: onset, ␕ and duration (optional), then texts that each begin with ␔; ␔ and a zero byte end it.
 _TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?((?:\x14[^\x14\x00]*)*)\x14\x00")
 
 
@@ -48,7 +49,7 @@ class EdfSignal:
 
 
 class _Plan(NamedTuple):
-    """How some signals are read: samples a record; those that stand side by side in the records as one (first, last, bytes of a record);
+    """How some signals are read: samples per record; runs of signals that are adjacent in the records (first, last, bytes in a record);
     physical = digital · gain + zero."""
 
     samples: int
@@ -63,10 +64,10 @@ class EdfFile:
 
     Attributes:
         signals: the ordinary signals; annotation signals are read by `annotations`.
-        records, record_seconds: number and length of the data records, as the file's size has them.
+        records, record_seconds: number and length of the data records, according to the file's size.
         start: when the recording began, or None if the header's date is unreadable.
-        warnings: what the header claims and the file does not hold.
-        scales: factor of each signal that `read` applies besides, to bring all to one unit; default 1.
+        warnings: what the header states but the file does not hold.
+        scales: factor of each signal that `read` also applies, to bring all to one unit; default 1.
     """
 
     path: Path
@@ -85,9 +86,10 @@ class EdfFile:
 
     @contextmanager
     def _open(self) -> Iterator[Callable[[int, int, int], NDArray[np.uint8]]]:
-        """A function that reads bytes `low` to `high` of a record into a buffer, which its next call takes again.
+        """A function that reads bytes `low` to `high` of a record into a buffer, which its next call reuses.
 
-        Plain reads, not a map: a day of them never counts as this process's memory, and a share that goes away is an error, not a crash.
+        Plain reads, not a memory map: a day of data never counts as this process's memory, and a network share that disappears is an
+        error, not a crash.
 
         Raises:
             UserError: the file has become shorter, or cannot be read.
@@ -134,13 +136,13 @@ class EdfFile:
         with self._open() as read_bytes:
             for row, end_row, low, high in plan.runs:
                 for record in range(first_record, end_record):
-                    # The part of this record that was asked for, and its columns of the output.
+                    # The requested part of this record, and its columns of the output.
                     record_begin = record * per_record
                     part_begin = max(begin - record_begin, 0)
                     part_end = min(end - record_begin, per_record)
                     columns = slice(record_begin + part_begin - begin, record_begin + part_end - begin)
                     if end_row - row == 1:
-                        # One signal alone: nothing but the samples asked for leaves the disk.
+                        # A single signal: only the requested samples are read from the disk.
                         raw = read_bytes(record, low + part_begin * width, low + part_end * width)
                         out[row, columns] = self._integers(raw)
                     else:
@@ -156,7 +158,7 @@ class EdfFile:
         if any(header.samples != per_record for header in headers):
             raise ValueError("signals read together must have one rate")
         offsets = np.array([header.offset for header in headers])
-        long = per_record * width > LONG_RECORD  # then only the samples asked for are read
+        long = per_record * width > LONG_RECORD  # then signals are read one by one, and only the requested samples
         apart = (np.diff(offsets) != per_record) | long
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(offsets)]
         runs = []
@@ -193,6 +195,7 @@ class EdfFile:
                     for onset, duration, texts in _TAL.findall(block):
                         begin, length = float(onset), float(duration or 0)
                         words = [text.decode("utf-8", "replace") for text in texts.split(b"\x14")[1:]]
+                        # a damaged list may hold numbers beyond float's range
                         if math.isfinite(begin) and math.isfinite(length):
                             annotations.append((begin, length, words))
         return lists
@@ -203,7 +206,7 @@ class EdfFile:
         if not self._lists or not self._lists[0]:
             return 0.0
         onset, _, texts = self._lists[0][0]
-        if any(texts):  # EDF+: the list that keeps the time of a record comes first and has no text
+        if any(texts):  # EDF+: the list with the time of a record comes first and has no text
             return 0.0
         if abs(onset) > LONGEST:
             self.warnings.append(f"the first time stamp, {onset:g} s, is impossible: taken as 0")
@@ -216,14 +219,16 @@ class EdfFile:
         annotations = []
         for record in self._lists:
             for onset, duration, texts in record:
-                annotations += [(onset - self.first_onset, duration, text) for text in texts if text]
+                for text in texts:
+                    if text:
+                        annotations.append((onset - self.first_onset, duration, text))
         return sorted(annotations)
 
     @cached_property
     def record_onsets(self) -> NDArray[np.float64]:
-        """When each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other.
+        """The time at which each record begins, in seconds: the time-keeping annotations of an EDF+D file, else one after the other.
 
-        A record without a time stamp, or with an impossible one, follows the record before; what was not believed is added to `warnings`.
+        A record without a time stamp, or with an impossible one, follows the record before it; such faults are added to `warnings`.
         """
         step = self.record_seconds
         onsets = np.arange(self.records, dtype=np.float64) * step
@@ -231,19 +236,21 @@ class EdfFile:
             return onsets
         if not self._annotation_signals:
             self.warnings.append(
-                "the header says that the recording has gaps, but there are no time stamps: read without gaps"
+                "the header states that the recording has gaps, but there are no time stamps: read without gaps"
             )
             return onsets
         missing, backward, far = [], [], []
-        following = 0.0  # where the record before ends
+        following = 0.0  # the end of the record before
         for i, record in enumerate(self._lists):
-            stamp = record[0][0] - self.first_onset if record else None
-            # What is not believed takes the end of the record before, so that one bad stamp moves nothing after it.
+            stamp = None
+            if record:
+                stamp = record[0][0] - self.first_onset
+            # A wrong stamp is replaced by the end of the record before, so that it moves no record after it.
             if stamp is None:
                 missing.append(i)
             elif (i and stamp - following > LONGEST_GAP) or stamp > LONGEST:
                 far.append(i)
-            elif i and stamp < following - 1e-3 * step - 1e-6:
+            elif i and stamp < following - 1e-3 * step - 1e-6:  # stamps are rounded
                 backward.append(i)
             else:
                 following = stamp
@@ -276,13 +283,15 @@ def open_edf(path: Path) -> EdfFile:
         if len(head) < _HEAD or not ((bdf and head[1:8] == b"BIOSEMI") or version in (b"0", b"")):
             raise UserError(
                 f"{path} is not an EDF or BDF file",
-                "its header does not begin with the version number; look at the export",
+                "its header does not begin with the version number; check the export",
             )
         if not version:
             warnings.append("the version field of the header is blank: read as EDF")
         try:
             count = int(head[252:256])
-            block = file.read(count * _SIGNAL) if count > 0 else b""
+            block = b""
+            if count > 0:
+                block = file.read(count * _SIGNAL)
             if len(block) < count * _SIGNAL or count < 1:
                 raise ValueError
             records, offset = int(head[236:244]), int(head[184:192])
@@ -295,14 +304,21 @@ def open_edf(path: Path) -> EdfFile:
     width = 3 if bdf else 2
     record_bytes = record_samples * width
     offset = _data_offset(path, offset, (count + 1) * _HEAD, size, records, record_bytes, warnings)
-    # A recorder that was switched off leaves −1, and copies are cut off: the file's size counts, not the header.
-    whole_records = (size - offset) // record_bytes if record_bytes else 0
+    # A recorder that was switched off leaves −1, and copies may be cut off: the file's size counts, not the header.
+    whole_records = 0
+    if record_bytes:
+        whole_records = (size - offset) // record_bytes
     if records != whole_records:
         claim = f"claims {records} records"
         if records < 0:
-            claim = "does not say how many records there are"
+            claim = "does not state the number of records"
         warnings.append(f"the header {claim}, the file holds {whole_records} whole ones; those are read")
-    usable = [s for s in signals if not _is_annotation(s.label)]
+    annotations, usable = [], []
+    for signal in signals:
+        if _is_annotation(signal.label):
+            annotations.append(signal)
+        else:
+            usable.append(signal)
     if whole_records < 1 or (seconds <= 0 and usable):
         raise UserError(
             f"{path} holds no samples",
@@ -313,12 +329,12 @@ def open_edf(path: Path) -> EdfFile:
         warnings.append(f"signals with an impossible header are left out: {named}")
     if not usable:
         raise UserError(f"{path} holds no usable signals", "give the recording itself, or export it again")
-    annotations = [s for s in signals if _is_annotation(s.label)]
-    misspelt = [s.label for s in annotations if s.label not in ("EDF Annotations", "BDF Annotations")]
-    warnings += [f"the signal {label!r} is read as the annotations" for label in misspelt]
-    flat = [s.label for s in usable if s.physical_max == s.physical_min]
+    for signal in annotations:
+        if signal.label not in ("EDF Annotations", "BDF Annotations"):
+            warnings.append(f"the signal {signal.label!r} is read as the annotations")
+    flat = [signal.label for signal in usable if signal.physical_max == signal.physical_min]
     if flat:
-        warnings.append(f"the header gives {', '.join(flat[:4])} no physical range: they read as constant")
+        warnings.append(f"the header gives {', '.join(flat[:4])} no physical range: they are read as constant")
     reserved = head[192:236].decode("ascii", "replace")
     return EdfFile(
         path,
@@ -342,7 +358,7 @@ def _is_annotation(label: str) -> bool:
 def _data_offset(
     path: Path, claimed: int, computed: int, size: int, records: int, record_bytes: int, warnings: list[str]
 ) -> int:
-    """Where the records begin: where the number of signals puts them, or where the header says, whichever fits the file's size.
+    """Where the records begin: after the headers of all signals, or where the header says, whichever fits the file's size.
 
     Raises:
         UserError: they differ, and neither fits.
@@ -373,7 +389,7 @@ def _data_offset(
 
 
 def _number(text: str) -> float:
-    """A number of the header, also with a decimal comma.
+    """A number of the header, perhaps with a decimal comma.
 
     Raises:
         ValueError: it is not a finite number.
@@ -385,7 +401,7 @@ def _number(text: str) -> float:
 
 
 def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str, str]], int]:
-    """The signals of the header, those that cannot be read (label, why), and the samples of a record.
+    """The signals of the header, those that cannot be read (label, why), and the number of samples in a record.
 
     Raises:
         ValueError: a field that should be a number is not a number.
@@ -404,7 +420,7 @@ def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str,
             why = "its digital range is 0"
         if why:
             dropped.append((label, why))
-        elif _is_annotation(label):  # what recorders write into its ranges does not matter
+        elif _is_annotation(label):  # its ranges do not matter, whatever recorders write there
             signals.append(EdfSignal(label, unit, -1, 1, -32768, 32767, number, position))
         else:
             ranges = _number(pmin), _number(pmax), _number(dmin), _number(dmax)
@@ -416,20 +432,23 @@ def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str,
 def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:
     """(label, unit, physical minimum and maximum, digital minimum and maximum, samples) of each signal, as text.
 
-    EDF keeps the labels of all signals together, then all transducers, all units and so on.
+    EDF stores the labels of all signals together, then all transducers, all units and so on.
     """
     columns = []
     start = 0
     for width in _WIDTHS:
         end = start + width * count
-        columns.append([_text(block[at : at + width]) for at in range(start, end, width)])
+        texts = []
+        for at in range(start, end, width):
+            texts.append(_text(block[at : at + width]))
+        columns.append(texts)
         start = end
     labels, _, units, pmin, pmax, dmin, dmax, _, samples, _ = columns
     return list(zip(labels, units, pmin, pmax, dmin, dmax, samples, strict=True))
 
 
 def _text(raw: bytes) -> str:
-    """The format says ASCII; what recorders write is UTF-8 or Latin-1."""
+    """The format prescribes ASCII; recorders write UTF-8 or Latin-1."""
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Which recordings a folder holds, and whose they are. Imports nothing heavy."""
+"""Which recordings a folder holds, and of which patients. Imports nothing heavy."""
 
 import json
 import re
@@ -25,7 +25,7 @@ class RecordingFile:
 def find_recordings(path: Path) -> list[RecordingFile]:
     """A recording, or all recordings of a folder or BIDS data set, sorted by path.
 
-    Patients are told by ``sub-…``, else by SWEC's ``ID…``, CHB-MIT's ``chb…`` or Siena's ``PN…``, else by the folder, else by the file.
+    Patients are recognised by ``sub-…``, else by SWEC's ``ID…``, CHB-MIT's ``chb…`` or Siena's ``PN…``, else by the folder, else by the file.
 
     Raises:
         UserError: there is none.
@@ -48,7 +48,7 @@ def find_recordings(path: Path) -> list[RecordingFile]:
     recordings = []
     for file in whole_files:
         name = file.name.split(".")[0]
-        if stems[name] > 1:  # told apart by their folders
+        if stems[name] > 1:  # distinguished by their folders
             name = "_".join([*file.relative_to(path).parent.parts, name])
         recordings.append(_recording_file(file, path, name))
     return recordings
@@ -59,14 +59,14 @@ def _recording_file(path: Path, root: Path, name: str) -> RecordingFile:
 
 
 def _is_candidate(path: Path, root: Path) -> bool:
-    """Whether a path below `root` is a recording by itself, as far as its name and first bytes say."""
+    """Whether a path below `root` is a recording by itself, as far as its name and first bytes tell."""
     *folders, name = path.relative_to(root).parts
     if any(part.startswith(".") for part in (*folders, name)):
         return False
     if any(folder.lower().endswith(".mefd") for folder in folders):
         return False  # a part of a MEF3 session
     if {"derivatives", "sourcedata"} & {*folders, name}:
-        return False  # BIDS: what was computed from the recordings, and what they were converted from
+        return False  # BIDS: results computed from the recordings, and files that they were converted from
     if path.suffix.lower() == ".eeg" and path.with_suffix(".vhdr").exists():
         return False  # BrainVision's data beside its header
     return kind_of(path) is not None
@@ -95,13 +95,14 @@ def dataset_of(path: Path, root: Path) -> str:
                 described = json.loads(description.read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 return str(folder.resolve())
-            name = described.get("Name") if isinstance(described, dict) else None
-            return str(name) if name else str(folder.resolve())
+            if isinstance(described, dict) and described.get("Name"):
+                return str(described["Name"])
+            return str(folder.resolve())
     return str(root.resolve())
 
 
 def patient_of(path: Path, root: Path) -> str:
-    """Whose recording this is, as far as its path says."""
+    """The patient of a recording, as far as its path tells."""
     inside = path.parts[len(root.parts) :]
     for part in (*reversed(inside), *reversed(path.parts)):  # the nearest name first
         match = re.match(r"(sub-[A-Za-z0-9]+|ID\d+|chb\d+|PN\d+)(?=[_\-.]|$)", part, re.IGNORECASE)
@@ -114,13 +115,14 @@ def patient_of(path: Path, root: Path) -> str:
 
 def entities(path: Path) -> dict[str, str]:
     """The key-value pairs of a BIDS name: ``sub-01_task-ltm_ieeg.edf`` → ``{"sub": "01", "task": "ltm"}``."""
-    return dict(part.split("-", 1) for part in path.name.split(".")[0].split("_") if "-" in part)
+    pairs = [part.split("-", 1) for part in path.name.split(".")[0].split("_") if "-" in part]
+    return dict(pairs)
 
 
 def sidecar(path: Path, suffix: str) -> Path | None:
     """The nearest file of a kind that applies: in the same folder or above it, all its entities among the recording's.
 
-    This is BIDS's inheritance principle, except that BIDS joins the fields of all levels and this takes the nearest file alone.
+    This is BIDS's inheritance principle, except that BIDS joins the fields of all levels and this takes only the nearest file.
     """
     own_entities = entities(path)
     for folder in (path.parent, *path.parent.parents):
@@ -130,13 +132,13 @@ def sidecar(path: Path, suffix: str) -> Path | None:
             return max(applicable, key=lambda file: len(entities(file)))
         if (folder / "dataset_description.json").exists() or folder == folder.parent:
             return None
-        if not re.match(r"(sub|ses)-|ieeg$|eeg$", folder.name):  # above a subject's folder nothing speaks of it
+        if not re.match(r"(sub|ses)-|ieeg$|eeg$", folder.name):  # folders above a subject's hold nothing about it
             return None
     return None
 
 
 def find_table(path: Path) -> Path | None:
-    """The seizure table that lies beside a recording, by the conventions of the four data sets."""
+    """The seizure table beside a recording, by the conventions of the four data sets."""
     stem = path.name.split(".")[0]
     bids = re.sub(r"_(ieeg|eeg)$", "", stem)
     case = stem.split("_")[0]
@@ -165,8 +167,10 @@ def files_of(path: Path) -> list[Path]:
         if file.is_file() and parts.fullmatch(file.name.split(".")[0]):
             files.add(file)
     if "sub" in entities(path):
-        sidecars = (sidecar(path, suffix) for suffix in SIDECARS)
-        files.update(file for file in sidecars if file is not None)
+        for suffix in SIDECARS:
+            side_file = sidecar(path, suffix)
+            if side_file is not None:
+                files.add(side_file)
     table = find_table(path)
     if table is not None:
         files.add(table)

@@ -1,4 +1,4 @@
-"""What recorders write, told by names and first bytes. Imports nothing heavy."""
+"""The files of recorders, recognised by names and first bytes. Imports nothing heavy."""
 
 from itertools import islice
 from pathlib import Path
@@ -17,16 +17,18 @@ _CERTAINTY = {
     "Nihon Kohden recording": (0.8, "it begins as Nihon Kohden's files do"),
     "recording (through MNE)": (0.5, "MNE reads files of this name"),
 }
-_FILES_LOOKED_AT = 2000  # of a folder
+_FILES_LOOKED_AT = 2000  # of a folder: it may be a whole disk
 
 
 def kind_of(path: Path) -> str | None:
-    """What kind of recording a path holds, from its name and first bytes; None: none, or it cannot be read."""
+    """The kind of recording at a path, from its name and first bytes; None: none, or it cannot be read."""
     name = path.name.lower()
     if path.is_dir():
         if name.endswith(".mefd"):
             return "MEF3 session"
-        return "BIDS data set" if (path / "dataset_description.json").is_file() else None
+        if (path / "dataset_description.json").is_file():
+            return "BIDS data set"
+        return None
     try:
         with path.open("rb") as file:
             head = file.read(40)
@@ -35,9 +37,14 @@ def kind_of(path: Path) -> str | None:
     if name.endswith(EDF_SUFFIXES) and (head[:8].strip() == b"0" or head.startswith(b"\xffBIOSEMI")):
         return "EDF recording"
     if name.endswith((".h5", ".hdf5")):
-        return "SWEC iEEG recording" if head.startswith(b"\x89HDF\r\n\x1a\n") and _holds_ieeg(path) else None
+        if head.startswith(b"\x89HDF\r\n\x1a\n") and _holds_ieeg(path):
+            return "SWEC iEEG recording"
+        return None
     if name.endswith(".eeg"):
-        return "Nihon Kohden recording" if head.startswith((b"EEG-", b"QI-", b"DAE-")) else None
+        # also BrainVision's data, which has no header of its own and is not a recording by itself
+        if head.startswith((b"EEG-", b"QI-", b"DAE-")):
+            return "Nihon Kohden recording"
+        return None
     if name.endswith(".vhdr") and b"brain" in head.lower():
         return "BrainVision recording"
     if name.endswith(MNE_SUFFIXES) and head:
@@ -69,7 +76,7 @@ def claim(path: Path) -> Claim | None:
 
 
 def _claim_folder(folder: Path, *, is_bids: bool) -> Claim | None:
-    """By the kinds of the recordings in it."""
+    """Judged by the kinds of the recordings in it."""
     for path in islice(folder.rglob("*"), _FILES_LOOKED_AT):
         kind = kind_of(path)
         if kind in _CERTAINTY:

@@ -1,7 +1,7 @@
-"""What the labels of events mean: seizure, its beginning, its end, no seizure, or not understood.
+"""The meaning of event labels: seizure, its beginning, its end, no seizure, or not understood.
 
-Labels come as the field writes them: "sz", "SZ1", "Seizure", "seizure_begin", "focal aware seizure", SzCORE's "sz_foc_ia", TUH's "fnsz", ILAE's "FBTCS",
-HED tags, BrainVision's "Comment/seizure". What is not understood is never taken for "no seizure".
+Labels are as the field writes them: "sz", "SZ1", "Seizure", "seizure_begin", "focal aware seizure", SzCORE's "sz_foc_ia", TUH's "fnsz", ILAE's "FBTCS",
+HED tags, BrainVision's "Comment/seizure". A label that is not understood is never taken as "no seizure".
 """
 
 import re
@@ -22,7 +22,7 @@ _NONE = frozenset(
     {"no", "non", "not", "none", "free", "without", "bckg", "background", "interictal", "inter", "preictal", "pre"}
 )
 _NONE |= {"postictal", "post", "before", "after", "between", "kein", "keine", "sans", "absent"}
-# With these a seizure's name says something else, or nothing certain.
+# A seizure's name with one of these words means something else, or nothing certain.
 _ODD = frozenset(
     {"possible", "probable", "suspected", "maybe", "likely", "like", "pseudo", "psychogenic", "pnes", "nonepileptic"}
 )
@@ -61,15 +61,15 @@ def words_of(label: str) -> list[str]:
     """The words of a label in lower case: "SZ1_start" → sz, 1, start."""
     if label.count("/") == 1:  # BrainVision: "Comment/seizure"; HED tags have more levels
         label = label.rpartition("/")[2]
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)  # camel case: "seizureOnset"
     return re.findall(r"[^\W\d_]+|\d+|\?", spaced.casefold())
 
 
 def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Meaning | None:
-    """What a label means; None: not understood.
+    """The meaning of a label; None: not understood.
 
     Args:
-        label_map: labels (in lower case) that a user explained.
+        label_map: labels (in lower case) that the user explained.
     """
     mapped = (label_map or {}).get(label.strip().casefold())
     if mapped:
@@ -82,7 +82,7 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
         if unique <= {"bckg", "background", "interictal", "preictal", "postictal", "none"}:
             return "none"
         return None
-    # What makes a seizure doubtful comes before what denies it: "no possible seizure" is not understood.
+    # Words of doubt are checked before words of denial: "no possible seizure" is not understood.
     if "?" in unique or unique & _ODD:
         return None
     if unique & _NONE:
@@ -92,11 +92,13 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
         return None
     if ends:
         return "end"
-    return "begin" if begins else "seizure"
+    if begins:
+        return "begin"
+    return "seizure"
 
 
 def bare_meaning(label: str) -> Meaning | None:
-    """Of a label that is "onset" or "offset" alone, which may mean a seizure's where both are there."""
+    """The meaning of a label that is "onset" or "offset" alone, which may be a seizure's if both occur."""
     words = [word for word in words_of(label) if not word.isdigit()]
     if len(words) != 1:
         return None
@@ -130,7 +132,7 @@ def read_label_map(path: Path | None) -> dict[str, Meaning]:
     label_map: dict[str, Meaning] = {}
     for row in table:
         label, meaning = row[labels], (row[meanings] or "").casefold()
-        # The reader of tables takes the word "none" for a missing value.
+        # The reader of tables takes the word "none" as a missing value.
         if row[meanings] is None and label is not None:
             meaning = "none"
         if label is None or meaning not in known:

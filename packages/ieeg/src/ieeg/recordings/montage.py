@@ -1,4 +1,4 @@
-"""Which channels are used and against what they are referenced: shafts, bipolar and Laplacian derivations, common references, the choice of at most 32."""
+"""The channels that are used and their references: shafts, bipolar and Laplacian derivations, common references, the choice of at most 32."""
 
 import re
 from collections.abc import Sequence
@@ -12,9 +12,11 @@ from ieeg.recordings.settings import Reference
 
 
 def contact(name: str) -> tuple[str, int] | None:
-    """The shaft (letters and apostrophe) and the number of a contact, ``L'12`` → ``("L'", 12)``; None if the name is not one."""
+    """The shaft (letters and apostrophe) and the number of a contact, ``L'12`` → ``("L'", 12)``; None if the name is not a contact's."""
     match = re.fullmatch(r"([^\W\d]+[A-Za-z_ ]*['’`´]?)\s*[-_]?\s*0*(\d+)", name.strip())
-    return (match[1].strip(), int(match[2])) if match else None
+    if match is None:
+        return None
+    return match[1].strip(), int(match[2])
 
 
 # Numbers of the 10-10 system's electrodes by letters; those of the midline end in z.
@@ -28,7 +30,7 @@ def is_scalp(names: Sequence[str]) -> bool:
     """Whether these are names of scalp electrodes: eight or more of the 10-20 or 10-10 system, both sides, and hardly any other."""
     electrodes = [name.strip().casefold() for name in names]
     scalp = [name for name in electrodes if _is_scalp_name(name)]
-    # A shaft may be called C or O as well; Fp1 beside Fp2 and the like only stand in a scalp montage.
+    # A shaft may be called C or O as well; but Fp1 beside Fp2, for example, occurs only in a scalp montage.
     pairs = ({"fp1", "fp2"}, {"c3", "c4"}, {"o1", "o2"})
     both_sides = any(pair <= set(electrodes) for pair in pairs)
     return len(scalp) >= 8 and both_sides and len(scalp) >= 0.9 * len(electrodes)
@@ -45,16 +47,16 @@ def _is_scalp_name(name: str) -> bool:
 
 
 def shafts(names: Sequence[str], groups: Sequence[str] | None = None) -> dict[str, dict[int, int]]:
-    """Contacts by shaft: ``{shaft: {number: index}}``, in the order of the names; none of scalp electrodes.
+    """Contacts by shaft: ``{shaft: {number: index}}``, in the order of the names; empty for scalp electrodes.
 
     Args:
-        groups: of a BIDS channels.tsv, where it has them. A group may be finer than the letters of the names (then it tells shafts apart) or
+        groups: of a BIDS channels.tsv, if it has them. A group may be finer than the letters of the names (and then separates shafts) or
             coarser ("depth" for all): contacts of different letters are never on one shaft.
     """
     if is_scalp(names):
         return {}
     contacts = [contact(name) for name in names]
-    groups_of: dict[str, set[str]] = {}
+    groups_of: dict[str, set[str]] = {}  # of the contacts with the same letters
     for place, group in zip(contacts, groups or [""] * len(names), strict=True):
         if place:
             groups_of.setdefault(place[0], set()).add(group)
@@ -72,7 +74,7 @@ def shafts(names: Sequence[str], groups: Sequence[str] | None = None) -> dict[st
 
 @dataclass(frozen=True)
 class Derivation:
-    """A channel that is computed from others: signal `plus` less the mean of `minus`."""
+    """A channel computed from others: signal `plus` less the mean of `minus`."""
 
     name: str
     plus: int
@@ -82,8 +84,8 @@ class Derivation:
 def derivations(names: Sequence[str], reference: Reference, groups: Sequence[str] | None = None) -> list[Derivation]:
     """The channels after referencing.
 
-    Bipolar: neighbours by number on one shaft (A1-A2), never across a gap or from shaft to shaft. Laplacian: each contact less the mean of its
-    neighbours on the shaft; a contact without any is left out. Median, average and none keep every channel.
+    Bipolar: neighbours by number on one shaft (A1-A2), never across a gap or between shafts. Laplacian: each contact less the mean of its
+    neighbours on the shaft; a contact without neighbours is left out. Median, average and none keep every channel.
     """
     if reference not in ("bipolar", "laplacian"):
         return [Derivation(name, i) for i, name in enumerate(names)]
@@ -105,8 +107,8 @@ def derivations(names: Sequence[str], reference: Reference, groups: Sequence[str
 def rereference(
     x: Float[np.ndarray, "channels samples"], derived: Sequence[Derivation], reference: Reference
 ) -> Float[np.ndarray, "derived samples"]:
-    """Applies the derivations, and the common median or average of all channels where asked; one channel alone has no common reference."""
-    if len(x) == 1:
+    """Applies the derivations, or the common median or average of all channels; a single channel has no common reference."""
+    if len(x) == 1:  # its own median would leave nothing of it
         return x
     if reference == "median":
         return x - channel_median(x)
@@ -121,19 +123,22 @@ def rereference(
 
 
 def channel_median(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "1 samples"]:
-    """The median over channels, (1, samples), by pieces that fit the cache."""
+    """The median over channels, (1, samples), computed piece by piece, so that each fits into the cache."""
     upper = len(x) // 2
-    lower = upper - 1 if len(x) % 2 == 0 else upper  # the two middle ranks, one and the same for an odd number
+    lower = upper  # the two middle ranks, the same one for an odd number
+    if len(x) % 2 == 0:
+        lower = upper - 1
     out = np.empty((1, x.shape[1]), x.dtype)
     for begin in range(0, x.shape[1], 4096):
         block = np.ascontiguousarray(x[:, begin : begin + 4096].T)
         block = np.partition(block, [lower, upper], axis=1)
+        # halved first: the sum of two large float32 could overflow
         out[0, begin : begin + 4096] = block[:, lower] / 2 + block[:, upper] / 2
     return out
 
 
 def choose_channels(probes: Sequence[Float[np.ndarray, "channels samples"]], keep: int) -> NDArray[np.intp]:
-    """The paper's choice of channels at test time: the `keep` greatest by ``r = var / (1 + kurtosis)``, in their order.
+    """The paper's choice of channels at test time: the `keep` greatest by ``r = var / (1 + kurtosis)``, in their own order.
 
     Kurtosis is Pearson's (3 for a normal signal). r is the median over the probes, so that one artefact does not decide; channels that are flat
     in most probes come last.

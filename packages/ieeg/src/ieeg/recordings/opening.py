@@ -1,4 +1,4 @@
-"""Opens a recording of any known format, with what its sidecars say."""
+"""Opens a recording of any known format, with the information of its sidecars."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def open_recording(path: Path) -> Recording:
         if name.endswith(suffixes):
             recording = reader(path)
             if not recording.channels or recording.duration <= 0:
-                raise UserError(f"{path} holds no samples", "the recorder wrote nothing, or the copy was cut off")
-            recording.make_names_unique()  # before the sidecars are joined, which goes by name
+                raise UserError(f"{path} holds no samples", "the recorder wrote none, or the copy was cut off")
+            recording.make_names_unique()  # before the sidecars, which are joined by name
             join_sidecars(recording)
             return recording
-    raise UserError(f"{path} is of no known recording format", f"known: {KNOWN_FORMATS}")
+    raise UserError(f"{path} has no known recording format", f"known: {KNOWN_FORMATS}")

@@ -1,4 +1,4 @@
-"""Channels that are not to be trusted, each with its reason, from a few seconds here and there of a recording; mains hum; impossible units."""
+"""Unreliable channels, each with its reason, from a few seconds here and there of a recording; mains hum; impossible units."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ LOUD, CLIPPED, HUM, MISSING = 5.0, 0.02, 0.5, 0.05  # robust z; shares of sample
 
 @dataclass(frozen=True)
 class Quality:
-    """What the probes say.
+    """Findings of the probes.
 
     Attributes:
         bads: name → reason, of neural channels.
         microvolts: median over channels of the standard deviation.
         line: mains frequency that stands out in the spectrum, Hz, or 0.
-        scale: factor that turns the file's numbers into microvolts where its unit is plainly wrong (volts called microvolts: 1e6), else 1.
+        scale: factor that turns the file's numbers into microvolts where its unit is clearly wrong (volts called microvolts: 1e6), else 1.
         missing: share of NaN samples in the neural channels.
     """
 
@@ -33,14 +33,14 @@ class Quality:
 
 
 def probe_times(duration: float, count: int = PROBES, seconds: float = PROBE_SECONDS) -> NDArray[np.float64]:
-    """Where the probes begin, spread over the recording; one of a short one."""
+    """Start times of the probes, spread over the recording; a short one may have only one."""
     if duration <= count * seconds:
         return np.arange(max(1, int(duration // seconds)), dtype=np.float64) * seconds
     return np.linspace(0, duration - seconds, count)
 
 
 def examine(recording: Recording) -> Quality:
-    """Reads the probes of the neural channels and judges them."""
+    """Reads the probes of the neural channels and examines them."""
     names = recording.names
     bads = {channel.name: channel.bad for channel in recording.channels if channel.neural and channel.bad}
     neural = [i for i, channel in enumerate(recording.channels) if channel.neural]
@@ -58,19 +58,23 @@ def examine(recording: Recording) -> Quality:
         for i, reason in zip(channels, _plain_faults(probes), strict=True):
             if reason:
                 bads.setdefault(names[i], reason)
-        missing.append(np.mean([np.isnan(probe).mean() for probe in probes]))
+        shares_missing = [np.isnan(probe).mean() for probe in probes]
+        missing.append(np.mean(shares_missing))
         centred = [_centred(probe) for probe in probes]
+        # medians over the probes: one artefact, or one seizure, must not condemn a channel
         spread[channels] = np.median([_detrended_std(probe) for probe in centred], 0)
         for line, shares_of_channels in hum_shares.items():
             shares, peaks = zip(*(_line_share(probe, rate, line) for probe in centred), strict=True)
             shares_of_channels[channels] = np.median(shares, 0)
             greatest_peaks[line] = max(greatest_peaks[line], float(np.median(peaks)))
     good = [i for i in neural if names[i] not in bads and spread[i] > 0]
-    level = float(np.median(spread[good])) if good else float("nan")
+    level = float("nan")
+    if good:
+        level = float(np.median(spread[good]))
     for i, reason in _unusual_amplitudes(spread, good).items():
         bads[names[i]] = reason
     line = max(greatest_peaks, key=lambda frequency: greatest_peaks[frequency])
-    if greatest_peaks[line] > 3:
+    if greatest_peaks[line] > 3:  # times as high as its neighbours in the spectrum
         usual = float(np.nanmedian(hum_shares[line][neural]))
         for i in neural:
             share = hum_shares[line][i]
@@ -82,17 +86,17 @@ def examine(recording: Recording) -> Quality:
 
 
 def _centred(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, "channels samples"]:
-    """Each channel less its mean, and 0 where it is NaN; a channel that is all NaN is 0 throughout."""
+    """Each channel less its mean, and 0 where it is NaN; a channel of NaN only is 0 throughout."""
     all_missing = np.isnan(x).all(1, keepdims=True)
-    means = np.nanmean(np.where(all_missing, 0, x), 1, keepdims=True)  # of nothing but NaN, numpy would warn
+    means = np.nanmean(np.where(all_missing, 0, x), 1, keepdims=True)  # numpy warns about columns of NaN only
     return np.nan_to_num(x - means)
 
 
 def _unusual_amplitudes(spread: NDArray[np.float64], good: Sequence[int]) -> dict[int, str]:
-    """Channels far louder or quieter than the others, with the reason; judged from four channels on.
+    """Channels much louder or quieter than the others, with the reason; needs at least four channels.
 
-    The measure is the robust z of the logarithm: amplitudes differ by factors. The median deviation counts as at least 0.15, so that channels
-    that are almost equal do not make a small difference look large.
+    The measure is the robust z of the logarithm, since amplitudes differ by factors. The median deviation counts as at least 0.15, so that among
+    channels that are almost equal a small difference does not look large.
     """
     if len(good) < 4:
         return {}
@@ -103,7 +107,9 @@ def _unusual_amplitudes(spread: NDArray[np.float64], good: Sequence[int]) -> dic
     for i, z in zip(good, (logs - middle) / scale, strict=True):
         if abs(z) > LOUD:
             times = np.exp(abs(np.log(spread[i]) - middle))
-            comparison = "louder" if z > 0 else "quieter"
+            comparison = "quieter"
+            if z > 0:
+                comparison = "louder"
             reasons[i] = f"{times:.0f}× {comparison} than the others"
     return reasons
 
@@ -111,7 +117,7 @@ def _unusual_amplitudes(spread: NDArray[np.float64], good: Sequence[int]) -> dic
 def _read_probes(
     recording: Recording, channels: Sequence[int], rate: float
 ) -> list[Float[np.ndarray, "channels samples"]]:
-    """Stretches of `PROBE_SECONDS` that touch no gap; the first one of the recording where each does."""
+    """Intervals of `PROBE_SECONDS` that touch no gap; if all do, the recording's first one."""
     total, length = recording.samples(rate), round(PROBE_SECONDS * rate)
     probes = []
     for begin in probe_times(recording.duration):
@@ -122,7 +128,7 @@ def _read_probes(
 
 
 def _plain_faults(probes: Sequence[Float[np.ndarray, "channels samples"]]) -> list[str]:
-    """Per channel: missing, flat in most probes, or held at its extremes."""
+    """For each channel: missing, flat in most probes, held at its extremes, or ""."""
     reasons = []
     stacked = np.concatenate(probes, 1)
     with np.errstate(invalid="ignore"):
@@ -142,7 +148,7 @@ def _plain_faults(probes: Sequence[Float[np.ndarray, "channels samples"]]) -> li
 
 
 def _held_share(x: Float[np.ndarray, " samples"]) -> float:
-    """The share of samples that stay at the signal's extremes: a clipping amplifier holds them, a true peak does not."""
+    """The share of samples that stay at the signal's extremes: a clipping amplifier holds them, a real peak does not."""
     if len(x) < 2:
         return 0.0
     at_limit = (x == x.max()) | (x == x.min())
@@ -151,18 +157,21 @@ def _held_share(x: Float[np.ndarray, " samples"]) -> float:
 
 
 def _detrended_std(x: Float[np.ndarray, "channels samples"]) -> Float[np.ndarray, " channels"]:
+    """Standard deviation without slow drift, which electrodes have and which is no signal."""
     from scipy.signal import detrend
 
-    return detrend(x, axis=1).std(1) if x.shape[1] > 2 else x.std(1)
+    if x.shape[1] <= 2:  # two points are a line
+        return x.std(1)
+    return detrend(x, axis=1).std(1)
 
 
 def _line_share(
     x: Float[np.ndarray, "channels samples"], rate: float, line: float
 ) -> tuple[NDArray[np.float64], float]:
-    """The share of the power above 1 Hz that lies at the mains frequency, per channel, and how far it stands above its neighbours."""
+    """The share of the power above 1 Hz at the mains frequency, per channel, and its height relative to neighbouring frequencies."""
     from scipy.signal import periodogram
 
-    if rate < 2.5 * line or x.shape[1] < rate:
+    if rate < 2.5 * line or x.shape[1] < rate:  # not in the spectrum, or too short to resolve 1 Hz
         return np.zeros(len(x)), 0.0
     frequencies, power = periodogram(x, rate, window="hann")
     distance = np.abs(frequencies - line)
@@ -176,5 +185,5 @@ def _line_share(
 
 
 def _unit_scale(level: float) -> float:
-    """Intracranial signals spread over 5 to 500 µV. A spread a million times smaller is volts under the name of microvolts."""
+    """Intracranial signals have 5 to 500 µV. A million times less means volts that are labelled microvolts."""
     return 1e6 if 0 < level < 2e-3 else 1.0

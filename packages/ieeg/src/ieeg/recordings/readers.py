@@ -1,4 +1,4 @@
-"""The formats: EDF and BDF by our own reader, SWEC's HDF5 by chunk, MEF3 through pymef, everything else through MNE's lazy readers."""
+"""The formats: EDF and BDF with our own reader, SWEC's HDF5 in chunks, MEF3 through pymef, everything else through MNE's lazy readers."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class EdfRecording(Recording):
         no_voltage: dict[str, list[str]] = {}
         for signal in file.signals:
             scale, kind = microvolts(signal.unit), _edf_kind(signal.label)
-            if scale is None and kind in NEURAL:
+            if scale is None and kind in NEURAL:  # impedances, for example, under an electrode's name
                 kind = "misc"
                 no_voltage.setdefault(signal.unit, []).append(signal.label)
             file.scales.append(1.0 if scale is None else scale)
@@ -33,9 +33,12 @@ class EdfRecording(Recording):
             self.warnings.append(f"the unit {unit!r} of {some_of(labels)} is not a voltage: left out")
         onsets, step = file.record_onsets, file.record_seconds
         self.duration = float(onsets[-1] + step)
+        # 0.1 %: time stamps are rounded
         jumps = np.flatnonzero(np.diff(onsets) > step * 1.001 + 1e-6)
-        self.gaps = [(float(onsets[i] + step), float(onsets[i + 1])) for i in jumps]
-        self.events = [Event(*annotation) for annotation in file.annotations]
+        for i in jumps:
+            self.gaps.append((float(onsets[i] + step), float(onsets[i + 1])))
+        for annotation in file.annotations:
+            self.events.append(Event(*annotation))
         if file.start:
             self.start = file.start + timedelta(seconds=file.first_onset)
         self.warnings += file.warnings
@@ -50,14 +53,14 @@ class EdfRecording(Recording):
         for record in range(first_record, np.searchsorted(starts, end)):
             low, high = max(begin, starts[record]), min(end, starts[record] + per_record)
             if high > low:
-                # The file counts its samples without gaps, the recording with them.
+                # The file counts its samples without gaps, the recording counts them with gaps.
                 shift = record * per_record - starts[record]
                 out[:, low - begin : high - begin] = self._file.read(channels, int(low + shift), int(high + shift))
         return out
 
 
 def _electrode_name(label: str) -> str:
-    """The electrode of an EDF label: 'EEG Fp1-Ref' is Fp1; a bipolar 'FP1-F7' stays."""
+    """The electrode of an EDF label: 'EEG Fp1-Ref' is Fp1; a bipolar 'FP1-F7' stays as it is."""
     name = re.sub(r"^(EEG|SEEG|ECOG|IEEG|POL|ECG|EOG|EMG)\s+", "", label.strip(), flags=re.IGNORECASE)
     if not re.search(r"[-_\s](ref|reference|le|avg)$", name, re.IGNORECASE):
         return name
@@ -65,12 +68,12 @@ def _electrode_name(label: str) -> str:
 
 
 def _edf_kind(label: str) -> str:
-    """What an EDF label says that its signal measures; EDF+ puts the type before the name: 'EEG Fp1', 'ECG II'."""
+    """The kind of signal that an EDF label states; EDF+ puts the type before the name: 'EEG Fp1', 'ECG II'."""
     typed = re.match(r"(EEG|SEEG|ECOG|ECG|EKG|EOG|EMG)\s", label, re.IGNORECASE)
     if not typed:
         return kind_by_name(label)
     kind = typed[1].lower().replace("ekg", "ecg")
-    if kind == "eeg":  # amplifiers call every input EEG: 'EEG ECG1' is not
+    if kind == "eeg":  # amplifiers call every input EEG: 'EEG ECG1' is an ECG
         return kind_by_name(label[typed.end() :], kind)
     return kind
 
@@ -93,17 +96,19 @@ class MneRecording(Recording):
             detail = " ".join(str(error).split())[:160]
             hint = "check that all files of the recording are there, or export it as EDF+"
             if self.path.suffix.lower() == ".lay":
-                hint += "; MNE also needs the lines BirthDate, Sex and Hand under [Patient], which anonymising may have removed"
+                hint += "; MNE also needs the lines BirthDate, Sex and Hand under [Patient], which anonymisation may have removed"
             raise UserError(f"{self.path} cannot be read: {detail}", hint) from None
         raw = self._raw
         rate = float(raw.info["sfreq"])
         for name, mne_kind in zip(raw.ch_names, raw.get_channel_types(), strict=True):
             location = raw.info["chs"][raw.ch_names.index(name)]["loc"][:3]
             position = None
-            if np.isfinite(location).all() and np.any(location):  # MNE writes NaN or 0, 0, 0 where it knows none
+            if np.isfinite(location).all() and np.any(location):  # MNE writes NaN or 0, 0, 0 for unknown positions
                 x, y, z = (float(value) for value in location)
                 position = (x, y, z)
-            bad = "marked bad in the file" if name in raw.info["bads"] else ""
+            bad = ""
+            if name in raw.info["bads"]:
+                bad = "marked bad in the file"
             self.channels.append(Channel(name, self._kind(name, mne_kind), rate, "µV", bad, position))
         self.duration = raw.n_times / rate
         if raw.info["meas_date"]:
@@ -116,7 +121,7 @@ class MneRecording(Recording):
         self._mark_gaps()
 
     def _kind(self, name: str, mne_kind: str) -> str:
-        """What a channel measures, in our words: MNE's type, corrected by the name where MNE only guesses."""
+        """What a channel measures, in our terms: MNE's type, corrected by the name where MNE only guesses."""
         # MNE types the channels of Nihon Kohden by their letters, which would lose a contact called X1 or NA3.
         if self.path.suffix.lower() == ".eeg" and mne_kind != "stim":
             return kind_by_name(name)
@@ -124,10 +129,12 @@ class MneRecording(Recording):
             return kind_by_name(name, "eeg")
         if mne_kind == "dbs":
             return "seeg"
-        return mne_kind if mne_kind in _MNE_KINDS else "misc"
+        if mne_kind in _MNE_KINDS:
+            return mne_kind
+        return "misc"
 
     def _mark_gaps(self) -> None:
-        """MNE's marks of samples that were not recorded become gaps; where pieces were joined, the signal jumps: that is said."""
+        """Turns MNE's marks of samples that were not recorded into gaps; warns of joints, where the signal jumps."""
         joints = set()
         for event in self.events:
             if event.label.upper().startswith("BAD_ACQ_SKIP") and event.duration > 0:
@@ -144,7 +151,7 @@ class MneRecording(Recording):
 
 @dataclass
 class SwecRecording(Recording):
-    """The SWEC iEEG data set: HDF5 with ``data/ieeg`` (channels, samples) in microvolts and ``data/seizures``; part files behind a virtual one."""
+    """The SWEC iEEG data set: HDF5 with ``data/ieeg`` (channels, samples) in microvolts and ``data/seizures``; part files behind a virtual file."""
 
     def __post_init__(self) -> None:
         import h5py
@@ -156,11 +163,13 @@ class SwecRecording(Recording):
             rate = float(self._file.attrs["sampling_rate"])
         except (OSError, KeyError) as error:
             raise UserError(
-                f"{self.path} is not a SWEC recording: {error}", "it holds data/ieeg and the attribute sampling_rate"
+                f"{self.path} is not a SWEC recording: {error}",
+                "it must hold data/ieeg and the attribute sampling_rate",
             ) from None
         self._check_parts()
         count, samples = self._data.shape
-        self.channels = [Channel(f"iEEG{i + 1:02}", "seeg", rate) for i in range(count)]
+        for i in range(count):
+            self.channels.append(Channel(f"iEEG{i + 1:02}", "seeg", rate))
         self.duration = samples / rate
         if "data/seizures" in self._file:
             table = self._file["data/seizures"][()]
@@ -168,7 +177,7 @@ class SwecRecording(Recording):
                 self.events.append(Event(float(onset), float(offset) - float(onset), "sz"))
 
     def _check_parts(self) -> None:
-        """A virtual file reads zeros where a part is missing: say so instead."""
+        """Refuses a virtual file with missing parts, for which HDF5 would return zeros."""
         if not getattr(self._data, "is_virtual", False):
             return
         parts = sorted({Path(source.file_name).name for source in self._data.virtual_sources()} - {"."})
@@ -176,19 +185,19 @@ class SwecRecording(Recording):
         if absent:
             raise UserError(
                 f"{self.path.name} refers to part files that are not beside it: {', '.join(absent[:4])}",
-                "download or link the parts; some folders of the data set name the parts of the patient that they copy",
+                "download or link the parts; some folders of the data set name the parts of the patient that they are copies of",
             )
 
     def _read(self, channels: list[int], begin: int, end: int) -> NDArray[np.float32]:
         try:
-            order = np.argsort(channels)  # h5py takes increasing indices only
+            order = np.argsort(channels)  # h5py takes only increasing indices
             block = self._data[np.array(channels)[order], begin:end]
         except OSError as error:
             raise UserError(
                 f"{self.path}: samples {begin} to {end} cannot be read: {error}",
                 "the file is truncated or damaged; copy it again",
             ) from None
-        return np.asarray(block, np.float32)[np.argsort(order)]
+        return np.asarray(block, np.float32)[np.argsort(order)]  # back in the requested order
 
 
 GAP = 0.01  # seconds: MEF3 rounds the times of its blocks
@@ -208,14 +217,14 @@ class MefRecording(Recording):
         try:
             self._session: Any = MefSession(str(self.path), "")
             rows = self._session.read_ts_channel_basic_info()
-        except Exception as error:
+        except Exception as error:  # pymef raises bare exceptions
             raise UserError(
                 f"{self.path} cannot be read as MEF3: {' '.join(str(error).split())[:160]}",
                 "encrypted sessions are not supported",
             ) from None
         if not rows:
             raise UserError(f"{self.path} holds no channels", "give the session's folder, NAME.mefd")
-        # Times are microseconds; channels may begin and end at different ones.
+        # Times are in microseconds; channels may begin and end at different times.
         begin = min(int(row["start_time"][0]) for row in rows)
         end = max(int(row["end_time"][0]) for row in rows)
         self._begin = begin
@@ -236,7 +245,7 @@ class MefRecording(Recording):
         self.gaps = self._common_gaps()
 
     def _common_gaps(self) -> list[tuple[float, float]]:
-        """Where no channel has samples, from the tables of blocks of the segments."""
+        """Intervals in which no channel has samples, from the block tables of the segments."""
         recorded: list[tuple[float, float]] = []
         for channel in self._session.session_md["time_series_channels"].values():
             rate = float(np.ravel(channel["section_2"]["sampling_frequency"])[0])
@@ -244,6 +253,7 @@ class MefRecording(Recording):
                 for block in np.atleast_1d(segment["indices"]):
                     onset = (int(block["start_time"]) - self._begin) / 1e6
                     recorded.append((onset, onset + int(block["number_of_samples"]) / rate))
+        # Recorded intervals of all channels, sorted by onset: a gap is where none reaches the next.
         gaps = []
         end = 0.0
         for onset, offset in sorted(recorded):
@@ -259,6 +269,7 @@ class MefRecording(Recording):
         data = self._session.read_ts_channels_uutc(names, span)
         out = np.zeros((len(channels), end - begin), np.float32)
         for row, values, i in zip(out, data, channels, strict=True):
+            # pymef fills gaps with NaN
             values = np.nan_to_num(np.asarray(values, np.float32)) * self._factors[i]
             row[: len(values)] = values[: end - begin]
         return out

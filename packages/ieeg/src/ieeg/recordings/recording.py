@@ -1,7 +1,7 @@
-"""Recordings of any format as one thing: channels with names, kinds and rates, and windows of microvolts read where they are needed.
+"""Recordings of any format behind one interface: channels with names, kinds and rates, and windows of microvolts read on demand.
 
-Nothing is loaded whole: of EDF and BDF the samples asked for are read (`ieeg.recordings.edf`), SWEC's HDF5 is read by chunk, the rest goes through
-MNE's lazy readers.
+Nothing is loaded whole: of EDF and BDF only the requested samples are read (`ieeg.recordings.edf`), SWEC's HDF5 is read in chunks, the rest goes
+through MNE's lazy readers.
 """
 
 import re
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+# Prefixes of volt → microvolts per unit.
 _PREFIXES = {
     "": 1e6,
     "m": 1e3,
@@ -28,7 +29,7 @@ _PREFIXES = {
     "k": 1e9,
 }
 NEURAL = ("seeg", "ecog", "eeg")
-_KINDS = (  # by name, where the file does not say: first match wins
+_KINDS = (  # by name, where the file does not state the kind: the first match wins
     ("ecg", r"\b(ecg|ekg)"),
     ("eog", r"\b(eog|loc|roc)\b"),
     ("emg", r"\b(emg|chin|delt|leg)"),
@@ -47,7 +48,7 @@ class Channel:
     unit: str = "µV"
     bad: str = ""
     position: tuple[float, float, float] | None = None  # metres
-    group: str = ""  # shaft or grid, where a sidecar says
+    group: str = ""  # shaft or grid, if a sidecar states it
 
     @property
     def neural(self) -> bool:
@@ -56,7 +57,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Event:
-    """A marked stretch, seconds from the first sample."""
+    """A marked interval, seconds from the first sample."""
 
     onset: float
     duration: float
@@ -64,7 +65,7 @@ class Event:
 
 
 def microvolts(unit: str) -> float | None:
-    """How many microvolts a unit is; a blank one is taken as microvolts. None: it is not a voltage."""
+    """Microvolts per unit; a blank unit is taken as microvolts. None: the unit is not a voltage."""
     plain = unit.strip().lower()
     if not plain:
         return 1.0
@@ -79,7 +80,7 @@ def microvolts(unit: str) -> float | None:
 
 
 def kind_by_name(name: str, default: str = "seeg") -> str:
-    """What a channel measures, guessed from its name: ECG, EOG, EMG, triggers and polygraphy are told apart; the rest is `default`."""
+    """What a channel measures, guessed from its name: ECG, EOG, EMG, triggers and polygraphy are recognised; the rest is `default`."""
     plain = re.sub(r"[_\-.:]+", " ", name.lower()).strip()
     apart = re.sub(r"(ecg|ekg|eog|emg)", r" \1", plain)  # "POLECG" has no word boundary before ECG
     for kind, pattern in _KINDS:
@@ -90,7 +91,10 @@ def kind_by_name(name: str, default: str = "seeg") -> str:
 
 def some_of(names: Sequence[str], limit: int = 4) -> str:
     """The first names of a list, for a message."""
-    return ", ".join(names[:limit]) + (f" … ({len(names)})" if len(names) > limit else "")
+    shown = ", ".join(names[:limit])
+    if len(names) > limit:
+        shown += f" … ({len(names)})"
+    return shown
 
 
 @dataclass
@@ -101,11 +105,11 @@ class Recording(ABC):
         path: the file or folder.
         channels: all of them, in the file's order.
         duration: seconds from the first to the last sample, gaps included.
-        start: wall-clock time of the first sample, if the file says.
-        events: what the file marks.
-        warnings: what is odd about the file, in plain words.
-        gaps: stretches without samples, (begin, end) in seconds.
-        power_line: mains frequency, Hz, where a sidecar says; else 0.
+        start: wall-clock time of the first sample, if the file states it.
+        events: marks in the file.
+        warnings: what is unusual about the file, in plain words.
+        gaps: intervals without samples, (begin, end) in seconds.
+        power_line: mains frequency, Hz, if a sidecar states it; else 0.
     """
 
     path: Path
@@ -127,7 +131,7 @@ class Recording(ABC):
         return [channel.name for channel in self.channels]
 
     def make_names_unique(self) -> None:
-        """Repeated names get a number: A1, A1-2."""
+        """Numbers repeated names: A1, A1-2."""
         taken: set[str] = set()
         repeated = []
         for i, channel in enumerate(self.channels):
@@ -150,7 +154,7 @@ class Recording(ABC):
         return groups
 
     def samples(self, rate: float) -> int:
-        """Samples of a channel of `rate` over the whole recording."""
+        """Number of samples of a channel of `rate` over the whole recording."""
         return round(self.duration * rate)
 
     def read(self, channels: Sequence[int], begin: int, end: int) -> NDArray[np.float32]:
@@ -167,9 +171,11 @@ class Recording(ABC):
             if len({self.channels[i].rate for i in channels}) > 1:
                 raise ValueError("channels read together must have one rate")
             self._of_one_rate.add(key)
-        total = self.samples(self.channels[channels[0]].rate) if channels else 0
+        total = 0
+        if channels:
+            total = self.samples(self.channels[channels[0]].rate)
         inside = max(begin, 0), min(max(end, 0), total)
-        if channels and inside == (begin, end) and end > begin:
+        if channels and inside == (begin, end) and end > begin:  # the usual case, without a copy
             return np.ascontiguousarray(self._read(list(channels), begin, end))
         out = np.zeros((len(channels), max(end - begin, 0)), np.float32)
         if channels and inside[1] > inside[0]:

@@ -1,7 +1,7 @@
-"""When the seizures are: what a recording marks itself, and the tables of BIDS, SzCORE, CHB-MIT, Siena and TUH that lie beside it.
+"""When the seizures are: a recording's own marks, and the tables of BIDS, SzCORE, CHB-MIT, Siena and TUH beside it.
 
-Both sources are read; where they disagree, that is said. A recording is known to have no seizure only where something says so: labels that are not
-understood are named and never taken for "none".
+Both sources are read; if they disagree, a warning says so. A recording is known to have no seizure only where a source states it: labels that are not
+understood are named and never taken as "none".
 """
 
 import json
@@ -26,10 +26,10 @@ from ieeg.recordings.recording import Recording, some_of
 LABEL_COLUMNS = (
     "eventType", "event_type", "trial_type", "HED", "HED_annotations", "description", "annotation", "annotations", "label", "event", "type", "name", "value",
 )  # fmt: skip
-POINT = 0.5  # seconds: what is shorter marks a moment, not a stretch
+POINT = 0.5  # seconds: a shorter mark is a moment, not an interval
 COVERED = 0.95  # share of a recording that must be marked as background for it to be known as seizure-free
 _CLOCK = re.compile(r"(\d{1,2})[.:](\d{2})[.:](\d{2})")
-_MAPPED = "--label-map FILE says what labels mean"
+_MAPPED = "--label-map FILE gives the meaning of labels"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Seizures:
 
     Attributes:
         events: (seizures, 2) onset and offset, seconds from the first sample, inside the recording.
-        source: where they are from ("annotations", the table's name), or "" where nothing says whether there are any.
+        source: where they are from ("annotations", the table's name), or "" if there is no record of whether there are any.
         warnings: what did not fit, was not understood, or had to be assumed.
         open_ended: onsets of seizures whose end is not marked.
     """
@@ -55,7 +55,7 @@ class Seizures:
 
 @dataclass(frozen=True)
 class Mark:
-    """A label at a time; `duration` is None where it is not given."""
+    """A label at a time; `duration` is None if it is not given."""
 
     onset: float
     duration: float | None
@@ -64,12 +64,12 @@ class Mark:
 
 @dataclass
 class Reading:
-    """What one source says.
+    """The content of one source.
 
     Attributes:
         spans: (onset, offset) of seizures.
-        none: (onset, offset) of stretches said to be without one.
-        says_none: it says that there are none in the whole recording.
+        none: (onset, offset) of intervals marked as free of seizures.
+        says_none: the source states that there are none in the whole recording.
         open_ended: onsets of the spans whose end is assumed.
         not_understood: labels, by how often they occur.
     """
@@ -86,7 +86,7 @@ def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), tab
     """The seizures of a recording, from a table beside it (or `table`) and from its own annotations.
 
     Raises:
-        UserError: a table cannot be read, or the one asked for says nothing of this recording.
+        UserError: a table cannot be read, or the given table does not name this recording.
     """
     label_map = read_label_map(labels.label_map)
     path = table or find_table(recording.path)
@@ -97,11 +97,11 @@ def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), tab
         beside = read_seizure_table(path, recording, labels, label_map)
         if beside is None and table is not None:
             raise UserError(
-                f"{path} says nothing of {recording.path.name}", "tables name the recording, or lie beside it"
+                f"{path} has no entry for {recording.path.name}", "tables name the recording, or lie beside it"
             )
     if path is None or beside is None:
         return _as_seizures(own, recording, "annotations")
-    # The table comes first; the annotations are taken only where they mark seizures and it marks none.
+    # The table takes precedence; the annotations are used only where they mark seizures and it marks none.
     if own.spans and not beside.spans:
         seizures = _as_seizures(own, recording, "annotations")
     else:
@@ -122,47 +122,47 @@ def marked_seizures(recording: Recording, labels: LabelOptions = LabelOptions())
     try:
         return seizures_of(recording, labels)
     except UserError as error:
-        return Seizures(np.zeros((0, 2)), "", (f"marked seizures are not known: {error.message}",))
+        return Seizures(np.zeros((0, 2)), "", (f"marked seizures are unknown: {error.message}",))
 
 
 def _disagreement(beside: Reading, own: Reading, name: str) -> list[str]:
-    """What the table and the recording's own annotations say differently."""
+    """Differences between the table and the recording's own annotations, in words."""
     if own.spans and not beside.spans:
         return [f"{name} marks no seizure, the recording's own annotations mark {len(own.spans)}: these are taken"]
     if not own.spans:
         return []
-    in_table_only = [span for span in beside.spans if not _touches(span, own.spans)]
-    in_annotations_only = [span for span in own.spans if not _touches(span, beside.spans)]
-    if not in_table_only and not in_annotations_only:
+    only_one_source = [span for span in beside.spans if not _touches(span, own.spans)]
+    only_one_source += [span for span in own.spans if not _touches(span, beside.spans)]
+    if not only_one_source:
         return []
     counts = f"{len(beside.spans)} seizures in {name}, {len(own.spans)} in the recording's own annotations"
-    times = some_of([f"{onset:.1f} s" for onset, _ in sorted([*in_table_only, *in_annotations_only])])
+    times = some_of([f"{onset:.1f} s" for onset, _ in sorted(only_one_source)])
     return [f"{counts}, and they disagree (at {times}): the table is taken"]
 
 
 def _touches(span: tuple[float, float], others: Sequence[tuple[float, float]]) -> bool:
-    """Whether a span comes within a second of any other: tables are often rounded to seconds."""
+    """Whether a span is within a second of any other: tables are often rounded to seconds."""
     return any(span[0] <= offset + 1 and onset - 1 <= span[1] for onset, offset in others)
 
 
 def read_marks(
     marks: Sequence[Mark], duration: float, labels: LabelOptions, label_map: Mapping[str, Meaning]
 ) -> Reading:
-    """Seizures among labels with times: stretches, points, and pairs of a beginning and an end."""
+    """Seizures among labels with times: intervals, moments, and pairs of a beginning and an end."""
     reading = Reading()
     meanings = [meaning_of(mark.label, label_map) for mark in marks]
-    # "onset" and "offset" alone may be of anything, so they count only where nothing speaks of a seizure.
+    # "onset" and "offset" alone may be of anything, so they count only if no label is about a seizure.
     bare_meanings = [bare_meaning(mark.label) for mark in marks]
     if not any(meanings) and {"begin", "end"} <= set(bare_meanings):
         meanings = bare_meanings
-        reading.warnings.append("'onset' and 'offset' are taken for those of seizures")
+        reading.warnings.append("'onset' and 'offset' are taken as those of seizures")
     begins: list[float] = []
     ends: list[float] = []
     for mark, meaning in zip(marks, meanings, strict=True):
-        is_stretch = mark.duration is not None and mark.duration >= POINT
-        if meaning in ("seizure", "begin") and is_stretch:
+        is_interval = mark.duration is not None and mark.duration >= POINT
+        if meaning in ("seizure", "begin") and is_interval:
             reading.spans.append((mark.onset, mark.onset + (mark.duration or 0)))
-        elif meaning in ("seizure", "begin"):
+        elif meaning in ("seizure", "begin"):  # a moment: its end is marked elsewhere, or nowhere
             begins.append(mark.onset)
         elif meaning == "end":
             ends.append(mark.onset)
@@ -183,7 +183,7 @@ def read_marks(
 def _pair_up(
     reading: Reading, begins: Sequence[float], ends: Sequence[float], duration: float, seizure_length: float | None
 ) -> None:
-    """Adds to a reading the seizures from each beginning to the first end after it, and before the next beginning; both lists are sorted."""
+    """Adds to a reading the seizures from each beginning to the first end after it, but before the next beginning; both lists are sorted."""
     for onset, limit in pairwise([*begins, math.inf]):
         end = next((time for time in ends if onset < time <= limit), None)
         if end is None:
@@ -192,7 +192,7 @@ def _pair_up(
             if seizure_length is not None:
                 end = min(end, onset + seizure_length)
         reading.spans.append((onset, max(end, onset)))
-    # An end inside a stretch that is marked already says nothing new; any other has lost its beginning.
+    # An end inside a span that is marked already adds nothing; any other has lost its beginning.
     unpaired = []
     for time in ends:
         belongs = any(onset < time <= offset + 1e-6 for onset, offset in reading.spans)
@@ -209,7 +209,7 @@ def read_seizure_table(
     labels: LabelOptions = LabelOptions(),
     label_map: Mapping[str, Meaning] | None = None,
 ) -> Reading | None:
-    """What a table of any known form says; None if it does not speak of this recording.
+    """The content of a table of any known form; None if it has no entry for this recording.
 
     Raises:
         UserError: unreadable, or of no known form.
@@ -238,7 +238,7 @@ def _text(path: Path) -> str:
 
 
 def _listed(spans: list[tuple[float, float]] | None) -> Reading | None:
-    """The reading of a list that names its recordings: of one without an entry it says that there are no seizures."""
+    """The reading of a list that names its recordings: an empty entry states that there are no seizures."""
     if spans is None:
         return None
     return Reading(spans, says_none=not spans)
@@ -256,11 +256,14 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
         try:
             onset = table.number(row, onsets)
             length = None
+            # BIDS and SzCORE give a duration, TUH a stop time
+            length = None
             if durations is not None:
                 length = table.number(row, durations)
             elif stops is not None and onset is not None:
                 stop = table.number(row, stops)
-                length = None if stop is None else stop - onset
+                if stop is not None:
+                    length = stop - onset
         except UserError:
             table.leave_out(row, "whose time is not a number")
             continue
@@ -270,8 +273,11 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
         if length is not None and length < 0:
             table.leave_out(row, "that end before they begin")
             continue
-        texts = [text for column in columns if (text := row[column]) is not None]
+        texts = []
         for column in columns:
+            if row[column] is not None:
+                texts.append(row[column])
+        for column in columns:  # after all texts: a HED tag counts only if no text is understood
             tag = tags.get((column, row[column] or ""))
             if tag is not None:
                 texts.append(tag)
@@ -286,9 +292,13 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
 
 
 def _label_columns(table: Table) -> list[str]:
-    """The columns of a table that may hold labels, the surest first."""
-    columns = (table.column(name, required=False) for name in LABEL_COLUMNS)
-    return [column for column in columns if column is not None]
+    """The columns of a table that may hold labels, in order of preference."""
+    columns = []
+    for name in LABEL_COLUMNS:
+        column = table.column(name, required=False)
+        if column is not None:
+            columns.append(column)
+    return columns
 
 
 def _first_understood(texts: Sequence[str], label_map: Mapping[str, Meaning]) -> str:
@@ -296,11 +306,13 @@ def _first_understood(texts: Sequence[str], label_map: Mapping[str, Meaning]) ->
     for text in texts:
         if meaning_of(text, label_map):
             return text
-    return texts[0] if texts else ""
+    if texts:
+        return texts[0]
+    return ""
 
 
 def _hed_tags(path: Path) -> dict[tuple[str, str], str]:
-    """HED tags of the levels of each column, from the JSON beside an events.tsv."""
+    """HED tags for the levels of each column, from the JSON beside an events.tsv."""
     try:
         described: Any = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -310,17 +322,17 @@ def _hed_tags(path: Path) -> dict[tuple[str, str], str]:
         return tags
     for column, about in described.items():
         levels = about.get("HED") if isinstance(about, dict) else None
-        if isinstance(levels, dict):  # BIDS also allows one text for a whole column, which tells no rows apart
+        if isinstance(levels, dict):  # BIDS also allows one text for a whole column, which is the same for all rows
             for level, tag in levels.items():
                 tags[column, str(level)] = str(tag)
     return tags
 
 
 def chbmit(text: str, file: str) -> list[tuple[float, float]] | None:
-    """CHB-MIT's summary: seconds for each file.
+    """CHB-MIT's summary: the seizures of a file, in seconds.
 
     Raises:
-        UserError: a seizure with a start and no end.
+        UserError: a seizure with a start but no end.
     """
     for block in re.split(r"(?=^File Name:)", text, flags=re.MULTILINE):
         if re.match(rf"File Name:\s*{re.escape(file)}\s*$", block, re.MULTILINE | re.IGNORECASE):
@@ -333,23 +345,26 @@ def chbmit(text: str, file: str) -> list[tuple[float, float]] | None:
 
 
 def siena(text: str, file: str) -> list[tuple[float, float]] | None:
-    """Siena's lists: clock times of registration and seizure, which may pass midnight; points and colons, letters in the way."""
+    """Siena's lists: clock times of registration and seizure, perhaps past midnight; with points or colons, and stray letters."""
     spans: list[tuple[float, float]] | None = None
     name = ""
     for block in re.split(r"(?=^\s*Seizure n\s*\d+)", text, flags=re.MULTILINE):
         named = re.search(r"File name:\s*(\S+)", block)
-        if named:  # else the block goes on with the file of the one before
+        if named:  # else the block continues the file of the one before
             name = named[1]
         if _plain(name) != _plain(file):
             continue
         times = {}
+        # The keys are spelled in several ways, and some lists leave "Seizure" out.
         for key, pattern in (
             ("registration", r"Registration start time:?\s*([^\n]+)"),
             ("start", r"^\s*(?:Seizure\s+)?[Ss]tart time:?\s*([^\n]+)"),
             ("end", r"^\s*(?:Seizure\s+)?[Ee]nd time:?\s*([^\n]+)"),
         ):
             line = re.search(pattern, block, re.MULTILINE)
-            clock = _CLOCK.search(line[1]) if line else None
+            clock = None
+            if line:
+                clock = _CLOCK.search(line[1])
             if clock:
                 hours, minutes, seconds = map(int, clock.groups())
                 times[key] = hours * 3600 + minutes * 60 + seconds
@@ -363,12 +378,12 @@ def siena(text: str, file: str) -> list[tuple[float, float]] | None:
 
 
 def _plain(name: str) -> str:
-    """Siena writes PN01-1.edf, PNO1-1.edf and PN01.edf for one file."""
+    """Siena writes PN01-1.edf, PNO1-1.edf and PN01.edf for the same file."""
     return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".edf").replace("pno", "pn0"))
 
 
 def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Overlapping and touching spans as one."""
+    """Spans in order, with overlapping and touching ones merged."""
     joined: list[tuple[float, float]] = []
     for onset, offset in sorted(spans):
         if joined and onset <= joined[-1][1]:
@@ -389,18 +404,18 @@ def _as_seizures(reading: Reading, recording: Recording, source: str) -> Seizure
     if open_ended:
         times = some_of([f"{onset:.1f} s" for onset in open_ended])
         warnings.append(
-            f"the end of the seizure at {times} is not marked: taken to last until the next onset or the end of the recording "
+            f"the end of the seizure at {times} is not marked: assumed at the next onset or the end of the recording "
             "(--seizure-length SECONDS sets another length)"
         )
     doubtful, others = reading.not_understood, Counter[str]()
     if source:
-        # The seizures are known: only what sounds like one is doubtful; the rest (tasks, stimuli) is named all the same.
-        resembling = {label: count for label, count in doubtful.items() if resembles_seizure(label)}
-        doubtful, others = Counter(resembling), doubtful - Counter(resembling)
+        # The seizures are known: only labels that resemble one are doubtful; the rest (tasks, stimuli) is named all the same.
+        resembling = Counter({label: count for label, count in doubtful.items() if resembles_seizure(label)})
+        doubtful, others = resembling, doubtful - resembling
     if doubtful:
         warnings.append(f"labels that are not understood: {_counted(doubtful)}; {_MAPPED}")
     if others:
-        warnings.append(f"labels that were not taken for seizures: {_counted(others)}; {_MAPPED}")
+        warnings.append(f"labels that were not taken as seizures: {_counted(others)}; {_MAPPED}")
     events = np.array(inside, np.float64).reshape(-1, 2)
     return Seizures(events, source, (*reading.warnings, *warnings), tuple(open_ended))
 
@@ -410,23 +425,23 @@ def _counted(labels: Counter[str]) -> str:
 
 
 def _inside(spans: Sequence[tuple[float, float]], duration: float) -> tuple[list[tuple[float, float]], list[str]]:
-    """The parts of spans that lie inside the recording, and what did not fit."""
+    """The parts of spans inside the recording, and what did not fit."""
     inside, warnings = [], []
     for onset, offset in sorted(spans):
         low, high = max(onset, 0.0), min(offset, duration)
         if offset < onset:
             warnings.append(f"a seizure from {onset:.1f} s to {offset:.1f} s ends before it begins: left out")
         elif high <= low:
-            warnings.append(f"a seizure at {onset:.1f} s lies outside the recording of {duration:.1f} s: left out")
+            warnings.append(f"a seizure at {onset:.1f} s is outside the recording of {duration:.1f} s: left out")
         else:
             if (low, high) != (onset, offset):
-                warnings.append(f"the seizure from {onset:.1f} s to {offset:.1f} s reaches outside the recording: cut")
+                warnings.append(f"the seizure from {onset:.1f} s to {offset:.1f} s extends beyond the recording: cut")
             inside.append((low, high))
     return inside, warnings
 
 
 def table_events(path: Path) -> NDArray[np.float64]:
-    """(onset, offset) of the events of an events.tsv that a detector wrote.
+    """(onset, offset) of the events in a detector's events.tsv.
 
     Raises:
         UserError: it cannot be read, or an event has no onset and duration.

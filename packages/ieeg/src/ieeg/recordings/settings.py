@@ -1,4 +1,4 @@
-"""How recordings are prepared: the settings that a model carries, and the options that change them. Imports nothing heavy."""
+"""How recordings are prepared: the settings stored with a model, and the options that change them. Imports nothing heavy."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, get_args
@@ -17,10 +17,10 @@ class Settings:
     Attributes:
         rate: of the prepared signal, Hz.
         segment: seconds per segment.
-        reference: median (as SWEC's recordings), average, bipolar, laplacian or none.
+        reference: median (as in SWEC's recordings), average, bipolar, laplacian or none.
         low, high: pass band, Hz (4th-order Butterworth, zero phase); 0 leaves an edge open.
         notch: mains frequency whose harmonics are removed, Hz; 0: none; None: from the sidecar, else the one that stands out in the spectrum.
-        channels: the paper's choice of channels is made where there are more; 0: keep all.
+        channels: if there are more, the paper's choice of this number is used; 0: keep all.
         keep_bads: also use bad channels.
         exclude: names of channels to leave out.
         resampling: "exact" cuts the spectrum; "linear" interpolates as the published loader does (it aliases).
@@ -42,7 +42,7 @@ class Settings:
         return round(self.segment * self.rate)
 
     def changed_by(self, *options: Any) -> "Settings":
-        """These settings with what the user asked for: every field of the options that is not at its default."""
+        """These settings with the user's changes: every field of the options that is not at its default."""
         changes: dict[str, Any] = {}
         for group in options:
             changes |= asked_for(group)
@@ -61,11 +61,11 @@ def asked_for(group: Any) -> dict[str, Any]:
 
 @options
 class Montage:
-    """Which channels the model sees.
+    """The channels that the model gets.
 
     Attributes:
-        reference: what each channel is measured against, instead of the model's own (median).
-        channels: how many channels to keep (the paper's choice; default 32); 0: all.
+        reference: reference of each channel, instead of the model's own (median).
+        channels: number of channels to keep (the paper's choice; default 32); 0: all.
     """
 
     reference: Reference | None = None
@@ -74,7 +74,7 @@ class Montage:
 
 @options
 class Cleaning:
-    """What is taken out before the model sees a recording.
+    """What is removed before the model gets a recording.
 
     Attributes:
         keep_bads: also use bad channels.

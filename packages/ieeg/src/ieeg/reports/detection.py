@@ -1,4 +1,4 @@
-"""The page about one recording: trace, events, which channels, where the model looked."""
+"""The page about one recording: trace, events, the channels involved, the model's attention."""
 
 import numpy as np
 
@@ -12,10 +12,12 @@ _EVENTS_SHOWN = 4
 
 
 def detection_report(detection: Detection) -> Report:
-    """Everything that `detect` says of a recording, as one page."""
+    """All results of `detect` for a recording, as one page."""
     prepared, recording = detection.prepared, detection.prepared.recording
     count = len(detection.events)
-    events = "1 event" if count == 1 else f"{count} events"
+    events = f"{count} events"
+    if count == 1:
+        events = "1 event"
     lead = f"{events} in {recording.duration / 60:.1f} minutes, {len(prepared.names)} channels"
     page = Report(f"Seizure detection: {recording.name}", lead=lead).warning(RESEARCH_ONLY)
     for note in detection.notes:
@@ -26,14 +28,17 @@ def detection_report(detection: Detection) -> Report:
     for i in sorted(by_confidence[:_EVENTS_SHOWN]):
         _add_event(page, detection, detection.events[i])
     if not detection.events:
-        page.heading("Most suspicious stretch")
+        page.heading("Most suspicious interval")
         _add_traces(page, detection, detection.at * detection.seconds, detection.evidence[detection.at])
     if detection.map is not None:
-        page.heading("Where the model looked").picture(
+        page.heading("Attention of the model").picture(
             draw_attention(detection.map, prepared.names, detection.seconds, detection.at),
             "Mean over layers, heads and channels, of the segment with the greatest probability.",
         )
     bads = [f"{name}: {why}" for name, why in prepared.bads.items()]
+    notch = "none"
+    if prepared.notch:
+        notch = f"{prepared.notch:g} Hz"
     page.heading("Recording").facts(
         [
             ("file", recording.path.name),
@@ -41,7 +46,7 @@ def detection_report(detection: Detection) -> Report:
             ("channels used", ", ".join(prepared.names)),
             ("left out as bad", "; ".join(bads) or "none"),
             ("reference", prepared.settings.reference),
-            ("mains notch", f"{prepared.notch:g} Hz" if prepared.notch else "none"),
+            ("mains notch", notch),
         ]
     )
     return page
@@ -50,7 +55,9 @@ def detection_report(detection: Detection) -> Report:
 def _add_overview(page: Report, detection: Detection) -> None:
     """Probability and evidence over the whole recording."""
     threshold, seconds = detection.options.upper, detection.seconds
-    marked = detection.marked.events if detection.marked.known else None
+    marked = None
+    if detection.marked.known:
+        marked = detection.marked.events
     legend = f"One value per {seconds:g} s. Dotted: threshold {threshold:g}. Blue: detected."
     bars = "Bars above: detected (blue)."
     if marked is not None:
@@ -65,9 +72,12 @@ def _add_overview(page: Report, detection: Detection) -> None:
 def _add_tables(page: Report, detection: Detection) -> None:
     """Marked seizures and whether they were detected; detected events and the channels in which they begin."""
     if detection.marked.known and len(detection.marked.events):
+        marked_rows = []
+        for onset, offset in detection.marked.events.tolist():
+            marked_rows.append(_marked_row(detection, onset, offset))
         page.table(
             ["marked seizure (s)", "until (s)", "detected", "delay (s)"],
-            [_marked_row(detection, onset, offset) for onset, offset in detection.marked.events.tolist()],
+            marked_rows,
             caption="The seizures that are marked in the data, and the first detected event that touches each.",
         )
     rows = []
@@ -81,7 +91,7 @@ def _add_tables(page: Report, detection: Detection) -> None:
 
 
 def _add_event(page: Report, detection: Detection, event: SeizureEvent) -> None:
-    """An event's traces, and which channels speak for it."""
+    """An event's traces, and the channels with evidence for it."""
     page.heading(f"Event at {event.onset:.1f} s")
     first = int(event.onset / detection.seconds)
     last = max(first + 1, round(event.offset / detection.seconds))
@@ -111,9 +121,11 @@ def _add_traces(page: Report, detection: Detection, onset: float, importance: np
     shade = np.zeros(len(importance))
     if high > low:
         shade = (importance - low) / (high - low)
-    marked = detection.marked.events if detection.marked.known else None
+    marked = None
+    if detection.marked.known:
+        marked = detection.marked.events
     signals = prepared.read(begin, end)
     page.picture(
         draw_traces(signals, rate, prepared.names, start=begin / rate, seizures=marked, shade=shade),
-        "The prepared signal around it, darker where a channel has more evidence.",
+        "The prepared signal around it; a channel is darker the more evidence it has.",
     )

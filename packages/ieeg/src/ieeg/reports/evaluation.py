@@ -21,8 +21,9 @@ def draw_evaluation(result: Mapping[str, Any]) -> Figure:
         sensitivities = [point["event_sensitivity"] for point in points]
         left.plot(false_alarms, sensitivities, marker=".", color="black", linewidth=1)
         threshold = result["threshold"]
-        used = min(points, key=lambda point: abs(point["threshold"] - threshold))
-        position = used["event_false_per_hour"], used["event_sensitivity"]
+        # the point of the threshold in use is marked; it is among those of the curve
+        selected = min(points, key=lambda point: abs(point["threshold"] - threshold))
+        position = selected["event_false_per_hour"], selected["event_sensitivity"]
         left.plot(*position, "o", color="tab:red", label=f"threshold {threshold:g}")
         left.legend(frameon=False)
     else:
@@ -47,7 +48,7 @@ def draw_evaluation(result: Mapping[str, Any]) -> Figure:
 
 
 def evaluation_report(result: Mapping[str, Any]) -> Report:
-    """The page."""
+    """An evaluation as a page: measures, figure, comparison, recordings known from training or left out."""
     seizures = f"{result['seizures']} seizures in {result['hours']:.1f} h of {result['subjects']} subjects"
     page = Report("Evaluation of a seizure detector", lead=seizures).warning(RESEARCH_ONLY)
     if warning := unfair(result):

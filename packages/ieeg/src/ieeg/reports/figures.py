@@ -1,4 +1,4 @@
-"""What users look at: traces, probabilities, evidence, importance of channels, attention, curves."""
+"""Figures: traces, probabilities, evidence, importance of channels, attention."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -26,18 +26,18 @@ def draw_traces(
     shade: Float[np.ndarray, " channels"] | None = None,
     title: str = "",
 ) -> Figure:
-    """Channels one below the other, at most 40 (the title says of how many), with a scale in microvolts; `shade` (0 to 1) colours each by its
-    importance."""
+    """Channels one below the other, at most 40 (the title says of how many), with a scale in microvolts; `shade` (0 to 1) colours each channel
+    by its importance."""
     import matplotlib
 
     most = 40
-    step = max(1, -(-len(names) // most))
+    step = max(1, -(-len(names) // most))  # rounded up
     rows = range(0, len(names), step)
     figure = Figure(figsize=(11, 1.2 + 0.19 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    thin = max(1, x.shape[1] // 4000)  # more points than that no page shows
+    thin = max(1, x.shape[1] // 4000)  # a page cannot show more points
     times = start + np.arange(0, x.shape[1], thin) / rate
-    spread = np.nanmedian(np.nanstd(x, 1)) * 6 or 1.0
+    spread = np.nanmedian(np.nanstd(x, 1)) * 6 or 1.0  # 1.0: all channels are flat
     colours = matplotlib.colormaps["plasma_r"]
     for line, i in enumerate(rows):
         if names[i] in bads:
@@ -61,7 +61,7 @@ def draw_traces(
 
 
 def _draw_scale(axes: Axes, spread: float) -> None:
-    """A bar beside the traces that is a round number of microvolts long; one unit of the axis is `spread` microvolts."""
+    """A bar beside the traces of a round number of microvolts; one unit of the axis is `spread` microvolts."""
     power = 10.0 ** np.floor(np.log10(spread))
     microvolts = max(step for step in (power, 2 * power, 5 * power) if step <= spread)
     height = microvolts / spread
@@ -80,7 +80,7 @@ def draw_evidence(
     """Each channel's evidence over the recording (red: for a seizure, blue: against), with detected (blue bar) and marked (red bar) seizures."""
     columns = min(len(evidence), 1500)
     edges = np.linspace(0, len(evidence), columns + 1).astype(int)
-    # The greatest of several segments that share a column, so that no short event is lost.
+    # Where several segments share a column, the greatest is drawn, so that no short event is lost.
     strongest = np.stack([evidence[first:last].max(0) for first, last in pairwise(edges)], 1)
     limit = max(float(np.quantile(np.abs(strongest), 0.99)), 1e-6)
     divisor, unit = _time_unit(len(evidence) * seconds)
@@ -91,9 +91,11 @@ def draw_evidence(
     image = axes.imshow(
         strongest, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", extent=extent
     )
-    detected = [(event.onset, event.offset) for event in events]
-    for spans, height, colour in ((detected, -1.0, FOUND), (marked, -1.7, SEIZURE)):
-        for onset, offset in () if spans is None else spans:
+    bars = [([(event.onset, event.offset) for event in events], -1.0, FOUND)]
+    if marked is not None:
+        bars.append((marked.tolist(), -1.7, SEIZURE))
+    for spans, height, colour in bars:
+        for onset, offset in spans:
             times = [onset / divisor, offset / divisor]
             axes.plot(times, [height, height], color=colour, linewidth=4, solid_capstyle="butt")
     axes.set(xlabel=unit, xlim=(0, duration), ylim=(len(names) - 0.5, -2.2))

@@ -1,4 +1,4 @@
-"""What is written of a forecast: waveforms, similarities, a picture, a page."""
+"""The files of a forecast: waveforms, similarities, a picture, a page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,7 +41,7 @@ def write_forecast(
     picture = out / "figures" / "forecast.png"
     with writing(picture) as part:
         draw_forecast(forecast, rate).savefig(part, format="png", dpi=110)
-    report = Report("Forecast", lead=f"{name}: what the next segments of every channel would be")
+    report = Report("Forecast", lead=f"{name}: forecast of the next segments of every channel")
     report.warning(RESEARCH_ONLY)
     for note in notes:
         report.text(note)
@@ -50,9 +50,12 @@ def write_forecast(
         "Grey: recorded; orange: forecast. The model predicts embeddings; a waveform is the likeliest one with the "
         "predicted embedding, given the spectrum of the segments before.",
     )
+    rows = []
+    for measures in steps:
+        rows.append([measures[column] for column in _COLUMNS])
     report.table(
         _COLUMNS,
-        [[measures[column] for column in _COLUMNS] for measures in steps],
+        rows,
         caption="Cosine of predicted and true embeddings; persistence repeats the last known segment; better: share of channels above it; "
         "found: share whose true next segment is the nearest of all known ones.",
     )
@@ -63,7 +66,10 @@ def write_forecast(
 def draw_forecast(forecast: Forecast, rate: float, *, most: int = 6) -> Figure:
     """A figure: forecast and truth of a few channels, and the similarity of all beside that of repeating the last segment."""
     known = len(forecast.truth)
-    order = np.argsort(-forecast.similarity.mean(0)) if known else np.arange(len(forecast.names))
+    order = np.arange(len(forecast.names))
+    if known:
+        order = np.argsort(-forecast.similarity.mean(0))
+    # from the best to the worst, evenly: the best alone would flatter
     shown = order[np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).astype(int))]
     figure = Figure(figsize=(11, 1.2 * len(shown) + 2.4), layout="constrained")
     grid = figure.add_gridspec(len(shown), 2, width_ratios=(3, 1))

@@ -1,4 +1,4 @@
-"""What a model says of one recording: probability, evidence of each channel, events."""
+"""A model's results for one recording: probability, evidence of each channel, events."""
 
 import math
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ from ieeg.recordings.settings import Cleaning, Montage
 from ieeg.results.events import SeizureEvent, to_events
 from ieeg.results.options import EventOptions
 
-LEAD = 60.0  # seconds before an event in which a channel's own evidence may begin
+LEAD = 60.0  # seconds: a channel's own evidence may begin so long before the event
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found in one recording.
+    """The results for one recording.
 
     Attributes:
         seconds: length of a segment.
-        window: segments that each probability looks at.
+        window: segments that each probability is based on.
         options: with the threshold that was used.
         probability: (segments,).
         evidence: (segments, channels) log-odds of each channel; their mean is that of the probability.
         involved: for each event, (channel, seconds of its first sustained evidence), earliest first.
-        map: attention of the most certain segment, if asked for; `at` is its index.
-        seen: whether the model's training knew this recording, in words (`ieeg.recordings.copies.seen_in_training`), or "".
+        map: attention of the most certain segment, if requested; `at` is its index.
+        seen: whether the model was trained on this recording, in words (`ieeg.recordings.copies.seen_in_training`), or "".
     """
 
     prepared: Prepared
@@ -58,7 +58,9 @@ class Detection:
     def facts(self) -> dict[str, Any]:
         """For JSON."""
         recording = self.prepared.recording
-        marked = self.marked.events.tolist() if self.marked.known else None
+        marked = None  # nothing is known; an empty list: no seizure
+        if self.marked.known:
+            marked = self.marked.events.tolist()
         events = []
         for event, involved in zip(self.events, self.involved, strict=True):
             events.append(_event_facts(event, involved))
@@ -80,11 +82,12 @@ class Detection:
 
 
 def _event_facts(event: SeizureEvent, involved: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    earliest_channels = [{"channel": channel, "seconds": seconds} for channel, seconds in involved[:8]]
     return {
         "onset": event.onset,
         "duration": event.duration,
         "confidence": event.confidence,
-        "earliest_channels": [{"channel": channel, "seconds": seconds} for channel, seconds in involved[:8]],
+        "earliest_channels": earliest_channels,
     }
 
 
@@ -101,11 +104,11 @@ def detect_recording(
     dataset: str | None = None,
     show: bool = False,
 ) -> Detection:
-    """The seizures that a model sees in a recording. Memory does not grow with the recording but for a few numbers per segment.
+    """The seizures that a model detects in a recording. Memory does not grow with the recording, except for a few numbers per segment.
 
     Args:
-        with_attention: also say where the model looked in its most certain segment.
-        patient, dataset: whose recording it is; default: as its path says.
+        with_attention: also compute the attention of the most certain segment.
+        patient, dataset: of the recording; default: as its path tells.
         show: a progress bar.
 
     Raises:
@@ -123,15 +126,21 @@ def detect_recording(
         probability[answer.index] = answer.probability
         evidence[answer.index] = answer.channels
     seizure_events = to_events(probability, loaded.segment_seconds, rules)
+    # The threshold as log-odds, on which scale the channels' evidence is; 1e-6 keeps thresholds of 0 and 1 finite.
     level = math.log(max(rules.upper, 1e-6) / max(1 - rules.upper, 1e-6))
-    involved = [earliest(evidence, prepared.names, event, loaded.segment_seconds, level) for event in seizure_events]
+    involved = []
+    for event in seizure_events:
+        involved.append(earliest(evidence, prepared.names, event, loaded.segment_seconds, level))
     marked = marked_seizures(prepared.recording, labels)
-    seen, namesake = "", ""
-    if (loaded.provenance or {}).get("recordings"):
+    known, namesake = "", ""
+    if (loaded.provenance or {}).get(
+        "recordings"
+    ):  # a signature reads the whole recording: only if there are others to compare
         patient = patient or patient_of(path, path.parent)
-        dataset = dataset_of(path, path.parent) if dataset is None else dataset
+        if dataset is None:
+            dataset = dataset_of(path, path.parent)
         content = signature(prepared.recording, path.name.split(".")[0], patient, dataset)
-        seen = seen_in_training(loaded.provenance, content)
+        known = seen_in_training(loaded.provenance, content)
         namesake = namesake_in_training(loaded.provenance, content)
     detection = Detection(
         prepared,
@@ -143,8 +152,8 @@ def detect_recording(
         seizure_events,
         involved,
         marked,
-        _notes(prepared, marked, loaded, seen, namesake),
-        seen=seen,
+        _notes(prepared, marked, loaded, known, namesake),
+        seen=known,
     )
     if with_attention:
         at = int(np.argmax(probability))
@@ -152,20 +161,20 @@ def detect_recording(
     return detection
 
 
-def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str, namesake: str) -> list[str]:
-    """What the user should know about this recording and this model."""
+def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, known: str, namesake: str) -> list[str]:
+    """Notes for the user about this recording and this model."""
     notes = [*prepared.recording.warnings, *prepared.notes, *marked.warnings]
     seconds, count = loaded.segment_seconds, prepared.segment_count
     rest = prepared.recording.duration - count * seconds
     if rest > 0.01:
-        notes.append(f"the last {rest:.1f} s do not fill a segment of {seconds:g} s and are not judged")
+        notes.append(f"the last {rest:.1f} s do not fill a segment of {seconds:g} s and are left out")
     if count < loaded.window:
         notes.append(
             f"shorter than the model's window ({count} of {loaded.window} segments): "
-            "the first segment stands for what is missing before it"
+            "the first segment is repeated in place of the missing ones"
         )
-    if seen:
-        notes.append(f"{seen}: this is no test of the model")
+    if known:
+        notes.append(f"{known}: this is not a test of the model")
     elif namesake:
         notes.append(namesake)
     return notes
@@ -174,9 +183,9 @@ def _notes(prepared: Prepared, marked: Seizures, loaded: LoadedModel, seen: str,
 def earliest(
     evidence: NDArray[np.float32], names: Sequence[str], event: SeizureEvent, seconds: float, level: float
 ) -> list[tuple[str, float]]:
-    """When each channel's own evidence passes `level` and stays there for two segments in the event, and since when: at most `LEAD` before it.
+    """The time since when each channel's own evidence is above `level`, where it stays so for two segments in the event; at most `LEAD` before it.
 
-    Channels that never do are left out. The time is that of a segment's beginning, so it is good to one segment; among equals the channel with more
+    Other channels are left out. The time is that of a segment's beginning, so it is exact to one segment; of equal times, the channel with more
     evidence comes first.
     """
     first = max(0, int((event.onset - LEAD) / seconds))
@@ -184,7 +193,7 @@ def earliest(
     above = evidence[first:last] >= level
     sustained = above.copy()
     sustained[:-1] &= above[1:]
-    if event.duration <= seconds:  # an event of one segment: nothing can last for two
+    if event.duration <= seconds:  # an event of one segment cannot last for two
         sustained = above
     onset = int(event.onset / seconds) - first
     beginnings = []
@@ -192,7 +201,7 @@ def earliest(
         in_event = np.flatnonzero(sustained[onset:, channel])
         if not len(in_event):
             continue
-        # From there back to where the channel's evidence first rose, which may be before the event.
+        # Back from there to where the channel's evidence first rose, perhaps before the event.
         start = onset + int(in_event[0])
         while start > 0 and above[start - 1, channel]:
             start -= 1

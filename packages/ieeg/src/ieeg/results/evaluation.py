@@ -16,7 +16,7 @@ MEASURES = {
     "event_f1": "event: F1",
     "event_false_per_day": "event: false alarms per day",
     "event_false_per_hour": "event: false alarms per hour",
-    "latency": "latency, s (median of found seizures)",
+    "latency": "latency, s (median of detected seizures)",
     "time_in_warning": "share of time in warning",
 }
 
@@ -33,7 +33,9 @@ def measure_rows(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, st
 
 
 def _number(value: float) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.3f}"
+    if math.isnan(value):
+        return "undefined"
+    return f"{value:.3f}"
 
 
 def _interval(values: Sequence[float]) -> str:
@@ -43,10 +45,12 @@ def _interval(values: Sequence[float]) -> str:
 
 
 def unfair(result: Mapping[str, Any]) -> str:
-    """The sentence that must stand over measures on recordings that the model knows, or ""."""
+    """The warning that must stand above measures on recordings that the model knows, or ""."""
     known = list((result.get("seen_in_training") or {}).values())
     if not known:
         return ""
-    more = " …" if len(known) > 4 else ""
-    count = f"{len(known)} of {result['recordings']} recordings are known to it"
-    return f"No test of the model: {count}. {'; '.join(known[:4])}{more}"
+    more = ""
+    if len(known) > 4:
+        more = " …"
+    count = f"it knows {len(known)} of {result['recordings']} recordings"
+    return f"Not a test of the model: {count}. {'; '.join(known[:4])}{more}"

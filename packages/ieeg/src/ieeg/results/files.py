@@ -1,4 +1,4 @@
-"""What other tools open: probability trace (TSV, Parquet), BIDS events.tsv with SzCORE's columns, EDF+, MNE Annotations."""
+"""Files for other tools: probability trace (TSV, Parquet), BIDS events.tsv with SzCORE's columns, EDF+, MNE Annotations."""
 
 import json
 from collections.abc import Sequence
@@ -33,10 +33,14 @@ def events_table(
     channels: Sequence[Sequence[str]] | None = None,
 ) -> str:
     """A BIDS events.tsv with SzCORE's columns; a recording without events has one line of background."""
-    when = start.strftime("%Y-%m-%d %H:%M:%S") if start else "n/a"
+    when = "n/a"
+    if start:
+        when = start.strftime("%Y-%m-%d %H:%M:%S")
     lines = ["\t".join(COLUMNS)]
     for i, event in enumerate(events):
-        names = ",".join(channels[i]) if channels and channels[i] else "all"
+        names = "all"
+        if channels and channels[i]:
+            names = ",".join(channels[i])
         times = f"{event.onset:.3f}\t{event.duration:.3f}"
         lines.append(f"{times}\tsz\t{event.confidence:.4f}\t{names}\t{when}\t{duration:.3f}")
     if not events:
@@ -45,7 +49,7 @@ def events_table(
 
 
 def events_sidecar() -> str:
-    """The JSON beside an events.tsv: what its columns mean."""
+    """The JSON beside an events.tsv, which describes its columns."""
     return json.dumps(_MEANING, indent=1) + "\n"
 
 
@@ -67,7 +71,7 @@ def write_trace(path: Path, probability: NDArray[np.floating], seconds: float) -
 
 
 def read_trace(path: Path) -> tuple[NDArray[np.float32], float]:
-    """The probabilities of a trace that `write_trace` wrote, and the seconds of a segment."""
+    """The probabilities of a trace written by `write_trace`, and the seconds of a segment."""
     import pandas
 
     if path.suffix == ".parquet":
@@ -98,7 +102,7 @@ def write_edf(
         prefiltering="",
     )
     clock: dict[str, Any] = {}
-    if start and 1985 <= start.year <= 2084:  # the years that EDF's two digits can say
+    if start and 1985 <= start.year <= 2084:  # the years that EDF's two digits stand for
         clock = {"recording": edfio.Recording(startdate=start.date()), "starttime": start.time()}
     edfio.Edf([signal], annotations=marks, data_record_duration=seconds, **clock).write(path)
 

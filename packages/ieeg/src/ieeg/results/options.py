@@ -12,7 +12,7 @@ class EventOptions:
     """How probabilities become events.
 
     Attributes:
-        threshold: probability that an event reaches; default: the model's own.
+        threshold: probability that an event must reach; default: the model's own.
         low: an event lasts while above this (hysteresis); default: the threshold.
         smoothing: segments in the moving average; 1: none.
         min_duration: shortest event, seconds.
@@ -28,24 +28,28 @@ class EventOptions:
     def __post_init__(self) -> None:
         if self.threshold is not None and self.low is not None and self.low > self.threshold:
             raise UserError(
-                f"--low {self.low:g} is above --threshold {self.threshold:g}", "--low ends an event below --threshold"
+                f"--low {self.low:g} is above --threshold {self.threshold:g}", "--low must be at or below --threshold"
             )
 
     def for_model(self, threshold: float) -> "EventOptions":
-        """These options with a model's own threshold where the user gave none."""
+        """These options with a model's own threshold, unless the user gave one."""
         if self.threshold is not None:
             return self
         return replace(self, threshold=threshold)
 
     @property
     def upper(self) -> float:
-        """The threshold; one half where neither user nor model gave one."""
-        return 0.5 if self.threshold is None else self.threshold
+        """The threshold; one half if neither user nor model gave one."""
+        if self.threshold is None:
+            return 0.5
+        return self.threshold
 
     @property
     def lower(self) -> float:
         """The level above which an event lasts."""
-        return self.upper if self.low is None else self.low
+        if self.low is None:
+            return self.upper
+        return self.low
 
 
 @options
@@ -53,7 +57,7 @@ class ScoringOptions:
     """How events are compared.
 
     Attributes:
-        score_rate: Hz at which events are read; 1 as the official SzCORE evaluation does.
+        score_rate: Hz at which events are read; 1 as in the official SzCORE evaluation.
     """
 
     score_rate: Annotated[float, Above(0)] = 1.0

@@ -1,6 +1,6 @@
 """Training data: random windows of prepared recordings, a batch from one patient at a time, seizures and the rest in balance.
 
-Everything drawn for a batch is a function of the seed and the batch's number, so that a resumed run sees what an uninterrupted one sees.
+Every draw for a batch is a function of the seed and the batch's number, so that a resumed run gets the same batches as an uninterrupted one.
 """
 
 import re
@@ -29,11 +29,11 @@ from ieeg.recordings.opening import open_recording
 from ieeg.recordings.prepared import Prepared
 from ieeg.recordings.settings import Settings
 
-FINE = 25  # starts per segment, near seizures
+FINE = 25  # window starts per segment, near seizures
 
 
 class Stored:
-    """Prepared segments in a file (``.npy``, float32), mapped: what `prepare once, read often` means for training."""
+    """Prepared segments in a file (``.npy``, float32), memory-mapped: prepared once, read often."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self.path, self.names = path, list(names)
@@ -43,6 +43,7 @@ class Stored:
         return np.load(self.path, mmap_mode="r")
 
     def __getstate__(self) -> dict[str, object]:
+        # without the map: each worker process opens its own
         return {"path": self.path, "names": self.names}
 
     @property
@@ -54,7 +55,7 @@ class Stored:
 
 
 def store(signals: Signals, path: Path, *, block: int = 64) -> Stored:
-    """Writes all segments of a prepared recording to `path`, whole or not at all; a file that is already there is used."""
+    """Writes all segments of a prepared recording to `path`, whole or not at all; an existing file is used."""
     if path.exists():
         return Stored(path, signals.names)
     samples = signals.segments(0, 1).shape[-1]
@@ -71,7 +72,7 @@ def store(signals: Signals, path: Path, *, block: int = 64) -> Stored:
 
 @dataclass(frozen=True)
 class Source:
-    """One recording to learn from or to judge on.
+    """One recording of training or validation.
 
     Attributes:
         name, patient: batches come from one patient; splits are by patient.
@@ -89,7 +90,7 @@ class Source:
     def __post_init__(self) -> None:
         shape = np.shape(self.seizures)
         if len(shape) != 2 or shape[1] != 2:
-            raise ValueError(f"{self.name}: seizures are (n, 2) seconds; got {shape}")
+            raise ValueError(f"{self.name}: seizures must be (n, 2) seconds; got {shape}")
 
 
 def labels(
@@ -112,7 +113,7 @@ class Batch(NamedTuple):
     Attributes:
         x: (windows, time, channels, samples), microvolts.
         y: 1 where the last segment touches a seizure.
-        patient: whose.
+        patient: name of the patient.
     """
 
     x: Float[Tensor, "windows time channels samples"]
@@ -136,7 +137,7 @@ class Patient:
         for number, source in enumerate(self.sources):
             last = (source.signals.segment_count - self.window) * FINE
             starts = np.arange(0, last + 1, FINE)
-            if self.slow_down and len(starts):
+            if self.slow_down and len(starts):  # seizures are rare: near them, windows begin at finer steps
                 starts = np.unique(np.concatenate([starts, self._starts_near_seizures(source, last)]))
             seconds = starts * (source.seconds / FINE)
             is_positive = labels(seconds, source.seizures, window=self.window, seconds=source.seconds)
@@ -146,7 +147,7 @@ class Patient:
         self.positive, self.negative = np.concatenate(positive), np.concatenate(negative)
 
     def _starts_near_seizures(self, source: Source, last: int) -> NDArray[np.int64]:
-        """Starts in fine steps whose last segment lies within two windows of a seizure's ends."""
+        """Starts in fine steps whose last segment is within two windows of a seizure's ends."""
         step, around = source.seconds / FINE, 2 * self.window * source.seconds
         behind = (self.window - 1) * source.seconds  # from a window's start to its last segment
         starts = np.zeros(0, np.int64)
@@ -161,7 +162,7 @@ class Patient:
 
     def read(self, rows: NDArray[np.int64], channels: int, random: np.random.Generator | None) -> Tensor:
         """Windows, cut to `channels` channels from a random one on (from the first without `random`)."""
-        out = []
+        windows = []
         for number, start in rows:
             signals = self.sources[number].signals
             first, shift = divmod(int(start), FINE)
@@ -178,8 +179,8 @@ class Patient:
                 begin = shift * samples // FINE
                 signal = signal[:, begin : begin + self.window * samples]
                 segments = signal.reshape(channels, self.window, samples).transpose(1, 0, 2)
-            out.append(torch.from_numpy(np.ascontiguousarray(segments)))
-        return torch.stack(out)
+            windows.append(torch.from_numpy(np.ascontiguousarray(segments)))
+        return torch.stack(windows)
 
     @property
     def channels(self) -> int:
@@ -194,7 +195,7 @@ class WindowData(Dataset[Batch]):
         sources: recordings; grouped by patient here.
         window: segments T.
         batch: windows.
-        balanced: half of the windows positive where the patient has any; otherwise by chance.
+        balanced: half of the windows positive if the patient has any; otherwise as they come.
         slow_down: finer steps around seizures.
         max_channels: windows are cut to at most this many channels, from a random one on.
         seed: of every draw.
@@ -231,6 +232,7 @@ class WindowData(Dataset[Batch]):
         random = np.random.default_rng([self.seed, number])
         name = list(self.patients)[random.integers(len(self.patients))]
         patient = self.patients[name]
+        # A coin for each window, not half of the batch: the number of positives varies, as in the published loader.
         if self.balanced and len(patient.positive) and len(patient.negative):
             drawn = []
             for is_positive in random.random(self.batch) < 0.5:
@@ -245,6 +247,7 @@ class WindowData(Dataset[Batch]):
 
 
 def _labels_of(patient: Patient, rows: NDArray[np.int64]) -> Tensor:
+    """1 for windows that are positive, 0 for the others, in the order of the rows."""
     positive = []
     for number, start in rows:
         source = patient.sources[number]
@@ -255,7 +258,7 @@ def _labels_of(patient: Patient, rows: NDArray[np.int64]) -> Tensor:
 
 
 class FixedWindows(Dataset[Batch]):
-    """Windows to judge on: up to `most` per patient, spread evenly over positives and over negatives; always the same ones."""
+    """Windows for validation: up to `most` per patient, spread evenly over positives and over negatives; always the same ones."""
 
     def __init__(
         self, sources: Sequence[Source], *, window: int, batch: int, max_channels: int, most: int = 256
@@ -287,7 +290,7 @@ def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 class BatchNumbers(Sampler[int]):
-    """The numbers of an epoch's batches; every process takes its share, and no number comes twice.
+    """The numbers of an epoch's batches; every process takes its share, and no number occurs twice.
 
     Args:
         an_epoch: batches per epoch and process.
@@ -307,6 +310,7 @@ class BatchNumbers(Sampler[int]):
         rank, world = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        # processes take turns, so that more of them see other batches, not the same ones again
         first = self.epoch * self.an_epoch * world
         return iter(range(first + rank, first + self.an_epoch * world, world))
 
@@ -327,18 +331,21 @@ class WindowModule(lightning.LightningDataModule):
         return self._loader(self.judge, None)
 
     def _loader(self, data: Dataset[Batch], sampler: Sampler[int] | None) -> DataLoader[Batch]:
+        context = None
+        if self.workers:
+            context = "spawn"  # HDF5's and torch's threads do not survive a fork
         return DataLoader(
             data,
             batch_size=None,  # an item is a whole batch
             sampler=sampler,
             num_workers=self.workers,
-            multiprocessing_context="spawn" if self.workers else None,
+            multiprocessing_context=context,
             persistent_workers=self.workers > 0,
         )
 
 
 class OnDisk:
-    """A prepared recording that is opened where it is used, so that it can be sent to other processes."""
+    """A prepared recording that is opened on first use, so that it can be sent to other processes."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         self.path, self.settings = path, settings
@@ -365,7 +372,7 @@ class OnDisk:
 def prepare_sources(
     cases: Sequence[Case], settings: Settings, folder: Path, *, limit: float = 20e9
 ) -> tuple[list[Source], dict[str, str]]:
-    """The recordings as training data, prepared once into `folder` if all of it takes fewer than `limit` bytes, else read as needed.
+    """The recordings as training data, prepared once into `folder` if they take fewer than `limit` bytes in all, else read on demand.
 
     Returns:
         The sources, and the recordings that cannot be prepared, with the reason.
@@ -380,14 +387,17 @@ def prepare_sources(
         except UserError as error:
             left_out[case.name] = error.message
             continue
-        size += recording.segment_count * channels * settings.segment_samples * 4
+        size += recording.segment_count * channels * settings.segment_samples * 4  # float32
         usable.append((case, recording))
     folder.mkdir(parents=True, exist_ok=True)
-    fits_on_disk = size <= min(limit, 0.8 * shutil.disk_usage(folder).free)
+    fits_on_disk = size <= min(limit, 0.8 * shutil.disk_usage(folder).free)  # never fill a disk that others use
     if not fits_on_disk:
         note.print(f"{size / 1e9:.0f} GB of prepared data: read from the recordings in every step (--store-limit)")
     sources = []
-    for case, recording in track(usable, "Preparing recordings") if fits_on_disk else usable:
+    cases_to_store = usable
+    if fits_on_disk:
+        cases_to_store = track(usable, "Preparing recordings")
+    for case, recording in cases_to_store:
         signals: Signals = recording
         if fits_on_disk:
             name = re.sub(r"[^\w.-]+", "_", case.name)

@@ -1,4 +1,4 @@
-"""Training: both objectives, AdamW and its schedule, what is measured on the patients held out."""
+"""Training: both objectives, AdamW and its schedule, measures on the patients held out."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,16 @@ from ieeg.training.recipe import Recipe
 
 
 class MVPFormerTraining(training.Training):
-    """Loss, AdamW, a cosine after a warm-up, set every step."""
+    """Loss, AdamW, a cosine after a warm-up, updated every step."""
 
     def __init__(self, model: MVPFormer, recipe: Recipe, seed: int) -> None:
         super().__init__(model, seed)
         self.recipe = recipe
-        weights = torch.tensor(recipe.class_weights) if recipe.class_weights else None
+        weights = None
+        if recipe.class_weights:
+            weights = torch.tensor(recipe.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.seen: list[tuple[Tensor, Tensor]] = []
+        self.validated: list[tuple[Tensor, Tensor]] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.recipe.task == "pretrain":
@@ -48,15 +50,16 @@ class MVPFormerTraining(training.Training):
 
     def validation_step(self, batch: Batch, index: int) -> None:
         if self.recipe.task == "detect":
-            self.seen.append((self.model(batch.x).float(), batch.y))
+            self.validated.append((self.model(batch.x).float(), batch.y))
             return
+        # seeded: every epoch, and every run, is evaluated with the same negatives
         logits = self._generative(batch, "uniform", torch.Generator().manual_seed(index)).float()
-        self.seen.append((logits[:, 0] - logits.logsumexp(1), logits.argmax(1) == 0))
+        self.validated.append((logits[:, 0] - logits.logsumexp(1), logits.argmax(1) == 0))
 
     def on_validation_epoch_end(self) -> None:
-        # Every process judges all batches, so nothing is gathered. What the two parts hold depends on the task.
-        first, second = (torch.cat(parts) for parts in zip(*self.seen, strict=True))
-        self.seen.clear()
+        # Every process evaluates all batches, so nothing is gathered. The meaning of the two parts depends on the task.
+        first, second = (torch.cat(parts) for parts in zip(*self.validated, strict=True))
+        self.validated.clear()
         if self.recipe.task == "pretrain":
             likelihood, is_nearest = first, second
             self.count(val_loss=-likelihood.mean().item(), val_accuracy=is_nearest.float().mean().item())
@@ -66,8 +69,8 @@ class MVPFormerTraining(training.Training):
 
     def configure_optimizers(self) -> Any:
         recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
-        learning = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(learning, recipe.lr, weight_decay=recipe.weight_decay)
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trainable, recipe.lr, weight_decay=recipe.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step / steps, recipe.warmup))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -80,12 +83,16 @@ def judged(logits: Tensor, truth: Tensor) -> dict[str, float]:
     positive, true = odds > 0, truth.bool()
     tp, fp = int((positive & true).sum()), int((positive & ~true).sum())
     fn, tn = int((~positive & true).sum()), int((~positive & ~true).sum())
-    both_classes = 0 < int(true.sum()) < len(true)
+    f1, auroc = float("nan"), float("nan")
+    if tp + fp + fn:
+        f1 = 2 * tp / (2 * tp + fp + fn)
+    if 0 < int(true.sum()) < len(true):
+        auroc = float(binary_auroc(odds.sigmoid(), truth))
     return {
         "val_loss": F.cross_entropy(logits, truth).item(),
         "val_kappa": cohen_kappa(tp, fp, tn, fn),
-        "val_f1": 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else float("nan"),
-        "val_auroc": float(binary_auroc(odds.sigmoid(), truth)) if both_classes else float("nan"),
+        "val_f1": f1,
+        "val_auroc": auroc,
     }
 
 
@@ -111,10 +118,10 @@ def fit(
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> training.Left:
-    """Trains `model` in place (it ends as the selected epoch left it), going on from ``checkpoints/last.ckpt`` where there is one.
+    """Trains `model` in place (it ends with the weights of the selected epoch), continuing from ``checkpoints/last.ckpt`` if there is one.
 
     Args:
-        model: with LoRA already where the recipe tunes it (`ieeg.model.lora.with_lora`), and the head that the task needs.
+        model: already with LoRA if the recipe tunes it (`ieeg.model.lora.with_lora`), and with the head that the task needs.
         train, validation: recordings of different patients; validation may be empty.
         folder: gets ``checkpoints/`` and ``metrics.csv``.
         window: segments T.
@@ -122,11 +129,12 @@ def fit(
 
     Raises:
         UserError: no recording holds a window.
-        ValueError: the model's head is not the task's, or the recipe tunes LoRA and the model has none.
+        ValueError: the model has the head of another task, or the recipe tunes LoRA and the model has none.
     """
     recipe = recipe.suited_to()
     if (recipe.task == "detect") != (model.config.classes > 0):
-        raise ValueError(f"a model with {model.config.classes} classes cannot be trained to {recipe.task}")
+        task = "detection" if recipe.task == "detect" else "pre-training"
+        raise ValueError(f"a model with {model.config.classes} classes cannot be used for {task}")
     if recipe.task == "detect" and recipe.tune != "all":
         if recipe.tune == "lora" and not model.config.lora_rank:
             raise ValueError("tune = 'lora' needs a model with LoRA: with_lora(model)")
@@ -141,10 +149,14 @@ def fit(
         max_channels=channels,
         seed=seed,
     )
-    judge = FixedWindows(validation, window=window, batch=recipe.batch, max_channels=channels) if validation else None
+    judge = None
+    if validation:
+        judge = FixedWindows(validation, window=window, batch=recipe.batch, max_channels=channels)
     score: training.Score = "epoch"
     if judge is not None and recipe.selection == "best":
-        score = "val_kappa" if recipe.task == "detect" else _likelihood
+        score = _likelihood
+        if recipe.task == "detect":
+            score = "val_kappa"
     return training.fit(
         MVPFormerTraining(model, recipe, seed),
         WindowModule(data, judge, batches=recipe.batches, workers=workers),
@@ -157,19 +169,19 @@ def fit(
         trainer={
             "accumulate_grad_batches": recipe.accumulate,
             "gradient_clip_val": recipe.clip or None,
-            "use_distributed_sampler": False,
+            "use_distributed_sampler": False,  # ours shares the batches out itself
             **(trainer or {}),
         },
     )
 
 
 def _likelihood(row: training.Row) -> float:
-    """What is greatest at the best epoch of pre-training."""
+    """The score of pre-training: the greatest is the best."""
     return -row["val_loss"]
 
 
 def best_threshold(network: MVPFormer, judged: Sequence[Source], *, window: int) -> float:
-    """The threshold at which events and samples of these recordings are found best: the greatest sum of their F1, the middle of a plateau."""
+    """The threshold that is best for events and samples of these recordings: the greatest sum of their F1, the middle of a plateau."""
     network.eval()
     traces = []
     for source in judged:

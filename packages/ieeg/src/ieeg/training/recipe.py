@@ -1,4 +1,4 @@
-"""How MVPFormer is trained: the published recipe as options, and what suits a small model instead. Imports nothing heavy."""
+"""How MVPFormer is trained: the published recipe as options, and other values for a small model. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -15,22 +15,22 @@ SUITED: Any = None  # the default of an option whose value depends on the model:
 
 @options
 class Recipe:
-    """How the model learns; the defaults are the published ones, but for the length and for tiny models.
+    """How the model is trained; the defaults are the published ones, except for the length and for tiny models.
 
     Attributes:
-        task: pretrain: predict the next segment; detect: tell seizures.
-        tune: with detect: LoRA and head (default of a model folder), everything (default of a fresh model), or the head alone.
-        epochs: the model is judged after each (20; tiny: 6).
+        task: pretrain: predict the next segment; detect: detect seizures.
+        tune: with detect: LoRA and head (default for a model folder), everything (default for a fresh model), or the head alone.
+        epochs: number of epochs; the model is evaluated after each (20; tiny: 6).
         batches: batches per epoch (published: 1000; tiny: 100).
         batch: windows per batch, all of one patient (published: 32; tiny: 16).
         accumulate: batches per optimiser step.
-        lr: AdamW's highest rate (published: 1e-4; tiny: 2e-3).
+        lr: AdamW's highest learning rate (published: 1e-4; tiny: 2e-3).
         weight_decay: of AdamW.
         clip: greatest norm of a gradient; 0: none.
-        warmup: share of the steps in which the rate rises from 0; then a cosine to 0.
-        dropout: of embeddings, attention and residuals alike (published: 0.1; tiny: 0).
+        warmup: share of the steps in which the rate rises from 0; then it falls as a cosine to 0.
+        dropout: rate for embeddings, attention and residuals alike (published: 0.1; tiny: 0).
         structured_dropout: attention drops whole key segments and channels, as the published kernel does.
-        negatives: per segment, of the generative objective.
+        negatives: number per segment, in the generative objective.
         temperature: of the generative objective.
         law: how negatives are drawn.
         class_weights: of (other, seizure) in the loss.
@@ -39,7 +39,7 @@ class Recipe:
         batch_channels: windows are cut to at most this many channels.
         lora_rank: rank of the low-rank updates.
         lora_alpha: scale of the low-rank updates.
-        selection: which epoch is kept: the best on the patients held out (detect: kappa; pretrain: loss), or the last.
+        selection: the epoch to keep: the best on the patients held out (detect: kappa; pretrain: loss), or the last.
     """
 
     task: Task = "detect"
@@ -70,7 +70,7 @@ class Recipe:
             raise UserError(f"--class-weights {self.class_weights}: both must be greater than 0")
 
     def suited_to(self, model: str = "") -> "Recipe":
-        """This recipe with the options that were left open filled in.
+        """This recipe with open options filled in.
 
         Args:
             model: a size, or a model folder ("": the published values).
@@ -91,7 +91,7 @@ PUBLISHED: Mapping[str, Any] = {
     "lr": 1e-4,
     "dropout": 0.1,
 }
-# A fresh model has nothing that LoRA could add to; a small one on a laptop needs higher rates and fewer steps.
+# LoRA has nothing to add to in a fresh model; a small one on a laptop needs higher rates and fewer steps.
 SUITED_TO: Mapping[str, Mapping[str, Any]] = {
     "s": {"tune": "all"},
     "m": {"tune": "all"},
@@ -110,12 +110,12 @@ PUBLISHED_NAMES: Mapping[str, str | None] = {
 
 @options
 class FreshOptions:
-    """What a fresh model is built for; a model folder has its own.
+    """The build of a fresh model; a model folder has its own.
 
     Attributes:
         window: segments per window (25; tiny: 12).
         rate: Hz, of a fresh model (512; tiny: 128).
-        relative_index: of a fresh model: row of the position tables by end or by distance.
+        relative_index: of a fresh model: rows of the position tables are counted from the end or by distance.
     """
 
     window: Annotated[int | None, AtLeast(1)] = None
@@ -125,12 +125,12 @@ class FreshOptions:
 
 @options
 class CohortOptions:
-    """Which recordings are learned from.
+    """The recordings to train on.
 
     Attributes:
         validation: patients held out: a share (0.2, 0), or names 'sub-01,sub-07'.
         drop_copies: of recordings that are the same, keep the first; default: refuse.
-        store_limit: GB that prepared recordings may take on disk while training.
+        store_limit: GB that prepared recordings may take on disk during training.
     """
 
     validation: str = "0.2"

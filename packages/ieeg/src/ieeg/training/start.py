@@ -1,4 +1,4 @@
-"""What training begins from: a fresh model of a size, or a model folder."""
+"""The start of training: a fresh model of a size, or a model folder."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def starting_model(model: str, recipe: Recipe, fresh: FreshOptions, montage: Mon
         model: a size in `SIZES`, or a model folder.
 
     Raises:
-        UserError: neither, or options that a model folder decides itself.
+        UserError: neither, or options that a model folder determines.
     """
     if model not in SIZES:
         if "/" not in model and not Path(model).is_dir():
@@ -30,7 +30,7 @@ def starting_model(model: str, recipe: Recipe, fresh: FreshOptions, montage: Mon
         loaded = load_model(model)
         if recipe.task == "pretrain" and loaded.detects:
             raise UserError(
-                "a model with a seizure head cannot be pre-trained", "begin from a generative model or a size"
+                "a model with a seizure head cannot be pre-trained", "start from a generative model or a size"
             )
         preparing = {**(loaded.preparing or {}), **asked_for(montage)}
         return replace(loaded, window=fresh.window or loaded.window, preparing=preparing)
@@ -38,14 +38,16 @@ def starting_model(model: str, recipe: Recipe, fresh: FreshOptions, montage: Mon
     if fresh.relative_index:
         changes["relative_index"] = fresh.relative_index
     network = MVPFormer(MVPFormerConfig(**{**SIZES[model], **changes}))
-    rate, window = (128.0, 12) if model == "tiny" else (512.0, 25)
+    rate, window = 512.0, 25  # the published ones
+    if model == "tiny":
+        rate, window = 128.0, 12
     return LoadedModel(network, fresh.rate or rate, fresh.window or window, 0.5, asked_for(montage))
 
 
 def network_to_train(start: LoadedModel, recipe: Recipe) -> MVPFormer:
-    """The model to train: head, LoRA and dropout as the recipe has them."""
+    """The model to train: head, LoRA and dropout according to the recipe."""
     base = start.network
-    if base.config.lora_rank:
+    if base.config.lora_rank:  # earlier updates become part of the weights; new ones start afresh
         base = merged(base)
     classes = 2 if recipe.task == "detect" else 0
     rank = 0
@@ -53,6 +55,7 @@ def network_to_train(start: LoadedModel, recipe: Recipe) -> MVPFormer:
         rank = recipe.lora_rank
     tuned = with_lora(base, rank=rank, alpha=recipe.lora_alpha, classes=classes)
     rates = dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), recipe.dropout)
+    # dropout belongs to the configuration: the weights move into a model built with the new rates
     config = MVPFormerConfig(**{**asdict(tuned.config), **rates, "structured_dropout": recipe.structured_dropout})
     network = MVPFormer(config)
     load_strictly(network, tuned.state_dict())

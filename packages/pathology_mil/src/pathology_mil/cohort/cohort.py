@@ -26,9 +26,9 @@ class Cohort:
         labels: of exactly the slides in `bags`.
         bags: slide id → its features.
         skipped: slide id → why a labelled slide is left out ("no tiles").
-        facts: what every result should be read with: feature width, encoder, magnification, numbers of slides and tiles.
+        facts: what a reader of any result must know: feature width, encoder, magnification, numbers of slides and tiles.
         paths: the feature files.
-        digests: slide id → what tells its features from others, whatever they are called.
+        digests: slide id → digest of its features, the same under any name.
         preprocessing: how the features were made, as far as their files agree on it.
     """
 
@@ -50,6 +50,7 @@ class Cohort:
 
 
 def _tile_counts(tiles: Sequence[int]) -> dict[str, Any]:
+    # CLAM's tables and most papers quote the median: a few huge resections would dominate a mean
     return {"slides": len(tiles), "tiles": sum(tiles), "tiles_per_slide": float(statistics.median(tiles))}
 
 
@@ -61,17 +62,17 @@ def open_cohort(
     merge: Mapping[str, str] | None = None,
     classes: Sequence[str] | None = None,
 ) -> Cohort:
-    """Brings a folder (or ACMIL file) of features and a table of labels together.
+    """Matches a folder (or ACMIL file) of features with a table of labels.
 
     Args:
-        features: as `find_bags`.
+        features: as in `find_bags`.
         labels: CSV (`read_labels`); None takes the class numbers that an ACMIL file carries.
         options: how the table is read.
-        merge: label → label, where the options name none.
+        merge: label → label, used where the options name none.
         classes: names in the order of their numbers (a model's).
 
     Raises:
-        UserError: labels that name absent slides, damaged files, features of different widths, nothing left.
+        UserError: labels of slides without features, damaged files, features of different widths, no slide left.
     """
     files = find_bags(features)
     merge = options.merge or merge
@@ -85,34 +86,44 @@ def open_cohort(
                 "encode these slides, or leave them out with --ignore-missing",
             )
         files = {slide: file for slide, file in files.items() if slide in table.label}
+        # Unlabelled slides are common (a folder holds a whole archive) and pass without a word; no overlap at all is a mix-up.
         if not files:
             raise UserError(f"{features} and {labels} have no slide in common")
     bags = {slide: files[slide].open() for slide in track(files, "Opening features")}
     if table is None:
-        table = labels_of_bags({slide: bag.label for slide, bag in bags.items()}, merge, classes)
-    skipped = {slide: "no tiles" for slide, bag in bags.items() if len(bag) == 0}
-    used = {slide: bag for slide, bag in bags.items() if slide not in skipped}
+        numbers = {slide: bag.label for slide, bag in bags.items()}
+        table = labels_of_bags(numbers, merge, classes)
+    used: dict[str, Bag] = {}
+    skipped: dict[str, str] = {}
+    for slide, bag in bags.items():
+        if len(bag) == 0:
+            skipped[slide] = "no tiles"
+        else:
+            used[slide] = bag
     if not used:
         raise UserError(f"{features}: none of the {len(bags)} labelled slides has a tile")
+    # one slide for each width, to be named in the message
     slide_of_width = {bag.features.shape[1]: slide for slide, bag in used.items()}
     if len(slide_of_width) > 1:
         (width, slide), (other_width, other) = list(slide_of_width.items())[:2]
-        widths = f"features of {slide} are {width} wide, those of {other} {other_width}"
+        widths = f"{slide} has {width} features per tile, {other} has {other_width}"
         raise UserError(f"{features}: {widths}: two encoders are mixed")
+    paths = {files[slide].path for slide in used}  # an ACMIL file holds many slides
     return Cohort(
         table.only(used),
         used,
         skipped,
         _facts(used),
-        tuple(sorted({files[slide].path for slide in used})),
+        tuple(sorted(paths)),
         {slide: _digest(bag) for slide, bag in used.items()},
         _preprocessing(used),
     )
 
 
 def _digest(bag: Bag) -> str:
-    """Of the features' first and last rows and their number: copies and renamed files are the same, another slide is not."""
+    """Digest of the features' first and last rows and their number: the same for copies and renamed files, different for other slides."""
     rows = np.concatenate([np.asarray(bag.features[:4]), np.asarray(bag.features[-4:])])
+    # as float32, so that features stored as float16 and converted later remain the same slide
     content = f"{bag.features.shape}".encode() + rows.astype(np.float32).tobytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -121,10 +132,10 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
     """How all features were made.
 
     Raises:
-        UserError: in different ways.
+        UserError: they were made in different ways.
     """
     common: dict[str, Any] = {}
-    first_slide: dict[str, str] = {}  # that told each of them
+    first_slide: dict[str, str] = {}  # the slide that first stated each of them
     for slide, bag in bags.items():
         preparation = bag.preparation
         differences = differing(common, preparation)
@@ -133,7 +144,7 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
             earlier = first_slide[conflicts[0]]
             raise UserError(
                 f"features made in different ways are mixed: {earlier} and {slide} have {', '.join(differences)}",
-                "make all of them in the same way, or name the folder of one kind",
+                "make all of them in the same way, or name a folder that holds one kind",
             )
         for key, value in preparation.items():
             if key not in common:
@@ -148,15 +159,17 @@ def _preprocessing(bags: Mapping[str, Bag]) -> dict[str, Any]:
 
 
 def _tiling(parameters: str | None) -> Tiling | None:
-    """What `tile` noted beside the coordinates; None for files of other programs."""
-    plain = json.loads(parameters) if parameters else {}
+    """The settings that `tile` stored beside the coordinates; None for files of other programs."""
+    if not parameters:
+        return None
+    plain = json.loads(parameters)
     if "patch_size" not in plain:
         return None
     return Tiling.of(plain)
 
 
 def _facts(bags: Mapping[str, Bag]) -> dict[str, Any]:
-    """What every result should be read with."""
+    """What a reader of any result must know."""
     encoders, magnifications = set(), set()
     for bag in bags.values():
         if bag.encoder:

@@ -1,9 +1,10 @@
-"""Tables of slide labels: which slide is what, whose it is, and which number a class gets."""
+"""Tables of slide labels: the label and the patient of each slide, and the number of each class."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from core_runtime.errors import UserError
 from core_runtime.tables import Table, near_equal, read_table
@@ -13,6 +14,7 @@ from pathology_mil.slides.formats import slide_id
 _PATIENT_COLUMNS = (
     "case_id", "patient_id", "patient", "case", "subject_id", "subject", "participant_id", "participant", "case_submitter_id",
 )  # fmt: skip
+# A barcode's first three parts (project, site, participant) name the patient: TCGA-AA-0001 of TCGA-AA-0001-01Z-00-DX1.
 _TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=-|$)", re.IGNORECASE)
 
 
@@ -23,10 +25,10 @@ class Labels:
     Attributes:
         label: slide id → class number.
         classes: names of the classes, by number, in sorted order (or that of a given list).
-        case: slide id → patient; a slide without one is its own case.
-        split: slide id → "train", "val" or "test", where the table says so.
+        case: slide id → patient; a slide of unknown patient is its own case.
+        split: slide id → "train", "val" or "test", if the table has such a column.
         notes: what a reader should know about how the table was read.
-        known: slides whose patient the table or their name tells.
+        known: slides whose patient is known from the table or from their name.
     """
 
     label: Mapping[str, int]
@@ -40,24 +42,28 @@ class Labels:
         return len(self.label)
 
     def patients_of(self, slides: Sequence[str]) -> list[str]:
-        """Whose each slide is."""
+        """The patient of each slide."""
         return [self.case[slide] for slide in slides]
 
     def known_patients(self, slides: Sequence[str]) -> list[str]:
-        """The patients of slides, where the table or the slides' names say them."""
+        """The patients of slides, as far as the table or the slides' names tell them."""
         return sorted({self.case[slide] for slide in slides if slide in self.known})
 
     def only(self, slides: Collection[str]) -> "Labels":
-        """The same table without other slides; the classes stay."""
+        """The same table for these slides only; the classes stay."""
         keep = set(slides)
         return Labels(
-            {slide: number for slide, number in self.label.items() if slide in keep},
+            _restricted(self.label, keep),
             self.classes,
-            {slide: patient for slide, patient in self.case.items() if slide in keep},
-            {slide: part for slide, part in self.split.items() if slide in keep},
+            _restricted(self.case, keep),
+            _restricted(self.split, keep),
             self.notes,
             self.known & keep,
         )
+
+
+def _restricted(table: Mapping[str, Any], slides: Collection[str]) -> dict[str, Any]:
+    return {slide: value for slide, value in table.items() if slide in slides}
 
 
 def read_labels(
@@ -67,12 +73,13 @@ def read_labels(
     merge: Mapping[str, str] | None = None,
     classes: Collection[str] | None = None,
 ) -> Labels:
-    """Reads a table with the columns ``slide_id,label`` and, where there are any, patients and ``split`` (or ``split_info``).
+    """Reads a table with the columns ``slide_id,label`` and, optionally, patients and ``split`` (or ``split_info``).
 
     Args:
         options: which columns, and how labels are merged.
-        merge: label → label, where the options name none (for example BRACS's seven to three).
-        classes: names in the order of their numbers; default: sorted (as numbers if all are), so that no order of rows can swap them.
+        merge: label → label, used where the options name none (for example BRACS's seven classes to three).
+        classes: names in the order of their numbers; default: sorted (numerically if all are integers), so that the order of rows cannot
+            swap them.
 
     Raises:
         UserError: no such file or column, a slide with two labels or patients, a label outside `classes`.
@@ -83,15 +90,20 @@ def read_labels(
     patient_column = _patient_column(table, options.patient_col)
     split_column = table.column("split", "split_info", required=False)
     merged = {str(old): str(new) for old, new in (options.merge or merge or {}).items()}
+    # A slide may have several rows (one per block or section); they must agree.
     label: dict[str, str] = {}
     patient: dict[str, str] = {}
     split: dict[str, str] = {}
     for row in table:
         name, value = row[str(slide_column)], row[str(label_column)]
-        if name is None or value is None:
-            table.leave_out(row, "without a slide" if name is None else "without a label")
+        if name is None:
+            table.leave_out(row, "without a slide")
             continue
-        slide, value = slide_id(name), merged.get(value, value)
+        if value is None:
+            table.leave_out(row, "without a label")
+            continue
+        slide = slide_id(name)
+        value = merged.get(value, value)
         if label.setdefault(slide, value) != value:
             raise UserError(f"{path.name}: slide {slide} has two labels, {label[slide]!r} and {value!r}")
         owner = row.get(patient_column) or tcga_patient(slide)
@@ -102,20 +114,19 @@ def read_labels(
             split[slide] = part.lower()
     if not label:
         raise UserError(f"{path.name}: no slide has a value in the column {label_column!r}", table.account())
-    names = sorted_classes(set(label.values())) if classes is None else tuple(map(str, classes))
+    if classes is None:
+        names = sorted_classes(set(label.values()))
+    else:
+        names = tuple(map(str, classes))
     unknown = sorted(set(label.values()) - set(names))
     if unknown:
         raise UserError(f"{path.name}: labels {', '.join(unknown)} are not among the classes {', '.join(names)}")
-    number = {name: i for i, name in enumerate(names)}
+    numbers, cases = {}, {}
+    for slide, value in label.items():
+        numbers[slide] = names.index(value)
+        cases[slide] = patient.get(slide, slide)  # a slide of unknown patient is its own case
     notes = [*table.notes, table.account(), *_spelling_notes(label.values()), *_patient_notes(label, patient)]
-    return Labels(
-        {slide: number[value] for slide, value in label.items()},
-        names,
-        {slide: patient.get(slide, slide) for slide in label},
-        split,
-        tuple(notes),
-        frozenset(patient),
-    )
+    return Labels(numbers, names, cases, split, tuple(notes), frozenset(patient))
 
 
 def _patient_column(table: Table, asked_for: str | None) -> str | None:
@@ -137,11 +148,11 @@ def _spelling_notes(labels: Iterable[str]) -> Iterable[str]:
     """Classes whose names are almost the same, and the option that makes them one."""
     for group in near_equal(sorted(set(labels))):
         pairs = ",".join(f"{name}={group[0]}" for name in group[1:])
-        yield f"{' and '.join(map(repr, group))} are taken as {len(group)} classes: if they are one, --label-map '{pairs}'"
+        yield f"{' and '.join(map(repr, group))} count as {len(group)} classes: if they are one, --label-map '{pairs}'"
 
 
 def _patient_notes(slides: Collection[str], patient: Mapping[str, str]) -> Iterable[str]:
-    """Whether patients are known: where they are not, slides of one patient may stand on both sides of a split."""
+    """Whether patients are known: where they are not, slides of one patient may land on both sides of a split."""
     unknown = [slide for slide in slides if slide not in patient]
     if unknown:
         fact = f"the patients of {len(unknown)} of {len(slides)} slides are not known"
@@ -153,11 +164,11 @@ def _patient_notes(slides: Collection[str], patient: Mapping[str, str]) -> Itera
 def labels_of_bags(
     numbers: Mapping[str, int | None], merge: Mapping[str, str] | None = None, classes: Sequence[str] | None = None
 ) -> Labels:
-    """The table that an ACMIL feature file carries itself: the class number of every slide's group.
+    """The labels stored in an ACMIL feature file itself: the class number of every slide's group.
 
     Args:
         merge: number → number, applied first.
-        classes: names that are known already (a model's): a number stands for the class of that name, else for the class of that number.
+        classes: known names (a model's): a number stands for the class of that name, else for the class of that number.
 
     Raises:
         UserError: a slide has none, or one that is not among `classes`.
@@ -165,11 +176,14 @@ def labels_of_bags(
     name_of: dict[str, str] = {}
     for slide, number in numbers.items():
         if number is None:
-            raise UserError(f"no labels: no CSV was given, and {slide} carries no class number", "--labels names a CSV")
+            raise UserError(f"no labels: no CSV was given, and {slide} has no class number", "--labels names a CSV")
         name_of[slide] = (merge or {}).get(str(number), str(number))
-    names = sorted_classes(set(name_of.values())) if classes is None else tuple(classes)
+    if classes is None:
+        names = sorted_classes(set(name_of.values()))
+    else:
+        names = tuple(classes)
     if not set(name_of.values()) <= set(names):
-        # Not the model's names: then the model's numbers.
+        # The numbers are not names of the model's classes, so they must be positions in its list.
         unknown = sorted({name for name in name_of.values() if not 0 <= int(name) < len(names)})
         if unknown:
             raise UserError(f"class numbers {', '.join(unknown)} are not among the classes {', '.join(names)}")
@@ -179,7 +193,7 @@ def labels_of_bags(
 
 
 def sorted_classes(names: Collection[str]) -> tuple[str, ...]:
-    """Class names in the order of their numbers: numerically if all are integers, else by their characters."""
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
+    """Class names in the order of their numbers: numerically if all are integers, else alphabetically."""
+    if all(re.fullmatch(r"-?\d+", name) for name in names):  # sorted as text, 10 would come before 2
         return tuple(sorted(names, key=int))
     return tuple(sorted(names))

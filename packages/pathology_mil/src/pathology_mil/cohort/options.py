@@ -1,4 +1,4 @@
-"""Who is in a cohort, and who trains, chooses and judges, as options. Imports nothing heavy."""
+"""Options of a cohort: who is in it, and who trains, validates and tests. Imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,12 +6,14 @@ from typing import Annotated
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Flag, Names, options
 
-# Label merges that the published configurations imply, by their `dataset` and `n_class`.
+# Label merges implied by the published configurations, by their `dataset` and `n_class`.
+# BRACS's seven lesions: 0-2 benign, 3-4 atypical, 5-6 malignant; with two classes, benign against the rest.
+# The last classes of lct and lbc are merged into the fourth.
 MERGES: dict[tuple[str, int], dict[str, str]] = {
-    ("bracs", 3): {str(label): str(merged) for label, merged in enumerate((0, 0, 0, 1, 1, 2, 2))},
-    ("bracs", 2): {str(label): str(int(label >= 3)) for label in range(7)},
-    ("lct", 4): {str(label): str(min(label, 3)) for label in range(6)},
-    ("lbc", 4): {str(label): str(min(label, 3)) for label in range(6)},
+    ("bracs", 3): {"0": "0", "1": "0", "2": "0", "3": "1", "4": "1", "5": "2", "6": "2"},
+    ("bracs", 2): {"0": "0", "1": "0", "2": "0", "3": "1", "4": "1", "5": "1", "6": "1"},
+    ("lct", 4): {"0": "0", "1": "1", "2": "2", "3": "3", "4": "3", "5": "3"},
+    ("lbc", 4): {"0": "0", "1": "1", "2": "2", "3": "3", "4": "3", "5": "3"},
 }
 
 
@@ -21,7 +23,7 @@ class LabelOptions:
 
     Attributes:
         label_col: column of LABELS to learn.
-        patient_col: column that says whose a slide is; default: case_id, patient_id, patient, subject …, else TCGA barcodes.
+        patient_col: column of the patient; default: case_id, patient_id, patient, subject …, else TCGA barcodes.
         label_map: merge labels, '2=1,3=1'.
         ignore_missing: leave out labelled slides that have no features.
     """
@@ -48,7 +50,7 @@ class LabelOptions:
 
 @options
 class SplitOptions:
-    """Which slides train, choose and judge, and what the data must be.
+    """Which slides train, validate and test, and what the data must be.
 
     Attributes:
         splits: split file or folder (CLAM, ACMIL, or slide_id,fold); default: those in the label table, else patient-grouped,
@@ -56,9 +58,9 @@ class SplitOptions:
         folds: folds of cross-validation, where no splits are given.
         n_shot: training slides per class; 0 or less takes all.
         dataset: camelyon, bracs, lct: published splits or label merges.
-        n_class: how many classes the labels must have.
+        n_class: number of classes that the labels must have.
         feature_width: width that the features must have.
-        pretrain: of a folder, patch_feats_pretrain_NAME.h5.
+        pretrain: in a folder of ACMIL files, take patch_feats_pretrain_NAME.h5.
     """
 
     splits: Path | None = None

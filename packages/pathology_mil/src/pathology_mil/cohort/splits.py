@@ -1,4 +1,4 @@
-"""Which slides train, choose and judge a model: every split file in use, and patient-grouped stratified folds of our own."""
+"""Which slides train, validate and test a model: every split file in use, and patient-grouped stratified folds of our own."""
 
 import json
 import re
@@ -74,7 +74,9 @@ def _from_csv(path: Path) -> list[Split]:
     slide = table.column("slide_id", required=False)
     part, fold = table.column("split", required=False), table.column("fold", required=False)
     if slide is not None and (part is not None or fold is not None):
-        column = part if part is not None else str(fold)
+        column = str(fold)
+        if part is not None:
+            column = part
         entries = {}
         for row in table:
             name, value = row[slide], row[column]
@@ -83,18 +85,28 @@ def _from_csv(path: Path) -> list[Split]:
         _refuse_short_rows(table)
         if part is not None:
             return [from_names(entries)]
-        return from_folds({name: int(float(value)) for name, value in entries.items()})
+        # pandas writes a column of integers with a gap as 1.0, 2.0, …
+        fold_of = {name: int(float(value)) for name, value in entries.items()}
+        return from_folds(fold_of)
     columns = {part: table.column(part, required=part == "train") for part in PARTS}
     rows = list(table)
     _refuse_short_rows(table)
-    marks = {str(row.get(columns["train"])).lower() for row in rows if row.get(columns["train"]) is not None}
+    marks = set()
+    for row in rows:
+        mark = row.get(columns["train"])
+        if mark is not None:
+            marks.add(mark.lower())
     is_boolean = bool(marks) and marks <= {"true", "false"}  # CLAM's splits_0_bool.csv: a row per slide
     parts = []
     for column in columns.values():
-        if is_boolean:
-            members = [str(row[table.columns[0]]) for row in rows if str(row.get(column)).lower() == "true"]
-        else:
-            members = [str(row.get(column)) for row in rows if row.get(column) is not None]
+        members = []
+        for row in rows:
+            cell = row.get(column)
+            if is_boolean:
+                if cell is not None and cell.lower() == "true":
+                    members.append(str(row[table.columns[0]]))
+            elif cell is not None:  # CLAM's ragged columns: the shorter ones end in empty cells
+                members.append(cell)
         parts.append(tuple(map(slide_id, members)))
     return [Split(*parts)]
 
@@ -103,7 +115,7 @@ def _refuse_short_rows(table: Table) -> None:
     """A split that lost rows is another split: nothing but blank rows may be left out."""
     for line, reason in table.left_out.items():
         if reason != "blank":
-            raise UserError(f"{table.path.name}, line {line}: a row {reason}", "each row has a cell for every column")
+            raise UserError(f"{table.path.name}, line {line}: a row {reason}", "give each row a cell for every column")
 
 
 def from_names(parts: Mapping[str, str]) -> Split:
@@ -120,7 +132,7 @@ def from_names(parts: Mapping[str, str]) -> Split:
 
 
 def from_folds(folds: Mapping[str, int]) -> list[Split]:
-    """A split per fold: it tests, the next one validates (from three folds on), the others train."""
+    """One split per fold: the fold tests, the next one validates (from three folds on), the others train."""
     numbers = sorted(set(folds.values()))
     if len(numbers) < 2:
         raise UserError("one fold cannot be split: at least two are needed")
@@ -135,12 +147,12 @@ def from_folds(folds: Mapping[str, int]) -> list[Split]:
 
 
 def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: int = 0) -> list[Split]:
-    """Patient-grouped splits, stratified by class: all slides of a case stand on one side.
+    """Patient-grouped splits, stratified by class: all slides of a case are in the same part.
 
     Args:
         folds: k ≥ 2 gives k-fold cross-validation (`from_folds`); 1 gives one split that holds out `held_out` of the cases for
             validation and as many for the test.
-        held_out: that share; a class with fewer than three cases cannot stand in all three parts, and the test goes first.
+        held_out: that share; a class with fewer than three cases cannot be in all three parts, and the test takes precedence.
         seed: of the shuffle.
 
     Raises:
@@ -148,8 +160,9 @@ def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: 
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    slides = sorted(labels.label)
-    classes, groups = [labels.label[slide] for slide in slides], [labels.case[slide] for slide in slides]
+    slides = sorted(labels.label)  # not in the table's order, so that the same slides give the same splits
+    classes = [labels.label[slide] for slide in slides]
+    groups = [labels.case[slide] for slide in slides]
     # A case with slides of two classes counts for both.
     cases = Counter(number for _, number in set(zip(groups, classes, strict=True)))
     fewest, rarest = min((count, labels.classes[number]) for number, count in cases.items())
@@ -164,17 +177,20 @@ def make_splits(labels: Labels, *, folds: int = 1, held_out: float = 0.2, seed: 
     parts = folds
     if folds < 2:
         parts = min(fewest, max(2, round(1 / held_out)))
+    # without a shuffle the folds would follow the names, and with them often the sites
     splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
     fold_of = {}
     for fold, (_, test) in enumerate(splitter.split(slides, classes, groups)):
         for index in test:
             fold_of[slides[int(index)]] = fold
     splits = from_folds(fold_of)
-    return splits if folds > 1 else splits[:1]
+    if folds < 2:
+        return splits[:1]
+    return splits
 
 
 def camelyon16(labels: Labels, seed: int) -> Split:
-    """Slides named test_### test; of the others a tenth validates, stratified (the published setting)."""
+    """Slides named test_### test; a tenth of the others validates, stratified (the published setting)."""
     test = tuple(slide for slide in labels.label if "test" in slide)
     others = make_splits(labels.only(set(labels.label) - set(test)), folds=10, seed=seed)[0]
     return Split((*others.train, *others.val), others.test, test)
@@ -183,10 +199,10 @@ def camelyon16(labels: Labels, seed: int) -> Split:
 def check_splits(
     splits: Sequence[Split], labels: Labels, *, ignore_missing: bool = False, left_out: Collection[str] = ()
 ) -> list[Split]:
-    """The splits restricted to labelled slides; `left_out` are slides whose absence is known.
+    """The splits restricted to labelled slides; `left_out` are slides that are known to be absent.
 
     Raises:
-        UserError: slides without a label (unless ignored), a slide or a patient in two parts, nothing to train on.
+        UserError: slides without a label (unless ignored), a slide or a patient in two parts, no slide to train on.
     """
     checked = []
     for i, split in enumerate(splits):
@@ -195,9 +211,10 @@ def check_splits(
             missing += [slide for slide in part if slide not in labels.label and slide not in left_out]
         if missing and not ignore_missing:
             raise UserError(
-                f"the splits name {few(missing)}, which the labels or features lack", "--ignore-missing leaves them out"
+                f"the splits name {few(missing)}, without a label or features", "--ignore-missing leaves them out"
             )
-        usable = Split(*(tuple(slide for slide in part if slide in labels.label) for part in split))
+        usable = Split(*(_labelled(part, labels) for part in split))
+        # One patient on both sides is the field's commonest leak: slides of one tumour are nearly the same picture.
         part_of: dict[str, str] = {}
         for name, slides in zip(PARTS, usable, strict=True):
             for slide in slides:
@@ -209,6 +226,10 @@ def check_splits(
             raise UserError(f"split {i} has no training slide that is labelled and encoded")
         checked.append(usable)
     return checked
+
+
+def _labelled(slides: Sequence[str], labels: Labels) -> tuple[str, ...]:
+    return tuple(slide for slide in slides if slide in labels.label)
 
 
 def few_shot(split: Split, labels: Labels, shots: int, seed: int) -> Split:
@@ -223,7 +244,8 @@ def few_shot(split: Split, labels: Labels, shots: int, seed: int) -> Split:
     for number, name in enumerate(labels.classes):
         of_class = sorted(slide for slide in split.train if labels.label[slide] == number)
         if len(of_class) < shots:
-            raise UserError(f"{shots} training slides per class were asked for, class {name!r} has {len(of_class)}")
+            raise UserError(f"{shots} training slides per class were requested, class {name!r} has {len(of_class)}")
+        # A draw of its own for each class: another class more or less leaves it as it is.
         drawn += random.Random(f"{seed} {name}").sample(of_class, shots)
     return Split(tuple(sorted(drawn)), split.val, split.test)
 
@@ -231,12 +253,15 @@ def few_shot(split: Split, labels: Labels, shots: int, seed: int) -> Split:
 def write_splits(folder: Path, splits: Sequence[Split], labels: Labels) -> None:
     """Writes CLAM's three files per fold: ``splits_{i}.csv``, ``splits_{i}_bool.csv``, ``splits_{i}_descriptor.csv``."""
     for i, split in enumerate(splits):
-        ragged = enumerate(zip_longest(*split, fillvalue=""))
-        write_text(folder / f"splits_{i}.csv", _table_of_parts([row, *cells] for row, cells in ragged))
+        # read as columns: rows of the shorter parts end in empty cells
+        ragged = [[row, *cells] for row, cells in enumerate(zip_longest(*split, fillvalue=""))]
+        write_text(folder / f"splits_{i}.csv", _table_of_parts(ragged))
         part_of = {}
         for name, slides in zip(PARTS, split, strict=True):
             part_of |= dict.fromkeys(slides, name)
-        memberships = [[slide, *(part_of[slide] == name for name in PARTS)] for slide in sorted(part_of)]
+        memberships = []
+        for slide in sorted(part_of):
+            memberships.append([slide, *(part_of[slide] == name for name in PARTS)])
         write_text(folder / f"splits_{i}_bool.csv", _table_of_parts(memberships))
         counts = [Counter(labels.label[slide] for slide in slides) for slides in split]
         descriptors = []
@@ -247,7 +272,7 @@ def write_splits(folder: Path, splits: Sequence[Split], labels: Labels) -> None:
 
 
 def _table_of_parts(rows: Iterable[Sequence[Any]]) -> str:
-    """CSV with an unnamed first column, as pandas writes an index, and a column per part."""
+    """CSV with an unnamed first column, as pandas writes an index, and one column per part."""
     import csv
     import io
 

@@ -24,7 +24,7 @@ from pathology_mil.reports.notes import counts, note_lines, slide_facts
 
 @options
 class StorageOptions:
-    """How features are computed and kept.
+    """How features are computed and stored.
 
     Attributes:
         dtype: type of the stored features.
@@ -54,12 +54,14 @@ class Encoded(BulkOutcome):
     def lines(self) -> Iterable[str]:
         tiles = sum(attempt.facts.get("tiles", 0) for attempt in self.attempts)
         widths = {attempt.facts["dim"] for attempt in self.attempts if "dim" in attempt.facts}
-        width = f", {widths.pop()} numbers each" if widths else ""
+        width = ""
+        if widths:
+            width = f", {widths.pop()} features each"
         status = Counter(attempt.status for attempt in self.attempts)
         slides = f"{status[DONE]} slide(s), {status[ALREADY]} done before"
         yield f"{self.encoder.label}: {tiles} tiles{width} from {slides}, in {self.folder}"
         if self.encoder.computed:
-            yield "  colour-texture is a computed baseline for samples and demos; use a pathology encoder for real questions"
+            yield "  colour-texture is a computed baseline for samples and demos; use a pathology encoder for real studies"
         yield from note_lines(self.attempts)
         yield f"Next: pathology-mil train {self.folder} labels.csv --out run"
 
@@ -78,19 +80,21 @@ def encode(
     skip_errors: SkipErrors = True,
     overwrite: Overwrite = False,
 ) -> Encoded:
-    """Turns tiles into features, one HDF5 file per slide; a rerun goes on where the last one stopped.
+    """Turns tiles into features, one HDF5 file per slide; a rerun continues where the last one stopped.
 
     Example: pathology-mil encode job --encoder timm:vit_small_patch16_224 --weights dino.pth
 
     Args:
-        job: folder that 'tile' (or CLAM, TRIDENT) wrote.
-        slides: where the slides are, if they were moved.
+        job: folder written by 'tile' (or by CLAM or TRIDENT).
+        slides: where the slides are now, if they were moved.
     """
     encoder.name  # noqa: B018  # refuses a missing --encoder before anything heavy is imported
     from pathology_mil.features.encoding import Storage, encode_slides
     from pathology_mil.slides.tiling import refuse_single_failure
 
-    where = "cpu" if encoder.computed else resolve_device(device)
+    where = "cpu"  # the computed encoder uses no torch
+    if not encoder.computed:
+        where = resolve_device(device)
     how = Storage(dtype=storage.dtype, batch=storage.batch, device=where, precision=precision)
     folder, attempts = encode_slides(
         job,

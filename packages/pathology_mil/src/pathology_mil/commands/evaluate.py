@@ -25,15 +25,15 @@ Resamples = Annotated[int, AtLeast(0), Parameter(help="Resamples of the bootstra
 
 @dataclass(frozen=True)
 class Evaluation(Outcome):
-    """A model judged on labelled slides.
+    """A model evaluated on labelled slides.
 
     Attributes:
         metrics: measures with their intervals.
-        data: what they should be read with: encoder, magnification, numbers of slides and tiles.
+        data: what a reader of them must know: encoder, magnification, numbers of slides and tiles.
         table: CLAM's fold_0.csv, slide by slide.
         skipped: slide → why it is left out.
         notes: how the table of labels was read.
-        seen: slide → how it took part in making the model; left out, unless `include_seen`.
+        seen: slide → the part that it had in making the model; these are left out, unless `include_seen`.
     """
 
     metrics: "Metrics"
@@ -64,8 +64,10 @@ class Evaluation(Outcome):
             yield f"  {text}"
         if self.seen:
             slide, reason = next(iter(self.seen.items()))
-            what = "Judged with" if self.include_seen else "Left out:"
-            yield f"{what} {len(self.seen)} slides that the model has seen ({slide}: {reason}, for example)"
+            what = "Left out:"
+            if self.include_seen:
+                what = "Evaluated with"
+            yield f"{what} {len(self.seen)} slides that the model has seen (for example {slide}: {reason})"
         yield from self.metrics.lines()
         yield f"Slide by slide: {self.table}"
 
@@ -89,7 +91,7 @@ def evaluate(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> Evaluation:
-    """Judges a model on labelled slides: AUROC, accuracy, F1, sensitivity and specificity, with bootstrap intervals.
+    """Evaluates a model on labelled slides: AUROC, accuracy, F1, sensitivity and specificity, with bootstrap intervals.
 
     Writes fold_0.csv (CLAM's columns) and metrics.json.
 
@@ -98,8 +100,8 @@ def evaluate(
     Args:
         features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
         labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
-        splits: only the test slides of this split file.
-        include_seen: also judge slides that the model was trained on; otherwise they are left out and named.
+        splits: evaluate the test slides of this split file only.
+        include_seen: also evaluate slides that the model was trained on; otherwise they are left out and named.
     """
     from core_runtime.folders import write_text
     from core_runtime.models import choose_model
@@ -121,16 +123,17 @@ def evaluate(
     absent = [slide for slide in slides if slide not in cohort.labels.label]
     if absent:
         raise UserError(f"slide {absent[0]} has no label or no features")
+    # A model has "seen" a slide that trained or selected it, by its features, or one of a patient who did so.
     digests = {slide: cohort.digests[slide] for slide in slides}
     patients = {slide: cohort.labels.case[slide] for slide in slides if slide in cohort.labels.known}
-    seen = loaded.seen(digests, patients)
-    if seen and not include_seen:
-        slides = [slide for slide in slides if slide not in seen]
+    seen_slides = loaded.seen(digests, patients)
+    if seen_slides and not include_seen:
+        slides = [slide for slide in slides if slide not in seen_slides]
         if not slides:
-            slide, reason = next(iter(seen.items()))
+            slide, reason = next(iter(seen_slides.items()))
             raise UserError(
-                f"none of the {len(seen)} slides is new to the model: {slide}: {reason}",
-                "give other slides; --include-seen judges these anyway, which says nothing about new patients",
+                f"none of the {len(seen_slides)} slides is new to the model: {slide}: {reason}",
+                "give other slides; --include-seen evaluates these anyway, which says nothing about new patients",
             )
     truth, probabilities = judge(loaded.network, cohort, slides, where)
     metrics = measure(
@@ -139,7 +142,7 @@ def evaluate(
     table = out / "fold_0.csv"
     write_fold_table(table, slides, truth.tolist(), probabilities)
     data = {**cohort.facts, **cohort.tile_counts(slides)}
-    evaluation = Evaluation(metrics, data, table, cohort.skipped, seen, include_seen, cohort.labels.notes)
+    evaluation = Evaluation(metrics, data, table, cohort.skipped, seen_slides, include_seen, cohort.labels.notes)
     write_text(out / "metrics.json", json_text(evaluation.facts()))
     return evaluation
 
@@ -154,13 +157,15 @@ def judge(network: "nn.Module", cohort: "Cohort", slides: Sequence[str], device:
     probabilities = []
     with torch.inference_mode():
         for slide in track(slides, "Predicting"):
+            # one slide at a time: bags differ in length, and the longest alone may fill the memory
             bag = read_features(cohort.features(slide), slide).to(device)
             probabilities.append(network(bag).slide_logits[0].float().softmax(0).cpu())
-    return torch.tensor([cohort.labels.label[slide] for slide in slides]), torch.stack(probabilities)
+    truth = torch.tensor([cohort.labels.label[slide] for slide in slides])
+    return truth, torch.stack(probabilities)
 
 
 def data_line(data: Mapping[str, Any]) -> str:
-    """What a result should be read with, in one line."""
+    """What a reader of a result must know about its data, in one line."""
     return (
         f"{data['slides']} slides, {data['tiles']:,} tiles (median {data['tiles_per_slide']:.0f} per slide), "
         f"encoder {data['encoder']} ({data['feature_width']} wide), magnification {data['magnification']}"
@@ -173,5 +178,7 @@ def _test_part(splits: Path) -> Sequence[str]:
 
     folds = read_splits(splits)
     if len(folds) != 1 or not folds[0].test:
-        raise UserError(f"{splits}: not one split with test slides", "name the file of one fold (splits_0.csv)")
+        raise UserError(
+            f"{splits} does not hold one split with test slides", "name the file of one fold (splits_0.csv)"
+        )
     return folds[0].test

@@ -30,7 +30,7 @@ class Heatmaps(BulkOutcome):
 
     Attributes:
         folder: holds, per slide, SLIDE_heatmap.png, SLIDE_overlay.png, SLIDE_top.png, SLIDE_tiles.geojson and SLIDE.json.
-        attempts: what became of each slide; its facts name the files.
+        attempts: the result of each slide; its facts name the files.
     """
 
     folder: Path
@@ -59,7 +59,7 @@ class Heatmaps(BulkOutcome):
 
 @dataclass(frozen=True)
 class _Work:
-    """What one process needs to draw one slide: a model and features, or scores."""
+    """What a process needs to draw one slide: a model and features, or scores."""
 
     slide: "SlideFile"
     out: Path
@@ -94,36 +94,41 @@ def heatmap(
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> Heatmaps:
-    """Draws where the attention lies: picture, QuPath tiles, and the tiles with most of it.
+    """Draws where the attention is: picture, QuPath tiles, and the tiles with most of it.
 
     Example: pathology-mil heatmap slide.svs --features job/20x_256px_0px_overlap/features_uni_v1 --model run/model
 
     Args:
         slides: a slide, a folder (searched to any depth) or a CSV (columns wsi, mpp).
-        features: features of the slide, or a folder of them, for --model; made if left out.
-        scores: scores of your own instead (.h5, .npz, .npy), or a folder of them.
+        features: features of the slide, or a folder of them, for --model; computed if not given.
+        scores: your own scores instead (.h5, .npz, .npy), or a folder of them.
         coords: tiles or features with the coordinates of --scores.
-        annotations: drawn truth (ASAP XML, GeoJSON), or a folder of it.
+        annotations: annotated truth (ASAP XML, GeoJSON), or a folder of it.
     """
     from core_runtime.models import choose_model
     from pathology_mil.slides.reading import find_slides
 
     if scores is None:
         model = choose_model(model, advice=NO_CLASSIFIERS)
+    else:
+        model = None  # the user's own scores are drawn instead
     where = resolve_device(device)
     bags = None
-    if model is not None and scores is None:
+    if model is not None:
         bags = _bags(slides, model, features, out, encoder, scan, where, workers, threads, overwrite)
     files = find_slides(slides, mpp=scan.mpp)
     items = []
     for file in files:
         slide_id = file.slide_id
+        bag = None
+        if bags is not None:
+            bag = _bag_of(bags, slide_id)
         work = _Work(
             slide=file,
             out=out,
             options=drawing,
-            model=model if scores is None else None,
-            bag=None if bags is None else _bag_of(bags, slide_id),
+            model=model,
+            bag=bag,
             scores=_file_of(scores, slide_id),
             coords=_file_of(coords, slide_id),
             annotation=_annotation_of(annotations, slide_id),
@@ -140,7 +145,7 @@ def heatmap(
             items,
             log=out / "heatmap.jsonl",
             description="Drawing heat maps",
-            workers=workers if where == "cpu" else 0,
+            workers=workers if where == "cpu" else 0,  # processes would each load the model onto the one GPU
             threads=threads,
             overwrite=overwrite,
         )
@@ -159,7 +164,7 @@ def _bags(
     threads: int | None,
     overwrite: bool,
 ) -> "Mapping[str, BagFile]":
-    """The features of the slides: those given, or made as those that the model was trained on."""
+    """The features of the slides: those given, or new ones made as those that the model was trained on."""
     from pathology_mil.features.bags import find_bags
     from pathology_mil.model.folder import load
     from pathology_mil.model.preparing import prepare
@@ -172,19 +177,19 @@ def _bags(
 
 def _bag_of(bags: "Mapping[str, BagFile]", slide_id: str) -> "BagFile":
     if slide_id not in bags:
-        raise UserError(f"no features of {slide_id}", f"there are: {', '.join(list(bags)[:4])} …")
+        raise UserError(f"{slide_id} has no features", f"slides with features: {', '.join(list(bags)[:4])} …")
     return bags[slide_id]
 
 
 def _file_of(place: Path | None, slide_id: str) -> Path | None:
-    """The file that was given, or the one of a folder that is named after the slide."""
+    """The file that was given, or the file in a folder that is named after the slide."""
     if place is None or not place.is_dir():
         return place
     for ending in (".h5", "_patches.h5", ".npz", ".npy"):
         path = place / f"{slide_id}{ending}"
         if path.is_file():
             return path
-    raise UserError(f"{place} holds no file of {slide_id}")
+    raise UserError(f"{place} holds no file for {slide_id}")
 
 
 def _annotation_of(place: Path | None, slide_id: str) -> Path | None:
@@ -200,21 +205,26 @@ def _item(work: _Work) -> Item:
 
     sources = {
         "slide": work.slide.path,
-        "features": None if work.bag is None else work.bag.path,
+        "features": work.bag.path if work.bag is not None else None,
         "scores": work.scores,
         "coords": work.coords,
         "annotations": work.annotation,
     }
-    for path in sources.values():
-        if path is not None and not path.is_file():
-            raise UserError(f"{path}: no such file")
+    inputs = []
     key: dict[str, Any] = {}
     for name, path in sources.items():
-        key[name] = None if path is None else identity(path)
+        key[name] = None
+        if path is None:
+            continue
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        key[name] = identity(path)
+        inputs.append(path)
     key |= {"slide_mpp": work.slide.mpp, "options": work.options}
     key |= {"truth_class": list(work.truth_class), "exclude_class": list(work.exclude_class)}
-    key["model"] = None if work.model is None else model_identity(Path(work.model))
-    inputs = [path for path in sources.values() if path is not None]
+    key["model"] = None
+    if work.model is not None:
+        key["model"] = model_identity(Path(work.model))
     return Item(work.slide.slide_id, work, work.out / f"{work.slide.slide_id}.json", key=key, inputs=inputs)
 
 
@@ -236,7 +246,7 @@ def _scored(work: _Work) -> "Scored":
 
 
 def _draw(item: Item) -> dict[str, Any]:
-    """Writes the pictures of one slide, and then the JSON file that says what is in them."""
+    """Writes the pictures of one slide, and then the JSON file that lists them: its presence means that all are there."""
     from core_runtime.folders import write_text
     from pathology_mil.reports.maps import draw_map
     from pathology_mil.slides.reading import Slide
@@ -253,7 +263,7 @@ def _draw(item: Item) -> dict[str, Any]:
 
 
 def _truth(work: _Work, slide: "Slide") -> "tuple[MultiPolygon | None, list[str]]":
-    """What was drawn as the truth, and in words which classes these are."""
+    """The annotated truth, and in words which classes it holds."""
     from pathology_mil.slides.annotations import read_annotations
     from pathology_mil.slides.regions import outside, truth_area
 

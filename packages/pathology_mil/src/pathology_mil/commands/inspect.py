@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def inspect(path: Path, /, *, scan: ScanOptions = ScanOptions(), picture: Path | None = None) -> "Examination":
-    """Says what a file holds, whether it can be used, and what to do next.
+    """Reports what a file holds, whether it can be used, and what to do next.
 
     Example: pathology-mil inspect slide.svs --picture slide.png
 
     Args:
         path: a slide, a folder, tiles, features or annotations.
-        picture: also draw the tissue and the tiles into this file (.png, .jpg).
+        picture: also draw the tissue and the tiles, into this file (.png, .jpg).
     """
     from core_runtime.findings import write_picture
     from pathology_mil.reports.examination import examine

@@ -16,7 +16,7 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
     Example: pathology-mil models get resnet50 --out models
 
     Args:
-        name: as the list says.
+        name: as in the list.
         out: folder for the files.
     """
     published = find_published(PUBLISHED, name)
@@ -24,7 +24,10 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
     file = download(published, out / name)
     use = published.needs
     if published.encoder:
-        known_as = f" --known-as {name}" if name in PAIRINGS else ""
+        known_as = ""
+        if name in PAIRINGS:
+            known_as = f" --known-as {name}"
+        # quoted: timm's names hold characters that shells interpret
         use = f"pathology-mil encode JOB --encoder '{published.encoder}' --weights '{file}'{known_as}"
     return Described({"name": name, "file": str(file), "licence": published.licence, "use": use})
 
@@ -32,7 +35,7 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
 def convert(checkpoint: Path, /, *, out: Path = Path("models"), classes: Names = ()) -> Described:
     """Makes a model folder from an official ACMIL checkpoint.
 
-    Takes ``torch.save({'model', 'optimizer', 'epoch', 'config'})`` or a bare state dict. Widths, branches and classes are read off
+    Takes ``torch.save({'model', 'optimizer', 'epoch', 'config'})`` or a bare state dict. Widths, branches and classes are inferred from
     the shapes; the pickled configuration in the file is not executed.
 
     Example: pathology-mil models convert checkpoint-best.pth --out acmil-model --classes normal,tumour
@@ -55,7 +58,7 @@ def convert(checkpoint: Path, /, *, out: Path = Path("models"), classes: Names =
         model = system.components[component].load(config, state)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(named(checkpoint, error)) from None
-    names = classes or tuple(str(number) for number in range(config["n_class"]))
+    names = classes or tuple(map(str, range(config["n_class"])))
     if len(names) != config["n_class"]:
         raise UserError(f"{len(names)} class names were given, the checkpoint has {config['n_class']} classes")
     provenance = {"converted_from": checkpoint.name, "component": component, "official_config": config}

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions(BulkOutcome):
-    """Labels of slides.
+    """Predicted labels of slides.
 
     Attributes:
         table: predictions.csv.
-        predictions: of each slide its label, probabilities, tiles, top10_attention, attention_entropy and encoder; the attention
+        predictions: for each slide its label, probabilities, tiles, top10_attention, attention_entropy and encoder; the attention
             itself is in SLIDE.h5 beside the table.
-        attempts: what became of each slide.
+        attempts: the result of each slide.
     """
 
     table: Path
@@ -48,7 +48,7 @@ class Predictions(BulkOutcome):
 
 @dataclass(frozen=True)
 class _Work:
-    """What one process needs to predict one slide."""
+    """What a process needs to predict one slide."""
 
     bag: "BagFile"
     model: str
@@ -70,13 +70,13 @@ def predict(
 ) -> Predictions:
     """Predicts slide labels with probabilities, and the attention of every tile.
 
-    A rerun goes on where an interrupted one stopped. Slides are tiled and encoded first, as the model's training slides were
+    A rerun continues where an interrupted one stopped. Slides are first tiled and encoded in the way of the model's training slides
     (--encoder and --weights where its encoder is a network).
 
     Example: pathology-mil predict features/slide.h5 --model run/model
 
     Args:
-        path: features or slides: a file or a folder of them.
+        path: features or slides: a file, or a folder of them.
     """
     from core_runtime.folders import write_text
     from core_runtime.identity import identity, model_identity
@@ -93,10 +93,10 @@ def predict(
         how = {"encoder": encoder, "mpp": scan.mpp, "workers": workers, "threads": threads, "overwrite": overwrite}
         path, unprepared = prepare(path, loaded, out / "slides", device=where, **how)
     bags = list(find_bags(path).values())
-    made_by = model_identity(Path(model))
+    weights = model_identity(Path(model))
     items = []
     for bag in bags:
-        key = {"features": identity(bag.path), "model": made_by}
+        key = {"features": identity(bag.path), "model": weights}
         output = out / f"{bag.slide_id}.json"
         items.append(Item(bag.slide_id, _Work(bag, model, where), output, key=key, inputs=[bag.path]))
     if len(items) == 1:
@@ -107,12 +107,15 @@ def predict(
             items,
             log=out / "predict.jsonl",
             description="Predicting",
-            workers=workers if where == "cpu" else 0,
+            workers=workers if where == "cpu" else 0,  # processes would each load the model onto the one GPU
             threads=threads,
             overwrite=overwrite,
         )
-    done = [item.output for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    predictions = [json.loads(file.read_text(encoding="utf-8")) for file in done]
+    # read back from the files, so that slides of an earlier run are in the table, too
+    predictions = []
+    for item, attempt in zip(items, attempts, strict=True):
+        if attempt.ok:
+            predictions.append(json.loads(item.output.read_text(encoding="utf-8")))
     write_text(out / "predictions.csv", table(predictions, loaded.classes))
     return Predictions(out / "predictions.csv", predictions, [*attempts, *unprepared])
 
@@ -126,7 +129,7 @@ def _predictor(model: str, device: str) -> "Predictor":
 
 
 def _predict(item: Item) -> dict[str, Any]:
-    """Writes SLIDE.h5, then SLIDE.json."""
+    """Writes SLIDE.h5, then SLIDE.json: the latter means that both are there."""
     from pathology_mil.model.inference import write_prediction
 
     work: _Work = item.source

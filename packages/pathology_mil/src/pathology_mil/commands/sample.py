@@ -14,7 +14,7 @@ class SampleOptions:
     """What to draw.
 
     Attributes:
-        slides: how many; half of them have tumour-like nests.
+        slides: number of slides; half of them have tumour-like nests.
     """
 
     slides: Annotated[int, AtLeast(1)] = 12
@@ -22,7 +22,7 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Samples(BulkOutcome):
-    """Slides, drawn truth and labels in a folder."""
+    """Slides, annotated truth and labels in a folder."""
 
     folder: Path
     attempts: Sequence[Attempt]
@@ -43,7 +43,7 @@ class Samples(BulkOutcome):
         folder = self.folder
         yield (
             f"{self.slides} slides in {folder / 'slides'}, labels in {folder / 'labels.csv'}, "
-            f"drawn nests in {folder / 'annotations'}"
+            f"annotated nests in {folder / 'annotations'}"
         )
         yield f"Next: pathology-mil tile {folder / 'slides'} --out {folder}-job --patch-size 128"
 

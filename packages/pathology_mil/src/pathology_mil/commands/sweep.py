@@ -1,4 +1,4 @@
-"""``pathology-mil sweep``: training over shares of masking and over seeds."""
+"""``pathology-mil sweep``: training over masked shares and over seeds."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ MEASURES = ("f1_macro", "auroc", "accuracy")
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One share of masking: mean and standard deviation over seeds and folds of measures on the test slides."""
+    """One masked share: mean and standard deviation, over seeds and folds, of measures on the test slides."""
 
     mask_drop: float
     runs: int
@@ -31,7 +31,7 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Sweep(Outcome):
-    """A row per share of masking, and the table on disk."""
+    """One row per masked share, and the table on disk."""
 
     rows: Sequence[SweepRow]
     table: Path
@@ -66,18 +66,18 @@ def sweep(
     workers: Workers = 0,
     threads: Threads = None,
 ) -> Sweep:
-    """Trains over shares of masking and seeds: whether masking helps with your encoder. A rerun goes on.
+    """Trains over masked shares and seeds: does masking help with your encoder? A rerun continues.
 
-    Each combination has a run folder, mask_{p}_seed_{s}. Where no splits are given they depend on the seed as well: then every
-    seed judges another part of the slides.
+    Each combination has a run folder, mask_{p}_seed_{s}. Where no splits are given, they depend on the seed as well: each
+    seed then tests on other slides.
 
     Example: pathology-mil sweep features labels.csv --mask-drops 0,0.6 --seeds 1,2,3 --out sweep
 
     Args:
         features: folder of feature files (CLAM, TRIDENT, Slideflow) or an ACMIL .h5.
         labels: CSV with slide_id,label[,case_id]; an ACMIL .h5 may carry its own.
-        mask_drops: shares of the top K to mask; 0 masks nothing.
-        seeds: seeds of every share; the paper reports five.
+        mask_drops: shares of the top K tiles to mask; 0 masks nothing.
+        seeds: seeds for every share; the paper reports five.
     """
     from core_runtime.folders import write_text
     from core_runtime.terminal import note
@@ -107,7 +107,7 @@ def sweep(
                 ),
             )
             for fold in trained.folds:
-                metrics = fold.test or fold.validation
+                metrics = fold.test or fold.validation  # the test, if there is one
                 if metrics is not None:
                     for measure in MEASURES:
                         values[measure].append(getattr(metrics, measure))
@@ -120,8 +120,12 @@ def sweep(
 def _summarise(mask_drop: float, values: dict[str, list[float]]) -> SweepRow:
     mean, deviation = {}, {}
     for measure, numbers in values.items():
-        mean[measure] = statistics.fmean(numbers) if numbers else math.nan
-        deviation[measure] = statistics.stdev(numbers) if len(numbers) > 1 else math.nan
+        mean[measure] = math.nan
+        deviation[measure] = math.nan
+        if numbers:
+            mean[measure] = statistics.fmean(numbers)
+        if len(numbers) > 1:  # of a single run there is no deviation, which is not the same as 0
+            deviation[measure] = statistics.stdev(numbers)
     return SweepRow(mask_drop, len(values[MEASURES[0]]), mean, deviation)
 
 

@@ -17,8 +17,8 @@ class Tiled(BulkOutcome):
 
     Attributes:
         folder: holds `patches/`.
-        tiles: what was asked for.
-        slides: a row per slide: slide_id, status, tiles, mpp, mpp_source, message.
+        tiles: the tiling that was requested.
+        slides: one row per slide: slide_id, status, tiles, mpp, mpp_source, message.
     """
 
     folder: Path
@@ -35,14 +35,18 @@ class Tiled(BulkOutcome):
         return {"folder": self.folder, "tiles": self.count, "slides": self.slides, **counts(self.attempts)}
 
     def lines(self) -> Iterable[str]:
-        overlap = f", overlap {self.tiles.overlap}" if self.tiles.overlap else ""
+        overlap = ""
+        if self.tiles.overlap:
+            overlap = f", overlap {self.tiles.overlap}"
         size = f"{self.tiles.patch_size} px at {self.tiles.resolution_name}{overlap}"
         yield f"{self.count} tiles of {size} from {len(self.slides)} slide(s) in {self.folder}"
         measured = [slide for slide in self.slides if slide["mpp"]]
         if measured:
             resolutions = [slide["mpp"] for slide in measured]
             low, high = min(resolutions), max(resolutions)
-            scale = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            scale = f"{low:g}"
+            if low != high:
+                scale = f"{low:g} to {high:g}"
             sources = sorted({slide["mpp_source"] for slide in measured})
             yield f"  scanned at {scale} µm per pixel ({', '.join(sources)})"
         yield from note_lines(self.attempts)
@@ -64,14 +68,14 @@ def tile(
     skip_errors: SkipErrors = True,
     overwrite: Overwrite = False,
 ) -> Tiled:
-    """Finds the tissue and lays tiles over it; a rerun goes on where the last one stopped.
+    """Finds the tissue and covers it with tiles; a rerun continues where the last one stopped.
 
     Example: pathology-mil tile slides --out job --mag 20 --patch-size 256
 
     Args:
         slides: a slide, a folder (searched to any depth) or a CSV (columns wsi, mpp).
-        process_list: CLAM's process list, edited: which slides, and how each.
-        tissue_from: folder of tissue GeoJSON (mended in QuPath) to use instead.
+        process_list: an edited process list of CLAM: which slides, and the settings of each.
+        tissue_from: folder of tissue GeoJSON (corrected in QuPath) to use instead.
     """
     from pathology_mil.slides.process_list import listed_slides, read_process_list
     from pathology_mil.slides.reading import find_slides

@@ -30,7 +30,7 @@ class Fold:
     Attributes:
         model: its model folder.
         epoch: the selected one.
-        validation, test: how it does on the slides that chose and that judge it.
+        validation, test: its measures on the slides that selected the epoch, and on those that test it.
     """
 
     model: Path
@@ -41,18 +41,22 @@ class Fold:
     def plain(self) -> dict[str, Any]:
         """For JSON."""
         parts = {"validation": self.validation, "test": self.test}
-        metrics = {name: None if part is None else part.plain() for name, part in parts.items()}
-        return {"model": str(self.model), "epoch": self.epoch, **metrics}
+        plain: dict[str, Any] = {"model": str(self.model), "epoch": self.epoch}
+        for name, metrics in parts.items():
+            plain[name] = None
+            if metrics is not None:
+                plain[name] = metrics.plain()
+        return plain
 
 
 @dataclass(frozen=True)
 class Trained(Outcome):
-    """A run that ended.
+    """A finished run.
 
     Attributes:
         run: the run folder.
         folds: one model per fold.
-        data: what results should be read with: encoder, magnification, numbers of slides and tiles.
+        data: what a reader of the results must know: encoder, magnification, numbers of slides and tiles.
         skipped: slide → why it is left out.
         notes: how the table of labels was read.
     """
@@ -69,7 +73,7 @@ class Trained(Outcome):
 
     @property
     def model(self) -> Path:
-        """The model folder (of the first fold, where there are several)."""
+        """The model folder (of the first fold, if there are several)."""
         return self.folds[0].model
 
     def facts(self) -> dict[str, Any]:
@@ -86,8 +90,10 @@ class Trained(Outcome):
     def lines(self) -> Iterable[str]:
         yield data_line(self.data)
         for number, fold in enumerate(self.folds):
-            name = f"Fold {number}, epoch" if len(self.folds) > 1 else "Epoch"
-            yield f"{name} {fold.epoch} kept"
+            name = "Epoch"
+            if len(self.folds) > 1:
+                name = f"Fold {number}, epoch"
+            yield f"{name} {fold.epoch} selected"
             metrics = fold.test or fold.validation
             if metrics is not None:
                 part = "Test" if fold.test else "Validation"
@@ -112,8 +118,8 @@ def train(
 ) -> Trained:
     """Trains a slide classifier on features and labels; takes the published YAML files of ACMIL as --config.
 
-    An interrupted run goes on with --resume; its result equals an uninterrupted one. The run folder holds config.yaml, splits/
-    (CLAM's files), checkpoints/, metrics.csv and model/ (of each fold in fold_{i}/ where there are several), fold_{i}.csv and
+    An interrupted run continues with --resume; its result equals an uninterrupted one. The run folder holds config.yaml, splits/
+    (CLAM's files), checkpoints/, metrics.csv and model/ (with several folds, one of each in fold_{i}/), fold_{i}.csv and
     summary.csv as CLAM writes them, and metrics.json.
 
     Example: pathology-mil train job/20x_256px_0px_overlap/features_uni_v1 labels.csv --out run
@@ -136,8 +142,12 @@ def train(
     _check(cohort, splitting)
     splits = _splits(cohort, splitting, run.seed, ignore_missing=reading.ignore_missing)
     config = _model_config(cohort, network, masking)
+    # resolved, so that `train --config RUN/config.yaml` works from any folder
+    paths = {"features": features.resolve(), "labels": None}
+    if labels is not None:
+        paths["labels"] = labels.resolve()
     arguments = {
-        **flat(features=features.resolve(), labels=None if labels is None else labels.resolve()),
+        **flat(**paths),
         **flat(network=network, masking=masking, recipe=recipe, reading=reading, splitting=splitting),
         **flat(resamples=resamples),
         **run.recorded(),
@@ -158,7 +168,9 @@ def train(
             sizes = f"{len(split.train)} slides train, {len(split.test)} test"
             note.print(f"Fold {number + 1} of {len(splits)}: {sizes}", markup=False)
         job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, arguments)
-        folder = run.out if len(splits) == 1 else run.out / f"fold_{number}"
+        folder = run.out
+        if len(splits) > 1:
+            folder = run.out / f"fold_{number}"
         folds.append(_train_fold(job, folder))
     write_summary(run.out / "summary.csv", [_clam_row(fold) for fold in folds])
     trained = Trained(run.out, folds, cohort.facts, cohort.skipped, cohort.labels.notes)
@@ -167,7 +179,7 @@ def train(
 
 
 def _of_encoder(features: Path, pretrain: str | None) -> Path:
-    """In a folder of ACMIL files, the one of the encoder asked for."""
+    """In a folder of ACMIL files, the file of the requested encoder."""
     file = features / f"patch_feats_pretrain_{pretrain}.h5"
     if pretrain and file.is_file():
         return file
@@ -179,17 +191,18 @@ def _check(cohort: "Cohort", splitting: SplitOptions) -> None:
     classes, width = cohort.labels.classes, cohort.facts["feature_width"]
     if splitting.n_class and splitting.n_class != len(classes):
         raise UserError(
-            f"{splitting.n_class} classes are asked for, the labels have {len(classes)}: {', '.join(classes)}",
+            f"--n-class is {splitting.n_class}, but the labels have {len(classes)} classes: {', '.join(classes)}",
             "--label-map merges labels, --label-col chooses another column",
         )
     if splitting.feature_width and splitting.feature_width != width:
-        raise UserError(f"features {splitting.feature_width} wide are asked for, these are {width} wide")
+        raise UserError(f"--feature-width is {splitting.feature_width}, but these features are {width} wide")
 
 
 def _splits(cohort: "Cohort", splitting: SplitOptions, seed: int, *, ignore_missing: bool) -> "list[Split]":
-    """The splits asked for: of a file, of the label table, of a published setting, or made here."""
+    """The requested splits: from a file, from the label table, of a published setting, or made here."""
     from pathology_mil.cohort.splits import camelyon16, check_splits, few_shot, from_names, make_splits, read_splits
 
+    # In this order: what the user states outweighs what the data state.
     labels = cohort.labels
     dataset = str(splitting.dataset).lower()
     if splitting.splits is not None:
@@ -210,7 +223,7 @@ def _splits(cohort: "Cohort", splitting: SplitOptions, seed: int, *, ignore_miss
 
 
 def _model_config(cohort: "Cohort", network: NetworkOptions, masking: MaskingOptions) -> dict[str, Any]:
-    """The sizes of the model; sizes that do not fit are found before anything is written."""
+    """The sizes of the model; sizes that do not fit are refused before anything is written."""
     import torch
 
     from pathology_mil.training.module import build_model
@@ -225,7 +238,7 @@ def _model_config(cohort: "Cohort", network: NetworkOptions, masking: MaskingOpt
         "width": network.width,
     }
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # shapes without memory
             build_model(network.model, config)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -233,7 +246,7 @@ def _model_config(cohort: "Cohort", network: NetworkOptions, masking: MaskingOpt
 
 
 def _remove_folds(out: Path) -> None:
-    """Removes what an earlier run left beside the names that `open_run` knows."""
+    """Removes outputs of an earlier run that `open_run` does not know of."""
     import shutil
 
     for old in [*out.glob("fold_*"), out / "splits"]:
@@ -245,7 +258,7 @@ def _remove_folds(out: Path) -> None:
 
 @dataclass(frozen=True)
 class _FoldJob:
-    """All that one fold is trained from."""
+    """Everything that one fold is trained from."""
 
     cohort: "Cohort"
     split: "Split"
@@ -259,8 +272,10 @@ class _FoldJob:
 
     @property
     def rule(self) -> str:
-        """Which epoch is kept: without validation slides it is the last."""
-        return self.recipe.selection if self.split.val else "last"
+        """The rule that selects the epoch: without validation slides it is the last."""
+        if not self.split.val:
+            return "last"
+        return self.recipe.selection
 
 
 def _train_fold(job: _FoldJob, folder: Path) -> Fold:
@@ -272,6 +287,7 @@ def _train_fold(job: _FoldJob, folder: Path) -> Fold:
 
     run = job.run
     device = resolve_device(run.device)
+    # The same initial weights for every fold and after a resume.
     torch.manual_seed(run.seed)
     network = build_model(job.network.model, job.config)
     left = fit(
@@ -290,7 +306,7 @@ def _train_fold(job: _FoldJob, folder: Path) -> Fold:
 
 
 def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, device: str) -> Fold:
-    """Judges the kept epoch; writes CLAM's table of the fold and the model folder."""
+    """Evaluates the selected epoch; writes CLAM's table of the fold and the model folder."""
     import torch
 
     from pathology_mil.commands.evaluate import judge
@@ -302,6 +318,7 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
     slides: Sequence[str] = ()
     truth, probabilities = torch.zeros(0, dtype=torch.long), torch.zeros(0, 1)
     metrics: dict[str, Metrics] = {}
+    # The table of the fold shows the test slides, or the validation slides where there is no test.
     for name, part in (("validation", split.val), ("test", split.test)):
         if part:
             slides = part
@@ -309,19 +326,23 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
             patients = cohort.labels.patients_of(part)
             metrics[name] = measure(probabilities, truth, classes, patients=patients, resamples=job.resamples)
     write_fold_table(job.run.out / f"fold_{job.number}.csv", slides, truth.tolist(), probabilities)
-    parts = {"train": split.train, "val": split.val, "test": split.test}
-    digests = {}
-    for name, part in parts.items():
+    # Digests and patients go with the model, so that `evaluate` can tell that it has seen a slide.
+    digests, patients_of_part = {}, {}
+    for name, part in {"train": split.train, "val": split.val, "test": split.test}.items():
         digests[name] = {slide: cohort.digests[slide] for slide in part}
+        patients_of_part[name] = cohort.labels.known_patients(part)
     private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
     arguments = {name: value for name, value in job.arguments.items() if name not in private}
+    test_metrics = None
+    if "test" in metrics:
+        test_metrics = metrics["test"].plain()
     provenance = {
         "trained_on": dict(cohort.facts),
         "slides": digests,
-        "patients": {name: cohort.labels.known_patients(part) for name, part in parts.items()},
+        "patients": patients_of_part,
         "selection": {"rule": job.rule, "epoch": epoch},
         "arguments": arguments,
-        "test": metrics["test"].plain() if "test" in metrics else None,
+        "test": test_metrics,
     }
     model = save(network.cpu(), folder / "model", classes=classes, features=cohort.preprocessing, provenance=provenance)
     return Fold(model, epoch, metrics.get("validation"), metrics.get("test"))

@@ -1,6 +1,6 @@
 """Bags of features: one slide's (N, F) matrix with its coordinates, read lazily from every layout in use.
 
-Layouts, told apart by what is inside: CLAM (`features` and `coords` in `h5_files/`, a bare tensor in `pt_files/`), TRIDENT (the same keys, attributes
+Layouts, recognised by their content: CLAM (`features` and `coords` in `h5_files/`, a bare tensor in `pt_files/`), TRIDENT (the same keys, attributes
 on `coords`), ACMIL (one file, a group per slide with `feat`, `coords`, attribute `label`), Slideflow (`.pt` beside `.index.npz`).
 """
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _NAMES = ("features", "feat")
+# Attributes that must agree between slides, and their names in messages.
 _PREPARATION = {
     "encoder": "encoder",
     "weights": "weights of the encoder",
@@ -29,6 +30,7 @@ _PREPARATION = {
     "target_magnification": "magnification",
     "target_mpp": "resolution (µm per pixel)",
 }
+# Folders of CLAM and TRIDENT that hold .h5 files, but no features.
 _OTHER_FOLDERS = {"patches", "masks", "stitches", "thumbnails", "contours", "contours_geojson", "visualization"}
 
 
@@ -51,7 +53,7 @@ class LazyFeatures:
             with open_h5(path) as file:
                 data = file[key]
                 if not isinstance(data, h5py.Dataset):
-                    raise UserError(f"{path.name}: {key} is no dataset in this HDF5 file")
+                    raise UserError(f"{path.name}: {key} is not a dataset in this HDF5 file")
                 shape, dtype = data.shape, data.dtype
         self._leading = len(shape) == 3 and shape[0] == 1  # some older files hold (1, N, F)
         self.shape: tuple[int, ...] = tuple(shape[1:] if self._leading else shape)
@@ -72,8 +74,11 @@ class LazyFeatures:
             return tensor.numpy()
         with open_h5(self.path) as file:
             data: Any = file[self.key]
+            # A leading axis of length 1 is dropped on reading.
             if isinstance(rows, (slice, int, np.integer)):
-                return data[0, rows] if self._leading else data[rows]
+                if self._leading:
+                    return data[0, rows]
+                return data[rows]
             # h5py takes only sorted index lists without repeats: the rest is done in memory.
             whole = data[0] if self._leading else data[:]
             return whole[rows]
@@ -95,12 +100,12 @@ class Bag:
 
     Attributes:
         slide_id: name of the slide file without extension.
-        features: (N, F), on disk until asked for: `bag.features[a:b]`, `numpy.asarray(bag.features)`. N may be 0.
-        coords: (N, 2) top left corners in level-0 pixels; None where the layout keeps none.
-        side: side of a tile in level-0 pixels (TRIDENT calls it patch_size_level0); None where nothing tells.
-        label: the class number, where the layout keeps one (ACMIL).
-        encoder: name of the encoder, where the file says.
-        attributes: what else the file says.
+        features: (N, F), on disk until indexed: `bag.features[a:b]`, `numpy.asarray(bag.features)`. N may be 0.
+        coords: (N, 2) top left corners in level-0 pixels; None where the layout has none.
+        side: side of a tile in level-0 pixels (TRIDENT calls it patch_size_level0); None where it is unknown.
+        label: the class number, where the layout has one (ACMIL).
+        encoder: name of the encoder, where the file states it.
+        attributes: what else the file states.
         notes: what a user should know about how this was read.
     """
 
@@ -118,7 +123,7 @@ class Bag:
 
     @property
     def preparation(self) -> dict[str, str]:
-        """How the features were made, as far as the file says: what must be the same for every slide that a model sees."""
+        """How the features were made, as far as the file states it: it must be the same for every slide that a model sees."""
         recorded: dict[str, Any] = {"encoder": self.encoder, "weights": _weights(self.attributes.get("made_by"))}
         for name in ("patch_size", "target_magnification", "target_mpp", "overlap"):
             recorded[name] = self.attributes.get(name)
@@ -126,7 +131,7 @@ class Bag:
 
 
 def _weights(made_by: Any) -> str | None:
-    """The digest of the encoder's weights, as `encode` notes it."""
+    """The digest of the encoder's weights, as `encode` records it."""
     try:
         return json.loads(made_by)["weights"]
     except (TypeError, ValueError, KeyError):
@@ -134,7 +139,7 @@ def _weights(made_by: Any) -> str | None:
 
 
 def _as_text(value: Any) -> str:
-    """What values are compared by: 20, 20.0 and "20" are the same."""
+    """Values are compared as text: 20, 20.0 and "20" are the same."""
     try:
         return f"{float(value):g}"
     except (TypeError, ValueError):
@@ -143,7 +148,7 @@ def _as_text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class BagFile:
-    """Where a bag is kept: a file, or a group in one."""
+    """Where a bag is stored: a file, or a group in one."""
 
     slide_id: str
     path: Path
@@ -158,10 +163,10 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
 
     Args:
         path: an HDF5 or `.pt` file.
-        slide_id: which slide, in a file that holds many.
+        slide_id: the slide, in a file that holds many.
 
     Raises:
-        UserError: absent, damaged, of unknown content, rows of features and coordinates that differ in number, or a file of many slides
+        UserError: absent, damaged, of unknown content, different numbers of features and coordinates, or a file of many slides
             without a choice.
     """
     path = Path(path)
@@ -169,6 +174,7 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
         return _open_pt(path)
     with open_h5(path) as file:
         root: Any = file
+        # An ACMIL file holds a group per slide; the others hold one slide at their root.
         if slide_id is not None and slide_id in file and isinstance(file[slide_id], h5py.Group):
             root = file[slide_id]
         elif not any(name in file for name in _NAMES):
@@ -181,15 +187,20 @@ def open_bag(path: Path | str, slide_id: str | None = None) -> Bag:
                 root, slide_id = file[groups[0]], groups[0]
         name = next((name for name in _NAMES if name in root), None)
         if name is None:
-            kind = "coordinates but no features" if "coords" in root else f"neither {' nor '.join(_NAMES)}"
+            kind = f"neither {' nor '.join(_NAMES)}"
+            if "coords" in root:
+                kind = "coordinates but no features"
             raise UserError(f"{path.name}: {kind} in this HDF5 file", "features are made by: pathology-mil encode")
-        coords = read_coords(root, path.name) if "coords" in root else None
+        coords = None
+        if "coords" in root:
+            coords = read_coords(root, path.name)
         attributes = plain_attributes(root.attrs) | plain_attributes(root[name].attrs)
         if coords is not None:
             attributes |= plain_attributes(root["coords"].attrs)
         key = f"{root.name}/{name}"
+        in_group = root.name != "/"
     features = LazyFeatures(path, key)
-    return _bag(path, features, coords, attributes, slide_id if root.name != "/" else None)
+    return _bag(path, features, coords, attributes, slide_id if in_group else None)
 
 
 def _bag(
@@ -202,16 +213,9 @@ def _bag(
         side, notes = level0_side(attributes, coords, path.name)
     label = _class_number(attributes.get("label"), path.name)
     encoder = attributes.get("encoder")
-    return Bag(
-        slide_id or path.stem,
-        features,
-        coords,
-        side,
-        label,
-        str(encoder) if encoder is not None else None,
-        attributes,
-        notes,
-    )
+    if encoder is not None:
+        encoder = str(encoder)
+    return Bag(slide_id or path.stem, features, coords, side, label, encoder, attributes, notes)
 
 
 def _class_number(label: Any, where: str) -> int | None:
@@ -229,7 +233,7 @@ def _class_number(label: Any, where: str) -> int | None:
 
 
 def _open_pt(path: Path) -> Bag:
-    """A bare tensor, with the coordinates that Slideflow or CLAM keep beside it."""
+    """A bare tensor, with the coordinates that Slideflow or CLAM store beside it."""
     features = LazyFeatures(path, None)
     slideflow_index = path.with_suffix(".index.npz")
     clam_file = path.parent.parent / "h5_files" / f"{path.stem}.h5"
@@ -252,6 +256,7 @@ def _load_pt(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
+        # memory-mapped, which only torch's newer ZIP format can be: a lookup of the shape need not read gigabytes
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # truncated archives and forbidden classes raise half a dozen kinds
         raise UserError(
@@ -282,14 +287,14 @@ def read_features(features: LazyFeatures, name: str) -> "Tensor":
         matrix = matrix.astype(np.float32)  # no model computes in float64
     rows = torch.from_numpy(np.ascontiguousarray(matrix))
     finite = torch.isfinite(rows).all(dim=1)
-    if not finite.all():
+    if not finite.all():  # one NaN would make the whole slide's prediction NaN
         bad = int((~finite).sum())
         raise UserError(f"{name}: {bad} of {len(rows)} feature rows hold NaN or infinity", "encode this slide again")
     return rows
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """In what two preparations differ, in words; what one of them does not say does not count."""
+    """The differences of two preparations, in words; values that one of them does not state are passed over."""
     words = []
     for key, name in _PREPARATION.items():
         one, other = first.get(key), second.get(key)
@@ -299,7 +304,7 @@ def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 
 def find_bags(path: Path | str) -> dict[str, BagFile]:
-    """The bags that a path stands for, by slide id, sorted: one file, an ACMIL file of many slides, or a folder of files (any depth).
+    """The bags that a path names, by slide id, sorted: one file, an ACMIL file of many slides, or a folder of files (any depth).
 
     Raises:
         UserError: no such path, or a folder that holds several sets of features of the same slides.
@@ -311,8 +316,9 @@ def find_bags(path: Path | str) -> dict[str, BagFile]:
         return {bag.slide_id: bag for bag in _in_file(path)}
     bags: dict[str, BagFile] = {}
     files = [file for file in path.rglob("*") if _may_hold_features(file, path)]
-    # CLAM keeps every slide twice: the HDF5 file comes first, as it has the coordinates.
-    for file in sorted(files, key=lambda file: (file.suffix == ".pt", file)):
+    # CLAM stores every slide twice: the HDF5 file comes first, since it has the coordinates.
+    files.sort(key=lambda file: (file.suffix == ".pt", file))
+    for file in files:
         for bag in _in_file(file):
             before = bags.get(bag.slide_id)
             if before is None:
@@ -331,7 +337,7 @@ def find_bags(path: Path | str) -> dict[str, BagFile]:
 
 
 def _may_hold_features(file: Path, root: Path) -> bool:
-    """Whether a file below `root` is called as feature files are, and lies in no folder of tiles, pictures or whole-slide features."""
+    """Whether a file below `root` has a name of feature files, and is not in a folder of tiles, pictures or whole-slide features."""
     if file.suffix not in (".h5", ".hdf5", ".pt") or file.name.startswith("."):
         return False
     folders = file.relative_to(root).parts[:-1]
@@ -350,7 +356,7 @@ def _in_file(path: Path) -> Iterable[BagFile]:
             groups = [name for name, entry in file.items() if isinstance(entry, h5py.Group)]
             return [BagFile(name, path, name) for name in groups] or whole
     except UserError:
-        return whole  # damaged: found here, named when it is opened, so that the rest of a folder goes on
+        return whole  # damaged: listed here, named when it is opened, so that the rest of a folder goes on
 
 
 def write_acmil(path: Path, bags: Iterable[tuple[Bag, int | None]]) -> None:

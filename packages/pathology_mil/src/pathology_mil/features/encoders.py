@@ -22,7 +22,7 @@ class Encoder:
     """A ready encoder.
 
     Attributes:
-        choice: what was asked for.
+        choice: name and weights, as given.
         dim: width F of the features.
         size: side in pixels that tiles are resized to first; None takes them as they are.
         encode: (B, size, size, 3) uint8 → (B, F) float32.
@@ -48,7 +48,10 @@ def build(choice: EncoderOptions, *, device: str = "cpu", precision: str = "32-t
     if choice.computed:
         from pathology_mil.features.texture import DIM, colour_texture
 
-        return Encoder(choice, DIM, None, lambda tiles: np.stack([colour_texture(tile) for tile in tiles]))
+        def encode(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
+            return np.stack([colour_texture(tile) for tile in tiles])
+
+        return Encoder(choice, DIM, None, encode)
     import torch
 
     # Random weights are the same every time, and no random numbers of the caller are used up.
@@ -59,6 +62,7 @@ def build(choice: EncoderOptions, *, device: str = "cpu", precision: str = "32-t
         _load(model, choice.weights)
     model = model.eval().to(device)
     with torch.inference_mode():
+        # not every architecture states its width: one run with zeros tells it
         dim = int(model(torch.zeros(1, 3, size, size, device=device)).shape[-1])
     return Encoder(choice, dim, size, partial(_forward, model, device, precision, mean, std))
 
@@ -69,16 +73,20 @@ def _forward(
     import torch
 
     dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
-    autocast = nullcontext() if dtype is None else torch.autocast(torch.device(device).type, dtype)
+    autocast = nullcontext()
+    if dtype is not None:
+        autocast = torch.autocast(torch.device(device).type, dtype)
     with torch.inference_mode():
-        x = torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2).float().div_(255)
-        x = (x - torch.tensor(mean, device=device)[:, None, None]) / torch.tensor(std, device=device)[:, None, None]
+        # (B, side, side, 3) bytes → (B, 3, side, side), scaled to 0..1 and standardised as in the network's training
+        pictures = torch.from_numpy(tiles).to(device).permute(0, 3, 1, 2).float().div_(255)
+        pictures = pictures - torch.tensor(mean, device=device)[:, None, None]
+        pictures = pictures / torch.tensor(std, device=device)[:, None, None]
         with autocast:
-            return model(x).float().cpu().numpy()
+            return model(pictures).float().cpu().numpy()
 
 
 def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]:
-    """The network without classifier, its input size, and the mean and spread it expects."""
+    """The network without classifier, its input size, and the mean and standard deviation that it expects."""
     from torch import nn
 
     if name == "resnet50_trunc":
@@ -92,6 +100,7 @@ def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]
         model.add_module("pool", nn.AdaptiveAvgPool2d(1))
         model.add_module("flat", nn.Flatten(1))
         return model, 224, *_IMAGENET
+    # timm:vit_base_patch16_224?init_values=1e-5: library, architecture, arguments of its constructor
     library, _, rest = name.partition(":")
     architecture, _, arguments = rest.partition("?")
     keywords = dict(_argument(argument) for argument in arguments.split("&") if argument)
@@ -121,7 +130,7 @@ def _network(name: str) -> tuple[Any, int, tuple[float, ...], tuple[float, ...]]
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    """One key=value of an encoder's name, as YAML reads the value; but 1e-5, which YAML takes for text, is a number."""
+    """One key=value of an encoder's name, with the value as YAML reads it; but 1e-5, which YAML takes for text, is a number."""
     import yaml
 
     key, _, value = text.partition("=")
@@ -147,27 +156,36 @@ def _load(model: Any, path: Path) -> None:
         raise UserError(
             f"{path.name}: not a readable file of weights (files that would run code are refused)"
         ) from error
+    # Training scripts wrap the weights, DINO's twice: {"teacher": {"backbone.…": …}}.
     for wrapper in ("state_dict", "model", "teacher"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
         raise UserError(f"{path.name}: no state dict in this file")
     expected = model.state_dict()
+    # A prefix is removed only where every name has it, and no name fits without: otherwise it may belong to the network.
     for prefix in ("module.", "backbone.", "encoder."):
         if state and not set(expected) & set(state) and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): tensor for key, tensor in state.items()}
     heads = ("head.", "fc.", "classifier.", "heads.", "fc_norm_head.")
     if "layer4.0.conv1.weight" not in expected:  # a ResNet cut after its third stage
         heads += ("layer4.",)
-    faults = {
-        "missing": [key for key in expected if key not in state],
-        "not in the network": [key for key in state if key not in expected and not key.startswith(heads)],
-        "of another shape": [key for key in expected if key in state and expected[key].shape != state[key].shape],
-    }
+    faults: dict[str, list[str]] = {"missing": [], "not in the network": [], "of another shape": []}
+    for key, tensor in expected.items():
+        if key not in state:
+            faults["missing"].append(key)
+        elif state[key].shape != tensor.shape:
+            faults["of another shape"].append(key)
+    for key in state:
+        # a classifier in the file is no fault: the network here ends before it
+        if key not in expected and not key.startswith(heads):
+            faults["not in the network"].append(key)
     words = []
     for fault, keys in faults.items():
         if keys:
-            more = " …" if len(keys) > 3 else ""
+            more = ""
+            if len(keys) > 3:
+                more = " …"
             words.append(f"{len(keys)} {fault} ({', '.join(keys[:3])}{more})")
     if words:
         raise UserError(
@@ -177,7 +195,7 @@ def _load(model: Any, path: Path) -> None:
 
 
 def pairing_warning(choice: EncoderOptions, dim: int, attributes: Mapping[str, Any]) -> str | None:
-    """What is wrong with these tiles for this encoder, if it is a known one."""
+    """A warning if a known encoder was trained on other tiles than these."""
     if choice.random_weights:
         return "random weights: these features carry no meaning and only test the pipeline"
     name = choice.known_as
@@ -190,11 +208,11 @@ def pairing_warning(choice: EncoderOptions, dim: int, attributes: Mapping[str, A
     differences = []
     if dim not in widths:
         differences.append(f"a width of {dim} instead of {' or '.join(map(str, widths))}")
-    # CLAM's patch_size is that on a level of the pyramid, not that of the tile: it tells nothing here.
+    # CLAM's patch_size is the size on a level of the pyramid, not that of the tile: it says nothing here.
     if size is not None and size != trained_size and "patch_level" not in attributes:
         differences.append(f"tiles of {size} pixels instead of {trained_size}")
     if mag is not None and float(mag) != trained_mag:
         differences.append(f"{mag:g}× instead of {trained_mag:g}×")
     if not differences:
         return None
-    return f"{name} is meant for something else: {', '.join(differences)}"
+    return f"{name} was trained on other tiles: {', '.join(differences)}"

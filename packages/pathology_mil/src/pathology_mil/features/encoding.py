@@ -1,4 +1,4 @@
-"""From tiles to feature files: one slide at a time, tiles streamed, the file whole or absent."""
+"""From tiles to feature files: one slide at a time, tiles streamed, each file whole or absent."""
 
 import json
 from collections import deque
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """How features are computed and kept.
+    """How features are computed and stored.
 
     Args:
         dtype: of the stored features.
@@ -46,7 +46,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class _Work:
-    """What one process needs to encode one slide."""
+    """What a process needs to encode one slide."""
 
     tiles: Path
     slide: Path | None
@@ -63,7 +63,7 @@ def stream(
     Args:
         slide: the open slide.
         tiles: coordinates and sizes.
-        size: side that tiles are resized to; None leaves them at the size they were laid out for.
+        size: side that tiles are resized to; None keeps the size that they were laid out for.
         batch: tiles per batch.
         readers: threads.
     """
@@ -75,7 +75,7 @@ def stream(
         return resized(tile, size, size)
 
     corners = iter(tiles.coords)
-    # At most two batches are being read or wait to be encoded: the first result is taken, then another tile is asked for.
+    # At most two batches are being read or wait to be encoded: one result is taken, then one more tile is requested.
     with ThreadPoolExecutor(max(1, readers)) as pool:
         waiting: deque[Future[RGB]] = deque()
         block: list[RGB] = []
@@ -104,29 +104,35 @@ def write_features(
     Returns:
         Facts for the log: tiles, bad tiles.
     """
+    # Chunks of about 1 MB: whole rows are read, and much smaller or larger chunks make HDF5 slow.
     rows = max(1, _CHUNK_BYTES // (encoder.dim * np.dtype(storage.dtype).itemsize))
     n = len(tiles.coords)
+    feature_chunks, coord_chunks = None, None  # HDF5 refuses chunks of an empty dataset
+    if n:
+        feature_chunks, coord_chunks = (min(n, rows), encoder.dim), (min(n, 65536), 2)
     with writing(path) as temporary:
         with h5py.File(temporary, "w") as file:
-            chunks = (min(n, rows), encoder.dim) if n else None
-            data = file.create_dataset("features", (n, encoder.dim), storage.dtype, chunks=chunks)
+            data = file.create_dataset("features", (n, encoder.dim), storage.dtype, chunks=feature_chunks)
             done = 0
             for block in stream(slide, tiles, size=encoder.size, batch=storage.batch, readers=storage.readers):
                 features = encoder.encode(block)
+                # checked in the stored type: float16 ends at 65,504
                 if not np.isfinite(features.astype(storage.dtype)).all():
-                    wide = "" if storage.dtype == "float32" else ": try --dtype float32"
+                    advice = ": try --dtype float32"
+                    if storage.dtype == "float32":
+                        advice = ""
                     raise UserError(
-                        f"{slide.path.name}: the encoder gave values that {storage.dtype} cannot hold{wide}"
+                        f"{slide.path.name}: the encoder gave values that {storage.dtype} cannot hold{advice}"
                     )
                 data[done : done + len(features)] = features
                 done += len(features)
-            coords = file.create_dataset("coords", data=tiles.coords, chunks=(min(n, 65536), 2) if n else None)
+            coords = file.create_dataset("coords", data=tiles.coords, chunks=coord_chunks)
             for key, value in tiles.attributes.items():
-                coords.attrs[key] = "None" if value is None else value
+                coords.attrs[key] = "None" if value is None else value  # HDF5 has no None; TRIDENT writes the word
             attributes = {"name": tiles.slide_id, "savetodir": str(path.parent), "encoder": encoder.choice.label}
             for key, value in {**attributes, **extra, "bad_tiles": slide.bad_regions}.items():
                 data.attrs[key] = value
-        # CLAM also wants the bare tensor; it goes first, as the HDF5 file means "done".
+        # CLAM also wants the bare tensor; it is written first, since the HDF5 file means "done".
         if path.parent.name == "h5_files":
             _write_tensor(path.parent.parent / "pt_files" / f"{path.stem}.pt", temporary)
     return {"tiles": n, "bad_tiles": slide.bad_regions}
@@ -161,8 +167,11 @@ def find_tile_folder(job: Path) -> Path:
 
 
 def feature_folder(tile_folder: Path, label: str, *, clam: bool) -> Path:
+    """Where the features of a folder of tiles go: TRIDENT's place, or CLAM's with its own subfolder."""
     folder = tile_folder / f"features_{label}"
-    return folder / "h5_files" if clam else folder
+    if clam:
+        return folder / "h5_files"
+    return folder
 
 
 def encode_slides(
@@ -177,17 +186,17 @@ def encode_slides(
     overwrite: bool = False,
     skip_errors: bool = True,
 ) -> tuple[Path, list[Attempt]]:
-    """Encodes every tile file of a job folder; goes on where an interrupted run stopped.
+    """Encodes every tile file of a job folder; continues where an interrupted run stopped.
 
     Args:
-        job: what `tile` wrote, or a folder that CLAM or TRIDENT wrote.
-        encoder: which one.
-        storage: how features are computed and kept.
-        slides: where the slides are, if not where they were when they were tiled.
+        job: a folder written by `tile`, CLAM or TRIDENT.
+        encoder: its name and weights.
+        storage: how features are computed and stored.
+        slides: where the slides are now, if they were moved after tiling.
         workers: processes (one, where the device is not the CPU).
         threads: of torch in each process.
-        executor: where to work instead, as `core_runtime.bulk` takes it.
-        overwrite: make all again.
+        executor: where to work instead, as in `core_runtime.bulk`.
+        overwrite: encode all again.
         skip_errors: go on after a slide that failed.
 
     Returns:
@@ -203,18 +212,22 @@ def encode_slides(
     moved = {}
     if slides is not None:
         moved = {slide.slide_id: slide.path for slide in find_slides(slides)}
-    clam = not files[0].stem.endswith("_patches")
+    clam = not files[0].stem.endswith("_patches")  # CLAM: SLIDE.h5; TRIDENT: SLIDE_patches.h5
     target = feature_folder(folder, encoder.label, clam=clam)
-    made_by = {**encoder.plain(), "dtype": storage.dtype, "precision": storage.precision}
+    settings = {**encoder.plain(), "dtype": storage.dtype, "precision": storage.precision}
     items = []
     for file in files:
-        slide_id = file.stem if clam else file.stem.removesuffix("_patches")
+        slide_id = file.stem
+        if not clam:
+            slide_id = slide_id.removesuffix("_patches")
         output = target / f"{slide_id}.h5"
         _discard_damaged(output)
         slide = moved.get(slide_id) or _recorded_slide(file)
-        key = {"tiles": identity(file, full=True), "slide": _content(slide), **made_by}
-        inputs = [file] if slide is None else [file, slide]
-        items.append(Item(slide_id, _Work(file, slide, encoder, storage, made_by), output, key=key, inputs=inputs))
+        key = {"tiles": identity(file, full=True), "slide": _content(slide), **settings}
+        inputs = [file]
+        if slide is not None:
+            inputs.append(slide)
+        items.append(Item(slide_id, _Work(file, slide, encoder, storage, settings), output, key=key, inputs=inputs))
     _encoder(encoder, storage.device, storage.precision)  # weights that do not fit are one error, not one per slide
     attempts = bulk(
         _encode,
@@ -231,16 +244,16 @@ def encode_slides(
 
 
 def _content(slide: Path | None) -> dict[str, Any] | None:
-    """What tells a slide from another, wherever it is moved to."""
+    """What tells a slide from another, wherever it is."""
     if slide is None:
         return None
     content = identity(slide)
-    del content["changed"]  # a copy has another time of change
+    del content["changed"]  # a copy has another modification time
     return content
 
 
 def _discard_damaged(output: Path) -> None:
-    """Removes features that were damaged from outside, so that they are made again."""
+    """Removes features that were damaged later, so that they are computed again."""
     if not output.exists():
         return
     try:
@@ -274,8 +287,8 @@ def _encode(item: Item) -> dict[str, Any]:
     encoder = _encoder(work.encoder, work.storage.device, work.storage.precision)
     if work.slide is None:
         raise UserError(
-            f"the slide of {tiles.slide_id} is not where it was when it was tiled",
-            "give the place of the slides with --slides FOLDER",
+            f"the slide of {tiles.slide_id} is no longer where it was tiled",
+            "give the slides' present folder with --slides FOLDER",
         )
     with Slide(work.slide) as slide:
         made_by = {"made_by": json.dumps(work.made_by, sort_keys=True)}
@@ -290,7 +303,7 @@ def _encode(item: Item) -> dict[str, Any]:
 
 
 def _recorded_slide(tiles: Path) -> Path | None:
-    """Where the slide of a tile file was when it was tiled, if it still is."""
+    """Where the slide was when it was tiled, if it is still there."""
     try:
         with open_h5(tiles) as file:
             recorded = plain_attributes(file["coords"].attrs).get("slide_path")

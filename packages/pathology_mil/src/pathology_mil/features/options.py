@@ -1,4 +1,4 @@
-"""Which encoder makes features, with which weights; and what known encoders were trained on. Imports nothing heavy."""
+"""The encoder that computes features, and its weights; and the tiles that known encoders were trained on. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from core_runtime.options import options
 COMPUTED = "colour-texture"  # the built-in baseline
 StoredType = Literal["float16", "float32"]
 
-# What known encoders were trained on: patch size at magnification, width. Another pairing gives features without meaning.
+# What known encoders were trained on: patch size in pixels, magnification, width(s) of the features. Other tiles give features without meaning.
 PAIRINGS: Mapping[str, tuple[int, float, tuple[int, ...]]] = {
     "uni_v1": (256, 20, (1024,)),
     "uni_v2": (256, 20, (1536,)),
@@ -34,13 +34,13 @@ PAIRINGS: Mapping[str, tuple[int, float, tuple[int, ...]]] = {
 
 @options
 class EncoderOptions:
-    """Which encoder, with which weights. Nothing is downloaded, and nothing in a file of weights is executed.
+    """An encoder and its weights. Nothing is downloaded, and nothing in a file of weights is executed.
 
     Attributes:
         encoder: colour-texture (built in, a baseline), timm:NAME, torchvision:NAME, or resnet50_trunc (CLAM's, cut after its third
             stage); arguments of a constructor as timm:NAME?init_values=1e-5.
         weights: local file of weights (safetensors or a torch state dict), with or without a classifier.
-        random_weights: random weights (seeded) where there is no file: features without meaning, to test a pipeline.
+        random_weights: seeded random weights where there is no file: features without meaning, to test a pipeline.
         known_as: record the features under the name of this known encoder (uni_v1, phikon …) and check the pairing.
     """
 
@@ -72,10 +72,10 @@ class EncoderOptions:
 
     @property
     def name(self) -> str:
-        """The encoder that was asked for.
+        """The encoder's name.
 
         Raises:
-            UserError: none was.
+            UserError: no encoder was given.
         """
         if self.encoder is None:
             raise UserError(
@@ -90,14 +90,14 @@ class EncoderOptions:
 
     @property
     def label(self) -> str:
-        """The name under which the features are kept; also that of their folder."""
+        """The name under which the features are stored; also that of their folder."""
         if self.known_as is not None:
             return self.known_as
         architecture = self.name.replace("timm:", "").replace("torchvision:", "").partition("?")[0]
         return architecture.replace("/", "_")
 
     def plain(self) -> dict[str, Any]:
-        """What decides the features; the weights by the digest of their file."""
+        """What the features depend on; the weights by the digest of their file."""
         from core_runtime.identity import identity
 
         weights: str | None = None

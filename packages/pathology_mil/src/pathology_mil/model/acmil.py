@@ -67,11 +67,13 @@ class ACMILConfig:
     @property
     def inner(self) -> int:
         """L."""
-        return self.width or INNER_WIDTH.get(self.n_features, max(1, self.n_features // 2))
+        if self.width is not None:
+            return self.width
+        return INNER_WIDTH.get(self.n_features, max(1, self.n_features // 2))
 
 
 class MILOutput(NamedTuple):
-    """What every model of this file returns.
+    """The output of every model of this file.
 
     slide_logits, branch_logits: raw class scores.
     scores: raw attention scores before the softmax over the instances of a bag, as published: GA has one head; masked ones are −1e9.
@@ -103,16 +105,16 @@ def stkim_mask(
     if uniforms is None:
         uniforms = torch.rand(scores.shape[1], k, device=scores.device)
     real = top > -math.inf
-    # How many to mask of n real ones, as a table, since the number of real ones is known on the device only.
+    # Of n real ones ⌊n·p⌋ are masked. The number of real ones is on the device; a table spares the wait for it.
     mask_counts = torch.tensor([int(n * drop) for n in range(k + 1)], device=scores.device)
     count = mask_counts[real.sum(1, keepdim=True)]
-    # Argsort twice gives ranks: exactly `count` entries have a rank below it.
+    # Argsort twice gives ranks: exactly `count` entries have a rank below it. Padding gets the last ranks.
     rank = uniforms[:, :k].masked_fill(~real, math.inf).argsort(dim=1).argsort(dim=1)
     return torch.zeros_like(scores.T, dtype=torch.bool).scatter(1, where, rank < count).T
 
 
 class _Pooling(nn.Module):
-    """What the models share: the projection, the call of `attention_pool`, and the classifiers."""
+    """The parts that the models share: the projection, the call of `attention_pool`, and the classifiers."""
 
     def __init__(self, config: ACMILConfig) -> None:
         super().__init__()
@@ -135,6 +137,7 @@ class _Pooling(nn.Module):
                 f"got {tuple(features.shape)}"
             )
         uniforms = calls.pop("uniforms", None)
+        # Masking sees the scores inside `attention_pool`, between the score and the softmax, and only in training.
         exclude = None
         if self.training and self.config.top_k and self.config.mask_drop:
             exclude = partial(self._masked_instances, segments=calls.get("segments"), uniforms=uniforms)
@@ -145,9 +148,13 @@ class _Pooling(nn.Module):
         return pooled, scores
 
     def _masked_instances(self, scores: Tensor, segments: Tensor | None, uniforms: Tensor | None) -> Tensor:
-        """STKIM's mask of each packed bag by itself."""
-        lengths = [len(scores)] if segments is None else torch.bincount(segments).tolist()
-        uniforms_of_bags = [None] * len(lengths) if uniforms is None else uniforms
+        """STKIM's mask, for each packed bag by itself."""
+        lengths = [len(scores)]
+        if segments is not None:
+            lengths = torch.bincount(segments).tolist()
+        uniforms_of_bags = uniforms
+        if uniforms_of_bags is None:
+            uniforms_of_bags = [None] * len(lengths)
         masks = []
         for bag_scores, bag_uniforms in zip(scores.split(lengths), uniforms_of_bags, strict=True):
             masks.append(stkim_mask(bag_scores, self.config.top_k, self.config.mask_drop, bag_uniforms))
@@ -185,7 +192,7 @@ class ACMIL_GA(_Pooling):
 
         Args:
             features: ``[N, F]`` or ``[1, N, F]``; half precision is accumulated in float32.
-            segments, bags, mask: as `core_attention.pooling.attention.attention_pool`.
+            segments, bags, mask: as in `core_attention.pooling.attention.attention_pool`.
             uniforms: the random numbers of STKIM, a row per branch; drawn from torch's generator if None.
 
         Raises:
@@ -195,6 +202,7 @@ class ACMIL_GA(_Pooling):
         calls = {"segments": segments, "bags": bags, "mask": mask, "uniforms": uniforms}
         pooled, scores = self.pool(features, self.score_weight, self.score_bias, calls, **gate)
         slide, rate = pooled.mean(1), self.config.dropout or 0.0
+        # The mean is taken before dropout, so that the slide's embedding is exactly the mean of the branches'.
         logits = self.classify(F.dropout(pooled, rate, self.training), F.dropout(slide, rate, self.training))
         return MILOutput(*logits, scores.T[None], slide)
 
@@ -212,7 +220,7 @@ class ACMIL_MHA(_Pooling):
         m, width = config.branches, config.inner
         if width % config.heads:
             raise ValueError(f"the inner width must be divisible by the heads: got {width} and {config.heads}")
-        self.query = nn.Parameter(torch.randn(m, width) * 1e-6)
+        self.query = nn.Parameter(torch.randn(m, width) * 1e-6)  # the published start: almost uniform attention
         self.query_weight, self.query_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
         self.key_weight, self.key_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
         self.value_weight, self.value_bias = _linear(m, width, width), _bias(m, width, fan_in=width)
@@ -227,6 +235,7 @@ class ACMIL_MHA(_Pooling):
         m, width, heads = self.config.branches, self.config.inner, self.config.heads
         c = width // heads
         q = torch.einsum("ml,mol->mo", self.query, self.query_weight) + self.query_bias
+        # 1/√c goes into the queries: one small product instead of one over all N scores
         q = q.view(m, heads, c) / math.sqrt(c)
         rows = torch.einsum("mhc,mhcl->mhl", q, self.key_weight.view(m, heads, c, width))
         return rows, (q * self.key_bias.view(m, heads, c)).sum(-1)
@@ -246,22 +255,28 @@ class ACMIL_MHA(_Pooling):
         calls = {"segments": segments, "bags": bags, "mask": mask, "uniforms": uniforms}
         pooled, scores = self.pool(features, rows.flatten(0, 1), constants.flatten(), calls)
         pooled = pooled.unflatten(1, (m, heads))  # [B, M, heads, L]
+        # The value projection comes after pooling: it is linear, and the attention sums to 1, so its bias stays as it is.
         value = self.value_weight.view(m, heads, -1, width)
         branches = torch.einsum("bmhl,mhcl->bmhc", pooled, value).flatten(2) + self.value_bias
         branches = torch.einsum("bml,mol->bmo", branches, self.out_weight) + self.out_bias
         branches = F.layer_norm(self._drop(branches), (width,), eps=1e-6) * self.norm_weight + self.norm_bias
-        slide = torch.einsum("bhl,hcl->bhc", pooled.mean(1), self.slide_value_weight.view(heads, -1, width)).flatten(1)
+        # The slide's layer pools its own values with the branches' mean attention, and pooling is linear in it.
+        slide_value = self.slide_value_weight.view(heads, -1, width)
+        slide = torch.einsum("bhl,hcl->bhc", pooled.mean(1), slide_value).flatten(1)
         slide = F.linear(slide + self.slide_value_bias, self.slide_out_weight, self.slide_out_bias)
         slide = F.layer_norm(self._drop(slide), (width,), self.slide_norm_weight, self.slide_norm_bias, eps=1e-6)
-        return MILOutput(*self.classify(branches, slide), scores.T.unflatten(0, (m, heads)).transpose(0, 1), slide)
+        scores = scores.T.unflatten(0, (m, heads)).transpose(0, 1)  # [N, M·heads] → [heads, M, N]
+        return MILOutput(*self.classify(branches, slide), scores, slide)
 
     def _drop(self, x: Tensor) -> Tensor:
-        rate = 0.1 if self.config.dropout is None else self.config.dropout  # the published rate
+        rate = self.config.dropout
+        if rate is None:
+            rate = 0.1  # the published rate
         return F.dropout(x, rate, self.training)
 
 
 class MeanMIL(nn.Module):
-    """Mean pooling: ``C · mean_n ReLU(x_n W_p) + c``. The baseline that any attention must beat; its attention is uniform."""
+    """Mean pooling: ``C · mean_n ReLU(x_n W_p) + c``. The baseline that any attention must beat; its own attention is uniform."""
 
     def __init__(self, config: ACMILConfig) -> None:
         super().__init__()
@@ -281,7 +296,7 @@ class MeanMIL(nn.Module):
         """As `ACMIL_GA.forward`, without branches."""
         if features.ndim == 3 and features.shape[0] == 1:
             features = features[0]
-        zero_scores = self.project.new_zeros(1, self.config.inner)  # whose softmax is uniform
+        zero_scores = self.project.new_zeros(1, self.config.inner)  # their softmax is uniform
         pooled, scores = attention_pool(
             features, zero_scores, project_weight=self.project, segments=segments, bags=bags, mask=mask
         )

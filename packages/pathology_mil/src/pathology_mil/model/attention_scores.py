@@ -24,9 +24,9 @@ class Scored:
         side: side of a tile in level-0 pixels.
         attention: (N,) sums to 1.
         branches: (M, N), each row sums to 1; None where only the mean is known.
-        label: the predicted class, where a model was asked.
+        label: the predicted class, if a model predicted one.
         probabilities: of each class.
-        facts: encoder and the like, to be read with the result.
+        facts: encoder and the like, for readers of the result.
         notes: what a user should know about how this was read.
     """
 
@@ -41,14 +41,14 @@ class Scored:
 
 
 def score_with(predictor: Predictor, bag: Bag) -> Scored:
-    """Asks a model about a bag of features.
+    """Attention of a model on a bag of features.
 
     Raises:
-        UserError: no coordinates or tile size with the features, or what the predictor cannot use.
+        UserError: no coordinates or tile size with the features, or a bag that the predictor cannot use.
     """
     if bag.coords is None or bag.side is None:
         raise UserError(
-            f"{bag.slide_id}: the features have no coordinates: a label can be predicted, a heat map cannot be drawn"
+            f"{bag.slide_id}: without coordinates in the features a label can be predicted, but no heat map drawn"
         )
     prediction = predictor(bag)
     return Scored(
@@ -64,9 +64,9 @@ def score_with(predictor: Predictor, bag: Bag) -> Scored:
 
 
 def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
-    """Reads scores that `predict`, CLAM or another model wrote: HDF5 with `attention_scores` (or `scores`, `attention`), or `.npz`, `.npy`.
+    """Reads scores written by `predict`, CLAM or another model: HDF5 with `attention_scores` (or `scores`, `attention`), or `.npz`, `.npy`.
 
-    Scores that are not a distribution (they do not sum to 1, or are negative) are taken as raw ones and go through a softmax.
+    Scores that are not a distribution (they do not sum to 1, or are negative) are taken as raw scores and go through a softmax.
 
     Args:
         path: the file. (N,), (N, 1), (1, N) or (branches, N).
@@ -88,9 +88,7 @@ def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
     coords = checked_coords(np.asarray(coords), path.name)
     side, notes = level0_side(attributes, coords, path.name)
     if side is None:
-        raise UserError(
-            f"{path.name}: nothing tells how large a tile is", "give the tiles' own file with --coords FILE.h5"
-        )
+        raise UserError(f"{path.name}: the size of a tile is unknown", "give the tiles' own file with --coords FILE.h5")
     if np.asarray(content[name]).dtype.kind not in "fiu":
         raise UserError(f"{path.name}: {name!r} holds values that are not numbers")
     scores = np.asarray(content[name], np.float64)
@@ -101,9 +99,10 @@ def read_scores(path: Path, *, coords_from: Path | None = None) -> Scored:
         raise UserError(f"{path.name}: {scores.shape[1]} scores but {len(coords)} coordinates")
     if not np.isfinite(scores).all():
         raise UserError(f"{path.name}: the scores hold NaN or infinite values")
+    # 1e-2: attention that was stored as float16 does not sum to exactly 1
     if scores.shape[1] and (scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > 1e-2):
         scores = softmax(scores)
-        notes = [*notes, "the scores were taken as raw ones (before softmax)"]
+        notes = [*notes, "the scores were taken as raw scores (before softmax)"]
     branches = None
     if "branch_attention" in content:
         branches = np.asarray(content["branch_attention"], np.float64)
@@ -121,7 +120,9 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     if path.suffix in (".npz", ".npy"):
         try:
             loaded = np.load(path, allow_pickle=False)
-            return {"scores": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+            if isinstance(loaded, np.ndarray):
+                return {"scores": loaded}
+            return dict(loaded)
         except (OSError, ValueError, EOFError) as error:
             raise UserError(
                 f"{path.name}: not a readable NumPy file (files that would run code are refused)"
@@ -129,7 +130,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
     with open_h5(path) as file:
         arrays: dict[str, Any] = {}
         for name, entry in file.items():
-            if name in ("features", "feat", "imgs"):  # these are large and hold no scores
+            if name in ("features", "feat", "imgs"):  # large, and without scores
                 continue
             if isinstance(entry, h5py.Dataset) and entry.ndim:
                 arrays[name] = entry[:]
@@ -140,15 +141,15 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 def softmax(scores: ArrayLike) -> NDArray[np.float64]:
     """Attention from raw scores over the last axis, in float64."""
-    s = np.asarray(scores, np.float64)
-    if s.shape[-1] == 0:
-        return s
-    weights = np.exp(s - s.max(axis=-1, keepdims=True))
+    raw = np.asarray(scores, np.float64)
+    if raw.shape[-1] == 0:
+        return raw
+    weights = np.exp(raw - raw.max(axis=-1, keepdims=True))  # without the maximum, exp overflows
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
 def auprc(attention: NDArray, truth: NDArray) -> float:
-    """Area under the precision-recall curve of the attention against the tiles that are tumour; NaN where none or all are.
+    """Area under the precision-recall curve of the attention against the tumour tiles; NaN where no tile or every tile is tumour.
 
     Chance is the share of tumour tiles.
     """

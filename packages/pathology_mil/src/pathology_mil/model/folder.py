@@ -1,4 +1,4 @@
-"""A trained model with what it needs to be used: classes, feature width, how the features were made."""
+"""A trained model with everything needed to use it: classes, feature width, how the features were made."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ _MADE_BY = (
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network ready to predict, and what its folder says.
+    """A network ready to predict, and what its folder states.
 
     Attributes:
         network: in eval mode, on its device.
         classes: names by class number.
-        features: how the features were made (encoder, magnification, patch size), as far as their files told.
+        features: how the features were made (encoder, magnification, patch size), as far as their files state it.
         provenance: how the model was made.
     """
 
@@ -38,11 +38,11 @@ class LoadedModel:
 
     @property
     def width(self) -> int:
-        """F, the width of features that it takes."""
+        """F, the width of the features that it takes."""
         return self.network.config.n_features  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
     def check_bag(self, bag: Bag) -> None:
-        """Makes sure that features are of the kind that the model learned from.
+        """Makes sure that features are of the kind that the model was trained on.
 
         Raises:
             UserError: another width, encoder, weights, magnification or patch size.
@@ -50,7 +50,9 @@ class LoadedModel:
         width = bag.features.shape[1]
         if width != self.width:
             encoder = self.features.get("encoder")
-            made_by = f" (made by {encoder})" if encoder else ""
+            made_by = ""
+            if encoder:
+                made_by = f" (made by {encoder})"
             raise UserError(
                 f"{bag.slide_id}: features are {width} wide, the model takes {self.width}{made_by}",
                 "encode with the encoder of the model",
@@ -63,7 +65,7 @@ class LoadedModel:
             )
 
     def seen(self, slides: Mapping[str, str], patients: Mapping[str, str]) -> dict[str, str]:
-        """Slide → how it took part in making the model ("trained on", "chose the epoch"), by content, name or patient.
+        """Slide → its part in making the model ("trained on", "chose the epoch"), by content, name or patient.
 
         Args:
             slides: slide → digest of its features.
@@ -75,6 +77,7 @@ class LoadedModel:
             known_patients = set(read_names(self.provenance, f"patients.{part}", where=self.path, default=()))
             digests = set(digest_of.values())
             for slide, digest in slides.items():
+                # by content as well as by name: renamed copies of a slide are common
                 if slide in digest_of or digest in digests:
                     reasons.setdefault(slide, f"the model {use} it")
                 elif patients.get(slide) in known_patients:
@@ -99,21 +102,21 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     """Loads a model folder.
 
     Raises:
-        UserError: there is none, or it is not one of this package's models.
+        UserError: there is none, or it does not hold a model of this package.
     """
     try:
         config = read_config(folder)
         form = CLASSES.get(str(config.get("class")))
         if form is None:
-            raise UserError(f"{folder} holds a {config.get('class')}, which is not a slide classifier", _MADE_BY)
+            raise UserError(f"{folder} holds {config.get('class')}, which is not a slide classifier", _MADE_BY)
         network = load_model(folder, form)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), _MADE_BY) from None
-    where = f"{Path(folder) / 'config.json'}"
+    where = str(Path(folder) / "config.json")
     n_class = network.config.n_class
     classes = read_names(config, "preprocessing.classes", where=where, default=None, hint=_MADE_BY)
     if classes is None:
-        classes = [str(number) for number in range(n_class)]
+        classes = list(map(str, range(n_class)))
     if len(classes) != n_class:
         raise UserError(
             f"{where}: preprocessing.classes names {len(classes)} classes, the model has {n_class}", _MADE_BY

@@ -1,4 +1,4 @@
-"""Model + bag → label, probabilities and attention of every tile → files that CLAM's tools open."""
+"""Model + bag → label, probabilities and attention of every tile → files that open in CLAM's tools."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ from pathology_mil.model.losses import attention
 
 @dataclass(frozen=True)
 class SlidePrediction:
-    """What a model says of one slide.
+    """The prediction of a model for one slide.
 
     Attributes:
         label: name of the most probable class.
@@ -30,8 +30,8 @@ class SlidePrediction:
         attention: (N,) mean over branches and heads, sums to 1; uniform would be 1/N.
         branch_attention: (M, N) of each branch (mean over its heads); each row sums to 1.
         top10: share of the attention on the ten tiles with the most.
-        entropy: of the attention over log N: 1 for uniform attention, 0 where one tile has it all.
-        facts: encoder and number of tiles, to be read with the result.
+        entropy: of the attention, divided by log N: 1 for uniform attention, 0 where one tile has it all.
+        facts: encoder and number of tiles, for readers of the result.
     """
 
     slide_id: str
@@ -71,11 +71,11 @@ def concentration(attention: NDArray) -> NDArray[np.float64]:
 
 def normalised_entropy(attention: NDArray) -> float:
     """``−Σ a log a / log N``; 0 for a single tile."""
-    a = np.asarray(attention, np.float64)
-    if len(a) < 2:
+    weights = np.asarray(attention, np.float64)
+    if len(weights) < 2:
         return 0.0
-    a = a[a > 0]
-    return float(-(a * np.log(a)).sum() / np.log(len(attention)))
+    positive = weights[weights > 0]  # 0 log 0 = 0
+    return float(-(positive * np.log(positive)).sum() / np.log(len(weights)))
 
 
 class Predictor:
@@ -101,7 +101,7 @@ class Predictor:
         facts: dict[str, Any] = {"encoder": bag.encoder or self.model.features.get("encoder") or "unknown"}
         output = self.model.network(read_features(bag.features, name).to(self.device))
         probabilities = output.slide_logits[0].double().softmax(0).tolist()
-        branches = attention(output.scores).mean(0)
+        branches = attention(output.scores).mean(0)  # over the heads: [M, N]
         probability_of = dict(zip(self.model.classes, probabilities, strict=True))
         return SlidePrediction(
             name,
@@ -119,7 +119,7 @@ def write_prediction(prediction: SlidePrediction, out: Path) -> Path:
     """Writes ``SLIDE.h5`` (`attention_scores` (N, 1) and `coords`, as CLAM; `branch_attention` (M, N)), then ``SLIDE.json``.
 
     Returns:
-        The JSON file; it exists only if the other does.
+        The JSON file; it exists only if the other does, since it is written last.
     """
     with writing(out / f"{prediction.slide_id}.h5") as temporary, h5py.File(temporary, "w") as file:
         file["attention_scores"] = prediction.attention[:, None]
@@ -138,7 +138,8 @@ def table(predictions: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> s
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     facts = ("tiles", "top10_attention", "attention_entropy", "encoder")
-    writer.writerow(["slide_id", "label", *(f"p_{name}" for name in classes), *facts])
+    columns = [f"p_{name}" for name in classes]
+    writer.writerow(["slide_id", "label", *columns, *facts])
     for prediction in predictions:
         probabilities = [prediction["probabilities"][name] for name in classes]
         values = [prediction[name] for name in facts]

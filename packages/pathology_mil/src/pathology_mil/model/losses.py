@@ -1,4 +1,4 @@
-"""The losses of ACMIL (section 3.4) and attention of a bag: cross-entropies, branch diversity, optional entropy term (AEM)."""
+"""The losses of ACMIL (section 3.4): cross-entropies, branch diversity, optional entropy term (AEM); and the attention of a bag."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -42,8 +42,8 @@ def diversity(attention: Float[Tensor, "heads branches instances"]) -> Float[Ten
     if branches < 2:
         return attention.new_zeros(())
     rows = F.normalize(attention, dim=-1, eps=1e-8)
-    gram = rows @ rows.mT
-    pairs = gram.sum((-2, -1)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)
+    gram = rows @ rows.mT  # cosines of all pairs of branches
+    pairs = gram.sum((-2, -1)) - gram.diagonal(dim1=-2, dim2=-1).sum(-1)  # i ≠ j, each pair twice
     return (pairs / (branches * (branches - 1))).mean()
 
 
@@ -61,7 +61,7 @@ def acmil_loss(
     lengths: list[int] | None = None,
     weights: LossWeights | None = None,
 ) -> Losses:
-    """``CE(slide) + [M>1] · mean_m CE(branch m) + diversity + λ · AEM``; with one branch plain ABMIL: only the slide term (and AEM).
+    """``CE(slide) + [M>1] · mean_m CE(branch m) + diversity + λ · AEM``; with one branch as in ABMIL: only the slide term (and AEM).
 
     Args:
         labels: class of each bag.
@@ -73,8 +73,10 @@ def acmil_loss(
     zero = slide.new_zeros(())
     branch = zero
     if branches > 1:
+        # the same label for each branch: a row per (bag, branch)
         branch = F.cross_entropy(output.branch_logits.reshape(-1, classes), labels.repeat_interleave(branches))
     similarity, entropy = zero, zero
+    # attention is a distribution over one bag, so packed bags are taken apart first
     scores_of_bags = output.scores.split(lengths or [output.scores.shape[-1]], dim=-1)
     if branches > 1 and weights.diversity:
         similarities = [diversity(attention(scores)) for scores in scores_of_bags]

@@ -15,7 +15,7 @@ _PARTS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_pro
 
 
 def model_config(config: Config) -> ACMILConfig:
-    """Our config from the official names; `n_token` and the masking default to the constructor's (one branch, no masking)."""
+    """Our configuration from the official names; `n_token` and the masking default to the constructor's (one branch, no masking)."""
     rate = config.get("dropout", config.get("droprate"))
     return ACMILConfig(
         n_features=config["D_feat"],
@@ -31,7 +31,7 @@ def model_config(config: Config) -> ACMILConfig:
 
 
 def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Official config of an official state dict, from its shapes alone; `component` names the class.
+    """Official configuration of an official state dict, from its shapes alone; `component` names the class.
 
     Raises:
         ValueError: not the state dict of an ACMIL model.
@@ -48,7 +48,7 @@ def infer_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _classifiers(official: StateDict, branches: int) -> StateDict:
-    """The entries that both forms share; classifiers of the branches are stacked."""
+    """The entries that both forms share; the branches' classifiers are stacked."""
     ours = {"project": official.pop("dimreduction.fc1.weight")}
     for kind in ("weight", "bias"):
         classifiers = [official.pop(f"classifier.{branch}.fc.{kind}") for branch in range(branches)]
@@ -106,7 +106,7 @@ def run(module: nn.Module, inputs: dict[str, Any], *, config: Config, mode: str)
     return result
 
 
-# A constant added to every score of a row leaves its softmax as it was: these biases have a true gradient of zero through the losses.
+# A constant added to every score of a row does not change its softmax: these biases have a true gradient of zero through the losses.
 _COMPONENTS = {
     "ACMIL_GA": Component(
         run=run, build=lambda config: ACMIL_GA(model_config(config)), convert=convert_ga, unused=("score_bias",)

@@ -22,7 +22,7 @@ _SEGMENTATION = ("seg_level", "sthresh", "mthresh", "close", "use_otsu", "a_t", 
 
 
 def _numbers(ids: Any) -> tuple[int, ...]:
-    """The numbers of contours, which CLAM writes as 'none', '1,2' or a list."""
+    """Numbers of contours, which CLAM writes as 'none', '1,2' or a list."""
     if ids in (None, "none", ""):
         return ()
     if isinstance(ids, str):
@@ -31,6 +31,7 @@ def _numbers(ids: Any) -> tuple[int, ...]:
 
 
 def _tissue_params(config: Mapping[str, Any]) -> TissueParams:
+    """CLAM's own parameters, without the adaptations to the slide that our presets make."""
     from pathology_mil.slides.options import TissueParams
 
     known = {key: config[key] for key in _SEGMENTATION if key in config}
@@ -79,7 +80,7 @@ def _patch(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, Any]
             }
             stored = plain_attributes(data.attrs)
             coords = data[:]
-    del stored["save_path"]  # of the machine
+    del stored["save_path"]  # differs between machines
     outputs: dict[str, Any] = {
         "coords": torch.from_numpy(coords),
         "h5_attributes": stored,
@@ -115,6 +116,7 @@ def _heatmap(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, An
         tissue = None
         if config.get("segment", False):
             tissue = segment(slide, _tissue_params(config))
+        options = {key: config[key] for key in _DRAWING if key in config}
         picture = render(
             slide,
             inputs["coords"].numpy(),
@@ -125,7 +127,7 @@ def _heatmap(module: None, inputs: Mapping[str, Any], *, config: Mapping[str, An
             alpha=config.get("alpha", 0.4),
             blank_canvas=config.get("blank_canvas", False),
             tissue=tissue,
-            **{key: config[key] for key in _DRAWING if key in config},
+            **options,
         )
     return {"rgb": torch.from_numpy(picture), "rgb_sampled": torch.from_numpy(np.float32(picture[8::16, 8::16]))}
 

@@ -1,4 +1,4 @@
-"""From slides to the features that a model takes: the tiles and the encoder that its training features were made with."""
+"""From slides to the features that a model takes, made with the tiles and the encoder of its training features."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathology_mil.slides.tiling import refuse_single_failure, tile_slides
 
 
 def holds_slides(path: Path) -> bool:
-    """Whether a path means slides rather than features: by its ending, or a folder with slides and no feature files."""
+    """Whether a path holds slides rather than features: by its ending, or a folder with slides and no feature files."""
     if path.is_dir():
         endings = {file.suffix.lower() for file in path.rglob("*")}
         return bool(endings & SLIDE_SUFFIXES) and not endings & {".h5", ".hdf5", ".pt"}
@@ -34,25 +34,26 @@ def prepare(
     threads: int | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, list[Attempt]]:
-    """Tiles and encodes slides as the model's training slides were.
+    """Tiles and encodes slides in the way of the model's training slides.
 
     Args:
-        slides: as `find_slides`.
-        job: folder for tiles and features; an interrupted run goes on there.
-        encoder: as for ``encode``; nothing needs to be given where the model's encoder is computed.
-        mpp: the scans' resolution, where the files do not say it.
+        slides: as in `find_slides`.
+        job: folder for tiles and features; an interrupted run continues there.
+        encoder: as for ``encode``; not needed where the model's encoder is computed.
+        mpp: the scans' resolution, where the files do not state it.
 
     Returns:
-        The folder of features, and the attempts of slides that gave none.
+        The folder of features, and the attempts of slides without features.
 
     Raises:
-        UserError: the model does not say how its features were made, another encoder or no weights were given, no usable slide.
+        UserError: the model does not record how its features were made, another encoder or no weights were given, no usable slide.
     """
     files = find_slides(slides, mpp=mpp)
     tiling, choice = tiling_of(model), encoder_of(model, encoder)
     folder, tiled = tile_slides(files, job, tiling, workers=workers, overwrite=overwrite)
     refuse_single_failure(tiled, single=len(files) == 1)
-    storage = Storage(device="cpu" if choice.computed else device)
+    where = "cpu" if choice.computed else device
+    storage = Storage(device=where)
     features, encoded = encode_slides(folder, choice, storage, workers=workers, threads=threads, overwrite=overwrite)
     # A slide without tiles fails in both steps: it is named once.
     unencoded = [attempt for attempt in encoded if not attempt.ok]
@@ -62,28 +63,28 @@ def prepare(
 
 
 def tiling_of(model: LoadedModel) -> Tiling:
-    """The tiles that the model's training features were made of."""
+    """The tiling of the model's training slides."""
     features = model.features
     if "tiles" in features:
         return Tiling.of(features["tiles"])
     if "patch_size" not in features or not {"target_magnification", "target_mpp"} & features.keys():
         raise UserError(
-            "the model does not say how the tiles of its features were cut",
+            "the model does not record how the tiles of its features were cut",
             "make features with 'pathology-mil tile' and 'encode' as for its training, then predict from those",
         )
-    mpp = features.get("target_mpp")
-    return Tiling(
-        TileOptions(
-            patch_size=int(float(features["patch_size"])),
-            mag=None if mpp else float(features["target_magnification"]),
-            mpp=float(mpp) if mpp else None,
-            overlap=int(float(features.get("overlap", 0))),
-        )
-    )
+    # Models of older feature files record only attributes, as text: "256", "20.0". A stated resolution outweighs the magnification.
+    mag, mpp = None, None
+    if features.get("target_mpp"):
+        mpp = float(features["target_mpp"])
+    else:
+        mag = float(features["target_magnification"])
+    patch_size = int(float(features["patch_size"]))
+    overlap = int(float(features.get("overlap", 0)))
+    return Tiling(TileOptions(patch_size=patch_size, mag=mag, mpp=mpp, overlap=overlap))
 
 
 def encoder_of(model: LoadedModel, encoder: EncoderOptions) -> EncoderOptions:
-    """The encoder of the model's training features, checked against what the user asks for."""
+    """The encoder of the model's training features, checked against what the user requests."""
     trained_on = str(model.features.get("encoder", ""))
     if encoder.encoder is None:
         if trained_on != COMPUTED:
@@ -93,11 +94,11 @@ def encoder_of(model: LoadedModel, encoder: EncoderOptions) -> EncoderOptions:
                 "or predict from features",
             )
         return EncoderOptions(encoder=COMPUTED)
-    # Features may be kept under the name of a known encoder, which timm calls otherwise.
+    # Features may be stored under the name of a known encoder, which timm calls otherwise.
     if encoder.known_as is None and trained_on in PAIRINGS:
         encoder = replace(encoder, known_as=trained_on)
     if trained_on and encoder.label != trained_on:
-        raise UserError(f"the model takes features of {trained_on}, --encoder asks for {encoder.label}")
+        raise UserError(f"the model takes features of {trained_on}, but --encoder is {encoder.label}")
     weights, digest = encoder.plain()["weights"], model.features.get("weights")
     if digest is not None and weights != digest:
         raise UserError(

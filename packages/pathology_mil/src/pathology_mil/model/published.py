@@ -1,6 +1,6 @@
 """Published weights that this package can use, as data. Imports nothing heavy.
 
-Licences and gating are what the models' cards said when this list was written (2025); the card decides.
+Licences and gating are as on the models' cards when this list was written (2025); the card decides.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class PublishedEncoder(Published):
     """One published network that turns tiles into features.
 
     Attributes:
-        feature_width: F, of its features; 0: it varies.
+        feature_width: F, width of its features; 0: it varies.
         tiles: tile side @ magnification that it was trained on.
-        encoder: value of ``encode --encoder``; empty where the architecture is in no library that we use.
+        encoder: value of ``encode --encoder``; empty where no library that we use has the architecture.
     """
 
     feature_width: int
@@ -42,7 +42,9 @@ def _on_hub(
     files: tuple[str, ...] = _FILES,
 ) -> PublishedEncoder:
     """An encoder in a repository of the hub."""
-    access = "a hub account with access granted (huggingface-cli login); " if gated else ""
+    access = ""
+    if gated:
+        access = "a hub account with access granted (huggingface-cli login); "
     needs = f"{access}network for 'models get {name}', or its file for 'encode --weights'"
     if not encoder:
         needs = f"features made elsewhere (its architecture is in {source}); train and predict take them"
@@ -64,7 +66,7 @@ def _on_hub(
 def _elsewhere(
     name: str, licence: str, size: str, width: int, tiles: str, source: str, *, encoder: str = ""
 ) -> PublishedEncoder:
-    """An encoder whose file is to be fetched by hand."""
+    """An encoder whose file must be fetched by hand."""
     needs = f"its file from {source}, for 'encode --encoder {encoder} --weights FILE'"
     if not encoder:
         needs = f"features made elsewhere (its architecture is in {source}); train and predict take them"

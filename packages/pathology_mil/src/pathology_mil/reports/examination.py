@@ -23,7 +23,7 @@ from pathology_mil.slides.tissue import Tissue, segment
 
 @dataclass(frozen=True, kw_only=True)
 class Examination(Findings):
-    """Findings of this domain; the exit status says whether the next command would work."""
+    """Findings of this domain; the exit status tells whether the next command would work."""
 
     @property
     def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -31,15 +31,15 @@ class Examination(Findings):
 
 
 def examine(path: Path, *, mpp: float | None = None, pictures: bool = False) -> Examination:
-    """Looks into a slide, a folder of slides, a file of tiles, features or annotations.
+    """Examines a slide, a folder of slides, or a file of tiles, features or annotations.
 
     Args:
         path: the file or folder.
-        mpp: the slide's resolution, where it does not say.
+        mpp: the slide's resolution, where the file does not state it.
         pictures: draw the tissue and some tiles, too.
 
     Raises:
-        UserError: nothing there, or damaged.
+        UserError: nothing is there, or it is damaged.
     """
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -57,6 +57,7 @@ def _folder(path: Path, mpp: float | None) -> Examination:
     try:
         slides = find_slides(path)
     except UserError:
+        # no slides: a folder of features may be meant, unless it is the job folder of `tile`
         if path.is_dir() and any(path.rglob("*.h5")) and not (path / "patches").is_dir():
             bags = find_bags(path)
             return Examination(
@@ -68,33 +69,42 @@ def _folder(path: Path, mpp: float | None) -> Examination:
         raise
     facts: dict[str, Any] = {"slides": len(slides)}
     resolutions: dict[str, int] = {}
-    bad, silent = [], []
+    unreadable, without_resolution = [], []
     for file in slides:
         try:
             with Slide(file.path, mpp=file.mpp or mpp) as slide:
+                key = "unknown"
                 if slide.mpp is None:
-                    silent.append(file.slide_id)
-                key = f"{slide.mpp:g} µm/px" if slide.mpp else "unknown"
+                    without_resolution.append(file.slide_id)
+                else:
+                    key = f"{slide.mpp:g} µm/px"
                 resolutions[key] = resolutions.get(key, 0) + 1
         except UserError as error:
-            bad.append(error.message)
-    facts |= {"resolutions": ", ".join(f"{n} at {k}" for k, n in sorted(resolutions.items())), "unreadable": len(bad)}
-    warnings = [*bad[:10], *([f"{len(bad) - 10} more cannot be read"] if len(bad) > 10 else [])]
-    own = ""
-    if silent:
+            unreadable.append(error.message)
+    counts = [f"{count} at {resolution}" for resolution, count in sorted(resolutions.items())]
+    facts |= {"resolutions": ", ".join(counts), "unreadable": len(unreadable)}
+    warnings = unreadable[:10]
+    if len(unreadable) > 10:
+        warnings.append(f"{len(unreadable) - 10} more cannot be read")
+    resolution_option = ""
+    if without_resolution:
         warnings.append(
-            f"no resolution in {len(silent)} slides ({', '.join(silent[:5])}): say it with --slide-mpp, or a CSV with columns wsi, mpp"
+            f"no resolution in {len(without_resolution)} slides ({', '.join(without_resolution[:5])}): "
+            "give it with --slide-mpp, or a CSV with columns wsi, mpp"
         )
-        own = " --slide-mpp 0.25"
-    usable = len(bad) < len(slides)
+        resolution_option = " --slide-mpp 0.25"
+    usable = len(unreadable) < len(slides)
+    next_commands = []
+    if usable:
+        next_commands = [f"pathology-mil tile {shlex.quote(str(path))} --out job --mag 20{resolution_option}"]
     return Examination(
         title=path.name,
         kind="folder of slides" if path.is_dir() else "list of slides",
         usable=usable,
-        summary=f"{len(slides) - len(bad)} of {len(slides)} slides can be read.",
+        summary=f"{len(slides) - len(unreadable)} of {len(slides)} slides can be read.",
         details=facts,
         warnings=warnings,
-        next_commands=[f"pathology-mil tile {shlex.quote(str(path))} --out job --mag 20{own}"] if usable else [],
+        next_commands=next_commands,
     )
 
 
@@ -110,7 +120,7 @@ def _hdf5(path: Path) -> Examination:
                 "patch size": tiles.size,
                 **_scale_attributes(tiles.attributes),
             }
-            job = path.parent.parent
+            job = path.parent.parent  # JOB/TILES/patches/SLIDE.h5 → JOB/TILES
             return Examination(
                 title=path.name,
                 kind="coordinates of tiles",
@@ -141,7 +151,7 @@ def _hdf5(path: Path) -> Examination:
     }
     warnings = list(bag.notes)
     if bag.coords is None:
-        warnings.append("no coordinates: a label can be predicted, a heat map cannot be drawn")
+        warnings.append("no coordinates: a label can be predicted, but no heat map drawn")
     if not len(bag):
         warnings.append("no tiles: the slide had no tissue")
     return Examination(
@@ -164,16 +174,14 @@ def _scale_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
         "patch_level",
         "bad_tiles",
     )
-    return {k: attributes[k] for k in keys if attributes.get(k) is not None}
+    return {key: attributes[key] for key in keys if attributes.get(key) is not None}
 
 
 def _annotations(path: Path) -> Examination:
     regions = read_annotations(path)
     counts = Counter(region.name or NO_CLASS for region in regions)
-    details: dict[str, Any] = {
-        "regions": len(regions),
-        "classes": ", ".join(f"{name} ({count})" for name, count in sorted(counts.items())),
-    }
+    classes = [f"{name} ({count})" for name, count in sorted(counts.items())]
+    details: dict[str, Any] = {"regions": len(regions), "classes": ", ".join(classes)}
     warnings = []
     try:
         area = truth_area(regions, where=path.name)
@@ -198,6 +206,9 @@ def _slide(path: Path, mpp: float | None, pictures: bool) -> Examination:
         details = {**_scan_details(slide), "picture": kind}
         warnings = _scan_warnings(slide)
         if kind == DARK:
+            drawn = []
+            if pictures:
+                drawn = [(figures.encoded(slide.thumbnail(1200)), "The picture.")]
             return Examination(
                 title=path.name,
                 kind="slide or picture",
@@ -205,13 +216,13 @@ def _slide(path: Path, mpp: float | None, pictures: bool) -> Examination:
                 summary=f"Not stained tissue in bright light: {advice(kind)}.",
                 details=details,
                 warnings=warnings,
-                pictures=[(figures.encoded(slide.thumbnail(1200)), "The picture.")] if pictures else [],
+                pictures=drawn,
             )
         tissue = segment(slide, PRESETS["default"])
         warnings += tissue.notes
         details["pieces of tissue"] = len(tissue.contours)
         tiling, tiles = _fitting(slide), None
-        if slide.mpp is not None:
+        if slide.mpp is not None:  # without a resolution there is no area, and no tile at 20×
             details["tissue"] = f"{tissue.area_mm2(slide.mpp):.2f} mm²"
             tiles, _ = make_tiles(slide, tiling, tissue)
             name = f"tiles of {tiling.tiles.patch_size} px at {tiling.tiles.resolution_name}"
@@ -223,18 +234,24 @@ def _slide(path: Path, mpp: float | None, pictures: bool) -> Examination:
                 f"'{look}' draws the slide"
             )
         usable = bool(tissue.contours) and (tiles is None or len(tiles.coords) > 0)
-        drawn = _pictures(slide, tissue, tiles) if pictures else []
+        drawn = []
+        if pictures:
+            drawn = _pictures(slide, tissue, tiles)
         if slide.bad_regions:
             warnings.append(f"{slide.bad_regions} regions of the file cannot be decoded and were taken as background")
-        summary = "Usable." if slide.mpp else "Usable once its resolution is given."
+        next_commands = []
+        summary = "No tissue was found on it."
+        if usable:
+            next_commands = _next(slide, path, mpp, tiling)
+            summary = "Usable." if slide.mpp else "Usable once its resolution is given."
         return Examination(
             title=path.name,
             kind="whole-slide image",
             usable=usable,
-            summary=summary if usable else "No tissue was found on it.",
+            summary=summary,
             details=details,
             warnings=warnings,
-            next_commands=_next(slide, path, mpp, tiling) if usable else [],
+            next_commands=next_commands,
             pictures=drawn,
         )
 
@@ -243,14 +260,14 @@ def _scan_details(slide: Slide) -> dict[str, Any]:
     details: dict[str, Any] = {
         "format": slide.properties.get("openslide.vendor", "plain image"),
         "size": f"{slide.dimensions[0]} × {slide.dimensions[1]} pixels",
-        "levels": ", ".join(f"{d[0]:.4g}×" for d in slide.downsamples),
+        "levels": ", ".join(f"{along_x:.4g}×" for along_x, _ in slide.downsamples),
         "resolution": "not recorded",
     }
     if slide.axes is not None:
         details["resolution"] = f"{slide.axes[0]:g} × {slide.axes[1]:g} µm per pixel ({slide.mpp_source})"
     if slide.mpp is not None:
         details["resolution"] = f"{slide.mpp:g} µm per pixel ({slide.mpp_source})"
-        if slide.mpp < 2.4:
+        if slide.mpp < 2.4:  # coarser than a 4× objective: no objective has this name
             details["magnification"] = f"{magnification(slide.mpp)}× (nominal)"
     if slide.other_images:
         details["other images"] = ", ".join(slide.other_images)
@@ -262,52 +279,54 @@ def _scan_warnings(slide: Slide) -> list[str]:
     if slide.axes is not None:
         warnings.append(
             f"the pixels are not square ({slide.axes[0]:g} × {slide.axes[1]:g} µm): resample the file; "
-            f"--slide-mpp {slide.axes[0]:g} takes them as square"
+            f"--slide-mpp {slide.axes[0]:g} treats them as square"
         )
     elif slide.mpp is None:
         warnings.append(
-            "the file does not say its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)"
+            "the file does not state its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)"
         )
     if {"label", "macro"} & set(slide.other_images):
-        warnings.append("the file holds a picture of the glass's label or of the whole glass, which can show names")
+        warnings.append(
+            "the file holds a picture of the slide's label or of the whole slide, which can show patients' names"
+        )
     return warnings
 
 
 def _next(slide: Slide, path: Path, mpp: float | None, tiling: Tiling) -> list[str]:
-    own = ""
+    resolution_option = ""
     if mpp:
-        own = f" --slide-mpp {mpp:g}"
+        resolution_option = f" --slide-mpp {mpp:g}"
     elif slide.mpp is None:
-        own = " --slide-mpp 0.25"
+        resolution_option = " --slide-mpp 0.25"
     tiles = tiling.tiles
-    target = f"--mag {tiles.mag:g}" if tiles.mag else f"--mpp {tiles.mpp:g}"
+    if tiles.mag:
+        target = f"--mag {tiles.mag:g}"
+    else:
+        target = f"--mpp {tiles.mpp:g}"
     job = shlex.quote(f"{slide.slide_id}-job")
     return [
-        f"pathology-mil tile {shlex.quote(str(path))} --out {job} {target}{own}",
+        f"pathology-mil tile {shlex.quote(str(path))} --out {job} {target}{resolution_option}",
         f"pathology-mil encode {job} --encoder colour-texture",
     ]
 
 
 def _fitting(slide: Slide) -> Tiling:
     """Tiles at 20×, or at the slide's own resolution where that is coarser."""
-    if slide.mpp is None or slide.mpp < 0.6:
+    if slide.mpp is None or slide.mpp < 0.6:  # 20× is 0.5 µm per pixel, give or take
         return Tiling()
     return Tiling(TileOptions(mpp=round(slide.mpp, 3)))
 
 
 def _pictures(slide: Slide, tissue: Tissue, tiles: Tiles | None) -> list[tuple[bytes, str]]:
+    """Tissue and tiles on a thumbnail, and some of the tiles, each with its caption."""
     thumbnail = slide.thumbnail(1200)
     caption = "Tissue (green), holes in it (blue)"
     if tiles is None:
         return [(figures.encoded(figures.draw_tissue(thumbnail, slide.dimensions, tissue)), caption + ".")]
     framed = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
     overview = figures.draw_tissue(framed, slide.dimensions, tissue)
-    pictures = [
-        (
-            figures.encoded(overview),
-            f"{caption} and the {len(tiles.coords)} tiles (frames); what no tile covers is faded.",
-        )
-    ]
+    caption += f" and the {len(tiles.coords)} tiles (frames); areas without tiles are faded."
+    pictures = [(figures.encoded(overview), caption)]
     if len(tiles.coords):
         sheet = figures.contact_sheet(figures.some_tiles(slide, tiles))
         width = tiles.side * slide.known_mpp()

@@ -1,4 +1,4 @@
-"""What a person looks at: tissue and tiles on a thumbnail, tiles side by side, and heat maps beside the truth."""
+"""Figures: tissue and tiles on a thumbnail, tiles side by side, and heat maps beside the truth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,10 @@ GREEN, BLUE, YELLOW = (0, 150, 60), (40, 80, 220), (255, 215, 0)
 
 def encoded(picture: RGB, suffix: str = ".jpg", quality: int = 88) -> bytes:
     """A picture as the bytes of a JPEG or PNG file."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    options = []
+    if suffix == ".jpg":
+        options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    # OpenCV's order of colours is BGR
     ok, data = cv2.imencode(suffix, np.ascontiguousarray(picture[..., ::-1]), options)
     assert ok
     return data.tobytes()
@@ -37,6 +40,7 @@ def save(path: Path, picture: RGB) -> None:
 
 
 def _scale(picture: RGB, dimensions: tuple[int, int]) -> NDArray[np.float64]:
+    """Factors (x, y) from level-0 pixels to the picture's."""
     return np.array([picture.shape[1] / dimensions[0], picture.shape[0] / dimensions[1]])
 
 
@@ -64,7 +68,7 @@ def _write_number(picture: RGB, number: int, centre: NDArray, width: int) -> Non
 
 
 def draw_tiles(picture: RGB, dimensions: tuple[int, int], coords: NDArray, side: int) -> RGB:
-    """Thin frames of the tiles over a picture of the slide; a light veil over what no tile covers."""
+    """Thin frames of the tiles over a picture of the slide; a light veil over areas without tiles."""
     scale = _scale(picture, dimensions)
     covered = np.zeros(picture.shape[:2], bool)
     corners = np.rint(coords * scale).astype(int)
@@ -73,7 +77,7 @@ def draw_tiles(picture: RGB, dimensions: tuple[int, int], coords: NDArray, side:
         covered[max(0, y) : bottom, max(0, x) : right] = True
     drawn = picture.copy()
     drawn[~covered] = (0.45 * drawn[~covered] + 0.55 * 255).astype(np.uint8)
-    if side * scale[0] >= 6:
+    if side * scale[0] >= 6:  # frames of smaller tiles would hide the picture
         frames = drawn.copy()
         for start, end in zip(corners.tolist(), ends.tolist(), strict=True):
             cv2.rectangle(frames, start, end, (70, 70, 70), 1)
@@ -93,14 +97,14 @@ def stitched(thumbnail: RGB, dimensions: tuple[int, int], coords: NDArray, side:
 
 
 def contact_sheet(tiles: Sequence[RGB], *, columns: int = 6, side: int = 192, titles: Sequence[str] = ()) -> RGB:
-    """Tiles side by side on white, each with a title under it where there are titles."""
+    """Tiles side by side on white, each with a title under it if there are titles."""
     gap, foot = 8, 24 if titles else 0
     fitted = []
     for tile in tiles:
         shrink = max(tile.shape) / side
         fitted.append(resized(tile, max(1, round(tile.shape[1] / shrink)), max(1, round(tile.shape[0] / shrink))))
-    height = max((f.shape[0] for f in fitted), default=side)
-    rows = -(-len(tiles) // columns)
+    height = max((tile.shape[0] for tile in fitted), default=side)
+    rows = -(-len(tiles) // columns)  # rounded up
     sheet = np.full((rows * (height + foot + gap) + gap, columns * (side + gap) + gap, 3), 255, np.uint8)
     for i, tile in enumerate(fitted):
         y, x = gap + i // columns * (height + foot + gap), gap + i % columns * (side + gap)
@@ -112,11 +116,16 @@ def contact_sheet(tiles: Sequence[RGB], *, columns: int = 6, side: int = 192, ti
 
 
 def some_tiles(slide: Slide, tiles: Tiles, n: int = 12) -> list[RGB]:
-    """Tiles from all over the slide, in the order in which they lie; of those looked at, the ones with most stain."""
-    looked = np.unique(np.linspace(0, len(tiles.coords) - 1, min(3 * n, len(tiles.coords))).round().astype(int))
-    found = [slide.read_tile(*tiles.coords[i].tolist(), side=tiles.side, size=tiles.size) for i in looked]
-    stained = [float((np.ptp(t, axis=-1) > 30).mean()) for t in found]
-    return [found[i] for i in sorted(np.argsort(stained)[::-1][:n])]
+    """Tiles from all over the slide, in their own order: of a few times as many, the ones with the most stain."""
+    spread = np.linspace(0, len(tiles.coords) - 1, min(3 * n, len(tiles.coords)))
+    candidates, stained_shares = [], []
+    for i in np.unique(spread.round().astype(int)):
+        candidate = slide.read_tile(*tiles.coords[i].tolist(), side=tiles.side, size=tiles.size)
+        is_stained = np.ptp(candidate, axis=-1) > 30  # stain has a colour, glass and grey do not
+        candidates.append(candidate)
+        stained_shares.append(float(is_stained.mean()))
+    most_stained = np.argsort(stained_shares)[::-1][:n]
+    return [candidates[i] for i in sorted(most_stained)]
 
 
 def map_panels(
@@ -130,36 +139,37 @@ def map_panels(
     title: str = "",
     max_side: int = 1600,
 ) -> RGB:
-    """The slide, what was drawn as tumour (where that is known) and the heat map side by side, with a legend and a scale bar.
+    """The slide, the annotated tumour (where it is known) and the heat map side by side, with a legend and a scale bar.
 
     Args:
         slide: the slide.
         heat: its heat map, as `heatmaps.render` draws it.
         cmap: the colour map of the heat map.
-        legend: what its colours mean.
+        legend: meaning of its colours.
         top: the value of the highest colour.
-        truth: area drawn as tumour.
+        truth: area annotated as tumour.
         title: of the whole figure.
         max_side: the heat map's own limit; the panels are drawn at its size at most.
     """
     thumbnail = slide.thumbnail(min(max_side, 1000))
     panels: list[tuple[RGB, str]] = [(thumbnail, "Slide")]
+    heat_title = "Attention of the model"
     if truth is not None:
-        panels.append(
-            (
-                outlined(thumbnail, slide.dimensions, truth, fill=0.25),
-                "Truth: drawn as tumour" if not truth.is_empty else "Truth: no tumour",
-            )
-        )
+        truth_title = "Truth: no tumour"
+        if not truth.is_empty:
+            truth_title = "Truth: annotated as tumour"
+            heat_title += ", truth outlined"
+        panels.append((outlined(thumbnail, slide.dimensions, truth, fill=0.25), truth_title))
         heat = outlined(heat, slide.dimensions, truth)
-    panels.append((heat, "Attention of the model" + ("" if truth is None or truth.is_empty else ", truth outlined")))
+    panels.append((heat, heat_title))
     ratio = thumbnail.shape[0] / thumbnail.shape[1]
-    beside = ratio > 0.45  # very wide slides go one below the other
-    n, width = len(panels), 4.6
-    size = (width * n + 0.6, width * ratio + 0.75) if beside else (width * 2, n * width * 2 * ratio + 0.9)
+    n, width = len(panels), 4.6  # inches
+    grid, size = (1, n), (width * n + 0.6, width * ratio + 0.75)
+    if ratio <= 0.45:  # panels of very wide slides go one below the other
+        grid, size = (n, 1), (width * 2, n * width * 2 * ratio + 0.9)
     figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(*((1, n) if beside else (n, 1)), squeeze=False).ravel()
+    axes = figure.subplots(*grid, squeeze=False).ravel()
     for ax, (picture, words) in zip(axes, panels, strict=True):
         ax.imshow(picture, interpolation="antialiased")
         ax.set_title(words, fontsize=10)
@@ -173,11 +183,12 @@ def map_panels(
 
 
 def outlined(picture: RGB, dimensions: tuple[int, int], shape: shapely.MultiPolygon, *, fill: float = 0.0) -> RGB:
-    """Black outlines on white ones (seen on any colour), filled with a share of yellow."""
+    """Black outlines on white ones (visible on any colour), filled with a share of yellow."""
     scale = _scale(picture, dimensions)
-    rings = [
-        np.rint(np.array(r.coords) * scale).astype(np.int32) for p in shape.geoms for r in (p.exterior, *p.interiors)
-    ]
+    rings = []
+    for polygon in shape.geoms:
+        for ring in (polygon.exterior, *polygon.interiors):
+            rings.append(np.rint(np.array(ring.coords) * scale).astype(np.int32))
     drawn = picture.copy()
     if fill and rings:
         layer = picture.copy()
@@ -190,12 +201,15 @@ def outlined(picture: RGB, dimensions: tuple[int, int], shape: shapely.MultiPoly
 
 
 def _scale_bar(ax: Axes, slide: Slide, thumbnail: RGB) -> None:
+    """A bar of a round length, at most a quarter of the slide's width."""
     if slide.mpp is None:
         return
     across = slide.dimensions[0] * slide.mpp  # µm
-    length = next((b for b in (10_000, 5000, 2000, 1000, 500, 200, 100, 50, 20, 10) if b <= across / 4), 10)
+    length = next((bar for bar in (10_000, 5000, 2000, 1000, 500, 200, 100, 50, 20, 10) if bar <= across / 4), 10)
     pixels = length / across * thumbnail.shape[1]
     x, y = 0.03 * thumbnail.shape[1], 0.96 * thumbnail.shape[0]
     ax.plot([x, x + pixels], [y, y], color="black", linewidth=3, solid_capstyle="butt")
-    words = f"{length / 1000:g} mm" if length >= 1000 else f"{length} µm"
+    words = f"{length} µm"
+    if length >= 1000:
+        words = f"{length / 1000:g} mm"
     ax.text(x + pixels / 2, y - 0.012 * thumbnail.shape[0], words, ha="center", va="bottom", fontsize=8)

@@ -21,17 +21,20 @@ from pathology_mil.slides.reading import Slide
 
 def colour_values(attention: NDArray, options: MapOptions) -> NDArray[np.float64]:
     """(N,) attention on the scale of the colours, 0 to 1."""
-    scaled = n_times_a(attention, zoom=options.zoom) if options.scale == "n-a" else percentiles(attention) / 100
+    if options.scale == "n-a":
+        scaled = n_times_a(attention, zoom=options.zoom)
+    else:
+        scaled = percentiles(attention) / 100
     return np.clip(scaled, 0, 1)
 
 
 @dataclass(frozen=True)
 class DrawnMap:
-    """What was drawn of one slide.
+    """The pictures of one slide.
 
     Attributes:
         files: by kind.
-        facts: label, probabilities, tiles, and where there is a truth the AUPRC of the attention and its chance level.
+        facts: label, probabilities, tiles, and where the truth is known the AUPRC of the attention and its chance level.
     """
 
     files: Mapping[str, Path]
@@ -43,7 +46,7 @@ def draw_map(
 ) -> DrawnMap:
     """Draws one slide.
 
-    Writes `SLIDE_overlay.png`, `SLIDE_heatmap.png` (slide, truth where there is one, heat map, legend), `SLIDE_tiles.geojson` for QuPath and
+    Writes `SLIDE_overlay.png`, `SLIDE_heatmap.png` (slide, truth if known, heat map, legend), `SLIDE_tiles.geojson` for QuPath and
     `SLIDE_top.png`.
     """
     if not len(scored.coords):
@@ -68,31 +71,32 @@ def draw_map(
     measurements = {"attention": scored.attention, "N x attention": n_times_a(scored.attention)}
     if scored.label is not None:
         facts |= {"label": scored.label, "probabilities": dict(scored.probabilities)}
-    inside = overlap(truth, scored.coords, scored.side) if truth is not None else None
-    if inside is not None:
+    inside = None
+    if truth is not None:
+        inside = overlap(truth, scored.coords, scored.side)
+        is_tumour = inside >= 0.5  # tiles on the border count by their larger part
         measurements["share drawn as tumour"] = inside
-        facts |= {"auprc": auprc(scored.attention, inside >= 0.5), "chance": float((inside >= 0.5).mean())}
+        facts |= {"auprc": auprc(scored.attention, is_tumour), "chance": float(is_tumour.mean())}
     write_geojson(files["qupath"], tile_regions(scored.coords, scored.side, measurements))
-    figures.save(
-        files["figure"],
-        figures.map_panels(
-            slide,
-            heat,
-            options.cmap,
-            options.legend[0],
-            top=options.legend[1],
-            truth=truth,
-            title=_title(slide, facts),
-            max_side=options.max_side,
-        ),
+    legend, highest = options.legend
+    panels = figures.map_panels(
+        slide,
+        heat,
+        options.cmap,
+        legend,
+        top=highest,
+        truth=truth,
+        title=_title(slide, facts),
+        max_side=options.max_side,
     )
+    figures.save(files["figure"], panels)
     figures.save(files["top tiles"], _top(slide, scored, options.top, inside))
     if options.branches and scored.branches is not None:
         for m, branch in enumerate(scored.branches):
-            files[f"branch {m}"] = stem.with_name(f"{stem.name}_branch{m}.png")
-            figures.save(
-                files[f"branch {m}"], render(slide, scored.coords, colour_values(branch, options), scored.side, **draw)
-            )
+            file = stem.with_name(f"{stem.name}_branch{m}.png")
+            picture = render(slide, scored.coords, colour_values(branch, options), scored.side, **draw)
+            figures.save(file, picture)
+            files[f"branch {m}"] = file
     return DrawnMap(files, facts)
 
 
@@ -109,11 +113,15 @@ def _title(slide: Slide, facts: Mapping[str, Any]) -> str:
 
 
 def _top(slide: Slide, scored: Scored, n: int, inside: NDArray | None) -> NDArray[np.uint8]:
+    """The n tiles with the most attention side by side, with N a and whether they are tumour."""
     order = np.argsort(-scored.attention, kind="stable")[:n]
     size = min(scored.side, 256)
-    tiles = [slide.read_tile(*scored.coords[i].tolist(), side=scored.side, size=size) for i in order]
     values = n_times_a(scored.attention)
-    mark = [("" if inside is None else ", tumour" if inside[i] >= 0.5 else "") for i in order]
-    return figures.contact_sheet(
-        tiles, columns=5, titles=[f"N a = {values[i]:.1f}{m}" for i, m in zip(order, mark, strict=True)]
-    )
+    tiles, titles = [], []
+    for i in order:
+        tiles.append(slide.read_tile(*scored.coords[i].tolist(), side=scored.side, size=size))
+        title = f"N a = {values[i]:.1f}"
+        if inside is not None and inside[i] >= 0.5:
+            title += ", tumour"
+        titles.append(title)
+    return figures.contact_sheet(tiles, columns=5, titles=titles)

@@ -9,11 +9,11 @@ from core_runtime.terminal import warn
 
 
 def slide_facts(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
-    """What became of each slide, for programs."""
-    return [
-        {"slide_id": attempt.name, "status": attempt.status, "message": attempt.message, **attempt.facts}
-        for attempt in attempts
-    ]
+    """The result for each slide, for programs."""
+    rows = []
+    for attempt in attempts:
+        rows.append({"slide_id": attempt.name, "status": attempt.status, "message": attempt.message, **attempt.facts})
+    return rows
 
 
 def counts(attempts: Sequence[Attempt]) -> dict[str, Any]:
@@ -25,14 +25,18 @@ def counts(attempts: Sequence[Attempt]) -> dict[str, Any]:
 
 
 def _bad_regions(attempt: Attempt) -> int:
+    # tiling counts regions, encoding counts tiles
     return attempt.facts.get("bad_tiles", 0) or attempt.facts.get("bad_regions", 0)
 
 
 def note_lines(attempts: Sequence[Attempt]) -> Iterable[str]:
     """Each kind of note once, with the number of slides that it concerns."""
-    notes = Counter(note for attempt in attempts for note in attempt.facts.get("notes", ()))
+    notes: Counter[str] = Counter()
+    for attempt in attempts:
+        notes.update(attempt.facts.get("notes", ()))
     for text, count in notes.most_common(8):
-        yield f"  note ({count} slide{'s' if count > 1 else ''}): {text}"
+        slides = "1 slide" if count == 1 else f"{count} slides"
+        yield f"  note ({slides}): {text}"
     if bad := sum(map(_bad_regions, attempts)):
         where = ", ".join(attempt.name for attempt in attempts if _bad_regions(attempt))
         warn(f"{bad} regions could not be decoded and were taken as background: {where}")

@@ -13,10 +13,10 @@ class MapOptions:
         scale: n-a shows N × attention × zoom, where 1 is uniform and 1 and above the darkest red; percentile shows ranks.
         zoom: factor of n-a; below 1 shows differences among high values.
         cmap: a colour map of matplotlib.
-        alpha: how much the colours cover the slide.
+        alpha: opacity of the colours over the slide.
         blur: smooth over about a tile.
         branches: draw each branch, too.
-        top: how many tiles with most attention are shown.
+        top: number of tiles with the most attention to show.
         max_side: longest side of the picture in pixels.
     """
 
@@ -31,7 +31,7 @@ class MapOptions:
 
     @property
     def legend(self) -> tuple[str, float]:
-        """What the colours mean, and the value of the highest one."""
+        """The meaning of the colours, and the value of the highest one."""
         if self.scale == "percentile":
             return "rank of the attention (1: highest)", 1.0
         return f"N × attention (1: uniform; {1 / self.zoom:g} and more: darkest)", 1 / self.zoom

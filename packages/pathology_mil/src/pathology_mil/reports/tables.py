@@ -17,6 +17,7 @@ from core_runtime.folders import write_text
 def json_text(value: Any) -> str:
     """JSON with null for NaN, paths as text."""
     text = json.dumps(value, default=str)
+    # Python writes NaN and Infinity, which JSON does not have: read back, they become None
     return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1)
 
 
@@ -26,9 +27,11 @@ def write_fold_table(
     """CLAM's ``fold_{i}.csv``: slide_id, Y, Y_hat, p_0, p_1, …"""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["slide_id", "Y", "Y_hat", *(f"p_{c}" for c in range(probabilities.shape[1]))])
-    for slide, label, p in zip(slides, labels, probabilities.tolist(), strict=True):
-        writer.writerow([slide, label, max(range(len(p)), key=p.__getitem__), *p])
+    columns = [f"p_{number}" for number in range(probabilities.shape[1])]
+    writer.writerow(["slide_id", "Y", "Y_hat", *columns])
+    for slide, label, row in zip(slides, labels, probabilities.tolist(), strict=True):
+        predicted = max(range(len(row)), key=row.__getitem__)
+        writer.writerow([slide, label, predicted, *row])
     write_text(path, out.getvalue())
 
 
@@ -39,6 +42,9 @@ def write_summary(path: Path, folds: Sequence[Mapping[str, float]]) -> None:
     columns = ("test_auc", "val_auc", "test_acc", "val_acc")
     writer.writerow(["", "folds", *columns])
     for i, fold in enumerate(folds):
-        values = [fold.get(c, math.nan) for c in columns]
-        writer.writerow([i, i, *("" if math.isnan(v) else v for v in values)])
+        cells: list[Any] = [i, i]
+        for column in columns:
+            value = fold.get(column, math.nan)
+            cells.append("" if math.isnan(value) else value)
+        writer.writerow(cells)
     write_text(path, out.getvalue())

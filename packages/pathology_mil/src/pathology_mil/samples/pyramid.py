@@ -25,13 +25,14 @@ def write_pyramid(
         image: (height, width, 3) uint8, level 0.
         downsamples: of the further levels, ascending whole numbers.
         mpp: µm per pixel of level 0.
-        aperio: say the resolution the way Aperio scanners do (description with AppMag and MPP) instead of by the TIFF resolution tags.
+        aperio: state the resolution as Aperio scanners do (description with AppMag and MPP) instead of by the TIFF resolution tags.
         quality: of the JPEG compression.
     """
     height, width = image.shape[:2]
     with writing(path) as temporary, temporary.open("wb") as file:
+        # Classic TIFF, little-endian: header, then tiles and directories, each directory with the offset of the next.
         file.write(b"II*\0\0\0\0\0")
-        link = 4  # where the offset of the next directory has to be written
+        link = 4  # the place of the next directory's offset
         for downsample in (1, *downsamples):
             level = image
             if downsample > 1:
@@ -58,19 +59,21 @@ def write_pyramid(
                 (530, _SHORT, [2, 2]),
             ]
             if aperio:
+                # OpenSlide knows Aperio files by the first words, and reads AppMag and MPP
                 words = (
                     f"Aperio Image Library v12.0.0\r\n{width}x{height} [0,0 {width}x{height}] ({TILE}x{TILE}) -> "
                     f"{level.shape[1]}x{level.shape[0]} JPEG/RGB Q={quality}|AppMag = {10 / mpp:.0f}|MPP = {mpp:.4f}"
                 )
                 tags.append((270, _ASCII, words.encode() + b"\0"))
             else:
-                per_cm = [round(1e7 / (mpp * downsample)), 1000]
+                per_cm = [round(1e7 / (mpp * downsample)), 1000]  # pixels per cm as a fraction of two integers
                 tags += [(282, _RATIONAL, per_cm), (283, _RATIONAL, per_cm), (296, _SHORT, [3])]
-            link = _write_directory(file, link, sorted(tags, key=lambda t: t[0]))
+            link = _write_directory(file, link, sorted(tags, key=lambda tag: tag[0]))
 
 
 def _encoded_tiles(level: RGB, quality: int):
-    bgr = np.ascontiguousarray(level[..., ::-1])
+    """JPEG tiles, row after row; the last ones are filled up by repeating the edge."""
+    bgr = np.ascontiguousarray(level[..., ::-1])  # OpenCV's order
     down, right = -level.shape[0] % TILE, -level.shape[1] % TILE
     bgr = cv2.copyMakeBorder(bgr, 0, down, 0, right, cv2.BORDER_REPLICATE)
     for y in range(0, bgr.shape[0], TILE):
@@ -81,15 +84,16 @@ def _encoded_tiles(level: RGB, quality: int):
 
 
 def _write_directory(file, link: int, tags: Sequence[tuple[int, int, Sequence[int] | bytes]]) -> int:
-    """Writes values and directory at the end of the file, enters its offset at `link`, and returns where the next one's goes."""
+    """Writes values and directory at the end of the file, enters its offset at `link`, and returns the place of the next offset."""
     entries = b""
     for tag, kind, values in tags:
         if isinstance(values, bytes):
             data, count = values, len(values)
         else:
-            data = struct.pack(f"<{len(values)}{'H' if kind == _SHORT else 'I'}", *values)
-            count = len(data) // _SIZE[kind]
-        if len(data) > 4:
+            letter = "H" if kind == _SHORT else "I"
+            data = struct.pack(f"<{len(values)}{letter}", *values)
+            count = len(data) // _SIZE[kind]  # a rational is two numbers
+        if len(data) > 4:  # larger values stand elsewhere, at an even offset, and the entry holds that offset
             file.write(b"\0" * (file.tell() % 2))
             place = struct.pack("<I", file.tell())
             file.write(data)

@@ -34,7 +34,8 @@ class _Plan:
 
     @property
     def file(self) -> str:
-        return f"{self.slide_id}{'.svs' if self.mpp == synthesis.MPP else '.tif'}"
+        ending = ".svs" if self.mpp == synthesis.MPP else ".tif"
+        return f"{self.slide_id}{ending}"
 
 
 def make_samples(
@@ -52,9 +53,10 @@ def make_samples(
     `.svs`, truth as ASAP XML). One in five has pen marks. Patients have one or two slides.
 
     An interrupted run is finished by the same call.
+    The same call completes an interrupted run.
 
     Raises:
-        UserError: the folder holds finished samples, or others, and `overwrite` is off.
+        UserError: the folder holds complete samples, or other ones, and `overwrite` is off.
     """
     settings = out / "sample.json"
     request = {"slides": slides, "seed": seed}
@@ -65,17 +67,21 @@ def make_samples(
                 old.unlink()
     elif settings.exists():
         same = json.loads(settings.read_text()) == request
-        if not same or all((out / "slides" / p.file).exists() for p in plans):
-            raise UserError(
-                f"{out} already holds {'these' if same else 'other'} samples", "--overwrite makes them anew"
-            )
+        complete = all((out / "slides" / plan.file).exists() for plan in plans)
+        if not same:
+            raise UserError(f"{out} already holds other samples", "--overwrite replaces them")
+        if complete:
+            raise UserError(f"{out} already holds these samples", "--overwrite replaces them")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["case_id", "slide_id", "label"])
-    writer.writerows([p.case_id, p.slide_id, p.label] for p in plans)
+    for plan in plans:
+        writer.writerow([plan.case_id, plan.slide_id, plan.label])
     write_text(settings, json.dumps(request) + "\n")
     write_text(out / "labels.csv", table.getvalue())
-    items = [Item(p.slide_id, (p, out), out / "slides" / p.file, key={"plan": p}) for p in plans]
+    items = []
+    for plan in plans:
+        items.append(Item(plan.slide_id, (plan, out), out / "slides" / plan.file, key={"plan": plan}))
     log = out / "sample.jsonl"
     attempts = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
     if all(attempt.ok for attempt in attempts):
@@ -90,14 +96,15 @@ def _plans(slides: int, seed: int) -> list[_Plan]:
     for i in range(slides):
         if i == 0 or rng.random() < 0.75:
             case += 1
+        is_40x = i % 4 == 3
         plans.append(
             _Plan(
                 slide_id=f"sample_{i + 1:03d}",
                 case_id=f"patient_{case:03d}",
                 label=LABELS[int(tumour[i])],
-                mpp=0.25 if i % 4 == 3 else synthesis.MPP,
+                mpp=0.25 if is_40x else synthesis.MPP,
                 pen=i % 5 == 2,
-                seed=(seed, i),
+                seed=(seed, i),  # a slide is the same however many there are
             )
         )
     return plans
@@ -113,15 +120,19 @@ def _make(item: Item) -> dict[str, Any]:
         size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), np.uint8)
     if drawing.nests:
-        pieces = [
-            shapely.make_valid(shapely.Polygon(n.outline * scale, [] if n.hole is None else [n.hole * scale]))
-            for n in drawing.nests
-        ]
+        pieces = []
+        for nest in drawing.nests:
+            holes = []
+            if nest.hole is not None:
+                holes.append(nest.hole * scale)
+            pieces.append(shapely.make_valid(shapely.Polygon(nest.outline * scale, holes)))
         truth = polygonal(shapely.union_all(pieces))
         stem = out / "annotations" / plan.slide_id
         if plan.mpp == synthesis.MPP:
             write_asap(stem.with_suffix(".xml"), truth)
         else:
-            write_geojson(stem.with_suffix(".geojson"), [Region(p, "Tumor") for p in truth.geoms])
+            regions = [Region(polygon, "Tumor") for polygon in truth.geoms]
+            write_geojson(stem.with_suffix(".geojson"), regions)
+    # the annotation before the slide: the slide means "done"
     write_pyramid(item.output, image, downsamples=(4, 16), mpp=plan.mpp, aperio=plan.mpp == synthesis.MPP)
     return {"label": plan.label, "mpp": plan.mpp, "nests": len(drawing.nests), "pen": drawing.pen}

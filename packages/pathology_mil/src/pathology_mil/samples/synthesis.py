@@ -1,6 +1,6 @@
 """Synthetic H&E: a picture of tissue with or without tumour-like nests, and where the nests are.
 
-Not a model of histology: it has what a slide pipeline has to cope with (fibrous stroma, nuclei, fat, lymphoid clusters that are dark
+Not a model of histology: it has what a slide pipeline must cope with (fibrous stroma, nuclei, fat, lymphoid clusters that are dark
 without being tumour, stain that varies from slide to slide, pen marks), and its truth is known.
 """
 
@@ -25,7 +25,7 @@ Outline = NDArray[np.int32]  # (points, 2)
 
 @dataclass(frozen=True)
 class Nest:
-    """A tumour-like nest: its outline and, where it has one, the hole inside (lumen or necrosis) that is no tumour."""
+    """A tumour-like nest: its outline and, if it has one, the hole inside (lumen or necrosis), which is not tumour."""
 
     outline: Outline
     hole: Outline | None
@@ -42,22 +42,25 @@ def draw(rng: np.random.Generator, *, tumour: bool, pen: bool) -> Drawing:
     """Draws one slide.
 
     Args:
-        rng: all randomness.
+        rng: source of all randomness.
         tumour: whether it has nests.
-        pen: whether somebody drew on the glass.
+        pen: whether there are pen marks on the glass.
     """
     tissue = _tissue(rng)
-    nests = _nests(rng, tissue) if tumour else []
+    nests = []
+    if tumour:
+        nests = _nests(rng, tissue)
     inside = np.zeros((HEIGHT, WIDTH), np.uint8)
     for nest in nests:
         cv2.fillPoly(inside, [nest.outline], 255)
         if nest.hole is not None:
             cv2.fillPoly(inside, [nest.hole], 0)
 
+    # Densities of the two stains, drawn layer by layer: stroma, nests, lumina, fat, nuclei.
     fibres = _crop(_fibres(), rng)
     eosin = 0.17 + 0.15 * fibres + 0.035 * _smooth_noise(rng, 5)
     haematoxylin = 0.06 + 0.03 * fibres
-    soft = cv2.GaussianBlur(inside, (0, 0), 4).astype(np.float32) / 255
+    soft = cv2.GaussianBlur(inside, (0, 0), 4).astype(np.float32) / 255  # nests fade into the stroma
     eosin -= 0.10 * soft
     haematoxylin += 0.13 * soft
     for nest in nests:
@@ -69,6 +72,7 @@ def draw(rng: np.random.Generator, *, tumour: bool, pen: bool) -> Drawing:
     nuclei = np.zeros((HEIGHT, WIDTH), np.uint8)
     stroma = tissue & (inside == 0)
     _stamp(rng, nuclei, stroma, per_mm2=1500, radii=(3.5, 7.5), flat=0.45, dark=(120, 190))
+    # lymphoid clusters: as dark as tumour, but small, round, even nuclei; what a classifier by darkness alone falls for
     for centre in _points(rng, stroma & ~_grown(inside, 96), int(rng.integers(1, 4))):
         cluster = np.zeros((HEIGHT, WIDTH), np.uint8)
         cv2.fillPoly(cluster, [_blob(rng, centre, rng.uniform(60, 110))], 1)
@@ -78,14 +82,15 @@ def draw(rng: np.random.Generator, *, tumour: bool, pen: bool) -> Drawing:
     haematoxylin += cv2.GaussianBlur(nuclei, (0, 0), 0.9).astype(np.float32) / 255 * chromatin * 0.85
 
     image = _beer_lambert(rng, haematoxylin, eosin, tissue)
-    ink = str(rng.choice(list(PENS))) if pen else None
-    if ink is not None:
+    ink = None
+    if pen:
+        ink = str(rng.choice(list(PENS)))
         _ink(rng, image, PENS[ink])
     return Drawing(image, nests, ink)
 
 
 def _beer_lambert(rng: np.random.Generator, haematoxylin: NDArray, eosin: NDArray, tissue: NDArray) -> RGB:
-    """Light through two stains; the amount of stain and the lamp differ from slide to slide."""
+    """Light through two stains, I = I₀ · 10^(−density); the amount of stain and the lamp differ from slide to slide."""
     amount = rng.uniform(0.85, 1.2, 2).tolist()
     thickness = cv2.GaussianBlur(tissue.astype(np.float32), (0, 0), 1.5) * (1 + 0.12 * _smooth_noise(rng, 8))
     lamp = (rng.uniform(238, 246) + rng.uniform(-2, 2, 3)).tolist()
@@ -93,7 +98,7 @@ def _beer_lambert(rng: np.random.Generator, haematoxylin: NDArray, eosin: NDArra
     image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     for c in range(3):
         density = haematoxylin * (amount[0] * HAEMATOXYLIN[c]) + eosin * (amount[1] * EOSIN[c])
-        # 2.3: from decadic density to the exponent
+        # 2.3 = ln 10: from decadic density to the exponent of e
         image[..., c] = np.clip(cv2.exp(-2.3 * density * thickness) * lamp[c] + grain, 0, 255)
     return image
 
@@ -103,7 +108,9 @@ def _tissue(rng: np.random.Generator) -> NDArray[np.bool_]:
     pieces = int(rng.integers(1, 3))
     for i in range(pieces):
         centre = (WIDTH * (i + 0.5) / pieces + rng.uniform(-50, 50), HEIGHT / 2 + rng.uniform(-80, 80))
-        cv2.fillPoly(mask, [_blob(rng, centre, rng.uniform(370, 430) if pieces == 2 else rng.uniform(520, 600))], 255)
+        low, high = (370, 430) if pieces == 2 else (520, 600)
+        cv2.fillPoly(mask, [_blob(rng, centre, rng.uniform(low, high))], 255)
+    # a blurred edge plus noise, cut at a half: ragged, as tissue is
     ragged = cv2.GaussianBlur(mask, (0, 0), 14).astype(np.float32) / 255 + 0.11 * _smooth_noise(rng, 42)
     mask = (ragged > 0.5).astype(np.uint8)
     for _ in range(int(rng.integers(1, 4))):  # tears
@@ -113,6 +120,7 @@ def _tissue(rng: np.random.Generator) -> NDArray[np.bool_]:
 
 
 def _nests(rng: np.random.Generator, tissue: NDArray[np.bool_]) -> list[Nest]:
+    # Centres lie at least 80 pixels inside the tissue. Padded, since tissue at the picture's edge ends there, too.
     room = cv2.erode(np.pad(tissue.astype(np.uint8), 1), np.ones((3, 3), np.uint8), iterations=80)[1:-1, 1:-1] > 0
     nests = []
     for _ in range(int(rng.integers(2, 6))):
@@ -120,34 +128,38 @@ def _nests(rng: np.random.Generator, tissue: NDArray[np.bool_]) -> list[Nest]:
             break
         centre = _points(rng, room, 1)[0]
         radius = rng.uniform(80, 170)
-        hole = _blob(rng, centre, radius * 0.38) if radius > 145 and rng.random() < 0.7 else None
+        hole = None
+        if radius > 145 and rng.random() < 0.7:
+            hole = _blob(rng, centre, radius * 0.38)
         nests.append(Nest(_blob(rng, centre, radius), hole))
-        taken = np.ones((HEIGHT, WIDTH), np.uint8)
-        cv2.circle(taken, (int(centre[0]), int(centre[1])), int(radius * 2 + 40), 0, -1)
-        room &= taken > 0
+        # no second nest within reach of this one
+        free = np.ones((HEIGHT, WIDTH), np.uint8)
+        cv2.circle(free, (int(centre[0]), int(centre[1])), int(radius * 2 + 40), 0, -1)
+        room &= free > 0
     return nests
 
 
 def _blob(rng: np.random.Generator, centre, radius: float) -> Outline:
     """A round outline with a few waves."""
     angle = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    r = np.ones_like(angle)
+    wave = np.ones_like(angle)
     for k in range(2, 7):
-        r += rng.uniform(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
-    points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (r * radius)[:, None] + np.asarray(centre)
+        wave += rng.uniform(0, 0.22 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi))
+    points = np.stack([np.cos(angle), np.sin(angle)], axis=1) * (wave * radius)[:, None] + np.asarray(centre)
     return np.rint(points).astype(np.int32).clip(0, [WIDTH - 1, HEIGHT - 1])
 
 
 def _points(rng: np.random.Generator, mask: NDArray, n: int) -> NDArray[np.int64]:
     """n random (x, y) inside a mask; fewer where the mask is small."""
-    found = np.zeros((0, 2), np.int64)
-    if mask.any():
-        share = max(mask.mean(), 1e-3)
-        tries = rng.integers(0, [WIDTH, HEIGHT], (int(n / share * 1.5) + 200, 2))
-        found = tries[mask[tries[:, 1], tries[:, 0]]][:n]
-        if not len(found):
-            found = np.argwhere(mask)[:1, ::-1]
-    return found
+    if not mask.any():
+        return np.zeros((0, 2), np.int64)
+    # Drawn all over the picture, those outside the mask dropped: enough tries that n remain, as a rule.
+    share = max(mask.mean(), 1e-3)
+    tries = rng.integers(0, [WIDTH, HEIGHT], (int(n / share * 1.5) + 200, 2))
+    points = tries[mask[tries[:, 1], tries[:, 0]]][:n]
+    if not len(points):
+        points = np.argwhere(mask)[:1, ::-1]
+    return points
 
 
 def _stamp(
@@ -163,7 +175,7 @@ def _stamp(
     """Draws nuclei as filled ellipses.
 
     Args:
-        per_mm2: how many.
+        per_mm2: number of nuclei per mm².
         radii: range of the longer half axis, pixels.
         flat: smallest ratio of the axes.
         dark: range of grey values.
@@ -173,8 +185,9 @@ def _stamp(
     long = rng.uniform(*radii, len(points))
     axes = np.stack([long, long * rng.uniform(flat, 1, len(points))], axis=1)
     turn, grey = rng.uniform(0, 180, len(points)), rng.integers(*dark, len(points))
-    for (x, y), (a, b), angle, g in zip(points.tolist(), axes.tolist(), turn.tolist(), grey.tolist(), strict=True):
-        cv2.ellipse(canvas, ((x, y), (2 * a, 2 * b), angle), g, -1)
+    nuclei = zip(points.tolist(), axes.tolist(), turn.tolist(), grey.tolist(), strict=True)
+    for (x, y), (a, b), angle, value in nuclei:
+        cv2.ellipse(canvas, ((x, y), (2 * a, 2 * b), angle), value, -1)
 
 
 def _fat(rng: np.random.Generator, room: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -189,15 +202,17 @@ def _fat(rng: np.random.Generator, room: NDArray[np.bool_]) -> NDArray[np.bool_]
 
 
 def _ink(rng: np.random.Generator, image: RGB, colour: tuple[int, int, int]) -> None:
-    side = rng.integers(0, 2)
-    x = WIDTH * (0.04 if side == 0 else 0.96)
+    x = WIDTH * 0.96
+    if rng.integers(0, 2) == 0:
+        x = WIDTH * 0.04
     start = np.array([x, rng.uniform(0.1, 0.4) * HEIGHT])
     walk = start + np.cumsum(np.stack([rng.normal(0, 16, 16), rng.uniform(22, 55, 16)], axis=1), axis=0)
     mark = np.zeros(image.shape[:2], np.uint8)
     cv2.polylines(mark, [walk.astype(np.int32)], False, 255, int(rng.integers(24, 40)), cv2.LINE_AA)
     cover = cv2.GaussianBlur(mark, (0, 0), 2)[..., None].astype(np.float32) / 255 * 0.9
+    # only the box around the mark is blended: in floats, a whole picture takes longer than all the rest
     rows, columns = np.flatnonzero(mark.any(axis=1)), np.flatnonzero(mark.any(axis=0))
-    box = np.s_[rows[0] - 8 if rows[0] > 8 else 0 : rows[-1] + 8, max(0, columns[0] - 8) : columns[-1] + 8]
+    box = np.s_[max(0, rows[0] - 8) : rows[-1] + 8, max(0, columns[0] - 8) : columns[-1] + 8]
     image[box] = image[box] * (1 - cover[box]) + np.array(colour, np.float32) * cover[box]
 
 
@@ -222,15 +237,17 @@ def _smooth_noise(rng: np.random.Generator, cells: int) -> NDArray[np.float32]:
 
 @cache
 def _fibres() -> NDArray[np.float32]:
-    """A large field of wavy fibres in [0, 1], made once and cropped for every slide."""
+    """A large field of wavy fibres in [0, 1], computed once and cropped for every slide."""
     rng = np.random.default_rng(1)
-    h, w = HEIGHT + 512, WIDTH + 512
-    noise = cv2.GaussianBlur(rng.random((h, w), np.float32), (0, 0), sigmaX=22, sigmaY=1.3)
-    coarse = [
-        cv2.resize(rng.standard_normal((9, 11)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) for _ in "xy"
-    ]
-    ys, xs = np.mgrid[0:h, 0:w].astype(np.float32)
-    waves = cv2.remap(noise, xs + 90 * coarse[0], ys + 90 * coarse[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    height, width = HEIGHT + 512, WIDTH + 512
+    # straight streaks, then bent: each pixel is looked up up to some 90 pixels away, along a smooth field
+    noise = cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), sigmaX=22, sigmaY=1.3)
+    shifts = []
+    for _ in "xy":
+        coarse = rng.standard_normal((9, 11)).astype(np.float32)
+        shifts.append(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+    ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
+    waves = cv2.remap(noise, xs + 90 * shifts[0], ys + 90 * shifts[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
     low, high = np.percentile(waves[::8, ::8], [2, 98])
     return np.clip((waves - low) / (high - low), 0, 1).astype(np.float32)
 

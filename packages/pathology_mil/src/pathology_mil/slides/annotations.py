@@ -21,7 +21,7 @@ from core_runtime.folders import write_text, writing
 from pathology_mil.slides.tissue import Tissue, polygonal
 
 SUFFIXES = (".xml", ".geojson", ".json", ".geojson.gz", ".json.gz", ".zip")
-# what a damaged or foreign file raises while it is read
+# Errors raised by reading damaged or foreign files.
 _BROKEN = (
     ValueError,
     KeyError,
@@ -37,22 +37,22 @@ _BROKEN = (
 )
 _AREAS = (shapely.Polygon, shapely.MultiPolygon)
 _MULTIPLE = (shapely.MultiPolygon, shapely.MultiLineString, shapely.MultiPoint)
-# groups of CAMELYON16's and CAMELYON17's own files, which are ASAP's
+# Groups in CAMELYON16's and CAMELYON17's own files, which are ASAP's.
 _CAMELYON = {"_0": "truth", "_1": "truth", "_2": "cut out", "metastases": "truth", "normal": "cut out"}
-_IMAGESCOPE = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse"}  # others are arrows and rulers
+_IMAGESCOPE = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse"}  # other types are arrows and rulers
 COLOURS = {"tumour": (200, 0, 0), "tissue": (0, 160, 60), "tile": (120, 120, 120)}
 
 
 @dataclass(frozen=True)
 class Region:
-    """One drawn or computed region.
+    """One annotated or computed region.
 
     Attributes:
-        shape: a valid polygon or multipolygon (or points and lines as they were drawn), level-0 pixels.
-        name: its class ("Tumor", "_0"); empty where it has none.
+        shape: a valid polygon or multipolygon (or points and lines as annotated), level-0 pixels.
+        name: its class ("Tumor", "_0"); empty if it has none.
         kind: QuPath's object type: annotation, detection, tile or cell.
         measurements: numbers by name.
-        role: "truth" or "cut out", where the format itself says so (CAMELYON's groups in ASAP files, ImageScope's negative regions).
+        role: "truth" or "cut out", where the format itself states it (CAMELYON's groups in ASAP files, ImageScope's negative regions).
     """
 
     shape: shapely.Geometry
@@ -81,18 +81,22 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
         raise UserError(f"{path}: no such file")
     try:
         text = _text(path)
-        regions = _xml(text, path.name) if text.lstrip().startswith("<") else _geojson(json.loads(text))
+        if text.lstrip().startswith("<"):
+            regions = _xml(text, path.name)
+        else:
+            regions = _geojson(json.loads(text))
     except _BROKEN as error:
         raise UserError(
             f"{path.name}: not a readable annotation file ({type(error).__name__})",
             "ASAP or ImageScope XML and GeoJSON are read",
         ) from error
-    if any(offset):
-        regions = [
-            replace(region, shape=shapely.transform(region.shape, lambda points: points + np.asarray(offset)))
-            for region in regions
-        ]
-    return regions
+    if not any(offset):
+        return regions
+    moved = []
+    for region in regions:
+        shape = shapely.transform(region.shape, lambda points: points + np.asarray(offset))
+        moved.append(replace(region, shape=shape))
+    return moved
 
 
 def _text(path: Path) -> str:
@@ -101,14 +105,15 @@ def _text(path: Path) -> str:
             return file.read()
     if path.suffix == ".zip":
         with zipfile.ZipFile(path) as archive:
-            name = next(n for n in archive.namelist() if n.endswith(("json", "xml")))
+            name = next(member for member in archive.namelist() if member.endswith(("json", "xml")))
             return archive.read(name).decode("utf-8-sig")
     return path.read_text(encoding="utf-8-sig")
 
 
 def _xml(text: str, name: str) -> list[Region]:
+    # Entities can expand to gigabytes ("billion laughs") or name files of this machine.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(f"{name}: XML with a document type is not read", "annotation programs write none")
+        raise UserError(f"{name}: XML with a document type is not read", "annotation programs do not write it")
     root = ElementTree.fromstring(text)
     if root.tag == "ASAP_Annotations":
         return list(_asap(root))
@@ -119,29 +124,35 @@ def _xml(text: str, name: str) -> list[Region]:
 
 def _asap(root: ElementTree.Element) -> Iterable[Region]:
     for annotation in root.iter("Annotation"):
-        points = sorted(
-            (
-                (float(c.attrib["Order"]), *(float(c.attrib[axis].replace(",", ".")) for axis in "XY"))
-                for c in annotation.iter("Coordinate")
-            ),
-            key=lambda p: p[0],
-        )
-        group = annotation.get("PartOfGroup", "")
-        name = group if group not in ("", "None") else annotation.get("Name", "")
+        points = []
+        for coordinate in annotation.iter("Coordinate"):
+            # ASAP writes decimal commas under some locales
+            x, y = (float(coordinate.attrib[axis].replace(",", ".")) for axis in "XY")
+            points.append((float(coordinate.attrib["Order"]), x, y))
+        points.sort(key=lambda point: point[0])
+        outline = [(x, y) for _, x, y in points]
+        name = annotation.get("PartOfGroup", "")
+        if name in ("", "None"):
+            name = annotation.get("Name", "")
         role = _CAMELYON.get(name, "")
-        yield from _drawn([p[1:] for p in points], name, annotation.get("Type", "Polygon"), role)
+        yield from _drawn(outline, name, annotation.get("Type", "Polygon"), role)
 
 
 def _imagescope(root: ElementTree.Element) -> Iterable[Region]:
     for annotation in root.iter("Annotation"):
         for region in annotation.iter("Region"):
-            points = [(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iter("Vertex")]
-            role = "cut out" if region.get("NegativeROA") == "1" else ""
+            points = []
+            for vertex in region.iter("Vertex"):
+                points.append((float(vertex.attrib["X"]), float(vertex.attrib["Y"])))
+            role = ""
+            if region.get("NegativeROA") == "1":
+                role = "cut out"
             kind = _IMAGESCOPE.get(region.get("Type", "0"), "Line")
             yield from _drawn(points, annotation.get("Name", ""), kind, role)
 
 
-def _drawn(points: list[tuple[float, ...]], name: str, kind: str, role: str = "") -> Iterable[Region]:
+def _drawn(points: list[tuple[float, float]], name: str, kind: str, role: str = "") -> Iterable[Region]:
+    """The region with these points; none if there are too few for its kind."""
     if kind == "Ellipse" and len(points) >= 2:
         yield Region(_ellipse(np.array(points)), name, role=role)
     elif kind == "Rectangle" and len(points) == 2:
@@ -156,7 +167,7 @@ def _drawn(points: list[tuple[float, ...]], name: str, kind: str, role: str = ""
 
 
 def _ellipse(points: NDArray) -> shapely.Polygon:
-    """The ellipse in the box around points: ImageScope keeps two corners of it."""
+    """The ellipse in the bounding box of points: ImageScope stores two corners of the box."""
     low, high = points.min(axis=0), points.max(axis=0)
     angle = np.linspace(0, 2 * np.pi, 128, endpoint=False)
     circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -164,10 +175,12 @@ def _ellipse(points: NDArray) -> shapely.Polygon:
 
 
 def _valid(shape: shapely.Geometry) -> shapely.Geometry:
-    """Areas are valid polygons; of a collection, its polygons count."""
+    """Areas become valid polygons; of a collection, its polygons count."""
     if isinstance(shape, shapely.GeometryCollection) and not isinstance(shape, _MULTIPLE):
         polygons = polygonal(shapely.union_all([_valid(part) for part in shape.geoms]))
-        return shape if polygons.is_empty else polygons
+        if polygons.is_empty:
+            return shape
+        return polygons
     if not isinstance(shape, _AREAS) or shape.is_valid:
         return shape
     return polygonal(shapely.make_valid(shape))
@@ -175,7 +188,10 @@ def _valid(shape: shapely.Geometry) -> shapely.Geometry:
 
 def _geojson(content: Any) -> list[Region]:
     if isinstance(content, dict):
-        content = content["features"] if content.get("type") == "FeatureCollection" else [content]
+        if content.get("type") == "FeatureCollection":
+            content = content["features"]
+        else:
+            content = [content]
     regions = []
     for feature in content:
         if feature.get("type") != "Feature":
@@ -184,20 +200,20 @@ def _geojson(content: Any) -> list[Region]:
             continue
         properties = feature.get("properties") or {}
         measurements = properties.get("measurements") or {}
-        if isinstance(measurements, list):
-            measurements = {m["name"]: m["value"] for m in measurements}
-        regions.append(
-            Region(
-                _valid(shapely.geometry.shape(feature["geometry"])),
-                _class_name(properties),
-                str(properties.get("objectType") or properties.get("object_type") or "annotation"),
-                {k: float(v) for k, v in measurements.items() if isinstance(v, (int, float))},
-            )
-        )
+        if isinstance(measurements, list):  # QuPath before 0.4
+            measurements = {entry["name"]: entry["value"] for entry in measurements}
+        numbers = {}
+        for name, value in measurements.items():
+            if isinstance(value, (int, float)):
+                numbers[name] = float(value)
+        shape = _valid(shapely.geometry.shape(feature["geometry"]))
+        kind = str(properties.get("objectType") or properties.get("object_type") or "annotation")
+        regions.append(Region(shape, _class_name(properties), kind, numbers))
     return regions
 
 
 def _class_name(properties: Mapping[str, Any]) -> str:
+    """The class as QuPath writes it (a name, or names of nested classes), as TRIDENT does, or as plain text."""
     classification = properties.get("classification") or {}
     if isinstance(classification, str):
         return classification
@@ -208,27 +224,34 @@ def _class_name(properties: Mapping[str, Any]) -> str:
 
 
 def overlap(shape: shapely.MultiPolygon, coords: NDArray, side: int) -> NDArray[np.float64]:
-    """The share of each tile that lies inside a shape, (N,)."""
+    """The share of each tile that is inside a shape, (N,)."""
     share = np.zeros(len(coords))
     pieces = shapely.get_parts(shape)
     if len(pieces) and len(coords):
         boxes = shapely.box(coords[:, 0], coords[:, 1], coords[:, 0] + side, coords[:, 1] + side)
         box, piece = shapely.STRtree(pieces).query(boxes, predicate="intersects")
+        # a tile may meet several pieces: `add.at` adds them up, where `share[box] +=` would keep the last
         np.add.at(share, box, shapely.area(shapely.intersection(boxes[box], pieces[piece])))
     return np.minimum(share / side**2, 1.0)
 
 
 def find_annotation(folder: Path, slide_id: str) -> Path | None:
-    """The annotation file of a slide in a folder: the slide's name with a known ending."""
-    return next((p for s in SUFFIXES if (p := folder / f"{slide_id}{s}").is_file()), None)
+    """The annotation file of a slide in a folder: the slide's name with a known ending, or None."""
+    for suffix in SUFFIXES:
+        path = folder / f"{slide_id}{suffix}"
+        if path.is_file():
+            return path
+    return None
 
 
 def write_geojson(path: Path, regions: Iterable[Region]) -> None:
     """Writes regions for QuPath: a FeatureCollection of valid, closed polygons with class, colour and measurements."""
     with writing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        # written one by one: a slide has up to a million tiles
         file.write('{"type": "FeatureCollection", "features": [')
         for i, region in enumerate(regions):
-            file.write((",\n" if i else "\n") + json.dumps(_feature(region, i)))
+            separator = ",\n" if i else "\n"
+            file.write(separator + json.dumps(_feature(region, i)))
         file.write("\n]}\n")
 
 
@@ -240,7 +263,11 @@ def _feature(region: Region, number: int) -> dict[str, Any]:
     if region.name:
         properties["classification"] = {"name": region.name, "color": list(_colour(region.name))}
     if region.measurements:
-        properties["measurements"] = {k: round(float(v), 6) for k, v in region.measurements.items()}
+        numbers = {}
+        for name, value in region.measurements.items():
+            numbers[name] = round(float(value), 6)
+        properties["measurements"] = numbers
+    # an id of the content, not a random one, so that the same regions give the same file
     name = f"{number}:{region.kind}:{region.name}:{shapely.to_wkt(shape)[:200]}"
     return {
         "type": "Feature",
@@ -259,11 +286,12 @@ def tile_regions(coords: NDArray, side: int, measurements: Mapping[str, NDArray]
     """Tiles as QuPath `tile` objects with measurements."""
     boxes = shapely.box(coords[:, 0], coords[:, 1], coords[:, 0] + side, coords[:, 1] + side)
     for i, box in enumerate(boxes):
-        yield Region(box, name, "tile", {k: float(v[i]) for k, v in measurements.items()})
+        values = {measurement: float(column[i]) for measurement, column in measurements.items()}
+        yield Region(box, name, "tile", values)
 
 
 def tissue_regions(tissue: Tissue) -> list[Region]:
-    """The pieces of tissue, holes cut out, to be looked at and mended in QuPath."""
+    """The pieces of tissue, holes cut out, to be viewed and corrected in QuPath."""
     return [Region(piece, "Tissue") for piece in shapely.get_parts(tissue.polygons())]
 
 
@@ -271,13 +299,18 @@ def write_asap(path: Path, shape: shapely.MultiPolygon, *, group: str = "_0", ho
     """Writes polygons as ASAP does for CAMELYON16: outlines in one group, holes as outlines of another."""
     root = ElementTree.Element("ASAP_Annotations")
     annotations = ElementTree.SubElement(root, "Annotations")
-    rings = [(p.exterior, group) for p in shape.geoms] + [(h, hole_group) for p in shape.geoms for h in p.interiors]
+    rings = [(polygon.exterior, group) for polygon in shape.geoms]
+    for polygon in shape.geoms:
+        for hole in polygon.interiors:
+            rings.append((hole, hole_group))
     for i, (ring, part) in enumerate(rings):
         annotation = ElementTree.SubElement(
             annotations, "Annotation", Name=f"Annotation {i}", Type="Polygon", PartOfGroup=part, Color="#F4FA58"
         )
         coordinates = ElementTree.SubElement(annotation, "Coordinates")
-        for order, (x, y) in enumerate(list(ring.coords)[:-1]):
+        for order, (x, y) in enumerate(
+            list(ring.coords)[:-1]
+        ):  # shapely repeats the first point at the end, ASAP does not
             ElementTree.SubElement(coordinates, "Coordinate", Order=str(order), X=f"{x:.4f}", Y=f"{y:.4f}")
     groups = ElementTree.SubElement(root, "AnnotationGroups")
     for name, colour in ((group, "#64FE2E"), (hole_group, "#FF0000")):

@@ -1,4 +1,4 @@
-"""What the files of the field are called, and how sure this domain is that a file is its own. Imports nothing heavy."""
+"""The names of the field's files, and how sure this domain is that a file is its own. Imports nothing heavy."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ _COLOURS = 277  # samples per pixel
 
 
 def claim(path: Path) -> Claim | None:
-    """Slides by their ending, TIFF and DICOM by their content, feature files by their keys, folders by what is in them."""
+    """Slides by their ending, TIFF and DICOM by their content, feature files by their keys, folders by their content."""
     try:
         if path.is_dir():
             return _claim_folder(path)
@@ -63,7 +63,7 @@ def _claim_pyramid(path: Path, suffix: str) -> Claim | None:
     surest = Claim("whole-slide image", 0.9, f"OpenSlide opens it as {vendor}")
     if suffix == ".dcm" or vendor != "generic-tiff":
         return surest
-    # Any tiled TIFF is "generic" to OpenSlide, also a satellite scene: that has geo keys, or bands that are not colours.
+    # Any tiled TIFF is "generic" to OpenSlide, even a satellite scene; but that has geo keys, or bands that are not colours.
     from PIL import Image
 
     try:
@@ -92,8 +92,8 @@ def _claim_features(path: Path) -> Claim | None:
 
 
 def slide_id(name: str) -> str:
-    """The id that a table means by a file name: without folder and without the ending of a slide or feature file."""
-    name = str(name).strip().replace("\\", "/").rsplit("/", 1)[-1]
+    """The id that a file name in a table stands for: without folder and without the ending of a slide or feature file."""
+    name = str(name).strip().replace("\\", "/").rsplit("/", 1)[-1]  # tables of Windows users hold backslashes
     for ending in _ENDINGS:
         if name.lower().endswith(ending):
             return name[: -len(ending)]

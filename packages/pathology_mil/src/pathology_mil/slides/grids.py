@@ -1,4 +1,4 @@
-"""Where the tiles lie: grids over the tissue, as arrays of level-0 corners. Pure geometry, no files."""
+"""Where the tiles are: grids over the tissue, as arrays of level-0 corners. Pure geometry, no files."""
 
 from typing import get_args
 
@@ -34,13 +34,13 @@ def contour_grid(
         dimensions: width and height of the slide.
         side: width and height of a tile.
         step: from one tile to the next.
-        contour_fn: what makes a tile belong to a contour: `basic` its corner lies inside, `center` its centre, `four_pt` at least
+        contour_fn: when a tile belongs to a contour: `basic` if its corner lies inside, `center` its centre, `four_pt` at least
             one of the four points half-way between centre and edges, `four_pt_hard` all four. The boundary counts as inside.
-        use_padding: whether tiles may stick out of the slide.
+        use_padding: whether tiles may extend beyond the slide.
     """
     if contour_fn not in get_args(ContourFn):
         raise UserError(f"unknown contour function {contour_fn!r}", f"choose from {', '.join(get_args(ContourFn))}")
-    grids = [np.zeros((0, 2), np.int64)]
+    grids = [np.zeros((0, 2), np.int64)]  # for slides without tissue
     for outer, holes in zip(tissue.contours, tissue.holes, strict=True):
         grids.append(_grid_of_contour(outer, holes, dimensions, side, step, contour_fn, use_padding))
     return np.concatenate(grids)
@@ -72,7 +72,10 @@ def _grid_of_contour(
     else:
         signs = [(-1, -1), (1, 1), (1, -1), (-1, 1)]
         points = np.stack([_within(outer, centre + shift * np.array(sign)) for sign in signs])
-        inside = points.all(axis=0) if contour_fn == "four_pt_hard" else points.any(axis=0)
+        if contour_fn == "four_pt_hard":
+            inside = points.all(axis=0)
+        else:
+            inside = points.any(axis=0)
     tiles = corners[inside]
     for hole in holes:
         tiles = tiles[~_within(hole, tiles + side[0] / 2, boundary=False)]
@@ -87,6 +90,7 @@ def _within(contour: Contour, points: NDArray, *, boundary: bool = True) -> NDAr
         return (points[:, None, :] == contour[None]).all(axis=-1).any(axis=-1)
     polygon = shapely.Polygon(contour)
     shapely.prepare(polygon)
+    # intersects: the boundary counts; contains: it does not
     test = shapely.intersects_xy if boundary else shapely.contains_xy
     return test(polygon, points[:, 0], points[:, 1])
 
@@ -94,18 +98,18 @@ def _within(contour: Contour, points: NDArray, *, boundary: bool = True) -> NDAr
 def global_grid(
     tissue: Tissue, *, dimensions: tuple[int, int], side: int, step: int, min_tissue: float = 0.0, holes: bool = True
 ) -> Coords:
-    """TRIDENT's grid: one over the whole slide from (0, 0), row after row; the last tiles stick out.
+    """TRIDENT's grid: one over the whole slide from (0, 0), row after row; the last tiles extend beyond the slide.
 
     Args:
         tissue: contours and holes.
         dimensions: width and height of the slide.
         side: side of a tile.
         step: from one tile to the next.
-        min_tissue: the share of a tile that must be tissue; 0 asks only that they touch.
+        min_tissue: the share of a tile that must be tissue; at 0 it is enough that they touch.
         holes: whether holes are left out (False: they count as tissue).
     """
     if not 0 <= min_tissue <= 1:
-        raise UserError(f"the share of tissue in a tile lies between 0 and 1, got {min_tissue}")
+        raise UserError(f"the share of tissue in a tile must be between 0 and 1, got {min_tissue}")
     pieces = shapely.get_parts(tissue.polygons(holes=holes))
     if not len(pieces):
         return np.zeros((0, 2), np.int64)
@@ -114,7 +118,7 @@ def global_grid(
     ys = np.arange(0, dimensions[1], step, dtype=np.int64)
     tiles = []
     for start in range(0, len(ys), _ROWS):
-        # Some rows at once: few enough that an outline is cut down to their strip, many enough to be worth the call.
+        # A few rows at once: few enough that outlines are cut down to their strip, many enough to be worth the call.
         rows = ys[start : start + _ROWS]
         grid = np.stack(np.meshgrid(rows, xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
         boxes = shapely.box(grid[:, 0], grid[:, 1], grid[:, 0] + side, grid[:, 1] + side)
@@ -122,24 +126,26 @@ def global_grid(
         covered = np.zeros(len(grid))
         touched = np.zeros(len(grid), bool)
         for piece in pieces:
+            # the box around a piece is tested first, by plain comparisons; its outline may have 100,000 points
             near = _tiles_near(piece, grid, side)
             near = near[shapely.intersects(piece, boxes[near])]
             touched[near] = True
             if min_tissue > 0 and len(near):
                 covered[near] += _covered_area(piece, boxes[near], strip, side)
+        # 1e-9: areas add up with rounding, and a tile fully inside must pass min_tissue = 1
         tiles.append(grid[touched & (covered >= min_tissue * side**2 * (1 - 1e-9))])
     return np.concatenate(tiles)
 
 
 def _tiles_near(piece: shapely.Geometry, grid: Coords, side: int) -> NDArray[np.int64]:
-    """The tiles that the box around a piece touches."""
+    """The tiles that meet the bounding box of a piece."""
     left, top, right, bottom = shapely.bounds(piece)
     x, y = grid[:, 0], grid[:, 1]
     return np.flatnonzero((x <= right) & (x + side >= left) & (y <= bottom) & (y + side >= top))
 
 
 def _covered_area(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geometry, side: int) -> NDArray[np.float64]:
-    """Area of each tile that lies in a piece. Only tiles on its outline are intersected, and only with the part beside them."""
+    """Area of each tile inside a piece. Only tiles on its outline are intersected, and only with the part of it near them."""
     area = np.full(len(boxes), float(side**2))
     on_outline = ~shapely.covers(piece, boxes)
     if on_outline.any():

@@ -17,11 +17,11 @@ TissueMethod = Literal["clam", "otsu"]
 
 @options
 class ScanOptions:
-    """What a slide's file does not say.
+    """The resolution of a scan whose file does not state it.
 
     Attributes:
-        slide_mpp: the scan's own resolution (µm per pixel), where the file does not say it.
-        slide_mag: the scan's own objective (20, 40), where the file does not say it.
+        slide_mpp: the scan's own resolution (µm per pixel), where the file does not state it.
+        slide_mag: the scan's own objective (20, 40), where the file does not state it.
     """
 
     slide_mpp: Annotated[float | None, Above(0)] = None
@@ -35,7 +35,7 @@ class ScanOptions:
     def mpp(self) -> float | None:
         """The resolution in µm per pixel, from whichever was given."""
         if self.slide_mag is not None:
-            return 10 / self.slide_mag
+            return 10 / self.slide_mag  # the usual classes: 40× is 0.25 µm per pixel, 20× is 0.5
         return self.slide_mpp
 
 
@@ -45,16 +45,16 @@ class TissueParams:
 
     Args:
         method: "clam" or "otsu".
-        seg_level: the pyramid level to look at; −1 takes the one nearest to a downsample of 64 (clam only).
+        seg_level: the pyramid level to work on; −1 takes the one nearest to a downsample of 64 (clam only).
         sthresh: saturation above this (0–255) is tissue; not used with `use_otsu`.
         mthresh: width of the median filter, odd.
         close: side of the square of the morphological closing; 0 for none.
         use_otsu: choose the saturation threshold by Otsu's rule.
         a_t: smallest area of a piece of tissue, in squares of `ref_patch_size` level-0 pixels.
         a_h: smallest area of a hole, likewise.
-        max_n_holes: how many holes of a piece are kept, the largest first.
+        max_n_holes: number of holes kept in a piece, the largest first.
         ref_patch_size: side of that square.
-        adapt: lower a_t where it would leave nothing, and say so. Without it a small biopsy vanishes under the default a_t.
+        adapt: lower a_t where it would leave no tissue, with a note. Without it a small biopsy vanishes under the default a_t.
         drop_pen: leave green, blue and black pen marks out.
         keep_ids: numbers of the contours to keep (all if empty), as drawn on the thumbnail.
         exclude_ids: numbers of the contours to leave out.
@@ -84,6 +84,7 @@ class TissueParams:
             raise UserError(f"mthresh is the width of a median filter and must be odd, got {self.mthresh}")
 
 
+# CLAM's own presets, but for `default`.
 PRESETS: Mapping[str, TissueParams] = {
     "default": TissueParams(),
     "biopsy": TissueParams(sthresh=15, mthresh=11, close=2, a_t=1, a_h=1, max_n_holes=2),
@@ -98,11 +99,11 @@ class TissueOptions:
 
     Attributes:
         preset: settings of the tissue filter, as CLAM's presets.
-        tissue: clam looks at the saturation, otsu at the grey level at 1.25×.
+        tissue: clam uses the saturation, otsu the grey level at 1.25×.
         keep_pen: do not leave pen marks out.
         sthresh: saturation above this is tissue (clam); default: the preset's.
         seg_level: pyramid level to look for tissue on; -1 chooses.
-        min_area: smallest piece of tissue, in squares of 512 pixels; default: the preset's, lowered where it would leave nothing.
+        min_area: smallest piece of tissue, in squares of 512 pixels; default: the preset's, lowered where it would leave no tissue.
     """
 
     preset: Preset = "default"
@@ -113,7 +114,7 @@ class TissueOptions:
     min_area: Annotated[float | None, AtLeast(0)] = None
 
     def params(self) -> TissueParams:
-        """The preset with what was asked for; a given area is taken as it is, not adapted."""
+        """The preset with the user's changes; a given area is taken as it is, not adapted."""
         preset = PRESETS[self.preset]
         params = replace(preset, method=self.tissue, drop_pen=not self.keep_pen, seg_level=self.seg_level)
         if self.sthresh is not None:
@@ -125,10 +126,10 @@ class TissueOptions:
 
 @options
 class TruthOptions:
-    """Which drawn regions are the truth.
+    """The annotated regions that are the truth.
 
     Attributes:
-        truth_class: classes that are the truth, by name; default: those whose names say tumour. Regions without a class are "(no class)".
+        truth_class: classes that are the truth, by name; default: those with tumour in their name. Regions without a class are "(no class)".
     """
 
     truth_class: Names = ()
@@ -136,7 +137,7 @@ class TruthOptions:
 
 @options
 class ExcludeOptions:
-    """Which drawn regions are cut out.
+    """The annotated regions that are cut out.
 
     Attributes:
         exclude_class: classes that are cut out, beside Ignore, Exclusion and holes.
@@ -147,7 +148,7 @@ class ExcludeOptions:
 
 @options
 class TileOptions:
-    """Which tiles are cut.
+    """The tiles to cut.
 
     Attributes:
         mag: magnification of the tiles, nominal; a slide's own is taken from its resolution by the usual classes. Default: 20.
@@ -157,8 +158,8 @@ class TileOptions:
         layout: trident lays one grid over the slide, clam one over each piece of tissue; files and folders are named likewise.
         min_tissue: share of a tile that must be tissue; at 0 it is enough that they touch (trident).
         keep_holes: count holes in the tissue as tissue (trident).
-        contour_fn: what makes a tile belong to tissue (clam).
-        use_padding: whether tiles may stick out of the slide (clam).
+        contour_fn: when a tile belongs to tissue (clam).
+        use_padding: whether tiles may extend beyond the slide (clam).
         unique: leave out tiles that repeat a corner of a neighbouring piece's grid (clam).
     """
 
@@ -175,7 +176,7 @@ class TileOptions:
 
     def __post_init__(self) -> None:
         if self.mag is not None and self.mpp is not None:
-            raise UserError("ask for tiles either by --mag (20) or by --mpp (0.5)")
+            raise UserError("give the scale of the tiles either as --mag (20) or as --mpp (0.5)")
         if self.mag is None and self.mpp is None:
             object.__setattr__(self, "mag", 20.0)
         for name in ("mag", "mpp", "min_tissue"):  # 20 and 20.0 are the same request: the same key
@@ -184,7 +185,7 @@ class TileOptions:
                 object.__setattr__(self, name, float(value))
         if self.overlap >= self.patch_size:
             raise UserError(
-                f"the overlap must lie between 0 and the patch size {self.patch_size} (exclusive), got {self.overlap}"
+                f"the overlap must be at least 0 and less than the patch size {self.patch_size}, got {self.overlap}"
             )
         scale = self.mag if self.mpp is None else self.mpp
         if not (scale is not None and math.isfinite(scale) and scale > 0):
@@ -204,20 +205,22 @@ class TileOptions:
         return f"{self.resolution_name}_{self.patch_size}px_{self.overlap}px_overlap"
 
     def file(self, job: Path, slide_id: str) -> Path:
-        """Where the tiles of a slide are kept."""
-        name = f"{slide_id}.h5" if self.layout == "clam" else f"{slide_id}_patches.h5"
+        """The file of the tiles of a slide."""
+        name = f"{slide_id}_patches.h5"
+        if self.layout == "clam":
+            name = f"{slide_id}.h5"
         return job / self.folder / "patches" / name
 
 
 @dataclass(frozen=True)
 class Tiling:
-    """All that decides the tiles of a slide: the grid, and how the tissue under it is found."""
+    """Everything that decides the tiles of a slide: the grid, and how the tissue under it is found."""
 
     tiles: TileOptions = field(default_factory=TileOptions)
     tissue: TissueParams = field(default_factory=TissueParams)
 
     def plain(self) -> dict[str, Any]:
-        """As a flat table that JSON keeps (`tissue.sthresh` …)."""
+        """A flat table that JSON can hold (`tissue.sthresh` …)."""
         plain = asdict(self.tiles)
         for name, value in asdict(self.tissue).items():
             plain[f"tissue.{name}"] = list(value) if isinstance(value, tuple) else value
@@ -225,7 +228,7 @@ class Tiling:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Tiling":
-        """What `plain` wrote; further entries are ignored."""
+        """The reverse of `plain`; further entries are ignored."""
         tiles = {field.name: plain[field.name] for field in fields(TileOptions) if field.name in plain}
         tissue: dict[str, Any] = {}
         for parameter in fields(TissueParams):

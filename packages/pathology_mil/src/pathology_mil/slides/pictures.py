@@ -1,4 +1,4 @@
-"""What kind of picture a slide is, from its thumbnail: stained tissue in bright light, or something that its tissue filter was not made for."""
+"""The kind of picture that a slide is, from its thumbnail: stained tissue in bright light, or a picture that the tissue filter was not made for."""
 
 import cv2
 import numpy as np
@@ -18,11 +18,11 @@ _BROWN = (5, 25)  # hue of DAB, of 180
 def picture_kind(thumbnail: RGB) -> str:
     """One of the names above."""
     hue, saturation, value = cv2.split(cv2.cvtColor(thumbnail, cv2.COLOR_RGB2HSV))
-    # First the dark ones: a fluorescent slide may have any colours.
+    # Dark pictures first: a fluorescent slide may have any colours.
     if np.median(value) < 60 and np.mean(value > 170) < 0.05:
         return DARK
     spread = thumbnail.max(axis=-1).astype(int) - thumbnail.min(axis=-1)
-    if np.mean(spread > 8) < 0.001:
+    if np.mean(spread > 8) < 0.001:  # JPEG gives even grey pictures a little colour
         return GREY
     stained = saturation > _TISSUE_SATURATION
     brown = stained & (hue >= _BROWN[0]) & (hue <= _BROWN[1]) & (value < 190) & (saturation > 60)
@@ -32,9 +32,9 @@ def picture_kind(thumbnail: RGB) -> str:
 
 
 def advice(kind: str) -> str:
-    """What a user should know of such a picture; empty for those that the tissue filter was made for."""
+    """What a user should know about such a picture; empty for pictures that the tissue filter was made for."""
     if kind == DARK:
         return "the background is dark: fluorescence, or not a slide; tissue cannot be found by its stain"
     if kind == GREY:
-        return "the picture has no colour: tissue cannot be found by its saturation (--tissue otsu looks at brightness)"
+        return "the picture has no colour: tissue cannot be found by its saturation (--tissue otsu uses the brightness)"
     return ""

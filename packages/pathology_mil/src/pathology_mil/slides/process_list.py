@@ -41,7 +41,7 @@ _TILES: Mapping[str, Callable[[str], Any]] = {"use_padding": _flag, "contour_fn"
 
 
 def process_row(file: str, tiling: Tiling, attempt: Attempt) -> dict[str, Any]:
-    """The row of a slide file: what it was tiled with, and what became of it."""
+    """The row of a slide file: the parameters of its tiling, and the result."""
     tissue = tiling.tissue
     return {
         "slide_id": file,
@@ -62,7 +62,7 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
 
     Args:
         path: CSV with a column `slide_id`; `process` and every parameter may be absent or empty.
-        base: what holds where a row says nothing.
+        base: the values where a row has none.
 
     Raises:
         UserError: unreadable, without slides, a slide twice, or an unusable value.
@@ -80,7 +80,7 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
         where = f"{path.name}, line {row.line}"
         if slide in listed:
             raise UserError(f"{where}: slide {slide} is listed twice")
-        cells = {name: row.get(column) for name, column in columns.items()}
+        cells = {parameter: row.get(column) for parameter, column in columns.items()}
         try:
             tissue, tiles = _read_cells(cells, _TISSUE), _read_cells(cells, _TILES)
             listed[slide] = Tiling(replace(base.tiles, **tiles), replace(base.tissue, **tissue))
@@ -92,7 +92,7 @@ def read_process_list(path: Path, base: Tiling) -> dict[str, Tiling]:
 
 
 def _read_cells(cells: Mapping[str, str | None], readers: Mapping[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """The parameters that a row gives; an empty cell gives none.
+    """The parameters that a row states; an empty cell states none.
 
     Raises:
         ValueError: a cell that its reader does not understand.
@@ -109,7 +109,7 @@ def listed_slides(slides: Sequence[SlideFile], listed: Mapping[str, Tiling]) -> 
     """The slides that a process list names.
 
     Raises:
-        UserError: it names others.
+        UserError: it names slides that are not here.
     """
     absent = sorted(listed.keys() - {slide.slide_id for slide in slides})
     if absent:

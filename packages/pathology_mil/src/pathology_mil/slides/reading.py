@@ -1,6 +1,6 @@
 """Whole slides: opening them, their resolution, and reading pixels from them.
 
-Everything outside this file speaks level-0 pixels: origin top left, x to the right, y down.
+Everything outside this file uses level-0 pixels: origin top left, x to the right, y down.
 """
 
 import re
@@ -28,7 +28,7 @@ RGB = NDArray[np.uint8]
 
 # A whole level up to this size is read in one call; anything larger is read in blocks.
 WHOLE_PIXELS = 16_000_000
-# A plain image (PNG, JPEG) has to be decoded whole: past this, a pyramidal file is the better idea.
+# A plain image (PNG, JPEG) must be decoded whole: beyond this size, a pyramidal file is the better choice.
 PLAIN_PIXELS = 400_000_000
 _BLOCK = 2048
 
@@ -38,15 +38,15 @@ class Slide:
 
     Args:
         path: a file that OpenSlide opens, or a plain image.
-        mpp: its resolution in µm per pixel, where the file does not say or says it wrongly.
+        mpp: its resolution in µm per pixel, where the file does not state it or states it wrongly.
         mpp_keys: further properties of the file to look for the resolution in.
 
     Attributes:
         levels: (width, height) of each pyramid level.
         downsamples: (x, y) scale of each level against level 0, as the ratio of their sizes.
         mpp: µm per pixel of level 0, or None.
-        axes: µm per pixel along x and y, where the file says that its pixels are not square.
-        bad_regions: how many reads failed and were answered with background.
+        axes: µm per pixel along x and y, where the file states that its pixels are not square.
+        bad_regions: number of reads that failed and were answered with background.
 
     Raises:
         UserError: there is no such file, it is not a slide, or it is damaged.
@@ -60,15 +60,17 @@ class Slide:
         self.properties: dict[str, str] = dict(self._handle.properties)
         self.levels: list[tuple[int, int]] = [(int(w), int(h)) for w, h in self._handle.level_dimensions]
         width, height = self.levels[0]
+        # from the sizes, not as stated: converters round, and state one factor for both axes
         self.downsamples = [(width / w, height / h) for w, h in self.levels]
         scan = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
         self.mpp, self.mpp_source, self.axes = scan.mpp, scan.source, scan.axes
         color = self.properties.get("openslide.background-color", "FFFFFF")
-        self.background = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
+        red, green, blue = (int(color[i : i + 2], 16) for i in (0, 2, 4))
+        self.background = np.array([red, green, blue], np.float32)
 
     @property
     def slide_id(self) -> str:
-        """The file's name without its extension: the name under which its tiles and features are kept."""
+        """The file's name without its extension: the name under which its tiles and features are stored."""
         return self.path.stem
 
     @property
@@ -88,10 +90,10 @@ class Slide:
         self._handle.close()
 
     def known_mpp(self) -> float:
-        """The resolution, where one is needed.
+        """The resolution, for work that needs one.
 
         Raises:
-            UserError: neither the file nor the user says it.
+            UserError: neither the file nor the user states it.
         """
         if self.axes is not None:
             x, y = self.axes
@@ -101,13 +103,13 @@ class Slide:
             )
         if self.mpp is None:
             raise UserError(
-                f"{self.path.name}: the file holds neither a resolution (mpp) nor a magnification",
+                f"{self.path.name}: the file states neither a resolution (mpp) nor a magnification",
                 "give it with --slide-mpp 0.25 (µm per pixel of the scan) or --slide-mag 40 (its objective)",
             )
         return self.mpp
 
     def best_level(self, downsample: float) -> int:
-        """The coarsest level that is no coarser than 1.1 × a downsample."""
+        """The coarsest level that is no coarser than 1.1 times a downsample: downsamples such as 4.0003 count as 4."""
         usable = [level for level, (dx, _) in enumerate(self.downsamples) if dx <= 1.1 * downsample]
         return max(usable, key=lambda level: self.downsamples[level][0], default=0)
 
@@ -118,13 +120,13 @@ class Slide:
     def read(self, x: int, y: int, *, level: int = 0, width: int, height: int) -> RGB:
         """A region as (height, width, 3) uint8; x and y in level-0 pixels, width and height in those of `level`.
 
-        What lies outside the slide, or was never scanned, has the slide's background colour. A region that cannot be decoded
+        Pixels outside the slide, or never scanned, have the slide's background colour. A region that cannot be decoded
         is all background and counted in `bad_regions`.
         """
         try:
             image = self._handle.read_region((int(x), int(y)), level, (width, height))
         except (openslide.OpenSlideError, OSError, ValueError, SyntaxError):
-            # OpenSlide's error state sticks to the handle, so this may be the fault of another region: once more, with a fresh one.
+            # OpenSlide's error state sticks to the handle, so another region may have caused it: once more, with a fresh one.
             with self._lock:
                 self._handle = _open(self.path)
                 try:
@@ -137,6 +139,7 @@ class Slide:
         alpha = rgba[..., 3:]
         if alpha.min() == 255:
             return np.ascontiguousarray(rgba[..., :3])
+        # blended, not cut off: at the border of the scan pixels are partly transparent
         share = alpha.astype(np.float32) / 255
         return np.rint(rgba[..., :3] * share + self.background * (1 - share)).astype(np.uint8)
 
@@ -151,7 +154,7 @@ class Slide:
         return resized(tile, size, size)
 
     def read_level(self, level: int) -> RGB:
-        """A whole level; a damaged part of it costs only the block it lies in."""
+        """A whole level; damage costs only the block that it is in."""
         width, height = self.levels[level]
         if width * height <= WHOLE_PIXELS:
             bad_before = self.bad_regions
@@ -161,25 +164,30 @@ class Slide:
             self.bad_regions = bad_before  # counted again below, block by block
         image = np.empty((height, width, 3), np.uint8)
         dx, dy = self.downsamples[level]
-        side = _BLOCK if width * height > WHOLE_PIXELS else 256
+        # After a failed read the blocks are small, so that little is lost with a damaged one.
+        side = 256
+        if width * height > WHOLE_PIXELS:
+            side = _BLOCK
         for x, y, w, h in _blocks(width, height, side):
             image[y : y + h, x : x + w] = self.read(round(x * dx), round(y * dy), level=level, width=w, height=h)
         return image
 
     def overview(self, downsample: float) -> RGB:
         """The whole slide at a downsample (≥ 1), put together from blocks: memory grows with the picture, not with the slide."""
-        w0, h0 = self.dimensions
-        width, height = max(1, round(w0 / downsample)), max(1, round(h0 / downsample))
+        slide_width, slide_height = self.dimensions
+        width, height = max(1, round(slide_width / downsample)), max(1, round(slide_height / downsample))
         level = self.best_level(downsample)
-        lw, lh = self.levels[level]
-        if lw * lh <= WHOLE_PIXELS:
+        level_width, level_height = self.levels[level]
+        if level_width * level_height <= WHOLE_PIXELS:
             return resized(self.read_level(level), width, height)
         dx, dy = self.downsamples[level]
         image = np.empty((height, width, 3), np.uint8)
         step = max(1, int(_BLOCK * dx / downsample))
         for x, y, w, h in _blocks(width, height, step):
-            left, top = round(x * lw / width), round(y * lh / height)
-            right, bottom = min(lw, round((x + w) * lw / width)), min(lh, round((y + h) * lh / height))
+            # Edges are rounded, not sizes, so that neighbouring blocks meet without gap or overlap.
+            left, right = (round(edge * level_width / width) for edge in (x, x + w))
+            top, bottom = (round(edge * level_height / height) for edge in (y, y + h))
+            right, bottom = min(level_width, right), min(level_height, bottom)
             block_width, block_height = max(1, right - left), max(1, bottom - top)
             block = self.read(round(left * dx), round(top * dy), level=level, width=block_width, height=block_height)
             image[y : y + h, x : x + w] = resized(block, w, h)
@@ -187,7 +195,7 @@ class Slide:
 
     @cached_property
     def small(self) -> RGB:
-        """A thumbnail for what needs no detail (pen marks, kind of picture), made once: a huge single level is read whole for it."""
+        """A thumbnail for work that needs no detail (pen marks, kind of picture), cached: a huge single level is read whole for it."""
         return self.thumbnail(320)
 
     def thumbnail(self, max_side: int) -> RGB:
@@ -199,8 +207,9 @@ def resized(image: RGB, width: int, height: int) -> RGB:
     """An image at another size: area-averaged when it shrinks, bilinear when it grows."""
     if image.shape[:2] == (height, width):
         return image
-    shrinks = width <= image.shape[1] and height <= image.shape[0]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    method = cv2.INTER_LINEAR
+    if width <= image.shape[1] and height <= image.shape[0]:
+        method = cv2.INTER_AREA  # bilinear would skip pixels and alias
     return cv2.resize(image, (width, height), interpolation=method)  # pyright: ignore[reportReturnType]
 
 
@@ -219,21 +228,21 @@ def _open(path: Path) -> openslide.AbstractSlide:
     try:
         return openslide.OpenSlide(path)
     except openslide.OpenSlideUnsupportedFormatError:
-        pass
+        pass  # perhaps a plain image
     except (openslide.OpenSlideError, UnicodeError) as error:
         raise UserError(f"{path.name}: damaged or incomplete slide ({_first_line(error)})") from error
     return _open_plain(path)
 
 
 def _open_plain(path: Path) -> openslide.ImageSlide:
-    Image.MAX_IMAGE_PIXELS = PLAIN_PIXELS
+    Image.MAX_IMAGE_PIXELS = PLAIN_PIXELS  # Pillow refuses twice as many as a decompression bomb
     try:
-        with warnings.catch_warnings(action="ignore"):  # what Pillow warns of here is an error below, or harmless
+        with warnings.catch_warnings(action="ignore"):  # Pillow's warnings here are an error below, or harmless
             image = Image.open(path)
             if image.width * image.height > PLAIN_PIXELS:
                 image.close()
                 raise UserError(
-                    f"{path.name}: a plain image of {image.width}×{image.height} pixels has to be decoded whole",
+                    f"{path.name}: a plain image of {image.width}×{image.height} pixels must be decoded whole",
                     "convert it to a pyramidal tiled TIFF",
                 )
             with image:
@@ -243,7 +252,7 @@ def _open_plain(path: Path) -> openslide.ImageSlide:
         if modality is not None:
             raise UserError(
                 f"{path.name}: a DICOM file of modality {modality}, not a whole-slide image (SM)",
-                "name a file of a whole-slide DICOM series",
+                "give a file of a whole-slide DICOM series",
             ) from error
         raise UserError(
             f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
@@ -261,7 +270,9 @@ def _dicom_modality(path: Path) -> str | None:
         return None
     # Element (0008,0060) in little-endian order, with or without an explicit type.
     match = re.search(rb"\x08\x00\x60\x00(?:CS..)?([A-Z]{2})", head, re.DOTALL)
-    return "unknown" if match is None else match.group(1).decode()
+    if match is None:
+        return "unknown"
+    return match.group(1).decode()
 
 
 def _first_line(error: BaseException) -> str:
@@ -281,29 +292,36 @@ class SlideFile:
 
 
 def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFile]:
-    """The slides that a path stands for: one file, a folder (searched to any depth) or a CSV list, sorted by slide id.
+    """The slides that a path names: one file, a folder (searched to any depth) or a CSV list, sorted by slide id.
 
     A CSV needs a column `wsi`, `full_path`, `path` or `slide_id` (paths relative to the CSV; an extension may be missing), and may
     have `mpp`.
 
     Raises:
-        UserError: no such path, a folder without slides, a list that names absent files, or two slides of one name.
+        UserError: no such path, a folder without slides, a list of absent files, or two slides of one name.
     """
     source = Path(source)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     if source.is_dir():
-        files = [file for file in source.rglob("*") if file.suffix.lower() in SLIDE_SUFFIXES]
-        slides = [SlideFile(file, mpp) for file in files if file.is_file()]
+        slides = []
+        for file in source.rglob("*"):
+            if file.suffix.lower() in SLIDE_SUFFIXES and file.is_file():
+                slides.append(SlideFile(file, mpp))
         if not slides:
             raise UserError(
                 f"{source}: no slides in this folder or below it", f"slides end in {', '.join(sorted(SLIDE_SUFFIXES))}"
             )
     elif source.suffix.lower() == ".csv":
-        slides = [slide if slide.mpp is not None else replace(slide, mpp=mpp) for slide in _read_list(source)]
+        slides = []
+        for slide in _read_list(source):
+            if slide.mpp is None:  # the list outweighs the option
+                slide = replace(slide, mpp=mpp)
+            slides.append(slide)
     else:
         slides = [SlideFile(source, mpp)]
     slides.sort(key=lambda slide: (slide.slide_id, str(slide.path)))
+    # Outputs are named after slides: two of one name would overwrite each other.
     for one, other in pairwise(slides):
         if one.slide_id == other.slide_id and one.path != other.path:
             raise UserError(
@@ -313,12 +331,12 @@ def find_slides(source: Path | str, *, mpp: float | None = None) -> list[SlideFi
 
 
 def _read_list(path: Path) -> list[SlideFile]:
-    """The slides of a list; rows that are left out are printed with the reason."""
+    """The slides of a list; rows left out are printed with the reason."""
     table = read_table(path)
     column = table.column("wsi", "full_path", "path", "slide_id", required=False)
     mpp_column = table.column("mpp", required=False)
     if column is None:
-        raise UserError(f"{path.name}: none of the columns wsi, full_path, path, slide_id", _columns_hint(table))
+        raise UserError(f"{path.name} has none of the columns wsi, full_path, path, slide_id", _columns_hint(table))
     slides: dict[Path, SlideFile] = {}
     missing = []
     for row in table:
@@ -330,19 +348,21 @@ def _read_list(path: Path) -> list[SlideFile]:
         if file is None:
             missing.append(name)
             continue
-        mpp = None if mpp_column is None else table.number(row, mpp_column)
+        mpp = None
+        if mpp_column is not None:
+            mpp = table.number(row, mpp_column)
         if mpp is not None and mpp <= 0:
             raise UserError(f"{path.name}: the mpp of {name} is {mpp:g}, not a positive number")
         before = slides.setdefault(file.resolve(), SlideFile(file, mpp))
         if before.mpp != mpp:
             raise UserError(
                 f"{path.name}, line {row.line}: {name} is listed twice, with a resolution of {before.mpp} and of {mpp}",
-                "a slide has one resolution: keep one of the rows",
+                "a slide has one resolution: remove one of the rows",
             )
     if missing:
-        raise UserError(f"{path.name} names slides that do not exist: {few(missing)}", _columns_hint(table))
+        raise UserError(f"{path.name} lists slides that do not exist: {few(missing)}", _columns_hint(table))
     if not slides:
-        raise UserError(f"{path.name} names no slide", table.account())
+        raise UserError(f"{path.name} lists no slide", table.account())
     notes = list(table.notes)
     if table.left_out:
         notes.append(table.account())

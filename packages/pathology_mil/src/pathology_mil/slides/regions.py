@@ -1,7 +1,7 @@
-"""What drawn regions mean: which classes count, which are cut out, and which say nothing. One rule for truth and for tissue.
+"""The meaning of annotated regions: which classes count, which are cut out, and which say nothing. One rule for truth and for tissue.
 
 Nothing is tumour by default. A class counts as tumour if its name says so ("Tumor", "invasive carcinoma", CAMELYON's ``_0`` and ``_1`` in its own
-files) and does not say otherwise ("Non-tumor", "tumour-associated stroma"); ``--truth-class`` names others. What is called Ignore, Exclusion or
+files) and does not say otherwise ("Non-tumor", "tumour-associated stroma"); ``--truth-class`` names others. Regions called Ignore, Exclusion or
 Hole, ImageScope's negative regions and CAMELYON's ``_2`` in its own files are cut out; ``--exclude-class`` names others.
 """
 
@@ -32,7 +32,7 @@ _CUT_OUT = {
 _TUMOUR = {
     "tumor", "tumour", "tumors", "tumours", "metastasis", "metastases", "metastatic", "carcinoma", "adenocarcinoma", "cancer", "nest", "nests",
 }  # fmt: skip
-# A name with one of these is not tumour, whatever else it says.
+# A class with one of these words is not tumour, whatever its other words.
 _OTHERWISE = {
     "non", "no", "not", "without", "free", "negative", "neg", "normal", "benign", "healthy", "stroma", "stromal", "associated",
     "adjacent", "peritumoral", "margin", "border", "edge", "bed", "necrosis", "necrotic", "lymphocytes", "infiltrate", "til", "tils",
@@ -41,11 +41,11 @@ _OTHERWISE = {
 
 @dataclass(frozen=True)
 class Area:
-    """Drawn regions put together.
+    """The union of annotated regions.
 
     Attributes:
-        shape: what counts, with what is cut out subtracted.
-        counted, cut_out, other: area by class, level-0 pixels; `other` neither counts nor is cut out.
+        shape: the regions that count, without those cut out.
+        counted, cut_out, other: area by class, level-0 pixels²; `other` neither counts nor is cut out.
     """
 
     shape: shapely.MultiPolygon
@@ -55,7 +55,7 @@ class Area:
 
     def words(self, what: str, mpp: float | None) -> str:
         """The classes with their areas: ``truth: Tumor 1.20 mm²; cut out: Ignore* 0.03 mm²``."""
-        parts = [f"{what}: {_listed(self.counted, mpp) or 'none drawn'}"]
+        parts = [f"{what}: {_listed(self.counted, mpp) or 'none annotated'}"]
         if self.cut_out:
             parts.append(f"cut out: {_listed(self.cut_out, mpp)}")
         if self.other:
@@ -85,11 +85,14 @@ def _says_other(name: str) -> bool:
 
 
 def _words(name: str) -> set[str]:
+    """Whole words, so that "nontumorous" or "nest_2" are not misread by a part of them."""
     return set(re.findall(r"[^\W\d_]+", name.casefold()))
 
 
 def _is_cut_out(region: Region, names: Iterable[str]) -> bool:
-    return region.role == "cut out" or bool(_words(region.name) & _CUT_OUT) or _label(region) in names
+    if region.role == "cut out" or _label(region) in names:
+        return True
+    return bool(_words(region.name) & _CUT_OUT)
 
 
 def _label(region: Region) -> str:
@@ -99,16 +102,17 @@ def _label(region: Region) -> str:
 def truth_area(
     regions: Sequence[Region], *, truth_class: Sequence[str] = (), exclude_class: Sequence[str] = (), where: str
 ) -> Area:
-    """What was drawn as tumour (or as `truth_class`).
+    """The area annotated as tumour (or as `truth_class`).
 
     Raises:
-        UserError: a class that was asked for does not exist, or there are classes and none says whether it is tumour.
+        UserError: a requested class does not exist, or there are classes and none states whether it is tumour.
     """
     areas = [region for region in regions if region.is_area]
     classes = list(dict.fromkeys(map(_label, areas)))
     truth, excluded = _match_names(truth_class, classes, where), _match_names(exclude_class, classes, where)
     counted, cut_out, other = [], [], []
     for region in areas:
+        # In this order: the user's word outweighs the file's, and that outweighs the names of classes.
         # A class that the user names as truth is truth, even if its name would cut it out.
         if _label(region) in truth and region.role != "cut out":
             counted.append(region)
@@ -118,29 +122,34 @@ def truth_area(
             counted.append(region)
         else:
             other.append(region)
+    # No tumour may be right (a normal slide), but not where the names leave it open.
     unknown = [region for region in other if not _says_other(region.name)]
     if not truth and not counted and unknown:
         names = ", ".join(dict.fromkeys(map(_label, unknown)))
         raise UserError(
-            f"{where}: none of its classes says that it is tumour: {names}", "--truth-class NAME says which one is"
+            f"{where}: none of its classes is named as tumour: {names}", "--truth-class NAME says which one is"
         )
     return _area(counted, cut_out, other)
 
 
 def tissue_area(regions: Sequence[Region], *, exclude_class: Sequence[str] = (), where: str) -> Area:
-    """What was drawn as tissue: every class that is not cut out."""
+    """The area annotated as tissue: every class that is not cut out."""
     areas = [region for region in regions if region.is_area]
     excluded = _match_names(exclude_class, list(dict.fromkeys(map(_label, areas))), where)
-    cut_out = [region for region in areas if _is_cut_out(region, excluded)]
-    counted = [region for region in areas if not _is_cut_out(region, excluded)]
+    counted, cut_out = [], []
+    for region in areas:
+        if _is_cut_out(region, excluded):
+            cut_out.append(region)
+        else:
+            counted.append(region)
     return _area(counted, cut_out, [])
 
 
 def _match_names(names: Sequence[str], classes: Sequence[str], where: str) -> set[str]:
-    """The classes of a file that the user's names mean.
+    """The classes of a file that the user's names stand for.
 
     Raises:
-        UserError: a name means none.
+        UserError: a name stands for no class.
     """
     matched = set()
     for name in names:
@@ -152,6 +161,7 @@ def _match_names(names: Sequence[str], classes: Sequence[str], where: str) -> se
 
 
 def _area(counted: Sequence[Region], cut_out: Sequence[Region], other: Sequence[Region]) -> Area:
+    # unions first: regions drawn twice, or overlapping, must not count twice
     holes = shapely.union_all([region.shape for region in cut_out])
     shape = shapely.union_all([region.shape for region in counted]).difference(holes)
     return Area(polygonal(shape), _by_class(counted), _by_class(cut_out), _by_class(other))
@@ -165,10 +175,10 @@ def _by_class(regions: Sequence[Region]) -> dict[str, float]:
 
 
 def outside(regions: Sequence[Region], dimensions: tuple[int, int], where: str) -> str:
-    """What of the regions lies outside the slide, in words; empty where nothing does.
+    """The share of the regions outside the slide, in words; empty if there is none.
 
     Raises:
-        UserError: all of it.
+        UserError: all regions are outside.
     """
     areas = [region.shape for region in regions if region.is_area]
     drawn = shapely.union_all(areas).area
@@ -178,10 +188,10 @@ def outside(regions: Sequence[Region], dimensions: tuple[int, int], where: str) 
     size = f"{dimensions[0]} × {dimensions[1]}"
     if not inside:
         raise UserError(
-            f"{where}: drawn outside the slide ({size})",
+            f"{where}: its regions are outside the slide ({size})",
             "the file belongs to another slide, or its coordinates are those of another level",
         )
     share = 1 - inside / drawn
-    if share <= 0.02:  # outlines often stick out of a slide by a few pixels
+    if share <= 0.02:  # outlines often go a few pixels beyond the slide
         return ""
-    return f"{share:.0%} of what {where} draws lies outside the slide ({size})"
+    return f"{share:.0%} of the regions in {where} are outside the slide ({size})"

@@ -1,4 +1,4 @@
-"""Tiles of a slide: from a wish ("256 pixels at 20×") to coordinates in an HDF5 file that CLAM and TRIDENT read, and back."""
+"""Tiles of a slide: from a request ("256 pixels at 20×") to coordinates in an HDF5 file that CLAM and TRIDENT read, and back."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,8 +26,8 @@ class Tiles:
         slide_id: name of the slide file without extension.
         coords: (N, 2) top left corners, level-0 pixels.
         side: side of a tile in level-0 pixels.
-        size: side in pixels at the resolution asked for.
-        attributes: everything the file says beside the coordinates.
+        size: side in pixels at the requested resolution.
+        attributes: what the file states besides the coordinates.
         notes: what a user should know about how this was read.
     """
 
@@ -40,12 +40,13 @@ class Tiles:
 
 
 def downsample(slide: Slide, options: TileOptions) -> float:
-    """How many level-0 pixels make one pixel of a tile, per axis.
+    """Number of level-0 pixels per pixel of a tile, along an axis.
 
     Raises:
-        UserError: the slide's resolution is unknown, or coarser than the one asked for by more than a factor of 1.2.
+        UserError: the slide's resolution is unknown, or coarser than the requested one by more than a factor of 1.2.
     """
     own = slide.known_mpp()
+    # --mpp is a true resolution; --mag is nominal: a 40× scan of 0.23 µm per pixel gives 20× tiles at a factor of exactly 2
     if options.mpp is not None:
         scale = options.mpp / own
         native, target = f"{own:g} µm per pixel", f"{options.mpp:g}"
@@ -57,13 +58,13 @@ def downsample(slide: Slide, options: TileOptions) -> float:
     if scale < 1 / 1.2:
         raise UserError(
             f"{slide.path.name} was scanned at {native}: tiles at {target} would be enlarged, not sharper",
-            "ask for a lower magnification (or a larger mpp)",
+            "request a lower magnification (or a larger mpp)",
         )
     return scale
 
 
 def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tuple[Tiles, Tissue]:
-    """Lays the tiles over the tissue of a slide (which is looked for unless it is given)."""
+    """Lays the tiles over the tissue of a slide (which is segmented unless it is given)."""
     params = tiling.tiles
     scale = downsample(slide, params)
     if tissue is None:
@@ -82,13 +83,14 @@ def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tu
         )
         if params.unique and len(coords):
             _, first = np.unique(coords, axis=0, return_index=True)
-            coords = coords[np.sort(first)]  # in CLAM's order, which unique() sorts away
+            coords = coords[np.sort(first)]  # back in CLAM's order, which unique() does not keep
         attributes |= clam_attributes(slide, patch_level=level, patch_size=size)
         attributes["patch_size_level0"] = side
     else:
         side = round(params.patch_size * scale)
         if params.mpp is None and params.mag:  # TRIDENT rounds down here
             side = int(params.patch_size * magnification(slide.known_mpp()) // params.mag)
+        # rounded one by one, since the overlap must be a whole number of pixels, too
         step = round(params.patch_size * scale) - round(params.overlap * scale)
         coords = global_grid(
             tissue,
@@ -98,10 +100,13 @@ def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tu
             min_tissue=params.min_tissue,
             holes=not params.keep_holes,
         )
+        objective: Any = "None"  # TRIDENT's word for what is not known
+        if slide.known_mpp() < 2.4:
+            objective = magnification(slide.known_mpp())
         attributes |= {
             "patch_size": params.patch_size,
             "patch_size_level0": side,
-            "level0_magnification": magnification(slide.known_mpp()) if slide.known_mpp() < 2.4 else "None",
+            "level0_magnification": objective,
             "target_magnification": params.mag if params.mag is not None else "None",
             "overlap": params.overlap,
             "name": slide.slide_id,
@@ -116,7 +121,7 @@ def make_tiles(slide: Slide, tiling: Tiling, tissue: Tissue | None = None) -> tu
 def _clam_level(slide: Slide, params: TileOptions, scale: float) -> tuple[int, int, int]:
     """The pyramid level, the size on it and the level-0 side with which CLAM's own reader gets the same tile.
 
-    That reader multiplies the size by the truncated downsample of the level. Where this misses the side, level 0 is used.
+    That reader multiplies the size by the truncated downsample of the level. Where the product is not the side, level 0 is used.
     """
     side = round(params.patch_size * scale)
     level = slide.best_level(scale)
@@ -126,7 +131,7 @@ def _clam_level(slide: Slide, params: TileOptions, scale: float) -> tuple[int, i
 
 
 def clam_attributes(slide: Slide, *, patch_level: int, patch_size: int) -> dict[str, Any]:
-    """The attributes that CLAM keeps with the coordinates (without `save_path`, which depends on the machine)."""
+    """The attributes that CLAM stores with the coordinates (without `save_path`, which depends on the machine)."""
     return {
         "patch_size": patch_size,
         "patch_level": patch_level,
@@ -142,7 +147,7 @@ def write_tiles(path: Path, tiles: Tiles) -> None:
     clam = "patch_level" in tiles.attributes
     folder_attribute = "save_path"
     if "patch_size_level0" in tiles.attributes and not clam:
-        folder_attribute = "savetodir"  # TRIDENT's name of it
+        folder_attribute = "savetodir"  # TRIDENT's name for it
     rows = 1 if clam else 4096  # one row per chunk, as CLAM has, costs seconds on 100,000 tiles
     with writing(path) as temporary, h5py.File(temporary, "w") as file:
         data = file.create_dataset("coords", data=tiles.coords.astype(np.int64), maxshape=(None, 2), chunks=(rows, 2))
@@ -161,12 +166,14 @@ def read_tiles(path: Path) -> Tiles:
         attributes = plain_attributes(file["coords"].attrs)
     side, notes = level0_side(attributes, coords, path.name)
     if side is None:
-        raise UserError(f"{path.name}: neither attributes nor coordinates tell how large a tile is")
+        raise UserError(f"{path.name}: neither attributes nor coordinates tell the size of a tile")
     name = attributes.get("name")
     slide_id = path.stem.removesuffix("_patches")
     if name not in (None, ""):
         slide_id = str(name)
-    size = _pixels(attributes, "patch_size", path.name) if "patch_size" in attributes else side
+    size = side
+    if "patch_size" in attributes:
+        size = _pixels(attributes, "patch_size", path.name)
     return Tiles(slide_id, coords, side, size, attributes, notes)
 
 
@@ -186,13 +193,15 @@ def checked_coords(values: NDArray, where: str) -> Coords:
     """Corners of tiles, (N, 2) or (1, N, 2), as (N, 2) int64.
 
     Raises:
-        UserError: of another shape, or not numbers of pixels.
+        UserError: another shape, or values that are not numbers of pixels.
     """
     if values.ndim == 3 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 2 or values.shape[1] != 2:
         raise UserError(f"{where}: 'coords' has the shape {values.shape}, expected (N, 2)")
-    if values.dtype.kind not in "iuf" or not (np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2**53)).all():
+    # beyond 2**53 a float no longer counts whole pixels, and the conversion to int64 would wrap around
+    in_range = values.dtype.kind in "iuf" and np.isfinite(values) & (np.abs(values.astype(np.float64)) < 2**53)
+    if not np.all(in_range):
         raise UserError(f"{where}: 'coords' holds values that are not pixels of a slide")
     return values.astype(np.int64)
 
@@ -226,14 +235,14 @@ class open_h5:
             self.file = h5py.File(self.path, "r")
         except OSError as error:
             raise UserError(
-                f"{self.path.name}: damaged, or not an HDF5 file", "make it again with --overwrite"
+                f"{self.path.name}: damaged, or not an HDF5 file", "write it again with --overwrite"
             ) from error
         return self.file
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.file.close()
-        if isinstance(error, (OSError, RuntimeError, KeyError)):  # what h5py raises on damage inside the file
-            raise UserError(f"{self.path.name}: damaged HDF5 file", "make it again with --overwrite") from error
+        if isinstance(error, (OSError, RuntimeError, KeyError)):  # h5py's errors on damage inside the file
+            raise UserError(f"{self.path.name}: damaged HDF5 file", "write it again with --overwrite") from error
 
 
 def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,7 +261,7 @@ def plain_attributes(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def level0_side(
     attributes: Mapping[str, Any], coords: NDArray, where: str = "the file"
 ) -> tuple[int | None, list[str]]:
-    """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (and said so).
+    """The side of a tile in level-0 pixels, from TRIDENT's or CLAM's attributes, else guessed from the coordinates (with a note).
 
     Raises:
         UserError: an attribute is not a positive number.
@@ -261,18 +270,20 @@ def level0_side(
         return _pixels(attributes, "patch_size_level0", where), []
     if attributes.get("patch_size") is not None and attributes.get("downsample") is not None:
         downsample = attributes["downsample"]
-        first = downsample[0] if isinstance(downsample, list) and downsample else downsample
-        factors = {"downsample": first, "custom_downsample": attributes.get("custom_downsample") or 1}
+        if isinstance(downsample, list) and downsample:  # CLAM writes one for each axis
+            downsample = downsample[0]
+        factors = {"downsample": downsample, "custom_downsample": attributes.get("custom_downsample") or 1}
         side = _pixels(attributes, "patch_size", where)
         for name in factors:
             side *= _pixels(factors, name, where)
         return side, []
     if not len(coords):
         return None, []
+    # Neighbouring tiles are one step apart; without overlap, that is the side.
     steps = np.concatenate([np.diff(np.unique(coords[:, axis])) for axis in (0, 1)])
     if not len(steps):  # a single tile
         return None, []
     side = int(steps.min())
     return side, [
-        f"the file does not say how large a tile is: taken from the smallest step between tiles, {side} pixels"
+        f"the file does not state the size of a tile: the smallest step between tiles is taken, {side} pixels"
     ]

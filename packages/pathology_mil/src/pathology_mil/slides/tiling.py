@@ -1,4 +1,4 @@
-"""Tiling a folder of slides: one coordinates file, contour picture and tissue GeoJSON per slide, and a table of what became of each."""
+"""Tiling a folder of slides: one coordinates file, contour picture and tissue GeoJSON per slide, and a table of the results."""
 
 import csv
 import io
@@ -25,12 +25,12 @@ from pathology_mil.slides.tiles import Tiles, downsample, make_tiles, open_h5, p
 from pathology_mil.slides.tissue import Tissue
 
 NO_TISSUE = "no tissue"
-_ADVICE = "look at its contour picture; --preset biopsy, --tissue otsu or a smaller --min-area may find it"
+_ADVICE = "see its contour picture; --preset biopsy, --tissue otsu or a smaller --min-area may find it"
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What one process needs to tile one slide."""
+    """What a process needs to tile one slide."""
 
     slide: SlideFile
     tiling: Tiling
@@ -52,18 +52,18 @@ def tile_slides(
     overwrite: bool = False,
     skip_errors: bool = True,
 ) -> tuple[Path, list[Attempt]]:
-    """Tiles slides into a job folder; goes on where an interrupted run stopped.
+    """Tiles slides into a job folder; continues where an interrupted run stopped.
 
     Args:
-        slides: what to tile.
+        slides: the slides to tile.
         job: the job folder.
         tiling: tiles and tissue.
-        listed: slide id → a tiling of its own (`process_list.read_process_list`); tiles that were made in another way are made again.
-        tissue_from: folder of GeoJSON files, one per slide, that say where the tissue is (mended in QuPath, say) instead of segmenting.
-        exclude_class: classes of these files that are cut out, beside those that `regions` knows.
+        listed: slide id → a tiling of its own (`process_list.read_process_list`); tiles made in another way are made again.
+        tissue_from: folder of GeoJSON files, one per slide, with the tissue (corrected in QuPath, say) instead of segmenting.
+        exclude_class: classes of these files that are cut out, besides those that `regions` knows.
         workers: processes.
-        executor: where to work instead, as `core_runtime.bulk` takes it.
-        overwrite: make all again.
+        executor: where to work instead, as in `core_runtime.bulk`.
+        overwrite: tile all again.
         skip_errors: go on after a slide that failed.
 
     Returns:
@@ -72,12 +72,14 @@ def tile_slides(
     Raises:
         UserError: existing tiles were made in another way.
     """
-    if len(slides) == 1:  # one unusable slide is an error of its own, not an item that failed
+    if len(slides) == 1:  # one unusable slide is an error of its own, not a failed item
         with Slide(slides[0].path, mpp=slides[0].mpp) as only:
             downsample(only, tiling.tiles)
     items = []
     for slide in slides:
-        own_tiling = tiling if listed is None else listed[slide.slide_id]
+        own_tiling = tiling
+        if listed is not None:
+            own_tiling = listed[slide.slide_id]
         tissue_file = _tissue_file(tissue_from, slide.slide_id)
         items.append(_item(_Work(slide, own_tiling, job, tissue_file, exclude_class)))
     for item in items:
@@ -103,18 +105,24 @@ def _tissue_file(folder: Path | None, slide_id: str) -> Path | None:
         return None
     path = find_annotation(folder, slide_id)
     if path is None:
-        raise UserError(f"{folder} holds no tissue for {slide_id}", f"expected {slide_id}.geojson")
+        raise UserError(f"{folder} holds no tissue of {slide_id}", f"expected {slide_id}.geojson")
     return path
 
 
 def _item(work: _Work) -> Item:
     slide = work.slide
     output = work.tiling.tiles.file(work.job, slide.slide_id)
-    inputs = [slide.path] if work.tissue_file is None else [slide.path, work.tissue_file]
+    inputs = [slide.path]
+    slide_identity, tissue_identity = None, None
+    if slide.path.is_file():  # one that is missing fails by itself, later, with its name
+        slide_identity = identity(slide.path)
+    if work.tissue_file is not None:
+        tissue_identity = identity(work.tissue_file, full=True)
+        inputs.append(work.tissue_file)
     key = {
-        "slide": identity(slide.path) if slide.path.is_file() else None,
+        "slide": slide_identity,
         "slide_mpp": slide.mpp,
-        "tissue_file": None if work.tissue_file is None else identity(work.tissue_file, full=True),
+        "tissue_file": tissue_identity,
         "exclude_class": list(work.exclude_class),
         **work.tiling.plain(),
     }
@@ -122,7 +130,7 @@ def _item(work: _Work) -> Item:
 
 
 def _discard_unusable(item: Item, *, remake: bool) -> None:
-    """Removes tiles that were damaged from outside, and with `remake` those that were made in another way."""
+    """Removes tiles that were damaged later, and with `remake` those made in another way."""
     if not item.output.exists():
         return
     try:
@@ -139,17 +147,17 @@ def _discard_unusable(item: Item, *, remake: bool) -> None:
 
 
 def _still_without_tissue(item: Item, attempt: Attempt) -> Attempt:
-    """A slide that an earlier run found empty is not "already done"."""
+    """A slide on which an earlier run found no tissue is not "already done"."""
     if attempt.ok and item.output.exists() and not tile_facts(item.output)["tiles"]:
         return replace(attempt, status=NO_TISSUE, message=f"no tissue found on it ({_ADVICE})")
     return attempt
 
 
 def refuse_single_failure(attempts: Sequence[Attempt], *, single: bool) -> None:
-    """Makes the failure of a single given file an error of its own: the user's first line.
+    """Makes the failure of a single given file an error of its own: the first line that the user sees.
 
     Raises:
-        UserError: it failed.
+        UserError: the file failed.
     """
     if single and attempts and not attempts[0].ok:
         name, message = attempts[0].name, attempts[0].message or attempts[0].status
@@ -165,6 +173,7 @@ def _tile(item: Item) -> dict[str, Any]:
         if work.tissue_file is not None:
             drawn = _drawn_tissue(work.tissue_file, slide, work.exclude_class)
         tiles, tissue = make_tiles(slide, work.tiling, drawn)
+        # for the encoder: where the slide is, and how it was tiled
         tiles.attributes.update(
             parameters=json.dumps(work.tiling.plain(), sort_keys=True),
             slide_path=str(work.slide.path.resolve()),
@@ -180,12 +189,12 @@ def _tile(item: Item) -> dict[str, Any]:
             "bad_regions": slide.bad_regions,
             "notes": tissue.notes,
         }
-    write_tiles(item.output, tiles)
+    write_tiles(item.output, tiles)  # empty, too: a rerun then knows
     if not len(tiles.coords):
         reasons = "; ".join(["no tissue found on it", *tissue.notes])
         advice = _ADVICE
         if work.tissue_file is not None:
-            advice = f"{work.tissue_file.name} draws none that a tile fits into"
+            advice = f"{work.tissue_file.name} holds none that a tile fits into"
         raise Skipped(NO_TISSUE, f"{reasons} ({advice})")
     return facts
 
@@ -214,7 +223,7 @@ def _pictures(slide: Slide, tiles: Tiles, tissue: Tissue, work: _Work) -> None:
         stitches = figures.stitched(thumbnail, slide.dimensions, tiles.coords, tiles.side)
         pictures = {"masks": figures.draw_tissue(thumbnail, slide.dimensions, tissue), "stitches": stitches}
     else:
-        # contours last: the veil over what no tile covers would hide them and their numbers
+        # contours last: the veil over areas without tiles would hide them and their numbers
         framed = figures.draw_tiles(thumbnail, slide.dimensions, tiles.coords, tiles.side)
         pictures = {"contours": figures.draw_tissue(framed, slide.dimensions, tissue)}
     for folder, picture in pictures.items():
@@ -226,10 +235,13 @@ def _write_table(folder: Path, tiling: Tiling, items: Sequence[Item], attempts: 
     """CLAM's `process_list_autogen.csv`, or `slides.csv`; rows of slides that were not part of this run stay."""
     clam = tiling.tiles.layout == "clam"
     rows: dict[str, dict[str, Any]] = {}
-    table = folder / ("process_list_autogen.csv" if clam else "slides.csv")
+    name = "process_list_autogen.csv" if clam else "slides.csv"
+    table = folder / name
     if table.is_file():
         with table.open(newline="", encoding="utf-8") as file:
-            rows = {row["slide_id"]: row for row in csv.DictReader(file) if row.get("slide_id")}
+            for row in csv.DictReader(file):
+                if row.get("slide_id"):
+                    rows[row["slide_id"]] = row
     for item, attempt in zip(items, attempts, strict=True):
         work: _Work = item.source
         if clam:
@@ -248,7 +260,7 @@ def _write_table(folder: Path, tiling: Tiling, items: Sequence[Item], attempts: 
 
 
 def tile_facts(file: Path) -> dict[str, Any]:
-    """What a file of tiles says about itself: number of tiles and resolution."""
+    """Number of tiles and resolution, as stated in a file of tiles."""
     try:
         with open_h5(file) as h5:
             data: Any = h5["coords"]

@@ -21,7 +21,7 @@ from pathology_mil.slides.reading import RGB, WHOLE_PIXELS, Slide
 
 Contour = NDArray[np.int32]  # (points, 2), x and y
 
-_SPECK = 0.25  # squares of `ref_patch_size`: what is smaller is not tissue
+_SPECK = 0.25  # in squares of `ref_patch_size`: anything smaller is not tissue
 
 
 @dataclass
@@ -31,8 +31,8 @@ class Tissue:
     Attributes:
         contours: outer contours, level-0 pixels.
         holes: the holes of each contour.
-        areas: area of each contour as filtered: without any of its holes, in level-0 pixels.
-        scale: (x, y) size of a pixel of the picture that was segmented, in level-0 pixels.
+        areas: area of each contour as filtered: without any of its holes, in level-0 pixels².
+        scale: (x, y) size of a pixel of the segmented picture, in level-0 pixels.
         notes: what a user should know (area filter lowered, pieces dropped, pen marks left out).
     """
 
@@ -62,15 +62,16 @@ class Tissue:
 
 def polygonal(geometry: shapely.Geometry) -> shapely.MultiPolygon:
     """Only the polygons of a geometry (a repaired one may hold loose lines and points)."""
-    parts = shapely.get_parts(shapely.get_parts(geometry))
-    return shapely.MultiPolygon([part for part in parts if isinstance(part, shapely.Polygon) and not part.is_empty])
+    parts = shapely.get_parts(shapely.get_parts(geometry))  # twice: a collection may hold multipolygons
+    polygons = [part for part in parts if isinstance(part, shapely.Polygon) and not part.is_empty]
+    return shapely.MultiPolygon(polygons)
 
 
 def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     """The tissue of a slide. A slide without any gives a `Tissue` without contours."""
     kind = picture_kind(slide.small)
     if kind == DARK:
-        raise UserError(f"{slide.path.name}: {advice(kind)}", "--tissue-from FOLDER tiles what you draw")
+        raise UserError(f"{slide.path.name}: {advice(kind)}", "--tissue-from FOLDER takes tissue that you annotated")
     if params.method == "otsu":
         image = slide.overview(max(1.0, 8 / slide.known_mpp()))  # 1.25× is 8 µm per pixel
         mask = _otsu_mask(image)
@@ -82,6 +83,7 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     notes = []
     if kind == GREY and params.method == "clam":
         notes.append(advice(kind))
+    # Pen is recognised on a thumbnail: at a finer scale, dark nuclei look like black ink.
     if params.drop_pen:
         pen = pen_marks(slide.small).astype(np.uint8)
         pen = np.asarray(cv2.resize(pen, (mask.shape[1], mask.shape[0]), interpolation=cv2.INTER_NEAREST)) > 0
@@ -92,7 +94,7 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
     if np.count_nonzero(mask) > 0.9 * mask.size:
         notes.append(
             "nine tenths of the slide count as tissue: "
-            "if its glass is tinted, --tissue otsu or a higher --sthresh tells them apart"
+            "if its glass is tinted, --tissue otsu or a higher --sthresh separates the two"
         )
     tissue = _contours(mask, scale, params)
     tissue.notes[:0] = notes
@@ -100,7 +102,7 @@ def segment(slide: Slide, params: TissueParams = PRESETS["default"]) -> Tissue:
 
 
 def _segmentation_picture(slide: Slide, seg_level: int) -> RGB:
-    """The level that CLAM would segment, or without a good one a picture at most 64 times smaller than the slide.
+    """The level that CLAM would segment, or if it is too large a picture at most 64 times smaller than the slide.
 
     Raises:
         UserError: no such level, or one that is too large.
@@ -109,16 +111,17 @@ def _segmentation_picture(slide: Slide, seg_level: int) -> RGB:
         raise UserError(f"{slide.path.name} has levels 0 to {len(slide.levels) - 1}, not {seg_level}")
     if seg_level >= 0:
         width, height = slide.levels[seg_level]
-        if width * height > 1e8:
+        if width * height > 1e8:  # the filters need several pictures of this size
             raise UserError(
                 f"{slide.path.name}: level {seg_level} has {width}×{height} pixels, too many to segment at once",
-                "leave --seg-level out and a smaller picture is made by reading the slide in pieces",
+                "leave out --seg-level: a smaller picture is then made by reading the slide in pieces",
             )
         return slide.read_level(seg_level)
     level = slide.nearest_level(64)
     width, height = slide.levels[level]
     if width * height <= WHOLE_PIXELS:
         return slide.read_level(level)
+    # small slides get a finer picture: 512 pixels along their shorter side
     return slide.overview(max(1.0, min(64.0, min(slide.dimensions) / 512)))
 
 
@@ -143,7 +146,7 @@ def _otsu_mask(image: RGB) -> NDArray[np.uint8]:
     if grey.min() == 255:
         return np.zeros(grey.shape, np.uint8)
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
-    # Small objects are made glass before the threshold is chosen again, so that dust does not decide it.
+    # Small objects become glass before the threshold is chosen again, so that dust has no part in it.
     grey[_small(mask, 60)] = 255
     _, mask = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU + cv2.THRESH_BINARY_INV)
     mask[_small(mask, 60)] = 0
@@ -156,7 +159,7 @@ def _small(mask: NDArray, area: int, *, enclosed: bool = False) -> NDArray[np.bo
     _, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=8)
     labels = np.asarray(labels, np.int64)
     small = stats[:, cv2.CC_STAT_AREA] < area
-    small[0] = False
+    small[0] = False  # the background
     if enclosed:
         small[np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])] = False
     return small[labels]
@@ -165,10 +168,12 @@ def _small(mask: NDArray, area: int, *, enclosed: bool = False) -> NDArray[np.bo
 def pen_marks(image: RGB) -> NDArray[np.bool_]:
     """Pixels of green, blue and black felt pen, grown by a few pixels.
 
-    Stained tissue lies between blue-purple and pink; the pale blue counterstain of immunohistochemistry is kept by asking for a
-    strong colour. Red pen can't be told from eosin and stays. The picture must be so coarse that dark nuclei are no longer black dots.
+    Stained tissue is between blue-purple and pink; the pale blue counterstain of immunohistochemistry is spared by requiring a
+    strong colour. Red pen cannot be told from eosin and stays. The picture must be so coarse that dark nuclei are no longer black dots.
     """
-    hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV))
+    hue, saturation, value = cv2.split(
+        cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV)
+    )  # OpenCV's hue: 0 to 180
     coloured = (hue >= 35) & (hue <= 115) & (saturation >= 110)
     black = (value <= 70) & (saturation <= 90)
     seed = cv2.morphologyEx((coloured | black).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -180,16 +185,20 @@ def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: Tissu
     outlines, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if hierarchy is None:
         return Tissue([], [], [], scale)
-    # RETR_CCOMP has two floors: outer contours, whose parent is −1, and the holes in them.
+    # RETR_CCOMP has two levels: outer contours, whose parent is −1, and the holes in them.
     parents = hierarchy[0, :, 3].tolist()
     holes_of: dict[int, list[int]] = {i: [] for i, parent in enumerate(parents) if parent < 0}
     for i, parent in enumerate(parents):
         if parent >= 0:
             holes_of[parent].append(i)
     sizes = np.array([cv2.contourArea(outline) for outline in outlines])
-    net_areas = {i: float(sizes[i] - sizes[holes].sum()) for i, holes in holes_of.items()}
+    net_areas: dict[int, float] = {}
+    for i, holes in holes_of.items():
+        net_areas[i] = float(sizes[i] - sizes[holes].sum())
+    # CLAM's unit: a square of level-0 pixels, truncated to whole pixels of the segmented picture
     reference = int(params.ref_patch_size**2 / (scale[0] * scale[1]))
-    a_t, notes = _area_filter([area for area in net_areas.values() if area > 0], reference, params)
+    positive = [area for area in net_areas.values() if area > 0]
+    a_t, notes = _area_filter(positive, reference, params)
 
     tissue = Tissue([], [], [], scale, notes)
     for i, holes in holes_of.items():
@@ -204,9 +213,9 @@ def _contours(mask: NDArray[np.uint8], scale: tuple[float, float], params: Tissu
 
 
 def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -> tuple[float, list[str]]:
-    """The a_t that applies, and what to say about it.
+    """The a_t that applies, and notes about it.
 
-    With `adapt` it is the largest step at or below the one asked for that drops no more than 5 % of the tissue; specks under a quarter of
+    With `adapt` it is the largest step at or below the requested one that drops no more than 5 % of the tissue; specks under a quarter of
     the reference square (64 µm wide at 40×) are not tissue.
     """
     tissue = [area for area in areas if area > _SPECK * reference]
@@ -217,7 +226,7 @@ def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -
         if largest < 0.001:
             return params.a_t, []
         squares = f"{largest:.2g} squares of {params.ref_patch_size} pixels"
-        return params.a_t, [f"the largest piece has {squares}: --min-area {largest / 2:.1g} keeps it"]
+        return params.a_t, [f"the largest piece has {squares}: --min-area {largest / 2:.1g} includes it"]
     total = sum(tissue)
 
     def dropped(a_t: float) -> list[float]:
@@ -230,28 +239,31 @@ def _area_filter(areas: Sequence[float], reference: int, params: TissueParams) -
     lost = dropped(params.a_t)
     share = f"{sum(lost) / total:.0%} of the tissue"
     if a_t != params.a_t:
-        loss = "all tissue" if len(lost) == len(tissue) else share
+        loss = share
+        if len(lost) == len(tissue):
+            loss = "all tissue"
         lowered = f"area filter lowered from a_t={params.a_t:g} to {a_t:g}"
         return a_t, [f"{lowered}: it would drop {loss} (--preset biopsy has 1)"]
     if sum(lost) > 0.05 * total:
         pieces = f"{len(lost)} piece(s), {share}"
-        return a_t, [f"{pieces}, dropped by the area filter a_t={a_t:g}: --preset biopsy keeps them"]
+        return a_t, [f"{pieces}, dropped by the area filter a_t={a_t:g}: --preset biopsy includes them"]
     return a_t, []
 
 
 def _level0(contour: NDArray, scale: tuple[float, float]) -> Contour:
+    """A contour of the segmented picture, (points, 1, 2) as OpenCV has it, in level-0 pixels."""
     return (contour[:, 0, :] * np.array(scale)).astype(np.int32)
 
 
 def _select_contours(tissue: Tissue, params: TissueParams) -> Tissue:
-    """The contours that the user asked for by number."""
+    """The contours that the user selects by number."""
     if not params.keep_ids and not params.exclude_ids:
         return tissue
     numbers = params.keep_ids or range(len(tissue.contours))
-    selected = [i for i in range(len(tissue.contours)) if i in numbers and i not in params.exclude_ids]
-    return replace(
-        tissue,
-        contours=[tissue.contours[i] for i in selected],
-        holes=[tissue.holes[i] for i in selected],
-        areas=[tissue.areas[i] for i in selected],
-    )
+    contours, holes, areas = [], [], []
+    for i, contour in enumerate(tissue.contours):
+        if i in numbers and i not in params.exclude_ids:
+            contours.append(contour)
+            holes.append(tissue.holes[i])
+            areas.append(tissue.areas[i])
+    return replace(tissue, contours=contours, holes=holes, areas=areas)

@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
 
 class BagDataset(Dataset):
-    """(features [N, F], class number, slide id) of the slides given, read when asked for."""
+    """(features [N, F], class number, slide id) of the given slides, read on access."""
 
     def __init__(self, cohort: Cohort, slides: Sequence[str]) -> None:
         self.cohort, self.slides = cohort, list(slides)
@@ -35,19 +35,16 @@ class BagDataset(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, str]:
         slide = self.slides[index]
-        return read_features(self.cohort.features(slide), slide), self.cohort.labels.label[slide], slide
+        features = read_features(self.cohort.features(slide), slide)
+        return features, self.cohort.labels.label[slide], slide
 
 
 def pack(bags: Sequence[tuple[Tensor, int, str]]) -> Batch:
     """Bags packed without padding."""
-    lengths = [len(features) for features, _, _ in bags]
-    return Batch(
-        torch.cat([features for features, _, _ in bags]),
-        torch.arange(len(bags)).repeat_interleave(torch.tensor(lengths)),
-        torch.tensor([label for _, label, _ in bags]),
-        lengths,
-        [slide for _, _, slide in bags],
-    )
+    features, labels, slides = zip(*bags, strict=True)
+    lengths = [len(matrix) for matrix in features]
+    segments = torch.arange(len(bags)).repeat_interleave(torch.tensor(lengths))
+    return Batch(torch.cat(features), segments, torch.tensor(labels), lengths, list(slides))
 
 
 class BagData(lightning.LightningDataModule):
@@ -78,6 +75,7 @@ class BagData(lightning.LightningDataModule):
         return self._loader(BagDataset(self.cohort, self.split.test))
 
     def _loader(self, data: BagDataset, *, batch: int = 1, **options: Any) -> DataLoader:
+        # spawned: HDF5's and torch's threads do not survive a fork
         if self.workers:
             options |= {"num_workers": self.workers, "persistent_workers": True, "multiprocessing_context": "spawn"}
         return DataLoader(data, batch_size=batch, collate_fn=pack, **options)

@@ -1,4 +1,4 @@
-"""Training: models by name, ACMIL's losses, AdamW and its schedule, what is measured on the validation slides."""
+"""Training: models by name, ACMIL's losses, AdamW and its schedule, measures on the validation slides."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def forward(model: nn.Module, batch: Batch) -> Any:
 
 
 class MILTraining(Training):
-    """ACMIL's losses, AdamW, a cosine set every step."""
+    """ACMIL's losses, AdamW, a cosine schedule updated every step."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, seed: int) -> None:
         super().__init__(model, seed)
@@ -54,11 +54,12 @@ class MILTraining(Training):
         self.validated.append((logits.float().softmax(1), batch.labels))
 
     def on_validation_epoch_end(self) -> None:
+        # Measures are of all slides together; a mean of AUROCs of batches, or of processes, would be another figure.
         own_probabilities = torch.cat([probabilities for probabilities, _ in self.validated])
         own_labels = torch.cat([labels for _, labels in self.validated])
         self.validated.clear()
         probabilities, labels = self.all_gather((own_probabilities, own_labels))  # pyright: ignore[reportGeneralTypeIssues, reportAssignmentType]
-        if self.trainer.world_size > 1:  # then with an axis of processes in front
+        if self.trainer.world_size > 1:  # then there is an axis of processes in front
             probabilities, labels = probabilities.flatten(0, 1), labels.flatten(0, 1)
         scores, truth = probabilities.double().cpu().numpy(), labels.cpu().numpy()
         counts = confusion(scores.argmax(1), truth, scores.shape[1])
@@ -74,9 +75,12 @@ class MILTraining(Training):
     def configure_optimizers(self) -> Any:
         recipe, steps = self.recipe, int(self.trainer.estimated_stepping_batches)
         optimizer = torch.optim.AdamW(self.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step / steps * recipe.epochs, recipe) / recipe.lr
-        )
+
+        def factor(step: int) -> float:
+            """Of the initial rate, which LambdaLR multiplies by it."""
+            return rate(step / steps * recipe.epochs, recipe) / recipe.lr
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
@@ -89,6 +93,8 @@ def rate(epoch: float, recipe: Recipe) -> float:
 
 
 def f1_and_auc(row: Row) -> float:
-    """The score of the selection rule ``val_f1+val_auc``; a validation part of one class has no AUROC, and is judged by F1 alone."""
+    """The score of the selection rule ``val_f1+val_auc``; without an AUROC (validation slides of one class), F1 alone."""
     auc = row["val_auc"]
-    return row["val_f1_macro"] + (0.0 if math.isnan(auc) else auc)
+    if math.isnan(auc):
+        auc = 0.0
+    return row["val_f1_macro"] + auc

@@ -11,7 +11,7 @@ Selection = Literal["val_f1+val_auc", "last"]
 
 @options
 class NetworkOptions:
-    """Which model is trained.
+    """The model to train.
 
     Attributes:
         model: acmil (gated), acmil-mha, abmil (one branch, no masking), mean.
@@ -25,18 +25,18 @@ class NetworkOptions:
 
 
 # "paper": arXiv 2311.07125. "no-masking": the authors' later advice (README, October 2024, and issue 12): with strong encoders the
-# branches carry the gain, and masking nothing is as good or better.
+# gain comes from the branches, and training without masking is as good or better.
 MASKING: Mapping[str, tuple[int, float]] = {"paper": (10, 0.6), "no-masking": (0, 0.0)}
 
 
 @options
 class MaskingOptions:
-    """How instances are masked while the model learns.
+    """How instances are masked in training.
 
     Attributes:
         preset: published settings; --top-k and --mask-drop override them.
-        top_k: instances that masking draws from, K; 0: none. Default: the preset's.
-        mask_drop: share of those that is masked, p. Default: the preset's.
+        top_k: K, number of instances that masking draws from; 0: none. Default: the preset's.
+        mask_drop: p, share of those that is masked. Default: the preset's.
     """
 
     preset: Literal["paper", "no-masking"] = "paper"
@@ -56,11 +56,11 @@ class MaskingOptions:
 
 @options
 class Recipe:
-    """How the model learns; the defaults are the paper's.
+    """How the model is trained; the defaults are the paper's.
 
     Attributes:
         epochs: passes over the training slides.
-        lr: AdamW's rate at the start of the cosine, which is set every step.
+        lr: AdamW's learning rate at the start of the cosine, which is updated every step.
         min_lr: rate at the end of the cosine.
         warmup_epochs: epochs over which the rate rises from 0.
         weight_decay: of AdamW.
@@ -69,7 +69,7 @@ class Recipe:
         branch_weight: weight of the branch losses.
         diversity_weight: weight of the branch diversity.
         aem_weight: weight of attention entropy (AEM; about 0.1).
-        selection: which epoch is kept: the one with the highest macro F1 + AUROC on the validation slides, or the last. Without
+        selection: the epoch to keep: the one with the highest macro F1 + AUROC on the validation slides, or the last. Without
             validation slides it is the last. (The published script adds micro F1, which it calls F1.)
     """
 

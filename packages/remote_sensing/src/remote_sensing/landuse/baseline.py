@@ -15,9 +15,11 @@ from remote_sensing.landuse.metrics import Metrics, measure
 def histograms(tiles: NDArray, bins: int = 16) -> NDArray[np.float32]:
     """(tiles, bands · bins) shares of the pixels by value, 0 to 255, of 8-bit tiles (tiles, bands, height, width)."""
     n, bands = tiles.shape[:2]
-    number = np.asarray(tiles, np.int64).reshape(n, bands, -1) * bins // 256
-    counts = np.stack([(number == b).mean(2) for b in range(bins)], 2)
-    return counts.reshape(n, -1).astype(np.float32)
+    bin_of = np.asarray(tiles, np.int64).reshape(n, bands, -1) * bins // 256
+    shares = []
+    for number in range(bins):
+        shares.append((bin_of == number).mean(2))
+    return np.stack(shares, 2).reshape(n, -1).astype(np.float32)
 
 
 def fit_baseline(tiles: NDArray, labels: Sequence[int], seed: int = 0) -> Any:

@@ -39,7 +39,7 @@ class KnownTiles:
 
     @classmethod
     def of(cls, provenance: Mapping[str, Any], where: object) -> "KnownTiles | None":
-        """What a model folder records; None of one that does not say, such as a converted one.
+        """The tiles that a model folder records; None if it has no record, like a converted one.
 
         Raises:
             UserError: the record is damaged.
@@ -48,31 +48,34 @@ class KnownTiles:
             return None
         parts = []
         for part in ("train", "val", "test"):
+            # digests one after another: a list would make config.json many times as long
             text = read_field(provenance, f"tiles.{part}", str, where=where)
             if len(text) % DIGEST:
                 raise UserError(f"{where}: provenance.tiles.{part} is cut short", "the model folder is damaged")
-            parts.append(frozenset(text[i : i + DIGEST] for i in range(0, len(text), DIGEST)))
+            digests = [text[i : i + DIGEST] for i in range(0, len(text), DIGEST)]
+            parts.append(frozenset(digests))
         return cls(*parts)
 
     def numbers(self, part: str, contents: Sequence[str]) -> list[int]:
-        """Which tiles of a download belong to a part, by their digests."""
+        """The tiles of a download that belong to a part, by their digests."""
         members: frozenset[str] = getattr(self, part)
         return [number for number, digest in enumerate(contents) if digest in members]
 
 
 def split_tiles(tiles: TileSet, name: str = "auto", seed: int = 0) -> Split:
-    """The split of that name: lists that lie beside the tiles, or a made one of 70, 15 and 15 %.
+    """The split of that name: lists beside the tiles, or a random one of 70, 15 and 15 %.
 
     Args:
         name: "csv" (Kaggle), "torchgeo", "spatial" or "100" (torchgeo's lists), "random70" (as published), "stratified";
             "auto" takes Kaggle's or torchgeo's lists if they are there, else "stratified".
-        seed: of a made split.
+        seed: of a random split.
 
     Raises:
         UserError: lists that are not there, or that name other tiles.
     """
     if name == "auto":
-        name = next((n for n in ("csv", "torchgeo") if n in tiles.lists), "stratified")
+        available = [candidate for candidate in ("csv", "torchgeo") if candidate in tiles.lists]
+        name = available[0] if available else "stratified"
     if name == "random70":
         return _cut(name, np.random.default_rng(seed).permutation(len(tiles.files)))
     if name == "stratified":
@@ -80,26 +83,29 @@ def split_tiles(tiles: TileSet, name: str = "auto", seed: int = 0) -> Split:
     if name not in get_args(SplitName):
         raise UserError(f"unknown split {name!r}", f"one of {', '.join(get_args(SplitName))}")
     if name not in tiles.lists:
-        files = "train.csv, validation.csv, test.csv" if name == "csv" else "eurosat-*-{train,val,test}.txt"
+        files = "eurosat-*-{train,val,test}.txt"
+        if name == "csv":
+            files = "train.csv, validation.csv, test.csv"
         raise UserError(f"{tiles.root}: no lists of the split {name!r} ({files})", "--split stratified makes a split")
     return _listed(tiles, name)
 
 
 def _listed(tiles: TileSet, name: str) -> Split:
-    """The split of some lists."""
-    number = {PurePosixPath(f).stem: i for i, f in enumerate(tiles.files)}
+    """The split given by lists."""
+    # by stem: the lists name .jpg files, also for the .tif tiles
+    number_of = {PurePosixPath(file).stem: number for number, file in enumerate(tiles.files)}
     parts: dict[str, tuple[int, ...]] = {}
     taken: set[int] = set()
     for part, stems in tiles.lists[name].items():
-        unknown = [s for s in stems if s not in number]
+        unknown = [stem for stem in stems if stem not in number_of]
         if unknown:
             raise UserError(
                 f"{tiles.root}: the list of {part} tiles names {unknown[0]!r} and {len(unknown) - 1} more that are not there",
                 "the lists belong to another download; --split stratified makes a split",
             )
-        parts[part] = tuple(number[s] for s in stems)
+        parts[part] = tuple(number_of[stem] for stem in stems)
         if len(set(parts[part])) < len(stems) or taken & set(parts[part]):
-            raise UserError(f"{tiles.root}: the lists of the split {name!r} name a tile twice", "mend the lists")
+            raise UserError(f"{tiles.root}: the lists of the split {name!r} name a tile twice", "correct the lists")
         taken |= set(parts[part])
     if not all(parts.values()):
         raise UserError(f"{tiles.root}: a list of the split {name!r} is empty", "--split stratified makes a split")
@@ -107,6 +113,7 @@ def _listed(tiles: TileSet, name: str) -> Split:
 
 
 def _cut(name: str, order: np.ndarray) -> Split:
+    """70, 15 and 15 % of an order of tiles."""
     train, val = int(0.7 * len(order)), int(0.15 * len(order))
     numbers = order.tolist()
     if min(train, val) < 1:

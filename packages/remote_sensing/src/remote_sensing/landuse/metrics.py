@@ -1,7 +1,8 @@
-"""How well a network tells land use: accuracy, kappa, confusion, calibration."""
+"""Measures of a land-use network: accuracy, kappa, confusion, calibration."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,14 +13,14 @@ from torchmetrics.functional import classification as measures
 
 @dataclass(frozen=True)
 class Metrics:
-    """What the labels say of the predictions.
+    """Measures of predictions against labels.
 
     Attributes:
         kappa: Cohen's, (p_o − p_e) / (1 − p_e).
-        recall: share of each class's tiles that is found (the published "per-class accuracy" is none).
+        recall: recognised share of each class's tiles (the published "per-class accuracy" is this).
         confusion: rows are the true classes.
         pairs: the largest off-diagonal entries: (true, predicted, tiles).
-        confidence_gap: mean highest probability of right answers minus that of wrong ones, in percent; NaN where all are right or wrong.
+        confidence_gap: mean highest probability of right answers minus that of wrong ones, in percent; NaN if all are right or all wrong.
         ece: expected calibration error over 15 bins.
         bins: (confidence, accuracy, tiles) of each bin of the reliability diagram.
     """
@@ -39,7 +40,12 @@ class Metrics:
     bins: list[tuple[float, float, int]]
 
     def plain(self) -> dict[str, Any]:
-        return {k: (None if isinstance(v, float) and v != v else v) for k, v in asdict(self).items()}
+        """For JSON: NaN becomes None."""
+        plain = asdict(self)
+        for name, value in plain.items():
+            if isinstance(value, float) and math.isnan(value):
+                plain[name] = None
+        return plain
 
 
 def measure(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Metrics:
@@ -51,9 +57,12 @@ def measure(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Me
     recall = measures.multiclass_recall(predicted, labels, n, average="none")
     confidence, right = probabilities.max(1).values, predicted == labels
     gap = 100 * (confidence[right].mean() - confidence[~right].mean()).item()
-    off = confusion.clone().fill_diagonal_(0)
-    order = off.flatten().argsort(descending=True)[:5].tolist()
-    pairs = [(classes[i // n], classes[i % n], int(off.flatten()[i])) for i in order if off.flatten()[i] > 0]
+    # confusions, the largest first: entry i of the flat matrix is row i // n, column i % n
+    errors = confusion.clone().fill_diagonal_(0).flatten()
+    pairs = []
+    for i in errors.argsort(descending=True)[:5].tolist():
+        if errors[i] > 0:
+            pairs.append((classes[i // n], classes[i % n], int(errors[i])))
     return Metrics(
         tiles=len(labels),
         accuracy=right.double().mean().item(),
@@ -62,7 +71,7 @@ def measure(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> Me
         precision=measures.multiclass_precision(predicted, labels, **options).item(),
         recall_macro=measures.multiclass_recall(predicted, labels, **options).item(),
         f1=measures.multiclass_f1_score(predicted, labels, **options).item(),
-        recall={c: float(r) for c, r in zip(classes, recall, strict=True)},
+        recall=dict(zip(classes, recall.tolist(), strict=True)),
         confusion=confusion.tolist(),
         pairs=pairs,
         confidence_gap=gap,
@@ -75,11 +84,14 @@ def cohen_kappa(confusion: Tensor) -> float:
     """``(p_o − p_e) / (1 − p_e)`` of a confusion matrix; NaN where only one class occurs on either side."""
     share = confusion.double() / confusion.sum()
     expected = float(share.sum(1) @ share.sum(0))
-    return float("nan") if expected == 1 else (float(share.trace()) - expected) / (1 - expected)
+    if expected == 1:
+        return float("nan")
+    return (float(share.trace()) - expected) / (1 - expected)
 
 
 def _reliability(confidence: Tensor, right: Tensor, bins: int = 15) -> list[tuple[float, float, int]]:
-    number = (confidence * bins).long().clamp(max=bins - 1)
+    """(mean confidence, accuracy, tiles) of each bin of confidence that holds tiles."""
+    number = (confidence * bins).long().clamp(max=bins - 1)  # a confidence of 1 belongs to the last bin
     curve = []
     for i in range(bins):
         here = number == i

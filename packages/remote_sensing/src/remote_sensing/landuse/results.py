@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TilePrediction:
-    """What a model says of one tile."""
+    """The prediction of a model for one tile."""
 
     file: str
     label: str
@@ -18,7 +18,7 @@ class TilePrediction:
 
 @dataclass(frozen=True)
 class SceneMap:
-    """What was written of one scene.
+    """The results of one scene.
 
     Attributes:
         scene: its name.

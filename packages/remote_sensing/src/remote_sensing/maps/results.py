@@ -1,4 +1,4 @@
-"""What a segmentation leaves: its files and figures, the number for no data, the colours of classes. Imports nothing heavy."""
+"""The results of a segmentation: its files and figures, the number for no data, the colours of classes. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Segmentation:
         mask: class numbers, 255 where there is no data.
         probability: a band per class (0 to 254), and a last one that marks unsure pixels.
         tiles: how many the part needs; `skipped_tiles` of them hold no data.
-        resumed_strips: strips of rows that a killed run had left.
+        resumed_strips: strips of rows taken over from an interrupted run.
         shares: class → share of the area that holds data.
         holds_data: whether any pixel does.
     """

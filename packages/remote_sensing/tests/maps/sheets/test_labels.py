@@ -48,7 +48,7 @@ def test_classes_are_matched_or_named(tmp_path, capsys):
     assert "2 × 'road', 1 × 'path'" in capsys.readouterr().err
     with pytest.raises(UserError, match="none of its geometries is of the classes house"):
         rasterised(path, GRID, LabelOptions(classes=("house",), class_column="class"))
-    with pytest.raises(UserError, match="nothing says which"):
+    with pytest.raises(UserError, match="not known which of its geometries"):
         rasterised(path, GRID, LabelOptions(classes=("railway", "vineyard")))
 
 

@@ -160,7 +160,7 @@ def test_roi_keeps_the_frame_and_nothing_else(sheet, tmp_path):
         run(model(), sheet, tmp_path / "out2", part=PartOptions(roi=tmp_path / "line.gpkg"))
     with pytest.raises(UserError, match="no area"):
         run(model(), sheet, tmp_path / "out2", part=PartOptions(bbox=(5, 5, 5, 9)))
-    with pytest.raises(UserError, match="beside the sheet"):
+    with pytest.raises(UserError, match="outside of the sheet"):
         run(model(), sheet, tmp_path / "out2", part=PartOptions(bbox=(0, 0, 5, 9)))
 
 

@@ -177,7 +177,7 @@ def test_labels_are_drawn_from_vectors_of_any_system(tmp_path):
         with pytest.raises(UserError, match=words):
             rasterised(tmp_path / "w.gpkg", GRID, LabelOptions(classes=(options[0],), class_column=options[1]))
     write_layer(tmp_path / "far.gpkg", NewLayer("x", "Polygon", [box(0, 0, 1, 1)], {"kind": ["rail"]}), crs=GRID.crs)
-    with pytest.raises(UserError, match="lies on the sheet"):
+    with pytest.raises(UserError, match="is on the sheet"):
         rasterised(tmp_path / "far.gpkg", GRID, LabelOptions(classes=("rail",)))
 
 

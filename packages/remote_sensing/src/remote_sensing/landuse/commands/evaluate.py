@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 @options
 class EvaluationOptions:
-    """What is judged.
+    """Which tiles are evaluated, and how.
 
     Attributes:
-        part: which part; of the split that the model was trained with where it knows these tiles, else of --split.
+        part: part of the split that the model was trained with if it knows these tiles, else of --split.
         tta: average over the tile and its two mirror images.
     """
 
@@ -41,7 +41,7 @@ class Evaluation(Outcome):
 
     Attributes:
         out: folder of the tables and pictures.
-        origin: which tiles they are to the model, in words.
+        origin: the relation of the tiles to the model's training, in words.
     """
 
     metrics: Metrics
@@ -55,9 +55,9 @@ class Evaluation(Outcome):
         yield self.origin
         yield from measure_lines(self.metrics.plain())
         for name, value in self.metrics.recall.items():
-            yield f"    {name:22} {value:.3f} of its tiles found"
+            yield f"    {name:22} {value:.3f} of its tiles recognised"
         for true, predicted, count in self.metrics.pairs:
-            yield f"  {true} taken for {predicted}: {count}"
+            yield f"  {true} mistaken for {predicted}: {count}"
         pictures = f"{self.out / 'confusion.png'}, {self.out / 'calibration.png'}"
         yield f"Pictures: {pictures}; tile by tile: {self.out / 'predictions.csv'}"
 
@@ -65,12 +65,22 @@ class Evaluation(Outcome):
 def measure_lines(metrics: Mapping[str, Any]) -> Iterable[str]:
     """The measures of `Metrics.plain`, for the terminal."""
     yield f"Tiles: {metrics['tiles']}"
-    names = {"accuracy": "accuracy", "kappa": "Cohen's kappa", "mcc": "Matthews correlation", "f1": "macro F1"}
-    for key, name in (names | {"ece": "ECE"}).items():
-        value = "–" if metrics[key] is None else f"{metrics[key]:.4f}"
+    names = {
+        "accuracy": "accuracy",
+        "kappa": "Cohen's kappa",
+        "mcc": "Matthews correlation",
+        "f1": "macro F1",
+        "ece": "ECE",
+    }
+    for key, name in names.items():
+        value = "–"  # undefined
+        if metrics[key] is not None:
+            value = f"{metrics[key]:.4f}"
         yield f"  {name:22} {value}"
     gap = metrics["confidence_gap"]
-    value = "–" if gap is None else f"{gap:.2f} points"
+    value = "–"
+    if gap is not None:
+        value = f"{gap:.2f} points"
     yield f"  {'confidence gap':22} {value}"
 
 
@@ -87,7 +97,7 @@ def evaluate(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> Evaluation:
-    """Judges a model on labelled tiles: accuracy, kappa, per class, confusion, calibration; pictures beside.
+    """Evaluates a model on labelled tiles: accuracy, kappa, per class, confusion, calibration; writes pictures, too.
 
     Example: remote-sensing landuse evaluate EuroSAT_RGB --model run/model --tta
     """
@@ -106,7 +116,9 @@ def evaluate(
     network = load_model(model, device=resolve_device(device))
     kind = tiles.kind
     if kind == "auto":
-        kind = "rgb" if network.preprocessing.is_rgb else "ms"
+        kind = "ms"
+        if network.preprocessing.is_rgb:
+            kind = "rgb"
     download = find_tiles(data, kind)
     if download.classes != network.classes:
         raise UserError(
@@ -133,22 +145,25 @@ def evaluate(
 def choose_tiles(
     download: TileSet, contents: Sequence[str], known: "KnownTiles | None", split: str, part: str, seed: int
 ) -> tuple[list[int], str]:
-    """The tiles to be judged, and what they are to the model.
+    """The tiles to evaluate, and their relation to the model's training.
 
     Args:
         contents: digests of the download's tiles.
-        known: the tiles that the model was made from, where it says.
+        known: the tiles that the model was made from, if it has a record.
 
     Raises:
-        UserError: tiles that the model was trained on are asked for as others.
+        UserError: tiles that the model was trained on are requested as others.
     """
     from remote_sensing.landuse.cohort import split_tiles
 
     everything = list(range(len(contents)))
     if known is None:
-        numbers = everything if part == "all" else list(split_tiles(download, split, seed).part(part))
-        return numbers, "The model does not say which tiles it was trained on: some of these may be among them."
+        numbers = everything
+        if part != "all":
+            numbers = list(split_tiles(download, split, seed).part(part))
+        return numbers, "The model has no record of the tiles that it was trained on: some of these may be among them."
     trained, selected = set(known.numbers("train", contents)), set(known.numbers("val", contents))
+    # The model's own split outweighs a new one under the same name: another seed would put training tiles into the test.
     if part == "all":
         numbers = everything
     elif split == "auto" and (trained or selected or known.numbers("test", contents)):
@@ -156,21 +171,25 @@ def choose_tiles(
     else:
         numbers = list(split_tiles(download, split, seed).part(part))
     if not numbers:
-        raise UserError(f"{download.root}: no {part} tiles of the model are here", "--part all judges every tile")
-    seen, tuned = len(trained & set(numbers)), len(selected & set(numbers))
-    if seen and part in ("val", "test"):
+        raise UserError(f"{download.root}: no {part} tiles of the model are here", "--part all evaluates every tile")
+    trained_on, tuned_on = len(trained & set(numbers)), len(selected & set(numbers))
+    if trained_on and part in ("val", "test"):
         raise UserError(
-            f"{seen} of these {len(numbers)} tiles trained the model",
-            f"leave --split out: then its own {part} tiles are judged; or ask for them with --part train",
+            f"the model was trained on {trained_on} of these {len(numbers)} tiles",
+            f"leave out --split to evaluate its own {part} tiles; or request training tiles with --part train",
         )
-    if seen:
-        return numbers, f"{seen} of these {len(numbers)} tiles trained the model: the figures are too good."
-    if tuned:
-        return numbers, f"{tuned} of these {len(numbers)} tiles chose the model's epoch; none trained it."
-    return numbers, f"None of these {len(numbers)} tiles trained the model or chose its epoch."
+    if trained_on:
+        return (
+            numbers,
+            f"The model was trained on {trained_on} of these {len(numbers)} tiles: the figures are too good.",
+        )
+    if tuned_on:
+        return numbers, f"{tuned_on} of these {len(numbers)} tiles selected the model's epoch; none trained it."
+    return numbers, f"None of these {len(numbers)} tiles trained the model or selected its epoch."
 
 
 def _table(files: Sequence[str], probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> str:
+    """CSV: a row per tile with its label, prediction and the probability of every class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "label", "predicted", "confidence", *classes])

@@ -13,11 +13,11 @@ from remote_sensing.landuse.scenes.layouts import NoTiles, TileSet, find_tiles
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEW = 20  # tiles of a class
+FEW = 20  # tiles of a class below which a warning says so
 
 
 def inspect(path: Path, /) -> Findings:
-    """Says what tiles or a scene hold, whether they can be used, and what to do next.
+    """Reports what tiles or a scene hold, whether they can be used, and what to do next.
 
     Example: remote-sensing landuse inspect EuroSAT_RGB
 
@@ -33,15 +33,15 @@ def glance(path: Path) -> Findings:
 
 
 def examine(path: Path, *, pictures: bool = False) -> Findings:
-    """Looks at a path.
+    """Examines a path.
 
     Raises:
-        UserError: nothing there that can be read.
+        UserError: nothing is there that can be read.
     """
     if path.is_dir() and not is_scene_folder(path):
         try:
             return _examine_download(path, pictures)
-        except NoTiles:
+        except NoTiles:  # no class folders: pictures to predict
             return _examine_pictures(path, pictures)
     if path.suffix.lower() == ".zip":
         return _examine_download(path, pictures)
@@ -56,7 +56,7 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
     from remote_sensing.landuse.scenes.store import decode
 
     tiles = find_tiles(path)
-    counts = {name: tiles.labels.count(i) for i, name in enumerate(tiles.classes)}
+    counts = {name: tiles.labels.count(number) for number, name in enumerate(tiles.classes)}
     first = decode(tiles.files[0], next(iter(tiles.read(tiles.files[:1]))))
     details: dict[str, Any] = {
         "layout": tiles.layout,
@@ -68,8 +68,12 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
     for name in tiles.lists:
         split = split_tiles(tiles, name)
         details[f"split {name}"] = f"{len(split.train)} train, {len(split.val)} validate, {len(split.test)} test"
-    few = [name for name, count in counts.items() if count < FEW]
-    warnings = [f"fewer than {FEW} tiles of {', '.join(few)}"] if few else []
+    rare = [name for name, count in counts.items() if count < FEW]
+    warnings, drawn = [], []
+    if rare:
+        warnings.append(f"fewer than {FEW} tiles of {', '.join(rare)}")
+    if pictures:
+        drawn.append((_draw_classes(tiles), "One tile of each class, in natural colours"))
     return Findings(
         title=path.name,
         kind="labelled tiles",
@@ -77,20 +81,23 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
         details=details,
         warnings=warnings,
         next_commands=[f"remote-sensing landuse train {quote(str(path))} --out run"],
-        pictures=[(_draw_classes(tiles), "One tile of each class, in natural colours")] if pictures else [],
+        pictures=drawn,
     )
 
 
 def _examine_pictures(path: Path, pictures: bool) -> Findings:
-    """A folder of tiles that nobody has labelled."""
+    """A folder of tiles without labels."""
     tiles, scenes = find_inputs(path)
+    drawn = []
+    if pictures:
+        drawn.append((_draw_picture((tiles or scenes)[0]), "The first of them"))
     return Findings(
         title=path.name,
         kind="pictures",
-        summary=f"{len(tiles)} tiles and {len(scenes)} scenes without labels: to predict, not to train on",
+        summary=f"{len(tiles)} tiles and {len(scenes)} scenes without labels: for prediction, not for training",
         details={"tiles": len(tiles), "scenes": len(scenes), "labels": "none: no class folders"},
         next_commands=[_predict(path)],
-        pictures=[(_draw_picture((tiles or scenes)[0]), "The first of them")] if pictures else [],
+        pictures=drawn,
     )
 
 
@@ -99,9 +106,11 @@ def _examine_tile(path: Path, pictures: bool) -> Findings:
 
     raw = decode(path.name, path.read_bytes())
     size = f"{raw.shape[2]} × {raw.shape[1]}"
-    warnings = []
+    warnings, drawn = [], []
     if raw.shape[1:] != (64, 64):
         warnings.append("EuroSAT's tiles have 64 × 64 pixels: networks must be trained on this size")
+    if pictures:
+        drawn.append((_draw_picture(path), "In natural colours"))
     return Findings(
         title=path.name,
         kind="tile",
@@ -109,12 +118,12 @@ def _examine_tile(path: Path, pictures: bool) -> Findings:
         details={"size": size, "bands": len(raw), "type": str(raw.dtype)},
         warnings=warnings,
         next_commands=[_predict(path)],
-        pictures=[(_draw_picture(path), "In natural colours")] if pictures else [],
+        pictures=drawn,
     )
 
 
 def _not_for_land_use(path: Path) -> Findings | None:
-    """What a raster is that holds neither reflectances nor a picture."""
+    """Findings for a raster that holds neither reflectances nor a picture; None for all others."""
     from remote_sensing.kinds import MASK, MEASURED, kind_of
     from remote_sensing.rasters import UNREADABLE, open_raster
 
@@ -123,40 +132,52 @@ def _not_for_land_use(path: Path) -> Findings | None:
             kind = kind_of(file, path)
             size = f"{file.width} × {file.height} pixels, {file.count} bands of {file.dtypes[0]}"
     except UNREADABLE:
-        return None  # said where the scene is opened
+        return None  # reported when the scene is opened
     if kind.name not in (MASK, MEASURED):
         return None
+    next_commands = []
+    if kind.command:
+        next_commands.append(f"remote-sensing {kind.command} {quote(str(path))}")
     return Findings(
         title=path.name,
         kind=kind.name,
-        summary=f"{size}: land use is told from reflectances or pictures",
+        summary=f"{size}: land use needs reflectances or pictures",
         usable=False,
         details={"size": size},
         warnings=[kind.warning],
-        next_commands=[f"remote-sensing {kind.command} {quote(str(path))}"] if kind.command else [],
+        next_commands=next_commands,
     )
 
 
 def _examine_scene(path: Path, pictures: bool) -> Findings:
     from remote_sensing.landuse.scenes.scene import Scene
 
-    other = _not_for_land_use(path) if path.is_file() else None
-    if other is not None:
-        return other
+    if path.is_file():
+        other = _not_for_land_use(path)
+        if other is not None:
+            return other
     with Scene(path) as scene:
         size = scene.pixel_size
+        crs, pixel = "none", f"{abs(scene.transform.a):g} map units"
+        if scene.crs:
+            crs = scene.crs.to_string()
+        if size is not None:
+            pixel = f"{size:.3g} m"
         details = {
             "format": scene.kind,
             "size": f"{scene.width} × {scene.height}",
             "bands": ", ".join(scene.bands),
-            "coordinate system": scene.crs.to_string() if scene.crs else "none",
-            "pixel": f"{size:.3g} m" if size is not None else f"{abs(scene.transform.a):g} map units",
+            "coordinate system": crs,
+            "pixel": pixel,
         }
         warnings = list(scene.warnings)
-        if size is not None and not 8 <= size <= 12.5:
+        if size is not None and not 8 <= size <= 12.5:  # 10 m, give or take a projection
             warnings.append(
-                f"pixels of {size:.3g} m: EuroSAT's networks know pixels of 10 m; resample first (gdalwarp -tr 10 10)"
+                f"pixels of {size:.3g} m: EuroSAT's networks were trained on pixels of 10 m; resample first (gdalwarp -tr 10 10)"
             )
+    drawn = []
+    if pictures:
+        drawn.append((_draw_picture(path), "In natural colours"))
     return Findings(
         title=path.name,
         kind="scene",
@@ -164,7 +185,7 @@ def _examine_scene(path: Path, pictures: bool) -> Findings:
         details=details,
         warnings=warnings,
         next_commands=[_predict(path)],
-        pictures=[(_draw_picture(path), "In natural colours")] if pictures else [],
+        pictures=drawn,
     )
 
 
@@ -181,7 +202,7 @@ def _draw_classes(tiles: TileSet) -> Figure:
     from remote_sensing.landuse.scenes.store import decode
 
     files = [tiles.files[tiles.labels.index(number)] for number in range(len(tiles.classes))]
-    rows = -(-len(files) // 5)
+    rows = -(-len(files) // 5)  # rounded up
     figure = Figure(figsize=(9, 2.1 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, 5)).ravel()
     for ax in axes:

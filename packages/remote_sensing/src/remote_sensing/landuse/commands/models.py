@@ -12,14 +12,14 @@ from remote_sensing.landuse.model.published import NO_CLASSIFIERS, PUBLISHED
 
 
 def convert(checkpoint: Path, /, *, out: Path = Path("model"), classes: Names | None = None) -> Described:
-    """Makes a model folder of a state dict under the published keys; widths and bands are read off its shapes.
+    """Makes a model folder from a state dict under the published keys; widths and bands are inferred from its shapes.
 
     Example: remote-sensing landuse models convert balanced.pth --out balanced-model
 
     Args:
         checkpoint: a .pth or .safetensors file.
         out: the model folder.
-        classes: class names in order; default: EuroSAT's where there are ten.
+        classes: class names in order; default: EuroSAT's if there are ten.
     """
     from core_attention.checkpoints.folders import read_official
     from remote_sensing.landuse.model.folder import save_model
@@ -38,12 +38,14 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), classes: Names | 
         raise UserError(named(checkpoint, error), hint) from None
     count = config["num_classes"]
     if classes is None:
-        classes = CLASSES if count == len(CLASSES) else tuple(map(str, range(count)))
+        classes = tuple(map(str, range(count)))
+        if count == len(CLASSES):
+            classes = CLASSES
     if len(classes) != count:
         raise UserError(f"{len(classes)} class names were given, the checkpoint has {count} classes")
     bands = {3: RGB, len(FILE_ORDER): FILE_ORDER}.get(config["in_chans"])
     if bands is None:
-        raise UserError(f"{checkpoint} takes {config['in_chans']} bands", "3 (RGB) and 13 can be converted")
+        raise UserError(f"{checkpoint} takes {config['in_chans']} bands", "only 3 (RGB) and 13 can be converted")
     save_model(
         model,
         out,
@@ -64,19 +66,21 @@ def infer_config(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     if "stem.0.weight" in state:
         width, bands = state["stem.0.weight"].shape[:2]
+        # stage1.0.conv1.weight: the number of different blocks in each stage is its depth
         blocks: dict[str, set[str]] = {}
         for key in state:
             stage, block = [*key.split("."), ""][:2]
             if stage.startswith("stage"):
                 blocks.setdefault(stage, set()).add(block)
         depths = [len(blocks[stage]) for stage in sorted(blocks)]
-        drops = [0.05 * (i + 1) for i in range(len(depths))]
+        drops = [0.05 * (number + 1) for number in range(len(depths))]  # as published; not in the state
         sizes = {"num_classes": len(state["fc.bias"]), "in_chans": bands, "width": width}
         return "Balanced12LayerCNN", sizes | {"depths": depths, "drop_probs": drops}
     if "block1.conv1.weight" in state:
         width, bands = state["block1.conv1.weight"].shape[:2]
         return "Attention7LayerCNN", {"num_classes": len(state["fc2.bias"]), "in_chans": bands, "width": width}
     width, bands = state["conv1.weight"].shape[:2]
+    # fc1 takes 4 · width channels of (side / 8)² pixels
     side = 8 * round((state["fc1.weight"].shape[1] / (4 * width)) ** 0.5)
     sizes = {"num_classes": len(state["fc2.bias"]), "in_chans": bands, "width": width}
     return "Baseline3LayerCNN", sizes | {"tile_size": side}
@@ -98,12 +102,12 @@ def check(folder: str, /) -> Described:
     side, bands = model.tile_size, model.preprocessing.bands
     probabilities = model(torch.rand(2, len(bands), side, side) / model.preprocessing.scale)
     if not bool(torch.isfinite(probabilities).all()):
-        raise UserError(f"{folder}: the model's answers are not finite", "its weights are damaged: train again")
+        raise UserError(f"{folder}: the model's outputs are not finite", "its weights are damaged: train again")
     return Described(
         {
             "model": folder,
             "class": type(model.network).__name__,
-            "parameters": sum(p.numel() for p in model.network.parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
             "classes": list(model.classes),
             "bands": list(bands),
             "tile_size": side,

@@ -37,19 +37,19 @@ class Work:
     files: Sequence[Path]
     root: Path
     model: str
-    version: str  # of the model folder: one that was trained anew is loaded anew
+    version: str  # of the model folder: one that was trained again is loaded again
     device: str
     options: PredictionOptions
 
 
 @dataclass(frozen=True)
 class Predictions(Outcome):
-    """Results of tiles and of scenes, and what could not be used.
+    """Results of tiles and of scenes, and the inputs that could not be used.
 
     Attributes:
-        tiles: a prediction per tile.
-        scenes: a map per scene.
-        files: of the tiles, by name ("table", "picture", "attention").
+        tiles: one prediction per tile.
+        scenes: one map per scene.
+        files: result files of the tiles, by name ("table", "picture", "attention").
         failed: file or scene → why.
     """
 
@@ -101,9 +101,9 @@ def predict(
     skip_errors: SkipErrors = True,
     overwrite: Overwrite = False,
 ) -> Predictions:
-    """Names the land use of tiles, or maps scenes of any size (GeoTIFF with colour table, confidence, attention).
+    """Predicts the land use of tiles, or maps scenes of any size (GeoTIFF with colour table, confidence, attention).
 
-    A rerun goes on with the scenes that are not done.
+    A rerun continues with the scenes that are not done.
 
     Example: remote-sensing landuse predict scene.tif --model run/model --out maps
 
@@ -120,10 +120,12 @@ def predict(
     version = json.dumps(model_identity(Path(folder)))
     network = _load(folder, version, place)
     if len(scenes) == 1 and not tiles:
-        check_scene(scenes[0], network, options)  # a mistake in a single scene is the user's first line
-    items = [_scene_item(Work([scene], path, folder, version, place, options), out) for scene in scenes]
+        check_scene(scenes[0], network, options)  # a mistake in a single scene is the first line that the user sees
+    items = []
+    for scene in scenes:
+        items.append(_scene_item(Work([scene], path, folder, version, place, options), out))
     if tiles:
-        items.insert(0, _tiles_item(Work(tiles, path, folder, version, place, options), out))
+        items.insert(0, _tiles_item(Work(tiles, path, folder, version, place, options), out))  # quick, so first
     _refuse_equal_names(path, items)
     attempts = bulk(
         predict_item,
@@ -142,7 +144,9 @@ def _scene_item(work: Work, out: Path) -> Item:
     from core_runtime.identity import identity
 
     scene = work.files[0]
-    relative = Path(scene.name) if scene == work.root else scene.relative_to(work.root)
+    relative = Path(scene.name)
+    if scene != work.root:
+        relative = scene.relative_to(work.root)
     name = relative.with_name(scene_name(scene)).as_posix()
     key = {
         "scene": identity(scene),
@@ -155,7 +159,7 @@ def _scene_item(work: Work, out: Path) -> Item:
 
 
 def _tiles_item(work: Work, out: Path) -> Item:
-    """All tiles together: they share a table and a picture."""
+    """All tiles as one item: they share a table and a picture."""
     from core_runtime.identity import data_fingerprint
 
     key = {
@@ -169,6 +173,7 @@ def _tiles_item(work: Work, out: Path) -> Item:
 
 
 def _refuse_equal_names(root: Path, items: Sequence[Item]) -> None:
+    # a.tif and a.jp2 in one folder would both be written to a/
     names = [item.name for item in items]
     for name in names:
         if names.count(name) > 1:
@@ -176,7 +181,7 @@ def _refuse_equal_names(root: Path, items: Sequence[Item]) -> None:
 
 
 def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt]) -> Predictions:
-    """The results of every item that is done, from its files, and the names of the others."""
+    """The results of every finished item, from its files, and the names of the others."""
     failed = failures(attempts)
     if len(attempts) == 1 and failed:
         raise UserError(attempts[0].message)
@@ -191,12 +196,14 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt]) -> Pr
             entries = json.loads((item.output / "summary.json").read_text(encoding="utf-8"))
             scenes.append(SceneMap(**entries))
             continue
-        tiles, unusable = read_table(item.output / "predictions.csv")
+        tiles, unusable = read_table(item.output / "predictions.csv")  # tiles that failed are rows of the table, too
         for name, reason in unusable.items():
             warn(f"failed: {name}: {reason}")
         failed |= unusable
         names = {"table": "predictions.csv", "picture": "tiles.png", "attention": "attention.png"}
-        files = {key: str(item.output / name) for key, name in names.items() if (item.output / name).exists()}
+        for key, name in names.items():
+            if (item.output / name).exists():
+                files[key] = str(item.output / name)
     return Predictions(out, tiles, scenes, files, failed)
 
 
@@ -209,7 +216,7 @@ def _load(model: str, version: str, device: str) -> Any:
 
 
 def predict_item(item: Item) -> dict[str, Any]:
-    """Writes the results of a scene, or of all tiles, into a folder of its own: all or nothing."""
+    """Writes the results of a scene, or of all tiles, into a folder of its own, whole or not at all."""
     work: Work = item.source
     model = _load(work.model, work.version, work.device)
     if item.name == TILES:

@@ -13,11 +13,11 @@ from remote_sensing.landuse.samples import SampleOptions
 
 @dataclass(frozen=True)
 class Samples(Outcome):
-    """Tiles, lists and a scene that were written.
+    """The tiles, lists and scene written.
 
     Attributes:
-        tiles: how many.
-        places: what was written, by name ("rgb", "ms", "scene", "truth").
+        tiles: number of tiles.
+        places: paths by name ("rgb", "ms", "scene", "truth").
     """
 
     folder: Path

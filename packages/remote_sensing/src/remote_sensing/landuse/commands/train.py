@@ -19,14 +19,14 @@ from remote_sensing.notices import read_notice
 
 @dataclass(frozen=True)
 class Trained(Outcome):
-    """A run that ended.
+    """A finished run.
 
     Attributes:
         model: its model folder.
-        epoch: the one that was kept.
+        epoch: the selected one.
         values: layout, split, counts, parameters, accuracy of validation and test.
-        history: a row per epoch.
-        data: what it was trained on.
+        history: one row per epoch.
+        data: the tiles that it was trained on.
     """
 
     model: Path
@@ -42,8 +42,8 @@ class Trained(Outcome):
         values, split = self.values, self.values["split"]
         parts = f"{split['train']} train, {split['val']} validate, {split['test']} test"
         yield f"{values['tiles']} tiles ({values['layout']}); split {split['name']}: {parts}"
-        kept = f"epoch {self.epoch} of {values['epochs']} kept (validation {values['val_accuracy']:.1%})"
-        yield f"{values['network']}, {values['parameters']:,} parameters; {kept}"
+        selected = f"epoch {self.epoch} of {values['epochs']} selected (validation {values['val_accuracy']:.1%})"
+        yield f"{values['network']}, {values['parameters']:,} parameters; {selected}"
         yield "On the test tiles:"
         yield from measure_lines(values["test"])
         yield f"Model folder: {self.model}"
@@ -61,7 +61,7 @@ def train(
     weights: Path | None = None,
     run: RunOptions = RunOptions(),
 ) -> Trained:
-    """Trains a network with its published recipe and judges it on the test tiles.
+    """Trains a network with its published recipe and evaluates it on the test tiles.
 
     Example: remote-sensing landuse train EuroSAT_RGB --split random70 --precision 16-mixed --out run
 
@@ -69,7 +69,7 @@ def train(
         bands: a subset of the 13 bands by name: B02,B03,B04,B08.
         weights: ImageNet weights of a ResNet (a local file).
     """
-    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
+    # unusable data are reported before Lightning is loaded, which alone takes seconds
     download = find_tiles(data, tiles.kind)
     import torch
 
@@ -90,7 +90,9 @@ def train(
     recipe = recipe.complete(network.network, download.classes)
     split = split_tiles(download, tiles.split, run.seed)
     if bands and download.is_rgb:
-        raise UserError("--bands names bands of 13-band tiles, these are RGB", "leave --bands out, or --kind ms")
+        raise UserError(
+            "--bands names bands of 13-band tiles, but these are RGB", "leave out --bands, or use --kind ms"
+        )
     try:
         prepare = preprocessing(bands or download.bands)
     except ValueError as error:
@@ -98,7 +100,7 @@ def train(
     loss_weights = class_weights(recipe.class_weights, download, split)
     store = decoded(download, tiles.cache)
     contents, size = digests(store), store.shape[2]
-    torch.manual_seed(run.seed)
+    torch.manual_seed(run.seed)  # the same initial weights for every run with this seed
     model = build_network(
         network.network,
         classes=len(download.classes),
@@ -138,18 +140,31 @@ def train(
     )
     ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, None, {})
     metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
-    parts = {"train": len(split.train), "val": len(split.val), "test": len(split.test)}
+    counts, digests_of_part = {}, {}
+    for part in ("train", "val", "test"):
+        counts[part] = len(split.part(part))
+        # recorded, so that `evaluate` knows the training tiles again, under any name
+        digests_of_part[part] = "".join(contents[number] for number in split.part(part))
     values = {
         "layout": download.layout,
         "tiles": len(download.files),
         "classes": list(download.classes),
         "bands": list(prepare.bands),
-        "split": {"name": split.name, **parts},
+        "split": {"name": split.name, **counts},
         "network": network.network,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": len(history),
         "val_accuracy": best["val_accuracy"],
         "test": metrics.plain(),
+    }
+    private = ("data", "weights", "cache")  # paths of the machine it was trained on
+    provenance = {
+        "notice": notice,
+        "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
+        "epoch": int(best["epoch"]),
+        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "test_accuracy": metrics.accuracy,
+        "tiles": digests_of_part,
     }
     folder = save_model(
         model.cpu(),
@@ -158,14 +173,7 @@ def train(
         classes=download.classes,
         tile_size=size,
         pixel_size=tile_pixel_size(download),
-        provenance={
-            "notice": notice,
-            "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
-            "epoch": int(best["epoch"]),
-            "arguments": {name: value for name, value in arguments.items() if name not in ("data", "weights", "cache")},
-            "test_accuracy": metrics.accuracy,
-            "tiles": {part: "".join(contents[number] for number in split.part(part)) for part in parts},
-        },
+        provenance=provenance,
     )
     draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")

@@ -13,7 +13,7 @@ def drop_block(
 ) -> Float[Tensor, "b c h w"]:
     """``x ⊙ m · numel(m) / (Σ m + 1e-7)`` with ``m = 1 − maxpool_k(uniform < p / k²)`` (Vir 2025; simplified from Ghiasi et al. 2018).
 
-    The pooling has stride 1 and pads k // 2, so that blocks at the border are cut off; nothing corrects γ for them.
+    The pooling has stride 1 and pads k // 2, so that blocks at the border are cut off; γ is not corrected for them.
 
     Args:
         x: the feature map.
@@ -23,7 +23,7 @@ def drop_block(
     """
     seeds = (uniform < drop_prob / block_size**2).to(x.dtype)
     mask = 1 - F.max_pool2d(seeds, block_size, stride=1, padding=block_size // 2)
-    return x * (mask * (mask.numel() / (mask.sum() + 1e-7)))
+    return x * (mask * (mask.numel() / (mask.sum() + 1e-7)))  # keeps the expected sum
 
 
 class DropBlock2D(nn.Module):
@@ -48,7 +48,7 @@ class DropBlock2D(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], uniform: Float[Tensor, "b 1 h w"] | None = None
     ) -> Float[Tensor, "b c h w"]:
-        """The map with blocks dropped; `uniform` is drawn where it is not given."""
+        """The map with blocks dropped; `uniform` is drawn if it is not given."""
         if not self.training or self.drop_prob == 0:
             return x
         if uniform is None:

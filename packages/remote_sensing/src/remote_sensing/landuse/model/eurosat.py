@@ -1,7 +1,7 @@
 """The three published EuroSAT networks: a plain CNN, one with CBAM, and the residual one with balanced multi-task attention (Vir 2025).
 
-Keys of the state dicts are the published ones. Each takes any number of bands; the balanced network any size of tile from 8 pixels on, the CBAM
-network from 64, the baseline the size that it was made for.
+Keys of the state dicts are the published ones. Each takes any number of bands; the balanced network takes tiles of any size from 8 pixels, the CBAM
+network from 64, the baseline only the size that it was made for.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CBAMConfig:
 
 @dataclass(frozen=True)
 class BalancedConfig:
-    """Sizes of `Balanced12LayerCNN`; `depths` and `drop_probs` have one entry a stage, and every stage but the first halves the map."""
+    """Sizes of `Balanced12LayerCNN`; `depths` and `drop_probs` have one entry per stage, and every stage but the first halves the map."""
 
     num_classes: int = 10
     in_chans: int = 3
@@ -62,7 +62,7 @@ class Baseline3LayerCNN(nn.Module):
         super().__init__()
         self.config = config
         if config.tile_size < 8 or config.tile_size % 8:
-            raise ValueError(f"Baseline3LayerCNN needs a tile_size that 8 divides, got {config.tile_size}")
+            raise ValueError(f"Baseline3LayerCNN needs a tile_size divisible by 8, got {config.tile_size}")
         channels = [config.in_chans, config.width, 2 * config.width, 4 * config.width]
         for i in (1, 2, 3):
             setattr(self, f"conv{i}", nn.Conv2d(channels[i - 1], channels[i], 3, padding=1))
@@ -90,7 +90,7 @@ class Baseline3LayerCNN(nn.Module):
 
 
 class CBAMBlock(nn.Module):
-    """{convolution, batch norm, ReLU} twice, CBAM where asked for, max pooling."""
+    """{convolution, batch norm, ReLU} twice, CBAM if requested, max pooling."""
 
     def __init__(self, in_channels: int, out_channels: int, *, reduction: int | None) -> None:
         super().__init__()
@@ -104,7 +104,9 @@ class CBAMBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
         x = F.relu(self.bn2(self.conv2(x)))
-        return F.max_pool2d(self.attention(x) if hasattr(self, "attention") else x, 2)
+        if hasattr(self, "attention"):
+            x = self.attention(x)
+        return F.max_pool2d(x, 2)
 
 
 class Attention7LayerCNN(nn.Module):
@@ -113,9 +115,11 @@ class Attention7LayerCNN(nn.Module):
     def __init__(self, config: CBAMConfig = CBAMConfig()) -> None:
         super().__init__()
         self.config = config
-        channels = [config.in_chans, *(config.width * 2**i for i in range(5))]
+        channels = [config.in_chans]
+        for i in range(5):
+            channels.append(config.width * 2**i)
         for i in range(1, 6):
-            reduction = config.reduction if i > 1 else None
+            reduction = config.reduction if i > 1 else None  # the first block has no attention
             setattr(self, f"block{i}", CBAMBlock(channels[i - 1], channels[i], reduction=reduction))
         top = channels[-1]
         self.conv6_1 = nn.Conv2d(top, top, 3, padding=1)
@@ -179,7 +183,7 @@ class BalancedResidualBlock(nn.Module):
             out_channels, coord_reduction=coord_reduction, se_reduction=se_reduction
         )
         self.dropblock = DropBlock2D(drop_prob, block_size=block_size)
-        self.shortcut = nn.Sequential()
+        self.shortcut = nn.Sequential()  # the identity
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
@@ -188,7 +192,7 @@ class BalancedResidualBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"], uniform: Float[Tensor, "b 1 h2 w2"] | None = None
     ) -> Float[Tensor, "b c2 h2 w2"]:
-        """The block; `uniform` is DropBlock's noise, drawn where it is not given."""
+        """The block; `uniform` is DropBlock's noise, drawn if it is not given."""
         y = self.dropblock(F.relu(self.bn1(self.conv1(x))), uniform)
         return F.relu(self.attention(self.bn2(self.conv2(y))) + self.shortcut(x))
 
@@ -201,7 +205,7 @@ class Balanced12LayerCNN(nn.Module):
         self.config = config
         if len(config.depths) != len(config.drop_probs) or min(config.depths, default=0) < 1:
             raise ValueError(
-                f"Balanced12LayerCNN needs one drop_prob a stage and at least one block in each, got depths {config.depths} and {config.drop_probs}"
+                f"Balanced12LayerCNN needs one drop_prob per stage and at least one block in each, got depths {config.depths} and {config.drop_probs}"
             )
         self.stem = nn.Sequential(
             nn.Conv2d(config.in_chans, config.width, 3, padding=1, bias=False),
@@ -211,8 +215,10 @@ class Balanced12LayerCNN(nn.Module):
         width = config.width
         for stage, (depth, drop_prob) in enumerate(zip(config.depths, config.drop_probs, strict=True)):
             out = config.width * 2**stage
-            blocks = [
-                BalancedResidualBlock(
+            blocks = []
+            for i in range(depth):
+                # only the first block of a stage changes the width, and halves the map in all stages but the first
+                block = BalancedResidualBlock(
                     width if i == 0 else out,
                     out,
                     stride=2 if stage and i == 0 else 1,
@@ -221,8 +227,7 @@ class Balanced12LayerCNN(nn.Module):
                     coord_reduction=config.coord_reduction,
                     se_reduction=config.se_reduction,
                 )
-                for i in range(depth)
-            ]
+                blocks.append(block)
             setattr(self, f"stage{stage + 1}", nn.Sequential(*blocks))
             width = out
         self.dropout = nn.Dropout(config.dropout)
@@ -236,7 +241,11 @@ class Balanced12LayerCNN(nn.Module):
 
     def attention_weights(self) -> list[float]:
         """α of every block in order: the weight of the spatial branch, in (0, 1)."""
-        return [float(m.balance.detach()) for m in self.modules() if isinstance(m, BalancedMultiTaskAttention)]
+        weights = []
+        for module in self.modules():
+            if isinstance(module, BalancedMultiTaskAttention):
+                weights.append(float(module.balance.detach()))
+        return weights
 
     def forward(self, x: Float[Tensor, "b bands h w"]) -> Float[Tensor, "b classes"]:
         """Class logits.
@@ -252,7 +261,7 @@ class Balanced12LayerCNN(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """The published start: convolutions Kaiming normal (fan out), linear layers N(0, 0.01), biases 0, norms 1 and 0, a = 0.5."""
+    """The published initialisation: convolutions Kaiming normal (fan out), linear layers N(0, 0.01), biases 0, norms 1 and 0, a = 0.5."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -270,7 +279,8 @@ def folded(network: nn.Module) -> nn.Module:
 
     network = copy.deepcopy(network).eval()
     for module in network.modules():
-        parts = dict(module.named_children())
+        parts = dict(module.named_children())  # a copy: the loop replaces children
+        # named_children gives the order of definition, in which each norm here follows its convolution
         before: tuple[str, nn.Module] | None = None
         for name, part in parts.items():
             if isinstance(part, nn.BatchNorm2d) and before is not None and isinstance(before[1], nn.Conv2d):

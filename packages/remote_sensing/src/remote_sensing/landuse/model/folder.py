@@ -36,12 +36,12 @@ def save_model(
     pixel_size: float | None,
     provenance: Mapping[str, Any],
 ) -> Path:
-    """Writes a model folder that knows its bands, its classes, its tiles and what it was made from.
+    """Writes a model folder that records its bands, its classes, its tiles and what it was made from.
 
     Args:
         tile_size: pixels of a tile's side.
-        pixel_size: metres of a pixel's side; None where the tiles did not say.
-        provenance: how the weights came to be; ``tiles`` of it are digests of the tiles of each part (`scenes.store.digests`).
+        pixel_size: metres of a pixel's side; None if the tiles do not state it.
+        provenance: how the weights were made; its ``tiles`` are digests of the tiles of each part (`scenes.store.digests`).
     """
     described = {
         "input": preprocessing.plain(),
@@ -56,14 +56,16 @@ def load_model(model: str | Path | None, *, device: str = "cpu", fold: bool = Tr
     """The model of ``--model``, batch norms folded into the convolutions for inference unless `fold` is off.
 
     Raises:
-        UserError: none was given, or it is not one of this group's models; a field of its config.json that is missing or of another type.
+        UserError: none was given, or it does not hold a model of this group; a field of its config.json is missing or of another type.
     """
-    folder = choose_model(None if model is None else str(model), advice=NO_CLASSIFIERS)
+    if model is not None:
+        model = str(model)
+    folder = choose_model(model, advice=NO_CLASSIFIERS)
     try:
         described = read_config(folder)
         name = read_field(described, "class", str, where=f"{folder}/config.json", hint=_MADE_BY)
         if name not in CLASSES_OF_NETWORKS:
-            raise UserError(f"{folder} holds a {name}, which is not a land-use network", _MADE_BY)
+            raise UserError(f"{folder} holds {name}, which is not a land-use network", _MADE_BY)
         network = load_strictly(folder, CLASSES_OF_NETWORKS[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(str(error), _MADE_BY) from None
@@ -87,7 +89,7 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
         _numbers(described, "std", len(bands), settings),
     )
     if any(value <= 0 for value in preprocessing.std):
-        raise UserError(f"{where}: preprocessing.input.std holds values that are not above 0", _MADE_BY)
+        raise UserError(f"{where}: preprocessing.input.std holds values that are not greater than 0", _MADE_BY)
     classes = tuple(read_names(described, "preprocessing.classes", **settings))
     config = getattr(network, "config", None)
     for field, count in (("num_classes", len(classes)), ("in_chans", len(bands))):
@@ -105,10 +107,11 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
 
 
 def _numbers(described: Mapping[str, Any], field: str, count: int, settings: Mapping[str, Any]) -> tuple[float, ...]:
-    """A list of as many finite numbers as there are bands."""
+    """A list of finite numbers, one for each band."""
     name = f"preprocessing.input.{field}"
     entries = read_field(described, name, list, **settings)
     if len(entries) != count:
         raise UserError(f"{settings['where']}: {name} has {len(entries)} values for {count} bands", _MADE_BY)
+    # read_field takes names apart at dots; positions become fields of their own, so that a message names the position
     by_position = {f"{name} [{i}]".replace(".", " "): entry for i, entry in enumerate(entries)}
     return tuple(read_field(by_position, position, float, **settings) for position in by_position)

@@ -22,8 +22,8 @@ class LandUseModel:
 
     Attributes:
         tile_size: pixels of a tile's side.
-        pixel_size: metres of a pixel's side in training; None where that is not known.
-        provenance: how its weights came to be.
+        pixel_size: metres of a pixel's side in training; None if it is not known.
+        provenance: how its weights were made.
     """
 
     network: nn.Module
@@ -36,17 +36,22 @@ class LandUseModel:
 
     @property
     def notice(self) -> str:
-        """What must be said of every picture of this model; "" if nothing."""
+        """The notice that every picture of this model must carry; "" if there is none."""
         notice = self.provenance.get("notice", "")
-        return notice if isinstance(notice, str) else ""
+        if not isinstance(notice, str):
+            return ""
+        return notice
 
     @torch.inference_mode()
     def __call__(self, raw: Any, *, tta: bool = False) -> Tensor:
         """Class probabilities (tiles, classes) of raw tiles (tiles, bands, height, width); `tta` averages over the tile and its two mirror images."""
         device = next(self.network.parameters()).device
-        x = self.preprocessing(torch.as_tensor(raw).to(device))
-        views = [x, x.flip(3), x.flip(2)] if tta else [x]
-        return torch.stack([self.network(v).float().softmax(1) for v in views]).mean(0).cpu()
+        tiles = self.preprocessing(torch.as_tensor(raw).to(device))
+        views = [tiles]
+        if tta:
+            views += [tiles.flip(3), tiles.flip(2)]
+        probabilities = [self.network(view).float().softmax(1) for view in views]
+        return torch.stack(probabilities).mean(0).cpu()
 
 
 def predict_tiles(

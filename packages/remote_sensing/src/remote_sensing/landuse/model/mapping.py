@@ -1,7 +1,7 @@
-"""A scene to a land-use map: tiles slide over it, each cell of the map is the average of the tiles that cover it.
+"""From a scene to a land-use map: tiles slide over it, and each cell of the map is the average of the tiles that cover it.
 
 One strip of tile height is in memory at a time, whatever the size of the scene. The map has a cell for every `stride` pixels of the scene; beyond
-the scene's edges it is continued by reflection, so that every cell is covered by equally many tiles.
+its edges the scene is continued by reflection, so that every cell is covered by the same number of tiles.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from remote_sensing.landuse.model.inference import LandUseModel
 from remote_sensing.landuse.scenes.classes import NODATA
 from remote_sensing.landuse.scenes.scene import Scene
 
-GATE = 8  # pixels of the scene in a cell of the attention: what lets features through is finer than land use
+GATE = 8  # pixels of the scene per cell of the attention, which is finer than land use
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What is known of every cell of a map (rows, columns).
+    """The layers of a map (rows, columns).
 
     Attributes:
         classes: class number; `NODATA` where the scene holds no data.
         confidence: probability of that class; NaN where there is no data.
-        attention: how much of its features a pixel keeps, 1 as much as elsewhere in its tile, in cells of about `GATE` pixels (a whole number
-            of them in each cell of the map); None for a network without attention.
+        attention: share of its features that a pixel keeps, 1 meaning as much as elsewhere in its tile, in cells of about `GATE` pixels (a whole
+            number of them in each cell of the map); None for a network without attention.
     """
 
     classes: NDArray[np.uint8]
@@ -40,7 +40,7 @@ class Layers:
 
 
 def check_stride(stride: int | None, side: int) -> int:
-    """The pixels between tiles: half a tile where none are given.
+    """The pixels between tiles; by default half a tile.
 
     Raises:
         UserError: they do not divide the tile's side.
@@ -54,7 +54,7 @@ def check_stride(stride: int | None, side: int) -> int:
 
 
 def tile_weights(cells: int) -> NDArray[np.float32]:
-    """How much each cell of a tile counts (cells, cells): the middle most, the rim still a tenth of it."""
+    """The weight of each cell of a tile (cells, cells): greatest in the middle, a tenth of it at the rim, where a tile lacks context."""
     distance = np.abs((np.arange(cells) + 0.5) / cells * 2 - 1)
     taper = 1.0 - 0.9 * distance
     return np.outer(taper, taper).astype(np.float32)
@@ -64,14 +64,15 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
     """Class, confidence and attention of every cell of a scene.
 
     Args:
-        model: what classifies the tiles.
+        model: classifies the tiles.
         scene: opened, with the bands that the model takes.
         stride: pixels between tiles, and a cell's side; divides the tile's side.
         batch: tiles per step.
     """
     side, n = model.tile_size, model.tile_size // stride
-    rows, columns = -(-scene.height // stride), -(-scene.width // stride)
+    rows, columns = -(-scene.height // stride), -(-scene.width // stride)  # rounded up
     weight = tile_weights(n)
+    # finer cells per cell of the map: the greatest divisor of the stride that leaves at least GATE pixels in each
     fine = max(1, stride // GATE)
     while stride % fine:
         fine -= 1
@@ -79,18 +80,19 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
     classes = np.full((rows, columns), NODATA, np.uint8)
     confidence = np.full((rows, columns), np.nan, np.float32)
     attention = np.full((rows * fine, columns * fine), np.nan, np.float32)
-    # the sums of the n rows of cells that a strip of tiles touches; the first is complete after the strip
+    # Sums for the n rows of cells that a strip of tiles touches; the first row is complete after the strip.
     wide = columns + 2 * (n - 1)
-    total = np.zeros((n, wide, len(model.classes) + 1), np.float32)
+    total = np.zeros((n, wide, len(model.classes) + 1), np.float32)  # classes, and the sum of weights
     gates = np.zeros((n * fine, wide * fine), np.float32)
     data = np.zeros((n, columns), bool)
-    starts = range(-(n - 1), rows)
+    starts = range(-(n - 1), rows)  # the first strips begin above the scene
     for start in track(starts, "Mapping", len(starts)):
         strip, valid = scene.read(
             model.preprocessing.bands,
             slice(start * stride, start * stride + side),
             slice(-(n - 1) * stride, (columns - 1) * stride + side),
         )
+        # every tile of the strip, as views: (tiles, bands, side, side)
         tiles = sliding_window_view(strip, (side, side), (1, 2))[:, 0, ::stride].transpose(1, 0, 2, 3)
         # side × (cells) of validity: a tile counts if half of it or more holds data
         cells: NDArray[np.bool_] = np.any(valid.reshape(n, stride, -1, stride), axis=(1, 3))
@@ -108,7 +110,7 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
                 gates[:, at * fine : (at + n) * fine] += fine_weight * maps[i]
         if start >= 0:
             sums = total[0, n - 1 : n - 1 + columns]
-            there = (sums[:, -1] > 0) & data[0]
+            there = (sums[:, -1] > 0) & data[0]  # covered by a tile, and with data of its own
             average = sums[there, :-1] / sums[there, -1:]
             classes[start, there] = average.argmax(1)
             confidence[start, there] = average.max(1)
@@ -116,15 +118,17 @@ def map_scene(model: LandUseModel, scene: Scene, *, stride: int, batch: int = 12
             fine_weights = np.where(there, sums[:, -1], np.nan).repeat(fine)
             row = slice(start * fine, (start + 1) * fine)
             attention[row] = gates[:fine, (n - 1) * fine : (n - 1 + columns) * fine] / fine_weights
+        # one row further down: the complete row leaves, an empty one joins
         total = np.concatenate([total[1:], np.zeros_like(total[:1])])
         gates = np.concatenate([gates[fine:], np.zeros_like(gates[:fine])])
         data = np.concatenate([data[1:], np.zeros_like(data[:1])])
-    has_attention = bool(np.nan_to_num(attention).any())
-    return Layers(classes, confidence, attention if has_attention else None)
+    if not np.nan_to_num(attention).any():
+        return Layers(classes, confidence, None)
+    return Layers(classes, confidence, attention)
 
 
 def _classify(model: LandUseModel, tiles: NDArray, cells: int) -> tuple[NDArray, NDArray]:
-    """Probabilities (tiles, classes) and attention (tiles, cells, cells; 0 where there is none)."""
+    """Probabilities (tiles, classes) and attention (tiles, cells, cells; 0 for a network without attention)."""
     device = next(model.network.parameters()).device
     raw = torch.from_numpy(np.ascontiguousarray(tiles, dtype=np.float32)).to(device)
     logits, maps = with_attention(model.network, model.preprocessing(raw), max(cells, 8))

@@ -48,20 +48,21 @@ class ResNetPeer(nn.Module):
         return self.net(x)
 
     def load_pretrained(self, state: Mapping[str, Tensor]) -> list[str]:
-        """Loads torchvision's (or timm's) ImageNet weights; the classifier stays new. More or fewer bands take the mean filter.
+        """Loads torchvision's (or timm's) ImageNet weights; the classifier stays new. For another number of bands, each takes the mean filter.
 
         Returns:
-            The keys that stayed as they were.
+            The keys that were not loaded.
 
         Raises:
             ValueError: not the weights of this network.
         """
-        plain = {key.removeprefix("module."): value for key, value in state.items()}
+        plain = {key.removeprefix("module."): value for key, value in state.items()}  # "module.": from DataParallel
         state = {key: value for key, value in plain.items() if not key.startswith("fc.")}
         if "conv1.weight" not in state:
-            raise ValueError("no weights of a ResNet: it has no conv1.weight")
+            raise ValueError("not the weights of a ResNet: there is no conv1.weight")
         filters = state["conv1.weight"]
         if self.config.in_chans != filters.shape[1]:
+            # scaled, so that the sum over bands, and with it the size of the activations, stays the same
             mean = filters.mean(1, keepdim=True) * (filters.shape[1] / self.config.in_chans)
             state["conv1.weight"] = mean.repeat(1, self.config.in_chans, 1, 1)
         try:
@@ -70,7 +71,7 @@ class ResNetPeer(nn.Module):
             raise ValueError(
                 f"not the weights of a ResNet-{self.config.depth}: {str(error).splitlines()[-1].strip()}"
             ) from None
-        wrong = [k for k in missing if not k.startswith("fc.")] + unexpected
+        wrong = [key for key in missing if not key.startswith("fc.")] + unexpected
         if wrong:
             raise ValueError(f"not the weights of a ResNet-{self.config.depth}: {', '.join(wrong[:4])} …")
         return missing
@@ -90,7 +91,7 @@ def build_network(
 
     Args:
         width: channels of the first stage, instead of the published 64 (balanced) or 32.
-        depths: blocks a stage of the balanced network.
+        depths: blocks per stage of the balanced network.
         drop: factor on the published rates of dropout and DropBlock, for narrow networks and few tiles.
 
     Raises:
@@ -102,11 +103,14 @@ def build_network(
     published = {"balanced": BalancedConfig, "cbam": CBAMConfig, "baseline": BaselineConfig}.get(name)
     if published is not None:
         sizes["dropout"] = drop * published.dropout
-        sizes["width"] = published.width if width is None else width
+        sizes["width"] = published.width
+        if width is not None:
+            sizes["width"] = width
     try:
         if name == "balanced":
             stages = tuple(depths or BalancedConfig.depths)
-            sizes |= {"depths": stages, "drop_probs": tuple(drop * 0.05 * (i + 1) for i in range(len(stages)))}
+            rates = [drop * 0.05 * (number + 1) for number in range(len(stages))]  # as published: 0.05, 0.10, …
+            sizes |= {"depths": stages, "drop_probs": tuple(rates)}
             return Balanced12LayerCNN(BalancedConfig(**sizes))
         if name == "cbam":
             if tile_size < 64:
@@ -114,7 +118,8 @@ def build_network(
             return Attention7LayerCNN(CBAMConfig(**sizes))
         if name == "baseline":
             return Baseline3LayerCNN(BaselineConfig(**sizes, tile_size=tile_size))
-        return ResNetPeer(ResNetConfig(depth=50 if name == "resnet50" else 18, **sizes))
+        depth = 50 if name == "resnet50" else 18
+        return ResNetPeer(ResNetConfig(depth=depth, **sizes))
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -23,10 +23,15 @@ _NAMES = {"dropout_rate": "dropout", "in_channels": "in_chans"}
 
 
 def _sizes(config: Config, kind: Any) -> Any:
-    """Our config dataclass from the official constructor arguments; facts about the recording are left aside."""
-    known = {f.name for f in fields(kind)}
-    named = {_NAMES.get(key, key): value for key, value in config.items()}
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in named.items() if key in known})
+    """Our configuration from the official constructor arguments; facts about the recording of the case are passed over."""
+    known = {field.name for field in fields(kind)}
+    sizes = {}
+    for key, value in config.items():
+        name = _NAMES.get(key, key)
+        if name not in known:
+            continue
+        sizes[name] = tuple(value) if isinstance(value, list) else value  # JSON has lists only
+    return kind(**sizes)
 
 
 def build_baseline(config: Config) -> nn.Module:
@@ -66,7 +71,7 @@ system = System(
     {
         "Baseline3LayerCNN": Component(run=run, build=build_baseline, batch=_BATCH),
         "Attention7LayerCNN": Component(run=run, build=build_cbam_network, batch=_BATCH),
-        # the squeeze has four hidden units in stage 1: generated weights leave all of them below zero, so their gradient is truly zero
+        # the squeeze has four hidden units in stage 1, and generated weights leave all of them below zero: their gradient is truly zero
         "Balanced12LayerCNN": Component(
             run=run, build=build_balanced_network, batch=_BATCH, unused=("*.se_attention.excitation.*",)
         ),

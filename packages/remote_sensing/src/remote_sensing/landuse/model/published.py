@@ -1,4 +1,4 @@
-"""Published weights for land use, as data. Imports nothing heavy. The models' cards decide about licences."""
+"""Published weights for land use, as data. Imports nothing heavy. Licences are as on the models' cards, which decide."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ class PublishedNetwork(Published):
     """Weights from which a network starts.
 
     Attributes:
-        network: value of ``train --network`` that takes them.
+        network: the value of ``train --network`` that takes them.
     """
 
     network: str = ""

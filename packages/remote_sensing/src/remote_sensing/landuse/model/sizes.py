@@ -1,4 +1,4 @@
-"""Which network, and how large. Imports nothing heavy."""
+"""The networks by name, and their sizes. Imports nothing heavy."""
 
 from typing import Annotated, Literal, get_args
 
@@ -10,7 +10,7 @@ NETWORKS: tuple[str, ...] = get_args(NetworkName)
 
 @options
 class NetworkOptions:
-    """Which network is trained, and how large it is.
+    """The network to train, and its size.
 
     Attributes:
         network: balanced, cbam and baseline are the published ones; the ResNets are the peers.

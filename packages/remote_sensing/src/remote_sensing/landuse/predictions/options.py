@@ -10,11 +10,11 @@ class PredictionOptions:
     """How tiles and scenes are read.
 
     Attributes:
-        bands: names of a scene's bands in the order of the file, where it does not say them: B02,B03,B04,B08.
-        stride: of a scene: pixels between tiles, and a cell's side; default: half a tile.
-        tta: of tiles: average over the tile and its two mirror images.
+        bands: names of a scene's bands in the order of the file, if the file does not state them: B02,B03,B04,B08.
+        stride: for a scene: pixels between tiles, and the side of a cell; default: half a tile.
+        tta: for tiles: average over the tile and its two mirror images.
         batch: tiles per step.
-        quantification: value that means a reflectance of 1 (10,000 in Sentinel-2 products); default: read off the file.
+        quantification: value that stands for a reflectance of 1 (10,000 in Sentinel-2 products); default: from the file.
         any_resolution: also take scenes whose pixels are larger or smaller than those of the training tiles.
     """
 

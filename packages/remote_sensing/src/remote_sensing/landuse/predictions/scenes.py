@@ -1,4 +1,4 @@
-"""What is written of a scene: its land use, confidence and attention as maps, a picture, a summary."""
+"""The files of a scene: its land use, confidence and attention as maps, a picture, a summary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core_runtime.errors import UserError
 from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.results import SceneMap
 
-TOLERANCE = 1.25  # between the pixels of a scene and those of the training tiles
+TOLERANCE = 1.25  # ratio between the pixels of a scene and those of the training tiles
 
 
 def scene_name(path: Path) -> str:
@@ -22,7 +22,7 @@ def scene_name(path: Path) -> str:
 
 
 def check_scene(path: Path, model: Any, options: PredictionOptions) -> None:
-    """Finds what is wrong with a scene before anything is computed."""
+    """Refuses an unusable scene before anything is computed."""
     from remote_sensing.landuse.model.mapping import check_stride
     from remote_sensing.landuse.scenes.scene import Scene
 
@@ -33,7 +33,7 @@ def check_scene(path: Path, model: Any, options: PredictionOptions) -> None:
 
 
 def check_resolution(scene: Any, model: Any, options: PredictionOptions) -> None:
-    """Refuses a scene whose pixels are not about as large as those that the model was trained on."""
+    """Refuses a scene whose pixels differ in size from those of the training tiles: texture would mean something else."""
     if model.pixel_size is None or scene.pixel_size is None or options.any_resolution:
         return
     ratio = scene.pixel_size / model.pixel_size
@@ -41,13 +41,13 @@ def check_resolution(scene: Any, model: Any, options: PredictionOptions) -> None
         size = f"{model.pixel_size:g}"
         raise UserError(
             f"{scene.path}: its pixels are {scene.pixel_size:.3g} m, the model was trained on pixels of {size} m",
-            f"resample the scene first (gdalwarp -tr {size} {size}), or insist with --any-resolution",
+            f"resample the scene first (gdalwarp -tr {size} {size}), or take it as it is with --any-resolution",
         )
 
 
 def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOptions = PredictionOptions()) -> SceneMap:
-    """Writes a folder with ``NAME_landuse.tif`` (COG with a colour table), ``NAME_confidence.tif``, ``NAME_attention.tif`` where there is
-    attention, a picture and ``summary.json``.
+    """Writes a folder with ``NAME_landuse.tif`` (COG with a colour table), ``NAME_confidence.tif``, ``NAME_attention.tif`` (for a network with
+    attention), a picture and ``summary.json``.
 
     Args:
         path: a GeoTIFF, a folder of bands or a SAFE product.
@@ -56,7 +56,7 @@ def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOpti
         options: how the scene is read.
 
     Raises:
-        UserError: bands that are missing, a stride that does not fit, a scene without data.
+        UserError: missing bands, a stride that does not fit, a scene without data.
     """
     import numpy as np
     from affine import Affine
@@ -80,7 +80,10 @@ def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOpti
     if covered == 0:
         raise UserError(f"{path}: no pixel holds data", "the scene is empty (all nodata)")
     counts = np.bincount(layers.classes[layers.classes != NODATA], minlength=len(model.classes))
-    shares = {c: float(n / counts.sum()) for c, n in zip(model.classes, counts, strict=True) if n}
+    shares = {}
+    for name_of_class, count in zip(model.classes, counts, strict=True):
+        if count:
+            shares[name_of_class] = float(count / counts.sum())
     beside = {"confidence": layers.confidence}
     if layers.attention is not None:
         beside["attention"] = layers.attention
@@ -88,11 +91,13 @@ def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOpti
     with writing(folder) as part:
         part.mkdir()
         write_map(part / files["map"], layers.classes, transform, crs, model.classes)
+        more = []
         for what, layer in beside.items():
             files[what] = f"{name}_{what}.tif"
+            # the attention has finer cells than the map
             finer = Affine.scale(layers.classes.shape[1] / layer.shape[1], layers.classes.shape[0] / layer.shape[0])
             write_layer(part / files[what], layer, transform * finer, crs, what)
-        more = [(what, np.ma.masked_invalid(layer)) for what, layer in beside.items()]
+            more.append((what, np.ma.masked_invalid(layer)))
         draw_map(preview, layers.classes, model.classes, part / files["picture"], more=more, notice=model.notice)
         paths = {what: str(folder / file) for what, file in files.items()}
         result = SceneMap(name, paths, shares, covered, abs(transform.a), warnings)

@@ -1,4 +1,4 @@
-"""What is written of tiles: a table with a row for each, also of those that cannot be used, and sheets of pictures."""
+"""The files of tiles: a table with a row for each, even for those that cannot be used, and sheets of pictures."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SHEET = 180  # tiles on a contact sheet
 def write_tile_predictions(
     files: Sequence[Path], root: Path, model: Any, folder: Path, options: PredictionOptions
 ) -> dict[str, Any]:
-    """Writes a folder with ``predictions.csv``, ``tiles.png`` and ``attention.png``: all or nothing.
+    """Writes a folder with ``predictions.csv``, ``tiles.png`` and ``attention.png``, whole or not at all.
 
     Args:
         files: of the tiles.
-        root: what their names are relative to.
+        root: folder that their names are relative to.
         model: a `LandUseModel`.
         folder: of the results.
         options: how tiles are read.
 
     Returns:
-        How many tiles have a prediction, and how many could not be used.
+        The number of tiles with a prediction, and of those that could not be used.
 
     Raises:
         UserError: no tile can be used.
@@ -39,9 +39,9 @@ def write_tile_predictions(
     from core_runtime.terminal import track
 
     names: list[str] = []
-    rows: list[Any] = []
-    pictured: list[Any] = []
-    pending: list[Any] = []
+    rows: list[Any] = []  # probabilities
+    pictured: list[Any] = []  # the first tiles, for the sheets
+    pending: list[Any] = []  # tiles of the next batch
     failed: dict[str, str] = {}
 
     def classify() -> None:
@@ -50,7 +50,9 @@ def write_tile_predictions(
             pending.clear()
 
     for file in track(files, "Predicting tiles"):
-        name = file.relative_to(root).as_posix() if root.is_dir() else file.name
+        name = file.name
+        if root.is_dir():
+            name = file.relative_to(root).as_posix()
         try:
             raw = read_tile(file, model, options)
         except UserError as error:
@@ -65,7 +67,9 @@ def write_tile_predictions(
     classify()
     if not rows:
         raise UserError("; ".join(list(failed.values())[:2]), "no tile can be used")
-    predictions = [_prediction(name, row, model.classes) for name, row in zip(names, rows, strict=True)]
+    predictions = []
+    for name, row in zip(names, rows, strict=True):
+        predictions.append(_prediction(name, row, model.classes))
     with writing(folder) as part:
         part.mkdir()
         _write_table(part / "predictions.csv", predictions, failed, model.classes)
@@ -77,7 +81,7 @@ def read_tile(file: Path, model: Any, options: PredictionOptions = PredictionOpt
     """A tile in the bands that the model takes, (bands, height, width).
 
     Raises:
-        UserError: another size, or bands that are missing.
+        UserError: another size, or missing bands.
     """
     from remote_sensing.landuse.scenes.formats import RASTERS
     from remote_sensing.landuse.scenes.scene import Scene
@@ -114,19 +118,21 @@ def _draw_tiles(folder: Path, model: Any, pictured: Sequence[Any], predictions: 
     titles = [f"{tile.label[:14]}\n{tile.confidence:.2f}" for tile in predictions]
     edges = [shades[tile.label] for tile in predictions]
     contact_sheet(pictures, titles, edges, folder / "tiles.png", columns=18, notice=model.notice)
+    # eight of them, spread over all: neighbours are often of one class
     some = range(0, len(pictured), max(1, len(pictured) // 8))[:8]
     device = next(model.network.parameters()).device
     raw = torch.from_numpy(np.stack([pictured[i] for i in some]).astype(np.float32)).to(device)
     maps = with_attention(model.network, model.preprocessing(raw), 32)[1]
     if maps is not None:
         labels = [predictions[i].label for i in some]
-        attention_sheet(
-            [pictures[i] for i in some], list(maps.cpu().numpy()), labels, folder / "attention.png", notice=model.notice
-        )
+        shown = [pictures[i] for i in some]
+        attention_sheet(shown, list(maps.cpu().numpy()), labels, folder / "attention.png", notice=model.notice)
 
 
 def _prediction(name: str, probabilities: Any, classes: Sequence[str]) -> TilePrediction:
-    values = {c: round(float(p), 5) for c, p in zip(classes, probabilities, strict=True)}
+    values = {}
+    for name_of_class, probability in zip(classes, probabilities, strict=True):
+        values[name_of_class] = round(float(probability), 5)
     label = classes[int(probabilities.argmax())]
     return TilePrediction(name, label, values[label], values)
 
@@ -134,25 +140,27 @@ def _prediction(name: str, probabilities: Any, classes: Sequence[str]) -> TilePr
 def _write_table(
     path: Path, predictions: Sequence[TilePrediction], failed: Mapping[str, str], classes: Sequence[str]
 ) -> None:
+    """A row per tile; those that could not be used have empty cells and the reason."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["file", "predicted", "confidence", *classes, "problem"])
         for tile in predictions:
             writer.writerow([tile.file, tile.label, tile.confidence, *tile.probabilities.values(), ""])
         for name, reason in failed.items():
-            writer.writerow([name, "", "", *("" for _ in classes), reason])
+            writer.writerow([name, "", "", *[""] * len(classes), reason])
 
 
 def read_table(path: Path) -> tuple[list[TilePrediction], dict[str, str]]:
-    """What `_write_table` wrote: predictions, and the tiles that could not be used."""
+    """Reads a table of `_write_table`: predictions, and the tiles that could not be used."""
     predictions: list[TilePrediction] = []
     failed: dict[str, str] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
+            # what is left after these four columns is the probabilities
             name, label, confidence, reason = (row.pop(c) for c in ("file", "predicted", "confidence", "problem"))
             if reason:
                 failed[name] = reason
             else:
-                shares = {c: float(share) for c, share in row.items()}
+                shares = {name_of_class: float(share) for name_of_class, share in row.items()}
                 predictions.append(TilePrediction(name, label, float(confidence), shares))
     return predictions, failed

@@ -1,4 +1,4 @@
-"""Pictures: confusion, calibration, training with the fused α, contact sheets, land-use maps."""
+"""Figures: confusion, calibration, training with the fused α, contact sheets, land-use maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def save(figure: Figure, path: Path, notice: str = "") -> Path:
-    """Writes a figure as PNG, whole or not at all; `notice` is what must be said of the model, above."""
+    """Writes a figure as PNG, whole or not at all; `notice` is what pictures of this model must carry, at the top."""
     if notice:
         figure.suptitle(notice, fontsize=9, color="tab:red")
     with writing(path) as temporary:
@@ -29,7 +29,7 @@ def save(figure: Figure, path: Path, notice: str = "") -> Path:
 
 
 def draw_confusion(metrics: Metrics, classes: Sequence[str], path: Path, *, notice: str = "") -> Path:
-    """The confusion matrix, rows scaled to the class's tiles, counts written in."""
+    """The confusion matrix, with rows scaled to the class's tiles and counts written in."""
     counts = np.array(metrics.confusion)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
@@ -37,9 +37,8 @@ def draw_confusion(metrics: Metrics, classes: Sequence[str], path: Path, *, noti
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), count in np.ndenumerate(counts):
         if count:
-            axes.text(
-                j, i, str(count), ha="center", va="center", fontsize=8, color="white" if share[i, j] > 0.5 else "black"
-            )
+            shade = "white" if share[i, j] > 0.5 else "black"  # readable on dark and on light blue
+            axes.text(j, i, str(count), ha="center", va="center", fontsize=8, color=shade)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set(
@@ -55,20 +54,23 @@ def draw_calibration(metrics: Metrics, path: Path, *, notice: str = "") -> Path:
     figure = Figure(figsize=(4.5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
-    x, y, n = zip(*metrics.bins, strict=True)
-    axes.plot(x, y, color="tab:blue", linewidth=1)
-    axes.scatter(x, y, s=10 + 200 * np.array(n) / max(n), color="tab:blue")
+    confidence, accuracy, tiles = zip(*metrics.bins, strict=True)
+    axes.plot(confidence, accuracy, color="tab:blue", linewidth=1)
+    axes.scatter(confidence, accuracy, s=10 + 200 * np.array(tiles) / max(tiles), color="tab:blue")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
-    gap = metrics.confidence_gap
-    axes.set_title(f"ECE {metrics.ece:.3f}" + ("" if gap != gap else f", confidence gap {gap:.1f} points"))
+    title = f"ECE {metrics.ece:.3f}"
+    if not np.isnan(metrics.confidence_gap):
+        title += f", confidence gap {metrics.confidence_gap:.1f} points"
+    axes.set_title(title)
     return save(figure, path, notice)
 
 
 def draw_history(history: Sequence[Mapping[str, float]], path: Path, *, notice: str = "") -> Path:
-    """Loss, accuracy, and of the balanced network each block's α over the epochs."""
-    alphas = [k for k in history[0] if k.startswith("alpha_")]
-    figure = Figure(figsize=(4 * (3 if alphas else 2), 3.2), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, 3 if alphas else 2))
+    """Loss, accuracy, and for the balanced network each block's α over the epochs."""
+    alphas = [name for name in history[0] if name.startswith("alpha_")]
+    panels = 3 if alphas else 2
+    figure = Figure(figsize=(4 * panels, 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, panels))
     epochs = [row["epoch"] for row in history]
     for ax, names in ((axes[0], ("train_loss", "val_loss")), (axes[1], ("train_accuracy", "val_accuracy"))):
         for name in names:
@@ -78,7 +80,7 @@ def draw_history(history: Sequence[Mapping[str, float]], path: Path, *, notice: 
     for i, name in enumerate(alphas):
         axes[2].plot(epochs, [row[name] for row in history], color=f"{0.8 * i / len(alphas):.2f}", linewidth=1)
     if alphas:
-        mean = np.mean([[row[a] for a in alphas] for row in history], 1)
+        mean = np.mean([[row[name] for row in history] for name in alphas], 0)
         axes[2].plot(epochs, mean, color="tab:red", linewidth=2, label=f"mean, ends at {mean[-1]:.3f}")
         axes[2].set(xlabel="epoch", title="α: weight of the spatial branch, by block")
         axes[2].legend(frameon=False)
@@ -96,7 +98,7 @@ def contact_sheet(
 ) -> Path:
     """Tiles side by side, each with its title and a frame of its class's colour."""
     columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(pictures) // columns)  # rounded up
     figure = Figure(figsize=(1.15 * columns, 1.4 * rows), layout="constrained")
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for ax in axes:
@@ -115,17 +117,16 @@ def contact_sheet(
 def attention_sheet(
     pictures: Sequence[NDArray], maps: Sequence[NDArray], titles: Sequence[str], path: Path, *, notice: str = ""
 ) -> Path:
-    """Tiles above the same tiles with the attention laid over."""
+    """Tiles above the same tiles with the attention laid over them."""
     figure = Figure(figsize=(1.6 * len(pictures), 3.6), layout="constrained")
     axes = np.reshape(figure.subplots(2, len(pictures)), (2, -1))
     for i, (picture, gate, title) in enumerate(zip(pictures, maps, titles, strict=True)):
-        h, w = picture.shape[:2]
+        height, width = picture.shape[:2]
         axes[0, i].imshow(picture)
         axes[0, i].set_title(title, fontsize=7)
         axes[1, i].imshow(picture)
-        axes[1, i].imshow(
-            gate, cmap="inferno", alpha=0.55, extent=(-0.5, w - 0.5, h - 0.5, -0.5), interpolation="bilinear"
-        )
+        over = (-0.5, width - 0.5, height - 0.5, -0.5)  # the whole tile: pixels are centred on whole numbers
+        axes[1, i].imshow(gate, cmap="inferno", alpha=0.55, extent=over, interpolation="bilinear")
     for ax in axes.ravel():
         ax.set_axis_off()
     return save(figure, path, notice)
@@ -140,7 +141,7 @@ def draw_map(
     more: Sequence[tuple[str, NDArray]] = (),
     notice: str = "",
 ) -> Path:
-    """The scene, its land use with a legend, and further maps beside."""
+    """The scene, its land use with a legend, and further maps side by side."""
     parts: list[tuple[str, Any]] = [("scene", picture), ("land use", classes_map), *more]
     figure = Figure(figsize=(4.6 * len(parts), 5.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(parts)))
@@ -154,17 +155,17 @@ def draw_map(
             shown = np.ma.masked_equal(image, 255)
             ax.imshow(shown, cmap=ListedColormap(own), vmin=-0.5, vmax=len(own) - 0.5, interpolation="nearest")
         elif title == "attention":
-            # few pixels keep much more or less than the others: they would take all of the colours
+            # a few pixels keep much more or much less than the others: they would use up the range of colours
             low, high = np.nanpercentile(np.ma.filled(image, np.nan), (2, 98))
             shown = ax.imshow(image, cmap="inferno", vmin=low, vmax=high)
             ax.set_title("attention (1: as much as elsewhere in its tile)", fontsize=9)
             figure.colorbar(shown, ax=ax, shrink=0.6, extend="both")
         else:
             figure.colorbar(ax.imshow(image, cmap="viridis"), ax=ax, shrink=0.6)
-    there = [c for c in np.unique(classes_map) if c != 255]
+    present = [number for number in np.unique(classes_map) if number != 255]
     figure.legend(
-        handles=[Patch(color=own[c], label=classes[c]) for c in there],
+        handles=[Patch(color=own[number], label=classes[number]) for number in present],
         loc="outside lower center",
-        ncols=min(5, len(there)) or 1,
+        ncols=min(5, len(present)) or 1,
     )
     return save(figure, path, notice)

@@ -1,4 +1,4 @@
-"""Synthetic EuroSAT: what is drawn."""
+"""Synthetic EuroSAT: options of the samples."""
 
 from typing import Annotated
 
@@ -8,15 +8,15 @@ from core_runtime.options import AtLeast, options
 
 @options
 class SampleOptions:
-    """What is drawn.
+    """The samples to draw.
 
     Attributes:
-        tiles: of each of the ten classes.
+        tiles: number for each of the ten classes.
         scene: side of the scene in pixels, a multiple of 64; 0: none.
         rgb_only: leave out the 13-band GeoTIFFs (107 kB each).
     """
 
-    tiles: Annotated[int, AtLeast(5)] = 12  # five make split lists without an empty part
+    tiles: Annotated[int, AtLeast(5)] = 12  # with five, no part of a split list is empty
     scene: Annotated[int, AtLeast(0)] = 512
     rgb_only: bool = False
 

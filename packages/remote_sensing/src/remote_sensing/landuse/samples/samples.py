@@ -30,7 +30,7 @@ def make_samples(
     """Writes ``EuroSAT_RGB`` (with Kaggle's CSV lists), ``ds/…/tif`` (with torchgeo's lists beside) and ``scene.tif``, the same under a seed.
 
     Returns:
-        What was written, by name.
+        Paths by name ("rgb", "ms", "scene", "truth").
 
     Raises:
         UserError: `out` holds samples already and `overwrite` is off, or it cannot be written.
@@ -41,10 +41,11 @@ def make_samples(
             raise UserError(f"{out} already holds samples", "--overwrite replaces them")
         for place in (rgb, out / "ds"):
             shutil.rmtree(place, ignore_errors=True)
-    for place in (rgb,) if samples.rgb_only else (rgb, ms):
+    places = [rgb] if samples.rgb_only else [rgb, ms]
+    for place in places:
         write_text(place / notices.FILE, notices.DRAWN + "\n")
     stems: dict[str, list[str]] = {name: [] for name in CLASSES}
-    places: dict[str, float] = {}  # longitude (UTM easting) of each tile, for the spatial split
+    eastings: dict[str, float] = {}  # UTM easting (longitude) of each tile, for the spatial split
     jobs = [(number, name, i) for number, name in enumerate(CLASSES) for i in range(1, samples.tiles + 1)]
     for number, name, i in track(jobs, "Drawing tiles"):
         rng = np.random.default_rng([seed, number, i])
@@ -52,12 +53,12 @@ def make_samples(
         stems[name].append(stem)
         _write_jpeg(rgb / name / f"{stem}.jpg", tile)
         corner = (300_000 + 640.0 * int(rng.integers(0, 400)), 5_200_000 + 640.0 * int(rng.integers(0, 400)))
-        places[stem] = corner[0]
+        eastings[stem] = corner[0]
         if not samples.rgb_only:
             write_geotiff(ms / name / f"{stem}.tif", tile, corner)
     _kaggle_lists(rgb, stems, seed)
     _torchgeo_lists(out, "eurosat-", _by_share(stems, seed))
-    _torchgeo_lists(out, "eurosat-spatial-", _by_place(places))
+    _torchgeo_lists(out, "eurosat-spatial-", _by_place(eastings))
     _torchgeo_lists(out, "eurosat-100-", _hundred(stems, seed))
     written = {"rgb": rgb}
     if not samples.rgb_only:
@@ -73,15 +74,17 @@ def make_samples(
 
 def _torchgeo_lists(folder: Path, prefix: str, parts: dict[str, list[str]]) -> None:
     for part, names in parts.items():
-        write_text(folder / f"{prefix}{part}.txt", "".join(f"{name}.jpg\n" for name in names))
+        lines = [f"{name}.jpg\n" for name in names]
+        write_text(folder / f"{prefix}{part}.txt", "".join(lines))
 
 
 def draw_scene(size: int, seed: int = 0) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
     """Reflectances (13, size, size) of a landscape of all ten classes, and the class of every pixel (size, size)."""
     rng = np.random.default_rng([seed, 99])
     cells = size // 64
+    # cells of 64 pixels; each takes the class of the nearest of 14 random points, so that regions are irregular
     corners = rng.uniform(0, cells, (14, 2))
-    kinds = np.concatenate([rng.permutation(10), rng.integers(0, 10, 4)])
+    kinds = np.concatenate([rng.permutation(10), rng.integers(0, 10, 4)])  # every class at least once
     y, x = np.mgrid[:cells, :cells] + 0.5
     nearest = ((y[..., None] - corners[:, 0]) ** 2 + (x[..., None] - corners[:, 1]) ** 2).argmin(-1)
     truth = np.kron(kinds[nearest], np.ones((64, 64), int))
@@ -101,7 +104,7 @@ def write_geotiff(
     names: tuple[str, ...] = FILE_ORDER,
     crs: str = "EPSG:32632",
 ) -> None:
-    """A compressed GeoTIFF of 10 m pixels with band names, north up from its upper left `corner` (metres)."""
+    """Writes a compressed GeoTIFF of 10 m pixels with band names, north up from its upper left `corner` (metres)."""
     from rasterio.transform import from_origin
 
     height, width = bands.shape[1:]
@@ -125,7 +128,7 @@ def write_geotiff(
 def _write_jpeg(path: Path, tile: NDArray) -> None:
     from PIL import Image
 
-    order = [FILE_ORDER.index(b) for b in RGB_BANDS]
+    order = [FILE_ORDER.index(band) for band in RGB_BANDS]
     with writing(path) as temporary:
         Image.fromarray(picture(tile[order]).transpose(1, 2, 0)).save(temporary, format="JPEG", quality=100)
 
@@ -133,7 +136,7 @@ def _write_jpeg(path: Path, tile: NDArray) -> None:
 def _by_share(stems: dict[str, list[str]], seed: int) -> dict[str, list[str]]:
     """60, 20 and 20 % of each class."""
     rng = np.random.default_rng([seed, 1])
-    parts: dict[str, list[str]] = {p: [] for p in _PARTS}
+    parts: dict[str, list[str]] = {part: [] for part in _PARTS}
     for names in stems.values():
         order = rng.permutation(names).tolist()
         cut = (round(0.6 * len(order)), round(0.8 * len(order)))
@@ -144,21 +147,22 @@ def _by_share(stems: dict[str, list[str]], seed: int) -> dict[str, list[str]]:
 
 def _by_place(places: dict[str, float]) -> dict[str, list[str]]:
     """60, 20 and 20 % from west to east."""
-    order = sorted(places, key=lambda s: (places[s], s))
+    order = sorted(places, key=lambda stem: (places[stem], stem))
     cut = (round(0.6 * len(order)), round(0.8 * len(order)))
     return {"train": order[: cut[0]], "val": order[cut[0] : cut[1]], "test": order[cut[1] :]}
 
 
 def _hundred(stems: dict[str, list[str]], seed: int) -> dict[str, list[str]]:
-    """6, 2 and 2 tiles a class, fewer where there are fewer than ten."""
+    """6, 2 and 2 tiles per class, fewer if there are fewer than ten."""
     rng = np.random.default_rng([seed, 2])
-    return _by_share({c: rng.permutation(names).tolist()[:10] for c, names in stems.items()}, seed)
+    ten = {name: rng.permutation(stems_of_class).tolist()[:10] for name, stems_of_class in stems.items()}
+    return _by_share(ten, seed)
 
 
 def _kaggle_lists(folder: Path, stems: dict[str, list[str]], seed: int) -> None:
     import json
 
-    write_text(folder / "label_map.json", json.dumps({c: i for i, c in enumerate(CLASSES)}))
+    write_text(folder / "label_map.json", json.dumps({name: number for number, name in enumerate(CLASSES)}))
     for part, names in _by_share(stems, seed).items():
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
@@ -166,4 +170,5 @@ def _kaggle_lists(folder: Path, stems: dict[str, list[str]], seed: int) -> None:
         for i, name in enumerate(names):
             kind = name.rpartition("_")[0]
             writer.writerow([i, f"{kind}/{name}.jpg", CLASSES.index(kind), kind])
-        write_text(folder / ({"val": "validation"}.get(part, part) + ".csv"), out.getvalue())
+        table = "validation.csv" if part == "val" else f"{part}.csv"
+        write_text(folder / table, out.getvalue())

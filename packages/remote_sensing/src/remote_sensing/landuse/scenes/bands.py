@@ -1,4 +1,4 @@
-"""Sentinel-2 bands as EuroSAT orders them, their statistics, and how tiles become what a network takes. Imports nothing heavy."""
+"""Sentinel-2 bands as EuroSAT orders them, their statistics, and how tiles become a network's input. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 FILE_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B09", "B10", "B11", "B12", "B8A")
 RGB_BANDS = ("B04", "B03", "B02")
 RGB = ("R", "G", "B")
-RGB_LIMIT = 2750.0  # the reflectance (× 10,000) that EuroSAT's pictures show as white
+RGB_LIMIT = 2750.0  # the reflectance (× 10,000) that is white in EuroSAT's pictures
 
 # Mean and standard deviation of the 13-band tiles, as torchgeo's data module uses them.
 STATISTICS = {
@@ -76,10 +76,10 @@ def preprocessing(bands: Sequence[str]) -> Preprocessing:
     if names == RGB:
         mean, std = zip(*RGB_STATISTICS, strict=True)
         return Preprocessing(RGB, 1 / 255, mean, std)
-    unknown = [b for b in names if b not in STATISTICS]
+    unknown = [band for band in names if band not in STATISTICS]
     if unknown or not names:
         raise ValueError(f"unknown bands {', '.join(unknown) or '(none)'}: known are {', '.join(FILE_ORDER)}")
-    mean, std = zip(*(STATISTICS[b] for b in names), strict=True)
+    mean, std = zip(*(STATISTICS[band] for band in names), strict=True)
     return Preprocessing(names, 1.0, mean, std)
 
 
@@ -101,13 +101,14 @@ def natural_colours(raw: NDArray, bands: Sequence[str]) -> NDArray:
     if tuple(names) == RGB:
         return raw.astype("uint8").transpose(1, 2, 0)
     order = [names.index(band) for band in RGB_BANDS if band in names]
-    if len(order) < 3:
+    if len(order) < 3:  # without the three colours: the first band in grey
         order = [0, 0, 0]
     return picture(raw[order]).transpose(1, 2, 0)
 
 
 # B4, B04, b8a, Band 4, S2_B4, "B4, central wavelength 665 nm"
 _NUMBERED = re.compile(r"(?<![A-Za-z0-9])b(?:and)?[ .-]?(0?[1-9]a?|1[0-2])(?![A-Za-z0-9])", re.IGNORECASE)
+# Landsat's and other sensors' names: their B4 is another band.
 _OTHER_SENSORS = re.compile(r"(?<![A-Za-z0-9])(?:sr|st|sur refl|l[cetmo]0?\d) b|^l[cetmo]0\d ", re.IGNORECASE)
 # Names without numbers: STAC's common names, and those of products and textbooks.
 _COMMON_NAMES = {
@@ -144,7 +145,8 @@ _COMMON_NAMES = {
 
 
 def band_of(text: str) -> str | None:
-    """The Sentinel-2 band that a description speaks of, in any common spelling; None where it speaks of none, or of several."""
+    """The Sentinel-2 band that a description names, in any common spelling; None if it names none, or several."""
+    # without wavelengths and brackets, whose numbers are not those of bands
     plain = re.sub(r"\([^)]*\)|\d+(?:\.\d+)?\s*nm\b", " ", text.replace("_", " ")).strip()
     if _OTHER_SENSORS.search(plain):
         return None
@@ -154,15 +156,17 @@ def band_of(text: str) -> str | None:
     if numbers:
         number = numbers.pop()
         if number.endswith("A"):
-            return "B8A" if number == "8A" else None
+            return "B8A" if number == "8A" else None  # there is no other band with a letter
         return f"B{int(number):02}"
     return _COMMON_NAMES.get(re.sub(r"[^a-z0-9]", "", plain.lower()))
 
 
 def band_of_file(stem: str) -> str | None:
-    """The band that a file holds by its name without ending, in Sentinel's own spelling: B02, T32TMT_20220801T101559_B8A_20m."""
+    """The band in a file's name without ending, in Sentinel's own spelling: B02, T32TMT_20220801T101559_B8A_20m."""
     match = re.search(r"(?<![A-Za-z0-9])(B(?:0[1-9]|1[0-2]|8A))(?![A-Za-z0-9])", stem.replace("_", " "), re.IGNORECASE)
-    return match[1].upper() if match else None
+    if match is None:
+        return None
+    return match[1].upper()
 
 
 def stretched(pixels: NDArray, valid: NDArray) -> NDArray:
@@ -170,7 +174,7 @@ def stretched(pixels: NDArray, valid: NDArray) -> NDArray:
 
     Args:
         pixels: of any range.
-        valid: (height, width), which pixels count.
+        valid: (height, width), the pixels that count.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""How sure the group is that a file or folder is its own. Imports nothing heavy."""
+"""How sure the group is that a file or folder belongs to it. Imports nothing heavy."""
 
 import re
 from pathlib import Path
@@ -12,10 +12,12 @@ from remote_sensing.landuse.scenes.layouts import find_tiles
 
 
 def claim(path: Path) -> Claim | None:
-    """How sure this domain is that a file or folder is its own."""
+    """How sure this group is that a file or folder belongs to it."""
     try:
-        return _claim_folder(path) if path.is_dir() else _claim_file(path)
-    except OSError:  # it went away, or may not be read
+        if path.is_dir():
+            return _claim_folder(path)
+        return _claim_file(path)
+    except OSError:  # it has disappeared, or may not be read
         return None
 
 
@@ -58,7 +60,9 @@ def _claim_archive(archive: Path) -> Claim | None:
         tiles = find_tiles(archive)
     except UserError:
         return None
-    certainty = 0.95 if tiles.classes == CLASSES else 0.3
+    certainty = 0.3
+    if tiles.classes == CLASSES:
+        certainty = 0.95
     return Claim("EuroSAT download (.zip)", certainty, f"{len(tiles.classes)} class folders inside")
 
 
@@ -70,7 +74,9 @@ def _claim_picture(path: Path) -> Claim | None:
             size = image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    return Claim("EuroSAT tile", 0.5, "a picture of 64 × 64 pixels") if size == (SIDE, SIDE) else None
+    if size != (SIDE, SIDE):
+        return None
+    return Claim("EuroSAT tile", 0.5, "a picture of 64 × 64 pixels")
 
 
 def _claim_raster(path: Path) -> Claim | None:
@@ -82,7 +88,7 @@ def _claim_raster(path: Path) -> Claim | None:
     except UNREADABLE:
         return None
     understood = [name for name in names if name and band_of(name)]
-    # other programs call the bands of any picture Red, Green, Blue, or Band_1, Band_2, Band_3
+    # the bands of any picture may be called Red, Green, Blue, or Band_1, Band_2, Band_3
     as_sentinel = [name for name in understood if re.match(r"(S2_)?B\d", name, re.IGNORECASE)]
     is_any_picture = value == "uint8" and count <= 4 and len(as_sentinel) < 3
     if len(understood) >= 3 and not is_any_picture:

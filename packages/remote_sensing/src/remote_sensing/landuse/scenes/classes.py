@@ -1,4 +1,4 @@
-"""EuroSAT's ten classes and the colours that they have on maps and pictures. Imports nothing heavy."""
+"""EuroSAT's ten classes and their colours on maps and pictures. Imports nothing heavy."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ CLASSES = (
     "SeaLake",
 )
 COLOURS = ("#d9b44a", "#1b6e2f", "#9bbf5a", "#5a5a5a", "#b04ab0", "#c8e48a", "#c97a2b", "#d9433b", "#3a8fd9", "#14408c")
-NODATA = 255  # the class number of cells that hold no data
+NODATA = 255  # the class number of cells without data
 
 
 def colours(classes: Sequence[str]) -> list[str]:

@@ -31,9 +31,9 @@ def is_band_file(path: Path) -> bool:
 
 
 def find_inputs(path: Path) -> tuple[list[Path], list[Path]]:
-    """The tiles and the scenes that a path means, by size: what is more than twice a EuroSAT tile on a side is a scene.
+    """The tiles and the scenes at a path, told apart by size: a side more than twice as long as a EuroSAT tile's means a scene.
 
-    What an earlier `predict` wrote is passed over.
+    Outputs of an earlier `predict` are passed over.
 
     Raises:
         UserError: there is nothing that can be read.
@@ -42,7 +42,9 @@ def find_inputs(path: Path) -> tuple[list[Path], list[Path]]:
         raise UserError(f"no such file or folder: {path}", "give tiles, a scene (GeoTIFF) or a .SAFE folder")
     if is_scene_folder(path):
         return [], [path]
-    files = [path] if path.is_file() else sorted(_pictures_below(path))
+    files = [path]
+    if path.is_dir():
+        files = sorted(_pictures_below(path))
     if not files:
         raise UserError(f"{path} holds no pictures or rasters", _HINT)
     tiles, scenes = [], []
@@ -55,7 +57,7 @@ def find_inputs(path: Path) -> tuple[list[Path], list[Path]]:
 
 
 def _pictures_below(folder: Path) -> list[Path]:
-    """Every picture and raster below a folder but for own outputs."""
+    """Every picture and raster below a folder, except for our own outputs."""
     files = []
     for path in folder.iterdir():
         if path.name.startswith(".") or is_own_output(path):
@@ -68,15 +70,15 @@ def _pictures_below(folder: Path) -> list[Path]:
 
 
 def _is_large(file: Path, *, alone: bool) -> bool:
-
+    """Whether a picture or raster is a scene; a damaged one among others is called a tile, and named when it is decoded."""
     from remote_sensing.rasters import UNREADABLE, open_raster
 
     if file.suffix.lower() not in PICTURES | SCENES | {".vrt"}:
-        raise UserError(f"{file} is not a picture or raster by its ending", _HINT)
+        raise UserError(f"{file}: its ending is not that of a picture or raster", _HINT)
     try:
         with open_raster(file) as raster:
             return max(raster.width, raster.height) > 2 * SIDE
     except UNREADABLE as error:
         if alone:
             raise UserError(f"{file} cannot be read: {error}", "the file is damaged or not a raster") from None
-        return False  # named later, when it is decoded
+        return False

@@ -1,4 +1,4 @@
-"""Where a EuroSAT download keeps its tiles, in every layout that is in use, and which tiles its split lists name."""
+"""The tiles of a EuroSAT download, in every layout in use, and its split lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core_runtime.terminal import warn
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB
 from remote_sensing.landuse.scenes.formats import PICTURES, RASTERS
 
-# folders below the root in which class folders lie, by the name of the layout
+# folders below the root that may hold the class folders, with the name of the layout
 _MS = "ds/images/remote_sensing/otherDatasets/sentinel_2/tif"
 PLACES: tuple[tuple[str, str], ...] = (
     ("torchvision RGB", "2750"),
@@ -31,7 +31,7 @@ PLACES: tuple[tuple[str, str], ...] = (
 )
 ARCHIVES = ("EuroSAT.zip", "EuroSAT_RGB.zip", "EuroSATallBands.zip", "EuroSAT_MS.zip")
 _LISTS = {"torchgeo": "eurosat-", "spatial": "eurosat-spatial-", "100": "eurosat-100-"}
-LFS = b"version https://git-lfs"
+LFS = b"version https://git-lfs"  # how a Git LFS pointer begins
 
 # Folder or .zip of a download, as verbs take it.
 Download = Annotated[Path, Parameter(help="Folder or .zip of a EuroSAT download, in any layout.")]
@@ -40,12 +40,12 @@ SplitName = Literal["auto", "csv", "torchgeo", "spatial", "100", "random70", "st
 
 @options
 class TileOptions:
-    """Which tiles of a download are used, and how they are shared out.
+    """Which tiles of a download are used, and how they are split.
 
     Attributes:
-        kind: which tiles, where RGB and 13-band ones are both there.
-        split: Kaggle's lists (csv), torchgeo's (torchgeo, spatial, 100), or a made one of 70, 15 and 15 % (random70 as published, stratified).
-        cache: where decoded tiles are kept; default: your cache folder.
+        kind: which tiles, if there are both RGB and 13-band ones.
+        split: Kaggle's lists (csv), torchgeo's (torchgeo, spatial, 100), or a random one of 70, 15 and 15 % (random70 as published, stratified).
+        cache: folder for decoded tiles; default: your cache folder.
     """
 
     kind: Literal["auto", "rgb", "ms"] = "auto"
@@ -58,15 +58,15 @@ class TileSet:
     """The labelled tiles of a download.
 
     Attributes:
-        root: folder or archive that was given.
-        layout: name of the layout that was found.
+        root: the given folder or archive.
+        layout: name of its layout.
         base: folder (or path inside the archive) that holds the class folders.
         files: ``Class/name`` below `base`, sorted.
         labels: class number of each file; the alphabetical index of its folder.
         classes: names of the class folders.
         bands: ("R", "G", "B"), or the 13 bands in the order of the files.
-        lists: split lists that lie beside, by name ("csv", "torchgeo", "spatial", "100"): part → stems of files.
-        archive: the .zip that the tiles are read from, if they are.
+        lists: split lists beside the tiles, by name ("csv", "torchgeo", "spatial", "100"): part → stems of files.
+        archive: the .zip that the tiles are read from, if there is one.
     """
 
     root: Path
@@ -103,10 +103,10 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
 
     Args:
         root: its folder, or a .zip of it.
-        kind: "rgb" or "ms" where both are there; "auto" takes RGB first.
+        kind: "rgb" or "ms" if both are there; "auto" takes RGB first.
 
     Raises:
-        UserError: nothing is there, no class folders, or a clone that holds pointers instead of pixels.
+        UserError: nothing is there, no class folders, or a clone with pointers instead of pixels.
     """
     root = Path(root)
     if not root.exists():
@@ -130,7 +130,9 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
         tiles = _in_archive(root / name, root, kind)
         if tiles is not None:
             return tiles
-    of_kind = "" if kind == "auto" else f" of the kind {kind!r}"
+    of_kind = ""
+    if kind != "auto":
+        of_kind = f" of the kind {kind!r}"
     raise NoTiles(
         f"{root}: no EuroSAT tiles{of_kind}",
         "expected class folders with .jpg, .png or .tif: plain, or in 2750, EuroSAT_RGB, EuroSAT, EuroSATallBands or ds/images/…/tif",
@@ -138,7 +140,7 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
 
 
 def _class_folders(base: Path) -> list[str]:
-    """``Class/file`` of every picture or raster (not both kinds) in the folders below `base`."""
+    """``Class/file`` of every picture or raster (only one of the two) in the folders below `base`."""
     if not base.is_dir():
         return []
     folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
@@ -150,13 +152,17 @@ def _class_folders(base: Path) -> list[str]:
 
 
 def _one_kind(names: list[str]) -> list[str]:
-    """The pictures where there are any, else the rasters."""
+    """The pictures if there are any, else the rasters."""
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
     return pictures or names
 
 
 def _is_of(tiles: list[str], kind: str) -> bool:
-    return kind == "auto" or (PurePosixPath(tiles[0]).suffix.lower() in PICTURES) == (kind == "rgb")
+    """Whether tiles are of the requested kind: pictures are RGB, rasters have 13 bands."""
+    if kind == "auto":
+        return True
+    is_picture = PurePosixPath(tiles[0]).suffix.lower() in PICTURES
+    return is_picture == (kind == "rgb")
 
 
 def _tile_set(
@@ -167,13 +173,15 @@ def _tile_set(
     lists: Mapping[str, Mapping[str, tuple[str, ...]]],
     archive: Path | None = None,
 ) -> TileSet:
-    names = sorted({t.partition("/")[0] for t in tiles})
-    number = {name: i for i, name in enumerate(names)}
-    if len(names) < 2:
-        raise UserError(f"{root}: only the class {names[0]!r} is there", "a data set needs two class folders or more")
-    bands = RGB if PurePosixPath(tiles[0]).suffix.lower() in PICTURES else FILE_ORDER
     tiles = sorted(tiles)
-    labels = tuple(number[t.partition("/")[0]] for t in tiles)
+    names = sorted({tile.partition("/")[0] for tile in tiles})
+    number_of = {name: number for number, name in enumerate(names)}
+    if len(names) < 2:
+        raise UserError(f"{root}: only the class {names[0]!r} is there", "a data set needs at least two class folders")
+    bands = FILE_ORDER
+    if PurePosixPath(tiles[0]).suffix.lower() in PICTURES:
+        bands = RGB
+    labels = tuple(number_of[tile.partition("/")[0]] for tile in tiles)
     return TileSet(root, layout, base, tuple(tiles), labels, tuple(names), bands, lists, archive)
 
 
@@ -181,9 +189,10 @@ def _in_archive(path: Path, beside: Path, kind: str) -> TileSet | None:
     with zipfile.ZipFile(path) as archive:
         by_base: dict[str, list[str]] = {}
         for entry in map(PurePosixPath, archive.namelist()):
+            # …/Class/tile: the folder above the class is the base
             if entry.suffix.lower() in PICTURES | RASTERS and len(entry.parts) > 1:
                 by_base.setdefault(str(entry.parent.parent), []).append(f"{entry.parent.name}/{entry.name}")
-        for base in sorted(by_base, key=len):
+        for base in sorted(by_base, key=len):  # the one nearest to the root first
             names = _one_kind(by_base[base])
             if not _is_of(names, kind):
                 continue
@@ -201,7 +210,7 @@ def _refuse_pointers(file: Path) -> None:
 
 def _pointers(name: str) -> UserError:
     return UserError(
-        f"{name} is a Git LFS pointer of some 130 bytes, not a picture",
+        f"{name} is a Git LFS pointer of about 130 bytes, not a picture",
         "fetch the pixels with 'git lfs install && git lfs pull' in the clone, or download EuroSAT from Zenodo (record 7711810)",
     )
 
@@ -211,26 +220,27 @@ def _lists(*folders: Path) -> dict[str, dict[str, tuple[str, ...]]]:
     lists: dict[str, dict[str, tuple[str, ...]]] = {}
     for folder in folders:
         tables = {"train": "train.csv", "val": "validation.csv", "test": "test.csv"}
-        if "csv" not in lists and all((folder / t).is_file() for t in tables.values()):
+        if "csv" not in lists and all((folder / table).is_file() for table in tables.values()):
             lists["csv"] = {part: _filenames(folder / table) for part, table in tables.items()}
         for name, prefix in _LISTS.items():
             texts = {part: folder / f"{prefix}{part}.txt" for part in ("train", "val", "test")}
-            if name not in lists and all(t.is_file() for t in texts.values()):
+            if name not in lists and all(text.is_file() for text in texts.values()):
                 lists[name] = {part: _lines(text) for part, text in texts.items()}
     return lists
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    """The stems that a list of torchgeo's names, one per line."""
+    """The stems in one of torchgeo's lists, one file name per line."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise UserError(f"{path} is not a text file", "it has one file name per line, in UTF-8") from None
-    return tuple(PurePosixPath(line.strip()).stem for line in text.splitlines() if line.strip())
+        raise UserError(f"{path} is not a text file", "it must have one file name per line, in UTF-8") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    return tuple(PurePosixPath(name).stem for name in names)
 
 
 def _filenames(path: Path) -> tuple[str, ...]:
-    """The stems that a table of Kaggle's names (Filename, Label, ClassName)."""
+    """The stems in one of Kaggle's tables (Filename, Label, ClassName)."""
     table = read_table(path)
     column = table.column("Filename")
     assert column is not None  # it is required

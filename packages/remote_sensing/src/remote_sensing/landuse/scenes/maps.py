@@ -18,12 +18,16 @@ def write_map(path: Path, classes_map: NDArray[np.uint8], transform: Any, crs: A
     """A Cloud Optimized GeoTIFF of class numbers with colour table, class names in its tags and 255 for "no data"."""
     from matplotlib.colors import to_rgb
 
-    table = {i: (*(round(255 * v) for v in to_rgb(c)), 255) for i, c in enumerate(colours(classes))}
-    tags = {f"CLASS_{i}": c for i, c in enumerate(classes)}
+    table, tags = {}, {}
+    for number, (name, colour) in enumerate(zip(classes, colours(classes), strict=True)):
+        red, green, blue = (round(255 * value) for value in to_rgb(colour))
+        table[number] = (red, green, blue, 255)
+        tags[f"CLASS_{number}"] = name
     return _write(path, classes_map, transform, crs, NODATA, tags, table)
 
 
 def write_layer(path: Path, layer: NDArray[np.float32], transform: Any, crs: Any, what: str) -> Path:
+    """A Cloud Optimized GeoTIFF of confidence or attention; NaN for "no data"."""
     return _write(path, layer, transform, crs, float("nan"), {"LAYER": what}, None)
 
 
@@ -33,6 +37,7 @@ def _write(
     profile: dict[str, Any] = {"driver": "GTiff", "count": 1, "dtype": layer.dtype.name, "nodata": nodata, "crs": crs}
     profile |= {"height": layer.shape[0], "width": layer.shape[1], "transform": transform}
     with writing(path) as temporary:
+        # a COG cannot be written in place: overviews come before the pixels, which must be known by then
         plain = temporary.with_suffix(".plain.part")
         try:
             with open_raster(plain, "w", **profile) as file:

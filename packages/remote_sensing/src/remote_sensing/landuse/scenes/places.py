@@ -1,4 +1,4 @@
-"""Where a scene lies on the ground, and how large its pixels are."""
+"""The place of a scene on the ground, and the size of its pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METRES_PER_DEGREE = 111_320.0
 
 
 def check_place(file: Any, path: Path, warnings: list[str]) -> None:
-    """Refuses coordinates that would be lost or mean nothing.
+    """Refuses coordinates that would be lost or are meaningless.
 
     Args:
         file: as rasterio opened it.
@@ -28,39 +28,43 @@ def check_place(file: Any, path: Path, warnings: list[str]) -> None:
     transform = file.transform
     numbers = tuple(transform)[:6]
     if not all(map(math.isfinite, numbers)) or transform.determinant == 0:
-        hint = "mend the world file or the GeoTIFF's transform"
+        hint = "correct the world file or the GeoTIFF's transform"
         raise UserError(f"{path}: its coordinates are degenerate (transform {numbers})", hint)
-    unused = [path.name for path in _world_files(path) if path.is_file()]
+    # GDAL passes over a degenerate world file without a word: the identity beside one gives it away
+    unused = [file.name for file in _world_files(path) if file.is_file()]
     if transform.is_identity and unused:
-        raise UserError(f"{path}: its world file {unused[0]} is degenerate", "mend it, or take it away")
+        raise UserError(f"{path}: its world file {unused[0]} is degenerate", "correct it, or remove it")
     if transform.is_identity and file.gcps[0]:
         raise UserError(
             f"{path} holds {len(file.gcps[0])} ground control points, which are not applied to its pixels",
             "apply them first: gdalwarp -t_srs EPSG:… SCENE OUT.tif",
         )
     if file.crs is None:
-        warnings.append("no coordinate system: the map has the same pixel grid and none either")
+        warnings.append("no coordinate system: the map has the same pixel grid, without one either")
 
 
 def pixel_size(transform: Any, crs: Any, height: int, width: int) -> float | None:
-    """The side of a pixel on the ground in metres, at the middle of the scene; None where the file does not say."""
+    """The side of a pixel on the ground in metres, at the middle of the scene; None if the file does not state it."""
     if crs is None:
         return None
     row, column = height / 2, width / 2
     corners = [transform * (column, row), transform * (column + 1, row), transform * (column, row + 1)]
     try:
         longitudes, latitudes = reproject(crs, "EPSG:4326", *zip(*corners, strict=True))[:2]
-    except Exception:  # a local system: rasterio and PROJ raise what they like
+    except Exception:  # a local system: rasterio and PROJ raise errors of several classes
         return None
+    # a degree of longitude shrinks with the cosine of the latitude; the parallelogram of a pixel may be rotated
     metres = METRES_PER_DEGREE * math.cos(math.radians(latitudes[0]))
     across = (metres * (longitudes[1] - longitudes[0]), METRES_PER_DEGREE * (latitudes[1] - latitudes[0]))
     down = (metres * (longitudes[2] - longitudes[0]), METRES_PER_DEGREE * (latitudes[2] - latitudes[0]))
     area = abs(across[0] * down[1] - across[1] * down[0])
-    return area**0.5 if math.isfinite(area) and area > 0 else None
+    if not math.isfinite(area) or area <= 0:
+        return None
+    return area**0.5
 
 
 def _world_files(path: Path) -> Iterable[Path]:
-    """Where the world file of a picture would be: scan.pgw, scan.pngw, scan.wld."""
+    """Possible world files of a picture: scan.pgw, scan.pngw, scan.wld."""
     ending = path.suffix.lower().removeprefix(".")
     if not ending:
         return []

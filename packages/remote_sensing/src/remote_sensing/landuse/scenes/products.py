@@ -13,7 +13,21 @@ from remote_sensing.landuse.scenes.formats import SCENES, is_safe
 from remote_sensing.landuse.scenes.sources import UNIT, Source, reflectance_scale
 
 _DATE = re.compile(r"(?<!\d)(20\d{2}[01]\d[0-3]\d)(?:T\d{6})?(?!\d)")
-_METADATA_ORDER = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+_METADATA_ORDER = (
+    "B01",
+    "B02",
+    "B03",
+    "B04",
+    "B05",
+    "B06",
+    "B07",
+    "B08",
+    "B8A",
+    "B09",
+    "B10",
+    "B11",
+    "B12",
+)  # of band_id
 
 
 def sources_of_folder(
@@ -24,7 +38,7 @@ def sources_of_folder(
     Args:
         path: a folder of band files, or a SAFE product.
         open_band: opens a band file.
-        quantification: the value that means a reflectance of 1; read off the metadata or the values where it is None.
+        quantification: the value that stands for a reflectance of 1; if None, taken from the metadata or the values.
         warnings: what the user should know is added.
 
     Raises:
@@ -33,16 +47,21 @@ def sources_of_folder(
     candidates: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*")):
         name = band_of_file(file.stem)
+        # quality masks and previews of a product have names of bands, too
         if name is None or file.suffix.lower() not in SCENES or {"QI_DATA", "HTML"} & set(file.parts):
             continue
         candidates.setdefault(name, []).append(file)
     if not candidates:
         hint = "give a .SAFE folder or a folder of bands"
         raise UserError(f"{path}: no band files (B02.tif, …_B02_10m.jp2)", hint)
-    _refuse_mixed_dates(path, [file for files in candidates.values() for file in files])
+    files_of_all = []
+    for files in candidates.values():
+        files_of_all += files
+    _refuse_mixed_dates(path, files_of_all)
     finest: dict[str, Path] = {}
     for name, files in candidates.items():
         best = min(files, key=_resolution)
+        # a level-2A product has a band at 10, 20 and 60 m; two files of one resolution are two scenes
         if sum(_resolution(file) == _resolution(best) for file in files) > 1:
             names = ", ".join(file.name for file in files[:3])
             raise UserError(f"{path}: the band {name} is there twice ({names})", "give a folder of one scene")
@@ -54,7 +73,7 @@ def sources_of_folder(
     if is_product:
         _check_baseline(path, offsets)
     if any(offsets.values()):
-        warnings.append("the product's radiometric offset is taken off, as in the products of before 2022")
+        warnings.append("the product's radiometric offset is removed, as in products from before 2022")
     sources = {}
     for name, file in opened.items():
         if is_product:
@@ -63,13 +82,14 @@ def sources_of_folder(
         else:
             scale = reflectance_scale(file, [0], path, quantification, warnings)
             sources[name] = Source(file, 1, file.scales[0] * scale, file.offsets[0] * scale, zero_is_empty=True)
-    warnings[:] = dict.fromkeys(warnings)  # each band says the same
+    warnings[:] = dict.fromkeys(warnings)  # the same from each band
     return sources
 
 
 def _check_baseline(path: Path, offsets: Mapping[str, float]) -> None:
-    """Since baseline 04.00 (January 2022) every value has an offset, which the metadata say."""
+    """Since baseline 04.00 (January 2022) every value has an offset, which the metadata state: without it, all bands are too bright."""
     baseline = re.search(r"_N(\d{4})_", path.name)
+    # 99.xx are reprocessed test products
     if baseline and "0400" <= baseline[1] < "9000" and not offsets:
         raise UserError(
             f"{path}: a product of baseline {baseline[1]} without offsets in MTD_MSIL*.xml",
@@ -78,7 +98,12 @@ def _check_baseline(path: Path, offsets: Mapping[str, float]) -> None:
 
 
 def _refuse_mixed_dates(path: Path, files: Iterable[Path]) -> None:
-    dates = sorted({match[1] for file in files if (match := _DATE.search(file.name))})
+    different_dates = set()
+    for file in files:
+        match = _DATE.search(file.name)
+        if match:
+            different_dates.add(match[1])
+    dates = sorted(different_dates)
     if len(dates) > 1:
         raise UserError(
             f"{path}: its bands are of {len(dates)} dates ({', '.join(dates[:4])})",
@@ -96,6 +121,7 @@ def _refuse_mixed_places(path: Path, files: Mapping[str, Any]) -> None:
                 f"{path}: its bands have different coordinate systems ({systems})",
                 "project them to one (gdalwarp -t_srs), or put each scene into a folder of its own",
             )
+        # within a pixel of the coarser band, since 10 m and 60 m grids do not end at the same place
         tolerance = max(abs(file.transform.a), abs(first.transform.a), abs(file.transform.b))
         if any(abs(a - b) > tolerance for a, b in zip(file.bounds, first.bounds, strict=True)):
             raise UserError(
@@ -105,21 +131,30 @@ def _refuse_mixed_places(path: Path, files: Mapping[str, Any]) -> None:
 
 
 def _spelled(crs: Any) -> str:
-    return crs.to_string() if crs else "none"
+    if not crs:
+        return "none"
+    return crs.to_string()
 
 
 def _resolution(path: Path) -> int:
-    """Metres per pixel that a file's name says; 0 where it says none."""
+    """Metres per pixel according to a file's name; 0 if it does not state them."""
     match = re.search(r"_(10|20|60)m$", path.stem)
-    return int(match[1]) if match else 0
+    if match is None:
+        return 0
+    return int(match[1])
 
 
 def _metadata(folder: Path) -> tuple[dict[str, float], float]:
-    """What is added to every value, by band (−1000 in products since baseline 04.00), and the value of a reflectance of 1."""
+    """The offset of every band's values (−1000 in products since baseline 04.00), and the value that stands for a reflectance of 1."""
     for path in folder.glob("MTD_MSIL*.xml"):
         text = path.read_text(encoding="utf-8", errors="replace")
         entries = re.findall(r'<(?:RADIO|BOA)_ADD_OFFSET\s+band_id="(\d+)">\s*(-?\d+)\s*<', text)
-        offsets = {_METADATA_ORDER[int(i)]: float(v) for i, v in entries if int(i) < len(_METADATA_ORDER)}
+        offsets = {}
+        for band_id, offset in entries:
+            if int(band_id) < len(_METADATA_ORDER):
+                offsets[_METADATA_ORDER[int(band_id)]] = float(offset)
         unit = re.search(r"<(?:BOA_)?QUANTIFICATION_VALUE[^>]*>\s*(\d+(?:\.\d+)?)\s*<", text)
-        return offsets, float(unit[1]) if unit and float(unit[1]) > 0 else UNIT
+        if unit and float(unit[1]) > 0:
+            return offsets, float(unit[1])
+        return offsets, UNIT
     return {}, UNIT

@@ -19,18 +19,18 @@ from remote_sensing.landuse.scenes.products import sources_of_folder
 from remote_sensing.landuse.scenes.sources import Source, sources_of
 from remote_sensing.rasters import UNREADABLE, open_raster, reflected
 
-MISSING = -9999  # this and less mean "no data" in many products, also where the file does not say so
+MISSING = -9999  # this and anything below mean "no data" in many products, even if the file does not say so
 
 
 class Scene:
     """A scene whose pixels are read window by window; a context manager.
 
     Attributes:
-        path: what was opened.
+        path: of the scene.
         kind: "GeoTIFF", "band files" or "SAFE".
-        bands: names that are there, ("R", "G", "B") of 8-bit pictures.
+        bands: names of its bands, ("R", "G", "B") for 8-bit pictures.
         height, width, transform, crs: of the finest band's grid.
-        pixel_size: side of a pixel in metres; None where the file does not say.
+        pixel_size: side of a pixel in metres; None if the file does not state it.
         warnings: what the user should know.
     """
 
@@ -39,8 +39,8 @@ class Scene:
 
         Args:
             path: a GeoTIFF, a folder of band files, a SAFE product.
-            bands: names of the file's bands in order, where it does not say them or says them wrongly.
-            quantification: the value that means a reflectance of 1; read off the file where it is left out.
+            bands: names of the file's bands in order, if it does not state them or states them wrongly.
+            quantification: the value that stands for a reflectance of 1; default: from the file.
 
         Raises:
             UserError: it cannot be read, or its bands, values or grids are not understood.
@@ -55,6 +55,7 @@ class Scene:
                 self.kind = "GeoTIFF"
                 file = self._open(self.path)
                 self._sources = sources_of(file, self.path, bands, quantification, self.warnings)
+            # all bands are read on the grid of the finest one
             finest = max((source.file for source in self._sources.values()), key=lambda file: file.width * file.height)
             self.height, self.width = finest.height, finest.width
             self.transform, self.crs = finest.transform, finest.crs
@@ -82,7 +83,7 @@ class Scene:
             file.close()
 
     def check(self, bands: Sequence[str]) -> None:
-        """Whether a model of these bands can be used.
+        """Makes sure that a model of these bands can be used.
 
         Raises:
             UserError: bands that the scene does not have, named.
@@ -102,18 +103,20 @@ class Scene:
         """Pixels (bands, height, width) of some rows, and where they hold data (height, width); both mirrored beyond the scene's edges.
 
         Args:
-            bands: what the model takes; ("R", "G", "B") is made of bands 4, 3, 2 where the scene holds reflectances.
-            rows: from and to, also negative or past the end.
-            columns: likewise; the whole width if left out.
+            bands: the model's; ("R", "G", "B") is made from bands 4, 3, 2 if the scene holds reflectances.
+            rows: from and to, perhaps negative or past the end.
+            columns: likewise; default: the whole width.
         """
         columns = columns or slice(0, self.width)
-        # which rows and columns of the scene stand for those asked for, and the window that holds them
+        # the rows and columns of the scene that mirror the requested ones, and the window that holds them all
         y = reflected(rows.start, rows.stop, self.height)
         x = reflected(columns.start, columns.stop, self.width)
         top, left, bottom, right = y.min(), x.min(), y.max() + 1, x.max() + 1
         window = Window(left, top, right - left, bottom - top)  # pyright: ignore[reportCallIssue]
         as_picture = tuple(bands) == RGB and self.bands != RGB
-        names = RGB_BANDS if as_picture else tuple(bands)
+        names = tuple(bands)
+        if as_picture:
+            names = RGB_BANDS
         layers, valid = [], np.ones((bottom - top, right - left), bool)
         empty = np.full(valid.shape, self.bands != RGB)  # where every band is 0: no surface reflects nothing at all
         for name in names:
@@ -125,6 +128,7 @@ class Scene:
         pixels = np.stack(layers)
         if as_picture:
             pixels = picture(pixels)
+        # beyond an edge the indices repeat or run backwards; inside they are the window itself, and no copy is made
         if len(y) > bottom - top or y[0] > y[-1]:
             pixels, valid = pixels[:, y - top], valid[y - top]
         if len(x) > right - left or x[0] > x[-1]:
@@ -135,8 +139,10 @@ class Scene:
         """A small picture (height, width, 3): pictures as they are, reflectances stretched from their 2nd to their 98th percentile."""
         step = max(1.0, max(self.height, self.width) / longest)
         shape = (max(1, round(self.height / step)), max(1, round(self.width / step)))
-        names = self.bands if self.bands == RGB else [band for band in RGB_BANDS if band in self._sources]
-        if len(names) < 3:
+        names = self.bands
+        if self.bands != RGB:
+            names = [band for band in RGB_BANDS if band in self._sources]
+        if len(names) < 3:  # grey
             names = [self.bands[0]] * 3
         layers = []
         valid = np.ones(shape, bool)
@@ -157,7 +163,7 @@ class Scene:
         """The values of a band, where they hold data, and where the file holds 0."""
         file = source.file
         shape = (int(window.height), int(window.width))
-        if (file.height, file.width) != (self.height, self.width):  # a band of 20 or 60 m on the grid of 10 m
+        if (file.height, file.width) != (self.height, self.width):  # a band of 20 or 60 m, on the grid of 10 m
             fy, fx = file.height / self.height, file.width / self.width
             window = Window(window.col_off * fx, window.row_off * fy, window.width * fx, window.height * fy)  # pyright: ignore[reportCallIssue]
         try:

@@ -1,7 +1,7 @@
-"""The bands of a file of reflectances: which they are, and what their values mean.
+"""The bands of a file of reflectances, and the meaning of their values.
 
-Reflectances are given as Sentinel-2 products write them since 2015, × 10,000 and without offset, however the files spell them: scale and offset
-of the file, values of 0 to 1. What cannot be told is refused, never guessed.
+Reflectances are given as Sentinel-2 products have them since 2015, × 10,000 and without offset, in whatever form the files hold them: with their
+own scale and offset, or as values of 0 to 1. Values of unclear meaning are refused, never guessed.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from core_runtime.errors import UserError
 from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, RGB_BANDS, band_of
 from remote_sensing.rasters import UNREADABLE
 
-UNIT = 10_000.0  # what a reflectance of 1 is here
+UNIT = 10_000.0  # the value of a reflectance of 1 here
 
 
 @dataclass(frozen=True)
 class Source:
-    """One band of a scene: ``value · scale + offset`` is what the scene gives.
+    """One band of a scene, whose pixels are ``value · scale + offset``.
 
     Attributes:
         file: opened.
-        index: of the band in it.
-        zero_is_empty: whether the value 0 means that there is no data, as in Sentinel-2 products.
+        index: of the band in it, from 1.
+        zero_is_empty: whether the value 0 means "no data", as in Sentinel-2 products.
     """
 
     file: Any
@@ -43,13 +43,13 @@ class Source:
 def sources_of(
     file: Any, path: Path, bands: Sequence[str] | None, quantification: float | None, warnings: list[str]
 ) -> dict[str, Source]:
-    """The bands of one file, by what it says of them.
+    """The bands of one file, according to its own description.
 
     Args:
         file: as rasterio opened it.
         path: of the file.
-        bands: names of its bands in order, where it does not say them.
-        quantification: the value that means a reflectance of 1; read off the file where it is None.
+        bands: names of its bands in order, if it does not state them.
+        quantification: the value that stands for a reflectance of 1; if None, taken from the file.
         warnings: what the user should know is added.
 
     Raises:
@@ -61,11 +61,12 @@ def sources_of(
     else:
         names = _names_of(file, indices, path, warnings)
     named = {name: index for name, index in zip(names, indices, strict=True) if name}
+    # 8-bit bands called B04, B03, B02 are a rendered picture, not reflectances
     if file.dtypes[0] == "uint8" and set(named) == set(RGB_BANDS) and quantification is None:
         named = {"R": named["B04"], "G": named["B03"], "B": named["B02"]}
     if tuple(named) == RGB:
         if file.dtypes[0] != "uint8":
-            raise UserError(f"{path}: R, G, B are 8-bit pictures, these values are {file.dtypes[0]}")
+            raise UserError(f"{path}: R, G, B must be 8-bit pictures, these values are {file.dtypes[0]}")
         return {name: Source(file, index + 1) for name, index in named.items()}
     scale = reflectance_scale(file, list(named.values()), path, quantification, warnings)
     sources = {}
@@ -77,7 +78,12 @@ def sources_of(
 def _given_names(bands: Sequence[str], count: int, path: Path) -> list[str]:
     if len(bands) != count:
         raise UserError(f"{path} has {count} bands, {len(bands)} names were given", "name every band with --bands")
-    names = [name.upper() if name.upper() in RGB else band_of(name) or "" for name in bands]
+    names = []
+    for name in bands:
+        if name.upper() in RGB:
+            names.append(name.upper())
+        else:
+            names.append(band_of(name) or "")
     unknown = [name for name, band in zip(bands, names, strict=True) if not band]
     if unknown:
         raise UserError(f"--bands: {', '.join(unknown)} is not a band of Sentinel-2", f"known: {', '.join(FILE_ORDER)}")
@@ -93,7 +99,7 @@ def _names_of(file: Any, indices: Sequence[int], path: Path, warnings: list[str]
         if not any(names):
             raise UserError(
                 f"{path}: its bands are called {', '.join(map(repr, descriptions[:4]))} …, which is not understood",
-                "say which they are, in the order of the file: --bands B02,B03,B04,B08",
+                "name them in the order of the file: --bands B02,B03,B04,B08",
             )
         others = [text or "(no name)" for text, name in zip(descriptions, names, strict=True) if not name]
         if others:
@@ -101,24 +107,27 @@ def _names_of(file: Any, indices: Sequence[int], path: Path, warnings: list[str]
         _refuse_twice([name for name in names if name], path)
         return names
     if len(indices) == len(RGB) and file.dtypes[0] == "uint8":
-        colours = {file.colorinterp[i]: name for i, name in zip(indices, RGB, strict=True)}
-        order = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
-        if set(colours) == set(order):
-            return [order[file.colorinterp[i]] for i in indices]
+        # a picture's bands may be in another order than R, G, B, as the file says by their colours
+        name_of = {ColorInterp.red: "R", ColorInterp.green: "G", ColorInterp.blue: "B"}
+        colours = [file.colorinterp[i] for i in indices]
+        if set(colours) == set(name_of):
+            return [name_of[colour] for colour in colours]
         return list(RGB)
     if len(indices) == len(FILE_ORDER):
-        warnings.append("the file names no bands: EuroSAT's order is assumed (B8A last); --bands says another")
+        warnings.append(
+            "the file does not name its bands: EuroSAT's order is assumed (B8A last); --bands gives another"
+        )
         return list(FILE_ORDER)
     raise UserError(
         f"{path} has {len(indices)} bands of {file.dtypes[0]} without names",
-        "say which they are, in the order of the file: --bands B02,B03,B04,B08",
+        "name them in the order of the file: --bands B02,B03,B04,B08",
     )
 
 
 def _refuse_twice(names: Sequence[str], path: Path) -> None:
     for name in names:
         if names.count(name) > 1:
-            hint = "say which each is, in the order of the file: --bands B02,B03,B04,B08"
+            hint = "name each in the order of the file: --bands B02,B03,B04,B08"
             raise UserError(f"{path}: two bands are called {name}", hint)
 
 
@@ -132,12 +141,13 @@ def reflectance_scale(
     """
     if quantification is not None:
         return UNIT / quantification
-    hint = "--quantification says which value means a reflectance of 1"
+    hint = "--quantification gives the value that stands for a reflectance of 1"
     if all(file.dtypes[i] in ("uint8", "int8") for i in indices):
         raise UserError(f"{path}: {len(indices)} bands of 8-bit values are not reflectances", hint)
     values = _sample(file, indices)
     if not len(values):
-        return 1.0  # nothing but missing data, which is said where the scene is read
+        return 1.0  # only missing data, which is reported when the scene is read
+    # not the maximum: a few saturated pixels must not decide
     high = float(np.percentile(values, 99.9))
     if high > 100 and high <= 30_000:
         return 1.0
@@ -151,7 +161,7 @@ def reflectance_scale(
 
 
 def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64) -> NDArray[np.float64]:
-    """Values of some windows spread over a file, with its own scale and offset; without missing ones and zeros."""
+    """Values from windows spread over a file, with its own scale and offset; without missing ones and zeros."""
     values = []
     bands = [i + 1 for i in indices]
     for row in range(windows):

@@ -1,4 +1,4 @@
-"""Tiles decoded once into a memory map, which every later run opens at once."""
+"""Tiles decoded once into a memory map, which later runs open at once."""
 
 from __future__ import annotations
 
@@ -27,23 +27,26 @@ from remote_sensing.landuse.scenes.places import pixel_size
 
 
 def cache_folder() -> Path:
-    """Where decoded tiles are kept: ``$XDG_CACHE_HOME/attention-suite``, or that below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attention-suite" / "eurosat"
+    """The folder of decoded tiles: below ``$XDG_CACHE_HOME``, or below ``~/.cache``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "attention-suite" / "eurosat"
 
 
 def decode(name: str, data: bytes) -> NDArray:
-    """(bands, height, width) of one file: uint8 of pictures, the file's own dtype of GeoTIFFs.
+    """(bands, height, width) of one file: uint8 for pictures, the file's own dtype for GeoTIFFs.
 
     Raises:
-        UserError: no pixels, named.
+        UserError: it holds no pixels; it is named.
     """
     if data[: len(LFS)] == LFS:
         raise UserError(f"{name} is a Git LFS pointer, not a picture", "'git lfs pull' in the clone fetches the pixels")
-    reader: Callable[[bytes], NDArray] = _picture if Path(name).suffix.lower() in PICTURES else _raster
+    reader: Callable[[bytes], NDArray] = _raster
+    if Path(name).suffix.lower() in PICTURES:
+        reader = _picture
     try:
         return reader(data)
-    except Exception as error:  # Pillow and GDAL raise whatever a damaged file makes them
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # Pillow and GDAL raise errors of many classes for damaged files
+        reason = [*str(error).splitlines(), type(error).__name__][0]
         raise UserError(
             f"{name} cannot be read: {reason}",
             "the file is damaged or incomplete; download it again",
@@ -64,7 +67,7 @@ def _raster(data: bytes) -> NDArray:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Any]:
-    """A raster in memory, silent about missing coordinates."""
+    """A raster in memory, opened without warnings about missing coordinates."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         with MemoryFile(data) as file, file.open() as raster:
@@ -72,18 +75,20 @@ def _opened(data: bytes) -> Iterator[Any]:
 
 
 def tile_pixel_size(tiles: TileSet) -> float | None:
-    """Metres of a pixel's side: what the first raster says; 10 of EuroSAT's pictures, which say nothing; else None."""
+    """Metres of a pixel's side: from the first raster; 10 for EuroSAT's pictures, which do not state it; else None."""
     if tiles.is_rgb:
-        return 10.0 if tiles.classes == CLASSES else None
+        if tiles.classes == CLASSES:
+            return 10.0
+        return None
     with _opened(next(iter(tiles.read(tiles.files[:1])))) as raster:
         return pixel_size(raster.transform, raster.crs, raster.height, raster.width)
 
 
 def _band_order(tiles: TileSet) -> list[int] | None:
-    """Where each band of EuroSAT stands in the rasters, by what the first of them says; None where it says nothing.
+    """The position of each band of EuroSAT in the rasters, according to the first of them; None if it does not name its bands.
 
     Raises:
-        UserError: it says something else, or its values are not reflectances × 10,000.
+        UserError: it has other bands, or its values are not reflectances × 10,000.
     """
     name = tiles.files[0]
     with _opened(next(iter(tiles.read(tiles.files[:1])))) as raster:
@@ -95,7 +100,7 @@ def _band_order(tiles: TileSet) -> list[int] | None:
         if raster.dtypes[0].startswith("float") and float(np.nan_to_num(raster.read()).max()) <= 2:
             raise UserError(
                 f"{tiles.root}: {name} holds values of 0 to 1",
-                "EuroSAT's reflectances are × 10,000: scale the tiles so",
+                "EuroSAT's reflectances are × 10,000: scale the tiles accordingly",
             )
         descriptions = [text or "" for text in raster.descriptions]
     if not any(descriptions):
@@ -105,7 +110,7 @@ def _band_order(tiles: TileSet) -> list[int] | None:
         shown = ", ".join(map(repr, descriptions[:4]))
         raise UserError(
             f"{tiles.root}: the bands of {name} are called {shown} …, which is not understood",
-            f"call them {', '.join(FILE_ORDER)}, or leave the names out where the order is this",
+            f"call them {', '.join(FILE_ORDER)}, or remove the names if they are in this order",
         )
     return [names.index(band) for band in FILE_ORDER]
 
@@ -114,17 +119,19 @@ def decoded(tiles: TileSet, cache: Path | None = None) -> NDArray:
     """All tiles as one read-only memory map (tiles, bands, height, width), decoded on the first call.
 
     Raises:
-        UserError: a file that cannot be read, or of another size or number of bands than the first, named.
+        UserError: a file that cannot be read, or with another size or number of bands than the first; it is named.
     """
     key = fingerprint({"root": str(tiles.root.resolve()), "base": tiles.base, "files": _facts(tiles)})
     path = (cache or cache_folder()) / f"{key}.npy"
     if path.exists():
         try:
             return np.load(path, mmap_mode="r")
-        except (ValueError, OSError, EOFError):  # cut short by a full disk, say: decode anew
+        except (ValueError, OSError, EOFError):  # cut short, perhaps by a full disk: decode again
             path.unlink()
     first = decode(tiles.files[0], next(iter(tiles.read(tiles.files[:1]))))
-    order = None if tiles.is_rgb else _band_order(tiles)
+    order = None
+    if not tiles.is_rgb:
+        order = _band_order(tiles)
     with writing(path) as temporary:
         store = np.lib.format.open_memmap(
             temporary, mode="w+", dtype=first.dtype, shape=(len(tiles.files), *first.shape)
@@ -135,11 +142,13 @@ def decoded(tiles: TileSet, cache: Path | None = None) -> NDArray:
             if tile.shape != first.shape:
                 raise UserError(
                     f"{name} is {tile.shape} (bands, height, width), {tiles.files[0]} is {first.shape}",
-                    "all tiles need one size; leave the others out",
+                    "all tiles must have the same size; remove the others",
                 )
-            store[i] = tile if order is None else tile[order]
+            if order is not None:
+                tile = tile[order]
+            store[i] = tile
         store.flush()
-        del store
+        del store  # closes the map before the file is renamed
     return np.load(path, mmap_mode="r")
 
 
@@ -151,9 +160,12 @@ def digests(store: NDArray, numbers: Sequence[int] | None = None) -> list[str]:
 
 
 def _facts(tiles: TileSet) -> list[list[object]]:
-    """Names, sizes and times of the files: what tells a changed download."""
+    """Names, sizes and times of the files, which tell a changed download."""
     if tiles.archive is not None:
         stat = tiles.archive.stat()
         return [[tiles.archive.name, stat.st_size, stat.st_mtime_ns, len(tiles.files)]]
-    stats = ((f, (Path(tiles.base) / f).stat()) for f in tiles.files)
-    return [[f, s.st_size, s.st_mtime_ns] for f, s in stats]
+    facts: list[list[object]] = []
+    for name in tiles.files:
+        stat = (Path(tiles.base) / name).stat()
+        facts.append([name, stat.st_size, stat.st_mtime_ns])
+    return facts

@@ -1,4 +1,4 @@
-"""Labelled tiles one by one, as torchgeo gives them."""
+"""Labelled tiles one by one, in torchgeo's form."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from remote_sensing.landuse.scenes.layouts import TileSet
 
 
 class LandUseTiles(Dataset):
-    """Tiles as torchgeo gives them: ``{"image": float32 (bands, height, width), "label": int64}``, pixel values as in the files.
+    """Tiles in torchgeo's form: ``{"image": float32 (bands, height, width), "label": int64}``, pixel values as in the files.
 
     Args:
         store: memory map (tiles, bands, height, width).
-        tiles: what they are.
-        numbers: which of them, in order; all if left out.
-        bands: a subset by name, in the order wanted (of 13-band tiles).
+        tiles: their files and labels.
+        numbers: a selection of them, in order; default: all.
+        bands: a subset by name, in the requested order (of 13-band tiles).
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class LandUseTiles(Dataset):
         self.store, self.tiles = store, tiles
         self.numbers = list(range(len(tiles.files)) if numbers is None else numbers)
         self.bands = tuple(bands or tiles.bands)
-        unknown = [b for b in self.bands if b not in tiles.bands]
+        unknown = [band for band in self.bands if band not in tiles.bands]
         if unknown:
             raise ValueError(f"the tiles have the bands {', '.join(tiles.bands)}, not {', '.join(unknown)}")
         self.channels: list[int] | None = None  # all of them, in the file's order
@@ -62,7 +62,7 @@ class LandUseTiles(Dataset):
         if self.bands == RGB:
             colours = image / 255
         else:
-            order = [self.bands.index(b) for b in RGB_BANDS if b in self.bands] or [0, 0, 0]
+            order = [self.bands.index(band) for band in RGB_BANDS if band in self.bands] or [0, 0, 0]  # else grey
             colours = (image[order] / 3000).clamp(0, 1)
         axes.imshow(colours.permute(1, 2, 0).numpy())
         axes.set_axis_off()

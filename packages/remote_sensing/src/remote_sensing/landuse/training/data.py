@@ -15,13 +15,13 @@ from remote_sensing.landuse.scenes.tiles import LandUseTiles
 
 
 class LandUseData(lightning.LightningDataModule):
-    """The loaders of a split, with an order of its own for every epoch (augmentation is the training step's).
+    """The loaders of a split, with another order in every epoch (augmentation is part of the training step).
 
     Args:
         store: memory map of the tiles.
-        tiles: what they are.
-        split: which part each is in.
-        batch: tiles a step.
+        tiles: their files and labels.
+        split: the part of each tile.
+        batch: tiles per step.
         workers: loader processes.
         seed: of the order.
     """
@@ -44,7 +44,8 @@ class LandUseData(lightning.LightningDataModule):
         self.test = LandUseTiles(store, tiles, split.test, bands=bands)
 
     def train_dataloader(self) -> DataLoader:
-        last = len(self.train) > self.batch and len(self.train) % self.batch == 1  # batch norm needs two tiles
+        # batch norm needs two tiles: a last batch of one is dropped
+        last = len(self.train) > self.batch and len(self.train) % self.batch == 1
         order = EpochOrder(len(self.train), self.seed, epoch=first_epoch(self))
         return DataLoader(self.train, self.batch, sampler=order, num_workers=self.workers, drop_last=last)
 

@@ -1,4 +1,4 @@
-"""What a training step does: loss, schedule, and what is written down of every epoch."""
+"""The training step: loss, schedule, and the record of every epoch."""
 
 from __future__ import annotations
 
@@ -28,16 +28,21 @@ class LandUseTraining(Training):
         super().__init__(model, seed)
         self.prepare, self.recipe = prepare, recipe
         self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
-        self.loss = nn.CrossEntropyLoss(None if weights is None else torch.tensor(weights))
+        class_weights = None
+        if weights is not None:
+            class_weights = torch.tensor(weights)
+        self.loss = nn.CrossEntropyLoss(class_weights)
 
     def training_step(self, batch: Mapping[str, Tensor], index: int) -> Tensor:
         image = batch["image"]
         if self.recipe.augment:
             rgb = self.prepare.is_rgb
-            image = augmented(image, limit=255.0 if rgb else 10_000.0, rgb=rgb)
+            limit = 255.0 if rgb else 10_000.0
+            image = augmented(image, limit=limit, rgb=rgb)
         logits = self.model(self.prepare(image))
         loss = self.finite(self.loss(logits, batch["label"]))
-        self.count(train_loss=loss.item(), train_accuracy=(logits.argmax(1) == batch["label"]).float().mean().item())
+        is_right = logits.argmax(1) == batch["label"]
+        self.count(train_loss=loss.item(), train_accuracy=is_right.float().mean().item())
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -46,6 +51,7 @@ class LandUseTraining(Training):
     def validation_step(self, batch: Mapping[str, Tensor], index: int) -> None:
         logits, labels = self.model(self.prepare(batch["image"])), batch["label"]
         right = (logits.argmax(1) == labels).sum().cpu()
+        # sums, not means: the last batch is smaller
         self.sums += torch.stack([right, self.loss(logits, labels).cpu() * len(labels), torch.tensor(len(labels))])
 
     def on_validation_epoch_end(self) -> None:
@@ -55,8 +61,11 @@ class LandUseTraining(Training):
         self.count(val_loss=loss / tiles, val_accuracy=right / tiles)
 
     def close_epoch(self) -> dict[str, float]:
-        alphas = getattr(self.model, "attention_weights", list)()
-        return super().close_epoch() | {f"alpha_{i + 1:02}": a for i, a in enumerate(alphas)}
+        row = super().close_epoch()
+        alphas = getattr(self.model, "attention_weights", list)()  # only the balanced network has them
+        for number, alpha in enumerate(alphas, 1):
+            row[f"alpha_{number:02}"] = alpha
+        return row
 
     def configure_optimizers(self) -> Any:
         recipe, total = self.recipe, int(self.trainer.estimated_stepping_batches)
@@ -64,13 +73,16 @@ class LandUseTraining(Training):
         if recipe.schedule == "plateau":
             self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=3)
             return optimizer
+        # The published schedules change once an epoch; Lightning counts steps.
         each = max(1, total // recipe.epochs)
+        with_restarts = recipe.schedule == "warm-restarts"
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: cosine(step // each, recipe.epochs, recipe.schedule == "warm-restarts")
+            optimizer, lambda step: cosine(step // each, recipe.epochs, with_restarts)
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning does not know this schedule, since it is stepped by hand
         if self.plateau is not None:
             checkpoint["plateau"] = self.plateau.state_dict()
 
@@ -80,7 +92,7 @@ class LandUseTraining(Training):
 
 
 def cosine(epoch: int, epochs: int, restarts: bool, first: int = 15) -> float:
-    """Factor on the learning rate: half a cosine over all epochs, or over periods of 15, 30, 60 … epochs that each begin anew."""
+    """Factor on the learning rate: half a cosine over all epochs, or over periods of 15, 30, 60 … epochs that each start from the top."""
     if not restarts:
         return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
     while epoch >= first:
@@ -92,7 +104,7 @@ def class_weights(kind: str, tiles: TileSet, split: Split) -> list[float] | None
     """The weights of the loss.
 
     Raises:
-        UserError: the published ones are asked for, and the classes are not EuroSAT's.
+        UserError: the published ones are requested, but the classes are not EuroSAT's.
     """
     if kind == "paper":
         if tiles.classes != CLASSES:
@@ -103,6 +115,7 @@ def class_weights(kind: str, tiles: TileSet, split: Split) -> list[float] | None
             )
         return list(PUBLISHED_WEIGHTS)
     if kind == "effective":
-        labels = [tiles.labels[i] for i in split.train]
-        return effective_weights([labels.count(c) for c in range(len(tiles.classes))])
+        labels = [tiles.labels[number] for number in split.train]
+        counts = [labels.count(number) for number in range(len(tiles.classes))]
+        return effective_weights(counts)
     return None

@@ -14,7 +14,7 @@ AS_PUBLISHED: Any = None  # a setting that `Recipe.complete` fills in for the ne
 
 @options
 class Recipe:
-    """How the network learns (AdamW).
+    """How the network is trained (AdamW).
 
     Attributes:
         epochs: passes over the training tiles; default: as published for the network.
@@ -24,9 +24,9 @@ class Recipe:
         schedule: warm-restarts (cosine, first period 15 epochs, each twice the last), cosine over all epochs, or plateau (halved after three
             epochs without a lower validation loss); default: as published for the network.
         patience: epochs without a better validation accuracy that end the training; 0: never; default: as published.
-        class_weights: of the loss: the paper's for EuroSAT's ten classes, by effective number of tiles, or none; default: the paper's where
+        class_weights: of the loss: the paper's for EuroSAT's ten classes, by effective number of tiles, or none; default: the paper's if
             the classes are EuroSAT's, else effective.
-        augment: flips, turns, colour jitter and blur of the training tiles.
+        augment: flips, rotations, colour jitter and blur of the training tiles.
     """
 
     epochs: Annotated[int, AtLeast(1)] = AS_PUBLISHED
@@ -39,11 +39,16 @@ class Recipe:
     augment: Annotated[bool, Flag("--no-augment")] = True
 
     def complete(self, network: str, classes: Sequence[str]) -> "Recipe":
-        """This recipe with every setting that was left open as published for the network."""
+        """This recipe with every open setting as published for the network."""
         published: dict[str, Any] = dict(PRESETS[network])
-        published["class_weights"] = "paper" if tuple(classes) == CLASSES else "effective"
-        open_settings = [field.name for field in fields(self) if getattr(self, field.name) is None]
-        return replace(self, **{name: published[name] for name in open_settings})
+        published["class_weights"] = "effective"
+        if tuple(classes) == CLASSES:
+            published["class_weights"] = "paper"
+        values = {}
+        for field in fields(self):
+            if getattr(self, field.name) is None:
+                values[field.name] = published[field.name]
+        return replace(self, **values)
 
 
 _FINE_TUNING = {"epochs": 30, "lr": 1e-4, "weight_decay": 1e-4, "schedule": "cosine", "patience": 10}
@@ -57,8 +62,10 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 def effective_weights(counts: Sequence[int], beta: float = 0.999) -> list[float]:
-    """``(1 − β) / (1 − βⁿ)`` of each class, scaled to mean 1 (Cui et al. 2019); a class without tiles weighs 0."""
-    raw = [(1 - beta) / (1 - beta**n) if n else 0.0 for n in counts]
+    """``(1 − β) / (1 − βⁿ)`` of each class, scaled to mean 1 (Cui et al. 2019); a class without tiles has weight 0."""
+    raw = []
+    for count in counts:
+        raw.append((1 - beta) / (1 - beta**count) if count else 0.0)
     present = sum(weight > 0 for weight in raw)
     mean = sum(raw) / max(1, present)
     return [weight / mean for weight in raw]

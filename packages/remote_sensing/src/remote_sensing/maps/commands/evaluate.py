@@ -1,6 +1,7 @@
 """``remote-sensing maps evaluate``."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ PICTURES = 8  # of the first tiles
 
 @dataclass(frozen=True)
 class MapEvaluation(Outcome):
-    """Measures of a mask, or of a model on tiles; in groups, NaN where nothing can be measured."""
+    """Measures of a mask, or of a model on tiles; in groups, NaN where they are undefined."""
 
     metrics: Mapping[str, Any]
     table: Path
@@ -36,11 +37,12 @@ class MapEvaluation(Outcome):
 
 
 def _lines(metrics: Mapping[str, Any], indent: str = "") -> Iterable[str]:
+    """Names and values, groups indented below their names."""
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             yield f"{indent}{name}"
             yield from _lines(value, indent + "  ")
-        elif value is None or value != value:
+        elif value is None or math.isnan(value):
             yield f"{indent}{name:16} –"
         else:
             yield f"{indent}{name:16} {value:.4g}"
@@ -60,23 +62,26 @@ def evaluate(
     device: Device = "auto",
     overwrite: Overwrite = False,
 ) -> MapEvaluation:
-    """Judges a model on labelled tiles, or a mask against true vectors: IoU, F1, lines by buffer, PQ of areas.
+    """Evaluates a model on labelled tiles, or a mask against true vectors: IoU, F1, lines by buffer, PQ of areas.
 
     Example: remote-sensing maps evaluate out/sheet_mask.tif --truth railways.gpkg --tolerance 10
 
     Args:
-        data: tiles with annotation/, or a mask that predict wrote with --truth.
-        truth: true polygons, lines or a raster, of a mask.
-        part: of tiles.
-        tolerance: how near lines must be: map units or pixels.
-        empty: what an image without feature and prediction counts.
+        data: tiles with annotation/, or with --truth a mask written by predict.
+        truth: true polygons, lines or a raster, for a mask.
+        part: of the tiles.
+        tolerance: greatest distance of matching lines: map units or pixels.
+        empty: value of an image without feature and prediction.
     """
     from core_runtime.folders import write_text
     from core_runtime.identity import refuse_inputs_as_outputs
     from remote_sensing.maps.model.folder import load
 
     table = out / "metrics.json"
-    refuse_inputs_as_outputs([data] if truth is None else [data, truth], [out, table])
+    inputs = [data]
+    if truth is not None:
+        inputs.append(truth)
+    refuse_inputs_as_outputs(inputs, [out, table])
     if table.exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     if truth is not None:
@@ -91,7 +96,7 @@ def evaluate(
 
 @dataclass
 class _Tally:
-    """What was counted on some tiles."""
+    """Counts over some tiles."""
 
     measures: list[Any] = field(default_factory=list)
     pixels: Any = None
@@ -116,9 +121,9 @@ class _Tally:
 
 
 def _judge_tiles(model: "SheetModel", root: Path, pictures: Path, part: str, empty: Empty) -> dict[str, Any]:
-    """The published measures (a mean over images) and pooled ones of a model on tiles, with pictures of the first.
+    """The published measures (a mean over images) and pooled ones of a model on tiles, with pictures of the first tiles.
 
-    Tiles that the model learned from, or was chosen by, are told apart: measures of both are given where there are both.
+    Tiles that the model was trained on, or selected by, have measures of their own beside those of the others.
 
     Raises:
         UserError: no such tiles.
@@ -133,13 +138,14 @@ def _judge_tiles(model: "SheetModel", root: Path, pictures: Path, part: str, emp
 
     examples = siegfried(root, part, model.classes)
     known = model.known_tiles
-    unseen, seen = _Tally(pixels=PixelCounts()), _Tally(pixels=PixelCounts())
+    new_tiles, known_tiles = _Tally(pixels=PixelCounts()), _Tally(pixels=PixelCounts())
     for i, name in enumerate(examples.names):
         image, label = examples.read(name)
         logits = model.logits(torch.from_numpy(image)[None])[0]
+        # the strongest class where any logit is positive, else 0, the background
         predicted = np.where((logits > 0).any(0).numpy(), logits.argmax(0).numpy() + 1, 0)
         truth = torch.from_numpy(label > 0)[None]
-        tally = seen if examples.digest(name) in known else unseen
+        tally = known_tiles if examples.digest(name) in known else new_tiles
         tally.measures.append(image_measures(torch.from_numpy(predicted > 0)[None], truth, empty=empty)[0])
         tally.pixels.add(predicted > 0, label > 0)
         tally.probabilities.append(logits.max(0).values.sigmoid().flatten())
@@ -148,24 +154,23 @@ def _judge_tiles(model: "SheetModel", root: Path, pictures: Path, part: str, emp
             write_comparison(
                 image, label, predicted, pictures / f"{name}.png", classes=model.classes, notice=model.notice
             )
-    if not seen.measures:
-        return unseen.metrics()
+    if not known_tiles.measures:
+        return new_tiles.metrics()
     warn(
-        f"the model learned from {len(seen.measures)} of these {len(examples.names)} tiles, or was chosen by them: "
-        "what it makes of them says how well it remembers"
+        f"the model was trained on, or selected by, {len(known_tiles.measures)} of these {len(examples.names)} tiles: "
+        "its results on them show how well it remembers"
     )
-    if not unseen.measures:
-        return {"seen in training": seen.metrics()}
-    return {**unseen.metrics(), "seen in training": seen.metrics()}
+    if not new_tiles.measures:
+        return {"seen in training": known_tiles.metrics()}
+    return {**new_tiles.metrics(), "seen in training": known_tiles.metrics()}
 
 
 def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -> dict[str, Any]:
-    """A mask raster against true vectors or a raster: pixels of each class; lines by buffer where the truth is lines; PQ where it is areas.
+    """A mask raster against true vectors or a raster: pixels of each class; lines by buffer if the truth has lines; PQ if it has areas.
 
     Raises:
         UserError: files that do not fit together.
     """
-
     from remote_sensing.maps.sheets.formats import is_vector
     from remote_sensing.maps.sheets.georeference import place
     from remote_sensing.maps.sheets.labels import draw_shapes, read_label, read_shapes
@@ -187,6 +192,7 @@ def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -
         label = read_label(truth, max(numbers), grid)
         return {"classes": _judge_pixels(predicted, label, dict(zip(labels.classes, numbers, strict=True)))}
     shapes = read_shapes(truth, grid, labels)
+    # the labels count their own classes; the mask has its own numbers
     shapes = replace(shapes, numbers=[numbers[number - 1] for number in shapes.numbers])
     label = draw_shapes(shapes, grid, labels.line_width, truth)
     metrics: dict[str, Any] = {
@@ -196,10 +202,10 @@ def _judge_mask(mask: Path, truth: Path, labels: LabelOptions, tolerance: str) -
 
 
 def _match_classes(names: Mapping[int, str], labels: LabelOptions, truth: Path) -> tuple[list[int], LabelOptions]:
-    """Class numbers of the mask that are judged, and the labels' options with their names.
+    """Class numbers of the mask to evaluate, and the labels' options with their names.
 
     Raises:
-        UserError: the mask knows no such class, or has several and nothing says which of them the truth is.
+        UserError: the mask has no such class, or has several and it is unknown which of them the truth is.
     """
     from core_runtime.tables import match_name
     from remote_sensing.maps.sheets.formats import is_vector
@@ -210,7 +216,7 @@ def _match_classes(names: Mapping[int, str], labels: LabelOptions, truth: Path) 
     if labels.classes == LabelOptions().classes:  # none were given
         if len(names) > 1 and is_vector(truth) and labels.class_column is None:
             raise UserError(
-                f"the mask has the classes {', '.join(by_name)}, and nothing says which of them {truth.name} is",
+                f"the mask has the classes {', '.join(by_name)}, and it is unknown which of them {truth.name} is",
                 "--classes names one of them, or --class-column the column of the classes",
             )
         return list(by_name.values()), replace(labels, classes=tuple(by_name))
@@ -224,7 +230,7 @@ def _match_classes(names: Mapping[int, str], labels: LabelOptions, truth: Path) 
 
 
 def _judge_pixels(predicted: Any, label: Any, classes: Mapping[str, int]) -> dict[str, Any]:
-    """Pixels of each class, where the mask holds data."""
+    """Pixel measures of each class, where the mask holds data."""
     from remote_sensing.maps.metrics import PixelCounts
     from remote_sensing.maps.results import NODATA
     from remote_sensing.maps.sheets.grid import strips
@@ -240,7 +246,7 @@ def _judge_pixels(predicted: Any, label: Any, classes: Mapping[str, int]) -> dic
 
 
 def _judge_objects(predicted: Any, shapes: "Shapes", grid: "Grid", tolerance: str) -> dict[str, Any]:
-    """Lines and areas of the truth against those of the mask, of the classes that the truth holds."""
+    """Lines and areas of the truth against those of the mask, for the classes of the truth."""
     import numpy as np
 
     from remote_sensing.maps.metrics import line_measures, panoptic_quality
@@ -269,8 +275,9 @@ def _judge_objects(predicted: Any, shapes: "Shapes", grid: "Grid", tolerance: st
 
 
 def _without_nan(value: Any) -> Any:
+    """For JSON, which has no NaN."""
     if isinstance(value, Mapping):
         return {name: _without_nan(entry) for name, entry in value.items()}
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and math.isnan(value):
         return None
     return value

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def inspect(path: Path, /) -> Findings | FolderFindings:
-    """Says what a sheet holds, whether it can be used, and what to do next.
+    """Reports what a sheet holds, whether it can be used, and what to do next.
 
     Example: remote-sensing maps inspect sheet.tif
 
@@ -37,14 +37,14 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
 
 
 def glance(path: Path) -> Findings:
-    """The first look of ``attention-suite try``; of a folder, at its first sheet."""
+    """The first look of ``attention-suite try``; for a folder, at its first sheet."""
     if is_tiles(path):
         return examine_tiles(path, pictures=True)
     return examine_sheet(find_sheets(path)[0], pictures=True)
 
 
 def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
-    """Looks at training tiles.
+    """Examines training tiles.
 
     Raises:
         UserError: they cannot be used.
@@ -60,7 +60,8 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
             continue
         examples = siegfried(path, part)
         labels = [examples.read(name)[1] for name in examples.names]
-        share = float(np.mean([(label > 0).mean() for label in labels]))
+        shares = [(label > 0).mean() for label in labels]
+        share = float(np.mean(shares))
         details[part] = f"{len(labels)} tiles of {examples.side} pixels, {share:.1%} of them feature"
         if pictures and not drawn:
             drawn.append((preview(examples.files[0]), "The first tile"))
@@ -68,10 +69,11 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
         raise UserError(
             f"{path}: annotation/ but none of train/, val/, test/", "the layout of dataset_railway is expected"
         )
+    parts = [f"{part}: {words}" for part, words in details.items()]
     return Findings(
         title=path.name,
         kind="training tiles",
-        summary=", ".join(f"{part}: {words}" for part, words in details.items()),
+        summary=", ".join(parts),
         details=details,
         next_commands=[f"remote-sensing maps train {quote(str(path))} --variant tiny --out run"],
         pictures=drawn,
@@ -79,7 +81,7 @@ def examine_tiles(path: Path, *, pictures: bool = False) -> Findings:
 
 
 def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
-    """Looks at one sheet.
+    """Examines one sheet.
 
     Raises:
         UserError: it cannot be read.
@@ -90,6 +92,7 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
     with Sheet(path) as sheet:
         details, warnings = sheet.facts, list(sheet.warnings)
         kind = kind_of(sheet.file, path)
+        # a small mask is enough: only a sheet that is entirely empty is of interest
         holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
     details["holds data"] = f"{holds_data.mean():.0%}"
     if not holds_data.any():
@@ -98,7 +101,9 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
     next_commands = [f"remote-sensing maps predict {file} --model run/model --vector gpkg"]
     if kind.warning:
         warnings.insert(0, kind.warning)
-        next_commands = [f"remote-sensing {kind.command} {file}"] if kind.command else []
+        next_commands = []
+        if kind.command:
+            next_commands.append(f"remote-sensing {kind.command} {file}")
     drawn = []
     if pictures:
         drawn.append((preview(path), "Preview"))

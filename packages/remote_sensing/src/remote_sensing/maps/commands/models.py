@@ -15,7 +15,7 @@ def get(name: str, /, *, out: Path = Path("models")) -> Described:
     Example: remote-sensing maps models get mapsam-tithe --out models
 
     Args:
-        name: as the list says.
+        name: as in the list.
         out: folder for the files.
     """
     from core_runtime.hub import hub_errors
@@ -44,7 +44,7 @@ def convert(
     side: int = 224,
     out: Path = Path("models"),
 ) -> Described:
-    """Makes a model folder of SAM's checkpoint and a MapSAM adapter file of the official code; ranks and classes are read off its shapes.
+    """Makes a model folder from SAM's checkpoint and a MapSAM adapter file of the official code; ranks and classes are inferred from its shapes.
 
     Example: remote-sensing maps models convert epoch_159.pth --sam sam_vit_b_01ec64.pth --out railway-model
 
@@ -68,6 +68,7 @@ def convert(
     try:
         state, base = plain_keys(read_official(adapter)), read_official(sam)
         tokens = state.get("mask_decoder.mask_tokens.weight")
+        # one per attention layer: (inputs, rank)
         ranks = [tensor.shape[1] for key, tensor in state.items() if key.endswith(".lora_A_q")]
         if tokens is None or not ranks:
             raise ValueError(f"{adapter} is not a MapSAM adapter: no mask tokens or no lora_A_q")
@@ -105,12 +106,12 @@ def check(folder: str, /) -> Described:
     logits = model.logits(torch.zeros(1, 3, model.side, model.side, dtype=torch.uint8))
     if not bool(torch.isfinite(logits).all()):
         raise UserError(
-            f"{folder}: the model's answers are not finite", "its weights are damaged: train or convert again"
+            f"{folder}: the model's outputs are not finite", "its weights are damaged: train or convert again"
         )
     return Described(
         {
             "model": folder,
-            "parameters": sum(p.numel() for p in model.network.parameters()),
+            "parameters": sum(parameter.numel() for parameter in model.network.parameters()),
             "classes": list(model.classes),
             "tile": f"{model.side} sheet pixels, {model.network.config.image_size} in the network",
             "channel_order": model.channel_order,

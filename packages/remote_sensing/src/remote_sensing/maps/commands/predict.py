@@ -37,7 +37,7 @@ Format = Literal["gpkg", "geojson", "shp", "fgb"]
 
 @dataclass(frozen=True)
 class SheetPlan(Outcome):
-    """What ``predict`` would do."""
+    """The work that ``predict`` would do."""
 
     sheets: Sequence[Mapping[str, Any]]
 
@@ -51,11 +51,11 @@ class SheetPlan(Outcome):
 
 @dataclass(frozen=True)
 class SheetPredictions(BulkOutcome):
-    """What was found on each sheet.
+    """The results on each sheet.
 
     Attributes:
-        sheets: a row of figures and files per sheet that succeeded.
-        attempts: what became of each sheet, and of its vectors.
+        sheets: figures and files of each sheet that succeeded.
+        attempts: the result of each sheet, and of its vectors.
     """
 
     sheets: Sequence[Mapping[str, Any]]
@@ -68,7 +68,7 @@ class SheetPredictions(BulkOutcome):
         for row in self.sheets:
             yield from self._lines_of(row)
         if self.sheets and all(row["status"] == "already done" for row in self.sheets):
-            yield "All was done before; --overwrite makes it anew."
+            yield "All sheets were done before; --overwrite predicts them again."
 
     def _lines_of(self, row: Mapping[str, Any]) -> Iterable[str]:
         from remote_sensing.maps.vectors.vectorise import Vectors
@@ -92,7 +92,7 @@ class SheetPredictions(BulkOutcome):
 
 @dataclass(frozen=True)
 class _Task:
-    """What a worker needs to segment a sheet."""
+    """The work of a process on one sheet."""
 
     sheet: Path
     model: Path
@@ -106,7 +106,7 @@ class _Task:
     show: bool = False
 
     def file(self, ending: str) -> Path:
-        """One of the files that are written."""
+        """The path of one of the written files."""
         return self.out / f"{self.sheet.stem}_{ending}"
 
 
@@ -129,14 +129,14 @@ def predict(
     skip_errors: SkipErrors = True,
     overwrite: Overwrite = False,
 ) -> SheetPredictions | SheetPlan:
-    """Segments sheets of any size: mask, probabilities, polygons, centre-lines. A killed run goes on by row strips.
+    """Segments sheets of any size: mask, probabilities, polygons, centre-lines. A killed run continues by row strips.
 
     Example: remote-sensing maps predict sheet.tif --model run/model --vector gpkg --centrelines --out maps
 
     Args:
         path: a sheet or a folder of sheets.
-        vector: also polygons, in this format.
-        dry_run: only say how many tiles there would be.
+        vector: write polygons, too, in this format.
+        dry_run: only report the number of tiles.
     """
     from remote_sensing.maps.sheets.formats import find_sheets
 
@@ -145,12 +145,14 @@ def predict(
     for file in sheets:
         if file.stem in by_name:
             raise UserError(
-                f"{by_name[file.stem].name} and {file.name} have the same name but for their endings",
+                f"{by_name[file.stem].name} and {file.name} differ only in their endings",
                 "predict them into different folders",
             )
         by_name[file.stem] = file
-    ending = vector or ("gpkg" if vectors.centrelines else "")
-    if len(sheets) == 1:  # what cannot be used is said before a model is asked for
+    ending = vector or ""
+    if vectors.centrelines and not ending:
+        ending = "gpkg"
+    if len(sheets) == 1:  # an unusable sheet is reported before a missing model
         _check_sheet(sheets[0], sheet, part, vectors, ending)
     from remote_sensing.maps.model.folder import find_model
 
@@ -163,8 +165,11 @@ def predict(
     for file in sheets:
         key = {"sheet": sheet_identity(file, sheet), **parts}
         tasks.append(_Task(file, folder, on_device, precision, sheet, part, options, out, key, show=len(sheets) == 1))
-    masks = [Item(task.sheet.name, task, task.file("mask.tif"), task.key, [task.sheet]) for task in tasks]
-    layers = [_vector_item(task, ending, vectors) for task in tasks] if ending else []
+    masks, layers = [], []
+    for task in tasks:
+        masks.append(Item(task.sheet.name, task, task.file("mask.tif"), task.key, [task.sheet]))
+        if ending:
+            layers.append(_vector_item(task, ending, vectors))
     _check_outputs(tasks, layers, vectors, overwrite)
     shared: dict[str, Any] = {
         "log": out / "predict.jsonl",
@@ -174,9 +179,12 @@ def predict(
         "overwrite": overwrite,
     }
     if overwrite or not all(is_done(item.output, item.key) for item in masks):
-        _load(folder, on_device, precision)  # a model that cannot be used is one mistake, not one per sheet
+        _load(folder, on_device, precision)  # an unusable model is one error, not one per sheet
     attempts = bulk(segment_item, masks, description="Sheets", **shared)
-    rows = {task.sheet.name: _row(task, attempt) for task, attempt in zip(tasks, attempts, strict=True) if attempt.ok}
+    rows = {}
+    for task, attempt in zip(tasks, attempts, strict=True):
+        if attempt.ok:
+            rows[task.sheet.name] = _row(task, attempt)
     layers = [item for item in layers if item.name in rows]
     if layers:
         vector_attempts = bulk(vectorise_item, layers, description="Vectors", **shared)
@@ -188,7 +196,7 @@ def predict(
 
 
 def _check_sheet(path: Path, reading: SheetOptions, asked: PartOptions, vectors: VectorOptions, ending: str) -> None:
-    """Makes sure that a sheet can be read and that its coordinates allow what is asked for.
+    """Makes sure that a sheet can be read and that its coordinates allow what the user requests.
 
     Raises:
         UserError: they do not.
@@ -208,13 +216,14 @@ def _check_sheet(path: Path, reading: SheetOptions, asked: PartOptions, vectors:
 
 
 def _vector_item(task: _Task, ending: str, vectors: VectorOptions) -> Item:
+    # its key is the mask's and more: another mask makes other vectors
     output = task.out / f"{task.sheet.stem}.{ending}"
     source = task.file("mask.tif"), task.file("prob.tif"), vectors
     return Item(task.sheet.name, source, output, {"mask": task.key, **flat(vectors=vectors)}, [task.sheet])
 
 
 def _beside(item: Item, vectors: VectorOptions) -> list[Path]:
-    """The other files that are written with an item's vectors."""
+    """The other files written with an item's vectors."""
     from remote_sensing.maps.vectors.vectorise import vector_files
 
     return [file for file in vector_files(item.output, vectors).values() if file != item.output]
@@ -227,16 +236,19 @@ def _vector_paths(item: Item, vectors: VectorOptions) -> dict[str, str]:
 
 
 def _check_outputs(tasks: Sequence[_Task], layers: Sequence[Item], vectors: VectorOptions, overwrite: bool) -> None:
-    """Makes sure, before anything is computed, that no output replaces an input or another's file; unfinished ones are made anew.
+    """Makes sure, before anything is computed, that no output replaces an input or another's file; incomplete ones are made again.
 
     Raises:
         UserError: one would, or it was made from something else.
     """
-    outputs: list[tuple[Path, Mapping[str, Any], list[Path]]] = [
-        (task.file("mask.tif"), task.key, [task.file("prob.tif"), task.file("overlay.png")]) for task in tasks
-    ]
-    outputs += [(item.output, item.key, _beside(item, vectors)) for item in layers]
-    every = [file for output, _, beside in outputs for file in (output, *beside)]
+    outputs: list[tuple[Path, Mapping[str, Any], list[Path]]] = []
+    for task in tasks:
+        outputs.append((task.file("mask.tif"), task.key, [task.file("prob.tif"), task.file("overlay.png")]))
+    for item in layers:
+        outputs.append((item.output, item.key, _beside(item, vectors)))
+    every: list[Path] = []
+    for output, _, beside in outputs:
+        every += [output, *beside]
     refuse_inputs_as_outputs([task.sheet for task in tasks], every)
     for file, count in Counter(every).items():
         if count > 1:
@@ -247,7 +259,8 @@ def _check_outputs(tasks: Sequence[_Task], layers: Sequence[Item], vectors: Vect
         for file in (output, *beside):
             if file != output and not file.exists():
                 continue
-            done = is_done(file, key)  # raises for what was made from something else
+            done = is_done(file, key)  # raises an error for a file made from something else
+            # a mask without its other files (the user deleted one, say) is not done: it is marked as begun
             if file == output and done and not all(other.exists() for other in beside):
                 begin(output, key)
 
@@ -290,6 +303,7 @@ def segment_item(item: Item) -> dict[str, Any]:
     """Segments one sheet of a run."""
     task: _Task = item.source
     model = _load(task.model, task.device, task.precision)
+    # All three files belong to one key; `bulk` records the mask, the others are recorded here.
     beside = task.file("prob.tif"), task.file("overlay.png")
     for file in beside:
         begin(file, task.key)

@@ -11,7 +11,7 @@ from core_runtime.options import AtLeast, Device, Out, Overwrite, Threads, resol
 
 @dataclass(frozen=True)
 class Outlined(Outcome):
-    """What prompts became on each sheet that they lie on."""
+    """The outlines from prompts, for each sheet with prompts on it."""
 
     sheets: Sequence[dict[str, Any]]
 
@@ -36,7 +36,7 @@ def prompt(
     threads: Threads = None,
     overwrite: Overwrite = False,
 ) -> Outlined:
-    """Outlines what your points or boxes mean, over a whole folder of sheets, with plain SAM.
+    """Outlines the objects at your points or in your boxes, over a whole folder of sheets, with plain SAM.
 
     Example: remote-sensing maps prompt sheets/ --prompts houses.gpkg --sam sam_vit_b_01ec64.pth --out objects
 
@@ -44,7 +44,7 @@ def prompt(
         path: a sheet or a folder of sheets.
         prompts: points or boxes (GeoPackage, GeoJSON); columns object and label may group points.
         sam: SAM's checkpoint (sam_vit_b_01ec64.pth).
-        side: pixels of the sheet around a prompt that SAM sees.
+        side: pixels of the sheet around a prompt that SAM gets.
         image_size: pixels of the network, a multiple of 16.
     """
     from remote_sensing.maps.model.prompting import load_prompted, prompt_sheets

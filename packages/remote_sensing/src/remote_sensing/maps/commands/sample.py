@@ -12,7 +12,7 @@ from core_runtime.options import AtLeast, Overwrite, Seed
 
 @dataclass(frozen=True)
 class MapSamples(Outcome):
-    """Folders that were written."""
+    """The folders written."""
 
     folder: Path
     sheets: Path
@@ -43,9 +43,9 @@ def sample(
 
     Args:
         out: folder for sheets, truth and training tiles.
-        sheets: how many sheets.
+        sheets: number of sheets.
         size: side of a sheet in pixels.
-        tiles: training tiles with labels.
+        tiles: number of training tiles with labels.
     """
     from remote_sensing.maps.samples.samples import MapSampleParams, make_samples
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trained(Outcome):
-    """A run that ended.
+    """A finished run.
 
     Attributes:
         model: its model folder.
         adapter: its adapter file.
-        figures: tiles, parameters, the kept epoch, calibration.
-        history: a row per epoch.
-        next_step: verb and input that follow.
+        figures: tiles, parameters, the selected epoch, calibration.
+        history: one row per epoch.
+        next_step: verb and input of the next command.
     """
 
     model: Path
@@ -38,14 +38,15 @@ class Trained(Outcome):
         return {"model": self.model, "adapter": self.adapter, **self.figures}
 
     def lines(self) -> Iterable[str]:
-        f = self.figures
+        figures = self.figures
         yield (
-            f"{f['tiles']} tiles, {f['validation_tiles']} to validate; "
-            f"{f['trainable']:,} of {f['parameters']:,} parameters trained"
+            f"{figures['tiles']} tiles, {figures['validation_tiles']} to validate; "
+            f"{figures['trainable']:,} of {figures['parameters']:,} parameters trained"
         )
-        yield f"Epoch {f['epoch']} kept: validation IoU {f['val_iou']:.3f}"
+        yield f"Epoch {figures['epoch']} selected: validation IoU {figures['val_iou']:.3f}"
         yield (
-            f"Temperature {f['temperature']:.2f}: calibration error {f['ece_before']:.4f} before, {f['ece']:.4f} after"
+            f"Temperature {figures['temperature']:.2f}: "
+            f"calibration error {figures['ece_before']:.4f} before, {figures['ece']:.4f} after"
         )
         yield f"Model folder: {self.model}; adapter file: {self.adapter}"
         yield f"Next: remote-sensing maps {self.next_step} --model {quote(str(self.model))}"
@@ -62,15 +63,15 @@ def train(
     recipe: Recipe = Recipe(),
     run: MapRunOptions = MapRunOptions(),
 ) -> Trained:
-    """Trains MapSAM on a few tiles, or on your own sheet with polygons or lines. An interrupted run goes on with --resume.
+    """Trains MapSAM on a few tiles, or on your own sheet with polygons or lines. An interrupted run continues with --resume.
 
     Example: remote-sensing maps train sheet.tif --labels railways.gpkg --sam sam_vit_b_01ec64.pth --out run
 
     Args:
         data: tiles with annotation/ (train, val), or a sheet with --labels.
     """
-    # what cannot be used is said before Lightning is loaded, which takes longer than everything else that could be wrong
-    taught, validation = find_examples(data, examples, labels, sheet)
+    # unusable data are reported before Lightning is loaded, which alone takes seconds
+    training, validation = find_examples(data, examples, labels, sheet)
     import json
 
     import torch
@@ -86,13 +87,18 @@ def train(
     from remote_sensing.maps.training.network import start_network
 
     use_threads(run.threads)
-    lr = recipe.lr or (0.001 if network.sam is None else 0.005)
+    lr = recipe.lr
+    if not lr:  # a network from scratch needs smaller steps than adapters
+        lr = 0.001 if network.sam is None else 0.005
     torch.manual_seed(run.seed)
-    model = start_network(network, len(taught.classes))
-    train_tiles = MapTiles(taught, augmented=recipe.augment, legacy=recipe.legacy, seed=run.seed)
+    model = start_network(network, len(training.classes))
+    train_tiles = MapTiles(training, augmented=recipe.augment, legacy=recipe.legacy, seed=run.seed)
     val_tiles = MapTiles(validation)
-    _check_classes(train_tiles, taught.classes)
-    files = {*taught.files, *validation.files, *(file for file in (network.sam, network.adapter) if file)}
+    _check_classes(train_tiles, training.classes)
+    files = {*training.files, *validation.files}
+    for weights in (network.sam, network.adapter):
+        if weights is not None:
+            files.add(weights)
     open_run(
         run.out,
         flat(
@@ -125,13 +131,13 @@ def train(
         trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     model.eval().to(device)
-    trained = SheetModel(model, taught.classes, taught.side, network.channel_order)
+    trained = SheetModel(model, training.classes, training.side, network.channel_order)
     calibration = calibrate(trained, val_tiles.items)
     figures = {
         "tiles": len(train_tiles),
         "validation_tiles": len(val_tiles),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epoch": int(left.best["epoch"]),
         "val_iou": left.best["val_iou"],
         "temperature": calibration.temperature,
@@ -140,9 +146,9 @@ def train(
     }
     model.cpu()
     provenance = {
-        "trained_on": describe(taught),
+        "trained_on": describe(training),
         "validated_on": describe(validation),
-        "notice": taught.notice,
+        "notice": training.notice,
         "epoch": figures["epoch"],
         "val_iou": figures["val_iou"],
     }
@@ -153,7 +159,7 @@ def train(
 
 
 def _next_step(data: Path) -> str:
-    """What to do with a model: a sheet is predicted whole, tiles judge it."""
+    """The next command for a model: a sheet is predicted whole, tiles evaluate it."""
     from remote_sensing.maps.sheets.formats import is_tiles
 
     if not is_tiles(data):
@@ -177,18 +183,18 @@ def find_examples(
     if examples.labels is not None:
         sheets = find_sheets(data)
         if len(sheets) != 1:
-            raise UserError(f"{data} holds {len(sheets)} sheets", "--labels goes with one sheet")
+            raise UserError(f"{data} holds {len(sheets)} sheets", "--labels needs a single sheet")
         parts = windows(sheets[0], examples.labels, side=examples.side, options=labels, reading=sheet)
     elif data.is_dir():
         parts = siegfried(data, "train", labels.classes), siegfried(data, "val", labels.classes)
     else:
         raise UserError(f"{data}: a sheet needs its labels", "--labels FILE.gpkg names polygons or lines on it")
-    taught, validation = parts
-    return taught.first(examples.shots), validation.first(examples.shots)
+    training, validation = parts
+    return training.first(examples.shots), validation.first(examples.shots)
 
 
 def describe(examples: "Examples") -> dict[str, Any]:
-    """What a model remembers of the tiles it learned from: how many, how large, and a digest of each."""
+    """What a model folder records of its tiles: number, size, and a digest of each."""
     return {
         "tiles": len(examples.names),
         "side": examples.side,
@@ -198,7 +204,7 @@ def describe(examples: "Examples") -> dict[str, Any]:
 
 
 def _check_classes(tiles: Any, classes: Sequence[str]) -> None:
-    """Makes sure that every class can be learned."""
+    """Makes sure that every class occurs in the training tiles."""
     import numpy as np
 
     present: set[int] = set()
@@ -206,4 +212,4 @@ def _check_classes(tiles: Any, classes: Sequence[str]) -> None:
         present.update(np.unique(label).tolist())
     for number, name in enumerate(classes, 1):
         if number not in present:
-            raise UserError(f"no training tile holds the class {name!r}", "label some of it, or leave the class out")
+            raise UserError(f"no training tile holds the class {name!r}", "label some of it, or remove the class")

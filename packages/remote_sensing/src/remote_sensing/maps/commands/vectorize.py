@@ -42,7 +42,7 @@ def vectorize(
     Example: remote-sensing maps vectorize out/sheet_mask.tif --centrelines --out railways.gpkg
 
     Args:
-        mask: a raster of class numbers, as predict writes it.
+        mask: a raster of class numbers, as written by predict.
         out: a .gpkg, .geojson, .shp or .fgb file.
         probability: the _prob.tif beside the mask.
     """

@@ -16,7 +16,7 @@ def dora_weight(
     a: Float[Tensor, "out rank"],
     b: Float[Tensor, "rank width"],
 ) -> Float[Tensor, "out width"]:
-    """``m · V / ‖V‖`` with ``V = W + A B``; the norm is over the outputs (dim 0), so `magnitude` has one entry an input feature.
+    """``m · V / ‖V‖`` with ``V = W + A B``; the norm is over the outputs (dim 0), so `magnitude` has one entry per input feature.
 
     Gradients flow through the norm. (PEFT's DoRA normalises over the other axis: its adapters do not fit.)
     """
@@ -30,7 +30,7 @@ class DoRAQKV(nn.Module):
     Starts as the projection itself: magnitudes are the column norms, A is N(0, 1) / √rank, B is 0.
 
     Args:
-        linear: the projection; its weight and bias are taken over.
+        linear: the projection; its weight and bias are used, not copied.
         rank: of the adapters.
     """
 
@@ -43,13 +43,16 @@ class DoRAQKV(nn.Module):
             )
         self.weight, self.bias = linear.weight, linear.bias
         with torch.no_grad():
-            norms = [linear.weight[i : i + width].norm(dim=0, keepdim=True) for i in (0, 2 * width)]
-        self.m_q, self.m_v = nn.Parameter(norms[0].clone()), nn.Parameter(norms[1].clone())
-        self.lora_A_q, self.lora_A_v = (nn.Parameter(torch.randn(width, rank) / math.sqrt(rank)) for _ in range(2))
-        self.lora_B_q, self.lora_B_v = (nn.Parameter(torch.zeros(rank, width)) for _ in range(2))
+            norm_q, norm_v = (linear.weight[i : i + width].norm(dim=0, keepdim=True) for i in (0, 2 * width))
+        self.m_q, self.m_v = nn.Parameter(norm_q.clone()), nn.Parameter(norm_v.clone())
+        self.lora_A_q = nn.Parameter(torch.randn(width, rank) / math.sqrt(rank))
+        self.lora_A_v = nn.Parameter(torch.randn(width, rank) / math.sqrt(rank))
+        # zeros: the adapter changes nothing until it is trained
+        self.lora_B_q = nn.Parameter(torch.zeros(rank, width))
+        self.lora_B_v = nn.Parameter(torch.zeros(rank, width))
 
     def merged_weight(self) -> Float[Tensor, "three_width width"]:
-        """The weight of the equal plain projection."""
+        """The weight of the equivalent plain projection."""
         q, k, v = self.weight.chunk(3)
         return torch.cat(
             [
@@ -60,7 +63,7 @@ class DoRAQKV(nn.Module):
         )
 
     def reset_magnitudes(self) -> None:
-        """Sets the magnitudes to the norms of the present weight (after a SAM checkpoint was loaded)."""
+        """Sets the magnitudes to the norms of the current weight (after a SAM checkpoint was loaded)."""
         q, _, v = self.weight.detach().chunk(3)
         with torch.no_grad():
             self.m_q.copy_(q.norm(dim=0, keepdim=True))
@@ -70,7 +73,7 @@ class DoRAQKV(nn.Module):
         return F.linear(x, self.merged_weight(), self.bias)
 
     def merged(self) -> nn.Linear:
-        """The equal plain projection, for inference."""
+        """The equivalent plain projection, for inference."""
         linear = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=self.bias is not None)
         linear = linear.to(self.weight.device, self.weight.dtype)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A trained MapSAM with what it needs to be used on a sheet: classes, the size of a tile in sheet pixels, channel order, temperature."""
+"""A trained MapSAM with everything needed to use it on a sheet: classes, the size of a tile in sheet pixels, channel order, temperature."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SheetModel:
     Attributes:
         classes: names of the foreground classes.
         side: pixels of a sheet that one tile of the network shows (224 as published, enlarged to 512).
-        channel_order: "bgr" for networks of the official code, which reads pictures so.
+        channel_order: "bgr" for networks of the official code, which reads pictures in this order.
         temperature: logits are divided by it, as fitted on validation tiles.
         provenance: what it was made from.
     """
@@ -45,17 +45,21 @@ class SheetModel:
 
     @property
     def notice(self) -> str:
-        """What must be said of its pictures, such as "trained on drawings only"."""
+        """The notice that its pictures must carry, such as "trained on drawings only"; "" if there is none."""
         notice = self.provenance.get("notice")
-        return notice if isinstance(notice, str) else ""
+        if not isinstance(notice, str):
+            return ""
+        return notice
 
     @property
     def known_tiles(self) -> set[str]:
-        """Digests of the tiles that it learned from, or was chosen by."""
+        """Digests of the tiles that it was trained on, or selected by."""
         known: set[str] = set()
         for part in ("trained_on", "validated_on"):
             described = self.provenance.get(part)
-            digests = described.get("digests") if isinstance(described, Mapping) else None
+            digests = None
+            if isinstance(described, Mapping):
+                digests = described.get("digests")
             if isinstance(digests, list):
                 known.update(map(str, digests))
         return known
@@ -67,12 +71,13 @@ class SheetModel:
         half = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(self.precision)
         with torch.autocast(device.type, half or torch.bfloat16, enabled=half is not None):
             output = self.network(prepare(rgb.to(device), self.network.config.image_size, self.channel_order))
+        # back to the tile's own pixels before the temperature: the sheet is assembled from logits
         full = F.interpolate(output.logits.float(), tuple(rgb.shape[2:]), mode="bilinear", align_corners=False)
         return (full / self.temperature).cpu()
 
 
 def prepare(rgb: Tensor, size: int, channel_order: str) -> Tensor:
-    """8-bit RGB tiles (b, 3, h, w) as the network takes them (b, 3, size, size): in [0, 1], in its channel order, resized once."""
+    """8-bit RGB tiles (b, 3, h, w) as the network's input (b, 3, size, size): in [0, 1], in its channel order, resized once."""
     x = rgb.float() / 255
     if channel_order == "bgr":
         x = x.flip(1)
@@ -93,27 +98,29 @@ def save(model: SheetModel, folder: Path) -> Path:
 
 
 def find_model(model: str | None) -> Path:
-    """The folder of ``--model``: a folder here, or one that the hub gives.
+    """The folder of ``--model``: a folder here, or one from the hub.
 
     Raises:
-        UserError: none was given, or there is none.
+        UserError: none was given, or it does not exist.
     """
-    chosen = choose_model(model, advice=ADVICE)
-    if Path(chosen).is_dir():
-        return Path(chosen)
+    name = choose_model(model, advice=ADVICE)
+    if Path(name).is_dir():
+        return Path(name)
     try:
-        return find_folder(chosen)
+        return find_folder(name)
     except (OSError, ValueError) as error:
         raise UserError(str(error), ADVICE) from None
 
 
 def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-true") -> SheetModel:
-    """Loads the model of ``--model``, adapters merged for inference.
+    """Loads the model of ``--model``, with the adapters merged for inference.
 
     Raises:
-        UserError: none was given, none is there, or it is another kind of model.
+        UserError: none was given, it does not exist, or it is another kind of model.
     """
-    folder = find_model(None if model is None else str(model))
+    if model is not None:
+        model = str(model)
+    folder = find_model(model)
     where = folder / "config.json"
     try:
         config = read_config(folder)

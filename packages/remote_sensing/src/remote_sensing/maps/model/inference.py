@@ -1,7 +1,7 @@
-"""A sheet to a mask: tiles slide over it, their logits are blended by a taper, and finished strips of rows are kept on disk.
+"""From a sheet to a mask: tiles slide over it, their logits are blended by a taper, and finished strips of rows are stored on disk.
 
-Memory does not grow with the height of a sheet, and only by some rows with its width. A strip that is on disk is done: a run that was killed goes on
-with the next. Tiles lie on a grid that is anchored to the coordinates, so a part of a sheet, also one cut out as a file, gives what the whole gives there.
+Memory does not grow with the height of a sheet, and only by some rows with its width. A strip on disk is done: a run that was killed continues with
+the next. Tiles are on a grid anchored to the coordinates, so a part of a sheet, even one cut out as a file, gives the same as the whole gives there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def segment(
     """Writes ``NAME_mask.tif`` (class numbers, 255 no data, colour table) and ``NAME_prob.tif`` (a band of probabilities per class, then unsure), COGs.
 
     Args:
-        key: everything that the result depends on; strips that a killed run with another key left are not used.
+        key: everything that the result depends on; strips of a killed run with another key are not used.
     """
     tiles = Tiles(sheet.grid, model.side, options)
     work = out / f".{name}.work"
@@ -53,7 +53,10 @@ def segment(
     numbers = tiles.strips_of(part.rows)
     todo = [number for number in numbers if not _strip_file(work, number).exists()]
     skipped = 0
-    with progress_bar(f"Segmenting {name}", len(numbers)) if progress else nullcontext() as bar:
+    bar_of_run: Any = nullcontext()
+    if progress:
+        bar_of_run = progress_bar(f"Segmenting {name}", len(numbers))
+    with bar_of_run as bar:
         if bar is not None:
             bar.advance(bar.task_ids[0], len(numbers) - len(todo))
         for run in _runs(todo):
@@ -65,15 +68,14 @@ def segment(
                     bar.advance(bar.task_ids[0])
     mask, probability, counts = _assemble(work, out, name, numbers, tiles, part, model, sheet)
     shutil.rmtree(work, ignore_errors=True)
-    total = int(counts[:NODATA].sum())
+    total = int(counts[:NODATA].sum())  # pixels with data
     shares = {label: float(counts[number] / max(total, 1)) for number, label in enumerate(model.classes, 1)}
-    return Segmentation(
-        mask, probability, tiles.count(part), skipped, len(numbers) - len(todo), shares, holds_data=total > 0
-    )
+    resumed = len(numbers) - len(todo)
+    return Segmentation(mask, probability, tiles.count(part), skipped, resumed, shares, holds_data=total > 0)
 
 
 def _open_work_folder(work: Path, key: str) -> None:
-    """Empties the folder of finished strips, unless they were made from the same."""
+    """Empties the folder of finished strips, unless they were made with the same key."""
     mark = work / "run.json"
     try:
         same = json.loads(mark.read_text(encoding="utf-8"))["key"] == key
@@ -89,7 +91,7 @@ def _strip_file(work: Path, number: int) -> Path:
 
 
 def _runs(numbers: Sequence[int]) -> Iterator[range]:
-    """Neighbouring numbers together."""
+    """Consecutive numbers together."""
     start = 0
     for i in range(1, len(numbers) + 1):
         if i == len(numbers) or numbers[i] != numbers[i - 1] + 1:
@@ -100,7 +102,8 @@ def _runs(numbers: Sequence[int]) -> Iterator[range]:
 def _strips(
     model: SheetModel, sheet: Sheet, tiles: Tiles, part: Part, options: SegmentOptions, run: range
 ) -> Iterator[tuple[int, NDArray[np.uint8], int]]:
-    """Finished strips (2 + K, rows, columns): class, unsure, and probabilities of 0 to 254; 255 is no data everywhere. And tiles left out.
+    """Finished strips (2 + K, rows, columns): class, unsure, and probabilities of 0 to 254; 255 is "no data" in all layers. And the number of
+    tiles left out.
 
     The sums hold the rows of one tile and of the strips below it; after each row of tiles they move up by a stride.
     """
@@ -113,6 +116,7 @@ def _strips(
     sums = np.zeros((k + 1, depth, width), np.float32)  # of weighted logits, then of weights
     valid = np.zeros((depth, width), bool)
     inner = slice(part.columns.start - left, part.columns.stop - left)
+    # a strip is complete when all rows of tiles that reach into it are done: the first of them begin above the run
     for row in range(run[0] - tiles.around, run[-1] + 1):
         top = tiles.row(row)
         window = slice(top, top + side), slice(left, left + width)
@@ -123,6 +127,7 @@ def _strips(
                 there &= _inside(part.roi, *window)
             valid[:side] |= there
             starts = [number * stride for number in range(len(columns))]
+            # tiles without data, which old sheets have in plenty around their frame, need no network
             starts_with_data = [start for start in starts if there[:, start : start + side].any()]
             skipped = len(starts) - len(starts_with_data)
             for i in range(0, len(starts_with_data), options.batch):
@@ -141,6 +146,7 @@ def _strips(
 
 
 def _inside(roi: Sequence[BaseGeometry], rows: slice, columns: slice) -> NDArray[np.bool_]:
+    """The pixels of a window inside a region of interest (in pixels of the sheet)."""
     shape = (rows.stop - rows.start, columns.stop - columns.start)
     return ~geometry_mask(list(roi), shape, Affine.translation(columns.start, rows.start))
 
@@ -149,11 +155,11 @@ def _finish(sums: NDArray, valid: NDArray, options: SegmentOptions) -> NDArray[n
     """The layers of a strip from its sums of weighted logits and of weights."""
     there = valid & (sums[-1] > 0)
     logits = sums[:-1] / np.maximum(sums[-1], 1e-12)
-    probability = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
+    probability = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))  # clipped: exp overflows in float32 from 89
     best = probability.argmax(0)
     highest = probability.max(0)
     feature = highest >= options.threshold
-    # how likely the decision is right: of background it is the probability that no class is there
+    # probability that the decision is right: for background, that no class is there
     certainty = np.where(feature, highest, 1 - highest)
     layers = [np.where(feature, best + 1, 0), certainty < options.abstain, *np.rint(probability * 254)]
     return np.stack([np.where(there, layer, NODATA) for layer in layers]).astype(np.uint8)
@@ -162,7 +168,7 @@ def _finish(sums: NDArray, valid: NDArray, options: SegmentOptions) -> NDArray[n
 def _assemble(
     work: Path, out: Path, name: str, numbers: range, tiles: Tiles, part: Part, model: SheetModel, sheet: Sheet
 ) -> tuple[Path, Path, NDArray[np.int64]]:
-    """The strips as two COGs, and how many pixels each class number has."""
+    """Writes the strips as two COGs, and counts the pixels of each class number."""
     grid = sheet.grid.window(part.rows, part.columns)
     common: dict[str, Any] = {
         "driver": "GTiff",
@@ -181,6 +187,7 @@ def _assemble(
     mask, prob = out / f"{name}_mask.tif", out / f"{name}_prob.tif"
     counts = np.zeros(256, np.int64)
     with writing(mask) as mask_to, writing(prob) as prob_to:
+        # strips are written to plain files first: a COG cannot be written piece by piece
         plain = [part_file.with_suffix(".plain.part") for part_file in (mask_to, prob_to)]
         try:
             with (
@@ -189,6 +196,7 @@ def _assemble(
             ):
                 for number in numbers:
                     rows = tiles.strip(number)
+                    # the first and the last strip may extend beyond the part
                     first, stop = max(rows.start, part.rows.start), min(rows.stop, part.rows.stop)
                     layers = np.load(_strip_file(work, number))[:, first - rows.start : stop - rows.start]
                     window = ((first - part.rows.start, stop - part.rows.start), (0, grid.width))
@@ -205,16 +213,20 @@ def _assemble(
 
 
 def _name_classes(mask_file: Any, prob_file: Any, model: SheetModel) -> None:
-    """Colour table, class names and what must be said of the model, so that the files say in any program what they hold."""
+    """Writes colour table, class names and the model's notice into the files, so that other programs show them."""
     classes = model.classes
     colours = {0: (255, 255, 255, 0)}
-    for number, colour in enumerate(COLOURS[: len(classes)], 1):
-        colours[number] = (*colour, 255)
+    tags = {"CLASS_0": "background"}
+    for number, name in enumerate(classes, 1):
+        tags[f"CLASS_{number}"] = name
+        if number <= len(COLOURS):
+            colours[number] = (*COLOURS[number - 1], 255)
     mask_file.write_colormap(1, colours)
-    mask_file.update_tags(CLASS_0="background", **{f"CLASS_{number}": name for number, name in enumerate(classes, 1)})
+    mask_file.update_tags(**tags)
     if model.notice:
         mask_file.update_tags(NOTICE=model.notice)
         prob_file.update_tags(NOTICE=model.notice)
-    descriptions = [*(f"probability of {name} (0 to 254)" for name in classes), "unsure"]
+    descriptions = [f"probability of {name} (0 to 254)" for name in classes]
+    descriptions.append("unsure")
     for band, description in enumerate(descriptions, 1):
         prob_file.set_band_description(band, description)

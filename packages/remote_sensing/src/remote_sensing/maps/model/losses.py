@@ -14,7 +14,7 @@ def focal_loss(
     y = target.to(logits.dtype)
     cross = F.binary_cross_entropy_with_logits(logits, y, reduction="none")
     p = logits.sigmoid()
-    p_t = p * y + (1 - p) * (1 - y)
+    p_t = p * y + (1 - p) * (1 - y)  # probability of the true class
     a_t = alpha * y + (1 - alpha) * (1 - y)
     return (a_t * (1 - p_t) ** gamma * cross).flatten(1).mean(1).mean()
 

@@ -1,7 +1,7 @@
 """MapSAM: SAM with DoRA adapters that prompts itself (Xia et al. 2024).
 
-The network makes a coarse mask from four depths of the encoder, picks its own points from it, averages the image embedding under it to a semantic
-vector ("what"), and lets the mask decoder attend only to where the feature may be.
+The network computes a coarse mask from four depths of the encoder, picks its own points from it, averages the image embedding under it to a semantic
+vector ("what"), and lets the mask decoder attend only to cells that may belong to the feature.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from remote_sensing.maps.model.sam import (
     normalised,
 )
 
-STATES = 3  # how many intermediate states of the encoder are used
+STATES = 3  # number of intermediate states of the encoder in use
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class MapSamConfig:
     """Sizes of MapSAM; the defaults are the published ones (ViT-B, 512 pixels, one class, rank 4, pixels in [0, 1]).
 
     Attributes:
-        num_classes: K, foreground classes; 1 is binary.
+        num_classes: K, number of foreground classes; 1 is binary.
         rank: of the adapters; 0 leaves them out.
-        masked_attention: "double" (as published checkpoints need it) or "standard".
+        masked_attention: "double" (which published checkpoints need) or "standard".
     """
 
     image_size: int = 512
@@ -64,7 +64,7 @@ class MapSamConfig:
 
 
 def mapsam_config(variant: str = "vit_b", **changed: Any) -> MapSamConfig:
-    """The config of a published encoder ("vit_b", "vit_l", "vit_h") with changes.
+    """The configuration of a published encoder ("vit_b", "vit_l", "vit_h") with changes.
 
     Raises:
         ValueError: an unknown variant.
@@ -75,7 +75,7 @@ def mapsam_config(variant: str = "vit_b", **changed: Any) -> MapSamConfig:
 
 
 class MapSamOutput(NamedTuple):
-    """What one forward pass makes (B images of S pixels, T = S / 16, K classes, d the prompt width).
+    """The outputs of one forward pass (B images of S pixels, T = S / 16, K classes, d the prompt width).
 
     Attributes:
         logits: (B, K, S/4, S/4).
@@ -84,8 +84,8 @@ class MapSamOutput(NamedTuple):
         embedding: of the image (B, d, T, T); `states` are the three intermediate ones.
         points: (B, 4, 2) pixels (x, y): the two largest coarse logits, the two smallest; `labels` (B, 4).
         sparse: prompt tokens (B, 5, d).
-        semantic: the semantic vector (B, 1, d); zero where no cell is foreground.
-        allowed: which cells each decoder layer may attend to, two of (B, T·T).
+        semantic: the semantic vector (B, 1, d); zero if no cell is foreground.
+        allowed: the cells that each decoder layer may attend to, two of (B, T·T).
     """
 
     logits: Float[Tensor, "b k h w"]
@@ -124,26 +124,27 @@ class SPGen(nn.Module):
 
 
 def pick_points(logits: Float[Tensor, "b 1 s s"]) -> tuple[Int[Tensor, "b 4 2"], Int[Tensor, "b 4"]]:
-    """The two largest pixels (label 1) and the two smallest (label 0) as (x, y); of equal ones the first in row-major order."""
+    """The two largest pixels (label 1) and the two smallest (label 0) as (x, y); of equal ones, the first in row-major order."""
     b, _, _, width = logits.shape
-    # in float32 also of float64: what upsampling makes equal must stay equal, whatever is in the last bits
+    # In float32 even for float64: pixels that upsampling makes equal must stay equal, whatever their last bits are.
     flat = torch.nan_to_num(logits.detach().flatten(1).float())
     index = torch.arange(flat.shape[1], device=flat.device)
-    found = []
+    picked = []
     for sign in (1, -1):
         values = sign * flat
         for _ in range(2):
             best = values.amax(1, keepdim=True)
+            # not argmax: which of several maxima it returns is not defined
             first = torch.where(values == best, index, flat.shape[1]).amin(1)
-            found.append(first)
+            picked.append(first)
             values = values.scatter(1, first[:, None], -torch.inf)
-    numbers = torch.stack(found, 1)
+    numbers = torch.stack(picked, 1)
     points = torch.stack([numbers % width, numbers // width], -1)
     return points, torch.tensor([1, 1, 0, 0], device=flat.device).expand(b, 4)
 
 
 def semantic_vector(embedding: Float[Tensor, "b d t t"], coarse: Float[Tensor, "b 1 t t"]) -> Float[Tensor, "b 1 d"]:
-    """The mean embedding of the cells with ``σ(coarse) > 0.5``, detached; zero where there is none."""
+    """The mean embedding of the cells with ``σ(coarse) > 0.5``, detached; zero if there is none."""
     inside = (coarse.detach() > 0).flatten(2).to(embedding.dtype)  # (B, 1, cells)
     total = inside @ embedding.detach().flatten(2).transpose(1, 2)
     return total / inside.sum(2, keepdim=True).clamp_min(1)
@@ -160,18 +161,19 @@ def decode(
 ) -> tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k"], list[Bool[Tensor, "b cells"]]]:
     """The mask decoder with the semantic vector added to the queries and masked attention to the image, for a batch of images.
 
-    Layer 0 attends to the coarse mask; each later one to where the first mask token of the layer before already sees the feature.
+    Layer 0 attends to the coarse mask; each later one to the cells where the first mask token of the layer before already detects the feature.
     """
     transformer = decoder.transformer
     tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight]).expand(len(source), -1, -1)
     tokens = torch.cat([tokens, sparse], 1)
+    # positions are added to keys and queries, never to values
     keys, pe = source.flatten(2).transpose(1, 2), positions.flatten(2).transpose(1, 2)
     queries = tokens
     allowed = coarse.detach().flatten(1) >= 0  # σ(x) ≥ 0.5
     used = []
     for i, layer in enumerate(transformer.layers):
         if i:
-            steering = transformer.norm_final_attn(queries)[:, 1:2]
+            steering = transformer.norm_final_attn(queries)[:, 1:2]  # token 0 is the quality's, 1 the first mask's
             allowed = ((keys + pe) @ steering.transpose(1, 2)).detach()[..., 0] >= 0
         used.append(allowed)
         queries = queries + semantic
@@ -200,12 +202,13 @@ class MapSAM(nn.Module):
         config: sizes and options.
 
     Raises:
-        ValueError: an encoder of less than ten blocks (it has fewer than three intermediate states), a size that 16 does not divide.
+        ValueError: an encoder of fewer than ten blocks (it has fewer than three intermediate states), a size that is not divisible by 16.
     """
 
     def __init__(self, config: MapSamConfig = MapSamConfig()) -> None:
         super().__init__()
         self.config = config
+        # the states after blocks 0, 4 and 8, as published
         self.keep = [i for i in range(config.depth - 1) if i % 4 == 0][:STATES]
         if len(self.keep) < STATES:
             raise ValueError(f"MapSAM needs an encoder of at least 10 blocks, got depth {config.depth}")
@@ -217,24 +220,26 @@ class MapSAM(nn.Module):
                 block.attn.qkv = DoRAQKV(block.attn.qkv, rank=config.rank)
         self.prompt_encoder: Any = build_prompt_encoder(config)
         self.mask_decoder: Any = build_decoder(config, config.num_classes)
+        # names of the official checkpoints
         self.spgen, self.spgen1, self.spgen2, self.spgen3 = (SPGen(config.prompt_dim) for _ in range(STATES + 1))
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> MapSamOutput:
-        """Everything that a pass makes; `image` in the units of the config's mean and std ([0, 1] as published).
+        """All outputs of a pass; `image` in the units of the configuration's mean and std ([0, 1] as published).
 
         Raises:
-            ValueError: an image larger than the config's size.
+            ValueError: an image larger than the configuration's size.
         """
-        x = normalised(image, self.config)
-        embedding, states = encode(self.image_encoder, x, self.keep)
+        pixels = normalised(image, self.config)
+        embedding, states = encode(self.image_encoder, pixels, self.keep)
         heads = (self.spgen, self.spgen1, self.spgen2, self.spgen3)
-        coarse = torch.stack([head(z) for head, z in zip(heads, [embedding, *states], strict=True)]).mean(0)
+        masks = [head(state) for head, state in zip(heads, [embedding, *states], strict=True)]
+        coarse = torch.stack(masks).mean(0)
         size = self.config.image_size
         full = F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
         points, labels = pick_points(full)
         sparse = embed_points(self.prompt_encoder, points, labels, pad=True)
         semantic = semantic_vector(embedding, coarse)
-        source = embedding + no_mask(self.prompt_encoder, len(x))
+        source = embedding + no_mask(self.prompt_encoder, len(pixels))
         logits, quality, allowed = decode(
             self.mask_decoder,
             source,
@@ -247,7 +252,7 @@ class MapSAM(nn.Module):
         return MapSamOutput(logits, coarse, quality, embedding, states, points, labels, sparse, semantic, allowed)
 
     def freeze_encoder(self) -> MapSAM:
-        """Only the adapters, the coarse heads, the prompt encoder and the mask decoder stay trainable."""
+        """Leaves only the adapters, the coarse heads, the prompt encoder and the mask decoder trainable."""
         for name, parameter in self.image_encoder.named_parameters():
             parameter.requires_grad_(is_adapter(f"image_encoder.{name}"))
         return self
@@ -267,5 +272,5 @@ def is_adapter(key: str) -> bool:
 
 
 def cells(config: MapSamConfig) -> int:
-    """T, cells a side."""
+    """T, number of cells per side."""
     return config.image_size // PATCH

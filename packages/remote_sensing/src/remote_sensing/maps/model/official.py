@@ -1,6 +1,6 @@
 """Components of the published MapSAM and SAM: official checkpoints under official keys, and the replay of golden cases.
 
-`segment_anything` brings torchvision, so the networks are imported where a component is built or run: `core-attention list` reads this file.
+`segment_anything` loads torchvision, so the networks are imported where a component is built or run: `core-attention list` reads this file.
 """
 
 from __future__ import annotations
@@ -18,9 +18,13 @@ from remote_sensing.maps.model.losses import dice_loss, focal_loss, mask_loss
 
 
 def _sizes(config: Config, kind: Any, **more: Any) -> Any:
-    known = {f.name for f in fields(kind)}
-    given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items() if k in known}
-    return kind(**(given | more))
+    """Our configuration from the official one; further entries of it are passed over."""
+    sizes = {}
+    for field in fields(kind):
+        if field.name in config:
+            value = config[field.name]
+            sizes[field.name] = tuple(value) if isinstance(value, list) else value  # JSON has lists only
+    return kind(**(sizes | more))
 
 
 def build_mapsam(config: Config) -> nn.Module:
@@ -31,22 +35,25 @@ def build_mapsam(config: Config) -> nn.Module:
 
 def run_mapsam(module, inputs, *, config, mode):
     size = module.config.image_size
-    made = module(inputs["image"])
-    masks = F.interpolate(made.logits, (size, size), mode="bilinear", align_corners=False)
-    return {
-        "low_res_logits": made.logits,
+    result = module(inputs["image"])
+    masks = F.interpolate(result.logits, (size, size), mode="bilinear", align_corners=False)
+    outputs = {
+        "low_res_logits": result.logits,
         "masks": masks,
-        "iou_predictions": made.quality,
-        "coarse_logits": made.coarse,
-        "coarse_logits_quarter": made.coarse_at(size // 4),
-        "image_embeddings": made.embedding,
-        "point_coords": made.points,
-        "point_labels": made.labels,
-        "sparse_embeddings": made.sparse,
-        "target_embedding": made.semantic,
-        **{f"stored_state_{i}": z for i, z in enumerate(made.states)},
-        **{f"attn_mask_layer{i}": a for i, a in enumerate(made.allowed)},
+        "iou_predictions": result.quality,
+        "coarse_logits": result.coarse,
+        "coarse_logits_quarter": result.coarse_at(size // 4),
+        "image_embeddings": result.embedding,
+        "point_coords": result.points,
+        "point_labels": result.labels,
+        "sparse_embeddings": result.sparse,
+        "target_embedding": result.semantic,
     }
+    for i, state in enumerate(result.states):
+        outputs[f"stored_state_{i}"] = state
+    for i, allowed in enumerate(result.allowed):
+        outputs[f"attn_mask_layer{i}"] = allowed
+    return outputs
 
 
 def build_sam(config: Config) -> nn.Module:
@@ -58,7 +65,9 @@ def build_sam(config: Config) -> nn.Module:
 def run_sam(module, inputs, *, config, mode):
     from remote_sensing.maps.model.sam import dense_positions, resized_masks
 
-    image = inputs["image"] if inputs["image"].ndim == 4 else inputs["image"][None]
+    image = inputs["image"]
+    if image.ndim == 3:
+        image = image[None]
     x = module.preprocess(image)
     embedding = module.embed(x)
     outputs = {
@@ -66,22 +75,25 @@ def run_sam(module, inputs, *, config, mode):
         "image_embeddings": embedding,
         "dense_pe": dense_positions(module.prompt_encoder),
     }
-    points = (inputs["point_coords"], inputs["point_labels"]) if "point_coords" in inputs else None
+    points = None
+    if "point_coords" in inputs:
+        points = (inputs["point_coords"], inputs["point_labels"])
     boxes, masks = inputs.get("boxes"), inputs.get("mask_inputs")
     prompts: dict[str, dict[str, Any]] = {
         "points": {"points": points},
         "boxes": {"boxes": boxes},
         "points_boxes_masks": {"points": points, "boxes": boxes, "masks": masks},
     }
-    for name, given in prompts.items():
-        if any(v is None for v in given.values()):
+    for name, prompt in prompts.items():
+        if any(part is None for part in prompt.values()):  # the case does not have these prompts
             continue
-        sparse, dense = module.prompt(**given)
+        sparse, dense = module.prompt(**prompt)
         low, quality = module.decode(embedding, sparse, dense, multimask=name == "points")
         original = tuple(config.get("original_size", image.shape[2:]))
         logits = resized_masks(low, module.config.image_size, tuple(image.shape[2:]), original)
         parts = {"sparse": sparse, "dense": dense, "low_res_logits": low, "iou": quality, "mask_logits": logits}
-        outputs |= {f"{name}/{part}": tensor for part, tensor in parts.items()}
+        for part, tensor in parts.items():
+            outputs[f"{name}/{part}"] = tensor
     return outputs
 
 
@@ -114,7 +126,7 @@ def run_attention(module, inputs, *, config, mode):
 
 def run_losses(module, inputs, *, config, mode):
     logits, target = inputs["logits"], inputs["target"]
-    weights = {k: config[k] for k in ("focal_weight", "dice_weight") if k in config}
+    weights = {name: config[name] for name in ("focal_weight", "dice_weight") if name in config}
     return {
         "focal": focal_loss(logits, target),
         "dice": dice_loss(logits, target),

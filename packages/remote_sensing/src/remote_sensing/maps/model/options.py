@@ -11,7 +11,7 @@ class SegmentOptions:
     """How a sheet is segmented.
 
     Attributes:
-        scale: how many times larger symbols are here than in the training tiles.
+        scale: size of the symbols here, relative to the training tiles.
         overlap: share of a tile that neighbours have in common.
         threshold: probability from which a pixel is a feature.
         abstain: below this (calibrated) certainty a pixel is marked unsure.

@@ -1,4 +1,4 @@
-"""A user's points and boxes over a whole folder of sheets, through plain SAM: one object a prompt."""
+"""A user's points and boxes over a whole folder of sheets, through plain SAM: one object per prompt."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from remote_sensing.maps.vectors.polygons import polygons_of
 
 @dataclass(frozen=True)
 class Prompt:
-    """One object: points (n, 2) with labels (1 it, 0 not it), or a box (left, top, right, bottom); all in pixels of the sheet."""
+    """One object: points (n, 2) with labels (1: the object, 0: not the object), or a box (left, top, right, bottom); all in pixels of the sheet."""
 
     points: NDArray[np.float64] | None
     labels: NDArray[np.int64] | None
@@ -62,29 +62,31 @@ def load_prompted(path: Path, *, image_size: int = 1024, device: str = "cpu") ->
 
 
 def prompts_of(layer: Layer, sheet: Sheet) -> list[Prompt]:
-    """The prompts that lie on a sheet: a polygon is a box; points of one value in the column ``object`` belong together, ``label`` 0 says "not this"."""
+    """The prompts on a sheet: a polygon is a box; points of one value in the column ``object`` belong together, ``label`` 0 means "not this"."""
     grid = sheet.grid
     frame = shapely.box(0, 0, grid.width, grid.height)
-    placed = [to_map(g, ~grid.transform) for g in in_crs(layer, grid.crs, "the prompts")]
-    made: list[Prompt] = []
+    prompts: list[Prompt] = []
     groups: dict[Any, list[tuple[float, float, int]]] = {}
-    for i, geometry in enumerate(placed):
+    for i, on_map in enumerate(in_crs(layer, grid.crs, "the prompts")):
+        geometry = to_map(on_map, ~grid.transform)  # the inverse: from map coordinates to pixels
         if not geometry.intersects(frame):
             continue
         if geometry.area > 0:
             left, top, right, bottom = geometry.bounds
-            made.append(Prompt(None, None, (left, top, right, bottom)))
+            prompts.append(Prompt(None, None, (left, top, right, bottom)))
             continue
+        # without the column "object" every row is an object of its own, without "label" every point is inside
         name = layer.columns["object"][i] if "object" in layer.columns else i
         label = int(layer.columns["label"][i]) if "label" in layer.columns else 1
-        groups.setdefault(name, []).extend(
-            (p.x, p.y, label) for p in shapely.get_parts(shapely.points(shapely.get_coordinates(geometry)))
-        )
+        group = groups.setdefault(name, [])
+        for x, y in shapely.get_coordinates(geometry):
+            group.append((x, y, label))
     for points in groups.values():
         array = np.array(points)
+        # points that only exclude do not describe an object
         if (array[:, 2] == 1).any():
-            made.append(Prompt(array[:, :2], array[:, 2].astype(np.int64), None))
-    return made
+            prompts.append(Prompt(array[:, :2], array[:, 2].astype(np.int64), None))
+    return prompts
 
 
 @torch.inference_mode()
@@ -96,7 +98,9 @@ def answer(network: Sam, sheet: Sheet, prompt: Prompt, side: int) -> tuple[Any, 
     """
     x, y = prompt.middle
     if prompt.box is not None:
-        side = max(side, int(1.5 * max(prompt.box[2] - prompt.box[0], prompt.box[3] - prompt.box[1])))
+        # a large box still has a quarter of its side as context on either side
+        longest = max(prompt.box[2] - prompt.box[0], prompt.box[3] - prompt.box[1])
+        side = max(side, int(1.5 * longest))
     left, top = round(x - side / 2), round(y - side / 2)
     rgb, valid = sheet.read(slice(top, top + side), slice(left, left + side))
     size = network.config.image_size
@@ -114,12 +118,17 @@ def answer(network: Sam, sheet: Sheet, prompt: Prompt, side: int) -> tuple[Any, 
         assert prompt.points is not None
         coords = torch.from_numpy((prompt.points - [left, top]) * factor)[None].float().to(device)
         points = coords, torch.from_numpy(prompt.labels)[None].to(device)
+    # points are ambiguous (part, whole, more): of three masks the one of the best predicted quality counts; a box is not ambiguous
     low, quality = network.decode(embedding, *network.prompt(points, boxes), multimask=points is not None)
     best = int(quality[0].argmax())
     logits = resized_masks(low[:, best : best + 1], size, (size, size), (side, side))[0, 0].cpu().numpy()
     mask = (logits > 0) & valid
-    outlines = [shape(g) for g, _ in shapes(mask.astype(np.uint8), mask, 8, Affine.translation(left, top))]
-    return (shapely.union_all(outlines) if outlines else None), float(quality[0, best])
+    to_sheet = Affine.translation(left, top)
+    outlines = [shape(polygon) for polygon, _ in shapes(mask.astype(np.uint8), mask, 8, to_sheet)]
+    outline = None
+    if outlines:
+        outline = shapely.union_all(outlines)
+    return outline, float(quality[0, best])
 
 
 def prompt_sheets(
@@ -132,30 +141,37 @@ def prompt_sheets(
     overwrite: bool = False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Writes ``NAME_objects.gpkg`` for every sheet that prompts lie on: an outline a prompt, with area and predicted quality.
+    """Writes ``NAME_objects.gpkg`` for every sheet with prompts on it: one outline per prompt, with area and predicted quality.
 
     Raises:
-        UserError: no prompt lies on any sheet, or results that are already there.
+        UserError: no prompt is on any sheet, or results that are already there.
     """
     layer, rows = read_layer(prompts), []
     for path in sheets:
         target = out / f"{path.stem}_objects.gpkg"
         with Sheet(path) as sheet:
-            asked = prompts_of(layer, sheet)
-            if not asked:
+            on_sheet = prompts_of(layer, sheet)
+            if not on_sheet:
                 continue
             if target.exists() and not overwrite:
                 raise UserError(f"{target} is already there", "--overwrite replaces it, --out names another folder")
-            found = []
-            for prompt in track(asked, f"Prompts on {path.name}", len(asked)) if progress else asked:
-                outline, quality = answer(network, sheet, prompt, side)
-                if outline is not None:
-                    found.append((outline, quality))
             grid = sheet.grid
-        shapes_out = [shapely.multipolygons(polygons_of(to_map(g, grid.transform))) for g, _ in found]
-        columns = {"area": [g.area for g in shapes_out], "quality": [q for _, q in found]}
-        write_layer(target, NewLayer("objects", "MultiPolygon", shapes_out, columns), crs=grid.crs)
-        rows.append({"sheet": path.name, "prompts": len(asked), "objects": len(found), "file": str(target)})
+            objects: list[Any] = []
+            columns: dict[str, list[float]] = {"area": [], "quality": []}
+            steps = on_sheet
+            if progress:
+                steps = track(on_sheet, f"Prompts on {path.name}", len(on_sheet))
+            for prompt in steps:
+                outline, quality = answer(network, sheet, prompt, side)
+                if outline is None:
+                    continue
+                # areas are measured on the map, not in pixels
+                on_map = shapely.multipolygons(polygons_of(to_map(outline, grid.transform)))
+                objects.append(on_map)
+                columns["area"].append(on_map.area)
+                columns["quality"].append(quality)
+        write_layer(target, NewLayer("objects", "MultiPolygon", objects, columns), crs=grid.crs)
+        rows.append({"sheet": path.name, "prompts": len(on_sheet), "objects": len(objects), "file": str(target)})
     if not rows:
-        raise UserError(f"{prompts}: no prompt lies on any of the {len(sheets)} sheets", "check the coordinate systems")
+        raise UserError(f"{prompts}: no prompt is on any of the {len(sheets)} sheets", "check the coordinate systems")
     return rows

@@ -25,7 +25,7 @@ PUBLISHED = (
     Published(
         name="mapsam-tithe",
         holds="MapSAM adapters of tithe maps (building, vegetation, water)",
-        licence="as its card says",
+        licence="see its card",
         size="15.6 MB",
         source="ww357/MapSAM-Tithe-Map-Features",
         files=("*.pth",),

@@ -1,6 +1,6 @@
 """SAM from the parts of `segment_anything`, run batched and with fused attention: encoder, prompts, mask decoder.
 
-The parts keep their names, so official checkpoints load strictly. What is ours is how they are run: attention by scaled_dot_product_attention with
+The parts keep their names, so official checkpoints load strictly. Only the way they are run is ours: attention by scaled_dot_product_attention with
 the relative positions added a few rows at a time, and a decoder that takes a batch of images at once.
 """
 
@@ -20,7 +20,7 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 
 PATCH = 16
-_BIAS_ELEMENTS = 2**24  # of relative positions that are written out at once (64 MB in float32)
+_BIAS_ELEMENTS = 2**24  # relative positions held in memory at once (64 MB in float32)
 
 
 @dataclass(frozen=True)
@@ -101,45 +101,44 @@ def encoder_attention(
 ) -> Float[Tensor, "b rows columns d"]:
     """The heads of an encoder block with decomposed relative positions: ``softmax(q kᵀ/√d + R_h[y − y'] q + R_w[x − x'] q) v``.
 
-    With `rows` and `columns`, only for so many of the first queries; keys are all cells.
+    With `rows` and `columns`, only the first rows and columns of queries are computed; keys are all cells.
 
-    The position terms are added for a few rows of queries at a time, so nothing of (tokens × tokens) is kept whole.
+    The position terms are added for a few rows of queries at a time, so no (tokens × tokens) tensor is ever held whole.
     """
     b, h, w, _ = qkv.shape
     heads, n = attn.num_heads, h * w
-    asked, across = rows or h, columns or w
+    down, across = rows or h, columns or w
     k, v = qkv.reshape(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4)[1:]
-    grid = qkv[:, :asked, :across].unflatten(3, (3, heads, -1))[:, :, :, 0].permute(0, 3, 1, 2, 4)
+    queries = qkv[:, :down, :across].unflatten(3, (3, heads, -1))[:, :, :, 0].permute(0, 3, 1, 2, 4)
     if attn.use_rel_pos:
         # contiguous, or their sum would have to be copied: it is by far the largest tensor here
-        rel_h = torch.einsum(
-            "bnhwc,hkc->bnhwk", grid, get_rel_pos(h, h, attn.rel_pos_h)[:asked].to(k.dtype)
-        ).contiguous()
-        rel_w = torch.einsum(
-            "bnhwc,wkc->bnhwk", grid, get_rel_pos(w, w, attn.rel_pos_w)[:across].to(k.dtype)
-        ).contiguous()
+        vertical = get_rel_pos(h, h, attn.rel_pos_h)[:down].to(k.dtype)
+        horizontal = get_rel_pos(w, w, attn.rel_pos_w)[:across].to(k.dtype)
+        rel_h = torch.einsum("bnhwc,hkc->bnhwk", queries, vertical).contiguous()
+        rel_w = torch.einsum("bnhwc,wkc->bnhwk", queries, horizontal).contiguous()
         step = max(1, _BIAS_ELEMENTS // (b * heads * across * n))
         parts = []
-        for top in range(0, asked, step):
-            some = slice(top, min(top + step, asked))
+        for top in range(0, down, step):
+            some = slice(top, min(top + step, down))
             bias = (rel_h[:, :, some, :, :, None] + rel_w[:, :, some, :, None, :]).reshape(b, heads, -1, n)
-            parts.append(F.scaled_dot_product_attention(grid[:, :, some].flatten(2, 3), k, v, attn_mask=bias))
+            # as attn_mask the bias is added after q kᵀ is divided by √d: SAM's relative positions are not scaled
+            parts.append(F.scaled_dot_product_attention(queries[:, :, some].flatten(2, 3), k, v, attn_mask=bias))
         y = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
     else:
-        y = F.scaled_dot_product_attention(grid.flatten(2, 3), k, v)
-    return y.transpose(1, 2).reshape(b, asked, across, -1)
+        y = F.scaled_dot_product_attention(queries.flatten(2, 3), k, v)
+    return y.transpose(1, 2).reshape(b, down, across, -1)
 
 
 def window_attention(attn: Any, qkv: Float[Tensor, "b h w three_d"], side: int) -> Float[Tensor, "b h w d"]:
-    """The same within windows of `side` cells. Windows over the edge are filled with what the projection makes of zeros: its bias.
+    """The same within windows of `side` cells. Windows over the edge are padded with the projection of zeros: its bias.
 
-    So nothing is projected or asked for cells that are not there (at 512 pixels four of ten).
+    SAM pads before the projection; padding after it spares the projection and the queries of cells that do not exist (at 512 pixels four of ten).
     """
     b, h, w, d = qkv.shape
     padded = F.pad(qkv, (0, 0, 0, -w % side, 0, -h % side))
     if attn.qkv.bias is not None:
         padded[:, h:], padded[:, :h, w:] = attn.qkv.bias, attn.qkv.bias
-    made = qkv.new_empty(b, h, w, d // 3)
+    whole = qkv.new_empty(b, h, w, d // 3)
     for top, rows in _spans(h, side):
         for left, columns in _spans(w, side):
             # (b, rows of windows, columns of windows, side, side, 3d)
@@ -148,8 +147,8 @@ def window_attention(attn: Any, qkv: Float[Tensor, "b h w three_d"], side: int) 
             here = min(side, h - top), min(side, w - left)
             y = encoder_attention(attn, part.flatten(0, 2), *here).unflatten(0, (b, rows, columns))
             y = y.transpose(2, 3).reshape(b, rows * here[0], columns * here[1], -1)
-            made[:, top : top + y.shape[1], left : left + y.shape[2]] = y
-    return made
+            whole[:, top : top + y.shape[1], left : left + y.shape[2]] = y
+    return whole
 
 
 def _spans(length: int, side: int) -> list[tuple[int, int]]:
@@ -161,11 +160,11 @@ def _spans(length: int, side: int) -> list[tuple[int, int]]:
 def encode(
     encoder: Any, x: Float[Tensor, "b 3 s s"], keep: Sequence[int] = ()
 ) -> tuple[Float[Tensor, "b c t t"], list[Float[Tensor, "b c t t"]]]:
-    """Image embeddings, and what the same neck makes of the outputs of the blocks `keep`."""
+    """Image embeddings, and the outputs of the blocks `keep` through the same neck."""
     x = encoder.patch_embed(x).contiguous()  # it comes with its channels first, and every norm would copy it
     if encoder.pos_embed is not None:
         x = x + encoder.pos_embed
-    kept = []
+    intermediate = []
     for i, block in enumerate(encoder.blocks):
         qkv = block.attn.qkv(block.norm1(x))
         side = block.window_size
@@ -173,8 +172,8 @@ def encode(
         x = x + block.attn.proj(y)
         x = x + block.mlp(block.norm2(x))
         if i in keep:
-            kept.append(encoder.neck(x.permute(0, 3, 1, 2)))
-    return encoder.neck(x.permute(0, 3, 1, 2)), kept
+            intermediate.append(encoder.neck(x.permute(0, 3, 1, 2)))
+    return encoder.neck(x.permute(0, 3, 1, 2)), intermediate
 
 
 def fourier(prompts: Any, unit: Float[Tensor, "... 2"]) -> Float[Tensor, "... c"]:
@@ -195,10 +194,10 @@ def dense_positions(prompts: Any) -> Float[Tensor, "1 c t t"]:
 
 
 def embed_points(prompts: Any, coords: Tensor, labels: Int[Tensor, "b n"], *, pad: bool) -> Float[Tensor, "b m c"]:
-    """Sparse tokens of points (b, n, 2) as (x, y) pixels; label 1 is the feature, 0 not, −1 no point.
+    """Sparse tokens of points (b, n, 2) as (x, y) pixels; label 1 is the object, 0 the background, −1 no point.
 
     Args:
-        pad: whether a "no point" token is added, as where there is no box.
+        pad: whether a "no point" token is added, as SAM does where there is no box.
     """
     size = torch.tensor(prompts.input_image_size[::-1], device=coords.device)
     coords = coords.to(prompts.pe_layer.positional_encoding_gaussian_matrix.dtype)
@@ -206,7 +205,9 @@ def embed_points(prompts: Any, coords: Tensor, labels: Int[Tensor, "b n"], *, pa
     if pad:
         tokens = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], 1)
         labels = torch.cat([labels, -torch.ones_like(labels[:, :1])], 1)
-    kinds = torch.cat([prompts.not_a_point_embed.weight, *(e.weight for e in list(prompts.point_embeddings)[:2])])
+    # rows by label + 1: no point, background, object
+    background, inside = list(prompts.point_embeddings)[:2]
+    kinds = torch.cat([prompts.not_a_point_embed.weight, background.weight, inside.weight])
     return tokens * (labels >= 0)[..., None] + kinds[labels + 1]
 
 
@@ -214,7 +215,8 @@ def embed_boxes(prompts: Any, boxes: Float[Tensor, "b 4"]) -> Float[Tensor, "b 2
     """Sparse tokens of the two corners of boxes (x0, y0, x1, y1)."""
     size = torch.tensor(prompts.input_image_size[::-1], device=boxes.device)
     tokens = fourier(prompts, (boxes.reshape(-1, 2, 2) + 0.5) / size)
-    return tokens + torch.cat([e.weight for e in list(prompts.point_embeddings)[2:]])
+    upper_left, lower_right = list(prompts.point_embeddings)[2:]
+    return tokens + torch.cat([upper_left.weight, lower_right.weight])
 
 
 def no_mask(prompts: Any, batch: int) -> Float[Tensor, "b c t t"]:
@@ -236,26 +238,29 @@ def decoder_attention(
     allowed: Bool[Tensor, "b m"] | None = None,
     form: str = "double",
 ) -> Float[Tensor, "b n c"]:
-    """An attention of the mask decoder; with `allowed`, only those keys of each image are attended to, by all queries and heads.
+    """An attention of the mask decoder; with `allowed`, all queries and heads attend only to those keys of each image.
 
     Args:
         form: "double" (as published: ``softmax(softmax(q kᵀ/√d) + m)`` with m = 0 where allowed, else the dtype's lowest number; nearly uniform
-            over what is allowed, uniform over all where nothing is) or "standard" (the mask before one softmax; all where nothing is allowed).
+            over the allowed keys, uniform over all where none is allowed) or "standard" (the mask before one softmax; all where nothing is allowed).
 
     Raises:
         ValueError: another form.
     """
     heads = attn.num_heads
-    q, k, v = (project_heads(p(x), heads) for p, x in ((attn.q_proj, q), (attn.k_proj, k), (attn.v_proj, v)))
+    q = project_heads(attn.q_proj(q), heads)
+    k = project_heads(attn.k_proj(k), heads)
+    v = project_heads(attn.v_proj(v), heads)
     if allowed is None:
         y = F.scaled_dot_product_attention(q, k, v)
     elif form == "standard":
+        # a row without any allowed key would be a softmax over nothing: NaN
         rows = (allowed | ~allowed.any(1, keepdim=True))[:, None, None, :]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows)
     elif form == "double":
-        scores = (
-            (q @ k.transpose(-2, -1)).float() if q.dtype in (torch.float16, torch.bfloat16) else q @ k.transpose(-2, -1)
-        )
+        scores = q @ k.transpose(-2, -1)
+        if q.dtype in (torch.float16, torch.bfloat16):
+            scores = scores.float()
         once = (scores / math.sqrt(q.shape[-1])).softmax(-1)
         closed = ~allowed[:, None, None, :]
         # where nothing is allowed the published fill swallows the first softmax: exactly uniform
@@ -306,8 +311,12 @@ class Sam(nn.Module):
             sparse.append(embed_points(self.prompt_encoder, *points, pad=boxes is None))
         if boxes is not None:
             sparse.append(embed_boxes(self.prompt_encoder, boxes))
-        given = [len(t) for t in (*sparse, masks) if t is not None]
-        count = given[0] if given else 1
+        # number of prompts: from the first kind that is given; without any, one empty prompt
+        count = 1
+        if sparse:
+            count = len(sparse[0])
+        elif masks is not None:
+            count = len(masks)
         if not sparse:
             weight = self.prompt_encoder.no_mask_embed.weight
             sparse.append(weight.new_zeros(count, 0, weight.shape[1]))
@@ -330,6 +339,7 @@ class Sam(nn.Module):
         positions = dense_positions(self.prompt_encoder).expand_as(source)
         queries, keys = decoder.transformer(source, positions, tokens)
         masks, quality = masks_of(decoder, queries, keys, (source.shape[2], source.shape[3]))
+        # the first mask token is for unambiguous prompts, the other three for ambiguous ones
         some = slice(1, None) if multimask else slice(0, 1)
         return masks[:, some], quality[:, some]
 
@@ -340,13 +350,12 @@ def normalised(image: Float[Tensor, "b 3 h w"], config: Any) -> Float[Tensor, "b
     Raises:
         ValueError: an image larger than that.
     """
-    mean, std = (
-        torch.tensor(v, dtype=image.dtype, device=image.device)[:, None, None]
-        for v in (config.pixel_mean, config.pixel_std)
-    )
+    mean = image.new_tensor(config.pixel_mean)[:, None, None]
+    std = image.new_tensor(config.pixel_std)[:, None, None]
     h, w = image.shape[2:]
     if max(h, w) > config.image_size:
-        raise ValueError(f"images up to {config.image_size} × {config.image_size} are taken, got {h} × {w}")
+        raise ValueError(f"images up to {config.image_size} × {config.image_size} are allowed, got {h} × {w}")
+    # normalised first: the padding is zero, the mean colour, as SAM was trained
     return F.pad((image - mean) / std, (0, config.image_size - w, 0, config.image_size - h))
 
 

@@ -1,4 +1,4 @@
-"""Where tiles lie on a sheet, and how much each of their pixels counts."""
+"""The positions of tiles on a sheet, and the weight of each of their pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def taper(side: int) -> NDArray[np.float32]:
 
 
 class Tiles:
-    """Where tiles lie on a sheet: starts of rows and columns, strips of rows that become final together.
+    """The positions of tiles on a sheet: starts of rows and columns, strips of rows that become final together.
 
     The grid of tiles is anchored to the coordinates: a part cut out as a file of its own has its tiles where the whole has them. A sheet without
     coordinates is its own anchor.
@@ -72,6 +72,7 @@ def corner_in_world(grid: Grid) -> tuple[int, int]:
     """Row and column of a sheet's first pixel on the lattice of its pixels that begins at the coordinates' origin."""
     if not grid.georeferenced:
         return 0, 0
+    # the transform maps (column, row) to (a column + b row + c, d column + e row + f); its inverse at the origin is the corner, negated
     a, b, c, d, e, f = tuple(grid.transform)[:6]
     determinant = a * e - b * d
     column, row = (e * c - b * f) / determinant, (a * f - d * c) / determinant

@@ -1,4 +1,4 @@
-"""A sheet's mask, probabilities and overlay, and what must be said of them."""
+"""A sheet's mask, probabilities and overlay, and the warnings about them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def segment_sheet(
         model: for sheets.
         path: the sheet.
         out: folder for ``NAME_mask.tif``, ``NAME_prob.tif`` and ``NAME_overlay.png``.
-        reading, asked, options: how it is read, what part of it, how it is segmented.
-        key: what an interrupted run must have been made from to be gone on with.
+        reading, asked, options: how it is read, which part of it, how it is segmented.
+        key: the inputs; an interrupted run is resumed only if it had the same.
         progress: show a bar.
 
     Raises:
@@ -64,7 +64,7 @@ def segment_sheet(
 
 
 def _mismatches(model: "SheetModel", sheet: "Sheet", options: SegmentOptions) -> list[str]:
-    """In what a sheet differs from those that the model learned from, and whether it is one of them."""
+    """How a sheet differs from those the model was trained on, and whether it is one of them."""
     from core_runtime.identity import identity
 
     notes = []
@@ -73,6 +73,7 @@ def _mismatches(model: "SheetModel", sheet: "Sheet", options: SegmentOptions) ->
         return notes
     pixel = trained_on.get("pixel")
     if isinstance(pixel, (int, float)) and pixel > 0 and sheet.grid.georeferenced and sheet.grid.metric:
+        # symbols keep their size on the ground or on paper; only in the first case does the pixel size matter
         factor = pixel / sheet.grid.pixel
         if not 2 / 3 < factor / options.scale < 3 / 2:
             notes.append(
@@ -82,6 +83,7 @@ def _mismatches(model: "SheetModel", sheet: "Sheet", options: SegmentOptions) ->
     digests = trained_on.get("digests")
     if isinstance(digests, list) and digests:
         digest = identity(sheet.path, full=True)["sha256"][:16]
-        if any(str(entry).partition(":")[0] == digest for entry in digests):
-            notes.append("the model learned from this sheet: its answer here says little about others")
+        trained_digests = {str(entry).partition(":")[0] for entry in digests}
+        if digest in trained_digests:
+            notes.append("the model was trained on this sheet: its result here says little about other sheets")
     return notes

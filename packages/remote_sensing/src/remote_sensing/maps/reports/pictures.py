@@ -1,4 +1,4 @@
-"""Sheets with what was found on them."""
+"""Pictures of sheets under their classes."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ def overlay(
         if not here.any():
             continue
         blended[here] = (1 - _FILL) * blended[here] + _FILL * np.array(colour, np.float32)
-        blended[here & ~binary_erosion(here)] = colour
+        blended[here & ~binary_erosion(here)] = colour  # the outline: pixels that an erosion removes
     return blended.astype(np.uint8)
 
 
 def with_legend(picture: NDArray[np.uint8], labels: Sequence[str], notice: str = "") -> Image.Image:
-    """A picture with a line below that names the colours of the classes 1, 2, …, and another for what must be said of the model."""
+    """A picture with a line below that names the colours of the classes 1, 2, …, and another for the model's notice."""
     image = Image.fromarray(picture)
     size = max(12, min(28, image.width // 45))
     font = ImageFont.load_default(size)
     line = round(1.6 * size)
+    # lines of (number, label), as many per line as fit into the width
     entries: list[list[tuple[int, str]]] = [[]]
     x = 0.0
     for number, label in enumerate(labels):
         width = 2.2 * size + font.getlength(label)
-        if entries[-1] and x + width > image.width:  # the next line
+        if entries[-1] and x + width > image.width:
             entries.append([])
             x = 0.0
         entries[-1].append((number, label))
@@ -86,13 +87,14 @@ def write_overlay(
         part, grid: rows and columns of the sheet that the mask covers, and the sheet's grid.
         path: the PNG.
         shares: class → share of the area.
-        notice: what must be said of the model.
+        notice: of the model.
     """
     from rasterio.enums import Resampling
 
     h, w = picture.shape[:2]
-    top, bottom = (round(v * h / grid.height) for v in (part.rows.start, part.rows.stop))
-    left, right = (round(v * w / grid.width) for v in (part.columns.start, part.columns.stop))
+    # rows and columns of the sheet to those of the preview
+    top, bottom = round(part.rows.start * h / grid.height), round(part.rows.stop * h / grid.height)
+    left, right = round(part.columns.start * w / grid.width), round(part.columns.stop * w / grid.width)
     # a part may be thinner than a pixel of the preview
     top, left = min(top, h - 1), min(left, w - 1)
     bottom, right = max(bottom, top + 1), max(right, left + 1)
@@ -118,7 +120,9 @@ def write_comparison(
     gap = np.full((len(rgb), 4, 3), 255, np.uint8)
     panels = np.concatenate([rgb, gap, overlay(rgb, label), gap, overlay(rgb, predicted)], 1)
     large = panels.repeat(2, 0).repeat(2, 1)
-    title = ", ".join(filter(None, ("tile, truth, prediction", notice)))
+    title = "tile, truth, prediction"
+    if notice:
+        title += f", {notice}"
     return _write(with_legend(large, classes, title), path)
 
 

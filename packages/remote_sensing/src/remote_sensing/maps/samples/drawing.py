@@ -38,13 +38,15 @@ def draw_sheet(size: int, seed: int = 0) -> Drawn:
     _labels(pen, size, rng)
     image = image.filter(ImageFilter.GaussianBlur(0.6))
     paper = np.asarray(image, np.float32)
-    stain = (
-        1 + 0.04 * _smooth(size, size / 3, rng) + 0.03 * _smooth(size, 3, rng) + 0.03 * rng.normal(size=(size, size))
-    )
+    # old paper: large stains, its fibres, the scanner's noise (in this order: the generator's draws decide the picture)
+    stain = 1 + 0.04 * _smooth(size, size / 3, rng)
+    stain = stain + 0.03 * _smooth(size, 3, rng)
+    stain = stain + 0.03 * rng.normal(size=(size, size))
     return Drawn(np.clip(paper * stain[..., None], 0, 255).astype(np.uint8), railways, vineyards)
 
 
 def _smooth(size: int, grain: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A random field (size, size) of unit deviation whose hills are about `grain` pixels wide: noise under a Gaussian low pass."""
     frequency = np.fft.fftfreq(size)
     damp = np.exp(-0.5 * ((frequency[:, None] ** 2 + frequency**2) * (2 * np.pi * grain / 2.4) ** 2))
     field = np.fft.ifft2(np.fft.fft2(rng.normal(0, 1, (size, size))) * damp).real
@@ -53,8 +55,9 @@ def _smooth(size: int, grain: float, rng: np.random.Generator) -> NDArray[np.flo
 
 def _contours(pen: ImageDraw.ImageDraw, height: NDArray, rng: np.random.Generator) -> None:
     level = np.floor(height * 6)
+    # a contour is where the level changes from one pixel to the next
     edge = (level != np.roll(level, 1, 0)) | (level != np.roll(level, 1, 1))
-    edge[0], edge[:, 0] = False, False
+    edge[0], edge[:, 0] = False, False  # np.roll compares them with the opposite side
     y, x = np.nonzero(edge)
     pen.point(list(zip(x.tolist(), y.tolist(), strict=True)), fill=BROWN)
 
@@ -105,6 +108,7 @@ def _railway(pen: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> L
         normal = np.array([-step[1], step[0]]) / np.linalg.norm(step)
         pen.line(_polyline(np.stack([a - 4.5 * normal, a + 4.5 * normal])), fill=INK, width=1)
     frame = Polygon([(0, 0), (size, 0), (size, size), (0, size)])
+    # a line that leaves the sheet and comes back has several parts: the longest is the truth
     inside = line.intersection(frame)
     return max(getattr(inside, "geoms", [inside]), key=lambda g: g.length)
 

@@ -40,7 +40,7 @@ def make_samples(out: Path, params: MapSampleParams, *, overwrite: bool = False)
     """Writes ``sheets/*.tif`` (EPSG:2056) with ``truth/*.gpkg`` (railways, vineyards), a PNG with a world file, and ``dataset_railway``.
 
     Returns:
-        What was written, by name.
+        The folders by name.
 
     Raises:
         UserError: `out` holds samples already and `overwrite` is off.
@@ -64,14 +64,12 @@ def make_samples(out: Path, params: MapSampleParams, *, overwrite: bool = False)
 
 
 def write_sheet(path: Path, picture: NDArray[np.uint8], transform: Affine, crs: Any = 2056, notice: str = "") -> None:
-    """An RGB GeoTIFF, tiled and compressed; `notice` is what must be said of models that learn from it."""
+    """An RGB GeoTIFF, tiled and compressed; `notice` goes into models that are trained on it."""
     height, width = picture.shape[:2]
+    if isinstance(crs, int):
+        crs = CRS.from_epsg(crs)
     profile: dict[str, Any] = {"driver": "GTiff", "count": 3, "height": height, "width": width, "dtype": "uint8"}
-    profile |= {
-        "crs": CRS.from_epsg(crs) if isinstance(crs, int) else crs,
-        "transform": transform,
-        "photometric": "RGB",
-    }
+    profile |= {"crs": crs, "transform": transform, "photometric": "RGB"}
     profile |= {"compress": "deflate", "tiled": True, "blockxsize": 256, "blockysize": 256}
     with writing(path) as temporary, open_raster(temporary, "w", **profile) as file:
         file.write(picture.transpose(2, 0, 1))
@@ -85,7 +83,7 @@ def _write_truth(path: Path, drawn: Drawn, transform: Affine) -> None:
         ("railways", "LineString", drawn.railways),
         ("vineyards", "Polygon", drawn.vineyards),
     ):
-        on_map = [to_map(shape, transform) for shape in shapes]
+        on_map = [to_map(outline, transform) for outline in shapes]
         layers.append(NewLayer(name, kind, on_map, {"class": [name.rstrip("s")] * len(on_map)}))
     write_layers(path, layers, crs=CRS.from_epsg(2056))
 
@@ -93,9 +91,8 @@ def _write_truth(path: Path, drawn: Drawn, transform: Affine) -> None:
 def railway_mask(drawn: Drawn, width: float = 7.0) -> NDArray[np.uint8]:
     """Pixels of the railways, `width` pixels wide."""
     size = drawn.picture.shape[:2]
-    return rasterize(
-        [(line.buffer(width / 2), 1) for line in drawn.railways], size, transform=Affine.identity(), dtype="uint8"
-    )
+    bands = [line.buffer(width / 2) for line in drawn.railways]
+    return rasterize(bands, size, transform=Affine.identity(), default_value=1, dtype="uint8")
 
 
 def _write_tiles(root: Path, params: MapSampleParams) -> None:
@@ -110,16 +107,19 @@ def _write_tiles(root: Path, params: MapSampleParams) -> None:
         mask = railway_mask(drawn)
         for y, x in ((0, 0), (0, side), (side, side), (side, 2 * side), (2 * side, 0), (2 * side, side)):
             label = mask[y : y + side, x : x + side]
-            without = (number // 4) % 3 == 2  # a third shows none: a network that prompts itself must learn that, too
-            if number >= params.tiles or (label.any() if without else label.mean() < 0.01):
+            # a third of the tiles shows none: a network that prompts itself must learn that, too
+            if (number // 4) % 3 == 2:
+                fits = not label.any()
+            else:
+                fits = label.mean() >= 0.01
+            if number >= params.tiles or not fits:
                 continue
-            part = "train" if number % 4 < 2 else "val" if number % 4 == 2 else "test"
-            for folder, pixels in (
-                (root / part, drawn.picture[y : y + side, x : x + side]),
-                (root / "annotation" / part, 255 * label),
-            ):
-                with writing(folder / f"tile_{number:03}.png") as temporary:
-                    Image.fromarray(pixels).save(temporary, format="PNG")
+            part = ("train", "train", "val", "test")[number % 4]
+            name = f"tile_{number:03}.png"
+            with writing(root / part / name) as temporary:
+                Image.fromarray(drawn.picture[y : y + side, x : x + side]).save(temporary, format="PNG")
+            with writing(root / "annotation" / part / name) as temporary:
+                Image.fromarray(255 * label).save(temporary, format="PNG")
             number += 1
 
 

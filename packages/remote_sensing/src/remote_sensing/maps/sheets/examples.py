@@ -22,17 +22,17 @@ Example = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class Examples:
-    """Tiles (3, h, w) with class numbers (h, w), read when asked for.
+    """Tiles (3, h, w) with class numbers (h, w), read when they are needed.
 
     Attributes:
         names: of the tiles.
         read: from a name to the tile and its classes (0 background).
         classes: names of the foreground classes.
         side: pixels of a tile in the sheet.
-        files: that they are read from.
+        files: the tiles are read from these.
         pixel: map units of a pixel, 0 where unknown.
-        notice: what must be said of a model that learns from them.
-        digest: from a name to what tells its tile from any other.
+        notice: goes into a model that is trained on them.
+        digest: from a name to the digest of its tile's content.
     """
 
     names: tuple[str, ...]
@@ -45,8 +45,10 @@ class Examples:
     digest: Callable[[str], str] = field(default=str)
 
     def first(self, count: int) -> Examples:
-        """The first of them; 0 keeps all."""
-        return replace(self, names=self.names[:count]) if count else self
+        """The first tiles; 0 keeps all."""
+        if not count:
+            return self
+        return replace(self, names=self.names[:count])
 
 
 def siegfried(root: Path, part: str, classes: Sequence[str] = ("feature",)) -> Examples:
@@ -64,11 +66,13 @@ def siegfried(root: Path, part: str, classes: Sequence[str] = ("feature",)) -> E
     images, truths = _rasters_by_name(folder), _rasters_by_name(labels)
     missing = sorted(images.keys() - truths.keys())
     if missing:
-        more = f" and {len(missing) - 1} more tiles" if missing[1:] else ""
+        more = ""
+        if missing[1:]:
+            more = f" and {len(missing) - 1} more tiles"
         raise UserError(f"{labels}: no label of {missing[0]}{more}", "every tile needs a label of the same name")
     if not images:
         raise UserError(f"{folder} holds no tiles", "tif, png or jpg")
-    by_type = SheetOptions(stretch="dtype")  # the range of a single tile says nothing
+    by_type = SheetOptions(stretch="dtype")  # the range of a single tile is not that of the sheet
 
     def read(name: str) -> Example:
         with Sheet(images[name], by_type) as sheet:
@@ -78,7 +82,7 @@ def siegfried(root: Path, part: str, classes: Sequence[str] = ("feature",)) -> E
             raise UserError(
                 f"{truths[name].name} has {label.shape[1]} × {label.shape[0]} pixels, "
                 f"its tile {pixels.shape[2]} × {pixels.shape[1]}",
-                "labels lie on the grid of their tiles",
+                "labels need the grid of their tiles",
             )
         return pixels, label
 
@@ -87,7 +91,9 @@ def siegfried(root: Path, part: str, classes: Sequence[str] = ("feature",)) -> E
 
     with Sheet(next(iter(images.values())), by_type) as first:
         side = max(first.grid.height, first.grid.width)
-        pixel = first.grid.pixel if first.grid.georeferenced else 0.0
+        pixel = 0.0
+        if first.grid.georeferenced:
+            pixel = first.grid.pixel
     files = (*images.values(), *(truths[name] for name in images))
     return Examples(tuple(images), read, tuple(classes), side, files, pixel, read_notice(root), digest)
 
@@ -96,13 +102,15 @@ def _rasters_by_name(folder: Path) -> dict[str, Path]:
     """Name without ending → raster of a folder.
 
     Raises:
-        UserError: two rasters have one name.
+        UserError: two rasters have the same name.
     """
     rasters: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES:
             continue
         if path.stem in rasters:
-            raise UserError(f"{folder}: {rasters[path.stem].name} and {path.name} have one name", "remove one of them")
+            raise UserError(
+                f"{folder}: {rasters[path.stem].name} and {path.name} have the same name", "remove one of them"
+            )
         rasters[path.stem] = path
     return rasters

@@ -1,4 +1,4 @@
-"""What map sheets and training tiles look like on disk. Imports nothing heavy."""
+"""Map sheets and training tiles on disk. Imports nothing heavy."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def is_tiles(path: Path) -> bool:
 
 
 def find_sheets(path: Path) -> list[Path]:
-    """The sheets that a path means: a file, or the rasters of a folder but for those that this project wrote there.
+    """The sheets of a path: a file, or the rasters of a folder except those that this project wrote there.
 
     Raises:
         UserError: none.
@@ -47,16 +47,18 @@ def find_sheets(path: Path) -> list[Path]:
 
 
 def claim(path: Path) -> Claim | None:
-    """What a path is to this group: training tiles, sheets, a georeferenced sheet, any picture; never raises."""
+    """What a path is to map sheets: training tiles, sheets, a georeferenced sheet, any picture; never raises."""
     if path.is_dir():
         if is_tiles(path):
             return Claim("map tiles with labels", 0.8, "it holds annotation/ beside its tiles")
-        claims = [claim(file) for file in _rasters(path)[:5]]
-        known = [each for each in claims if each is not None]
-        if not known:
+        surest: Claim | None = None
+        for file in _rasters(path)[:5]:  # a folder may hold thousands
+            of_file = claim(file)
+            if of_file is not None and (surest is None or of_file.certainty > surest.certainty):
+                surest = of_file
+        if surest is None:
             return None
-        surest = max(known, key=lambda each: each.certainty)
-        return Claim("folder of map sheets", surest.certainty, f"for one, {surest.evidence}")
+        return Claim("folder of map sheets", surest.certainty, f"for example {surest.evidence}")
     if path.suffix.lower() not in SUFFIXES or not path.is_file():
         return None
     from remote_sensing.rasters import UNREADABLE, open_raster
@@ -68,6 +70,7 @@ def claim(path: Path) -> Claim | None:
         return None
     if bands > 4 or kind.startswith("complex"):
         return None
+    # what satellite scenes and tiles look like is left to the group for land use
     if size == (64, 64):
         return Claim("picture", 0.1, "of the size of a satellite tile")
     if kind != "uint8" and bands not in (3, 4):

@@ -1,4 +1,4 @@
-"""Where a raster lies: its transform, its control points, the points of QGIS or the world file beside it, and its coordinate system."""
+"""The position of a raster: its transform, its control points, the points of QGIS or the world file beside it, and its coordinate system."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core_runtime.errors import UserError
 from core_runtime.tables import read_table
 from remote_sensing.maps.sheets.grid import Grid, crs_name
 
-_BEYOND = 1e9  # map units: no coordinate system of the earth has coordinates, or pixels, as large
+_BEYOND = 1e9  # map units: no coordinate system of the earth has coordinates or pixels of this size
 _TINY = 1e-12  # map units of a pixel
 _FAR = 3.0  # pixels by which control points may miss one transform before it is worth a warning
 
@@ -29,7 +29,7 @@ class Placement(NamedTuple):
 
 
 class ControlPoint(NamedTuple):
-    """A pixel position and where it lies on the map."""
+    """A pixel position and its position on the map."""
 
     column: float
     row: float
@@ -38,12 +38,12 @@ class ControlPoint(NamedTuple):
 
 
 def place(file: Any, path: Path, crs: str | None = None) -> Placement:
-    """Finds out where an open raster lies.
+    """The position of an open raster.
 
     Args:
         file: as rasterio opened it.
-        path: of the file, beside which a world file or ``.points`` of QGIS may lie.
-        crs: the coordinate system as the user says it; wins over the file's.
+        path: of the file; a world file or ``.points`` of QGIS is looked for beside it.
+        crs: the coordinate system given by the user; it takes precedence over the file's.
 
     Raises:
         UserError: a transform, world file or control points that cannot be used.
@@ -51,6 +51,7 @@ def place(file: Any, path: Path, crs: str | None = None) -> Placement:
     warnings: list[str] = []
     transform, system = file.transform, file.crs
     _check_transform(transform, path)
+    # GDAL gives the identity for a raster without a transform (and has read a world file by now, if it is a valid one)
     if transform == Affine.identity():
         points, points_crs, source = _control_points(file, path)
         if points:
@@ -60,11 +61,11 @@ def place(file: Any, path: Path, crs: str | None = None) -> Placement:
         else:
             _check_world_file(path)
     elif file.gcps[0]:
-        warnings.append(f"holds {len(file.gcps[0])} control points, too; its transform is used")
+        warnings.append(f"it also holds {len(file.gcps[0])} control points; its transform is used")
     if crs is not None:
         given = parse_crs(crs, "--crs")
         if system is not None and system != given:
-            warnings.append(f"the file says {crs_name(system)}; --crs {crs_name(given)} is used")
+            warnings.append(f"the file is in {crs_name(system)}; --crs {crs_name(given)} is used")
         system = given
     if transform == Affine.identity():
         if system is not None:
@@ -92,22 +93,28 @@ def parse_crs(text: str, option: str) -> CRS:
 
 
 def _check_transform(transform: Affine, path: Path) -> None:
+    """Makes sure that a transform can be inverted and has its pixels on the earth.
+
+    Raises:
+        UserError: it has not.
+    """
     values = tuple(transform)[:6]
-    hint = "mend its world file or georeferencing; without one results are in pixels"
-    if not all(math.isfinite(value) for value in values):
-        raise UserError(f"{path}: its transform is not of numbers ({', '.join(f'{v:g}' for v in values)})", hint)
+    shown = ", ".join(f"{value:g}" for value in values)
+    hint = "correct its world file or georeferencing; without one results are in pixels"
+    if not np.isfinite(values).all():
+        raise UserError(f"{path}: its transform holds values that are not numbers ({shown})", hint)
     a, b, _, d, e, _ = values
     if max(map(abs, values)) > _BEYOND:
-        raise UserError(f"{path}: its transform leaves the earth ({', '.join(f'{v:g}' for v in values)})", hint)
+        raise UserError(f"{path}: its transform leaves the earth ({shown})", hint)
     largest = max(abs(a), abs(b), abs(d), abs(e))
     # divided first: the squares of tiny numbers are 0
     if largest < _TINY or abs((a / largest) * (e / largest) - (b / largest) * (d / largest)) <= 1e-9:
         shown = ", ".join(f"{value:g}" for value in (a, b, d, e))
-        raise UserError(f"{path}: its transform is degenerate ({shown}): all pixels lie on one line", hint)
+        raise UserError(f"{path}: its transform is degenerate ({shown}): all pixels are on one line", hint)
 
 
 def _control_points(file: Any, path: Path) -> tuple[list[ControlPoint], CRS | None, str]:
-    """The control points in the file, else those of QGIS beside it; their coordinate system; where they are from."""
+    """The control points in the file, else those of QGIS beside it; their coordinate system; their source."""
     points, crs = file.gcps
     if points:
         return [ControlPoint(p.col, p.row, p.x, p.y) for p in points], crs, "in the file"
@@ -120,6 +127,7 @@ def _control_points(file: Any, path: Path) -> tuple[list[ControlPoint], CRS | No
 def _read_points(path: Path) -> tuple[list[ControlPoint], CRS | None]:
     """Control points as QGIS's georeferencer writes them: rows count downwards as negative numbers."""
     crs = None
+    # newer versions of QGIS write the coordinate system into a comment above the header
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline(100_000)
     if first.startswith("#CRS:"):
@@ -134,35 +142,38 @@ def _read_points(path: Path) -> tuple[list[ControlPoint], CRS | None]:
     for line in table:
         if line.get(enabled) in ("0", "false"):
             continue
-        values = [table.number(line, str(name)) for name in (column, row, x, y)]
-        if None in values:
+        at_column, at_row = table.number(line, str(column)), table.number(line, str(row))
+        to_x, to_y = table.number(line, str(x)), table.number(line, str(y))
+        if at_column is None or at_row is None or to_x is None or to_y is None:
             table.leave_out(line, "without four numbers")
             continue
-        at_column, at_row, to_x, to_y = (float(value) for value in values if value is not None)
-        points.append(ControlPoint(at_column, -at_row, to_x, to_y))
+        points.append(ControlPoint(float(at_column), -float(at_row), float(to_x), float(to_y)))
     if not points:
-        raise UserError(f"{path} holds no control points that are enabled", "georeference the sheet again in QGIS")
+        raise UserError(f"{path} holds no enabled control points", "georeference the sheet again in QGIS")
     return points, crs
 
 
 def _fit(points: Sequence[ControlPoint], path: Path, source: str, warnings: list[str]) -> Affine:
-    """The affine transform with the least squares at the control points; says how far it misses them."""
+    """The least-squares affine transform of the control points; warns of how far it misses them."""
     pixels = np.array([(p.column, p.row, 1.0) for p in points])
     world = np.array([(p.x, p.y) for p in points])
-    hint = "at least three that are not on one line are needed; or georeference the sheet with gdalwarp or QGIS"
+    hint = "it needs at least three that are not on one line; or georeference the sheet with gdalwarp or QGIS"
     if not np.isfinite(pixels).all() or not np.isfinite(world).all():
         raise UserError(f"{path}: its control points {source} are not all numbers", hint)
+    # centred before solving: map coordinates of millions beside pixels of hundreds are badly conditioned
     middle = world.mean(0)
     centred = pixels - [*pixels[:, :2].mean(0), 0]
     if len(points) < 3 or np.linalg.matrix_rank(centred, tol=1e-6 * max(float(np.abs(centred).max()), 1)) < 3:
-        raise UserError(f"{path}: its {len(points)} control points {source} do not say where it lies", hint)
+        raise UserError(f"{path}: its {len(points)} control points {source} do not determine its position", hint)
     (a, d), (b, e), (c, f) = np.linalg.lstsq(centred, world - middle, rcond=None)[0]
     shift = Affine.translation(*-pixels[:, :2].mean(0))
     transform = Affine(a, b, c + middle[0], d, e, f + middle[1]) * shift
     _check_transform(transform, path)
-    misses = [(~transform) * (p.x, p.y) for p in points]
-    worst = max(math.hypot(u - p.column, v - p.row) for (u, v), p in zip(misses, points, strict=True))
-    text = f"lies by {len(points)} control points {source}, at most {worst:.1f} pixels off"
+    worst = 0.0
+    for point in points:
+        column, row = (~transform) * (point.x, point.y)
+        worst = max(worst, math.hypot(column - point.column, row - point.row))
+    text = f"placed by {len(points)} control points {source}, at most {worst:.1f} pixels off"
     if worst > _FAR:
         text += "; one transform does not fit them: rectify the sheet first (gdalwarp -order 2, or QGIS)"
     warnings.append(text)
@@ -170,11 +181,11 @@ def _fit(points: Sequence[ControlPoint], path: Path, source: str, warnings: list
 
 
 def _check_world_file(path: Path) -> None:
-    """A world file that lies beside a picture and was not understood is worth a word: the picture is not where the user thinks."""
+    """Refuses a world file that GDAL has not understood and ignored without a word: the picture would not be where the user thinks."""
     ending = path.suffix.lower().removeprefix(".")
     if not ending:
         return
-    short = f"{ending[0]}{ending[-1]}w"
+    short = f"{ending[0]}{ending[-1]}w"  # tif: tfw
     for name in (f".{short}", f".{ending}w", ".wld", f".{short.upper()}", f".{ending.upper()}W", ".WLD"):
         beside = path.with_suffix(name)
         if not beside.is_file():
@@ -184,7 +195,8 @@ def _check_world_file(path: Path) -> None:
             numbers = [float(word.replace(",", ".")) for word in words]
         except ValueError:
             numbers = []
+        # only the identity itself is both a valid world file and the transform of none
         if len(numbers) != 6 or numbers[:4] != [1, 0, 0, 1]:
             raise UserError(
-                f"{beside} is not a world file that can be used", "it holds six lines, a number each; mend or remove it"
+                f"{beside} is not a valid world file", "it has six lines, one number each; correct or remove it"
             )

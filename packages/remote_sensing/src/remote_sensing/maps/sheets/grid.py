@@ -1,4 +1,4 @@
-"""Where the pixels of a sheet lie, and lengths on it."""
+"""The positions of a sheet's pixels, and lengths on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core_runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Grid:
-    """Where pixels lie: size, affine transform (also turned) and coordinate system (also without EPSG code, or none)."""
+    """The positions of pixels: size, affine transform (also turned) and coordinate system (also without EPSG code, or none)."""
 
     height: int
     width: int
@@ -35,7 +35,7 @@ class Grid:
 
     @property
     def metric(self) -> bool:
-        """Whether lengths and areas mean something: not degrees."""
+        """Whether lengths and areas are meaningful: not in degrees."""
         return self.crs is None or not self.crs.is_geographic
 
     def window(self, rows: slice, columns: slice) -> Grid:
@@ -80,9 +80,10 @@ def parse_length(text: str | float, grid: Grid, option: str, power: int = 1) -> 
     except ValueError:
         raise UserError(f"{option} {text!r} is not a number", "write map units (25) or pixels (12px)") from None
     if not 0 <= value < float("inf"):
-        raise UserError(f"{option} {text!r} must be a number from 0 on", "write map units (25) or pixels (12px)")
+        raise UserError(f"{option} {text!r} must be a number of at least 0", "write map units (25) or pixels (12px)")
     if in_pixels:
         return value * grid.pixel**power
+    # a length of 0 is 0 in any unit
     if value and not grid.metric:
         raise UserError(
             f"{option} {text}: the sheet's coordinates are degrees ({crs_name(grid.crs)}), not metres",
@@ -98,5 +99,8 @@ def crs_name(crs: Any) -> str:
     code = crs.to_epsg()
     if code:
         return f"EPSG:{code}"
+    # WKT begins with its name: PROJCS["Lambert of a national grid", …
     quoted = crs.to_wkt().split('"')
-    return f"{quoted[1]} (no EPSG code)" if len(quoted) > 1 else "unknown"
+    if len(quoted) < 2:
+        return "unknown"
+    return f"{quoted[1]} (no EPSG code)"

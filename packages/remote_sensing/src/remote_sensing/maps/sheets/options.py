@@ -11,8 +11,8 @@ class SheetOptions:
     """How sheets are read.
 
     Attributes:
-        stretch: how more than 8 bits become 8, for the whole sheet.
-        crs: coordinate system of sheets whose files do not name it (EPSG:2056).
+        stretch: how values of more than 8 bits become 8 bits, for the whole sheet.
+        crs: coordinate system of sheets whose files do not state it (EPSG:2056).
     """
 
     stretch: Literal["percentile", "dtype"] = "percentile"
@@ -21,11 +21,11 @@ class SheetOptions:
 
 @options
 class PartOptions:
-    """The part of a sheet that is looked at.
+    """The part of a sheet that is processed.
 
     Attributes:
         bbox: left,bottom,right,top in map coordinates.
-        roi: polygons (GeoPackage, GeoJSON) outside of which nothing is looked at: the map frame without collar and legend.
+        roi: polygons (GeoPackage, GeoJSON) outside of which pixels are ignored: the map frame without collar and legend.
     """
 
     bbox: Box | None = None
@@ -39,8 +39,8 @@ class LabelOptions:
     Attributes:
         classes: names of the classes 1, 2, …: 'railway,vineyard'.
         class_column: column of the vectors that names the class.
-        line_width: how wide lines are drawn: map units (5) or '4px'.
-        labels_crs: coordinate system of vectors whose file does not name it (EPSG:2056).
+        line_width: width of drawn lines: map units (5) or '4px'.
+        labels_crs: coordinate system of vectors whose file does not state it (EPSG:2056).
     """
 
     classes: Names = ("feature",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from remote_sensing.rasters import UNREADABLE, mirrored, open_raster
 
 _COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
 _INKS = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
-# Where the values of more than 8 bits are looked at to stretch them: all of a sheet up to this many pixels, else windows all over it at full size.
-# Overviews would do as well and as fast, but with them the same sheet would be stretched differently.
+# The values that decide the stretch from more than 8 bits: all of a sheet of up to this many pixels, else of windows all over it at full size.
+# Overviews would be as good and as fast, but the same sheet with and without them would be stretched differently.
 _WHOLE = 4_000_000
 _WINDOWS, _WINDOW = 16, 128
 
@@ -31,10 +32,10 @@ class Sheet:
     Args:
         path: GeoTIFF, COG, or a picture with or without a world file, control points, or the ``.points`` of QGIS.
         options: how values of more than 8 bits become 8: "dtype" (the whole range of the type) or "percentile" (2 to 98 % of the whole sheet),
-            never tile by tile; and the coordinate system, where the file does not name it.
+            never tile by tile; and the coordinate system, where the file does not state it.
 
     Attributes:
-        grid: where its pixels lie.
+        grid: the positions of its pixels.
         warnings: what the user should know.
 
     Raises:
@@ -52,19 +53,19 @@ class Sheet:
             self.bands = self._picture_bands()
             self.grid, self.warnings = place(self.file, self.path, options.crs)
             self.palette = self._palette()
-        except UNREADABLE as error:  # damage that shows only where the file is asked for its colours or its place
+        except UNREADABLE as error:  # damage that appears only when colours or position are read
             self.file.close()
             raise UserError(f"{path} cannot be read: {first_line(error)}", hint) from None
         except BaseException:
             self.file.close()
             raise
         structure = self.file.tags(ns="IMAGE_STRUCTURE")
-        # values of 1, 2 or 4 bits come as bytes, values of 12 bits as 16; of a negative 0 is white
+        # GDAL gives values of 1, 2 or 4 bits as bytes, of 12 bits as 16; in a negative 0 is white
         self.bits = int(self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 0))
         self.zero_is_white = structure.get("MINISWHITE") == "YES" and self.palette is None
         if self.file.count > 4:
             self.warnings.append(
-                f"{self.file.count} bands, not a picture: the first three are taken for red, green, blue"
+                f"{self.file.count} bands, not a picture: the first three are used as red, green, blue"
             )
 
     def __enter__(self) -> Sheet:
@@ -76,15 +77,26 @@ class Sheet:
     @property
     def facts(self) -> dict[str, Any]:
         file, transform = self.file, self.grid.transform
-        flags = {flag.name for of_band in file.mask_flag_enums for flag in of_band}
+        bands = f"{file.count} of {file.dtypes[0]}"
+        if self.palette is not None:
+            bands += " with a palette"
+        pixel = "1 pixel"
+        if self.grid.georeferenced:
+            pixel = f"{self.grid.pixel:g} map units"
+        # GDAL's flags of a band: "nodata", "alpha"; "per_dataset" alone is a mask inside or beside the file
+        flags: set[str] = set()
+        for of_band in file.mask_flag_enums:
+            flags.update(flag.name for flag in of_band)
+        nodata = ", ".join(sorted(flags - {"all_valid", "per_dataset"}))
+        if not nodata:
+            nodata = "mask" if "per_dataset" in flags else "none"
         return {
             "size": f"{file.width} × {file.height} pixels",
-            "bands": f"{file.count} of {file.dtypes[0]}" + (" with a palette" if self.palette is not None else ""),
+            "bands": bands,
             "coordinate system": crs_name(self.grid.crs),
-            "pixel": f"{self.grid.pixel:g} map units" if self.grid.georeferenced else "1 pixel",
+            "pixel": pixel,
             "turned": "yes" if transform.b or transform.d else "no",
-            "nodata": ", ".join(sorted(flags - {"all_valid", "per_dataset"}))
-            or ("mask" if "per_dataset" in flags else "none"),
+            "nodata": nodata,
             "tiled": "yes" if file.profile.get("tiled") else "no (strips)",
             "overviews": len(file.overviews(1)),
         }
@@ -112,8 +124,9 @@ class Sheet:
             valid &= finite
             raw = np.where(finite, raw, 0)
         rgb = self._to_rgb(raw)
+        # mirrored in 8 bits: a palette's numbers are colours by now
         around = ((top - rows.start, rows.stop - bottom), (left - columns.start, columns.stop - right))
-        if any(sum(a) for a in around):
+        if np.any(around):
             rgb, valid = mirrored(rgb, around), np.pad(valid, around)
         return rgb, valid
 
@@ -131,7 +144,10 @@ class Sheet:
         return self._to_rgb(small).transpose(1, 2, 0)
 
     def _to_rgb(self, raw: NDArray) -> NDArray[np.uint8]:
-        """The values of the picture's bands as 8-bit RGB (3, height, width)."""
+        """The values of the picture's bands as 8-bit RGB (3, height, width).
+
+        In this order: palette, range, negative, inks. Each step expects the result of the one before.
+        """
         if self.palette is not None:
             return self.palette[raw[0]].transpose(2, 0, 1)
         if raw.dtype != np.uint8:
@@ -143,36 +159,47 @@ class Sheet:
             raw = (raw.astype(np.uint16) * 255 // (2**self.bits - 1)).astype(np.uint8)
         if self.zero_is_white:
             raw = 255 - raw
-        if len(raw) == 4:  # inks
+        if len(raw) == 4:
+            # cyan, magenta, yellow, black: each ink takes its share of the light that black leaves
             light = 255 - raw.astype(np.uint16)
             raw = (light[:3] * light[3] // 255).astype(np.uint8)
-        return np.repeat(raw, 3, 0) if len(raw) == 1 else raw
+        if len(raw) == 1:
+            raw = np.repeat(raw, 3, 0)
+        return raw
 
     def _picture_bands(self) -> list[int]:
+        """Numbers (from 1) of the bands of the picture: red, green, blue in whatever order, four inks, or one grey.
+
+        Raises:
+            UserError: complex numbers, or an alpha channel alone.
+        """
         file = self.file
         kinds = list(file.colorinterp)
-        if all(c in kinds for c in _COLOURS):
-            return [kinds.index(c) + 1 for c in _COLOURS]
-        if all(c in kinds for c in _INKS):
-            return [kinds.index(c) + 1 for c in _INKS]
-        plain = [i + 1 for i, c in enumerate(kinds) if c != ColorInterp.alpha]
+        for colours in (_COLOURS, _INKS):
+            if set(colours) <= set(kinds):
+                return [kinds.index(colour) + 1 for colour in colours]
+        plain = [band for band, kind in enumerate(kinds, 1) if kind != ColorInterp.alpha]
         if np.dtype(file.dtypes[0]).kind == "c" or not plain:
             raise UserError(
                 f"{self.path}: {file.count} bands of {file.dtypes[0]} are not a picture", "give a scanned sheet"
             )
-        return plain[:3] if len(plain) >= 3 else plain[:1]
+        if len(plain) >= 3:
+            return plain[:3]
+        return plain[:1]
 
     def _palette(self) -> NDArray[np.uint8] | None:
         if self.file.colorinterp[0] != ColorInterp.palette:
             return None
-        table = np.zeros((max(256, 2 ** (8 * np.dtype(self.file.dtypes[0]).itemsize)), 3), np.uint8)
+        # a row for every value the type can hold, so that no pixel is outside of the table
+        bits = 8 * np.dtype(self.file.dtypes[0]).itemsize
+        table = np.zeros((max(256, 2**bits), 3), np.uint8)
         for number, colour in self.file.colormap(1).items():
             table[number] = colour[:3]
         return table
 
     @cached_property
     def levels(self) -> tuple[float, float]:
-        """The values that become 0 and 255, of sheets with more than 8 bits. A warning says which they are."""
+        """The values that become 0 and 255, of sheets with more than 8 bits. A warning states them."""
         kind = np.dtype(self.file.dtypes[0])
         if self.options.stretch == "dtype" and kind.kind in "ui":
             if self.bits and kind.kind == "u":
@@ -188,13 +215,13 @@ class Sheet:
         return float(low), float(high)
 
     def _values(self) -> tuple[NDArray, str]:
-        """Values of the whole sheet or of windows all over it, at full size, and which."""
+        """Values of the whole sheet or of windows all over it, at full size, and a name for these places."""
         height, width = self.grid.height, self.grid.width
         windows, source = [(0, 0, height, width)], "the sheet"
         if height * width > _WHOLE:
             tops = np.linspace(0, max(height - _WINDOW, 0), _WINDOWS).astype(int)
             lefts = np.linspace(0, max(width - _WINDOW, 0), _WINDOWS).astype(int)
-            windows = [(int(top), int(left), _WINDOW, _WINDOW) for top in tops for left in lefts]
+            windows = [(int(top), int(left), _WINDOW, _WINDOW) for top, left in product(tops, lefts)]
             source = f"{len(windows)} windows all over the sheet"
         values = []
         for top, left, rows, columns in windows:
@@ -207,10 +234,12 @@ class Sheet:
                     f"{self.path.name}: rows {top} to {top + rows} cannot be read ({first_line(error)})",
                     "the file is damaged or incomplete there",
                 ) from None
-            values.append(raw[np.isfinite(raw)] if raw.dtype.kind == "f" else raw.ravel())
+            if raw.dtype.kind == "f":
+                raw = raw[np.isfinite(raw)]
+            values.append(raw.ravel())
         return np.concatenate(values), source
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says, in one line."""
+    """A library's error message in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -48,7 +48,7 @@ def read_layer(path: Path | str, *, crs: str | None = None) -> Layer:
 
     Args:
         path: the file, perhaps with a layer.
-        crs: the coordinate system as the user says it; wins over the file's.
+        crs: the coordinate system given by the user; it takes precedence over the file's.
 
     Raises:
         UserError: it cannot be read, holds several layers, no geometries, or coordinates that its system does not have.
@@ -68,7 +68,11 @@ def read_layer(path: Path | str, *, crs: str | None = None) -> Layer:
     except (OSError, ValueError, RuntimeError, ShapelyError, CRSError) as error:  # pyogrio's own are RuntimeErrors
         reason = clean((str(error).splitlines() or [""])[0])
         raise UserError(f"{path} cannot be read: {reason}", "give a GeoPackage, GeoJSON or Shapefile") from None
-    usable = [i for i, shape in enumerate(shapes) if shape is not None and not shape.is_empty and _is_finite(shape)]
+    # numbers of the features, because the columns must lose the same rows
+    usable = []
+    for number, geometry in enumerate(shapes):
+        if geometry is not None and not geometry.is_empty and _is_finite(geometry):
+            usable.append(number)
     if not usable:
         raise UserError(f"{path} holds no geometries", "give polygons, lines or points")
     if len(usable) < len(shapes):
@@ -77,7 +81,9 @@ def read_layer(path: Path | str, *, crs: str | None = None) -> Layer:
         system = parse_crs(crs, "the coordinate system of the vectors")
     geometries = [shapes[i] for i in usable]
     _check_degrees(geometries, system, file)
-    columns = {str(name): [values[i] for i in usable] for name, values in zip(meta["fields"], fields, strict=True)}
+    columns: dict[str, list[Any]] = {}
+    for name, values in zip(meta["fields"], fields, strict=True):
+        columns[str(name)] = [values[i] for i in usable]
     return Layer(geometries, columns, system)
 
 
@@ -86,22 +92,27 @@ def _is_finite(geometry: BaseGeometry) -> bool:
 
 
 def _check_degrees(geometries: Sequence[BaseGeometry], crs: CRS | None, path: Path) -> None:
-    """GeoJSON that names no system is in degrees by its standard; what is written there often is not."""
+    """GeoJSON that states no system is in degrees by its standard; files in metres without a word are common.
+
+    Raises:
+        UserError: coordinates that cannot be degrees.
+    """
     if crs is None or not crs.is_geographic:
         return
     left, bottom, right, top = shapely.total_bounds(geometries)
+    # longitudes may run on past the antimeridian
     if max(-left, right) > 540 or max(-bottom, top) > 91:
         raise UserError(
-            f"{path}: its coordinates ({left:,.0f}, {bottom:,.0f}) are not degrees, as {crs_name(crs)} would have them",
-            "--labels-crs EPSG:CODE says which system they are in (of --labels and --truth), or write it into the file",
+            f"{path}: its coordinates ({left:,.0f}, {bottom:,.0f}) are not degrees, as {crs_name(crs)} requires",
+            "--labels-crs EPSG:CODE sets their system (for --labels and --truth), or write it into the file",
         )
 
 
 def in_crs(layer: Layer, crs: Any, path: Path | str = "the vectors") -> list[BaseGeometry]:
-    """The geometries in another coordinate system; as they are where either side has none.
+    """The geometries in another coordinate system; unchanged where either side has none.
 
     Raises:
-        UserError: the one system cannot be had from the other.
+        UserError: the one system cannot be transformed to the other.
     """
     if layer.crs is None or crs is None or layer.crs == crs:
         return layer.geometries
@@ -116,7 +127,7 @@ def transform_points(points: NDArray, source: CRS, target: CRS, path: Path | str
     """Points (n, 2) in another coordinate system.
 
     Raises:
-        UserError: they have no place there.
+        UserError: they do not exist in it.
     """
     from rasterio.warp import transform
 
@@ -125,13 +136,13 @@ def transform_points(points: NDArray, source: CRS, target: CRS, path: Path | str
     except Exception as error:  # those of GDAL and PROJ have no public class
         reason = clean((str(error).splitlines() or [type(error).__name__])[0])
         raise UserError(
-            f"{path}: from {crs_name(source)} nothing leads to {crs_name(target)} ({reason})",
+            f"{path}: {crs_name(source)} cannot be transformed to {crs_name(target)} ({reason})",
             "give both in one coordinate system, or keep the sheet's own (--keep-crs, GeoPackage)",
         ) from None
     moved = np.stack([x, y], 1)
     if not np.isfinite(moved).all():
         raise UserError(
-            f"{path}: some of its coordinates in {crs_name(source)} have no place in {crs_name(target)}",
+            f"{path}: some of its coordinates in {crs_name(source)} do not exist in {crs_name(target)}",
             "check its coordinate system",
         )
     return moved
@@ -144,7 +155,7 @@ class NewLayer:
     Attributes:
         name: of the layer.
         kind: "Polygon", "MultiPolygon" or "LineString".
-        geometries, columns: as many as there are features.
+        geometries, columns: one value per feature.
     """
 
     name: str
@@ -162,26 +173,27 @@ def write_layers(path: Path, layers: Sequence[NewLayer], *, crs: CRS | None, wgs
     """Writes layers to one file, all or none; returns what the user should know.
 
     Args:
-        path: its ending says the format; GeoPackage alone holds several layers.
+        path: its ending determines the format; only GeoPackage holds several layers.
         layers: at least one.
         crs: their coordinate system.
-        wgs84: GeoJSON is reprojected as RFC 7946 asks, where the system is known; False keeps it in the sheet's coordinates.
+        wgs84: GeoJSON is reprojected as RFC 7946 requires, where the system is known; False keeps the sheet's coordinates.
 
     Raises:
-        UserError: an ending that is not a vector format, or coordinates that have no place in WGS 84.
+        UserError: an ending that is not a vector format, or coordinates that do not exist in WGS 84.
     """
     check_format(path)
     notes: list[str] = []
     options: dict[str, Any] = {}
     if DRIVERS[path.suffix.lower()] == "GeoJSON" and wgs84:
         if crs is None:
-            notes.append(f"no coordinate system is known: other programs will take {path.name} for degrees")
+            notes.append(f"no coordinate system is known: other programs will read {path.name} as degrees")
         else:
             layers = [_in_degrees(layer, crs, path, notes) for layer in layers]
             crs = WGS84
             options["RFC7946"] = "YES"
     with writing(path) as temporary:
-        if path.suffix.lower() == ".shp":  # several files
+        if path.suffix.lower() == ".shp":
+            # a shapefile is several files: the .shp appears last, so that whoever sees it sees all of them
             temporary.mkdir()
             _save(temporary / path.name, layers, crs, options)
             for file in temporary.iterdir():
@@ -191,7 +203,7 @@ def write_layers(path: Path, layers: Sequence[NewLayer], *, crs: CRS | None, wgs
             temporary.rmdir()
             temporary.with_suffix(".shp").replace(temporary)
         else:
-            part = temporary.with_suffix(path.suffix)  # the driver goes by the ending
+            part = temporary.with_suffix(path.suffix)  # the driver is chosen by the ending
             try:
                 _save(part, layers, crs, options)
                 part.replace(temporary)
@@ -215,9 +227,9 @@ def _save(path: Path, layers: Sequence[NewLayer], crs: CRS | None, options: dict
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*'crs' was not provided.*")
-        warnings.filterwarnings(
-            "ignore", message=".*Normalized/laundered field name.*"
-        )  # a shapefile's are of 10 letters
+        # names of a shapefile's columns have at most 10 letters
+        warnings.filterwarnings("ignore", message=".*Normalized/laundered field name.*")
+        name_of_file = path.stem if path.suffix.lower() == ".shp" else None
         for number, layer in enumerate(layers):
             raw.write(
                 path,
@@ -227,7 +239,7 @@ def _save(path: Path, layers: Sequence[NewLayer], crs: CRS | None, options: dict
                 geometry_type=layer.kind,
                 crs=None if crs is None else crs.to_wkt(),
                 driver=DRIVERS[path.suffix.lower()],
-                layer=layer.name if path.suffix.lower() != ".shp" else path.stem,
+                layer=name_of_file or layer.name,
                 append=number > 0,
                 layer_options=options or None,
             )
@@ -242,30 +254,32 @@ def _column(values: Sequence[Any]) -> NDArray:
 
 
 def _in_degrees(layer: NewLayer, crs: CRS, path: Path, notes: list[str]) -> NewLayer:
-    """A layer in WGS 84 as GeoJSON wants it: cut at the antimeridian and at the poles, in the range of degrees."""
-    if crs.is_geographic:
-        bounds = shapely.total_bounds(list(layer.geometries)) if len(layer.geometries) else (0, 0, 0, 0)
-        if max(-bounds[1], bounds[3]) > 90:
+    """A layer in WGS 84 as RFC 7946 requires: cut at the antimeridian and at the poles, in the range of degrees."""
+    if crs.is_geographic and len(layer.geometries):
+        _, bottom, _, top = shapely.total_bounds(list(layer.geometries))
+        if max(-bottom, top) > 90:
             notes.append(f"{layer.name} reach beyond the poles and were cut there")
-    geometries, kept = [], []
+    geometries, rows = [], []
     for number, geometry in enumerate(layer.geometries):
         pieces = list(_cut(_to_degrees(geometry, crs, path)))
         if not pieces:
             continue
-        kept.append(number)
+        rows.append(number)
         if len(pieces) == 1:
             geometries.append(pieces[0])
         elif isinstance(pieces[0], Polygon):
             geometries.append(shapely.multipolygons(pieces))
         else:
             geometries.append(shapely.multilinestrings(pieces))
-    if len(kept) < len(layer.geometries):
-        notes.append(f"{len(layer.geometries) - len(kept)} {layer.name} lie beyond the poles and were left out")
+    if len(rows) < len(layer.geometries):
+        notes.append(f"{len(layer.geometries) - len(rows)} {layer.name} are beyond the poles and were left out")
     kinds = {geometry.geom_type for geometry in geometries}
-    kind = (
-        "Unknown" if len(kinds) > 1 else next(iter(kinds), layer.kind)
-    )  # a line that was cut stands beside whole ones
-    columns = {name: [values[i] for i in kept] for name, values in layer.columns.items()}
+    kind = next(iter(kinds), layer.kind)
+    if len(kinds) > 1:
+        kind = "Unknown"  # a line that was cut is a MultiLineString beside whole ones
+    columns = {}
+    for name, values in layer.columns.items():
+        columns[name] = [values[row] for row in rows]
     return NewLayer(layer.name, kind, geometries, columns)
 
 
@@ -274,6 +288,7 @@ def _to_degrees(geometry: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
 
     def moved(points: NDArray) -> NDArray:
         degrees = transform_points(points, crs, WGS84, path)
+        # PROJ brings longitudes into ±180°; the whole turns of the input are given back
         if crs.is_geographic:
             degrees[:, 0] += 360 * np.round((points[:, 0] - degrees[:, 0]) / 360)
         return degrees
@@ -284,6 +299,7 @@ def _to_degrees(geometry: BaseGeometry, crs: CRS, path: Path) -> BaseGeometry:
     first = shapely.get_coordinates(geometry)[0, 0]
 
     def run_on(ring: Any) -> NDArray:
+        """The points of a ring or line without jumps, in the same turn as the geometry's first point."""
         points = shapely.get_coordinates(ring)
         points[:, 0] = np.unwrap(points[:, 0], period=360)
         points[:, 0] += 360 * np.round((first - points[0, 0]) / 360)
@@ -308,12 +324,14 @@ def _cut(geometry: BaseGeometry) -> Iterable[BaseGeometry]:
         return
     if not geometry.is_valid:
         geometry = shapely.make_valid(geometry)
+    # one window for each turn around the earth that the geometry touches
     pieces = []
     for turn in range(int(np.floor((left + 180) / 360)), int(np.ceil((right - 180) / 360)) + 1):
         window = shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
         piece = shapely.intersection(geometry, window)
         pieces.append(shapely.transform(piece, lambda points, by=360 * turn: points - (by, 0)))
-    if geometry.area > 0:  # what goes round the earth meets itself
+    if geometry.area > 0:
+        # an area that goes around the earth meets itself
         pieces = [shapely.union_all(pieces)]
     for piece in pieces:
         yield from _oriented(piece)

@@ -34,7 +34,14 @@ def augment(
 def _rotated(image: NDArray, label: NDArray, angle: float, legacy: bool) -> Example:
     from scipy.ndimage import rotate
 
-    plane: dict[str, Any] = {"axes": (1, 0), "order": 0} if legacy else {"axes": (2, 1), "order": 1, "mode": "mirror"}
+    if legacy:
+        # published: the axes of a picture (height, width, 3), applied to (3, height, width)
+        plane: dict[str, Any] = {"axes": (1, 0), "order": 0}
+        beyond = "constant"
+    else:
+        plane = {"axes": (2, 1), "order": 1, "mode": "mirror"}
+        beyond = "mirror"
     turned = rotate(image, angle, reshape=False, **plane)
-    label = rotate(label, angle, axes=(1, 0), order=0, mode="constant" if legacy else "mirror", reshape=False)
+    # always the nearest class: a mean of class numbers would be another class
+    label = rotate(label, angle, axes=(1, 0), order=0, mode=beyond, reshape=False)
     return turned.astype(np.uint8), label.astype(np.uint8)

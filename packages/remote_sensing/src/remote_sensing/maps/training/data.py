@@ -1,4 +1,4 @@
-"""Tiles as tensors, and the order in which they are learned."""
+"""Tiles as tensors, and their order in training."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ class MapTiles(Dataset):
 
     def __init__(self, examples: Examples, *, augmented: bool = False, legacy: bool = False, seed: int = 0) -> None:
         self.items = [examples.read(name) for name in examples.names]
+        # one tile of each size, for the message
         sizes = {label.shape: name for name, (_, label) in zip(examples.names, self.items, strict=True)}
         if len(sizes) > 1:
             shown = ", ".join(f"{name} is {w} × {h}" for (h, w), name in list(sizes.items())[:2])
-            raise UserError(f"the tiles have several sizes: {shown}", "all tiles need one size")
+            raise UserError(f"the tiles have different sizes: {shown}", "all tiles need the same size")
         self.augmented, self.legacy, self.seed = augmented, legacy, seed
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a training step of MapSAM does."""
+"""The training step of MapSAM."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class MapTraining(Training):
 
     Args:
         model: the network.
-        recipe: how it learns.
+        recipe: how it is trained.
         lr: learning rate of AdamW.
-        channel_order: of the pictures as the network takes them.
-        seed: of what is drawn in a step.
+        channel_order: of the pictures, as the network expects them.
+        seed: of the random numbers of a step.
     """
 
     def __init__(self, model: MapSAM, recipe: Recipe, *, lr: float, channel_order: str = "rgb", seed: int = 0) -> None:
@@ -52,6 +52,7 @@ class MapTraining(Training):
         output = self.model(prepare(batch["image"], self.config.image_size, self.channel_order))
         masks, union = self.targets(batch["label"])
         logits = output.logits.float()
+        # dice is a ratio: one per class, so that a rare class counts as much as a frequent one
         of_classes = [mask_loss(logits[:, i : i + 1], masks[:, i : i + 1]) for i in range(masks.shape[1])]
         coarse = mask_loss(output.coarse_at(masks.shape[-1]).float(), union)
         return torch.stack(of_classes).mean(), coarse, logits
@@ -73,14 +74,18 @@ class MapTraining(Training):
     def on_validation_epoch_end(self) -> None:
         # of all pixels at once: a mean over images would reward seeing nothing where many tiles are empty
         iou = self.pixels.measures()["iou"]
-        self.count(val_iou=1.0 if iou != iou else iou)
+        if iou != iou:
+            iou = 1.0  # neither truth nor prediction holds a pixel of the feature
+        self.count(val_iou=iou)
 
     def configure_optimizers(self) -> Any:
         recipe, total = self.recipe, int(self.trainer.estimated_stepping_batches)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(trained, self.lr, weight_decay=recipe.weight_decay)
-        # with ten tiles the published 250 steps are never over
-        warm = recipe.warmup if recipe.legacy else min(recipe.warmup, max(1, total // 10))
+        warm = recipe.warmup
+        if not recipe.legacy:
+            # with ten tiles the published 250 steps would never end
+            warm = min(warm, max(1, total // 10))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, warm, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

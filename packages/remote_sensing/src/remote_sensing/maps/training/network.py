@@ -11,7 +11,7 @@ from remote_sensing.maps.model.mapsam import MapSAM, MapSamConfig, mapsam_config
 from remote_sensing.maps.training.recipe import NetworkOptions
 
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# A small encoder for tests, demos and first tries without SAM's weights; all of it is trained. Pixels around 0 make it begin faster: in [0, 1] paper is
+# A small encoder for tests, demos and first experiments without SAM's weights; all of it is trained. Pixels around 0 speed up the start: in [0, 1] paper is
 # bright everywhere, and patches hardly differ.
 TINY: dict[str, Any] = {
     "embed_dim": 64,
@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
 
 
 def start_network(options: NetworkOptions, classes: int) -> MapSAM:
-    """A MapSAM to train: on a SAM checkpoint with frozen encoder, or from nothing and then with nothing frozen.
+    """A MapSAM to train: on a SAM checkpoint with frozen encoder, or from random weights and then with nothing frozen.
 
     Raises:
         UserError: files that do not fit, sizes that do not.
@@ -47,14 +47,14 @@ def start_network(options: NetworkOptions, classes: int) -> MapSAM:
         if options.variant == "tiny":
             if options.sam is not None:
                 raise UserError(
-                    "--sam is for vit_b, vit_l and vit_h", "leave --variant out: the checkpoint says which it is"
+                    "--sam is for vit_b, vit_l and vit_h", "leave out --variant: the checkpoint determines it"
                 )
             if options.adapter is not None:
                 raise UserError("--adapter is for the encoders of SAM's checkpoints", "leave out --variant tiny")
             return MapSAM(MapSamConfig(**(TINY | sizes)))
         if options.sam is None:
             if options.adapter is not None:
-                raise UserError("an adapter holds no encoder", "--sam names the SAM checkpoint that it belongs to")
+                raise UserError("an adapter holds no encoder", "--sam gives the SAM checkpoint it belongs to")
             return MapSAM(mapsam_config(options.variant, rank=options.rank, **sizes))
         state = read_official(options.sam)
         model = MapSAM(mapsam_config(variant_of(state), rank=options.rank, **sizes))

@@ -8,11 +8,11 @@ from core_runtime.options import Above, AtLeast, Flag, RunOptions, Seed, options
 
 @options
 class TrainingData:
-    """What is learned from.
+    """The training data.
 
     Attributes:
         labels: polygons or lines (GeoPackage, GeoJSON) or a raster, of a sheet.
-        side: of a sheet: pixels that one tile shows.
+        side: pixels of a sheet in one tile.
         shots: training tiles; 0 takes all.
     """
 
@@ -23,12 +23,12 @@ class TrainingData:
 
 @options
 class NetworkOptions:
-    """The network, and what it starts from.
+    """The network and its initial weights.
 
     Attributes:
         sam: SAM's checkpoint (sam_vit_b_01ec64.pth).
         adapter: an adapter file to start from.
-        variant: encoder without --sam, trained whole; tiny is for tries.
+        variant: encoder without --sam, trained whole; tiny is for experiments.
         image_size: pixels of a tile in the network, a multiple of 16.
         rank: of the adapters.
         masked_attention: double, as published, or standard: one softmax.
@@ -50,11 +50,11 @@ class NetworkOptions:
 
 @options
 class Recipe:
-    """How it learns (AdamW, betas 0.9 and 0.999).
+    """How the network is trained (AdamW, betas 0.9 and 0.999).
 
     Attributes:
         epochs: passes over the training tiles.
-        lr: by default 0.005, as published for adapters of a SAM checkpoint; 0.001 for a network that starts from nothing.
+        lr: by default 0.005, as published for adapters of a SAM checkpoint; 0.001 for a network that starts from random weights.
         weight_decay: of AdamW.
         batch: tiles per step.
         warmup: steps of linear warm-up; never more than a tenth of all steps, unless --legacy.

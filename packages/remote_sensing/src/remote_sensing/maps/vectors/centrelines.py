@@ -19,7 +19,7 @@ def centre_lines(
         mask: where the feature is.
         spur: dead ends shorter than this many pixels that hang on a junction are pruned.
         gap: ends at most this many pixels apart that point at each other are joined; 0 joins none.
-        angle: by how many degrees both may miss each other's direction.
+        angle: degrees by which each end may point past the other.
     """
     from skimage.morphology import skeletonize
 
@@ -32,12 +32,12 @@ def centre_lines(
     return [line for line in lines if line.length > 0]
 
 
-_STRIP = 256  # rows of a skeleton that are traced at once
+_STRIP = 256  # rows of a skeleton traced at once
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (rows, columns) to the neighbours that come later
 
 
 def _traced(skeleton: NDArray[np.bool_]) -> list[LineString]:
-    """The pixel graph of a skeleton as lines between junctions; a diagonal step only where no straight one leads there.
+    """The pixel graph of a skeleton as lines between junctions; a diagonal step only where no straight steps connect the same pixels.
 
     A strip of rows at a time: a line object for every step of a large network would take a hundred bytes per pixel.
     """
@@ -50,7 +50,7 @@ def _traced(skeleton: NDArray[np.bool_]) -> list[LineString]:
 
 
 def _steps(padded: NDArray[np.bool_], top: int, bottom: int) -> Iterator[tuple[NDArray, NDArray, int, int]]:
-    """Rows and columns of the pixels between two rows from which a step leads to a later neighbour, and the step."""
+    """For each kind of step: rows and columns of the pixels (between two rows) that have that later neighbour, and the step."""
     y, x = np.nonzero(padded[top:bottom])
     y = y + top
     for dy, dx in _STEPS:
@@ -61,25 +61,25 @@ def _steps(padded: NDArray[np.bool_], top: int, bottom: int) -> Iterator[tuple[N
 
 
 def _degrees(padded: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """How many steps meet at each pixel of a skeleton."""
+    """Number of steps that meet at each pixel of a skeleton."""
     degree = np.zeros(padded.shape, np.uint8)
     for top in range(0, len(padded) - 1, _STRIP):
         for y, x, dy, dx in _steps(padded, top, min(top + _STRIP, len(padded) - 1)):
-            # a step of one kind leaves, and reaches, a pixel at most once
+            # numpy adds once per index; steps of one kind leave, and reach, a pixel at most once
             degree[y, x] += 1
             degree[y + dy, x + dx] += 1
     return degree
 
 
 def _traced_strip(padded: NDArray[np.bool_], degree: NDArray[np.uint8], top: int, bottom: int) -> list[LineString]:
-    """The lines of the steps that begin in some rows, between junctions, ends and the rows where the next strip goes on."""
+    """The lines of the steps that begin in some rows, between junctions, ends and the rows where the next strip begins."""
     segments = []
     for kind, (y, x, dy, dx) in enumerate(_steps(padded, top, bottom)):
         ends = np.stack([np.stack([x, y], 1), np.stack([x + dx, y + dy], 1)], 1).astype(np.float64)
         for last in (0, 1):
             columns, rows = ends[:, last, 0].astype(int), ends[:, last, 1].astype(int)
             fixed = (degree[rows, columns] != 2) | (rows == top) | (rows == bottom)
-            # lines are merged where two ends are equal: at a fixed pixel each step gets an end of its own, taken back below
+            # line_merge joins where two ends are equal: at a fixed pixel each step gets an end of its own, undone below by rounding
             ends[fixed, last, 0] += 1e-3 * (2 * kind + last + 1)
         segments.append(ends)
     merged = _merged(np.asarray(shapely.linestrings(np.concatenate(segments)), dtype=object).tolist())
@@ -92,7 +92,7 @@ def _merged(lines: list[LineString]) -> list[LineString]:
     if not lines:
         return []
     merged = shapely.line_merge(shapely.multilinestrings(lines))
-    return [g for g in shapely.get_parts(merged) if g.length > 0]
+    return [line for line in shapely.get_parts(merged) if line.length > 0]
 
 
 def _ends(lines: list[LineString]) -> NDArray:
@@ -102,6 +102,7 @@ def _ends(lines: list[LineString]) -> NDArray:
 
 def pruned(lines: list[LineString], spur: float) -> list[LineString]:
     """Without dead ends shorter than `spur` that hang on a junction, the shortest of each junction first."""
+    # a junction that has lost a spur is a point within a line, and that line may now be a short dead end itself
     for _ in range(10):
         if spur <= 0 or not lines:
             return lines
@@ -113,14 +114,15 @@ def pruned(lines: list[LineString], spur: float) -> list[LineString]:
         short = [i for i in np.flatnonzero(hanging) if lines[i].length < spur]
         if not short:
             return lines
-        taken: set[int] = set()
-        drop = set()
+        # one spur per junction and round: of two short branches of a fork one is the end of the line
+        junctions: set[int] = set()
+        spurs = set()
         for i in sorted(short, key=lambda i: lines[i].length):
             junction = int(number[i][degree[i].argmax()])
-            if junction not in taken:
-                taken.add(junction)
-                drop.add(i)
-        lines = _merged([line for i, line in enumerate(lines) if i not in drop])
+            if junction not in junctions:
+                junctions.add(junction)
+                spurs.add(i)
+        lines = _merged([line for i, line in enumerate(lines) if i not in spurs])
     return lines
 
 
@@ -132,6 +134,7 @@ def bridged(lines: list[LineString], gap: float, angle: float) -> list[LineStrin
         return lines
     ends = _ends(lines).reshape(-1, 2)
     _, number, count = np.unique(ends, axis=0, return_inverse=True, return_counts=True)
+    # end i is of line i // 2: its first point where i is even, its last where it is odd
     dead = np.flatnonzero(count[number.reshape(-1)] == 1)
     if len(dead) < 2:
         return lines
@@ -143,21 +146,30 @@ def bridged(lines: list[LineString], gap: float, angle: float) -> list[LineStrin
     step = points[pairs[:, 1]] - points[pairs[:, 0]]
     distance = np.linalg.norm(step, axis=1)
     unit = step / np.maximum(distance, 1e-9)[:, None]
+    # both ends must point at each other: cosines between the gap and either direction
     least = np.cos(np.radians(angle))
-    facing = ((unit * outward[pairs[:, 0]]).sum(1) >= least) & ((-unit * outward[pairs[:, 1]]).sum(1) >= least)
-    used: set[int] = set()
-    more = []
+    from_first = (unit * outward[pairs[:, 0]]).sum(1)
+    from_second = (-unit * outward[pairs[:, 1]]).sum(1)
+    facing = (from_first >= least) & (from_second >= least)
+    joined: set[int] = set()
+    bridges = []
     for i in np.argsort(distance):
-        a, b = (int(v) for v in pairs[i])
-        if (facing[i] or distance[i] < 1.5) and dead[a] // 2 != dead[b] // 2 and not used & {a, b}:
-            used |= {a, b}
-            more.append(LineString([points[a], points[b]]))
-    return _merged([*lines, *more])
+        first, second = map(int, pairs[i])
+        near_enough = facing[i] or distance[i] < 1.5  # neighbouring pixels have no direction to speak of
+        of_one_line = dead[first] // 2 == dead[second] // 2
+        if near_enough and not of_one_line and not joined & {first, second}:
+            joined |= {first, second}
+            bridges.append(LineString([points[first], points[second]]))
+    return _merged([*lines, *bridges])
 
 
 def _direction(line: LineString, *, last: bool, reach: float = 12.0) -> NDArray:
-    """Unit vector out of a line's end."""
-    end = Point(line.coords[-1 if last else 0])
-    back = line.interpolate(max(line.length - reach, 0) if last else min(reach, line.length))
+    """Unit vector out of a line's end, over its last `reach` pixels: single steps of a skeleton go only in eight directions."""
+    if last:
+        end = Point(line.coords[-1])
+        back = line.interpolate(max(line.length - reach, 0))
+    else:
+        end = Point(line.coords[0])
+        back = line.interpolate(min(reach, line.length))
     vector = np.array([end.x - back.x, end.y - back.y])
     return vector / max(float(np.linalg.norm(vector)), 1e-9)

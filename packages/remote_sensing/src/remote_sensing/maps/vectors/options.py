@@ -12,11 +12,11 @@ class VectorOptions:
     Attributes:
         centrelines: also centre-lines, of line features.
         min_area: smallest object: map units² (200) or pixels ('60px').
-        simplify: how far outlines may move: map units or pixels.
+        simplify: distance by which outlines may move: map units or pixels.
         spur: dead ends shorter than this are pruned.
         gap: ends this near that point at each other are joined.
         connectivity: 8 joins pixels over corners, 4 does not.
-        wgs84: GeoJSON in WGS 84, as RFC 7946 asks, or in the sheet's coordinates.
+        wgs84: GeoJSON in WGS 84, as RFC 7946 requires, or in the sheet's coordinates.
     """
 
     centrelines: bool = False

@@ -41,8 +41,8 @@ class Vectors:
     """Vector files that were written.
 
     Attributes:
-        polygons: how many; `area` is theirs in map units².
-        lines: how many centre-lines; `length` is theirs in map units.
+        polygons: their number; `area` is their total in map units².
+        lines: the number of centre-lines; `length` is their total in map units.
         files: layer → file.
         georeferenced: whether units are those of a map, or pixels.
         warnings: what the user should know.
@@ -60,12 +60,16 @@ class Vectors:
         return asdict(self)
 
     def text(self) -> list[str]:
-        """What was written, a line for each file."""
+        """Figures, warnings and files, a line each."""
         unit = "map units" if self.georeferenced else "pixels"
         areas = f"{self.polygons} polygons, {self.area:,.0f} {unit}²"
         lengths = f"{self.lines} centre-lines, {self.length:,.0f} {unit}"
-        written = [f"  {layer}: {file}" for layer, file in self.files.items()]
-        return [f"{areas}; {lengths}", *(f"Warning: {warning}" for warning in self.warnings), *written]
+        lines = [f"{areas}; {lengths}"]
+        for warning in self.warnings:
+            lines.append(f"Warning: {warning}")
+        for layer, file in self.files.items():
+            lines.append(f"  {layer}: {file}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,9 @@ def vector_files(out: Path, options: VectorOptions) -> dict[str, Path]:
     """The files that `vectorise` writes, by layer."""
     files = {"polygons": out}
     if options.centrelines:
-        # GeoPackage alone holds several layers
-        files["centrelines"] = out if out.suffix == ".gpkg" else out.with_name(f"{out.stem}_centrelines{out.suffix}")
+        files["centrelines"] = out
+        if out.suffix != ".gpkg":  # other formats hold a single layer
+            files["centrelines"] = out.with_name(f"{out.stem}_centrelines{out.suffix}")
     return files
 
 
@@ -101,10 +106,10 @@ def vectorise(
         out: ``.gpkg``, ``.geojson``, ``.shp`` or ``.fgb``.
         options: sizes and layers.
         probability: the raster that `predict` wrote beside the mask.
-        overwrite: replace what is there.
+        overwrite: replace existing files.
 
     Raises:
-        UserError: not a mask, options that the coordinates do not allow, results that are already there.
+        UserError: not a mask, options that the coordinates rule out, results that are already there.
     """
     files = vector_files(out, options)
     check_format(out)
@@ -117,7 +122,9 @@ def vectorise(
         mask_file = stack.enter_context(open_mask(mask))
         grid, warnings = place(mask_file, mask)
         check_wgs84(out, options, grid, mask)
-        sizes = {name: parse_length(getattr(options, name), grid, f"--{name}") for name in ("simplify", "spur", "gap")}
+        simplify = parse_length(options.simplify, grid, "--simplify")
+        spur = parse_length(options.spur, grid, "--spur")
+        gap = parse_length(options.gap, grid, "--gap")
         min_area = parse_length(options.min_area, grid, "--min-area", power=2)
         names = class_names(mask_file)
         nodata = NODATA if mask_file.nodata is None else int(mask_file.nodata)
@@ -136,21 +143,23 @@ def vectorise(
         probabilities = None
         if probability is not None:
             probabilities = stack.enter_context(_open_probabilities(probability, grid))
-            features = [
-                with_probability(feature, _probability_reader(probabilities, feature.number), grid)
-                for feature in track(features, "Probabilities", len(features))
-            ]
+            with_means = []
+            for feature in track(features, "Probabilities", len(features)):
+                read = _probability_reader(probabilities, feature.number)
+                with_means.append(with_probability(feature, read, grid))
+            features = with_means
         lines = []
         if options.centrelines:
-            lines = _centre_lines(features, grid, sizes["spur"], sizes["gap"], probabilities)
+            lines = _centre_lines(features, grid, spur, gap, probabilities)
     by_file: dict[Path, list[NewLayer]] = {}
-    by_file.setdefault(files["polygons"], []).append(_polygon_layer(features, names, grid, sizes["simplify"]))
+    by_file.setdefault(files["polygons"], []).append(_polygon_layer(features, names, grid, simplify))
     if options.centrelines:
-        by_file.setdefault(files["centrelines"], []).append(_line_layer(lines, names, grid, sizes["simplify"]))
+        by_file.setdefault(files["centrelines"], []).append(_line_layer(lines, names, grid, simplify))
     for file, layers in by_file.items():
         warnings += write_layers(file, layers, crs=grid.crs, wgs84=options.wgs84)
     return Vectors(
         polygons=len(features),
+        # areas of pixels in map units²; lengths are measured on the map, where pixels need not be square
         area=sum(feature.geometry.area for feature in features) * grid.pixel**2,
         lines=len(lines),
         length=sum(to_map(line.geometry, grid.transform).length for line in lines),
@@ -164,7 +173,7 @@ def check_wgs84(out: Path, options: VectorOptions, grid: Grid, path: Path) -> No
     """Makes sure that GeoJSON in WGS 84 is possible.
 
     Raises:
-        UserError: the sheet's system is not one of the earth.
+        UserError: the sheet's system cannot be transformed to WGS 84.
     """
     if DRIVERS.get(out.suffix.lower()) != "GeoJSON" or not options.wgs84 or grid.crs is None:
         return
@@ -189,7 +198,7 @@ def open_mask(path: Path) -> Any:
 
 
 def class_names(mask_file: Any) -> dict[int, str]:
-    """Class number → name, as the tags of a mask say; empty where they do not."""
+    """Class number → name, from the tags of a mask; empty where it has none."""
     names = {}
     for tag, name in mask_file.tags().items():
         number = tag.removeprefix("CLASS_")
@@ -202,16 +211,14 @@ def _open(path: Path) -> Any:
     try:
         return open_raster(path)
     except UNREADABLE as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}", "give the files that predict wrote") from None
+        raise UserError(f"{path} cannot be read: {first_line(error)}", "give the files written by predict") from None
 
 
 def _open_probabilities(path: Path, grid: Grid) -> Any:
     file = _open(path)
     if (file.height, file.width) != (grid.height, grid.width) or file.transform != grid.transform:
         file.close()
-        raise UserError(
-            f"{path} has another size or place than the mask", "give the _prob.tif that was written beside it"
-        )
+        raise UserError(f"{path} has another size or position than the mask", "give the _prob.tif written beside it")
     return file
 
 
@@ -247,17 +254,21 @@ def _centre_lines(
         for feature in features:
             if feature.number == number:
                 lines += _lines_of(feature, spur)
+        # gaps are bridged between objects, so only once all lines of the class are known
         if gap > 0:
             lines = pruned(bridged(lines, gap, 40.0), spur)
-        read = None if probabilities is None else _probability_reader(probabilities, number)
-        of_all_classes.extend(CentreLine(number, line, _mean_along(line, read, grid)) for line in lines)
+        read = None
+        if probabilities is not None:
+            read = _probability_reader(probabilities, number)
+        for line in lines:
+            of_all_classes.append(CentreLine(number, line, _mean_along(line, read, grid)))
     return of_all_classes
 
 
 def _lines_of(feature: Feature, spur: float) -> list[LineString]:
     """The centre-lines of one object, whose pixels are drawn in a frame of its own."""
-    left, top, right, bottom = (int(v) for v in feature.geometry.bounds)
-    corner = left - 1, top - 1
+    left, top, right, bottom = map(int, feature.geometry.bounds)
+    corner = left - 1, top - 1  # a margin of one pixel: a skeleton must not end at the frame
     mask = ~geometry_mask([feature.geometry], (bottom - top + 2, right - left + 2), Affine.translation(*corner))
     return [shapely.transform(line, lambda points: points + corner) for line in centre_lines(mask, spur=spur)]
 
@@ -269,19 +280,25 @@ def _mean_along(line: LineString, read: Reader | None, grid: Grid) -> float:
     points = np.clip(np.array(line.coords).astype(int), 0, (grid.width - 1, grid.height - 1))
     (left, top), (right, bottom) = points.min(0), points.max(0) + 1
     values = read(slice(top, bottom), slice(left, right))[points[:, 1] - top, points[:, 0] - left]
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    if not np.isfinite(values).any():
+        return float("nan")
+    return float(np.nanmean(values))
 
 
 def _polygon_layer(features: Sequence[Feature], names: Mapping[int, str], grid: Grid, tolerance: float) -> NewLayer:
     outlines, columns = [], {"class": [], "name": [], "area": [], "probability": []}
     for feature in features:
+        # simplified on the map, where the tolerance is; that may make an outline cross itself
         outline = simplified(to_map(feature.geometry, grid.transform), tolerance)
         if not outline.is_valid:
             outline = shapely.make_valid(outline)
         pieces = polygons_of(outline)
         if not pieces:
             continue
-        outlines.append(pieces[0] if len(pieces) == 1 else shapely.multipolygons(pieces))
+        if len(pieces) == 1:
+            outlines.append(pieces[0])
+        else:
+            outlines.append(shapely.multipolygons(pieces))
         columns["class"].append(feature.number)
         columns["name"].append(names.get(feature.number, str(feature.number)))
         columns["area"].append(feature.geometry.area * grid.pixel**2)
