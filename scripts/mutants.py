@@ -1,29 +1,40 @@
 """Do the tests notice? Puts one-line faults into a package, one at a time, and runs its quick tests on each.
 
-A fault is a comparison at its edge (< for <=), another operator or rounding, a constant moved, min for max, a negation dropped, True for False. Faults
-are drawn by a seed from the lines of the chosen files; those that survive are printed with their line, to be caught by a new test or explained.
+Two sorts of faults:
+
+- *drawn*: a comparison at its edge (< for <=), another operator or rounding, a constant moved, min for max, a negation dropped, True for False. They
+  are drawn by a seed from the lines of the chosen files; those that survive are printed with their line, to be caught by a new test or explained.
+- *listed* in `packages/PACKAGE/tests/faults.toml`: faults of the field that once went unnoticed, or would hurt. Each says in words what goes wrong,
+  in which file, what stands there and what stands there instead.
 
     uv run python scripts/mutants.py ieeg --number 20 --seed 1
     uv run python scripts/mutants.py remote_sensing --files "maps/vectors/*.py" --number 10
+    uv run python scripts/mutants.py pathology_mil --listed --page      # and write the row of docs/reliability.md
     uv run python scripts/mutants.py core_runtime --list
 
-The package is copied to a temporary folder first: the working tree is never touched.
+The package is copied to a temporary folder first: the working tree is never touched. Test files that name the faulty module run first.
 """
 
 import argparse
 import ast
+import contextlib
+import importlib
+import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- made by scripts/mutants.py -->", "<!-- end of mutants -->"
+HEAD = "| package | faults | put in | caught | survived |\n|---|---|---|---|---|"
 COMPARISONS = {ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "=="}
 OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "/", ast.Mod: "*"}
 NAMES = {"floor": "ceil", "ceil": "floor", "min": "max", "max": "min", "any": "all", "all": "any", "argmax": "argmin"}
@@ -43,17 +54,18 @@ class Fault:
     end: int
     before: str
     after: str
+    words: str = ""
 
     def source(self) -> str:
         """The whole file with the fault in it."""
-        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-        line = lines[self.line - 1].encode()
-        lines[self.line - 1] = (line[: self.begin] + self.after.encode() + line[self.end :]).decode()
-        return "".join(lines)
+        whole = self.path.read_bytes()
+        start = sum(len(line) for line in whole.splitlines(keepends=True)[: self.line - 1])
+        return (whole[: start + self.begin] + self.after.encode() + whole[start + self.end :]).decode()
 
     def __str__(self) -> str:
         text = self.path.read_text(encoding="utf-8").splitlines()[self.line - 1].strip()
-        return f"{self.path.name}:{self.line}:{self.begin}: {self.before} → {self.after}    in `{text[:90]}`"
+        what = self.words or f"{self.before} → {self.after}"
+        return f"{self.path.name}:{self.line}:{self.begin}: {what}    in `{text[:90]}`"
 
 
 def faults_of(path: Path) -> Iterator[Fault]:
@@ -124,19 +136,113 @@ def draw(package: str, pattern: str, number: int, seed: int, sources: Path) -> l
     return drawn[:number]
 
 
+def listed(package: str, sources: Path) -> tuple[list[Fault], list[str]]:
+    """The faults that `faults.toml` names, and the words of those whose line is no longer there, or there twice."""
+    faults, stale = [], []
+    table = tomllib.loads((ROOT / "packages" / package / "tests" / "faults.toml").read_text(encoding="utf-8"))
+    for entry in table["fault"]:
+        path = sources / package / entry["file"]
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if text.count(entry["before"]) != 1:
+            stale.append(f"{entry['file']}: {entry['what']}")
+            continue
+        at = text.index(entry["before"])
+        start = text.rfind("\n", 0, at) + 1
+        begin = len(text[start:at].encode())
+        end = begin + len(entry["before"].encode())
+        line = text.count("\n", 0, at) + 1
+        faults.append(Fault(path, line, begin, end, entry["before"], entry["after"], entry["what"]))
+    return faults, stale
+
+
+def in_order(tests: list[str], fault: Fault, sources: Path) -> list[str]:
+    """The test files below `tests`: first the one of the faulty module's name, then those that import it, then those of its folder."""
+    files = []
+    for place in tests:
+        path = ROOT / place
+        files += sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+    parts = fault.path.relative_to(sources).with_suffix("").parts
+    module, folder = ".".join(parts), ".".join(parts[:-1])
+
+    def distance(file: Path) -> int:
+        if file.stem == f"test_{parts[-1]}":
+            return 0
+        text = file.read_text(encoding="utf-8")
+        if module in text:
+            return 1
+        return 2 if len(parts) > 2 and folder in text else 3
+
+    return [str(file) for file in sorted(files, key=distance)]
+
+
+# Imported once, before the first fault: each run is a fork of this process, and begins where these are loaded.
+LIBRARIES = (
+    "pytest", "numpy", "torch", "lightning", "torchmetrics", "scipy.signal", "scipy.ndimage", "sklearn.model_selection", "pandas",
+    "matplotlib.figure", "h5py", "mne", "edfio", "shapely", "cv2", "openslide", "rasterio", "rasterio.features", "pyogrio",
+)  # fmt: skip
+
+
+def load_libraries() -> None:
+    """What the tests import from others; what is not installed is left out."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name in LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def pass_without_faults(tests: list[str], sources: Path) -> bool:
+    """Whether the tests pass as the package is: else every fault would count as caught."""
+    child = multiprocessing.get_context("fork").Process(target=_run_tests, args=(tests, sources))
+    child.start()
+    child.join()
+    return child.exitcode == 0
+
+
 def caught(fault: Fault, tests: list[str], sources: Path, limit: float) -> str:
     """What the tests make of a fault: "caught", "hangs" (also caught) or "survives"."""
     whole = fault.path.read_text(encoding="utf-8")
+    tests = in_order(tests, fault, sources)
     fault.path.write_text(fault.source(), encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": str(sources), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     try:
-        end = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, timeout=limit)
-        return "survives" if end.returncode == 0 else "caught"
-    except subprocess.TimeoutExpired:
-        return "hangs"
+        child = multiprocessing.get_context("fork").Process(target=_run_tests, args=(tests, sources))
+        child.start()
+        child.join(limit)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            return "hangs"
+        return "survives" if child.exitcode == 0 else "caught"
     finally:
         fault.path.write_text(whole, encoding="utf-8")
+
+
+def _run_tests(tests: list[str], sources: Path) -> None:
+    """In a process of its own: pytest with the faulty sources before all others, silent; ends with its exit status."""
+    import pytest
+
+    os.chdir(ROOT)
+    os.environ["PYTHONPATH"] = str(sources)
+    sys.path.insert(0, str(sources))
+    sys.dont_write_bytecode = True
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+        options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        status = pytest.main([*options, *tests])
+    os._exit(int(status))
+
+
+def write_row(package: str, faults: str, counts: dict[str, int]) -> None:
+    """Puts a campaign's row into docs/reliability.md, in place of the last one of that name."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    survived = counts.get("survives", 0)
+    number = sum(counts.values())
+    name = f"| {package} | {faults} |"
+    rows = [line for line in old.splitlines() if line.startswith("| ") and not line.startswith((name, "| package"))]
+    rows.append(f"{name} {number} | {number - survived} | {survived} |")
+    table = "\n".join([HEAD, *sorted(rows)])
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -147,22 +253,39 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=20, help="how many faults")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=600, help="seconds per fault")
+    parser.add_argument("--listed", action="store_true", help="the faults of faults.toml instead of drawn ones")
+    parser.add_argument("--page", action="store_true", help="write the row of docs/reliability.md")
     parser.add_argument("--list", action="store_true", help="print the faults, run nothing")
     arguments = parser.parse_args()
     tests = arguments.tests or [f"packages/{arguments.package}/tests"]
+    name = "listed" if arguments.listed else f"drawn (seed {arguments.seed})"
     with tempfile.TemporaryDirectory() as folder:
         sources = Path(folder) / "src"
         shutil.copytree(ROOT / "packages" / arguments.package / "src", sources)
-        faults = draw(arguments.package, arguments.files, arguments.number, arguments.seed, sources)
+        stale: list[str] = []
+        if arguments.listed:
+            faults, stale = listed(arguments.package, sources)
+        else:
+            faults = draw(arguments.package, arguments.files, arguments.number, arguments.seed, sources)
         if not faults:
             sys.exit("Error: no file of that name holds a place for a fault")
         counts: dict[str, int] = {}
+        if not arguments.list:
+            load_libraries()
+            if not pass_without_faults(tests, sources):
+                sys.exit("Error: the tests fail as the package is; mend them first")
         for fault in faults:
             began = time.monotonic()
             state = "drawn" if arguments.list else caught(fault, tests, sources, arguments.limit)
             counts[state] = counts.get(state, 0) + 1
             print(f"{state:8} {time.monotonic() - began:5.0f} s  {fault}", flush=True)
     print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    for words in stale:
+        print(f"not put in, its line has changed: {words}")
+    if stale:
+        sys.exit("Error: mend faults.toml first")
+    if arguments.page and not arguments.list:
+        write_row(arguments.package, name, counts)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ The table counts the tests that passed; a kind of which one failed says so.
 
     uv run python scripts/reliability.py                 # quick tests
     uv run python scripts/reliability.py --slow          # also those marked slow: the thousand mutations of each format
-    uv run python scripts/reliability.py packages/ieeg   # of one package, printed
+    uv run python scripts/reliability.py packages/ieeg   # of one package, whose table alone is written anew
+    uv run python scripts/reliability.py --print packages/ieeg/tests/recordings
 """
 
 import argparse
@@ -59,38 +60,50 @@ class Collector:
         return report
 
 
-def table(kinds: dict[tuple[str, str], Kind]) -> str:
-    """The rows as Markdown, by package."""
-    lines = []
-    for package in sorted({package for package, _ in kinds}):
-        lines += [f"\n### {package}\n", "| what was tried | cases | what happens |", "|---|---|---|"]
-        for (owner, kind), row in sorted(kinds.items()):
-            if owner != package:
-                continue
-            notes = row.outcome
-            if row.failed:
-                notes += f" (**{row.failed} failed**)"
-            if row.skipped:
-                notes += f" ({row.skipped} need files that are not here)"
-            lines.append(f"| {kind} | {row.cases:,} | {notes} |")
-    return "\n".join(lines) + "\n"
+def tables(kinds: dict[tuple[str, str], Kind]) -> dict[str, str]:
+    """Package → its rows as Markdown."""
+    by_package: dict[str, list[str]] = {}
+    for (package, kind), row in sorted(kinds.items()):
+        notes = row.outcome
+        if row.failed:
+            notes += f" (**{row.failed} failed**)"
+        if row.skipped:
+            notes += f" ({row.skipped} need files that are not here)"
+        lines = by_package.setdefault(package, ["| what was tried | cases | what happens |", "|---|---|---|"])
+        lines.append(f"| {kind} | {row.cases:,} | {notes} |")
+    return {package: "\n".join(lines) for package, lines in by_package.items()}
+
+
+def sections(text: str) -> dict[str, str]:
+    """Package → its table, of the part of the page that this script writes."""
+    found = {}
+    for section in text.split("### ")[1:]:
+        package, _, rows = section.partition("\n")
+        found[package.strip()] = rows.strip()
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("paths", nargs="*", help="tests to run (default: all; then the page is written)")
+    parser.add_argument(
+        "paths", nargs="*", help="tests to run (default: all); of what was not run the page keeps its tables"
+    )
     parser.add_argument("--slow", action="store_true", help="also the tests marked slow")
+    parser.add_argument("--print", action="store_true", help="print the tables, write no page")
     arguments = parser.parse_args()
     collector = Collector()
     marks = "not gpu" if arguments.slow else "not slow and not gpu"
     pytest.main(["-m", marks, "-n", "0", "-q", *arguments.paths], plugins=[collector])
-    rows = table(collector.kinds)
-    if arguments.paths:
+    made = tables(collector.kinds)
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    old, _, after = rest.partition(END)
+    kept = sections(old) if arguments.paths else {}
+    shown = made if arguments.print else kept | made
+    rows = "\n\n".join(f"### {package}\n\n{shown[package]}" for package in sorted(shown))
+    if arguments.print:
         print(rows)
     else:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        _, _, after = rest.partition(END)
-        PAGE.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}", encoding="utf-8")
+        PAGE.write_text(f"{before}{BEGIN}\n\n{rows}\n\n{END}{after}", encoding="utf-8")
     if any(row.failed for row in collector.kinds.values()):
         sys.exit(1)
 

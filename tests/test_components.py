@@ -1,7 +1,8 @@
 """Conformance of every registered component, driven by the registry and the golden cases: no package is named here.
 
 Each committed case is replayed as recorded, and then its component is used as people will use it: under one seed twice, with a permuted batch,
-under bf16 autocast, compiled, trained, saved and loaded. A component says in its registration what cannot hold (`unused`, `batch`).
+under bf16 autocast, compiled, trained, saved and loaded. A component says in its registration what cannot hold (`unused`, `batch`); a test is
+there only for what it applies to, so that a skipped one tells that something is missing here.
 """
 
 import json
@@ -23,6 +24,16 @@ from core_attention.golden.replay import MissingInput, Row, UnknownComponent, ve
 from core_attention.systems import StateError
 
 CASES = committed_cases()
+
+
+def component_of(path: Path) -> systems.Component | None:
+    """As it is registered; None where its package cannot be imported, which `test_committed_case_passes` tells."""
+    return systems.system(path.parent.name).components.get(json.loads(path.read_text())["component"])
+
+
+COMPONENTS = {path: component_of(path) for path in CASES}
+MODULES = [path for path, component in COMPONENTS.items() if component is not None and component.build is not None]
+BATCHED = [path for path in MODULES if COMPONENTS[path].batch is not None]
 TOO_LARGE = 290_000  # bytes of tensors beside which no JSON fits into the 300 kB of a tracked file
 
 
@@ -37,20 +48,28 @@ def explain(path: Path, message: str, rows: tuple[Row, ...]) -> str:
 @pytest.fixture(params=CASES, ids=name_of)
 def case(request) -> Ready:
     """A component ready to run on its committed case."""
+    return ready_or_skipped(request.param)
+
+
+@pytest.fixture(params=MODULES, ids=name_of)
+def module_case(request) -> Ready:
+    """The same, of components that are modules."""
+    return ready_or_skipped(request.param)
+
+
+@pytest.fixture(params=BATCHED, ids=name_of)
+def batched_case(request) -> Ready:
+    """The same, of components that declare a batch."""
+    return ready_or_skipped(request.param)
+
+
+def ready_or_skipped(path: Path) -> Ready:
     try:
-        return ready(request.param)
+        return ready(path)
     except MissingInput as missing:
         pytest.skip(f"needs {missing}")
     except UnknownComponent as unknown:
         pytest.skip(str(unknown))
-
-
-@pytest.fixture
-def module_case(case) -> Ready:
-    """The same, of components that are modules."""
-    if case.module is None:
-        pytest.skip("a function")
-    return case
 
 
 @pytest.mark.parametrize("path", CASES, ids=name_of)
@@ -119,19 +138,17 @@ def feeds_something(component: systems.Component, config: systems.Config, state:
     return any(not torch.equal(tensor, before[name]) for name, tensor in changed.items())
 
 
-def test_permuting_the_batch_permutes_the_result(module_case):
-    axes = module_case.component.batch
-    if axes is None:
-        pytest.skip("declares no batch axis")
-    inputs = {name: value for name, value in module_case.inputs.items() if name in axes}
+def test_permuting_the_batch_permutes_the_result(batched_case):
+    axes = batched_case.component.batch
+    inputs = {name: value for name, value in batched_case.inputs.items() if name in axes}
     assert any(isinstance(value, Tensor) for value in inputs.values()), f"none of the inputs is in batch={dict(axes)}"
     doubled = {name: torch.cat([v, scaled(v)], axes[name]) for name, v in inputs.items() if isinstance(v, Tensor)}
     size = next(v.shape[axes[name]] for name, v in doubled.items())
     order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
     order = order.roll(1) if bool((order == torch.arange(size)).all()) else order
     permuted = {name: v.index_select(axes[name], order) for name, v in doubled.items()}
-    plain = module_case.run(module_case.inputs | doubled)
-    mixed = ready(module_case.case.path).run(module_case.inputs | permuted)
+    plain = batched_case.run(batched_case.inputs | doubled)
+    mixed = ready(batched_case.case.path).run(batched_case.inputs | permuted)
     checked = 0
     for name, axis in axes.items():
         if isinstance(plain.get(name), Tensor):
@@ -172,14 +189,13 @@ def test_bf16_autocast_stays_finite(module_case):
 
 def test_every_parameter_has_a_finite_gradient_that_is_not_zero(module_case):
     module, unused = module_case.module, module_case.component.unused
-    parameters = {name: p for name, p in module.named_parameters() if p.requires_grad and p.numel()}
     total = objective(module_case.run())
-    if not parameters or not total.requires_grad:
-        pytest.skip("has no parameters to train, or no output that depends on them")
-    total.backward()
+    if total.requires_grad:
+        total.backward()
     wrong = []
-    for name, parameter in parameters.items():
-        if any(fnmatchcase(name, pattern) for pattern in unused):
+    for name, parameter in module.named_parameters():
+        is_unused = any(fnmatchcase(name, pattern) for pattern in unused)
+        if is_unused or not parameter.requires_grad or not parameter.numel():
             continue
         gradient = parameter.grad
         if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
@@ -209,8 +225,11 @@ def test_compiled_it_is_the_same(module_case, compiled: Callable[[Path], str | N
 
 def test_a_model_folder_round_trips(module_case, tmp_path):
     module = module_case.module
-    if not hasattr(module, "config"):
-        pytest.skip("has no config dataclass, so it is part of a model and no model itself")
+    if not hasattr(module, "config"):  # a part of a model, and no model itself
+        with pytest.raises(ValueError, match="has no config dataclass to save"):
+            save_model(module, tmp_path / "model")
+        assert not (tmp_path / "model").exists()
+        return
     loaded = load_model(save_model(module, tmp_path / "model"), type(module)).train(module_case.case.mode == "train")
     state = module.state_dict()
     assert state.keys() == loaded.state_dict().keys()

@@ -80,3 +80,14 @@ def test_run_folders_are_never_mixed(tmp_path):
     assert (run / "metrics.csv").exists()
     open_run(run, {"lr": 0.2}, overwrite=True)
     assert sorted(os.listdir(run)) == ["config.yaml"]
+
+
+def test_a_run_that_is_overwritten_leaves_nothing_of_the_one_before(tmp_path):
+    run = tmp_path / "run"
+    open_run(run, {"a": 1})
+    for name in ("checkpoints", "model", "predictions", "figures"):
+        (run / name).mkdir()
+        (run / name / "of_before").touch()
+    (run / "report.html").touch()
+    open_run(run, {"a": 2}, overwrite=True)
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]

@@ -44,6 +44,24 @@ def test_an_output_belongs_to_its_input_model_and_options(tmp_path):
     assert output.read_text() == "other"
 
 
+@pytest.mark.parametrize("at", [0, 65535, 3_000_000 - 65536, 3_000_000 - 1])
+def test_both_ends_of_a_large_file_are_looked_at(tmp_path, at):
+    """Without the time of change: a copy that was damaged at its end is another input."""
+    file = tmp_path / "large.bin"
+    digests = []
+    for byte in (0, 1):
+        data = bytearray(3_000_000)
+        data[at] = byte
+        file.write_bytes(data)
+        digests.append(identity(file)["digest"])
+    assert digests[0] != digests[1]
+
+
+def test_an_option_on_one_side_alone_is_a_difference():
+    assert differences({"a": 1}, {"a": 1, "b": 2}) == ["b (None, now 2)"]
+    assert differences({"a": 1, "b": 2}, {"a": 1}) == ["b (2, now None)"]
+
+
 def test_an_output_of_a_killed_run_is_made_anew(tmp_path):
     source, output = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("now")

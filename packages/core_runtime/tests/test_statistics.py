@@ -34,6 +34,13 @@ def test_five_items_are_no_certainty():
         assert found.groups == 5
 
 
+def test_few_groups_never_make_a_measure_certain():
+    """A measure that no resample changes: the bootstrap alone would be a point."""
+    constant = lambda indices: {"auroc": 0.5}  # noqa: E731
+    found = intervals(constant, range(20), resamples=50)["auroc"]
+    assert (found.low, found.high) == pytest.approx(wilson(0.5, 20))
+
+
 def test_a_perfect_measure_of_many_groups_does_not_collapse():
     found = intervals(accuracy_of(np.ones(200)), range(200), resamples=50)["accuracy"]
     assert found.low == pytest.approx(wilson(1.0, 200)[0])

@@ -47,6 +47,24 @@ class Data(lightning.LightningDataModule):
         return DataLoader(data, 3, sampler=order, num_workers=self.workers, persistent_workers=self.workers > 0)
 
 
+class Draws(lightning.Callback):
+    """What a step would draw, at its end."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def on_train_batch_end(self, *_):
+        self.drawn.append(int(torch.randint(2**31, (1,))))
+
+
+def test_no_two_steps_draw_the_same(tmp_path):
+    draws, others = Draws(), Draws()
+    fit(Line(), Data(), tmp_path / "a", epochs=3, show=False, trainer={"callbacks": [draws]})
+    fit(Line(seed=1), Data(), tmp_path / "b", epochs=1, show=False, trainer={"callbacks": [others]})
+    assert len(draws.drawn) == 12
+    assert len({*draws.drawn, *others.drawn}) == 16
+
+
 class Killed(BaseException):
     pass
 

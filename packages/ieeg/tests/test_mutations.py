@@ -3,11 +3,12 @@
 The quick run takes forty of each format; ``-m slow`` takes a thousand.
 """
 
+import copy
 import json
 import resource
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -228,6 +229,85 @@ def test_model_configs(data_set, tmp_path, count):
     survives(folder / "config.json", lambda: load_model(folder).settings, count)
 
 
+def changed_configs(described: dict, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+    """A config.json with one field changed at a time: left out, misspelt, of another value or type; and which that is, in words."""
+    inner = described
+    for name in outer:
+        inner = inner[name]
+    for name, value in inner.items():
+        others = [None, "x", -1, 0, 1.5, 1e9, True, [], {}, [1, 2]]
+        if isinstance(value, list):
+            others += [value[::-1], value[:-1]]
+        elif isinstance(value, (int, float)):
+            others += [-value, 2 * value, str(value)]
+        for i, other in enumerate(["left out", "misspelt", *others]):
+            changed = copy.deepcopy(described)
+            place = changed
+            for key in outer:
+                place = place[key]
+            if i == 0:
+                del place[name]
+            elif i == 1:
+                place[f"{name}s"] = place.pop(name)
+            else:
+                place[name] = other
+            if changed != described:
+                yield f"{'.'.join((*outer, name))} {other!r}", changed
+        if isinstance(value, dict):
+            yield from changed_configs(described, (*outer, name))
+
+
+def _changes(step: int):
+    marks = [
+        pytest.mark.reliability(
+            "a model's config.json: each field left out, misspelt, of another value",
+            "one line, or a word",
+            cases=480 // step,
+        )
+    ]
+    if step == 1:
+        marks.append(pytest.mark.slow)
+    return pytest.param(step, marks=marks)
+
+
+@pytest.mark.parametrize("step", [_changes(10), _changes(1)], ids=["quick", "slow"])
+def test_no_change_of_a_model_goes_unsaid(tmp_path, capsys, step):
+    import torch
+
+    from ieeg.model.folder import load_model, save_model
+    from ieeg.model.mvpformer import SIZES, MVPFormer, MVPFormerConfig
+
+    torch.manual_seed(0)
+    network = MVPFormer(MVPFormerConfig(**SIZES["tiny"], classes=2)).eval()
+    signature = {
+        "name": "a",
+        "patient": "p",
+        "channels": 1,
+        "rate": 64.0,
+        "samples": 9,
+        "values": [1.0],
+        "landmarks": [5],
+    }
+    folder = save_model(network, tmp_path / "model", rate=64.0, window=4, provenance={"recordings": [signature]})
+    capsys.readouterr()
+    assert load_model(folder).threshold == 0.5
+    assert not capsys.readouterr().err
+    config = folder / "config.json"
+    tried = 0
+    for words, changed in list(changed_configs(json.loads(config.read_text())))[::step]:
+        config.write_text(json.dumps(changed))
+        lines = []
+        try:
+            load_model(folder)
+        except UserError as error:
+            lines = str(error).splitlines()
+        else:
+            assert "config.json" in capsys.readouterr().err, words
+        assert len(lines) <= 2, words
+        tried += 1
+    assert tried >= 480 // step
+
+
 def test_config_files(tmp_path, ieeg, count):
     """A run's config.yaml with --config: refused in a line, and no run folder is left."""
     config = tmp_path / "config.yaml"
@@ -247,4 +327,4 @@ def test_config_files(tmp_path, ieeg, count):
         assert "unexpected" not in called.err, called.err
         assert not (tmp_path / "run").exists()
 
-    assert survives(config, use, count // 3) == count // 3
+    assert survives(config, use, count) == count

@@ -63,6 +63,13 @@ def test_padding_keeps_tiles_on_the_slide():
         contour_grid(tissue, **options | {"contour_fn": "nine_pt"})
 
 
+def test_tiles_that_just_fit_are_there_without_padding():
+    tissue = tissue_of([(0, 0), (0, 767), (767, 767), (767, 0)])
+    options = {"dimensions": (768, 768), "side": (256, 256), "step": (256, 256), "contour_fn": "basic"}
+    tiles = contour_grid(tissue, use_padding=False, **options)
+    assert sorted(map(tuple, tiles.tolist())) == [(x, y) for x in (0, 256, 512) for y in (0, 256, 512)]
+
+
 def test_the_global_grid_is_row_major_and_sticks_out():
     tissue = tissue_of([(0, 0), (0, 1000), (1000, 1000), (1000, 0)])
     coords = global_grid(tissue, dimensions=(1000, 600), side=256, step=256)
@@ -88,6 +95,31 @@ def test_share_of_tissue_and_holes():
         global_grid(tissue, min_tissue=1.5, **options)
 
 
+@pytest.mark.parametrize(("side", "step"), [(32, 32), (32, 20), (32, 8), (20, 32)])
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_the_global_grid_is_its_definition(side, step, share):
+    """Box by box, for tiles that touch, overlap or leave gaps; outlines with corners on the grid's lines, a hole, two pieces."""
+    outline = wavy(np.random.default_rng(side + step)) // 4 * 4
+    tissue = tissue_of(outline, [(8, 8), (8, 200), (72, 200), (72, 8)], holes=[HOLE])
+    shape = tissue.polygons()
+    expected = []
+    for y in range(0, 1000, step):
+        for x in range(0, 1000, step):
+            box = shapely.box(x, y, x + side, y + side)
+            if box.intersects(shape) and box.intersection(shape).area >= share * side**2 * (1 - 1e-9):
+                expected.append([x, y])
+    got = global_grid(tissue, dimensions=(1000, 1000), side=side, step=step, min_tissue=share)
+    assert got.tolist() == expected
+    assert len(got) > 50
+
+
+def test_two_pieces_in_a_tile_add_up():
+    tissue = tissue_of([(0, 0), (0, 100), (30, 100), (30, 0)], [(70, 0), (70, 100), (100, 100), (100, 0)])
+    options = {"dimensions": (100, 100), "side": 100, "step": 100}
+    assert len(global_grid(tissue, min_tissue=0.6, **options)) == 1
+    assert len(global_grid(tissue, min_tissue=0.61, **options)) == 0
+
+
 def test_no_tissue_no_tiles():
     empty = Tissue([], [], [], (1, 1))
     assert global_grid(empty, dimensions=(100, 100), side=10, step=10).shape == (0, 2)
@@ -95,3 +127,12 @@ def test_no_tissue_no_tiles():
     line = tissue_of([(5, 5), (9, 5)], [(7, 7)])
     assert global_grid(line, dimensions=(100, 100), side=10, step=10).shape == (0, 2)
     assert contour_grid(line, dimensions=(100, 100), side=(10, 10), step=(10, 10), contour_fn="basic").shape[1] == 2
+
+
+def test_a_tile_whose_centre_lies_on_the_edge_of_a_hole_stays():
+    tissue = tissue_of(
+        [(0, 0), (0, 400), (400, 400), (400, 0)], holes=[[(125, 100), (125, 300), (300, 300), (300, 100)]]
+    )
+    tiles = contour_grid(tissue, dimensions=(400, 400), side=(50, 50), step=(50, 50), contour_fn="basic")
+    assert [100, 150] in tiles.tolist(), "its centre is (125, 175)"
+    assert [150, 150] not in tiles.tolist()

@@ -3,6 +3,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+import shapely
 from PIL import Image
 
 from core_runtime.errors import UserError
@@ -34,6 +35,25 @@ def test_scales():
 def slide(cmu):
     with Slide(cmu) as slide:
         yield slide
+
+
+def test_glass_between_two_pieces_is_not_coloured(tmp_path):
+    picture = np.full((300, 400, 3), (243, 240, 244), np.uint8)
+    picture[50:250, 20:160] = picture[50:250, 250:390] = (180, 90, 150)
+    Image.fromarray(picture).save(tmp_path / "two.png")
+    coords = np.array([[x, y] for y in range(0, 300, 50) for x in range(0, 400, 50)])
+    attention = np.full(len(coords), 1 / len(coords))
+    with Slide(tmp_path / "two.png", mpp=0.5) as slide:
+        drawn = draw_map(slide, Scored(coords, 50, attention), tmp_path, MapOptions(max_side=400))
+    overlay = np.asarray(Image.open(drawn.files["overlay"]))
+    strip = np.s_[50:250, 200:250]
+    np.testing.assert_array_equal(overlay[strip], picture[strip])
+    assert (overlay[100:200, 60:140] != picture[100:200, 60:140]).any(-1).all()
+    bare = sum((picture[y : y + 50, x : x + 50] > 200).mean() > 0.95 for x, y in coords)
+    assert drawn.notes == (
+        f"{bare} of 48 tiles show glass alone and are not coloured; {bare / 48:.0%} of the attention lies on them",
+    )
+    assert len(json.loads(drawn.files["qupath"].read_text())["features"]) == 48, "QuPath's tiles are all there"
 
 
 def test_overlapping_tiles_are_averaged_and_the_rest_stays_blank(slide):
@@ -180,3 +200,12 @@ def test_overlapping_tiles_are_averaged_on_any_slide(glass):
     drawn = render(glass, coords, np.array([0.0, 1.0]), 128, vis_level=0, alpha=1.0, blank_canvas=True, cmap="gray")
     assert [drawn[10, x, 0] for x in (10, 100, 150)] == [0, 128, 255]
     assert (drawn[200:] == 255).all()
+
+
+def test_a_tile_that_is_half_tumour_is_tumour(tmp_path):
+    Image.new("RGB", (200, 100), (180, 90, 150)).save(tmp_path / "a.png")
+    truth = shapely.MultiPolygon([shapely.box(0, 0, 60, 100)])
+    scored = Scored(np.array([[0, 0], [100, 0]]), 100, np.array([0.9, 0.1]))
+    with Slide(tmp_path / "a.png", mpp=0.5) as slide:
+        facts = draw_map(slide, scored, tmp_path, MapOptions(max_side=200), truth).facts
+    assert (facts["auprc"], facts["chance"]) == (1.0, 0.5)

@@ -16,7 +16,7 @@ from pathology_mil.commands.models import check, convert, get
 from pathology_mil.commands.predict import predict
 from pathology_mil.features.bags import find_bags, open_bag
 from pathology_mil.model.acmil import ACMIL_GA, ACMILConfig
-from pathology_mil.model.folder import load
+from pathology_mil.model.folder import load, save
 from pathology_mil.model.inference import Predictor, concentration, normalised_entropy, write_prediction
 
 
@@ -76,9 +76,7 @@ def test_a_folder_goes_on_past_bad_slides_and_a_rerun_past_done_ones(trained, co
     assert (tmp_path / "out/slide00.json").stat().st_mtime_ns == before
     assert sum(o.ok for o in outcomes) == 21
     other = ACMIL_GA(ACMILConfig(n_features=16, n_class=2))
-    from core_attention.checkpoints.folders import save_model
-
-    save_model(other, tmp_path / "other", preprocessing={"classes": ["normal", "tumour"]}, provenance={})
+    save(other, tmp_path / "other", classes=["normal", "tumour"], features={}, provenance={})
     with pytest.raises(UserError, match=r"was made with another .*model\.safetensors"):
         predict(tmp_path / "features", model=str(tmp_path / "other"), out=tmp_path / "out")
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -7,6 +9,8 @@ from core_runtime.errors import UserError
 from pathology_mil.slides.options import TileOptions, Tiling
 from pathology_mil.slides.reading import Slide
 from pathology_mil.slides.tiles import (
+    _clam_level,
+    downsample,
     level0_side,
     make_tiles,
     open_h5,
@@ -141,3 +145,27 @@ def test_the_step_between_tiles_is_rounded_not_cut(tmp_path, options, step):
         corners = np.unique(tiles.coords[:, axis])
         assert len(corners) > 5
         assert set(np.diff(corners).tolist()) == {step}
+
+
+def test_the_side_of_a_tile_is_cut_as_trident_does(tmp_path):
+    Image.new("RGB", (900, 900)).save(tmp_path / "a.png")
+    tissue = Tissue([np.array([(0, 0), (0, 899), (899, 899), (899, 0)], np.int32)], [[]], [1.0], (1, 1))
+    with Slide(tmp_path / "a.png", mpp=0.25) as slide:
+        tiles, _ = make_tiles(slide, Tiling(TileOptions(mag=15)), tissue)
+    assert tiles.side == 682, "256 · 40 / 15 is 682.67"
+
+
+def test_tiles_are_hardly_enlarged(tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    with Slide(tmp_path / "a.png", mpp=0.5) as slide:
+        assert downsample(slide, TileOptions(mpp=0.42)) == pytest.approx(0.84)
+        for options in (TileOptions(mpp=0.41), TileOptions(mag=25)):
+            with pytest.raises(UserError, match="would be enlarged"):
+                downsample(slide, options)
+
+
+def test_clam_reads_a_level_only_where_its_truncated_downsample_gives_the_side():
+    levels = SimpleNamespace(downsamples=[(1.0, 1.0), (3.98, 3.98)], best_level=lambda scale: 1)
+    assert _clam_level(levels, TileOptions(layout="clam"), 4.0) == (0, 1024, 1024)
+    levels.downsamples[1] = (4.02, 4.02)
+    assert _clam_level(levels, TileOptions(layout="clam"), 4.0) == (1, 256, 1024)

@@ -9,7 +9,7 @@ from core_runtime.errors import UserError
 from pathology_mil.reports.figures import draw_tissue
 from pathology_mil.slides.options import PRESETS, TissueOptions, TissueParams
 from pathology_mil.slides.reading import Slide
-from pathology_mil.slides.tissue import _contours, pen_marks, segment
+from pathology_mil.slides.tissue import _clam_mask, _contours, pen_marks, segment
 
 
 def slide_of(tmp_path, draw, size=(1200, 900)):
@@ -169,3 +169,34 @@ def test_the_number_of_a_piece_can_be_read_on_tissue(tmp_path):
     assert (around.min(axis=-1) > 245).any(), "a white disc"
     assert (around.max(axis=-1) < 60).any(), "and a dark number"
     assert not (np.abs(around - (90, 40, 120)).max(axis=-1) < 10).any(), "no tissue between them"
+
+
+def test_a_piece_counts_without_its_holes():
+    mask = np.zeros((200, 200), np.uint8)
+    mask[20:180, 20:180] = 255
+    mask[30:170, 30:170] = 0  # a ring: 25,000 pixels inside its outline, 6,000 without the hole
+    params = TissueParams(ref_patch_size=100, a_t=1, a_h=0, adapt=False)
+    assert _contours(mask, (1.0, 1.0), params).contours == []
+    assert len(_contours(mask, (1.0, 1.0), replace(params, a_t=0.4)).contours) == 1
+
+
+def test_contours_are_scaled_along_each_axis():
+    mask = np.zeros((50, 100), np.uint8)
+    mask[10:31, 20:81] = 255
+    (outline,) = _contours(mask, (2.0, 3.0), TissueParams(ref_patch_size=1, a_t=0, adapt=False)).contours
+    assert [*outline.min(0), *outline.max(0)] == [40, 30, 160, 90]
+
+
+def test_saturation_at_the_threshold_is_glass():
+    for least, is_tissue in ((247, False), (246, True)):  # saturations of 8 and 9
+        picture = np.full((40, 40, 3), (255, least, 255), np.uint8)
+        assert bool((_clam_mask(picture, TissueParams(sthresh=8)) > 0).all()) is is_tissue
+
+
+def test_otsu_looks_at_a_magnification_of_one_and_a_quarter(tmp_path, monkeypatch):
+    slide = slide_of(tmp_path, lambda image: cv2.circle(image, (600, 400), 170, PINK, -1))
+    looked_at = []
+    overview = Slide.overview
+    monkeypatch.setattr(Slide, "overview", lambda self, scale: looked_at.append(scale) or overview(self, scale))
+    segment(slide, replace(PRESETS["biopsy"], method="otsu", drop_pen=False))
+    assert 16.0 in looked_at, "8 µm per pixel of a slide of 0.5"

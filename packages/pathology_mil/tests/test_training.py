@@ -107,6 +107,20 @@ def test_resuming_an_interrupted_run_gives_the_same_model(cohort, tmp_path, monk
         train(*cohort, recipe=Recipe(epochs=3, lr=1e-2), run=again, **options)
 
 
+def test_a_run_is_not_resumed_with_another_split_of_the_same_name(cohort, trained, tmp_path):
+    splits = tmp_path / "splits.csv"
+    table = (trained.run / "splits/splits_0.csv").read_text()
+    splits.write_text(table)
+    options = {"recipe": QUICK, "splitting": SplitOptions(splits=splits), "resamples": 0}
+    train(*cohort, run=run_in(tmp_path / "run"), **options)
+    rows = [row.split(",") for row in table.splitlines()]
+    for row in rows[1:]:
+        row[2], row[3] = row[3], row[2]  # what validated tests now
+    splits.write_text("\n".join(",".join(row) for row in rows) + "\n")
+    with pytest.raises(UserError, match="the data have changed since the run began"):
+        train(*cohort, run=run_in(tmp_path / "run", resume=True), **options)
+
+
 def test_folds_shots_and_packed_batches(cohort, tmp_path):
     made = train(
         *cohort,

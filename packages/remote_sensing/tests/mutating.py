@@ -1,10 +1,13 @@
 """Seeded mutations of files: each ends in an answer or one plain line, in bounded time and memory, and nothing is half-written."""
 
 import contextlib
+import copy
+import json
 import random
 import resource
 import signal
 import warnings
+from collections.abc import Iterator
 
 from core_runtime.errors import UserError
 
@@ -50,6 +53,61 @@ def mutate(data: bytes, rng: random.Random) -> bytes:
         elif rng.random() < 0.3:
             data = data[:at]
     return data
+
+
+def changed_configs(described: dict, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+    """A config.json with one field changed at a time: left out, misspelt, of another value or type; and which that is, in words."""
+    inner = described
+    for name in outer:
+        inner = inner[name]
+    for name, value in inner.items():
+        others = [None, "x", -1, 0, 1.5, 1e9, True, [], {}, [1, 2]]
+        if isinstance(value, list):
+            others += [value[::-1], value[:-1]]
+        elif isinstance(value, (int, float)):
+            others += [-value, 2 * value, str(value)]
+        for i, other in enumerate(["left out", "misspelt", *others]):
+            changed = copy.deepcopy(described)
+            place = changed
+            for key in outer:
+                place = place[key]
+            if i == 0:
+                del place[name]
+            elif i == 1:
+                place[f"{name}s"] = place.pop(name)
+            else:
+                place[name] = other
+            if changed != described:
+                yield f"{'.'.join((*outer, name))} {other!r}", changed
+        if isinstance(value, dict):
+            yield from changed_configs(described, (*outer, name))
+
+
+def try_changes(config, load, capsys, least, step=1):
+    """Every change of a model's config.json is refused in a line, or said on standard error.
+
+    Args:
+        config: the file.
+        load: a function without arguments that loads the model.
+        capsys: pytest's.
+        least: how many changes there are at least.
+        step: every how many-eth of them is tried.
+    """
+    load()
+    assert not capsys.readouterr().err
+    tried = 0
+    for words, changed in list(changed_configs(json.loads(config.read_text())))[::step]:
+        config.write_text(json.dumps(changed))
+        message = ""
+        try:
+            load()
+        except UserError as error:
+            message = error.message
+        else:
+            assert "config.json" in capsys.readouterr().err, words
+        assert "\n" not in message, words
+        tried += 1
+    assert tried >= least // step
 
 
 def try_mutations(kind, count, file, read, folder, allowed=()):

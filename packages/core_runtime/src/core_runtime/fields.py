@@ -1,7 +1,7 @@
 """Fields of config.json, config.yaml and side-cars: each is there and of its type, or one line names it. No default is ever filled in silently."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from core_runtime.errors import UserError
@@ -69,6 +69,29 @@ def read_field(
     if high is not None and value > high:
         raise UserError(f"{where}: {name} is {value}, expected at most {high:g}", hint)
     return value
+
+
+def check_names(values: Any, name: str, expected: Iterable[str], *, where: object, hint: str = "") -> None:
+    """An object has exactly these fields, so that a misspelt one is not passed over and its default taken.
+
+    Args:
+        values: the outermost object, as JSON or YAML gave it.
+        name: of the object, with dots.
+        expected: the fields that it has; their values may be null.
+        where: the file, for the message.
+        hint: what to do about it.
+
+    Raises:
+        UserError: it is not an object; a field is missing or unknown, and named.
+    """
+    fields = read_field(values, name, dict, where=where, hint=hint)
+    names = list(expected)
+    for field in names:
+        if field not in fields:
+            raise UserError(f"{where}: the field {name}.{field} is missing", hint)
+    for field in fields:
+        if field not in names:
+            raise UserError(f"{where}: there is no field {name}.{field}: known are {', '.join(names)}", hint)
 
 
 def read_names(values: Any, name: str, *, where: object, default: Any = _REQUIRED, hint: str = "") -> Sequence[str]:

@@ -3,7 +3,9 @@
 ``models`` lists what is published; ``models get NAME`` fetches it; a domain adds ``convert`` and ``check``.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from cyclopts import App
 
 from core_runtime.cli import Outcome, add, application
 from core_runtime.errors import UserError
+from core_runtime.folders import write_text
 from core_runtime.hub import hub_errors
+from core_runtime.terminal import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +183,37 @@ def download(published: Published, folder: Path) -> Path:
             except EntryNotFoundError:
                 continue
         return Path(hf_hub_download(published.source, published.files[-1], local_dir=folder))
+
+
+def seal(folder: Path) -> Path:
+    """Notes in the config.json of a model folder a digest of all that it says, so that `warn_if_changed` notices a later change."""
+    config = folder / "config.json"
+    described = json.loads(config.read_text(encoding="utf-8"))
+    described["digest"] = _digest(described)
+    write_text(config, json.dumps(described, indent=1))
+    return folder
+
+
+def warn_if_changed(described: Mapping[str, Any], folder: Path) -> None:
+    """A word where the config.json of a model folder is not as it was written.
+
+    Classes in another order, a mean or a tile size of another value are possible settings, and no check of a field would find them.
+
+    Args:
+        described: what config.json holds.
+        folder: the model folder.
+    """
+    config = folder / "config.json"
+    if "digest" not in described:
+        warn(f"{config} holds no digest: nothing tells whether it is as the training left it")
+    elif described["digest"] != _digest(described):
+        warn(f"{config} was changed after the model was written: the model may not do what it was trained to do")
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    """Of everything but the digest itself."""
+    content = {name: value for name, value in described.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def choose_model(model: str | None, *, advice: str) -> str:

@@ -1,5 +1,6 @@
 """What a result or a run belongs to: every option that changes it is in its fingerprint."""
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from core_runtime.identity import differences, spelled
 from ieeg.commands import detect as detecting
 from ieeg.commands.detect import OutputOptions, detect_files
 from ieeg.commands.stream import AlarmOptions, FollowOptions, stream_records
-from ieeg.model.folder import save_model
+from ieeg.model.folder import load_model, save_model
 from ieeg.model.mvpformer import SIZES, MVPFormer, MVPFormerConfig
 from ieeg.recordings.finding import find_recordings
 from ieeg.recordings.labels import LabelOptions
@@ -115,6 +116,27 @@ def test_every_option_of_a_run_is_recorded_and_a_resume_with_another_is_refused(
     assert again.code == 0, again.err
     first, second = (path / "model" / "model.safetensors" for path in (run, tmp_path / "again"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_run_is_not_resumed_from_another_model_of_the_same_name(recording, model, ieeg, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise UserError("the training would begin here")
+
+    monkeypatch.setattr("ieeg.training.module.fit", stop)
+    start = Path(shutil.copytree(model, tmp_path / "start"))
+    run = ["train", recording, "--model", start, "--out", tmp_path / "run", "--validation", 0, "--epochs", 1]
+    assert "would begin" in ieeg(*run).err
+    assert "would begin" in ieeg(*run, "--resume").err
+    torch.manual_seed(1)
+    save_model(load_model(model).network.apply(_drawn_anew), start, rate=128.0, window=4)
+    refused = ieeg(*run, "--resume")
+    assert refused.code == 2
+    assert "the data have changed since the run began" in refused.err
+
+
+def _drawn_anew(part: torch.nn.Module) -> None:
+    for weight in part.parameters(recurse=False):
+        torch.nn.init.normal_(weight)
 
 
 def test_a_stream_is_resumed_with_the_same_options_only(recording, model, tmp_path):

@@ -62,6 +62,13 @@ def test_everything_together():
         judge([])
 
 
+def test_time_in_warning_ends_with_the_recording():
+    """A table of events may say more than the recording holds."""
+    none = np.zeros((0, 2))
+    judged = Judged("a", "a1", 20.0, 5.0, none, events=np.array([[5.0, 10.0], [15.0, 40.0]]))
+    assert count(judged, EventOptions()).measures()["time_in_warning"] == pytest.approx(10 / 20)
+
+
 def test_intervals_are_of_95_percent_and_the_curve_holds_the_threshold_in_use():
     from ieeg.metrics.measures import _quantiles
 

@@ -55,6 +55,7 @@ def peer(**changes):
     return Theirs(n_outputs=2, n_chans=3, n_times=13 * 64, sfreq=64, segment_len=64, **{**sizes, **changes})
 
 
+@pytest.mark.slow
 def test_equals_braindecode_s_own_model_with_the_same_weights():
     theirs = peer().eval()
     ours = BraindecodeMVPFormer(n_chans=3, n_outputs=2, n_times=13 * 64, sfreq=64, segment_len=64, **SIZES).eval()
@@ -68,6 +69,7 @@ def test_equals_braindecode_s_own_model_with_the_same_weights():
     torch.testing.assert_close(*features, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_folder_written_for_braindecode_is_read_by_it(tmp_path):
     Theirs = type(peer())
     from ieeg.model.conversion import convert_checkpoint
@@ -86,6 +88,7 @@ def test_a_folder_written_for_braindecode_is_read_by_it(tmp_path):
         torch.testing.assert_close(theirs(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_skorch_trains_it():
     skorch = pytest.importorskip("skorch", reason="skorch is not installed (it comes with braindecode, group bench)")
     generator = np.random.default_rng(0)

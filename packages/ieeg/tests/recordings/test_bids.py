@@ -1,6 +1,7 @@
 """BIDS folders: what is found, whose it is, and sidecars joined whatever their order and number."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -39,6 +40,56 @@ def test_sidecars_are_joined_by_name(bids):
     assert third.position is None
     assert recording.power_line == 60
     assert any("names Z1, not in the recording" in w for w in recording.warnings)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    """A recording of the samples with all its sidecars, which agree with it."""
+    options = SampleOptions(patients=1, seconds=60, channels=(4, 4), rates=(64,))
+    return make_samples(tmp_path_factory.mktemp("sample"), options)[0]
+
+
+@pytest.mark.reliability(
+    "sidecars that differ from their recording, or are not understood",
+    "the recording is believed; the difference is said",
+)
+@pytest.mark.parametrize(
+    ("suffix", "before", "after", "said"),
+    [
+        ("_channels.tsv", "\t64\t", "\t256\t", "another sampling rate than the file for C'1 (256, not 64 Hz)"),
+        ("_channels.tsv", "µV", "mV", "another unit than the file for C'1 (mV, not"),
+        ("_channels.tsv", "C'1\tSEEG", "C'1\tSEGE", "types that BIDS does not know, of C'1 ('SEGE'): left out"),
+        ("_channels.tsv", "good", "bda", "neither good nor bad, of C'1 ('bda')"),
+        ("_channels.tsv", "C'1\t", "Q1\t", "has no row for C'1"),
+        ("_ieeg.json", '"SamplingFrequency": 64', '"SamplingFrequency": 512', "says 512 Hz, the file 64, 128 Hz"),
+        ("_ieeg.json", '"RecordingDuration": 60', '"RecordingDuration": 720', "lasts 720 s, the file holds 60 s"),
+        ("_ieeg.json", '"SEEGChannelCount": 4', '"SEEGChannelCount": 40', "SEEGChannelCount 40, the recording has 4"),
+        ("_ieeg.json", "50.0", '"60"', "'60' as PowerLineFrequency"),
+        ("_ieeg.json", "50.0", "55", "55 as PowerLineFrequency"),
+        ("_ieeg.json", "{", "[{", "is not readable as JSON"),
+        ("_coordsystem.json", '"mm"', '"pixels"', "'pixels' as the unit of coordinates: positions are not used"),
+    ],
+)
+def test_sidecars_that_differ_are_said(sample, tmp_path, suffix, before, after, said):
+    folder = shutil.copytree(sample.parents[2], tmp_path / "bids") / "sub-01" / "ieeg"
+    recording = open_recording(folder / sample.name)
+    assert recording.warnings == []
+    sidecar = next(path for path in folder.iterdir() if path.name.endswith(suffix))
+    text = sidecar.read_text()
+    assert before in text
+    sidecar.write_text(text.replace(before, after))
+    changed = open_recording(folder / sample.name)
+    assert any(said in warning and sidecar.name in warning for warning in changed.warnings), changed.warnings
+    assert (changed.duration, set(changed.rates)) == (recording.duration, set(recording.rates))
+
+
+def test_a_table_of_seizures_of_another_recording_is_said(sample, tmp_path):
+    folder = shutil.copytree(sample.parents[2], tmp_path / "bids") / "sub-01" / "ieeg"
+    table = next(path for path in folder.iterdir() if path.name.endswith("_events.tsv"))
+    assert seizures_of(open_recording(folder / sample.name)).warnings == ()
+    table.write_text(table.read_text().replace("60.00", "7200.00"))
+    (warning,) = seizures_of(open_recording(folder / sample.name)).warnings
+    assert "is of a recording of 7200 s, this one has 60 s" in warning
 
 
 def test_missing_and_broken_sidecars_are_said(bids):

@@ -65,6 +65,26 @@ def test_a_signal_without_a_digital_range_is_left_out(edf):
     np.testing.assert_array_equal(lost.read([0], 0, 2560), whole)
 
 
+def test_digital_steps_become_physical_ones(edf):
+    """A range of few steps, where one step more or less would show: digital −2 … 2 is −4 … 4 µV."""
+
+    def few_steps(raw):
+        for field, value in enumerate(("-4", "4", "-2", "2")):
+            raw = put(raw, field_at(field, 0), value)
+        return raw
+
+    path = edf(few_steps)
+    raw = np.frombuffer(path.read_bytes()[256 * (COUNT + 1) :][:512], "<i2")
+    np.testing.assert_array_equal(open_edf(path).read([0], 0, 256)[0], 2.0 * raw)
+
+
+@pytest.mark.parametrize(("digits", "year"), [("84", 2084), ("85", 1985), ("99", 1999), ("00", 2000), ("26", 2026)])
+def test_years_of_two_digits(edf, digits, year):
+    path = edf(lambda raw: raw[:168] + f"03.02.{digits}".encode() + raw[176:])
+    start = open_edf(path).start
+    assert (start.year, start.month, start.day) == (year, 2, 3)
+
+
 def test_a_decimal_comma(edf):
     def comma(raw):
         at = field_at(0, 0)

@@ -49,6 +49,15 @@ def test_equals_a_zero_phase_butterworth(memory):
     assert np.abs(ours[inner] - theirs[inner]).max() < 1e-3 * theirs.std()
 
 
+def test_the_mains_frequency_of_a_sidecar_comes_before_that_of_the_spectrum(memory):
+    hum = 200 * np.sin(2 * np.pi * 50 * np.arange(60 * 512) / 512)
+    recording = memory({"A1": (brown(60, 512) + hum, 512)})
+    measured = replace(PLAIN, notch=None)
+    assert Prepared(recording, measured).notch == 50
+    recording.power_line = 60.0
+    assert Prepared(recording, measured).notch == 60
+
+
 @pytest.mark.parametrize("rate", [256, 999.41, 1000, 2048])
 def test_blocks_join_without_seams(memory, rate):
     prepared = Prepared(memory({"A1": (brown(330, rate), rate)}), PLAIN)

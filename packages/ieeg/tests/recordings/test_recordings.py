@@ -414,3 +414,17 @@ def test_what_mne_marks_as_not_recorded(tmp_path):
     assert all(c.neural for c in recording.channels)
     assert recording.gaps == [(2.0, 3.5)]
     assert any("joined at 5 s:" in w for w in recording.warnings)
+
+
+def test_annotations_of_a_piece_cut_out_count_from_its_first_sample(tmp_path):
+    import datetime
+
+    import mne
+
+    info = mne.create_info(["A1", "A2"], 128, "seeg")
+    raw = mne.io.RawArray(RNG.normal(scale=4e-5, size=(2, 30 * 128)), info, verbose="error")
+    raw.set_meas_date(datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC))
+    raw.set_annotations(mne.Annotations([20.0], [4.0], ["seizure"], orig_time=raw.info["meas_date"]))
+    path = tmp_path / "piece_raw.fif"
+    raw.crop(10.0).save(path, verbose="error")
+    assert [(event.onset, event.duration) for event in open_recording(path).events] == [(10.0, 4.0)]

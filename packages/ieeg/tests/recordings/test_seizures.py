@@ -77,6 +77,25 @@ def test_siena_and_midnight(data):
         ("seizure-free", "none"),
         ("interictal", "none"),
         ("postictal seizure state", "none"),
+        ("no further seizures", "none"),
+        ("pre-seizure", "none"),
+        ("between the seizures", "none"),
+        ("post-ictal", "none"),
+        ("non-motor seizure", "seizure"),  # ILAE's words for absences and for seizures of feeling
+        ("generalized non-motor seizure (absence)", "seizure"),
+        ("non-convulsive seizure", "seizure"),
+        ("seizure without loss of awareness", "seizure"),
+        ("Focal-onset-epileptic-seizure", "begin"),
+        ("non-epileptic seizure", None),
+        ("non-electrographic seizure", None),
+        ("seizure after stimulation", None),
+        ("no motor seizure", None),
+        ("seizure, not witnessed", None),
+        ("seizure over left temporal", "seizure"),
+        ("SZ over", "end"),
+        ("seizure on video", "seizure"),
+        ("sz on", "begin"),
+        ("sz off 2", "end"),
         ("eyes open", None),
         ("Comment/size", None),
         ("seizure?", None),
@@ -104,24 +123,69 @@ def test_tuh_merges_channels(tmp_path):
     assert spans(text, tmp_path).spans == [(10, 25), (60, 70)]
 
 
-def test_tables_of_the_official_bids_examples(tmp_path):
-    """The rows of ieeg_epilepsy, ieeg_epilepsy_ecog and xeeg_hed_score: points, and HED tags for each channel."""
-    epilepsy = spans("onset\tduration\tevent_type\n120.369\t0\tSeizure\n", tmp_path, 200)
-    assert (epilepsy.spans, epilepsy.open_ended) == ([(120.369, 200)], [120.369])
-    ecog = spans("onset\tduration\ttrial_type\n890.3750\t0\tseizure_begin\n1371.2998\t0\tseizure_begin", tmp_path, 1600)
-    assert ecog.open_ended == [890.375, 1371.2998]
-    hed = spans(
-        "onset\tduration\tHED_annotations\tchannel\n24.8325\t102.2255\tTonic-clonic-motor-onset-seizure\tT3-T5,T5-O1\n"
-        "13.8275\t159.5516\tTonic-clonic-motor-onset-seizure\tF8-T4,T4-T6\n",
-        tmp_path,
-        300,
-    )
-    assert hed.spans == [(13.8275, pytest.approx(173.3791))]
-    rhythm = spans(
-        "onset\tduration\tHED_annotations\n0\t224\tOther-organized-rhythm/non-interesting events\n", tmp_path
-    )
-    assert not rhythm.spans
-    assert not rhythm.says_none
+@pytest.mark.parametrize("onset", [120.369, 140.607, 120.225])
+def test_tables_of_ieeg_epilepsy(tmp_path, onset):
+    """The official BIDS example marks each seizure by a point: it is open-ended, and that is said."""
+    reading = spans(f"onset\tduration\tevent_type\n{onset}\t0\tSeizure\n", tmp_path, 200)
+    assert (reading.spans, reading.open_ended) == ([(onset, 200)], [onset])
+
+
+def test_table_of_ieeg_epilepsy_ecog(tmp_path):
+    """Three points "seizure_begin", the last line without an end of line; the markers of its BrainVision file say the same."""
+    onsets = [890.375, 1371.2998, 1521.0752]
+    rows = "\n".join(f"{onset:.4f}\t0\tseizure_begin" for onset in onsets)
+    reading = spans(f"onset\tduration\ttrial_type\n{rows}", tmp_path, 1600)
+    assert reading.open_ended == onsets
+    assert reading.spans == [(890.375, 1371.2998), (1371.2998, 1521.0752), (1521.0752, 1600)], "three, not one"
+    short = spans(f"onset\tduration\ttrial_type\n{rows}", tmp_path, 1600, LabelOptions(seizure_length=60.0))
+    assert short.spans == [(onset, onset + 60) for onset in onsets]
+    samples = [911744, 1404211, 1557581]
+    marks = [Mark((sample - 1) / 1024, 1 / 1024, "Stimulus/seizure_begin") for sample in samples]
+    marked = read_marks(marks, 1600, LabelOptions(seizure_length=60.0), {})
+    np.testing.assert_allclose(marked.open_ended, onsets, atol=1e-3)
+
+
+XEEG = {
+    "run-002": (
+        [(24.8325, 102.2255), (13.8275, 159.5516), (8.8275, 118.1255), (8.8275, 164.3851), (24.8325, 148.4851)],
+        "Tonic-clonic-motor-onset-seizure",
+        (8.8275, 173.3791),
+    ),
+    "run-004": (
+        [(26.15, 124.3657), (1, 149.5157), (20.95, 129.5657), (26.15, 76.0424)],
+        "Tonic-clonic-motor-onset-seizure",
+        (1.0, 150.5157),
+    ),
+    "run-005": (
+        [(207.9323, 308), (207.9434, 308), (240.0202, 290.2828), (207.9101, 308)],
+        "Focal-onset-epileptic-seizure",
+        (207.9101, 530.303),
+    ),
+}
+
+
+@pytest.mark.parametrize("run", XEEG)
+def test_tables_of_xeeg_hed_score(tmp_path, run):
+    """HED tags of SCORE, a row for each group of channels: together one seizure."""
+    rows, tag, whole = XEEG[run]
+    lines = [f"{onset}\t{duration}\t{tag}\tT3-T5,T5-O{i}" for i, (onset, duration) in enumerate(rows)]
+    reading = spans("onset\tduration\tHED_annotations\tchannel\n" + "\n".join(lines), tmp_path, 600)
+    assert reading.spans == [pytest.approx(whole)]
+    assert not reading.open_ended
+
+
+def test_tables_of_xeeg_hed_score_without_seizures(tmp_path):
+    """Other tags are no seizure, and do not say that there is none; a row that lacks a cell is left out and counted."""
+    for text in (
+        "onset\tduration\tHED_annotations\tchannel\n0\t224\tOther-organized-rhythm/non-interesting events\tFP1-F7,F7-T3\n",
+        "onset\tduration\tHED\n0.656\t88.625\tOpen-eyes\n4.016\t7.742\tsc:Intermittent-photic-stimulation/1 Hz\n"
+        "26.012\t8.1     sc:Intermittent-photic-stimulation/8 Hz\n95.027\t92.095\tClose-eyes\n",
+    ):
+        reading = spans(text, tmp_path, 250)
+        assert not reading.spans
+        assert not reading.says_none
+        assert reading.not_understood
+    assert any("1 left out" in warning for warning in reading.warnings)
 
 
 def test_hed_tags_of_the_json_beside_it(tmp_path):

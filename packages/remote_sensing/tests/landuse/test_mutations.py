@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from mutating import QUICK, THOROUGH, mutate, try_mutations
+from mutating import QUICK, THOROUGH, mutate, try_changes, try_mutations
 from PIL import Image
 
 from core_runtime.errors import UserError
@@ -140,17 +140,26 @@ def try_format(originals, folder, kind, count):
     try_mutations(kind, count, file, lambda: read(place), folder)
 
 
-@pytest.mark.reliability("mutations of land-use inputs (quick)", "an answer or one line", cases=QUICK * len(FORMATS))
+@pytest.mark.reliability("mutations of land-use inputs (quick)", "an answer or one line", cases=QUICK)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_some_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
     try_format(originals, tmp_path, kind, QUICK)
 
 
 @pytest.mark.slow
-@pytest.mark.reliability("mutations of land-use inputs", "an answer or one line", cases=THOROUGH * len(FORMATS))
+@pytest.mark.reliability("mutations of land-use inputs", "an answer or one line", cases=THOROUGH)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_thousand_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
     try_format(originals, tmp_path, kind, THOROUGH)
+
+
+@pytest.mark.reliability(
+    "a model's config.json: each field left out, misspelt, of another value", "one line, or a word", cases=300
+)
+def test_no_change_of_a_model_goes_unsaid(originals, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(originals / "model", folder)
+    try_changes(folder / "config.json", lambda: read_model(folder), capsys, 300)
 
 
 def test_mutated_scenes_leave_nothing_half_written(originals, tmp_path):

@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from mutating import QUICK, THOROUGH, try_mutations
+from mutating import QUICK, THOROUGH, try_changes, try_mutations
 from PIL import Image
 from shapely.geometry import box, mapping
 from written import HERE, LV95, write_raster
@@ -126,14 +126,33 @@ def try_format(originals, folder, kind, count):
     try_mutations(kind, count, folder / changed, lambda: read(folder), folder, written)
 
 
-@pytest.mark.reliability("mutations of map inputs (quick)", "an answer or one line", cases=QUICK * len(FORMATS))
+@pytest.mark.reliability("mutations of map inputs (quick)", "an answer or one line", cases=QUICK)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_some_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
     try_format(originals, tmp_path, kind, QUICK)
 
 
 @pytest.mark.slow
-@pytest.mark.reliability("mutations of map inputs", "an answer or one line", cases=THOROUGH * len(FORMATS))
+@pytest.mark.reliability("mutations of map inputs", "an answer or one line", cases=THOROUGH)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_thousand_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
     try_format(originals, tmp_path, kind, THOROUGH)
+
+
+def _changes(step):
+    marks = [
+        pytest.mark.reliability(
+            "a model's config.json: each field left out, misspelt, of another value",
+            "one line, or a word",
+            cases=400 // step,
+        )
+    ]
+    if step == 1:
+        marks.append(pytest.mark.slow)
+    return pytest.param(step, marks=marks)
+
+
+@pytest.mark.parametrize("step", [_changes(20), _changes(1)], ids=["quick", "slow"])
+def test_no_change_of_a_model_goes_unsaid(model_folder, tmp_path, capsys, step):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    try_changes(folder / "config.json", lambda: load(folder), capsys, 400, step)

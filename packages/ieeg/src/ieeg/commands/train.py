@@ -93,6 +93,7 @@ def train(
     """
     import torch
 
+    from core_attention.checkpoints.folders import CONFIG, WEIGHTS
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history
@@ -128,6 +129,8 @@ def train(
         files.update(files_of(case.path))
     if labels.label_map is not None:
         files.add(labels.label_map)
+    if Path(model).is_dir():
+        files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
     open_run(
         run.out,
         arguments | run.recorded(),

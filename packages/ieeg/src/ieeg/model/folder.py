@@ -1,7 +1,7 @@
 """A trained MVPFormer with everything needed to use it: how recordings are prepared for it, the length of its window, what it was trained on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,9 @@ from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
-from core_runtime.fields import read_field, read_names
+from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.folders import write_text
-from core_runtime.models import choose_model
+from core_runtime.models import choose_model, seal, warn_if_changed
 from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.published import PUBLISHED, RESEARCH_ONLY
 from ieeg.recordings.settings import CHOICES, Settings
@@ -19,6 +19,13 @@ from ieeg.recordings.settings import CHOICES, Settings
 ADVICE = (
     "'ieeg train' makes a model folder, 'ieeg models' lists published ones, 'ieeg models convert' converts their files"
 )
+PREPROCESSING = ("rate", "window", "threshold", "preparing", "unit")
+PREPARING = tuple(field.name for field in fields(Settings) if field.name not in ("rate", "segment"))
+# What the signature of a recording holds (`ieeg.recordings.copies`).
+RECORDED: Mapping[str, type] = {
+    "name": str, "patient": str, "channels": int, "rate": float, "samples": int, "values": list, "landmarks": list,
+}  # fmt: skip
+SHORTEST, LONGEST = 0.1, 120.0  # seconds of a segment
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,13 @@ def save_model(
     provenance: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes a model folder with a model card; arguments as the attributes of `LoadedModel`."""
-    used = {"rate": rate, "window": window, "threshold": threshold, "preparing": dict(preparing or {}), "unit": "µV"}
+    # All settings, not only those that were changed: what is left out would take another default some day.
+    settings = {name: value for name, value in asdict(Settings()).items() if name in PREPARING} | dict(preparing or {})
+    used = {"rate": rate, "window": window, "threshold": threshold, "preparing": settings, "unit": "µV"}
     origin = {"notice": RESEARCH_ONLY, **(provenance or {})}
     save_folder(network, folder, preprocessing=used, provenance=origin)
     write_text(folder / "README.md", _card(network, used, origin))
-    return folder
+    return seal(folder)
 
 
 def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
@@ -97,30 +106,56 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
     where = Path(folder) / "config.json"
+    check_names(described, "preprocessing", PREPROCESSING, where=where, hint=ADVICE)
     window = read_field(
         described, "preprocessing.window", int, where=where, low=1, high=network.config.positions, hint=ADVICE
     )
-    unit = read_field(described, "preprocessing.unit", str, where=where, default="µV", hint=ADVICE)
+    unit = read_field(described, "preprocessing.unit", str, where=where, hint=ADVICE)
     if unit != "µV":
-        raise UserError(f"{where}: preprocessing.unit is {unit!r}, but signals are prepared in µV", ADVICE)
-    return LoadedModel(
+        raise UserError(f"{where}: preprocessing.unit is {unit!r}, and signals are prepared in µV", ADVICE)
+    rate = read_field(described, "preprocessing.rate", float, where=where, low=1, high=1e6, hint=ADVICE)
+    seconds = network.config.segment / rate
+    if not SHORTEST <= seconds <= LONGEST:
+        raise UserError(
+            f"{where}: at preprocessing.rate {rate:g} Hz a segment of {network.config.segment} samples lasts {seconds:g} s",
+            ADVICE,
+        )
+    loaded = LoadedModel(
         network.to(device).eval(),
-        read_field(described, "preprocessing.rate", float, where=where, low=1, high=1e6, hint=ADVICE),
+        rate,
         window,
-        read_field(described, "preprocessing.threshold", float, where=where, low=0, high=1, hint=ADVICE),
+        read_field(described, "preprocessing.threshold", float, where=where, low=1e-6, high=1, hint=ADVICE),
         _read_preparing(described, where),
-        read_field(described, "provenance", dict, where=where, default={}, hint=ADVICE),
+        _read_provenance(described, where),
         Path(folder),
     )
+    warn_if_changed(described, Path(folder))
+    return loaded
+
+
+def _read_provenance(described: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """How the model was made; the recordings of its training, if it names any, are complete.
+
+    Raises:
+        UserError: a field of one is missing or of another type.
+    """
+    provenance = read_field(described, "provenance", dict, where=where, hint=ADVICE)
+    recordings = read_field(provenance, "recordings", list, where=f"{where}: provenance", default=[], hint=ADVICE)
+    for i, recording in enumerate(recordings):
+        place = f"{where}: provenance.recordings[{i}]"
+        for name, kind in RECORDED.items():
+            read_field(recording, name, kind, where=place, hint=ADVICE)
+    return provenance
 
 
 def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The preparing settings in config.json; absent ones have the defaults of `Settings`.
+    """The preparing settings that config.json holds.
 
     Raises:
-        UserError: one does not exist or has another type.
+        UserError: one is missing, does not exist or has another type.
     """
-    stored = read_field(described, "preprocessing.preparing", dict, where=where, default={}, hint=ADVICE)
+    check_names(described, "preprocessing.preparing", PREPARING, where=where, hint=ADVICE)
+    stored = read_field(described, "preprocessing.preparing", dict, where=where, hint=ADVICE)
     settings: dict[str, Any] = {}
     for name in stored:
         path = f"preprocessing.preparing.{name}"
@@ -132,12 +167,10 @@ def _read_preparing(described: Mapping[str, Any], where: Path) -> dict[str, Any]
             settings[name] = read_field(described, path, bool, where=where, hint=ADVICE)
         elif name == "exclude":
             settings[name] = tuple(read_names(described, path, where=where, hint=ADVICE))
-        elif name in CHOICES:
+        else:
             settings[name] = read_field(described, path, str, where=where, hint=ADVICE)
             if settings[name] not in CHOICES[name]:
                 raise UserError(f"{where}: {path} is {settings[name]!r}, not one of {', '.join(CHOICES[name])}", ADVICE)
-        else:
-            raise UserError(f"{where}: there is no setting {path}", ADVICE)
     if settings.get("low", 0) is None or settings.get("high", 0) is None:
         raise UserError(f"{where}: preprocessing.preparing.low and .high must be numbers", ADVICE)
     return settings

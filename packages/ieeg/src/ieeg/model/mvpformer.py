@@ -4,6 +4,7 @@ Source: Carzaniga et al., "A foundation model with multi-variate parallel attent
 Its attention is `core_attention.mechanisms.mvpformer.mvpa`, its signal encoder `ieeg.model.wavelets`. For research, not for diagnosis.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,14 @@ class MVPFormerConfig:
     def __post_init__(self) -> None:
         sizes = (self.segment, self.width, self.layers, self.inner, self.positions, self.channels)
         if min(sizes) < 1 or min(self.classes, self.lora_rank) < 0:
-            raise ValueError(f"sizes must be positive, classes and lora_rank not negative; got {self}")
+            raise ValueError(f"sizes are positive, classes and lora_rank not negative; got {self}")
+        if self.window is not None and self.window < 0:
+            raise ValueError(f"window is not negative, or None; got {self.window}")
+        rates = (self.embedding_dropout, self.residual_dropout, self.attention_dropout)
+        if not all(0 <= rate < 1 for rate in rates):
+            raise ValueError(f"dropout rates lie in [0, 1); got {rates}")
+        if not 0 < self.eps < 0.1 or not 0 < self.lora_alpha < math.inf:
+            raise ValueError(f"eps lies in (0, 0.1) and lora_alpha is positive; got {self.eps} and {self.lora_alpha}")
 
 
 # The published sizes, and one that trains on a laptop in minutes.

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
 from core_runtime.tables import read_table
+from ieeg.recordings.agreement import mains, unlike_channels, unlike_recording
 from ieeg.recordings.finding import entities, sidecar
 from ieeg.recordings.recording import Channel, Recording, some_of
 
@@ -40,21 +41,22 @@ def join_sidecars(recording: Recording) -> None:
     if channels is None:
         recording.warnings.append("no channels.tsv beside the recording: channel types are guessed from the names")
     else:
-        _join(recording, _table(channels, recording), channels.name, _as_described)
+        rows = _table(channels, recording)
+        _join(recording, rows, channels.name, _as_described)
+        if rows:
+            by_name = {_key(row.get("name") or ""): row for row in rows}
+            keyed = [(channel, _key_of_row(channel, by_name)) for channel in recording.channels]
+            differences = unlike_channels(by_name, keyed, recording)
+            recording.warnings += [f"{channels.name} {difference}" for difference in differences]
     if electrodes is not None:
-        metres = _METRES.get(_coordinate_unit(path), 1e-3)
-        rows = _table(electrodes, recording)
-
-        def with_position(channel: Channel, row: dict[str, str | None]) -> Channel:
-            return _with_position(channel, row, metres)
-
-        _join(recording, rows, electrodes.name, with_position)
+        metres = _metres(path, recording)
+        if metres is not None:
+            rows = _table(electrodes, recording)
+            _join(recording, rows, electrodes.name, lambda channel, row: _with_position(channel, row, metres))
     if about is not None:
-        line = _json(about, recording).get("PowerLineFrequency")
-        # BIDS also allows "n/a".
-        recording.power_line = 0.0
-        if isinstance(line, (int, float)) and line > 0:
-            recording.power_line = float(line)
+        described = _json(about, recording)
+        recording.power_line = mains(described)
+        recording.warnings += [f"{about.name} {difference}" for difference in unlike_recording(described, recording)]
 
 
 def _key(name: str) -> str:
@@ -67,8 +69,7 @@ def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str
     by_name = {_key(row.get("name") or ""): row for row in rows}
     matched = set()
     for i, channel in enumerate(recording.channels):
-        without_number = re.sub(r"-\d+$", "", channel.name)  # repeated names were numbered: A1-2 is another A1
-        row = by_name.get(_key(channel.name)) or by_name.get(_key(without_number))
+        row = by_name.get(_key_of_row(channel, by_name))
         if row is not None:
             recording.channels[i] = change(channel, row)
             matched.add(_key(row.get("name") or ""))
@@ -77,6 +78,12 @@ def _join(recording: Recording, rows: Sequence[dict[str, str | None]], name: str
         recording.warnings.append(f"{name} names {some_of(unmatched)}, not in the recording: ignored")
     if rows and not matched:
         recording.warnings.append(f"{name} shares no name with the recording")
+
+
+def _key_of_row(channel: Channel, rows: Mapping[str, Any]) -> str:
+    """The key of a channel's row. Repeated names were numbered: A1-2 is another A1."""
+    key = _key(channel.name)
+    return key if key in rows else _key(re.sub(r"-\d+$", "", channel.name))
 
 
 def _as_described(channel: Channel, row: dict[str, str | None]) -> Channel:
@@ -107,14 +114,16 @@ def _with_position(channel: Channel, row: dict[str, str | None], metres: float) 
     return replace(channel, position=(x, y, z))
 
 
-def _coordinate_unit(path: Path) -> str:
+def _metres(path: Path, recording: Recording) -> float | None:
+    """The unit of positions in metres, millimetres where nothing says it; None where it is no length (pixels), which is said."""
     system = sidecar(path, "_coordsystem.json")
     if not system:
-        return "mm"
-    try:
-        return str(json.loads(system.read_text(encoding="utf-8")).get("iEEGCoordinateUnits", "mm"))
-    except (OSError, ValueError):
-        return "mm"
+        return _METRES["mm"]
+    unit = _json(system, recording).get("iEEGCoordinateUnits", "mm")
+    if unit not in _METRES:
+        recording.warnings.append(f"{system.name} gives {unit!r} as the unit of coordinates: positions are not used")
+        return None
+    return _METRES[unit]
 
 
 def _table(path: Path, recording: Recording) -> list[dict[str, str | None]]:
@@ -137,7 +146,10 @@ def _table(path: Path, recording: Recording) -> list[dict[str, str | None]]:
 def _json(path: Path, recording: Recording) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-        return loaded if isinstance(loaded, dict) else {}
     except (OSError, ValueError):
         recording.warnings.append(f"{path.name} is not readable as JSON: ignored")
         return {}
+    if not isinstance(loaded, dict):
+        recording.warnings.append(f"{path.name} holds no JSON object: ignored")
+        return {}
+    return loaded

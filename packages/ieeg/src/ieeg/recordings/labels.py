@@ -5,7 +5,8 @@ HED tags, BrainVision's "Comment/seizure". A label that is not understood is nev
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -16,16 +17,24 @@ Meaning = Literal["seizure", "begin", "end", "none", "other"]
 
 _SEIZURE_WORD = re.compile(r"^(sz|seiz\w*|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz|gtcs|fbtcs|fias|crise|anfall)$")
 _RESEMBLES = re.compile(r"sz|seiz|ictal|epilep|convuls|crise|anfall|krampf|absence|tonic|clonic|spasm", re.IGNORECASE)
-_BEGIN = frozenset({"start", "starts", "started", "onset", "begin", "begins", "beginning", "beg", "on"})
-_END = frozenset({"end", "ends", "ended", "stop", "stops", "offset", "ending", "over", "off"})
-_NONE = frozenset(
-    {"no", "non", "not", "none", "free", "without", "bckg", "background", "interictal", "inter", "preictal", "pre"}
-)
-_NONE |= {"postictal", "post", "before", "after", "between", "kein", "keine", "sans", "absent"}
-# A seizure's name with one of these words means something else, or nothing certain.
+_BEGIN = frozenset({"start", "starts", "started", "onset", "begin", "begins", "beginning", "beg"})
+_END = frozenset({"end", "ends", "ended", "stop", "stops", "offset", "ending"})
+# Only as the last word: "sz on", but "seizure on video"; "sz over", but "seizure over left temporal".
+_BEGIN_LAST, _END_LAST = frozenset({"on"}), frozenset({"off", "over"})
+_NONE = frozenset({"bckg", "background", "interictal", "preictal", "postictal", "none"})
+# These deny the seizure that follows ("no seizure", "between the seizures") …
+_DENIES_NEXT = frozenset({"no", "non", "not", "without", "before", "after", "between", "pre", "post", "inter"})
+_DENIES_NEXT |= {"kein", "keine", "keinen", "sans"}
+_ARTICLES = frozenset({"a", "an", "any", "the", "further", "more"})
+# … and these the one before ("seizure-free").
+_DENIES_BEFORE = frozenset({"free", "absent"})
+# Of another word they say what kind of seizure it is: "non-motor seizure", "seizure without loss of awareness".
+_QUALIFIES = frozenset({"non", "without", "sans"})
+# With these a seizure's name says something else, or nothing certain.
 _ODD = frozenset(
     {"possible", "probable", "suspected", "maybe", "likely", "like", "pseudo", "psychogenic", "pnes", "nonepileptic"}
 )
+_NOT_EPILEPTIC = frozenset({"epileptic", "epileptiform", "electrographic"})  # after "non"
 _ODD |= {
     "zone",
     "soz",
@@ -75,19 +84,20 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
     if mapped:
         return mapped
     words = words_of(label)
-    if not words:
-        return None
     unique = set(words)
     if not any(_SEIZURE_WORD.match(word) for word in words):
-        if unique <= {"bckg", "background", "interictal", "preictal", "postictal", "none"}:
-            return "none"
+        return "none" if words and unique <= _NONE else None
+    # What makes a seizure doubtful comes before what denies it: "no possible seizure" is not understood.
+    if "?" in unique or unique & _ODD or _non_epileptic(words):
         return None
-    # Words of doubt are checked before words of denial: "no possible seizure" is not understood.
-    if "?" in unique or unique & _ODD:
+    denied = _denied(words)
+    if denied is None:
         return None
-    if unique & _NONE:
+    if denied:
         return "none"
-    begins, ends = bool(unique & _BEGIN), bool(unique & _END)
+    last = next((word for word in reversed(words) if not word.isdigit()), "")
+    begins = bool(unique & _BEGIN) or last in _BEGIN_LAST
+    ends = bool(unique & _END) or last in _END_LAST
     if begins and ends:
         return None
     if ends:
@@ -95,6 +105,28 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
     if begins:
         return "begin"
     return "seizure"
+
+
+def _non_epileptic(words: Sequence[str]) -> bool:
+    return any(word == "non" and following in _NOT_EPILEPTIC for word, following in pairwise(words))
+
+
+def _denied(words: Sequence[str]) -> bool | None:
+    """Whether words that name a seizure say that there is none; None: a word denies something else, so that it is not clear."""
+    unclear = False
+    for i, word in enumerate(words):
+        if word in _NONE:
+            return True
+        if word in _DENIES_NEXT:
+            following = next((other for other in words[i + 1 :] if other not in _ARTICLES), "")
+            if _SEIZURE_WORD.match(following):
+                return True
+            unclear |= word not in _QUALIFIES
+        if word in _DENIES_BEFORE:
+            if i and _SEIZURE_WORD.match(words[i - 1]):
+                return True
+            unclear = True
+    return None if unclear else False
 
 
 def bare_meaning(label: str) -> Meaning | None:

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -171,7 +171,7 @@ def read_marks(
         elif meaning is None and mark.label.strip():
             reading.not_understood[mark.label.strip()] += 1
     _pair_up(reading, sorted(set(begins)), sorted(ends), duration, labels.seizure_length)
-    reading.spans = merged(reading.spans)
+    reading.spans = merged(reading.spans, begins)
     covered = 0.0
     for onset, offset in merged(reading.none):
         if offset > 0 and onset < duration:
@@ -286,9 +286,26 @@ def read_marks_table(table: Table, duration: float, labels: LabelOptions, label_
     if table.left_out:
         reading.warnings.append(table.account())
     reading.warnings += table.notes
+    reading.warnings += _of_another_recording(table, duration)
     if not columns:
         reading.warnings.append(f"{table.path.name} has no column of labels ({', '.join(LABEL_COLUMNS[:3])} …)")
     return reading
+
+
+def _of_another_recording(table: Table, duration: float) -> list[str]:
+    """A word where SzCORE's column recordingDuration is not that of this recording."""
+    column = table.column("recordingDuration", required=False)
+    for row in table if column is not None else ():
+        text = row[str(column)]
+        try:
+            said = float(text or "nan")
+        except ValueError:
+            said = math.nan
+        if abs(said - duration) > max(1.0, 0.01 * duration):
+            return [
+                f"{table.path.name} is of a recording of {said:g} s, this one has {duration:g} s: does it belong here?"
+            ]
+    return []
 
 
 def _label_columns(table: Table) -> list[str]:
@@ -382,11 +399,13 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower().removesuffix(".edf").replace("pno", "pn0"))
 
 
-def merged(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Spans in order, with overlapping and touching ones merged."""
+def merged(spans: Iterable[tuple[float, float]], begins: Container[float] = ()) -> list[tuple[float, float]]:
+    """Spans in order, overlapping and touching ones merged; at one of `begins` a new span begins where the previous one ends."""
     joined: list[tuple[float, float]] = []
     for onset, offset in sorted(spans):
-        if joined and onset <= joined[-1][1]:
+        overlaps = joined and onset < joined[-1][1]
+        touches = joined and onset == joined[-1][1] and onset not in begins
+        if overlaps or touches:
             joined[-1] = (joined[-1][0], max(offset, joined[-1][1]))
         else:
             joined.append((onset, offset))

@@ -99,7 +99,7 @@ def _add_event(page: Report, detection: Detection, event: SeizureEvent) -> None:
     _add_traces(page, detection, event.onset, importance)
     page.picture(
         draw_importance(importance, detection.prepared.names),
-        "Each channel's evidence over the event; the mean over channels is the log-odds of the probability.",
+        "Each channel's evidence over the event, less the mean over channels, which is the log-odds of the probability.",
     )
 
 

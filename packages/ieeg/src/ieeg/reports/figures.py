@@ -137,13 +137,18 @@ def draw_probability(
 
 
 def draw_importance(importance: Float[np.ndarray, " channels"], names: Sequence[str]) -> Figure:
-    """A bar per channel: its evidence, in log-odds."""
+    """A bar per channel: by how much its evidence, in log-odds, exceeds the mean over channels, which stands at the axis.
+
+    The evidence itself would say little: attention mixes the channels, so that all of them have nearly the mean.
+    """
+    mean = float(importance.mean())
+    beyond = importance - mean
     figure = Figure(figsize=(11, 2.4), layout="constrained")
     axes = figure.subplots()
-    axes.bar(range(len(names)), importance, color=np.where(importance > 0, SEIZURE, "tab:gray"))
+    axes.bar(range(len(names)), beyond, color=np.where(beyond > 0, SEIZURE, "tab:gray"))
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     axes.axhline(0, color="black", linewidth=0.6)
-    axes.set(ylabel="evidence (log-odds)", xlim=(-0.6, len(names) - 0.4))
+    axes.set(ylabel=f"log-odds beyond\nthe mean of {mean:+.2f}", xlim=(-0.6, len(names) - 0.4))
     return figure
 
 

@@ -257,7 +257,12 @@ def _draw(item: Item) -> dict[str, Any]:
         truth, notes = _truth(work, slide)
         drawn = draw_map(slide, scored, work.out, work.options, truth)
         files = {kind: str(path) for kind, path in drawn.files.items()}
-        facts = {**drawn.facts, "files": files, "notes": [*scored.notes, *notes], "bad_regions": slide.bad_regions}
+        facts = {
+            **drawn.facts,
+            "files": files,
+            "notes": [*scored.notes, *notes, *drawn.notes],
+            "bad_regions": slide.bad_regions,
+        }
     write_text(item.output, json.dumps(facts, ensure_ascii=False))
     return facts
 

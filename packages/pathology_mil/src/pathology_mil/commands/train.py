@@ -155,6 +155,8 @@ def train(
     files = list(cohort.paths)
     if labels is not None:
         files.append(labels)
+    if splitting.splits is not None:
+        files.append(splitting.splits)
     data = data_fingerprint(files)
     open_run(run.out, arguments, packages=_PACKAGES, data=data, resume=run.resume, overwrite=run.overwrite)
     if run.overwrite:

@@ -9,7 +9,8 @@ from torch import nn
 
 from core_attention.checkpoints.folders import load_model, read_config, save_model
 from core_runtime.errors import UserError
-from core_runtime.fields import read_field, read_names
+from core_runtime.fields import check_names, read_field, read_names
+from core_runtime.models import seal, warn_if_changed
 from pathology_mil.features.bags import Bag, differing
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, MeanMIL
 
@@ -95,7 +96,7 @@ def save(
 ) -> Path:
     """Writes a model folder that knows its classes, how its features were made and what it was trained on."""
     preprocessing = {"classes": list(classes), "features": dict(features)}
-    return save_model(network, folder, preprocessing=preprocessing, provenance=provenance)
+    return seal(save_model(network, folder, preprocessing=preprocessing, provenance=provenance))
 
 
 def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
@@ -112,15 +113,15 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
         network = load_model(folder, form)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), _MADE_BY) from None
-    where = str(Path(folder) / "config.json")
+    where = f"{Path(folder) / 'config.json'}"
+    check_names(config, "preprocessing", ("classes", "features"), where=where, hint=_MADE_BY)
     n_class = network.config.n_class
-    classes = read_names(config, "preprocessing.classes", where=where, default=None, hint=_MADE_BY)
-    if classes is None:
-        classes = list(map(str, range(n_class)))
+    classes = read_names(config, "preprocessing.classes", where=where, hint=_MADE_BY)
     if len(classes) != n_class:
         raise UserError(
             f"{where}: preprocessing.classes names {len(classes)} classes, the model has {n_class}", _MADE_BY
         )
-    features = read_field(config, "preprocessing.features", dict, where=where, default={}, hint=_MADE_BY)
-    provenance = read_field(config, "provenance", dict, where=where, default={}, hint=_MADE_BY)
+    features = read_field(config, "preprocessing.features", dict, where=where, hint=_MADE_BY)
+    provenance = read_field(config, "provenance", dict, where=where, hint=_MADE_BY)
+    warn_if_changed(config, Path(folder))
     return LoadedModel(network.to(device).eval(), tuple(classes), features, provenance, Path(folder))

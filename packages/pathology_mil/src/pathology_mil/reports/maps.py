@@ -16,7 +16,10 @@ from pathology_mil.reports import figures
 from pathology_mil.reports.heatmaps import n_times_a, percentiles, render
 from pathology_mil.reports.options import MapOptions
 from pathology_mil.slides.annotations import overlap, tile_regions, write_geojson
+from pathology_mil.slides.pictures import shows_glass
 from pathology_mil.slides.reading import Slide
+
+TISSUE_SHARE = 0.05  # of a tile's picture: with less it is glass
 
 
 def colour_values(attention: NDArray, options: MapOptions) -> NDArray[np.float64]:
@@ -34,11 +37,13 @@ class DrawnMap:
 
     Attributes:
         files: by kind.
-        facts: label, probabilities, tiles, and where the truth is known the AUPRC of the attention and its chance level.
+        facts: label, probabilities, tiles, and where there is a truth the AUPRC of the attention and its chance level.
+        notes: what a user should know about the pictures.
     """
 
     files: Mapping[str, Path]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def draw_map(
@@ -58,7 +63,8 @@ def draw_map(
         )
     values = colour_values(scored.attention, options)
     draw = {"cmap": options.cmap, "alpha": options.alpha, "blur": options.blur, "max_side": options.max_side}
-    heat = render(slide, scored.coords, values, scored.side, **draw)
+    shown = ~_on_glass(slide, scored, options.max_side)
+    heat = render(slide, scored.coords[shown], values[shown], scored.side, **draw)
     stem = out / slide.slide_id
     files = {
         "overlay": stem.with_name(f"{stem.name}_overlay.png"),
@@ -93,11 +99,36 @@ def draw_map(
     figures.save(files["top tiles"], _top(slide, scored, options.top, inside))
     if options.branches and scored.branches is not None:
         for m, branch in enumerate(scored.branches):
-            file = stem.with_name(f"{stem.name}_branch{m}.png")
-            picture = render(slide, scored.coords, colour_values(branch, options), scored.side, **draw)
-            figures.save(file, picture)
-            files[f"branch {m}"] = file
-    return DrawnMap(files, facts)
+            files[f"branch {m}"] = stem.with_name(f"{stem.name}_branch{m}.png")
+            values = colour_values(branch, options)[shown]
+            figures.save(files[f"branch {m}"], render(slide, scored.coords[shown], values, scored.side, **draw))
+    return DrawnMap(files, facts, _glass_notes(scored, shown))
+
+
+def _on_glass(slide: Slide, scored: Scored, max_side: int) -> NDArray[np.bool_]:
+    """The tiles of which the picture shows hardly anything but glass, (N,): a colour there would look like tissue. Not if all tiles do."""
+    thumbnail = slide.thumbnail(max_side)
+    scale = np.array([thumbnail.shape[1], thumbnail.shape[0]]) / slide.dimensions
+    glass = shows_glass(thumbnail)
+    corners = np.floor(scored.coords * scale).astype(int).clip(0)
+    ends = np.maximum(np.ceil((scored.coords + scored.side) * scale).astype(int), corners + 1)
+    on_glass = np.zeros(len(corners), bool)
+    for i, ((x, y), (right, bottom)) in enumerate(zip(corners, ends, strict=True)):
+        on_glass[i] = glass[y:bottom, x:right].mean() > 1 - TISSUE_SHARE
+    if on_glass.all():
+        return np.zeros(len(corners), bool)
+    return on_glass
+
+
+def _glass_notes(scored: Scored, shown: NDArray[np.bool_]) -> tuple[str, ...]:
+    """How many tiles were left uncoloured, and how much attention lies on them."""
+    count = int((~shown).sum())
+    if not count:
+        return ()
+    share = float(scored.attention[~shown].sum())
+    return (
+        f"{count:,} of {len(shown):,} tiles show glass alone and are not coloured; {share:.0%} of the attention lies on them",
+    )
 
 
 def _title(slide: Slide, facts: Mapping[str, Any]) -> str:

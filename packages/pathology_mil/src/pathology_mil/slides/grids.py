@@ -13,7 +13,7 @@ from pathology_mil.slides.tissue import Contour, Tissue
 
 Coords = NDArray[np.int64]  # (tiles, 2): x and y of the top left corner
 
-_ROWS = 8  # rows of the global grid that are tested at once
+_ROWS = 64  # rows of the global grid that are tested at once
 
 
 def contour_grid(
@@ -118,11 +118,10 @@ def global_grid(
     ys = np.arange(0, dimensions[1], step, dtype=np.int64)
     tiles = []
     for start in range(0, len(ys), _ROWS):
-        # A few rows at once: few enough that outlines are cut down to their strip, many enough to be worth the call.
+        # Some rows at once: few enough that millions of boxes do not stand in memory, many enough to be worth the call.
         rows = ys[start : start + _ROWS]
         grid = np.stack(np.meshgrid(rows, xs, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
         boxes = shapely.box(grid[:, 0], grid[:, 1], grid[:, 0] + side, grid[:, 1] + side)
-        strip = shapely.box(0, int(rows[0]), int(xs[-1]) + side, int(rows[-1]) + side)
         covered = np.zeros(len(grid))
         touched = np.zeros(len(grid), bool)
         for piece in pieces:
@@ -131,8 +130,7 @@ def global_grid(
             near = near[shapely.intersects(piece, boxes[near])]
             touched[near] = True
             if min_tissue > 0 and len(near):
-                covered[near] += _covered_area(piece, boxes[near], strip, side)
-        # 1e-9: areas add up with rounding, and a tile fully inside must pass min_tissue = 1
+                covered[near] += _covered_area(piece, grid[near], boxes[near], side, step)
         tiles.append(grid[touched & (covered >= min_tissue * side**2 * (1 - 1e-9))])
     return np.concatenate(tiles)
 
@@ -144,17 +142,24 @@ def _tiles_near(piece: shapely.Geometry, grid: Coords, side: int) -> NDArray[np.
     return np.flatnonzero((x <= right) & (x + side >= left) & (y <= bottom) & (y + side >= top))
 
 
-def _covered_area(piece: shapely.Geometry, boxes: NDArray, strip: shapely.Geometry, side: int) -> NDArray[np.float64]:
-    """Area of each tile inside a piece. Only tiles on its outline are intersected, and only with the part of it near them."""
-    area = np.full(len(boxes), float(side**2))
-    on_outline = ~shapely.covers(piece, boxes)
-    if on_outline.any():
-        beside = shapely.intersection(piece, strip)
-        bounds = shapely.bounds(boxes)
-        # Row by row: an intersection costs as much as its outline is long, and a row has little of it.
-        for top in np.unique(bounds[on_outline, 1]):
-            row = np.flatnonzero(on_outline & (bounds[:, 1] == top))
-            along = shapely.box(bounds[row, 0].min(), top, bounds[row, 2].max(), bounds[row, 3].max())
-            in_row = shapely.intersection(beside, along)
-            area[row] = shapely.area(shapely.intersection(boxes[row], in_row))
+def _covered_area(piece: shapely.Geometry, tiles: Coords, boxes: NDArray, side: int, step: int) -> NDArray[np.float64]:
+    """Area of each tile that lies in a piece.
+
+    Only tiles on its outline are intersected, and many in one call: tiles that lie apart are one shape, whose parts are told apart afterwards.
+    """
+    area = np.full(len(tiles), float(side**2))
+    on_outline = np.flatnonzero(~shapely.covers(piece, boxes))
+    area[on_outline] = 0
+    places = tiles[on_outline] // step
+    apart = side // step + 1  # from one tile to the next that neither overlaps nor touches it
+    column, row = places[:, 0], places[:, 1]
+    for x in range(apart):
+        for y in range(apart):
+            chosen = on_outline[(column % apart == x) & (row % apart == y)]
+            if not len(chosen):
+                continue
+            shared = shapely.get_parts(shapely.intersection(piece, shapely.multipolygons(boxes[chosen])))
+            tree = shapely.STRtree(boxes[chosen])
+            part, tile = tree.query(shapely.point_on_surface(shared), predicate="intersects")
+            np.add.at(area, chosen[tile], shapely.area(shared[part]))
     return area

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pathology_mil.slides.reading import RGB
 
@@ -12,6 +13,7 @@ BRIGHTFIELD, IHC, GREY, DARK = (
     "dark background",
 )
 _TISSUE_SATURATION = 25
+_GLASS_VALUE = 215
 _BROWN = (5, 25)  # hue of DAB, of 180
 
 
@@ -29,6 +31,12 @@ def picture_kind(thumbnail: RGB) -> str:
     if np.count_nonzero(brown) > 0.05 * max(1, np.count_nonzero(stained)):
         return IHC
     return BRIGHTFIELD
+
+
+def shows_glass(picture: RGB) -> NDArray[np.bool_]:
+    """The pixels of a picture that are bright and without colour, as bare glass is."""
+    _, saturation, value = cv2.split(cv2.cvtColor(picture, cv2.COLOR_RGB2HSV))
+    return (saturation <= _TISSUE_SATURATION) & (value >= _GLASS_VALUE)
 
 
 def advice(kind: str) -> str:

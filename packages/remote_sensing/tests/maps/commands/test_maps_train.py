@@ -73,7 +73,7 @@ def run_folder(tiles, tmp_path_factory):
     return out
 
 
-@pytest.mark.reliability("a run of maps resumed with another option", "refused, the option named", cases=23)
+@pytest.mark.reliability("a run of maps resumed with another option", "refused, the option named")
 @pytest.mark.parametrize("name", [*OTHER_VALUES, *OTHER_RUN_VALUES])
 def test_a_run_is_resumed_only_with_its_own_options(tiles, run_folder, name):
     groups = dict(GROUPS)

@@ -181,3 +181,48 @@ def test_evaluate_refuses_a_truth_elsewhere(cli, tmp_path):
     code, out, error = cli("maps", "evaluate", mask, "--truth", mask, "--out", tmp_path / "e", "--json")
     assert code == 0, error
     assert json.loads(out)["classes"]["feature"]["iou"] == 1
+
+
+DEGREES = CRS.from_epsg(4326)
+
+
+@pytest.mark.reliability("coordinates and pixels that are hardly ever meant", "said, with what to do")
+@pytest.mark.parametrize(
+    ("transform", "crs", "said"),
+    [
+        (Affine(1.25, 0, 2_600_000, 0, -12.5, 1_200_000), LV95, "its pixels are not square (1.25 × 12.5 map units)"),
+        (Affine(1.25, 0, 2_600_000, 0, 1.25, 1_200_000), LV95, "its transform mirrors it"),
+        (Affine(1e-5, 0, 7.44, 0, -1e-5, 46.95), LV95, "look like degrees and EPSG:2056 has none"),
+    ],
+)
+def test_places_that_are_hardly_meant_are_said(paper, tmp_path, transform, crs, said):
+    with Sheet(write_raster(tmp_path / "good.tif", paper)) as sheet:
+        assert not sheet.warnings
+    with Sheet(write_raster(tmp_path / "turned.tif", paper, transform=HERE * Affine.rotation(30))) as sheet:
+        assert not sheet.warnings
+    with Sheet(write_raster(tmp_path / "a.tif", paper, transform=transform, crs=crs)) as sheet:
+        assert any(said in warning for warning in sheet.warnings), sheet.warnings
+
+
+def test_coordinates_that_are_not_degrees_are_refused_in_a_system_of_degrees(paper, tmp_path):
+    path = write_raster(tmp_path / "a.tif", paper, crs=DEGREES)
+    with pytest.raises(UserError, match=r"\(2.6e\+06, 1.2e\+06\) are not degrees, as those of EPSG:4326 are"):
+        Sheet(path)
+    with Sheet(path, SheetOptions(crs="EPSG:2056")) as sheet:
+        assert sheet.grid.crs == LV95
+
+
+def test_files_beside_a_sheet_that_say_something_else(paper, tmp_path):
+    path = write_raster(tmp_path / "a.tif", paper)
+    world = tmp_path / "a.tfw"
+    world.write_text("1.25\n0\n0\n-1.25\n2600000.625\n1199999.375\n")
+    with Sheet(path) as sheet:
+        assert not sheet.warnings, "the same place"
+    world.write_text("1.25\n0\n0\n-1.25\n2700000.625\n1199999.375\n")
+    with Sheet(path) as sheet:
+        assert sheet.warnings == ["a.tfw beside it says another place: the file's own is used"]
+        assert sheet.grid.transform == HERE
+    plain = write_raster(tmp_path / "b.tif", paper, crs=None)
+    (tmp_path / "b.prj").write_text(LV95.to_wkt())
+    with Sheet(plain) as sheet:
+        assert any("b.prj beside it says EPSG:2056, which is not used: --crs" in warning for warning in sheet.warnings)

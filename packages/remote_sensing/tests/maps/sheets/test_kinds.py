@@ -57,7 +57,7 @@ def deep_scan(path):
     write_raster(path, np.arange(96 * 96, dtype=np.uint16).reshape(96, 96))
 
 
-@pytest.mark.reliability("rasters that are not scans", "named; what is for them is said", cases=9)
+@pytest.mark.reliability("rasters that are not scans", "named; what is for them is said")
 @pytest.mark.parametrize(
     ("write", "kind", "command"),
     [

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -74,6 +74,7 @@ def train(
     import torch
 
     from core_runtime.folders import fingerprint, open_run, write_text
+    from core_runtime.identity import identity
     from core_runtime.training import fit
     from remote_sensing.landuse.cohort import split_tiles
     from remote_sensing.landuse.metrics import measure
@@ -112,13 +113,15 @@ def train(
     )
     if weights is not None:
         load_pretrained(model, weights)
+    # Lists of a split and weights may be changed where they lie: their paths stay the same.
+    learned_from = {"split": asdict(split), "weights": weights and identity(weights)}
     paths = {"data": data.resolve(), "weights": weights and weights.resolve()}
     arguments = flat(**paths, network=network, recipe=recipe, tiles=tiles, bands=bands) | run.recorded()
     open_run(
         run.out,
         arguments,
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
-        data=fingerprint({"files": download.files, "pixels": contents}),
+        data=fingerprint({"files": download.files, "labels": download.labels, "pixels": contents, **learned_from}),
         resume=run.resume,
         overwrite=run.overwrite,
     )

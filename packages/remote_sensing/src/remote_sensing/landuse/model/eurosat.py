@@ -28,6 +28,9 @@ class BaselineConfig:
     tile_size: int = 64
     dropout: float = 0.5
 
+    def __post_init__(self) -> None:
+        _check_sizes(self, self.num_classes, self.in_chans, self.width)
+
 
 @dataclass(frozen=True)
 class CBAMConfig:
@@ -38,6 +41,9 @@ class CBAMConfig:
     width: int = 32
     dropout: float = 0.4
     reduction: int = 16
+
+    def __post_init__(self) -> None:
+        _check_sizes(self, self.num_classes, self.in_chans, self.width, self.reduction)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,17 @@ class BalancedConfig:
     dropout: float = 0.5
     coord_reduction: int = 8
     se_reduction: int = 16
+
+    def __post_init__(self) -> None:
+        sizes = (self.block_size, self.coord_reduction, self.se_reduction, *self.depths)
+        _check_sizes(self, self.num_classes, self.in_chans, self.width, *sizes)
+
+
+def _check_sizes(config: BaselineConfig | CBAMConfig | BalancedConfig, *sizes: int) -> None:
+    if min(sizes) < 1:
+        raise ValueError(f"sizes are positive; got {config}")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout lies in [0, 1); got {config.dropout}")
 
 
 class Baseline3LayerCNN(nn.Module):

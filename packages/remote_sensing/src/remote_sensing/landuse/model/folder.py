@@ -12,8 +12,8 @@ from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
-from core_runtime.fields import read_field, read_names
-from core_runtime.models import choose_model
+from core_runtime.fields import check_names, read_field, read_names
+from core_runtime.models import choose_model, seal, warn_if_changed
 from remote_sensing.landuse.model.eurosat import Attention7LayerCNN, Balanced12LayerCNN, Baseline3LayerCNN, folded
 from remote_sensing.landuse.model.inference import LandUseModel
 from remote_sensing.landuse.model.networks import ResNetPeer
@@ -49,7 +49,7 @@ def save_model(
         "tile_size": tile_size,
         "pixel_size": pixel_size,
     }
-    return save_folder(network, folder, preprocessing=described, provenance=provenance)
+    return seal(save_folder(network, folder, preprocessing=described, provenance=provenance))
 
 
 def load_model(model: str | Path | None, *, device: str = "cpu", fold: bool = True) -> LandUseModel:
@@ -78,6 +78,8 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
     """The network with the preprocessing that its config.json describes, checked field by field."""
     where = f"{folder}/config.json"
     settings: dict[str, Any] = {"where": where, "hint": _MADE_BY}
+    check_names(described, "preprocessing", ("input", "classes", "tile_size", "pixel_size"), **settings)
+    check_names(described, "preprocessing.input", ("bands", "scale", "mean", "std"), **settings)
     bands = tuple(read_names(described, "preprocessing.input.bands", **settings))
     unknown = [band for band in bands if band not in (*RGB, *FILE_ORDER)]
     if unknown or not bands:
@@ -88,6 +90,11 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
         _numbers(described, "mean", len(bands), settings),
         _numbers(described, "std", len(bands), settings),
     )
+    scale = 1 / 255 if preprocessing.is_rgb else 1.0
+    if abs(preprocessing.scale / scale - 1) > 1e-6:
+        raise UserError(
+            f"{where}: preprocessing.input.scale is {preprocessing.scale}, of these bands it is {scale:g}", _MADE_BY
+        )
     if any(value <= 0 for value in preprocessing.std):
         raise UserError(f"{where}: preprocessing.input.std holds values that are not greater than 0", _MADE_BY)
     classes = tuple(read_names(described, "preprocessing.classes", **settings))
@@ -95,7 +102,7 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
     for field, count in (("num_classes", len(classes)), ("in_chans", len(bands))):
         if getattr(config, field, count) != count:
             raise UserError(f"{where}: config.{field} is {getattr(config, field)}, but {count} are named", _MADE_BY)
-    return LandUseModel(
+    loaded = LandUseModel(
         network,
         preprocessing,
         classes,
@@ -104,6 +111,8 @@ def _ready(network: nn.Module, described: Mapping[str, Any], folder: str) -> Lan
         read_field(described, "provenance", dict, **settings),
         Path(folder),
     )
+    warn_if_changed(described, Path(folder))
+    return loaded
 
 
 def _numbers(described: Mapping[str, Any], field: str, count: int, settings: Mapping[str, Any]) -> tuple[float, ...]:

@@ -30,6 +30,10 @@ class ResNetConfig:
     num_classes: int = 10
     in_chans: int = 3
 
+    def __post_init__(self) -> None:
+        if min(self.num_classes, self.in_chans) < 1:
+            raise ValueError(f"sizes are positive; got {self}")
+
 
 class ResNetPeer(nn.Module):
     """torchvision's ResNet-18 or ResNet-50 with another first convolution and classifier: the reference of fine-tuning (98.57 %, Helber 2019)."""

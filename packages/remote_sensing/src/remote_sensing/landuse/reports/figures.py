@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from core_runtime.folders import writing
-from remote_sensing.landuse.scenes.classes import colours
+from remote_sensing.landuse.scenes.classes import NODATA, colours
 
 if TYPE_CHECKING:
     from remote_sensing.landuse.metrics import Metrics
@@ -152,20 +153,29 @@ def draw_map(
         if title == "scene":
             ax.imshow(image)
         elif image.dtype == np.uint8:
-            shown = np.ma.masked_equal(image, 255)
+            shown = np.ma.masked_equal(image, NODATA)
             ax.imshow(shown, cmap=ListedColormap(own), vmin=-0.5, vmax=len(own) - 0.5, interpolation="nearest")
         elif title == "attention":
-            # a few pixels keep much more or much less than the others: they would use up the range of colours
-            low, high = np.nanpercentile(np.ma.filled(image, np.nan), (2, 98))
-            shown = ax.imshow(image, cmap="inferno", vmin=low, vmax=high)
-            ax.set_title("attention (1: as much as elsewhere in its tile)", fontsize=9)
-            figure.colorbar(shown, ax=ax, shrink=0.6, extend="both")
+            _draw_attention(figure, ax, image)
         else:
             figure.colorbar(ax.imshow(image, cmap="viridis"), ax=ax, shrink=0.6)
-    present = [number for number in np.unique(classes_map) if number != 255]
+    present = [number for number in np.unique(classes_map) if number != NODATA]
     figure.legend(
         handles=[Patch(color=own[number], label=classes[number]) for number in present],
         loc="outside lower center",
         ncols=min(5, len(present)) or 1,
     )
     return save(figure, path, notice)
+
+
+def _draw_attention(figure: Figure, axes: Axes, attention: NDArray) -> None:
+    """How much more or less of its features a pixel keeps than its tile does on average, in percent; the colour bar says the whole range.
+
+    Few pixels keep much more or less than the others. They would take all of the colours, so these end where 98 % of the pixels lie.
+    """
+    percent = 100 * (np.ma.filled(attention, np.nan) - 1)
+    limit = max(float(np.nanpercentile(np.abs(percent), 98)), 1e-3)
+    image = axes.imshow(np.ma.masked_invalid(percent), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    axes.set_title("attention: features kept, against the mean of the tile", fontsize=9)
+    label = f"% (98 % of the pixels; all: {np.nanmin(percent):+.1f} to {np.nanmax(percent):+.1f})"
+    figure.colorbar(image, ax=axes, shrink=0.6, extend="both", label=label)

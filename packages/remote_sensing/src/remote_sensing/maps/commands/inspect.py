@@ -94,9 +94,12 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
         kind = kind_of(sheet.file, path)
         # a small mask is enough: only a sheet that is entirely empty is of interest
         holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
+        small = sheet.preview(64)
     details["holds data"] = f"{holds_data.mean():.0%}"
     if not holds_data.any():
         warnings.append("no pixel holds data: the mask would be all nodata")
+    elif small.min() == small.max():
+        warnings.append("all of it is of one colour: nothing can be found on it")
     file = quote(str(path))
     next_commands = [f"remote-sensing maps predict {file} --model run/model --vector gpkg"]
     if kind.warning:

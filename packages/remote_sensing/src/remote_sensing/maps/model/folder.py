@@ -13,8 +13,8 @@ from torch import Tensor
 
 from core_attention.checkpoints.folders import find_folder, load_model, read_config, save_model
 from core_runtime.errors import UserError
-from core_runtime.fields import read_field, read_names
-from core_runtime.models import choose_model
+from core_runtime.fields import check_names, read_field, read_names
+from core_runtime.models import choose_model, seal, warn_if_changed
 from remote_sensing.maps.model.mapsam import MapSAM
 
 ADVICE = (
@@ -94,7 +94,7 @@ def save(model: SheetModel, folder: Path) -> Path:
         "channel_order": model.channel_order,
         "temperature": model.temperature,
     }
-    return save_model(model.network, folder, preprocessing=preprocessing, provenance=dict(model.provenance))
+    return seal(save_model(model.network, folder, preprocessing=preprocessing, provenance=dict(model.provenance)))
 
 
 def find_model(model: str | None) -> Path:
@@ -127,6 +127,7 @@ def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-
         network = load_model(folder, MapSAM)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(str(error), ADVICE) from None
+    check_names(config, "preprocessing", ("classes", "side", "channel_order", "temperature"), where=where, hint=ADVICE)
     channel_order = read_field(config, "preprocessing.channel_order", str, where=where, hint=ADVICE)
     if channel_order not in ("rgb", "bgr"):
         raise UserError(f"{where}: preprocessing.channel_order is {channel_order!r}, expected rgb or bgr", ADVICE)
@@ -136,12 +137,14 @@ def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-
             f"{where}: preprocessing.classes names {len(classes)} classes, the network has {network.config.num_classes}",
             ADVICE,
         )
-    return SheetModel(
+    loaded = SheetModel(
         network.merged().to(device).eval(),
         classes,
         read_field(config, "preprocessing.side", int, where=where, low=8, high=65536, hint=ADVICE),
         channel_order,
         read_field(config, "preprocessing.temperature", float, where=where, low=1e-3, high=1e3, hint=ADVICE),
-        read_field(config, "provenance", dict, where=where, default={}),
+        read_field(config, "provenance", dict, where=where, hint=ADVICE),
         precision,
     )
+    warn_if_changed(config, folder)
+    return loaded

@@ -6,6 +6,7 @@ vector ("what"), and lets the mask decoder attend only to cells that may belong 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +62,23 @@ class MapSamConfig:
     pixel_mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     masked_attention: str = "double"
+
+    def __post_init__(self) -> None:
+        sizes = (self.image_size, self.embed_dim, self.depth, self.num_heads, self.prompt_dim, self.mask_in_chans)
+        sizes += (self.decoder_mlp_dim, self.decoder_heads, self.iou_head_hidden_dim, self.num_classes)
+        if min(sizes) < 1 or min(self.rank, self.window_size) < 0 or not 0 < self.mlp_ratio < math.inf:
+            raise ValueError(f"sizes are positive, rank and window_size not negative; got {self}")
+        if self.embed_dim % self.num_heads or self.prompt_dim // 2 % self.decoder_heads:
+            raise ValueError(
+                f"heads divide the width: {self.num_heads} of {self.embed_dim} in the encoder, "
+                f"{self.decoder_heads} of {self.prompt_dim // 2} in the decoder"
+            )
+        if sorted(set(self.global_attn_indexes)) != list(self.global_attn_indexes):
+            raise ValueError(f"global_attn_indexes rise from block to block; got {self.global_attn_indexes}")
+        if not all(0 <= mean <= 1 for mean in self.pixel_mean) or not all(0 < std <= 1 for std in self.pixel_std):
+            raise ValueError(
+                f"pixels are 0 to 1, so pixel_mean lies there and pixel_std above 0; got {self.pixel_mean} and {self.pixel_std}"
+            )
 
 
 def mapsam_config(variant: str = "vit_b", **changed: Any) -> MapSamConfig:

@@ -154,7 +154,12 @@ system = System(
         "DoRA_Sam": Component(run=run_mapsam, build=build_mapsam, unused=_UNTRAINED, batch={"image": 0, "masks": 0}),
         "Sam": Component(run=run_sam, build=build_sam),
         "_DoRA_qkv": Component(run=run_dora, build=build_dora, batch={"x": 0, "y": 0}),
-        "Attention": Component(run=run_attention, build=build_attention, unused=("k_proj.bias",)),
+        "Attention": Component(
+            run=run_attention,
+            build=build_attention,
+            unused=("k_proj.bias",),
+            batch={"q": 0, "k": 0, "v": 0, "masked": 0, "none_allowed": 0, "unmasked": 0},
+        ),
         "losses": Component(run=run_losses),
         "calculate_metric": Component(run=run_metrics),
         "load_from": Component(run=run_resize),

@@ -60,6 +60,8 @@ def segment_sheet(
         )
     if not segmentation.holds_data:
         warnings.append("no pixel holds data: the mask is all nodata")
+    elif picture.min() == picture.max():
+        warnings.append("all of it is of one colour: the mask says nothing")
     return segmentation, warnings
 
 

@@ -18,6 +18,8 @@ from remote_sensing.maps.sheets.grid import Grid, crs_name
 
 _BEYOND = 1e9  # map units: no coordinate system of the earth has coordinates or pixels of this size
 _TINY = 1e-12  # map units of a pixel
+_OBLONG = 1.1  # the longer side of a pixel against the shorter one
+_SMALLEST = 1e-3  # map units of a pixel, of metres or feet
 _FAR = 3.0  # pixels by which control points may miss one transform before it is worth a warning
 
 
@@ -75,7 +77,80 @@ def place(file: Any, path: Path, crs: str | None = None) -> Placement:
         system = None
     elif system is None:
         warnings.append("a transform but no coordinate system: results have none either; --crs EPSG:CODE names it")
-    return Placement(Grid(file.height, file.width, transform, system), warnings)
+        warnings += _system_beside(path)
+    grid = Grid(file.height, file.width, transform, system)
+    if grid.georeferenced:
+        warnings += _doubts(grid, path)
+        warnings += _other_world_file(file.transform, path)
+    return Placement(grid, warnings)
+
+
+def _doubts(grid: Grid, path: Path) -> list[str]:
+    """What is possible and hardly ever meant: oblong or mirrored pixels, coordinates that are not those of their system.
+
+    Raises:
+        UserError: no coordinate of it is one of degrees, and its system has degrees.
+    """
+    doubts = []
+    a, b, _, d, e, _ = tuple(grid.transform)[:6]
+    sides = sorted((math.hypot(a, d), math.hypot(b, e)))
+    if sides[1] > _OBLONG * sides[0]:
+        doubts.append(f"its pixels are not square ({sides[0]:g} × {sides[1]:g} map units): symbols are drawn out")
+    if grid.transform.determinant > 0:
+        doubts.append(
+            "its transform mirrors it (rows run upwards): does the world file lack a minus in its fourth line?"
+        )
+    if grid.crs is None:
+        return doubts
+    corners = [
+        grid.transform * corner for corner in ((0, 0), (grid.width, 0), (0, grid.height), (grid.width, grid.height))
+    ]
+    xs, ys = zip(*corners, strict=True)
+    are_degrees = max(map(abs, xs)) <= 360 and max(map(abs, ys)) <= 90
+    # A globe may reach a little beyond the poles; what does not touch the range of degrees at all is something else.
+    touches_degrees = min(xs) <= 360 and max(xs) >= -360 and min(ys) <= 90 and max(ys) >= -90
+    if grid.crs.is_geographic and not touches_degrees:
+        x, y = corners[0]
+        raise UserError(
+            f"{path}: its coordinates ({x:g}, {y:g}) are not degrees, as those of {crs_name(grid.crs)} are",
+            "--crs EPSG:CODE names the system that they are of",
+        )
+    if grid.crs.is_projected and are_degrees and sides[1] < _SMALLEST:
+        doubts.append(
+            f"its coordinates look like degrees and {crs_name(grid.crs)} has none: if they are, --crs EPSG:4326 says so"
+        )
+    return doubts
+
+
+def _system_beside(path: Path) -> list[str]:
+    """A word where a .prj file beside a raster names its coordinate system: it is of another program and is not read with it."""
+    beside = path.with_suffix(".prj")
+    if not beside.is_file():
+        return []
+    try:
+        named = crs_name(CRS.from_user_input(beside.read_text(encoding="utf-8", errors="replace").strip()))
+    except (CRSError, ValueError):
+        return []
+    return [f"{beside.name} beside it says {named}, which is not used: --crs takes it"]
+
+
+def _other_world_file(transform: Affine, path: Path) -> list[str]:
+    """A word where a world file beside a raster that has a place of its own says another one."""
+    for beside in _world_files(path):
+        try:
+            a, d, b, e, x, y = (float(word) for word in beside.read_text(encoding="utf-8", errors="replace").split())
+        except (OSError, ValueError):
+            continue
+        theirs = Affine(a, b, x, d, e, y) * Affine.translation(
+            -0.5, -0.5
+        )  # a world file tells the middle of the first pixel
+        column, row = ~transform * (theirs * (0, 0))
+        far = max(abs(column), abs(row)) > 1
+        if far or not np.allclose(
+            tuple(theirs)[:2] + tuple(theirs)[3:5], tuple(transform)[:2] + tuple(transform)[3:5], rtol=1e-3, atol=1e-9
+        ):
+            return [f"{beside.name} beside it says another place: the file's own is used"]
+    return []
 
 
 def parse_crs(text: str, option: str) -> CRS:
@@ -180,16 +255,19 @@ def _fit(points: Sequence[ControlPoint], path: Path, source: str, warnings: list
     return transform
 
 
-def _check_world_file(path: Path) -> None:
-    """Refuses a world file that GDAL has not understood and ignored without a word: the picture would not be where the user thinks."""
+def _world_files(path: Path) -> list[Path]:
+    """The world files beside a picture: scan.pgw, scan.pngw, scan.wld."""
     ending = path.suffix.lower().removeprefix(".")
     if not ending:
-        return
-    short = f"{ending[0]}{ending[-1]}w"  # tif: tfw
-    for name in (f".{short}", f".{ending}w", ".wld", f".{short.upper()}", f".{ending.upper()}W", ".WLD"):
-        beside = path.with_suffix(name)
-        if not beside.is_file():
-            continue
+        return []
+    short = f"{ending[0]}{ending[-1]}w"
+    names = (f".{short}", f".{ending}w", ".wld", f".{short.upper()}", f".{ending.upper()}W", ".WLD")
+    return [path.with_suffix(name) for name in names if path.with_suffix(name).is_file()]
+
+
+def _check_world_file(path: Path) -> None:
+    """A world file that lies beside a picture and was not understood is worth a word: the picture is not where the user thinks."""
+    for beside in _world_files(path):
         words = beside.read_text(encoding="utf-8", errors="replace").split()
         try:
             numbers = [float(word.replace(",", ".")) for word in words]
