@@ -18,6 +18,10 @@ class Prediction:
         step_probabilities: (steps + 1, objects + 1) along the likeliest path; the stop in the last column.
         looked_at: (objects,), share of the samples that look at the object at all.
         first_at: (objects,), mean place in the order of the samples that do, from 1; NaN for none.
+        durations: of the likeliest path's fixations, in ms: the median of training fixations of their kind (`gaze.model.durations`), not
+            predicted by the network; None: the training paths had none.
+        sample_durations: of the samples' fixations, drawn from training fixations of their kind; None as above.
+        dwell: (objects,), mean total time on the object over the samples, in ms, by these durations; None as above.
     """
 
     scene: str
@@ -30,3 +34,6 @@ class Prediction:
     step_probabilities: Sequence[Sequence[float]]
     looked_at: Sequence[float]
     first_at: Sequence[float]
+    durations: Sequence[float] | None = None
+    sample_durations: Sequence[Sequence[float]] | None = None
+    dwell: Sequence[float] | None = None

@@ -70,8 +70,8 @@ def make_samples(
     Raises:
         UserError: `out` holds samples already and `overwrite` is off.
     """
-    made = Made(out / "fixations.json", out / "areas.json", out / "pictures", out / "recordings", out / "bids")
-    if made.scanpaths.exists() and not overwrite:
+    files = Made(out / "fixations.json", out / "areas.json", out / "pictures", out / "recordings", out / "bids")
+    if files.scanpaths.exists() and not overwrite:
         raise UserError(f"{out} already holds samples", "--overwrite replaces them")
     from gaze.scenes.saliency import object_saliency
 
@@ -82,30 +82,30 @@ def make_samples(
         order = rng.permutation(len(PRODUCTS))
         name = f"shelf_{number + 1:02}.png"
         orders[name] = order
-        _write_picture(draw_shelf(order), made.pictures / name)
-        saliency = object_saliency(made.pictures / name, _boxes(), (COLUMNS * WIDTH, ROWS * HEIGHT))
+        _write_picture(draw_shelf(order), files.pictures / name)
+        saliency = object_saliency(files.pictures / name, _boxes(), (COLUMNS * WIDTH, ROWS * HEIGHT))
         for target in rng.choice(len(searched), min(searches, len(searched)), replace=False):
             place = int(np.flatnonzero(order == PRODUCTS.index(searched[target]))[0])
             for subject, observer in enumerate(OBSERVERS, 1):
                 path = search(observer, place, saliency, rng)
                 records.append(_record(name, subject, searched[target], place, path, rng))
-    write_text(made.areas, json.dumps(_coco(orders)) + "\n")
-    write_text(made.scanpaths, json.dumps(records) + "\n")
+    write_text(files.areas, json.dumps(_coco(orders)) + "\n")
+    write_text(files.scanpaths, json.dumps(records) + "\n")
     if other_formats:
-        _write_other_formats(made)
-    return made
+        _write_other_formats(files)
+    return files
 
 
-def _write_other_formats(made: Made) -> None:
+def _write_other_formats(files: Made) -> None:
     """The same trials as EyeLink ASC files and as eye-tracking BIDS."""
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scanpaths.writing import write_asc, write_bids
 
-    scanpaths = read_scanpaths(made.scanpaths).scanpaths
+    scanpaths = read_scanpaths(files.scanpaths).scanpaths
     for subject, observer in enumerate(OBSERVERS, 1):
         own = [scanpath for scanpath in scanpaths if scanpath.subject == str(subject)]
-        write_asc(own, made.recordings / f"observer_{subject}_{observer}.asc")
-    write_bids(scanpaths, made.bids)
+        write_asc(own, files.recordings / f"observer_{subject}_{observer}.asc")
+    write_bids(scanpaths, files.bids)
 
 
 def search(observer: str, target: int, saliency: NDArray[np.float64], rng: np.random.Generator) -> list[int]:

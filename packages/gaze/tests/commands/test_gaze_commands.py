@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -72,6 +73,8 @@ def test_a_model_is_judged_on_what_it_was_not_trained_on(samples, model, tmp_pat
     facts = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
     assert facts["measures"]["OAT"]["sequence_score"]["value"] == judged.table["OAT"]["sequence_score"]["value"]
     assert (tmp_path / "evaluation" / "report.html").is_file()
+    assert 0 < judged.table["OAT"]["mm_duration"]["value"] < 1
+    assert any("no predictor predicts durations" in note for note in judged.values["notes"])
     # uniform guesses gain nothing over a uniform guess but by knowing when paths end
     assert abs(judged.table["uniform"]["bits"]["value"]) < 0.5
 
@@ -85,6 +88,21 @@ def test_a_model_is_not_judged_on_its_training_paths(samples, model, tmp_path):
     with pytest.raises(UserError, match="no path is left to judge"):
         evaluate(file, model=str(model), objects=ObjectOptions(areas=samples.areas), out=tmp_path / "e", samples=1)
     assert not (tmp_path / "e").exists()
+
+
+def test_the_next_command_runs_as_it_is_printed(samples, tmp_path, capsys):
+    words = ["train", samples.scanpaths, "--images", samples.pictures, "--out", tmp_path / "run", "--epochs", 1]
+    for name, value in SIZES.__dict__.items():
+        if value is not None:
+            spelled = ",".join(map(str, value)) if isinstance(value, tuple) else value
+            words += [f"--{name.replace('_', '-')}", spelled]
+    code, out, err = call(capsys, *words, "--score", "likelihood")
+    assert code == 0, err
+    (following,) = (line for line in out.splitlines() if line.startswith("Next: gaze "))
+    arguments = shlex.split(following.removeprefix("Next: gaze "))
+    code, out, err = call(capsys, *arguments, "--out", tmp_path / "evaluation", "--samples", 1)
+    assert code == 0, err
+    assert "an interval over 1 scenes says little" in out
 
 
 def test_other_trials_of_the_same_names_are_judged(model, tmp_path):
@@ -139,6 +157,9 @@ def test_predictions_are_the_same_again_and_belong_to_their_options(samples, mod
     (prediction,) = first.predictions
     assert prediction["target"] == "tea"
     assert len(prediction["samples"]) == 5
+    assert len(prediction["durations"]) == len(prediction["likeliest"])
+    assert [len(lasted) for lasted in prediction["sample_durations"]] == [len(path) for path in prediction["samples"]]
+    assert sum(prediction["dwell"]) == pytest.approx(sum(map(sum, prediction["sample_durations"])) / 5, rel=0.01)
     assert {path.name for path in (tmp_path / "p" / shelf.stem).iterdir()} == {
         "prediction.json",
         "path.png",
@@ -188,6 +209,7 @@ def test_a_table_of_any_columns_is_inspected(tmp_path, capsys):
         (["--target", "unicorn"], "unicorn"),
         ([], "where the objects are"),
         (["--grid", "0,3"], "holds nothing"),
+        (["--grid", "60,60"], "larger than the model knows"),
     ],
 )
 def test_bad_input_of_predict_is_one_line(samples, model, tmp_path, capsys, options, words):
@@ -199,6 +221,80 @@ def test_bad_input_of_predict_is_one_line(samples, model, tmp_path, capsys, opti
     assert words in err
     assert len(err.splitlines()) <= 2
     assert not (tmp_path / "p" / shelf.stem).exists()
+
+
+def boxes_for(samples, path, boxes, names=None):
+    """The same objects in every picture."""
+    objects = [{"name": (names or {}).get(i, str(i)), "box": box} for i, box in enumerate(boxes)]
+    path.write_text(json.dumps({picture.name: objects for picture in samples.pictures.iterdir()}))
+    return path
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+def test_one_object_and_two_thousand(samples, model, tmp_path, count):
+    columns = min(count, 50)
+    size = (1680 / columns, 1050 / max(1, count // columns))
+    boxes = [[i % columns * size[0], i // columns * size[1], *size] for i in range(count)]
+    areas = boxes_for(samples, tmp_path / "areas.json", boxes)
+    shelf = sorted(samples.pictures.iterdir())[0]
+    (prediction,) = predict(shelf, areas=areas, model=str(model), out=tmp_path / "p", samples=2).predictions
+    assert len(prediction["objects"]) == count
+    study = load_study(samples.scanpaths, ObjectOptions(areas=areas))
+    assert len(study.trials) == 30
+
+
+def test_odd_objects_are_said_with_the_study(samples, tmp_path, capsys):
+    boxes = [[0, 0, 800, 1050], [0, 0, 800, 1050], [700, 0, 980, 1050], [9000, 0, 10, 10]]
+    areas = boxes_for(samples, tmp_path / "areas.json", boxes)
+    code, out, _ = call(capsys, "report", samples.scanpaths, "--areas", areas, "--out", tmp_path / "r")
+    assert code == 0
+    for words in (
+        "1 objects have the box of another",
+        "3 objects overlap",
+        "outside of the picture: 3",
+        "(5 of 5 scenes)",
+    ):
+        assert words in out
+
+
+def test_a_detector_s_results_name_pictures_by_number(samples, model, tmp_path):
+    shelf = tmp_path / "000000400966.png"
+    shelf.write_bytes(sorted(samples.pictures.iterdir())[0].read_bytes())
+    results = [
+        {"image_id": image, "category_id": 1, "bbox": [x, 0, 845, 1052], "score": 0.9}  # a little over the edge
+        for image in (7, 400966)
+        for x in (0, 840)
+    ]
+    detected = tmp_path / "results.json"
+    detected.write_text(json.dumps(results))
+    (prediction,) = predict(shelf, areas=detected, model=str(model), out=tmp_path / "p", samples=2).predictions
+    assert len(prediction["objects"]) == 2
+
+
+def test_trials_of_one_name_in_other_data_are_not_paired(samples, tmp_path):
+    others = make_samples(tmp_path / "others", layouts=5, searches=2, other_formats=False, seed=3)
+    evaluate(samples.scanpaths, out=tmp_path / "one", samples=1)
+    evaluate(others.scanpaths, out=tmp_path / "two", samples=1)
+    with pytest.raises(UserError, match="no trial in common"):
+        compare([tmp_path / "one", tmp_path / "two"], predictors=["uniform"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        (["--width", 30, "--heads", 4], "30 cannot be divided among 4 heads"),
+        (["--crop", "20,20", "--pyramid", 0], "too small for max pooling"),
+        (["--crop", "12,40", "--pyramid", 2], "too small: use 19"),
+        (["--split", "published"], "one part alone"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_nothing(samples, tmp_path, capsys, sizes, words):
+    images = ["--images", samples.pictures] if "--crop" in sizes else []
+    code, _, err = call(capsys, "train", samples.scanpaths, *images, *sizes, "--out", tmp_path / "run")
+    assert code == 2
+    assert words in err
+    assert len(err.splitlines()) <= 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_splits_never_share_what_they_are_split_by(samples):
@@ -215,6 +311,20 @@ def test_splits_never_share_what_they_are_split_by(samples):
     assert sorted(tested) == sorted(trial.name for trial in study.trials)
     with pytest.raises(UserError, match="published"):
         split_trials(study, "published")
+
+
+def test_folds_test_every_path_once(samples, tmp_path):
+    tested = []
+    for fold in (1, 2, 3):
+        recipe = Recipe(epochs=1, batch=16, score="likelihood", split="target", folds=3, fold=fold)
+        out = tmp_path / f"fold_{fold}"
+        model = train(samples.scanpaths, recipe=recipe, sizes=SIZES, run=RunOptions(out=out)).model
+        tested += json.loads((model / "config.json").read_text())["provenance"]["trials"]["test"]
+    assert sorted(tested) == sorted(trial.digest for trial in load_study(samples.scanpaths).trials)
+    recipe = Recipe(epochs=1, folds=3, fold=4)
+    with pytest.raises(UserError, match="no --fold 4 of 3"):
+        train(samples.scanpaths, recipe=recipe, sizes=SIZES, run=RunOptions(out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
 
 
 def test_without_objects_the_user_is_told_how_to_name_them(samples, tmp_path):

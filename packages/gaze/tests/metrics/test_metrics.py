@@ -9,7 +9,14 @@ from gaze.metrics.behaviour import Behaviour, behaviour_of, delta
 from gaze.metrics.maps import auc, information_gain, nss
 from gaze.metrics.multimatch import multimatch, multimatch_pairs
 from gaze.metrics.recurrence import recurrence_of_objects, recurrence_of_points
-from gaze.metrics.sequences import edit_distance, edit_distances, scanmatch, sequence_score, sequence_scores
+from gaze.metrics.sequences import (
+    edit_distance,
+    edit_distances,
+    scanmatch,
+    scanmatch_pairs,
+    sequence_score,
+    sequence_scores,
+)
 
 SCREEN = (1680, 1050)
 
@@ -180,3 +187,30 @@ def test_scanmatch_is_one_for_the_same_and_less_for_others():
     assert math.isnan(scanmatch(path[:0], path, SCREEN))
     longer = np.repeat(path, 2, axis=0) / [1, 1, 2]
     assert scanmatch(path, longer, SCREEN) > 0.9  # the same places for the same time
+
+
+def plain_scanmatch(a, b, bins, threshold, gap):
+    """Needleman–Wunsch over parts of the screen, cell by cell."""
+
+    def part(point):
+        column, row = (int(np.clip(point[i] / SCREEN[i] * bins[i], 0, bins[i] - 1)) for i in (0, 1))
+        return np.array([column, row])
+
+    table = np.add.outer(np.arange(len(a) + 1.0) * gap, np.arange(len(b) + 1.0) * gap)
+    for i, x in enumerate(a):
+        for j, y in enumerate(b):
+            alike = threshold - np.linalg.norm(part(x) - part(y))
+            table[i + 1, j + 1] = max(table[i, j + 1] + gap, table[i + 1, j] + gap, table[i, j] + alike)
+    return table[-1, -1] / (threshold * max(len(a), len(b)))
+
+
+@pytest.mark.parametrize(("bins", "threshold", "gap"), [((12, 8), 3.5, 0.0), ((5, 7), 2.0, -0.4)])
+def test_scanmatch_of_many_pairs_is_its_definition(bins, threshold, gap):
+    rng = np.random.default_rng(4)
+    first = [rng.uniform(-50, 1700, (rng.integers(1, 12), 2)) for _ in range(30)]
+    second = [rng.uniform(-50, 1700, (rng.integers(1, 12), 2)) for _ in range(30)]
+    scores = scanmatch_pairs(first, second, SCREEN, bins=bins, threshold=threshold, gap=gap)
+    expected = [plain_scanmatch(a, b, bins, threshold, gap) for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
+    empty = scanmatch_pairs([first[0][:0], first[0]], [second[0], second[0]], SCREEN)
+    assert np.isnan(empty).tolist() == [True, False]

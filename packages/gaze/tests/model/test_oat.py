@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from core_attention import capture
 from gaze.model.decoding import decode_greedily, pad_steps, sample_paths, search_beams
 from gaze.model.oat import OAT, OATConfig, grid_specials, sequence_loss
 from gaze.model.positions import embed_positions, gaussian_similarity, optimise_table, position_table, time_encoding
@@ -62,10 +63,44 @@ def test_samples_depend_on_the_seed_alone(model):
     again = sample_paths(model, both, samples=7, steps=8, seeds=[5, 9])
     assert first == again
     more = sample_paths(model, both, samples=20, steps=8, seeds=[5, 9])
-    assert [paths[:7] for paths in more] == first
     other = sample_paths(model, both, samples=7, steps=8, seeds=[6, 9])
     assert other[0] != first[0]
-    assert other[1] == first[1]
+    for same, as_before in [(more[0][:7], first[0]), (more[1][:7], first[1]), (other[1], first[1])]:
+        assert [path.objects for path in same] == [path.objects for path in as_before]
+        # sums over a batch of another size may differ in the last digit
+        assert [path.log_probability for path in same] == pytest.approx([path.log_probability for path in as_before])
+
+
+@torch.no_grad()
+def test_paths_that_end_early_leave_the_batch_and_change_nothing(model):
+    """Rows are dropped as paths stop: what is left goes on as in a batch of its own."""
+    model.pointer.combine.weight.data *= 0.2  # short and long paths
+    tokens = embedded(model, 2, 6, target=torch.tensor([0, 3]))
+    drawn = sample_paths(model, tokens, samples=64, steps=40, seeds=[5, 9])
+    lengths = sorted(len(path.objects) for path in drawn[0])
+    assert lengths[32] * 2 < lengths[-1], "some paths are far longer than most"
+    kept = sample_paths(model, tokens, samples=64, steps=40, seeds=[5, 9], probabilities=True)  # drops no rows
+    for early, whole in zip(drawn, kept, strict=True):
+        assert [(path.objects, path.stopped) for path in early] == [(path.objects, path.stopped) for path in whole]
+        logs = [path.log_probability for path in whole]
+        assert [path.log_probability for path in early] == pytest.approx(logs, rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_picture_of_several_trials_is_looked_at_once(model):
+    crops, index = torch.rand(2, 6, 3, 20, 20), torch.arange(6)
+    places = torch.stack([index // 3, index % 3], -1).float().expand(3, -1, -1)
+    rows = torch.tensor([1, 0, 1])
+    target = torch.tensor([2, 4, 5])
+    valid = torch.tensor([[True] * 6, [True] * 4 + [False] * 2, [True] * 6])
+    seen = []
+    hook = model.appearance.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
+    once = model.embed(crops, places, target, crops_of=rows, valid=valid)
+    hook.remove()
+    assert max(seen) == 6 + 4
+    again = model.embed(crops[rows], places, target, valid=valid)
+    torch.testing.assert_close(once.vectors[valid.nonzero(as_tuple=True)], again.vectors[valid.nonzero(as_tuple=True)])
+    torch.testing.assert_close(once.source, again.source)
 
 
 @torch.no_grad()
@@ -229,8 +264,28 @@ def test_the_time_encoding_starts_with_zero_and_one():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"width": 18}, "multiple of 4"), ({"table_width": 1}, "table_width"), ({"heads": 3}, "heads"), ({"crop": (20, 20), "pyramid": 0}, "too small")],
+    [({"width": 19}, "even"), ({"table_width": 1}, "table_width"), ({"heads": 3}, "heads"), ({"crop": (20, 20), "pyramid": 0}, "too small")],
 )  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         OAT(OATConfig(**{**SMALL.__dict__, **changes}))
+
+
+def test_attention_is_captured_at_every_step(model):
+    """The encoder's maps between objects, and where each step of the decoder looks; with a cache, too."""
+    tokens = embedded(model, 1, 6)
+    steps, _ = pad_steps([[0, 4, 2]], 6)
+    with capture(model) as maps:
+        model(tokens, steps)
+    assert {name.split(".")[0] for name in maps} == {"encoder", "decoder"}
+    between = maps["encoder.0"]
+    assert between.shape == (1, 2, 7, 7)  # heads, and six objects with the target
+    torch.testing.assert_close(between.sum(-1), torch.ones(1, 2, 7))
+    within, at_scene = maps.all("decoder.1")
+    assert within.shape == (1, 2, 4, 4)
+    assert not within.triu(1).any(), "a step does not look ahead"
+    assert at_scene.shape == (1, 2, 4, 7)
+    with capture(model, layers="decoder.1") as maps:
+        (path,) = sample_paths(model, tokens, samples=1, steps=4, seeds=[0])[0]
+    looked = [each for each in maps.all("decoder.1") if each.shape[-1] == 7]
+    assert len(looked) >= len(path.objects)

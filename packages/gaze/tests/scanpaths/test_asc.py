@@ -328,3 +328,9 @@ def test_an_hour_takes_little_memory(tmp_path):
     fixations, mebibytes = map(int, done.stdout.split())
     assert fixations > 5_000
     assert mebibytes < 150
+
+
+def test_a_clock_that_goes_back_is_said(tmp_path):
+    reading = read(tmp_path, HEAD + block(fixation(2010), start=2000) + block(fixation(1010)) + block(fixation(1010)))
+    assert [len(each) for each in reading.scanpaths] == [1, 1, 1]
+    assert any("begin no later than the one before them: 2, 3" in note for note in reading.notes), reading.notes

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from gaze.commands.inspect import inspect
 from gaze.scanpaths.opening import read_scanpaths
 from gaze.scanpaths.reading_options import ReadOptions
 from gaze.scanpaths.writing import write_scanpaths
@@ -138,3 +139,46 @@ def test_several_displays_are_refused_when_writing(tmp_path):
     with pytest.raises(UserError, match="one display"):
         write_scanpaths([make_scanpath(), make_scanpath("b", display=Display(10, 10))], tmp_path / "bids")
     assert not (tmp_path / "bids").exists()
+
+
+def two_eyes(folder, **right):
+    """Left eye's and right eye's recording of one run; `right` changes the side-car of the latter."""
+    left = make_scanpath("a.png", "01", eye="left")
+    write_scanpaths([left, make_scanpath("a.png", "01", 1, eye="right")], folder)
+    change(folder / "sub-01" / "beh" / "sub-01_task-search_recording-eye2_physio.json", **right)
+    return left
+
+
+def test_an_eye_that_is_passed_over_does_not_change_the_units_of_the_other(tmp_path):
+    left = two_eyes(tmp_path / "bids")
+    change(
+        tmp_path / "bids" / "task-search_events.json",
+        StimulusPresentation={"ScreenOrigin": ["bottom", "left"], "ScreenResolution": [1680, 1050]},
+    )
+    (read,) = read_scanpaths(tmp_path / "bids", ReadOptions(eye="left")).scanpaths
+    np.testing.assert_allclose(read.y, 1050 - left.y, atol=1e-6)
+
+
+def test_recordings_in_different_units_are_not_mixed(tmp_path):
+    mm = {"Units": "mm"}
+    two_eyes(tmp_path / "bids", x_coordinate=mm, y_coordinate=mm)
+    with pytest.raises(UserError, match="differ in units or origin"):
+        read_scanpaths(tmp_path / "bids")
+    assert len(read_scanpaths(tmp_path / "bids", ReadOptions(eye="left")).scanpaths) == 1
+    change(tmp_path / "bids" / "task-search_physio.json", x_coordinate=mm)
+    with pytest.raises(UserError, match="x and y are in different units"):
+        read_scanpaths(tmp_path / "bids", ReadOptions(eye="left"))
+
+
+def test_timestamps_of_another_unit_are_no_samples_of_a_tracker(data_set):
+    (path,) = (data_set / "sub-01" / "beh").glob("*_physioevents.tsv.gz")
+    path.unlink()
+    change(data_set / "task-search_physio.json", timestamp={"Units": "s"})
+    with pytest.raises(UserError, match=r"0\.25 samples per second"):
+        read_scanpaths(data_set)
+
+
+def test_inspect_of_a_data_set_that_cannot_be_read_is_an_error(data_set):
+    change(data_set / "task-search_physio.json", SampleCoordinateSystem="eye-in-head")
+    with pytest.raises(UserError, match="not on the screen"):
+        inspect(data_set)

@@ -162,3 +162,17 @@ def test_exports_of_gazepoint_and_pupil(tmp_path):
         np.testing.assert_allclose(read.points, [[500, 250], [600, 50]])
         np.testing.assert_allclose(read.duration, [250, 300])
         np.testing.assert_allclose(read.onset, [1000, 1500])
+
+
+def test_a_row_for_each_sample_is_not_a_row_for_each_fixation(tmp_path):
+    rows = [f"a,1.png,{x},200,{ms}" for x, ms in ((100, 150), (300, 250)) for _ in range(10)]
+    path = table(tmp_path, "\n".join(["who,what,gx,gy,ms", *rows]) + "\n")
+    with pytest.raises(UserError, match="18 of 20 rows repeat position and duration"):
+        read_scanpaths(path, ReadOptions(columns=NAMED))
+
+
+def test_a_decimal_comma_in_quotes_between_commas(tmp_path):
+    path = table(tmp_path, 'x,y,duration\n"100,5","200,25",150\n300,210,250\n"1,200",210,250\n')
+    reading = read_scanpaths(path)
+    assert reading.scanpaths[0].x.tolist() == [100.5, 300]
+    assert reading.left_out == {"fixations without a position": 1}, "1,200 could be a thousand"

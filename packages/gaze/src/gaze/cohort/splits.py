@@ -57,7 +57,7 @@ def split_trials(study: Study, by: SplitBy, *, shares: tuple[float, float] = (0.
     units = sorted({unit_of(trial, by) for trial in study.trials}, key=str)
     if len(units) < 3:
         raise UserError(
-            f"--split {by}: {len(units)} different ones cannot be split into three parts",
+            f"--split {by}: {len(units)} of them cannot be split into three parts, training, validation and test",
             "choose another --split: image, target, subject or trial",
         )
     random.Random(seed).shuffle(units)
@@ -77,7 +77,7 @@ def folds(study: Study, by: SplitBy, count: int, *, seed: int = 0) -> list[Split
     units = sorted({unit_of(trial, by) for trial in study.trials}, key=str)
     if len(units) < count or count < 3:
         raise UserError(
-            f"{len(units)} different ones (by {by}) cannot make {count} folds", "choose 3 folds or more, or fewer"
+            f"--split {by}: {len(units)} of them cannot make {count} folds", "choose 3 folds or more, or fewer"
         )
     random.Random(seed).shuffle(units)
     parts = [set(units[start::count]) for start in range(count)]

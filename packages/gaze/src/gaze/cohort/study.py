@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, IntegerPair, options
 from core_runtime.tables import match_name
-from gaze.scanpaths.aoi_files import assign, read_areas
+from gaze.scanpaths.aoi_files import areas_of, assign, look_at_boxes, read_areas
 from gaze.scanpaths.aois import Areas
 from gaze.scanpaths.opening import read_scanpaths
 from gaze.scanpaths.reading_options import ReadOptions
@@ -115,7 +115,6 @@ def load_study(
     reading: ReadOptions = ReadOptions(),
     *,
     crop: tuple[int, int] | None = None,
-    table_rows: int = 14,
 ) -> Study:
     """Reads scanpaths, finds the objects of their scenes, and gives every fixation its object.
 
@@ -124,7 +123,6 @@ def load_study(
         objects: where the objects are.
         reading: how scanpaths are read.
         crop: height and width of the looks; None: none are needed.
-        table_rows: rows and columns that the model's position table has, for free layouts.
 
     Raises:
         UserError: no objects are named, a scene has none, or nothing is left.
@@ -132,17 +130,19 @@ def load_study(
     source = read_scanpaths(path, reading)
     left_out = Counter(source.left_out)
     scenes: dict[str, Scene] = {}
-    areas_of = _areas(path, objects)
+    find_areas = _areas(path, objects)
+    odd: Counter[str] = Counter()
     trials: list[Trial] = []
     names: Counter[str] = Counter()
     for scanpath in source.scanpaths:
         key = scanpath.stimulus
         if key not in scenes:
-            areas = areas_of(scanpath)
+            areas = find_areas(scanpath)
             if areas is None:
                 left_out["paths whose scene has no objects"] += 1
                 continue
-            scenes[key] = _scene(scanpath, areas, objects, crop, table_rows)
+            scenes[key] = _scene(scanpath, areas, objects, crop)
+            odd.update(look_at_boxes(areas.boxes, areas.names, scenes[key].size))
         trial = _trial(scanpath, scenes[key], objects, left_out, names)
         if trial is not None:
             trials.append(trial)
@@ -152,8 +152,9 @@ def load_study(
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items()) or "the file holds none"
         raise UserError(f"{path}: no path is left ({reasons})", "look at it with 'gaze inspect'")
     used = {trial.scene for trial in trials}
-    kept = {name: scene for name, scene in scenes.items() if name in used}
-    return Study(kept, trials, left_out, source.notes, source.kind)
+    used_scenes = {name: scene for name, scene in scenes.items() if name in used}
+    notes = [*source.notes, *(f"{note} ({count} of {len(scenes)} scenes)" for note, count in odd.items())]
+    return Study(used_scenes, trials, left_out, notes, source.kind)
 
 
 def _areas(path: Path, objects: ObjectOptions):
@@ -181,10 +182,7 @@ def _areas(path: Path, objects: ObjectOptions):
     known = read_areas(source)
 
     def of_file(scanpath: Scanpath) -> Areas | None:
-        if len(known) == 1 and "" in known:
-            return known[""]
-        name = match_name(scanpath.stimulus, list(known)) or match_name(Path(scanpath.stimulus).stem, list(known))
-        return None if name is None else known[name]
+        return areas_of(scanpath.stimulus, known)
 
     return of_file
 
@@ -197,9 +195,7 @@ def _areas_beside(path: Path) -> Path | None:
     return None
 
 
-def _scene(
-    scanpath: Scanpath, areas: Areas, objects: ObjectOptions, crop: tuple[int, int] | None, table_rows: int
-) -> Scene:
+def _scene(scanpath: Scanpath, areas: Areas, objects: ObjectOptions, crop: tuple[int, int] | None) -> Scene:
     picture = find_picture(objects.images, scanpath.stimulus)
     size = scanpath.display.size or _size(picture)
     if size is None:
@@ -208,7 +204,7 @@ def _scene(
     if objects.grid is not None:
         layout = Layout.of_grid(equal_grid(*objects.grid, size))
     else:
-        layout = free_layout(areas.boxes, largest=table_rows)
+        layout = free_layout(areas.boxes)
     crops = None
     if crop is not None and picture is not None:
         crops = cut_crops(picture, areas.boxes, crop, size)

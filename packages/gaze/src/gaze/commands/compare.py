@@ -58,8 +58,8 @@ def compare(
     Args:
         runs: folders that 'gaze evaluate' wrote; one folder compares its own predictors.
         by: what is independent: scenes, or subjects.
-        measures: which; default: all.
-        predictors: names of those to compare; default: of one folder all, of several the models alone.
+        measures: which, the option once for each; default: all.
+        predictors: names of those to compare, the option once for each; default: of one folder all, of several the models alone.
         resamples: of the tests and intervals.
         seed: of both.
     """
@@ -114,17 +114,19 @@ def _tables(runs: Sequence[Path], predictors: Sequence[str] | None) -> dict[str,
             )
         with path.open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
-        if not lines or not {"predictor", "trial", "scene", "subject"} <= set(lines[0]):
+        if not lines or not {"predictor", "trial", "scene", "subject", "digest"} <= set(lines[0]):
             raise UserError(f"{path} is not the table of an evaluation", "evaluate again")
         names = list(dict.fromkeys(line["predictor"] for line in lines))
         known |= set(names)
-        wanted = predictors or (names if len(runs) == 1 else [_model_of(names)])
+        chosen = predictors or (names if len(runs) == 1 else [_model_of(names)])
         for name in names:
-            if name in wanted:
+            if name in chosen:
                 label = name if len(runs) == 1 else f"{run.name}: {name}"
                 if label in tables:
                     label = f"{run}: {name}"
-                tables[label] = {line["trial"]: line for line in lines if line["predictor"] == name}
+                # a trial is known by its fixations, too: other data sets have trials of the same names
+                own = [line for line in lines if line["predictor"] == name]
+                tables[label] = {f"{line['trial']} {line['digest']}": line for line in own}
     missing = [name for name in predictors or () if name not in known]
     if missing:
         raise UserError(f"no predictor is called {', '.join(missing)}", f"known: {', '.join(sorted(known))}")

@@ -14,6 +14,7 @@ from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Seed, T
 from gaze.cohort.study import ObjectOptions
 from gaze.scanpaths.reading_options import ReadOptions
 
+_FEW_SCENES = 6  # below, a bootstrap is hardly wider than chance makes it
 SHOWN = ("sequence_score", "bits", "mm_vector", "mm_position", "auc")
 
 
@@ -52,6 +53,8 @@ class Evaluation(Outcome):
 def _cell(entry: Mapping[str, float] | None) -> str:
     if entry is None or entry["value"] != entry["value"]:
         return "–"
+    if entry["low"] != entry["low"]:
+        return f"{entry['value']:.3f}"  # one scene has no interval
     return f"{entry['value']:.3f} ({entry['low']:.3f}–{entry['high']:.3f})"
 
 
@@ -85,6 +88,7 @@ def evaluate(
     from core_runtime.terminal import track
     from gaze.cohort.study import load_study
     from gaze.metrics.judge import judge_people, judge_predictor
+    from gaze.model.durations import fit_durations
     from gaze.model.folder import load_model
     from gaze.predictors.baselines import baselines
     from gaze.predictors.network import NetworkPredictor, PatchPredictor
@@ -105,15 +109,25 @@ def evaluate(
     predictors: list[Any] = list(baselines(learned, scenes))
     if network is not None:
         predictors.append(PatchPredictor(network) if network.prepared.patches[0] else network)
+    durations = network.prepared.durations if network else fit_durations(learned)
     results = [
-        judge_predictor(predictor, judged, scenes, samples=samples, longest=longest, seed=seed)
+        judge_predictor(predictor, judged, scenes, samples=samples, longest=longest, seed=seed, durations=durations)
         for predictor in track(predictors, "Judging", len(predictors))
     ]
     results.append(judge_people(judged, scenes))
-    table, by_subject = measured(results, "scene"), measured(results, "subject")
+    rows_of = {result.name: result.rows for result in results}
+    table, by_subject = measured(rows_of, "scene"), measured(rows_of, "subject")
     notes = []
+    judged_scenes = len({trial.scene for trial in judged})
+    if judged_scenes < _FEW_SCENES:
+        notes.append(f"an interval over {judged_scenes} scenes says little")
+    if durations is not None:
+        notes.append(
+            "no predictor predicts durations: each fixation's is drawn from people's of its kind "
+            "(first, new, again, back, target), which MultiMatch's duration compares"
+        )
     for result in results:
-        notes += [f"{result.name}: {note}" for note in result.notes]
+        notes += [note for note in result.notes if note not in notes]
         if result.short:
             short = f"{result.short} of {result.pairs} pairs without MultiMatch (a path of fewer than 3 fixations)"
             notes.append(f"{result.name}: {short}")
@@ -155,49 +169,59 @@ def _parts(study: Any, model: str | None, part: str) -> tuple[list[Any], list[An
     known = trained_on(model).get("trials", {})
     # a trial is known by its fixations: other data sets have subjects and pictures of the same names
     by_digest = {trial.digest: trial for trial in study.trials}
-    seen = {part: [by_digest[digest] for digest in digests if digest in by_digest] for part, digests in known.items()}
+    by_part = {
+        part: [by_digest[digest] for digest in digests if digest in by_digest] for part, digests in known.items()
+    }
     new = [trial for trial in study.trials if not any(trial.digest in digests for digests in known.values())]
     choices = {
-        "test": (seen.get("test", []), "the model's test part"),
-        "valid": (seen.get("valid", []), "the model's validation part, which chose its epoch"),
-        "all": ([*seen.get("test", []), *new], "all paths that the model was not trained on"),
+        "test": (by_part.get("test", []), "the model's test part"),
+        "valid": (by_part.get("valid", []), "the model's validation part, which chose its epoch"),
+        "all": ([*by_part.get("test", []), *new], "all paths that the model was not trained on"),
     }
-    judged, words = choices["test" if part == "auto" and seen.get("test") else "all" if part == "auto" else part]
+    judged, words = choices["test" if part == "auto" and by_part.get("test") else "all" if part == "auto" else part]
     if not judged:
-        trained = len(seen.get("train", []))
+        trained = len(by_part.get("train", []))
         raise UserError(
             f"no path is left to judge this model on: it was trained on {trained} of {len(study.trials)}",
             "give other recordings, or --part valid",
         )
-    return seen.get("train") or judged, judged, words
+    return by_part.get("train") or judged, judged, words
 
 
-def measured(results: Sequence[Any], unit: str) -> dict[str, dict[str, Any]]:
-    """Means with 95 % intervals: whole scenes, or subjects, are resampled."""
+def measured(rows_of: Mapping[str, Sequence[Mapping[str, Any]]], unit: str) -> dict[str, dict[str, Any]]:
+    """Means with 95 % intervals.
+
+    Args:
+        rows_of: predictor → a row per trial with its measures, NaN or empty where one cannot be told.
+        unit: column whose values are resampled whole: "scene" or "subject".
+    """
     import numpy as np
 
     from core_runtime.statistics import intervals
     from gaze.metrics.judge import MEASURES
 
     table: dict[str, dict[str, Any]] = {}
-    for result in results:
-        columns = {measure: result.column(measure) for measure in MEASURES}
-        columns = {measure: values for measure, values in columns.items() if not np.isnan(values).all()}
+    for name, rows in rows_of.items():
+        values = np.array([[float(row[measure] or "nan") for measure in MEASURES] for row in rows])
+        known = ~np.isnan(values)
+        units, member = np.unique([row[unit] for row in rows], return_inverse=True)
+        # a mean over trials needs of each unit their sum and their number alone
+        sums, counts = np.zeros((2, len(units), len(MEASURES)))
+        np.add.at(sums, member, np.where(known, values, 0))
+        np.add.at(counts, member, known)
+        told = np.flatnonzero(known.any(0))
 
-        def means(indices: Any, columns: dict[str, Any] = columns) -> dict[str, float]:
-            values = {}
-            for measure, column in columns.items():
-                chosen = column[indices]
-                known = chosen[~np.isnan(chosen)]
-                values[measure] = float(known.mean()) if len(known) else float("nan")
-            return values
+        def means(indices: Any, sums: Any = sums, counts: Any = counts, told: Any = told) -> dict[str, float]:
+            total = counts[indices].sum(0)
+            mean = np.divide(sums[indices].sum(0), total, out=np.full(len(MEASURES), np.nan), where=total > 0)
+            return {MEASURES[place]: float(mean[place]) for place in told}
 
-        groups = [row[unit] for row in result.rows]
-        ends = intervals(means, groups, bounded=False)
-        values = means(np.arange(len(groups)))
-        table[result.name] = {
-            name: {"value": values[name], "low": end.low, "high": end.high, "groups": end.groups}
-            for name, end in ends.items()
+        everything = list(range(len(units)))
+        centre = means(np.array(everything))
+        ends = intervals(means, everything, bounded=False)
+        table[name] = {
+            measure: {"value": centre[measure], "low": end.low, "high": end.high, "groups": end.groups}
+            for measure, end in ends.items()
         }
     return table
 

@@ -1,5 +1,6 @@
 """``gaze inspect``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,26 @@ def inspect(path: Path, /, *, reading: ReadOptions = ReadOptions()) -> Findings 
     if not path.is_dir():
         return examine(path, reading)  # a table of any columns, where --columns names them
     files = find_recordings(path)
-    findings, unreadable = [], {}
+    if files == [path]:  # a BIDS data set is one recording of many files
+        return examine(path, reading)
+    return _inspect_folder(path, files, reading)
+
+
+def _inspect_folder(folder: Path, files: Sequence[Path], options: ReadOptions) -> FolderFindings:
+    from gaze.scanpaths.opening import read_scanpaths
+    from gaze.scanpaths.repeats import describe_repeats, find_repeats
+
+    read, unreadable = {}, {}
     for file in files:
         try:
-            findings.append(examine(file, reading))
+            read[file] = read_scanpaths(file, options)
         except UserError as error:
-            unreadable[str(file.relative_to(path))] = error.message
+            unreadable[str(file.relative_to(folder))] = error.message
+    names = [str(file.relative_to(folder)) for file in read]
+    findings = []
+    for (file, content), repeats in zip(read.items(), find_repeats(list(read.values())), strict=True):
+        warnings = [describe_repeats(repeats, content, names)] if repeats else []
+        findings.append(describe(file, content, warnings=warnings))
     return FolderFindings(findings=findings, unreadable=unreadable)
 
 
@@ -44,7 +59,11 @@ def examine(path: Path, reading: ReadOptions, *, pictures: bool = False) -> Find
     """
     from gaze.scanpaths.opening import read_scanpaths
 
-    content = read_scanpaths(path, reading)
+    return describe(path, read_scanpaths(path, reading), pictures=pictures)
+
+
+def describe(path: Path, content: Any, *, warnings: Sequence[str] = (), pictures: bool = False) -> Findings:
+    """What a file that was read holds."""
     scanpaths = content.scanpaths
     fixations = sum(map(len, scanpaths))
     stimuli = sorted({scanpath.stimulus for scanpath in scanpaths if scanpath.stimulus})
@@ -65,13 +84,19 @@ def examine(path: Path, reading: ReadOptions, *, pictures: bool = False) -> Find
     return Findings(
         title=path.name,
         kind=content.kind,
-        summary=f"{len(scanpaths)} paths with {fixations:,} fixations" if usable else "No fixations are in it.",
+        summary=f"{counted(len(scanpaths), 'path')} with {counted(fixations, 'fixation')}"
+        if usable
+        else "No fixations are in it.",
         usable=usable,
         details=details,
-        warnings=content.notes,
+        warnings=[*warnings, *content.notes],
         next_commands=commands if usable else (),
         pictures=drawn,
     )
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _measures(scanpaths: Any) -> dict[str, Any]:

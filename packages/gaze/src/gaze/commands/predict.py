@@ -210,12 +210,13 @@ def find_target(scene: Any, target: str | None) -> int | None:
 
 
 def object_table(prediction: Any) -> str:
-    """CSV: how likely each object is looked at, when first, and its place in the likeliest path."""
-    lines = ["object,looked_at,first_at,place_in_likeliest"]
+    """CSV: how likely each object is looked at, when first, its place in the likeliest path, and how long, where durations are known."""
+    lines = ["object,looked_at,first_at,place_in_likeliest,dwell_ms"]
     for index, name in enumerate(prediction.objects):
         first = prediction.first_at[index]
         shown = "" if first != first else f"{first:g}"
         place = prediction.likeliest.index(index) + 1 if index in prediction.likeliest else ""
         quoted = '"' + str(name).replace('"', '""') + '"'
-        lines.append(f"{quoted},{prediction.looked_at[index]:g},{shown},{place}")
+        dwell = "" if prediction.dwell is None else f"{prediction.dwell[index]:g}"
+        lines.append(f"{quoted},{prediction.looked_at[index]:g},{shown},{place},{dwell}")
     return "\n".join(lines) + "\n"

@@ -34,17 +34,21 @@ class Described(Outcome):
         out: the folder with report.html, areas.csv (a row per path and object) and paths.csv (a row per path).
         subjects: behaviour, recurrence and, with pictures, the strategy of each.
         account: what was read and left out.
+        notes: what the user should know.
     """
 
     out: Path
     subjects: Sequence[Mapping[str, Any]]
     account: str
+    notes: Sequence[str] = ()
 
     def facts(self) -> dict[str, Any]:
-        return {"account": self.account, "subjects": list(self.subjects), "out": self.out}
+        return {"account": self.account, "subjects": list(self.subjects), "notes": list(self.notes), "out": self.out}
 
     def lines(self) -> Iterable[str]:
         yield self.account
+        for note in self.notes:
+            yield f"Note: {note}"
         for subject in self.subjects:
             strategy = f"; {subject['strategy']}" if subject.get("strategy") else ""
             yield (
@@ -84,7 +88,7 @@ def report(
         rows = path_rows(study)
         _write(folder / "paths.csv", list(rows[0]), rows)
         write_study(folder, study, subjects)
-    return Described(out, subjects, study.account())
+    return Described(out, subjects, study.account(), study.notes)
 
 
 def describe_subjects(study: Any) -> list[dict[str, Any]]:

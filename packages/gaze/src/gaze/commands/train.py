@@ -32,12 +32,14 @@ class Trained(Outcome):
     def lines(self) -> Iterable[str]:
         values = self.values
         yield values["account"]
+        for note in values["notes"]:
+            yield f"Note: {note}"
         counts = ", ".join(f"{count} {part}" for part, count in values["parts"].items())
         yield f"Split by {values['split']}: {counts}"
         delta = f", delta {values['val_delta']:.3f}" if "val_delta" in values else ""
         yield f"Epoch {values['epoch']} of {values['epochs']} kept (validation loss {values['val_loss']:.3f}{delta})"
         yield f"Model folder: {self.model}"
-        yield f"Next: gaze evaluate '{values['source']}' --model '{self.model}'"
+        yield f"Next: gaze evaluate '{values['source']}'{values['objects']} --model '{self.model}'"
 
 
 def train(
@@ -62,8 +64,8 @@ def train(
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history, fit
-    from gaze.cohort.splits import split_trials
     from gaze.cohort.study import load_study
+    from gaze.model.durations import fit_durations
     from gaze.model.folder import Prepared, save_model
     from gaze.model.oat import OAT
     from gaze.predictors.network import patch_scene, patch_trial
@@ -73,8 +75,8 @@ def train(
     use_threads(run.threads)
     config = network_config(sizes)
     crop = config.crop if objects.images is not None else None
-    study = load_study(scanpaths, objects, reading, crop=crop, table_rows=config.table_rows)
-    split = split_trials(study, recipe.split, shares=(recipe.share, recipe.share), seed=run.seed)
+    study = load_study(scanpaths, objects, reading, crop=crop)
+    split = split_study(study, recipe, seed=run.seed)
     longest = max(len(trial.objects) for trial in split.train)
     learned, chosen, scenes = list(split.train), list(split.valid), dict(study.scenes)
     if sizes.patches is not None:
@@ -112,8 +114,10 @@ def train(
     parts = {part: len(trials) for part, trials in split.parts().items()}
     values = {
         "source": str(scanpaths),
+        "objects": spelled(objects),
         "account": study.account(),
         "left_out": dict(study.left_out),
+        "notes": list(study.notes),
         "split": split.by,
         "parts": parts,
         "epoch": int(left.best["epoch"]),
@@ -124,17 +128,47 @@ def train(
     }
     provenance = {
         "trials": {part: [trial.digest for trial in trials] for part, trials in split.parts().items()},
-        "split": {"by": split.by, "seed": run.seed, "share": recipe.share},
+        "split": {"by": split.by, "seed": run.seed, "share": recipe.share, "folds": recipe.folds, "fold": recipe.fold},
         "epoch": values["epoch"],
         "data": data_fingerprint(sources),
     }
-    prepared = Prepared(objects.images is not None, longest, sizes.patches or (0, 0))
+    durations = fit_durations(split.train)
+    prepared = Prepared(objects.images is not None, longest, sizes.patches or (0, 0), durations)
     folder = save_model(model.cpu(), run.out / "model", prepared=prepared, provenance=provenance)
     panels = [["train_loss", "val_loss"], ["val_delta"]] if by_delta else [["train_loss", "val_loss"]]
     if len(panels) > 1:
         draw_history(left.history, run.out / "figures" / "training.png", panels)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, values)
+
+
+def spelled(objects: ObjectOptions) -> str:
+    """The options that say where the objects are, as they are typed."""
+    words = ""
+    for name in ("areas", "images"):
+        path = getattr(objects, name)
+        if path is not None:
+            words += f" --{name} '{path}'"
+    if objects.grid is not None:
+        words += f" --grid {objects.grid[0]},{objects.grid[1]}"
+    return words
+
+
+def split_study(study: Any, recipe: Recipe, *, seed: int) -> Any:
+    """What trains, validates and tests.
+
+    Raises:
+        UserError: it cannot be split so.
+    """
+    from gaze.cohort.splits import folds, split_trials
+
+    if not recipe.folds:
+        return split_trials(study, recipe.split, shares=(recipe.share, recipe.share), seed=seed)
+    if recipe.fold > recipe.folds:
+        raise UserError(f"there is no --fold {recipe.fold} of {recipe.folds}", "folds are counted from 1")
+    if recipe.split == "published":
+        raise UserError("--folds and --split published exclude each other", "choose image, target, subject or trial")
+    return folds(study, recipe.split, recipe.folds, seed=seed)[recipe.fold - 1]
 
 
 def network_config(sizes: Sizes) -> Any:

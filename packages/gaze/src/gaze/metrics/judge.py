@@ -6,7 +6,7 @@ mean is the human ceiling. Where nobody else searched it, there is no ceiling fo
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from gaze.cohort.study import Trial
 from gaze.metrics.behaviour import BEHAVIOUR, Behaviour, behaviour_of, delta
-from gaze.metrics.maps import auc, nss
+from gaze.metrics.maps import nss
 from gaze.metrics.multimatch import multimatch_pairs
-from gaze.metrics.sequences import edit_distances, scanmatch, sequence_scores
+from gaze.metrics.sequences import edit_distances, scanmatch_pairs, sequence_scores
+from gaze.model.durations import Durations
 from gaze.predictors.predictor import Predictor, log_likelihood
 from gaze.scenes.scene import Scene
 
@@ -33,6 +34,7 @@ PATH_MEASURES = (
     "mm_duration",
 )
 LIKELIHOOD_MEASURES = ("log_likelihood", "bits", "auc")
+_TOGETHER = 32  # trials whose paths are drawn together
 MEASURES = (*PATH_MEASURES, "nss", *LIKELIHOOD_MEASURES)
 
 
@@ -70,7 +72,7 @@ def judge_predictor(
     samples: int,
     longest: int,
     seed: int = 0,
-    advance: Callable[[], None] = lambda: None,
+    durations: Durations | None = None,
 ) -> Judged:
     """All measures of a predictor on test trials.
 
@@ -81,18 +83,25 @@ def judge_predictor(
         samples: paths per trial.
         longest: fixations of the longest predicted path.
         seed: of the samples; each trial has its own, whatever the others are.
-        advance: called after every trial.
+        durations: from which those of its fixations are drawn; None: its paths have none, and MultiMatch's duration is not told.
     """
     rows, pairs, modelled, human = [], 0, [], []
     short = 0
-    for start in range(0, len(trials), 32):
-        chunk = trials[start : start + 32]
+    for start in range(0, len(trials), _TOGETHER):
+        chunk = trials[start : start + _TOGETHER]
         probabilities = predictor.step_probabilities(chunk, scenes)
-        for offset, (trial, steps) in enumerate(zip(chunk, probabilities, strict=True)):
+        drawn = predictor.sample(
+            [scenes[trial.scene] for trial in chunk],
+            [trial.target for trial in chunk],
+            samples=samples,
+            seeds=[seed * 1_000_003 + start + offset for offset in range(len(chunk))],
+            longest=longest,
+        )
+        for trial, steps, paths in zip(chunk, probabilities, drawn, strict=True):
             scene = scenes[trial.scene]
-            number = seed * 1_000_003 + start + offset
-            paths = predictor.sample(scene, trial.target, samples=samples, seed=number, longest=longest)
-            compared, without = _compare([_timeless(scene, path) for path in paths], paths, trial, scene)
+            rng = np.random.default_rng(len(rows))
+            points = [_timed(scene, path, trial.target, durations, rng) for path in paths]
+            compared, without = _compare(points, paths, trial, scene)
             row = _described(trial) | compared | _likelihood(steps, trial)
             predicted = np.concatenate([scene.centres[path] for path in paths])
             row["nss"] = nss(predicted, trial.scanpath.points, scene.size)
@@ -101,9 +110,8 @@ def judge_predictor(
             short += without
             modelled += [behaviour_of(path, trial.target) for path in paths]
             human.append(behaviour_of(trial.objects, trial.target))
-            advance()
     distance = delta(modelled, human)
-    notes = [f"{name}: people never show it, left out of delta" for name in distance.left_out]
+    notes = [f"people never show {name!r}: it is left out of delta" for name in distance.left_out]
     return Judged(predictor.name, rows, modelled, distance.value, pairs, short, notes)
 
 
@@ -129,7 +137,9 @@ def judge_people(trials: Sequence[Trial], scenes: dict[str, Scene]) -> Judged:
             pairs += len(others)
             short += without
         rows.append(row)
-    notes = [f"{alone} paths of scenes and targets that nobody else searched: no ceiling"] if alone else []
+    notes = []
+    if alone:
+        notes.append(f"{alone} of {len(trials)} searches that nobody else did have no ceiling of people")
     behaviours = [behaviour_of(trial.objects, trial.target) for trial in trials]
     return Judged(PEOPLE, rows, behaviours, float("nan"), pairs, short, notes)
 
@@ -141,12 +151,16 @@ def _described(trial: Trial) -> dict[str, Any]:
         "subject": trial.subject,
         "target": trial.target,
         "fixations": len(trial.objects),
+        "digest": trial.digest,
     }
 
 
-def _timeless(scene: Scene, path: Sequence[int]) -> NDArray[np.float64]:
-    """A path of objects at their middles; how long it stays is not predicted."""
-    return np.column_stack([scene.centres[list(path)], np.full(len(path), np.nan)])
+def _timed(
+    scene: Scene, path: Sequence[int], target: int | None, durations: Durations | None, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """A path of objects at their middles; how long it stays is drawn, or not known."""
+    lasted = np.full(len(path), np.nan) if durations is None else durations.draw(path, target, rng)
+    return np.column_stack([scene.centres[list(path)], lasted])
 
 
 def _compare(
@@ -156,11 +170,11 @@ def _compare(
     human = [trial.objects] * len(objects)
     truth = trial.scanpath.timed_points
     matched = multimatch_pairs([truth] * len(points), points, scene.size)
-    letters = [scanmatch(truth[:, :2], path[:, :2], scene.size) for path in points]
+    letters = scanmatch_pairs([truth[:, :2]] * len(points), [path[:, :2] for path in points], scene.size)
     values = {
         "sequence_score": sequence_scores(human, objects).mean(),
         "edit_distance": edit_distances(human, objects).mean(),
-        "scanmatch": float(np.mean(letters)),
+        "scanmatch": letters.mean(),
     }
     with np.errstate(all="ignore"):
         usable = ~np.isnan(matched[:, 0])
@@ -177,11 +191,11 @@ def _likelihood(steps: NDArray[np.float64], trial: Trial) -> dict[str, float]:
     # the uniform alternative of one step: any object, or (after the first) a stop
     uniform = -np.log(np.full(len(logs), objects + 1.0))
     uniform[0] = -np.log(objects)
-    areas = []
-    for step, chosen in enumerate(trial.objects):
-        fixated = np.zeros(objects, bool)
-        fixated[chosen] = True
-        areas.append(auc(steps[step, :-1], fixated))
+    # of one object among the others, the area under the ROC curve is the share of them that are less likely; equal ones count half
+    shares = steps[:-1, :-1]
+    fixated = shares[np.arange(len(shares)), list(trial.objects)][:, None]
+    below = (shares < fixated).sum(1) + ((shares == fixated).sum(1) - 1) / 2
+    areas = below / (objects - 1) if objects > 1 else np.full(len(shares), np.nan)
     return {
         "log_likelihood": float(logs.mean()),
         "bits": float((logs - uniform).mean() / np.log(2)),

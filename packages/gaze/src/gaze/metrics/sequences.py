@@ -1,6 +1,8 @@
 """How alike two sequences of fixated objects are: sequence score, edit distance, ScanMatch. Many pairs at once."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,17 +84,39 @@ def scanmatch(
     Returns:
         1 for equal paths; 0 or less where nothing agrees; NaN where a path is empty.
     """
-    a, b = (_letters(path, size, bins, interval) for path in (first, second))
-    if not len(a) or not len(b):
-        return float("nan")
+    scores = scanmatch_pairs([first], [second], size, bins=bins, threshold=threshold, gap=gap, interval=interval)
+    return float(scores[0])
+
+
+def scanmatch_pairs(
+    first: Sequence[NDArray[np.float64]],
+    second: Sequence[NDArray[np.float64]],
+    size: tuple[float, float],
+    *,
+    bins: tuple[int, int] = (12, 8),
+    threshold: float = 3.5,
+    gap: float = 0.0,
+    interval: float | None = 50.0,
+) -> NDArray[np.float64]:
+    """`scanmatch` of many pairs on one screen, one score each."""
+    letters = [[_letters(path, size, bins, interval) for path in side] for side in (first, second)]
+    a, b, lengths = _padded(*letters)
     alike = _substitution(bins, threshold)
-    score = np.arange(len(b) + 1) * gap
-    for i, letter in enumerate(a):
-        match = score[:-1] + alike[letter, b]
-        best = np.concatenate([[(i + 1) * gap], np.maximum(score[1:] + gap, match)])
-        slope = np.arange(len(best)) * gap
-        score = np.maximum.accumulate(best - slope) + slope
-    return float(score[-1] / (alike.max() * max(len(a), len(b))))
+    slope = np.arange(b.shape[1] + 1) * gap
+    score = np.broadcast_to(slope, (len(a), len(slope))).copy()
+    result = np.zeros(len(a), np.float64)
+    for i in range(a.shape[1] + 1):
+        if i:
+            # what stands behind the end of a path may match anything: it is never read
+            match = score[:, :-1] + alike[a[:, i - 1, None], b]
+            best = np.column_stack([np.full(len(a), i * gap), np.maximum(score[:, 1:] + gap, match)])
+            # a gap costs the same at every step to the right: without that slope it is a running maximum
+            score = np.maximum.accumulate(best - slope, axis=1) + slope
+        ended = lengths[:, 0] == i
+        result[ended] = score[ended, lengths[ended, 1]]
+    longer = lengths.max(1)
+    usable = lengths.min(1) > 0
+    return np.divide(result, alike.max() * longer, out=np.full(len(a), np.nan), where=usable)
 
 
 def _letters(
@@ -106,6 +130,7 @@ def _letters(
     return np.repeat(letters, np.maximum(1, np.round(path[:, 2] / interval).astype(int)))
 
 
+@lru_cache(8)
 def _substitution(bins: tuple[int, int], threshold: float) -> NDArray[np.float64]:
     """Largest for the same part, falling with the distance, 0 at the threshold."""
     row, column = np.divmod(np.arange(bins[0] * bins[1]), bins[0])
@@ -114,7 +139,7 @@ def _substitution(bins: tuple[int, int], threshold: float) -> NDArray[np.float64
 
 
 def _padded(
-    first: Sequence[Sequence[int]], second: Sequence[Sequence[int]]
+    first: Sequence[Any], second: Sequence[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Both sides as (pairs, longest), and the lengths (pairs, 2)."""
     if len(first) != len(second):

@@ -37,7 +37,7 @@ class AppearanceEncoder(nn.Module):
         self.pyramid = pyramid
         self.first = nn.Conv2d(3, 16, 5)
         self.second = nn.Conv2d(16, _CHANNELS, 3)
-        self.project = nn.Linear(_features(pyramid, crop), width)
+        self.project = nn.Linear(feature_count(pyramid, crop), width)
 
     def forward(self, crops: Float[Tensor, "crops 3 height width"]) -> Float[Tensor, "crops width"]:
         maps = F.max_pool2d(F.relu(self.first(crops)), 5)
@@ -51,10 +51,19 @@ class AppearanceEncoder(nn.Module):
         return self.project(features)
 
 
-def _features(pyramid: int, crop: tuple[int, int]) -> int:
+def feature_count(pyramid: int, crop: tuple[int, int]) -> int:
+    """How many numbers the pooled maps of a crop have.
+
+    Raises:
+        ValueError: the crop is too small for the convolutions, or for max pooling after them.
+    """
+    maps = [(size - 4) // 5 - 2 for size in crop]
+    if min(maps) < 1:
+        raise ValueError(f"crops of {crop[0]} × {crop[1]} pixels are too small: use 19 pixels or more")
     if pyramid:
         return _CHANNELS * sum(4**level for level in range(pyramid))
-    rows, columns = (((size - 4) // 5 - 2) // 3 for size in crop)
-    if min(rows, columns) < 1:
-        raise ValueError(f"crops of {crop} pixels are too small for max pooling: use 35 pixels or more, or pyramid=2")
-    return _CHANNELS * rows * columns
+    if min(maps) < 3:
+        raise ValueError(
+            f"crops of {crop[0]} × {crop[1]} pixels are too small for max pooling: use 29 pixels or more, or a pyramid"
+        )
+    return _CHANNELS * (maps[0] // 3) * (maps[1] // 3)

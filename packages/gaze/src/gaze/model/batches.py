@@ -15,47 +15,58 @@ from gaze.scenes.scene import Scene
 
 @dataclass(frozen=True)
 class SceneBatch:
-    """Scenes, padded to the largest; the arguments of `OAT.embed`. N is the number of objects of the largest."""
+    """Scenes, padded to the largest; the arguments of `OAT.embed`. N is the number of objects of the largest.
+
+    Attributes:
+        crops: (different scenes, N, 3, height, width); None: looks are not known.
+        crops_of: (scenes,), which of them each row shows: what looks alike is looked at once.
+        places, specials, valid, target: a row per scene.
+    """
 
     crops: Tensor | None
+    crops_of: Tensor
     places: Tensor
     specials: Tensor
     valid: Tensor
     target: Tensor
 
     def to(self, device: torch.device | str) -> "SceneBatch":
-        crops = None if self.crops is None else self.crops.to(device)
-        places, specials = self.places.to(device), self.specials.to(device)
-        return SceneBatch(crops, places, specials, self.valid.to(device), self.target.to(device))
+        moved = {name: None if value is None else value.to(device) for name, value in self.__dict__.items()}
+        return SceneBatch(**moved)  # pyright: ignore[reportArgumentType]
 
     def embed(self, model: OAT) -> Tokens:
-        return model.embed(self.crops, self.places, self.target, valid=self.valid, specials=self.specials)
+        return model.embed(
+            self.crops, self.places, self.target, crops_of=self.crops_of, valid=self.valid, specials=self.specials
+        )
 
 
 def batch_scenes(scenes: Sequence[Scene], targets: Sequence[int | None]) -> SceneBatch:
-    """One row per scene and target.
+    """One row per scene and target; a scene may be there several times.
 
     Args:
         scenes: all with looks, or all without.
         targets: index of the searched object; None: nothing of the scene is searched.
     """
     count = max(map(len, scenes))
-    places = torch.zeros(len(scenes), count, 2)
-    specials = torch.zeros(len(scenes), 4, 2)
-    valid = torch.zeros(len(scenes), count, dtype=torch.bool)
-    for row, scene in enumerate(scenes):
+    different = list({id(scene): scene for scene in scenes}.values())
+    row_of = {id(scene): row for row, scene in enumerate(different)}
+    crops_of = torch.tensor([row_of[id(scene)] for scene in scenes])
+    places = torch.zeros(len(different), count, 2)
+    specials = torch.zeros(len(different), 4, 2)
+    valid = torch.zeros(len(different), count, dtype=torch.bool)
+    for row, scene in enumerate(different):
         places[row, : len(scene)] = torch.from_numpy(scene.places.astype(np.float32))
         specials[row] = torch.from_numpy(scene.layout.specials(count).astype(np.float32))
         valid[row, : len(scene)] = True
     crops = None
-    first = scenes[0].crops
+    first = different[0].crops
     if first is not None:
-        crops = torch.zeros(len(scenes), count, *first.shape[1:])
-        for row, scene in enumerate(scenes):
+        crops = torch.zeros(len(different), count, *first.shape[1:])
+        for row, scene in enumerate(different):
             assert scene.crops is not None
             crops[row, : len(scene)] = torch.from_numpy(scene.crops)
     target = torch.tensor([-1 if index is None else index for index in targets])
-    return SceneBatch(crops, places, specials, valid, target)
+    return SceneBatch(crops, crops_of, places[crops_of], specials[crops_of], valid[crops_of], target)
 
 
 def batch_trials(trials: Sequence[Trial], scenes: dict[str, Scene]) -> tuple[SceneBatch, Tensor, Tensor]:

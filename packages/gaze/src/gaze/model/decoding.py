@@ -59,6 +59,8 @@ class _Steps:
         self.last = choices[:, None]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
+        """Goes on with these rows, in this order."""
+        self.last = self.last[rows]
         for cache in self.caches:
             cache.reorder(rows)
 
@@ -74,7 +76,7 @@ def decode_greedily(model: OAT, tokens: Tokens, *, steps: int, probabilities: bo
         probabilities: keep what the model thought at each step.
     """
 
-    def likeliest(logs: Tensor, step: int) -> Tensor:
+    def likeliest(logs: Tensor, step: int, rows: Tensor) -> Tensor:
         return logs.argmax(-1)
 
     return _decode(model, tokens, 1, steps, likeliest, probabilities)
@@ -117,43 +119,51 @@ def sample_paths(
         draws.append(torch.rand(samples, steps, generator=generator, dtype=torch.float64))
     uniforms = torch.cat(draws).to(tokens.source.device)
 
-    def drawn(logs: Tensor, step: int) -> Tensor:
+    def drawn(logs: Tensor, step: int, rows: Tensor) -> Tensor:
         shares = (logs.double() / temperature).softmax(-1).cumsum(-1)
         # the first choice whose cumulative share exceeds the draw; the draw is scaled to the total, which rounding may leave below 1
-        threshold = uniforms[:, step, None] * shares[:, -1:]
+        threshold = uniforms[rows, step, None] * shares[:, -1:]
         return torch.searchsorted(shares, threshold, right=True)[:, 0].clamp(max=logs.shape[-1] - 1)
 
     return _decode(model, tokens, samples, steps, drawn, probabilities)
 
 
 def _decode(model: OAT, tokens: Tokens, rows: int, steps: int, choose, keep: bool) -> list[list[Path]]:
-    """`choose` takes log-probabilities (rows, choices) and the step, and gives one choice per row."""
+    """`choose` takes log-probabilities (rows, choices), the step and which rows they are, and gives one choice per row."""
     scenes = len(tokens.source)
     decoder = _Steps(model, tokens, rows, steps)
     device = tokens.source.device
     choices = torch.full((scenes * rows, steps), decoder.stop, device=device)
     total = torch.zeros(scenes * rows, dtype=torch.float64, device=device)
-    running = torch.ones(scenes * rows, dtype=torch.bool, device=device)
+    going = torch.arange(scenes * rows, device=device)  # the rows that are decoded, as many of each scene
+    running = torch.ones(scenes * rows, dtype=torch.bool, device=device)  # of these
     thoughts = []
     for step in range(steps):
         logs = decoder.next()
-        choice = choose(logs, step)
+        choice = choose(logs, step, going)
         if keep:
             thoughts.append(logs.exp())
         taken = logs.gather(-1, choice[:, None])[:, 0].double()
-        total = torch.where(running, total + taken, total)
-        choices[:, step] = torch.where(running, choice, decoder.stop)
+        total[going] += torch.where(running, taken, 0.0)
+        choices[going, step] = torch.where(running, choice, decoder.stop)
         running = running & (choice != decoder.stop)
-        if not bool(running.any()):
-            break
         decoder.choose(choice)
+        busiest = int(running.reshape(scenes, -1).sum(1).max())
+        if not busiest:
+            break
+        if not keep and 2 * busiest <= len(running) // scenes:
+            # most paths have ended: go on with the others alone, as many rows of each scene as the busiest needs
+            order = running.reshape(scenes, -1).argsort(dim=1, descending=True, stable=True)[:, :busiest]
+            left = (order + torch.arange(scenes, device=device)[:, None] * (len(running) // scenes)).flatten()
+            decoder.reorder(left)
+            going, running = going[left], running[left]
     lengths = (choices != decoder.stop).sum(-1).tolist()
+    totals = total.tolist()
     thinking = torch.stack(thoughts, 1) if keep else None
     paths = []
     for row, (chosen, length) in enumerate(zip(choices.tolist(), lengths, strict=True)):
-        stopped = not bool(running[row])
-        seen = None if thinking is None else thinking[row, : min(length + 1, thinking.shape[1])]
-        paths.append(Path(chosen[:length], total[row].item(), stopped, seen))
+        thought = None if thinking is None else thinking[row, : min(length + 1, thinking.shape[1])]
+        paths.append(Path(chosen[:length], totals[row], length < steps, thought))
     return [paths[scene * rows : (scene + 1) * rows] for scene in range(scenes)]
 
 
@@ -192,14 +202,14 @@ def search_beams(model: OAT, tokens: Tokens, *, beams: int, steps: int) -> list[
         decoder.choose(choice.flatten())
     paths = []
     for scene in range(scenes):
-        found = []
+        beams_here = []
         for beam in range(beams):
             if totals[scene, beam].isinf():  # fewer different paths than beams
                 continue
             chosen = choices[scene, beam].tolist()
             length = chosen.index(stop) if stop in chosen else steps
-            found.append(Path(chosen[:length], totals[scene, beam].item(), bool(ended[scene, beam])))
-        paths.append(found)
+            beams_here.append(Path(chosen[:length], totals[scene, beam].item(), bool(ended[scene, beam])))
+        paths.append(beams_here)
     return paths
 
 

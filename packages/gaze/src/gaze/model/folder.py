@@ -11,6 +11,7 @@ from core_attention.checkpoints.folders import save_model as save_folder
 from core_runtime.errors import UserError
 from core_runtime.fields import read_field
 from core_runtime.models import choose_model
+from gaze.model.durations import Durations, read_durations
 from gaze.model.oat import OAT
 
 ADVICE = "'gaze train SCANPATHS --out RUN' makes RUN/model"
@@ -24,16 +25,20 @@ class Prepared:
         looks: whether it was trained with pictures.
         longest: fixations of its longest training path: predictions end there.
         patches: rows and columns of equal parts of the picture that are its tokens (the pixel baseline); (0, 0): its tokens are objects.
+        durations: how long fixations of its training paths lasted; None: not known. The network itself predicts no durations.
     """
 
     looks: bool
     longest: int
     patches: tuple[int, int] = (0, 0)
+    durations: Durations | None = None
 
 
 def save_model(model: OAT, folder: Path, *, prepared: Prepared, provenance: Mapping[str, Any]) -> Path:
     """Writes a model folder that knows what it was trained on."""
-    save_folder(model, folder, preprocessing=prepared.__dict__, provenance=dict(provenance))
+    durations = None if prepared.durations is None else prepared.durations.to_json()
+    preprocessing = {**prepared.__dict__, "durations": durations}
+    save_folder(model, folder, preprocessing=preprocessing, provenance=dict(provenance))
     return folder
 
 
@@ -57,6 +62,7 @@ def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
         looks=read_field(config, "preprocessing.looks", bool, where=where),
         longest=read_field(config, "preprocessing.longest", int, where=where, low=1),
         patches=(patches[0], patches[1]),
+        durations=read_durations(config, where),
     )
     return network, prepared
 

@@ -1,12 +1,14 @@
 """A model with its pre- and post-processing: a scene and a target in, paths out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from gaze.model.batches import batch_scenes
 from gaze.model.decoding import decode_greedily, sample_paths, search_beams
+from gaze.model.durations import Durations
 from gaze.model.folder import Prepared
 from gaze.model.oat import OAT
 from gaze.results import Prediction
@@ -57,6 +59,9 @@ def predict_scenes(
         steps_seen = greedy.probabilities[:, columns].double().cpu().numpy()
         looked_at, first_at = visits([path.objects for path in paths], len(scene))
         centres = scene.centres[objects]
+        timing = {}
+        if prepared.durations is not None:
+            timing = _timing(prepared.durations, objects, [path.objects for path in paths], target, len(scene), seed)
         predictions.append(
             Prediction(
                 scene=scene.name,
@@ -69,9 +74,31 @@ def predict_scenes(
                 step_probabilities=steps_seen.round(6).tolist(),
                 looked_at=looked_at.round(4).tolist(),
                 first_at=first_at.round(2).tolist(),
+                **timing,
             )
         )
     return predictions
+
+
+def _timing(
+    durations: Durations,
+    likeliest: Sequence[int],
+    samples: Sequence[Sequence[int]],
+    target: int | None,
+    count: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The fields of `Prediction` that say how long fixations last."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.round(durations.draw(path, target, rng), 1).tolist() for path in samples]
+    dwell = np.zeros(count)
+    for path, lasted in zip(samples, drawn, strict=True):
+        np.add.at(dwell, list(path), lasted)
+    return {
+        "durations": np.round(durations.typical(likeliest, target), 1).tolist(),
+        "sample_durations": drawn,
+        "dwell": (dwell / len(samples)).round(1).tolist(),
+    }
 
 
 def visits(paths: Sequence[Sequence[int]], count: int) -> tuple[np.ndarray, np.ndarray]:

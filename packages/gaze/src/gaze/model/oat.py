@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from gaze.model.appearance import AppearanceEncoder
+from gaze.model.appearance import AppearanceEncoder, feature_count
 from gaze.model.layers import DecoderLayer, EncoderLayer, ObjectPointer, StepCache
 from gaze.model.positions import embed_positions, position_table, time_encoding
 
@@ -54,13 +54,16 @@ class OATConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "crop", tuple(self.crop))  # JSON has lists
-        if self.width % 4:
-            raise ValueError(f"width is a multiple of 4 (half of it is the sinusoid's pairs), got {self.width}")
+        feature_count(self.pyramid, self.crop)  # raises where crops are too small
+        if self.width % 2:
+            raise ValueError(f"width is even (half of it says where a token is), got {self.width}")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads")
         least = -(-self.width // 6)
-        if not least <= self.table_width <= least + 2:
+        if self.table_width < least:
             raise ValueError(
                 f"three vectors of the position table fill half of a token of width {self.width}: "
-                f"table_width is {least}, got {self.table_width}"
+                f"table_width is at least {least}, got {self.table_width}"
             )
 
 
@@ -131,10 +134,11 @@ class OAT(nn.Module):
 
     def embed(
         self,
-        crops: Float[Tensor, "scenes objects 3 height width"] | None,
+        crops: Float[Tensor, "pictures objects 3 height width"] | None,
         places: Float[Tensor, "scenes objects 2"],
         target: Int[Tensor, " scenes"],
         *,
+        crops_of: Int[Tensor, " scenes"] | None = None,
         valid: Bool[Tensor, "scenes objects"] | None = None,
         specials: Float[Tensor, "scenes 4 2"] | None = None,
         target_crops: Float[Tensor, "scenes 3 height width"] | None = None,
@@ -145,6 +149,7 @@ class OAT(nn.Module):
             crops: of the objects, values between 0 and 1; None: nothing is known of looks, all are alike.
             places: row and column of each object, from 0; fractions lie between.
             target: index of the searched object; -1: it is not in the scene. Then `target_crops` shows it, or nothing is known of it.
+            crops_of: whose crops each scene has, where several scenes are the same picture; None: `crops` holds those of every scene.
             valid: which objects are there; None: all.
             specials: row and column of the four tokens behind the objects, `grid_specials`; None: all in the first cell.
             target_crops: the searched object where it is not one of the scene's.
@@ -162,8 +167,7 @@ class OAT(nn.Module):
         blank = self.appearance(blank_crop)
         looks = blank.expand(scenes, count, -1)
         if crops is not None:
-            looks = looks.new_zeros(scenes, count, size)
-            looks[valid] = self.appearance(crops[valid])
+            looks = self._looks(crops, valid, crops_of)
         searched = looks.gather(1, index.expand(-1, 1, size))
         elsewhere = blank[:, None] if target_crops is None else self.appearance(target_crops)[:, None]
         searched = torch.where(present[:, None, None], searched, elsewhere)
@@ -182,6 +186,17 @@ class OAT(nn.Module):
         source_where = torch.cat([source_places, target_where], 1)
         source = torch.cat([torch.cat([looks, searched], 1), source_where], -1)
         return Tokens(vectors, source, F.pad(valid, (0, 1), value=True))
+
+    def _looks(self, crops: Tensor, valid: Tensor, crops_of: Tensor | None) -> Float[Tensor, "scenes objects size"]:
+        """How the objects of each scene look; a picture that several scenes share is looked at once."""
+        if crops_of is None:
+            crops_of = torch.arange(len(crops), device=crops.device)
+        there = valid.new_zeros(len(crops), valid.shape[1])
+        there[crops_of] = valid
+        looks = self.appearance(crops[there])
+        shared = looks.new_zeros(*there.shape, looks.shape[-1])
+        shared[there] = looks
+        return shared[crops_of]
 
     def locate(self, places: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch size"]:
         return embed_positions(self.table, places, self.config.width // 2)

@@ -165,6 +165,8 @@ def _run_model(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: 
 
 
 def _run_table(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
+    if config.get("optimizer", "Adam") != "Adam":
+        raise ValueError(f"optimizer {config['optimizer']!r}: the table is optimised with Adam")
     start = inputs["W0"].detach().requires_grad_()
     with torch.enable_grad():
         loss = table_loss(start, config["sigma"])

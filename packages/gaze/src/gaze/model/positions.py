@@ -65,10 +65,10 @@ def position_table(rows: int, width: int, *, sigma: float = 2.0, seed: int = 0) 
     so fast that little is lost.
     """
     values, vectors = torch.linalg.eigh(gaussian_similarity(rows, sigma).double())  # in ascending order
-    kept = min(rows, width)
-    factor = vectors[:, -kept:] * values[-kept:].clamp(min=0).sqrt()
+    rank = min(rows, width)
+    factor = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
     factor = factor / factor.norm(dim=1, keepdim=True)
-    turn = torch.randn(width, kept, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    turn = torch.randn(width, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     basis = torch.linalg.qr(turn).Q
     return (factor @ basis.T * math.sqrt(width)).float()
 

@@ -5,6 +5,7 @@ Each says how attractive objects are after the fixations so far; how long paths 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,9 @@ from gaze.cohort.study import Trial
 from gaze.scenes.saliency import object_saliency
 from gaze.scenes.scene import Scene
 
-Weights = Callable[[Scene, Sequence[int]], NDArray[np.float64]]
+# of a scene and (paths, steps) fixations so far: (paths, objects)
+Weights = Callable[[Scene, NDArray[np.int64]], NDArray[np.float64]]
+_FEW = 256  # objects of a scene, up to which the steps from all of them are worked out once
 _FLOOR = 1e-6  # of the largest weight, so that nothing that people do is impossible
 
 
@@ -24,7 +27,7 @@ class StepBaseline:
 
     Attributes:
         name: for tables.
-        weights: of the objects, before a step.
+        weights: of the objects before a step, for many paths of one scene at once.
         stops: probability of a stop after n fixations, for n = 0, 1, …; the last holds for all longer paths.
         settings: what was learned, for the report.
     """
@@ -38,27 +41,45 @@ class StepBaseline:
         return [self._of_path(scenes[trial.scene], trial.objects) for trial in trials]
 
     def _of_path(self, scene: Scene, objects: Sequence[int]) -> NDArray[np.float64]:
-        rows = [self._next(scene, objects[:step]) for step in range(len(objects) + 1)]
-        return np.stack(rows)
+        path = np.asarray(objects, np.int64)[None]
+        rows = [self._next(scene, path[:, :step]) for step in range(len(objects) + 1)]
+        return np.concatenate(rows)
 
-    def _next(self, scene: Scene, before: Sequence[int]) -> NDArray[np.float64]:
+    def _next(self, scene: Scene, before: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(paths, objects + 1): probabilities of what follows, the stop in the last column."""
         weights = self.weights(scene, before)
-        weights = np.maximum(weights, weights.max() * _FLOOR)
-        stop = self.stops[min(len(before), len(self.stops) - 1)]
-        return np.append(weights / weights.sum() * (1 - stop), stop)
+        weights = np.maximum(weights, weights.max(1, keepdims=True) * _FLOOR)
+        stop = self.stops[min(before.shape[1], len(self.stops) - 1)]
+        shares = weights / weights.sum(1, keepdims=True) * (1 - stop)
+        return np.pad(shares, ((0, 0), (0, 1)), constant_values=stop)
 
-    def sample(self, scene: Scene, target: int | None, *, samples: int, seed: int, longest: int) -> list[list[int]]:
-        rng = np.random.default_rng(seed)
-        paths = []
-        for _ in range(samples):
-            path: list[int] = []
-            while len(path) < longest:
-                choice = int(rng.choice(len(scene) + 1, p=self._next(scene, path)))
-                if choice == len(scene):
-                    break
-                path.append(choice)
-            paths.append(path)
-        return paths
+    def sample(
+        self,
+        scenes: Sequence[Scene],
+        targets: Sequence[int | None],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        longest: int,
+    ) -> list[list[list[int]]]:
+        return [self._sample(scene, samples, seed, longest) for scene, seed in zip(scenes, seeds, strict=True)]
+
+    def _sample(self, scene: Scene, samples: int, seed: int, longest: int) -> list[list[int]]:
+        draws = np.random.default_rng(seed).random((samples, longest))
+        paths = np.zeros((samples, longest), np.int64)
+        lengths = np.full(samples, longest)
+        going = np.arange(samples)
+        for step in range(longest):
+            shares = self._next(scene, paths[going, :step]).cumsum(1)
+            # the first choice whose cumulative share exceeds the draw, which is scaled to a total that rounding may leave below 1
+            choice = (shares <= draws[going, step, None] * shares[:, -1:]).sum(1)
+            stopped = choice == len(scene)
+            lengths[going[stopped]] = step
+            going, choice = going[~stopped], choice[~stopped]
+            if not len(going):
+                break
+            paths[going, step] = choice
+        return [path[:length].tolist() for path, length in zip(paths, lengths, strict=True)]
 
 
 def stop_probabilities(trials: Sequence[Trial]) -> NDArray[np.float64]:
@@ -75,8 +96,8 @@ def stop_probabilities(trials: Sequence[Trial]) -> NDArray[np.float64]:
 def uniform(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBaseline:
     """Every object alike."""
 
-    def weights(scene: Scene, before: Sequence[int]) -> NDArray[np.float64]:
-        return np.ones(len(scene))
+    def weights(scene: Scene, before: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.ones((len(before), len(scene)))
 
     return StepBaseline("uniform", weights, stop_probabilities(trials))
 
@@ -86,8 +107,9 @@ def centre(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBaseline:
     offsets = [_offsets(scenes[trial.scene])[list(trial.objects)] for trial in trials]
     spread = np.sqrt((np.concatenate(offsets) ** 2).mean(0))
 
-    def weights(scene: Scene, before: Sequence[int]) -> NDArray[np.float64]:
-        return np.exp(-((_offsets(scene) / np.maximum(spread, 1e-3)) ** 2).sum(1) / 2)
+    def weights(scene: Scene, before: NDArray[np.int64]) -> NDArray[np.float64]:
+        near = np.exp(-((_offsets(scene) / np.maximum(spread, 1e-3)) ** 2).sum(1) / 2)
+        return np.broadcast_to(near, (len(before), len(scene)))
 
     settings = {"spread_x": float(spread[0]), "spread_y": float(spread[1])}
     return StepBaseline("centre", weights, stop_probabilities(trials), settings)
@@ -99,37 +121,66 @@ def _offsets(scene: Scene) -> NDArray[np.float64]:
 
 
 def nearest_step(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBaseline:
-    """Objects near the last fixation, itself included; the reach is learned: of a row of reaches the likeliest for training paths.
+    """Objects near the last fixation. Learned: how often people stay on the object, and how far they reach when they leave it.
 
-    The first fixation is as under `centre`.
+    Of a row of reaches the likeliest for training paths is taken. The first fixation is as under `centre`.
     """
     first = centre(trials, scenes)
-    steps = [
-        (scenes[trial.scene], a, b) for trial in trials for a, b in zip(trial.objects, trial.objects[1:], strict=False)
-    ]
-    reaches = np.geomspace(0.2, 20, 30)
-    scores = [sum(np.log(_near(scene, a, reach)[b]) for scene, a, b in steps) for reach in reaches]
-    reach = float(reaches[int(np.argmax(scores))]) if steps else 1.0
-    repeats = np.mean([a == b for _, a, b in steps]) if steps else 0.0
+    reach, staying = _reach_and_staying(trials, scenes)
 
-    def weights(scene: Scene, before: Sequence[int]) -> NDArray[np.float64]:
-        if not before:
+    def weights(scene: Scene, before: NDArray[np.int64]) -> NDArray[np.float64]:
+        if not before.shape[1]:
             return first.weights(scene, before)
-        others = _near(scene, before[-1], reach)
-        others[before[-1]] = 0
-        others *= (1 - repeats) / max(others.sum(), 1e-12)
-        others[before[-1]] = repeats
-        return others
+        last = before[:, -1]
+        if len(scene) <= _FEW:
+            return _all_near(scene, reach, staying)[last]
+        return _near(scene, last, reach, staying)
 
-    settings = {"reach_in_cells": reach, "refixations": float(repeats)}
+    settings = {"reach_in_cells": reach, "refixations": staying}
     return StepBaseline("nearest step", weights, stop_probabilities(trials), settings)
 
 
-def _near(scene: Scene, last: int, reach: float) -> NDArray[np.float64]:
-    places = scene.places
-    distance = np.linalg.norm(places - places[last], axis=1)
-    weights = np.exp(-distance / reach)
-    return weights / weights.sum()
+def _reach_and_staying(trials: Sequence[Trial], scenes: dict[str, Scene]) -> tuple[float, float]:
+    reaches = np.geomspace(0.2, 20, 30)
+    scores = np.zeros(len(reaches))
+    stays = steps = 0
+    for trial in trials:
+        path = np.asarray(trial.objects)
+        leaves = path[1:] != path[:-1]
+        steps += len(leaves)
+        stays += int((~leaves).sum())
+        last, following = path[:-1][leaves], path[1:][leaves]
+        distance = _distances(scenes[trial.scene], last)
+        distance[np.arange(len(last)), last] = np.inf
+        for i, reach in enumerate(reaches):
+            # shifted by the nearest, so that far objects of a short reach do not all vanish
+            shifted = (distance.min(1, initial=np.inf, keepdims=True) - distance) / reach
+            chosen = shifted[np.arange(len(last)), following]
+            scores[i] += (chosen - np.log(np.exp(shifted).sum(1))).sum()
+    return float(reaches[int(np.argmax(scores))]), stays / max(steps, 1)
+
+
+def _distances(scene: Scene, objects: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(objects, objects of the scene), in cells."""
+    return np.linalg.norm(scene.places[objects, None] - scene.places, axis=-1)
+
+
+@lru_cache(64)
+def _all_near(scene: Scene, reach: float, staying: float) -> NDArray[np.float64]:
+    return _near(scene, np.arange(len(scene)), reach, staying)
+
+
+def _near(scene: Scene, last: NDArray[np.int64], reach: float, staying: float) -> NDArray[np.float64]:
+    """(paths, objects): from the last object of each path the probability of the next."""
+    if len(scene) == 1:
+        return np.ones((len(last), 1))
+    row = np.arange(len(last))
+    distance = _distances(scene, last)
+    distance[row, last] = np.inf
+    weights = np.exp((distance.min(1, keepdims=True) - distance) / reach)
+    weights *= (1 - staying) / weights.sum(1, keepdims=True)
+    weights[row, last] = staying
+    return weights
 
 
 def winner_take_all(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBaseline:
@@ -143,15 +194,16 @@ def winner_take_all(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBa
     def likelihood(sharpness: float, memory: int) -> float:
         total = 0.0
         for trial in trials:
-            for step, following in enumerate(trial.objects):
-                weights = _attraction(saliency[trial.scene], trial.objects[:step], sharpness, memory)
+            path = np.asarray(trial.objects)
+            for step, following in enumerate(path):
+                weights = _attraction(saliency[trial.scene], path[None, :step], sharpness, memory)[0]
                 total += float(np.log(weights[following] / weights.sum()))
         return total
 
     choices = [(sharpness, memory) for sharpness in (0.5, 1.0, 2.0, 4.0) for memory in (0, 1, 3, 6)]
     sharpness, memory = max(choices, key=lambda pair: likelihood(*pair))
 
-    def weights(scene: Scene, before: Sequence[int]) -> NDArray[np.float64]:
+    def weights(scene: Scene, before: NDArray[np.int64]) -> NDArray[np.float64]:
         known = saliency.get(scene.name)
         if known is None:
             known = saliency.setdefault(scene.name, _saliency(scene))
@@ -162,13 +214,14 @@ def winner_take_all(trials: Sequence[Trial], scenes: dict[str, Scene]) -> StepBa
 
 
 def _attraction(
-    saliency: NDArray[np.float64], before: Sequence[int], sharpness: float, memory: int
+    saliency: NDArray[np.float64], before: NDArray[np.int64], sharpness: float, memory: int
 ) -> NDArray[np.float64]:
-    weights = np.maximum(saliency, 0.01) ** sharpness
-    if memory and before:
+    """(paths, objects)."""
+    weights = np.tile(np.maximum(saliency, 0.01) ** sharpness, (len(before), 1))
+    if memory and before.shape[1]:
         # inhibition of return: lately visited objects are hardly chosen
-        weights = weights.copy()
-        weights[list(before[-memory:])] *= 0.05
+        recent = before[:, -memory:]
+        np.put_along_axis(weights, recent, np.take_along_axis(weights, recent, 1) * 0.05, 1)
     return weights
 
 
@@ -180,7 +233,7 @@ def _saliency(scene: Scene) -> NDArray[np.float64]:
 
 def baselines(trials: Sequence[Trial], scenes: dict[str, Scene]) -> list[StepBaseline]:
     """All that can be made: saliency only where every scene has its picture."""
-    made = [uniform(trials, scenes), centre(trials, scenes), nearest_step(trials, scenes)]
+    predictors = [uniform(trials, scenes), centre(trials, scenes), nearest_step(trials, scenes)]
     if all(scene.picture is not None for scene in scenes.values()):
-        made.append(winner_take_all(trials, scenes))
-    return made
+        predictors.append(winner_take_all(trials, scenes))
+    return predictors

@@ -51,10 +51,22 @@ class NetworkPredictor:
         return result
 
     @torch.inference_mode()
-    def sample(self, scene: Scene, target: int | None, *, samples: int, seed: int, longest: int) -> list[list[int]]:
-        tokens = batch_scenes([scene], [target]).to(self.device).embed(self.model)
-        paths = sample_paths(self.model, tokens, samples=samples, steps=longest, seeds=[seed])
-        return [path.objects for path in paths[0]]
+    def sample(
+        self,
+        scenes: Sequence[Scene],
+        targets: Sequence[int | None],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        longest: int,
+    ) -> list[list[list[int]]]:
+        result: list[list[list[int]]] = []
+        for start in range(0, len(scenes), _BATCH):
+            some = slice(start, start + _BATCH)
+            tokens = batch_scenes(scenes[some], targets[some]).to(self.device).embed(self.model)
+            paths = sample_paths(self.model, tokens, samples=samples, steps=longest, seeds=seeds[some])
+            result += [[path.objects for path in drawn] for drawn in paths]
+        return result
 
     @torch.inference_mode()
     def greedy(self, scene: Scene, target: int | None, *, longest: int) -> list[int]:
@@ -90,13 +102,28 @@ class PatchPredictor:
             result.append(np.column_stack([rows[:, :-1] @ shares, rows[:, -1]]))
         return result
 
-    def sample(self, scene: Scene, target: int | None, *, samples: int, seed: int, longest: int) -> list[list[int]]:
-        patches = self.scene_of(scene)
-        shares = patch_shares(scene, patches)
-        rng = np.random.default_rng(seed)
-        aim = None if target is None else nearest(patches.centres, scene.centres[target])
-        paths = self.network.sample(patches, aim, samples=samples, seed=seed, longest=longest)
-        return [[int(rng.choice(len(scene), p=shares[patch])) for patch in path] for path in paths]
+    def sample(
+        self,
+        scenes: Sequence[Scene],
+        targets: Sequence[int | None],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        longest: int,
+    ) -> list[list[list[int]]]:
+        patches = {id(scene): self.scene_of(scene) for scene in scenes}
+        drawn = [patches[id(scene)] for scene in scenes]
+        aims = []
+        for scene, target in zip(scenes, targets, strict=True):
+            aim = None if target is None else nearest(patches[id(scene)].centres, scene.centres[target])
+            aims.append(aim)
+        paths = self.network.sample(drawn, aims, samples=samples, seeds=seeds, longest=longest)
+        result = []
+        for scene, own, seed in zip(scenes, paths, seeds, strict=True):
+            shares = patch_shares(scene, patches[id(scene)])
+            rng = np.random.default_rng(seed)
+            result.append([[int(rng.choice(len(scene), p=shares[patch])) for patch in path] for path in own])
+        return result
 
     def scene_of(self, scene: Scene) -> Scene:
         return patch_scene(scene, self.rows, self.columns, self.network.model.config.crop)

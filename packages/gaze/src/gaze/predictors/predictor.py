@@ -26,8 +26,16 @@ class Predictor(Protocol):
         """
         ...
 
-    def sample(self, scene: Scene, target: int | None, *, samples: int, seed: int, longest: int) -> list[list[int]]:
-        """Paths of object indices; the same under a seed."""
+    def sample(
+        self,
+        scenes: Sequence[Scene],
+        targets: Sequence[int | None],
+        *,
+        samples: int,
+        seeds: Sequence[int],
+        longest: int,
+    ) -> list[list[list[int]]]:
+        """Of each scene and target as many paths of object indices; the same under a seed, whatever the other scenes are."""
         ...
 
 

@@ -64,6 +64,8 @@ def _rows(table: Mapping[str, Mapping[str, Any]], measures: Sequence[str]) -> li
             entry = entries.get(measure)
             if entry is None or np.isnan(entry["value"]):
                 cells.append("–")
+            elif np.isnan(entry["low"]):
+                cells.append(f"{entry['value']:.3f}")
             else:
                 cells.append(f"{entry['value']:.3f} ({entry['low']:.3f}–{entry['high']:.3f})")
         rows.append([name, *cells])
@@ -95,9 +97,9 @@ def _add_trials(
     for index in worst:
         trial = trials[index]
         scene = scenes[trial.scene]
-        paths = predictor.sample(scene, trial.target, samples=3, seed=0, longest=longest)
+        drawn = predictor.sample([scene], [trial.target], samples=3, seeds=[0], longest=longest)
         panels = {f"subject {trial.subject or '?'}": [trial.scanpath.points]}
-        for number, path in enumerate(paths, 1):
+        for number, path in enumerate(drawn[0], 1):
             panels[f"{judged.name}, path {number}"] = [scene.centres[path]]
         score = judged.rows[index]["sequence_score"]
         report.picture(draw_compared(scene, panels, trial.target), f"{trial.name}: sequence score {score:.2f}")

@@ -1,7 +1,9 @@
 """What a reader looks at: numbered paths on the picture, how likely objects are, steps as an animation, predictors side by side."""
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from numpy.typing import NDArray
 
 from gaze.scenes.scene import Scene
 
+_BESIDE = 12.0  # points between the first and the second look at one place
+_GOLDEN = np.pi * (3 - 5**0.5)  # turns by this angle never fall together
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind readers too
 
 
@@ -46,7 +50,8 @@ def draw_prediction(scene: Scene, prediction: Any, target: int | None) -> Figure
     for (left, top, width, height), share in zip(scene.boxes, prediction.looked_at, strict=True):
         axes.add_patch(Rectangle((left, top), width, height, color="#E69F00", alpha=0.65 * share, linewidth=0))
     points = np.column_stack([prediction.x, prediction.y])
-    show_path(axes, points, colour=_COLOURS[0])
+    durations = None if prediction.durations is None else np.asarray(prediction.durations)
+    show_path(axes, points, durations=durations, colour=_COLOURS[0])
     _frame(axes, scene, target)
     aim = f", searching {prediction.target}" if prediction.target else ""
     axes.set_title(
@@ -124,7 +129,11 @@ def show_path(
     colour: str = _COLOURS[0],
     numbers: bool = True,
 ) -> None:
-    """Adds a path to axes: lines, circles and numbers."""
+    """Adds a path to axes: lines, circles and numbers. Looks at one place that come again stand beside the first."""
+    left, right = axes.get_xlim()
+    figure = axes.figure
+    panel = figure.bbox.width / figure.dpi * 72 / len(figure.axes)  # its width in points, nearly
+    points = _beside_each_other(points, _BESIDE / panel * abs(right - left))
     axes.plot(points[:, 0], points[:, 1], "-", color=colour, linewidth=1.6, alpha=0.8)
     sizes = np.full(len(points), 130.0)
     if durations is not None and np.isfinite(durations).any():
@@ -135,6 +144,19 @@ def show_path(
         return
     for number, (x, y) in enumerate(points, 1):
         axes.annotate(str(number), (x, y), color="white", fontsize=7, ha="center", va="center", zorder=4)
+
+
+def _beside_each_other(points: NDArray[np.float64], step: float) -> NDArray[np.float64]:
+    """Points that are there several times, moved apart on a spiral: a model's fixations are all at the middles of objects."""
+    visits: Counter[tuple[float, float]] = Counter()
+    moved = points.copy()
+    for number, (x, y) in enumerate(points.tolist()):
+        earlier = visits[x, y]
+        visits[x, y] += 1
+        if earlier:
+            angle, radius = _GOLDEN * earlier, step * np.sqrt(earlier)
+            moved[number] = x + radius * np.cos(angle), y + radius * np.sin(angle)
+    return moved
 
 
 def _screen(scene: Scene, inches: float = 7.0) -> tuple[Figure, Axes]:
@@ -148,7 +170,7 @@ def _screen(scene: Scene, inches: float = 7.0) -> tuple[Figure, Axes]:
 def _show_scene(axes: Axes, scene: Scene) -> None:
     width, height = scene.size
     if scene.picture is not None:
-        axes.imshow(_pixels(scene.picture), extent=(0, width, height, 0), alpha=0.75)
+        axes.imshow(_pixels(scene.picture, scene.picture.stat().st_mtime_ns), extent=(0, width, height, 0), alpha=0.75)
     for left, top, box_width, box_height in scene.boxes if scene.picture is None else ():
         axes.add_patch(Rectangle((left, top), box_width, box_height, fill=False, color="0.75", linewidth=0.7))
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
@@ -156,11 +178,13 @@ def _show_scene(axes: Axes, scene: Scene) -> None:
     axes.set_yticks([])
 
 
-def _pixels(picture: Path) -> NDArray[np.uint8]:
+@lru_cache(4)  # a page shows one picture many times
+def _pixels(picture: Path, changed: int) -> NDArray[np.uint8]:
+    """A picture as large as figures need it; `changed` is the time of its last change."""
     from PIL import Image
 
     with Image.open(picture) as image:
-        image.thumbnail((1200, 1200))
+        image.thumbnail((900, 900))
         return np.asarray(image.convert("RGB"))
 
 

@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
+from core_runtime.tables import match_name
 from gaze.scanpaths.aois import Areas
 from gaze.scanpaths.assignment import assign, dwell, in_polygon, object_of_box
 from gaze.scanpaths.json_files import is_number, numbers, read_json, text
 
-__all__ = ["assign", "dwell", "in_polygon", "look_at_boxes", "object_of_box", "read_areas"]
+__all__ = ["areas_of", "assign", "dwell", "in_polygon", "look_at_boxes", "object_of_box", "read_areas"]
 
 _BOXES = (
     ("left", "top", "width", "height"),
@@ -58,6 +59,25 @@ def read_areas(path: Path, *, size: tuple[int, int] | None = None) -> dict[str, 
     if not any(objects.values()):
         raise UserError(f"{path} holds no objects")
     return {stimulus: _areas(stimulus, entries, path, size) for stimulus, entries in objects.items()}
+
+
+def areas_of(picture: str, known: Mapping[str, Areas]) -> Areas | None:
+    """The objects of one picture among those of a file: by its name, its name without the ending, or its number.
+
+    A detector's COCO results name pictures by numbers: 400966 is ``000000400966.jpg``. A file that names no picture holds for all.
+    """
+    if list(known) == [""]:
+        return known[""]
+    stem = Path(picture).stem
+    name = match_name(picture, list(known)) or match_name(stem, list(known))
+    if name is not None:
+        return known[name]
+    for other, areas in known.items():
+        if Path(other).stem.casefold() == stem.casefold():
+            return areas
+        if stem.isdigit() and other.isdigit() and int(stem) == int(other):
+            return areas
+    return None
 
 
 Entry = tuple[str, NDArray[np.float64], NDArray[np.float64] | None]  # name, box, polygon

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from math import inf, isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,14 @@ def read_asc(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     _say_what_is_odd(state)
     facts = _facts(path, state)
     if state.counts["EFIX"] == 0 or options.detect in ("ivt", "idt"):
-        if options.detect == "never" or not any(block.has_samples for block in state.blocks):
+        if not any(block.has_samples for block in state.blocks):
+            what = (
+                "fixations (no EFIX line) and no samples"
+                if state.counts["EFIX"] == 0
+                else "samples to detect fixations in"
+            )
+            raise UserError(f"{path} holds no {what}", "convert the EDF again, with events and samples")
+        if options.detect == "never":
             raise UserError(
                 f"{path} holds no fixations (no EFIX line)",
                 "convert the EDF with events, or let them be detected: --detect ivt",
@@ -116,27 +124,27 @@ def _detect(path: Path, state: _State, display: Display) -> None:
 
     for trial in [*state.trials, *state.outside]:
         trial.fixations.clear()
-    for found in detect(
+    for detected in detect(
         read_samples(path), str(path), state.options, state.account, subject=path.stem, display=display
     ):
-        state.provenance = found.provenance
+        state.provenance = detected.provenance
         for onset, *others in np.stack(
-            [found.onset + found.details["begins at (ms)"], found.duration, found.x, found.y], 1
+            [detected.onset + detected.details["begins at (ms)"], detected.duration, detected.x, detected.y], 1
         ).tolist():
-            trial = _trial_of(onset, state, found.details["block"])
+            trial = _trial_of(onset, state, detected.details["block"])
             if trial is None:
                 state.account.leave_out(_OUTSIDE)
             else:
-                trial.fixations.setdefault(found.eye, []).append((onset, *others))
+                trial.fixations.setdefault(detected.eye, []).append((onset, *others))
 
 
 def _trials(path: Path, state: _State, display: Display, provenance: str) -> Iterator[Trial]:
-    wanted = state.options.eye
+    asked = state.options.eye
     for trial in _in_order(state):
         if not trial.fixations and trial.named:
             state.account.leave_out("trials without a fixation")
         for eye, fixations in trial.fixations.items():
-            if wanted != "both" and eye != wanted:
+            if asked != "both" and eye != asked:
                 state.account.leave_out(f"fixations of the {eye} eye", len(fixations))
                 continue
             onset, duration, x, y = np.array(fixations, np.float64).T
@@ -404,6 +412,12 @@ def _say_what_is_odd(state: _State) -> None:
         account.note("both eyes were recorded: each has scanpaths of its own (--eye left or right takes one)")
     if len(state.rates) > 1:
         account.note(f"the sampling rate changes: {', '.join(f'{rate:g}' for rate in sorted(state.rates))} Hz")
+    starts = [block.start for block in state.blocks]
+    earlier = [str(number) for number, (a, b) in enumerate(pairwise(starts), 2) if b <= a]
+    if earlier:
+        account.note(
+            f"blocks that begin no later than the one before them: {few(earlier)}; are these several recordings?"
+        )
     empty = [str(number) for number, block in enumerate(state.blocks, 1) if not block.has_samples]
     if empty and len(empty) < len(state.blocks):
         account.note(f"blocks without samples: {few(empty)}")

@@ -22,6 +22,7 @@ _MISSING = MISSING | {"."}
 _NAN = float("nan")
 LARGEST = 1e17  # times in µs since 1970 are 2e15; nothing that a tracker measures is larger
 _UNIT_IN_BRACKETS = re.compile(r"\[.*?\]|\((?:mcs|acs|adcs|dacs)?\s*(?:px|mm|norm|ms|s|us|μs|µs)\)")
+_MAY_BE_THOUSANDS = re.compile(r",\d{3}(?!\d)")
 _UNIT_AT_END = re.compile(r"[\s_](?:ms|msec|us|μs|µs|s|sec|seconds|px|pix)$")
 
 
@@ -60,12 +61,12 @@ class Columns:
         Raises:
             UserError: there is none of that name.
         """
-        found = column if column in self.names else self.find(column)
-        if found is None:
+        match = column if column in self.names else self.find(column)
+        if match is None:
             raise UserError(
                 f"{self.path} has no column {column!r}", f"its columns are {', '.join(map(repr, self.names[:40]))}"
             )
-        return found
+        return match
 
     def rows(self, columns: Sequence[str]) -> Iterator[list[str]]:
         """The cells of these columns, row by row, without blanks around them. Rows of another width are left out and counted.
@@ -98,11 +99,14 @@ class Columns:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def number(self, text: str) -> float:
-        """A cell as a number, with a decimal comma where the separator leaves room for one; NaN for missing values, other texts and absurd sizes."""
+        """A cell as a number, with a decimal comma; NaN for missing values, other texts and absurd sizes.
+
+        Between separators that are commas, a cell in quotes may have one, too; ``"1,234"`` could be a thousand there and is NaN.
+        """
         try:
             value = float(text)
         except ValueError:
-            if self.separator == "," or "," not in text:
+            if "," not in text or (self.separator == "," and _MAY_BE_THOUSANDS.search(text)):
                 return _NAN
             if "." in text:  # points between thousands
                 text = text.replace(".", "")

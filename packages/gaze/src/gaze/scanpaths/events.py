@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from gaze.scanpaths.assembly import Account, Trial, Units, assemble
 from gaze.scanpaths.reading_options import ReadOptions
-from gaze.scanpaths.samples import Samples
+from gaze.scanpaths.samples import FASTEST, SLOWEST, Samples
 from gaze.scanpaths.scanpath import Display, Eye, Reading
 
 _SHORTEST = 50.0  # ms, of a detected fixation where --min-duration does not say more
@@ -56,6 +56,11 @@ def detect(
     method = "idt" if options.detect == "idt" else "ivt"
     need_geometry(where, display)
     rate = samples.rate()
+    if not SLOWEST <= rate <= FASTEST:
+        raise UserError(
+            f"{where}: by their times there are {rate:.3g} samples per second: no eye tracker has that rate",
+            "mend the unit of the times",
+        )
     shortest = max(options.min_duration, _SHORTEST)
     least = max(2, round(shortest * rate / 1000))
     if method == "ivt":
@@ -66,10 +71,10 @@ def detect(
         f"the fixations are {said} (pymovements) at {rate:g} Hz and {display.pixels_per_degree():.1f} pixels per degree"
     )
     _look_at_positions(samples, where, display)
-    seen = samples.eyes()
-    if not seen:
+    eyes_seen = samples.eyes()
+    if not eyes_seen:
         raise UserError(f"{where}: no eye was seen in any sample")
-    eyes: list[Eye] = [eye for eye in seen if options.eye == "both" or eye in (options.eye, "both", "unknown")]
+    eyes: list[Eye] = [eye for eye in eyes_seen if options.eye == "both" or eye in (options.eye, "both", "unknown")]
     if not eyes:
         raise UserError(f"{where}: the {options.eye} eye was not recorded")
     for eye in eyes:
@@ -148,9 +153,9 @@ def _fixations(
         positions, velocities = _degrees(points[piece], display, rate, with_velocity=method == "ivt")
         for first, last in _spans(positions, velocities, options, least):
             inside = points[piece[first : last + 1]]
-            seen = np.isfinite(inside).all(1)
-            if seen.any():
-                x, y = inside[seen].mean(0).tolist()
+            visible = np.isfinite(inside).all(1)
+            if visible.any():
+                x, y = inside[visible].mean(0).tolist()
                 start, end = float(time[piece[first]]), float(time[piece[last]])
                 fixations.append((start, end - start + interval, x, y))
     return np.array(fixations, np.float64).reshape(-1, 4)
@@ -194,7 +199,7 @@ def _spans(
     from pymovements.events import idt, ivt
 
     if velocities is not None:
-        found = ivt(velocities, minimum_duration=least - 1, velocity_threshold=options.velocity_threshold)
+        events = ivt(velocities, minimum_duration=least - 1, velocity_threshold=options.velocity_threshold)
     else:
-        found = idt(positions, minimum_duration=least, dispersion_threshold=options.dispersion_threshold)
-    return [(int(a), int(b)) for a, b in zip(found.frame["onset"], found.frame["offset"], strict=True)]
+        events = idt(positions, minimum_duration=least, dispersion_threshold=options.dispersion_threshold)
+    return [(int(a), int(b)) for a, b in zip(events.frame["onset"], events.frame["offset"], strict=True)]

@@ -141,10 +141,10 @@ def find_recordings(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise UserError(f"no such file or folder: {path}", f"known: {KNOWN_FORMATS}")
-    found = list(islice(_walk(path), _FILES_LOOKED_AT))
-    if not found:
+    recordings = list(islice(_walk(path), _FILES_LOOKED_AT))
+    if not recordings:
         raise UserError(f"{path} holds no recordings that are known", f"known: {KNOWN_FORMATS}")
-    return found
+    return recordings
 
 
 def _walk(path: Path) -> Iterator[Path]:

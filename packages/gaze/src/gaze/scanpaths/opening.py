@@ -9,6 +9,7 @@ from core_runtime.errors import UserError, few
 from gaze.scanpaths import formats
 from gaze.scanpaths.columns import read_head
 from gaze.scanpaths.reading_options import ReadOptions
+from gaze.scanpaths.repeats import describe_repeats, find_repeats
 from gaze.scanpaths.scanpath import Reading
 
 # Kind → module and function.
@@ -30,7 +31,7 @@ def read_scanpaths(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     """The scanpaths of a recording, or of all recordings in a folder.
 
     What is left out is counted in `Reading.left_out`; what is assumed is said in `Reading.notes`. Of a folder, recordings that cannot be read
-    are counted there, too.
+    are counted there, too, and so are paths that several of its files hold, which count once.
 
     Raises:
         UserError: absent, of no known format, or nothing of use in it.
@@ -68,25 +69,33 @@ def _hint(path: Path) -> str:
 
 
 def _read_folder(folder: Path, options: ReadOptions) -> Reading:
-    """All recordings of a folder as one reading."""
-    scanpaths, kinds, notes = [], Counter[str](), []
+    """All recordings of a folder as one reading; paths that several files hold count once."""
+    names, readings, notes = [], [], []
     left_out: Counter[str] = Counter()
     refused: list[UserError] = []
     for path in formats.find_recordings(folder):
+        name = str(path.relative_to(folder))
         try:
             reading = read_scanpaths(path, options)
         except UserError as error:
             refused.append(error)
-            notes.append(f"{path.name} is left out: {error.message}")
+            notes.append(f"{name} is left out: {error.message}")
             continue
-        scanpaths += reading.scanpaths
-        kinds[reading.kind] += 1
-        left_out.update(reading.left_out)
-        notes += [f"{path.name}: {note}" for note in reading.notes]
+        names.append(name)
+        readings.append(reading)
     if refused:
         left_out["recordings that cannot be read"] = len(refused)
-    if not scanpaths:
+    if not readings:
         reasons = few([error.message for error in refused])
         raise UserError(f"no recording in {folder} can be read: {reasons}", refused[0].hint)
+    scanpaths = []
+    for name, reading, repeats in zip(names, readings, find_repeats(readings), strict=True):
+        if repeats:
+            left_out["paths that another file holds, too"] += len(repeats)
+            notes.append(f"{name}: {describe_repeats(repeats, reading, names)}")
+        scanpaths += [scanpath for place, scanpath in enumerate(reading.scanpaths) if place not in repeats]
+        left_out.update(reading.left_out)
+        notes += [f"{name}: {note}" for note in reading.notes]
+    kinds = Counter(reading.kind for reading in readings)
     kind = ", ".join(f"{count} × {name}" for name, count in kinds.items())
-    return Reading(scanpaths, kind, dict(left_out), notes, {"recordings": sum(kinds.values())})
+    return Reading(scanpaths, kind, dict(left_out), notes, {"recordings": len(readings)})

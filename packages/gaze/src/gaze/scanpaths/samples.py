@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from gaze.scanpaths.scanpath import Eye
 
+SLOWEST, FASTEST = 5, 20_000  # samples per second of any eye tracker
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:

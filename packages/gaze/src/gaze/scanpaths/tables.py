@@ -1,7 +1,7 @@
 """Fixations and raw samples in tables with columns of any name: reports of EyeLink Data Viewer, spreadsheets, exports of other programs."""
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from gaze.scanpaths.assembly import Account, Trial, Units, assemble, the_display
 from gaze.scanpaths.columns import Columns, folded, is_missing, open_columns
 from gaze.scanpaths.names import FIXATION_NAMES, SAMPLE_NAMES, Meaning, is_degrees, unit_in
 from gaze.scanpaths.reading_options import ReadOptions
-from gaze.scanpaths.samples import Samples
+from gaze.scanpaths.samples import FASTEST, SLOWEST, Samples
 from gaze.scanpaths.scanpath import Eye, Reading
 
 _EYES: dict[str, Eye] = {
@@ -62,6 +62,8 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
             values.append(table.number(cells[place]) if place is not None else np.nan)
     for reason, count in table.left_out.items():
         account.leave_out(reason, count)
+    if "duration" in columns:
+        _look_for_samples(list(groups.values()), path)
     display = the_display(options)
     trials = []
     for (subject, stimulus, trial, eye, task), group in groups.items():
@@ -88,6 +90,20 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
             )
         )
     return assemble(trials, kind, path, options, account, units=units, facts={"columns": dict(columns)})
+
+
+def _look_for_samples(groups: "Sequence[Mapping[str, array[float]]]", path: Path) -> None:
+    """Raises where most rows repeat position and duration of the row before them: each is a sample of a fixation, not a fixation."""
+    rows = repeats = 0
+    for group in groups:
+        values = np.array([group[name] for name in ("x", "y", "duration")])
+        rows += values.shape[1]
+        repeats += int((np.diff(values, axis=1) == 0).all(0).sum())
+    if repeats > rows / 2:
+        raise UserError(
+            f"{path}: {repeats} of {rows} rows repeat position and duration of the row before: these are samples, not fixations",
+            "write one row for each fixation",
+        )
 
 
 def _meanings(table: Columns, options: ReadOptions, names: Mapping[Meaning, tuple[str, ...]]) -> dict[Meaning, str]:
@@ -173,13 +189,13 @@ def samples_of_table(table: Columns, options: ReadOptions, account: Account) -> 
         if column is not None:
             groups[meaning] = table.named(column)
     kind_of_row = table.find("Type")
-    wanted = [time, *(column for pair in sides.values() for column in pair), *groups.values()]
+    needed = [time, *(column for pair in sides.values() for column in pair), *groups.values()]
     if kind_of_row is not None:
-        wanted.append(kind_of_row)
+        needed.append(kind_of_row)
     numbers = 1 + 2 * len(sides)
     values = [array("d") for _ in range(numbers)]
     block, blocks = array("q"), dict[tuple[str, ...], int]()
-    for cells in table.rows(wanted):
+    for cells in table.rows(needed):
         if kind_of_row is not None and cells[-1] != "SMP":  # messages of SMI's exports
             continue
         for column, cell in zip(values, cells[:numbers], strict=True):
@@ -215,7 +231,7 @@ def _positions(points: np.ndarray, unit: str | None, size: tuple[int, int] | Non
 def _look_at_rate(samples: Samples, path: Path, options: ReadOptions, unit: str) -> None:
     """Raises where the times cannot be in that unit."""
     rate = samples.rate()
-    if options.time_unit is None and not 5 <= rate <= 20_000:
+    if options.time_unit is None and not SLOWEST <= rate <= FASTEST:
         raise UserError(
             f"{path}: if times are in {unit}, there are {rate:.3g} samples per second",
             "name the unit: --time-unit s, ms or us",

@@ -120,8 +120,8 @@ def _columns(table: Columns) -> dict[str, str]:
 
 def _preferred(table: Columns, names: tuple[str, ...]) -> str | None:
     """Of positions in several units, those in pixels."""
-    wanted = {folded(name) for name in names}
-    matches = [column for column in table.names if folded(_without_units(column)) in wanted]
+    usual = {folded(name) for name in names}
+    matches = [column for column in table.names if folded(_without_units(column)) in usual]
     return min(matches, key=lambda column: unit_in(column, "position") != "px", default=None)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from core_runtime.errors import UserError
-from core_runtime.tables import match_name
-from gaze.scanpaths.aoi_files import read_areas
+from gaze.scanpaths.aoi_files import areas_of, read_areas
 from gaze.scenes.grids import equal_grid
 from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
+
+_OVERSHOOT = 1.02  # detectors' boxes may reach a little over the edge
 
 
 def read_scene(
@@ -17,7 +18,7 @@ def read_scene(
     areas: Path | None = None,
     grid: tuple[int, int] | None = None,
     crop: tuple[int, int] | None = None,
-    table_rows: int = 14,
+    table_rows: int | None = None,
 ) -> Scene:
     """Reads a picture's objects from a file, or takes the cells of a grid.
 
@@ -26,7 +27,7 @@ def read_scene(
         areas: boxes, polygons, COCO JSON or a label image; with several pictures, those of this one's name.
         grid: rows and columns of equal cells.
         crop: height and width of the looks; None: none are needed.
-        table_rows: rows of the model's position table, for free layouts.
+        table_rows: rows of the model's position table, into which a grid must fit.
 
     Raises:
         UserError: the picture cannot be read, or nothing says where its objects are.
@@ -43,23 +44,26 @@ def read_scene(
         boxes = cells.boxes()
         names = [f"{i // grid[1] + 1},{i % grid[1] + 1}" for i in range(len(boxes))]
         layout = Layout.of_grid(cells)
+        if table_rows is not None and max(grid) > table_rows:
+            raise UserError(
+                f"a grid of {grid[0]} × {grid[1]} is larger than the model knows ({table_rows} rows or columns)",
+                "give a smaller --grid, or train on such grids",
+            )
     elif areas is not None:
         known = read_areas(areas)
-        key = picture.name if picture.name in known else match_name(picture.stem, [Path(name).stem for name in known])
-        matches = [name for name in known if name == key or Path(name).stem == key]
-        if not matches and list(known) != [""]:
+        objects = areas_of(picture.name, known)
+        if objects is None:
             raise UserError(
                 f"{areas} names no objects of {picture.name}", f"it names those of {', '.join(list(known)[:5])}"
             )
-        found = known[matches[0] if matches else ""]
-        boxes, names = found.boxes, list(found.names)
+        boxes, names = objects.boxes, list(objects.names)
         reach = (boxes[:, :2] + boxes[:, 2:]).max(0)
-        if (reach > np.asarray(size) + 1).any():
+        if (reach > np.asarray(size) * _OVERSHOOT).any():
             raise UserError(
                 f"objects of {picture.name} reach to {reach[0]:g}, {reach[1]:g}, the picture has {size[0]} × {size[1]} pixels",
                 "give the picture in the size in which the objects were marked",
             )
-        layout = free_layout(boxes, largest=table_rows)
+        layout = free_layout(boxes)
     else:
         raise UserError("nothing says where the objects are", "give --areas FILE or --grid ROWS,COLUMNS")
     crops = None if crop is None else cut_crops(picture, boxes, crop, size)

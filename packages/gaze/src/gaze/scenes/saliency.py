@@ -1,5 +1,6 @@
 """What stands out of a picture (Itti, Koch and Niebur 1998): centre against surround in intensity, colour and orientation."""
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,13 @@ def _oriented(intensity: NDArray[np.float64]) -> list[NDArray[np.float64]]:
 def _centre_surround(feature: NDArray[np.float64]) -> NDArray[np.float64]:
     """Differences between fine and coarse levels of a Gaussian pyramid, at a quarter of the size."""
     quarter = ndimage.gaussian_filter(feature, 2)[::4, ::4]
+    # a level of the pyramid is a blur of that many octaves; all levels are compared at the size of the coarsest needed
+    levels = {*_CENTRES, *(centre + delta for centre in _CENTRES for delta in _DELTAS)}
+    blurred = {level: ndimage.gaussian_filter(quarter, 2.0 ** (level - 2)) for level in levels}
     total = np.zeros_like(quarter)
     for centre in _CENTRES:
         for delta in _DELTAS:
-            # a level of the pyramid is a blur of that many octaves; levels are compared at the size of the coarsest needed
-            fine = ndimage.gaussian_filter(quarter, 2.0 ** (centre - 2))
-            coarse = ndimage.gaussian_filter(quarter, 2.0 ** (centre + delta - 2))
-            total += _promote_peaks(np.abs(fine - coarse))
+            total += _promote_peaks(np.abs(blurred[centre] - blurred[centre + delta]))
     return total
 
 
@@ -78,15 +79,10 @@ def object_saliency(picture: Path, boxes: NDArray[np.float64], size: tuple[int, 
     Raises:
         UserError: the picture cannot be read.
     """
-    from PIL import Image
-
     try:
-        with Image.open(picture) as image:
-            image.thumbnail((_LONGEST, _LONGEST))
-            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        saliency = _of_picture(picture, picture.stat().st_mtime_ns)
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{picture} cannot be read as a picture: {error}") from None
-    saliency = saliency_map(pixels)
     height, width = saliency.shape
     scaled = boxes * np.tile([width / size[0], height / size[1]], 2)
     result = np.zeros(len(boxes))
@@ -96,3 +92,17 @@ def object_saliency(picture: Path, boxes: NDArray[np.float64], size: tuple[int, 
         part = saliency[rows, columns]
         result[i] = part.max() if part.size else 0.0
     return result
+
+
+@lru_cache(256)
+def _of_picture(picture: Path, changed: int) -> NDArray[np.float64]:
+    """The map of a file; `changed` is the time of its last change."""
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            image.thumbnail((_LONGEST, _LONGEST))
+            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+    except Image.DecompressionBombError as error:
+        raise ValueError(error) from None
+    return saliency_map(pixels)

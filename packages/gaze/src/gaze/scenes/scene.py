@@ -12,6 +12,8 @@ from core_runtime.errors import UserError
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import Grid
 
+LARGEST_FREE = 14  # rows and columns of a free layout: those of the largest published table
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -46,9 +48,12 @@ class Layout:
         return np.where(np.abs(places - whole) < 1e-6, whole, places).clip(0)
 
     def specials(self, count: int) -> NDArray[np.float64]:
-        """(4, 2): rows and columns of the stop, padding and begin tokens and an unused one, as a grid of `count` objects has them."""
+        """(4, 2): rows and columns of the stop, padding and begin tokens and an unused one, as a grid of `count` objects has them.
+
+        Where there are more objects than cells, stop and padding stand below the last row: no step reads them.
+        """
         index = np.arange(count, count + 4)
-        places = np.stack([index // self.columns, index % self.columns], 1).astype(np.float64)
+        places = np.stack([np.minimum(index // self.columns, self.rows), index % self.columns], 1).astype(np.float64)
         places[2] = (self.rows // 2, self.columns // 2)
         return places
 
@@ -90,12 +95,12 @@ class Scene:
         return self.layout.places(self.centres)
 
 
-def free_layout(boxes: NDArray[np.float64], *, largest: int) -> Layout:
+def free_layout(boxes: NDArray[np.float64], *, largest: int = LARGEST_FREE) -> Layout:
     """A layout for objects anywhere: about as many cells as objects over the part of the display that holds them, as square as they can be.
 
     Args:
         boxes: (objects, 4) with left, top, width and height in pixels.
-        largest: rows and columns that the position table has.
+        largest: rows and columns of the layout at most; the same for training and prediction, whatever the model's table is.
     """
     left, top = boxes[:, :2].min(0)
     right, bottom = (boxes[:, :2] + boxes[:, 2:]).max(0)

@@ -19,6 +19,8 @@ class Recipe:
         score: what chooses the epoch: delta (behaviour on validation paths, as published) or likelihood (of validation paths).
         split: what training, validation and test never share: image, target or subject; trial, as published; or the parts a data set names.
         share: of validation, and of test.
+        folds: cross-validation in this many parts, in place of `share`: one tests, the next validates, the others train; 0: none.
+        fold: which of them tests, from 1.
     """
 
     epochs: Annotated[int, AtLeast(1)] = 500
@@ -28,6 +30,8 @@ class Recipe:
     score: Literal["delta", "likelihood"] = "delta"
     split: SplitName = "image"
     share: Annotated[float, Between(0.01, 0.4)] = 0.1
+    folds: Annotated[int, AtLeast(0)] = 0
+    fold: Annotated[int, AtLeast(1)] = 1
 
 
 @options
