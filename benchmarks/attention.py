@@ -243,7 +243,7 @@ def decoder(kind: str) -> Callable[[Tensor], Tensor]:
         elif kind == "landmark":
             layer = LandmarkAttention(TOKEN_WIDTH, 4, block=51)
         elif kind == "titans-mag":
-            layer = titans_layer("mag", TOKEN_WIDTH, window=64, heads=4)
+            layer = titans_layer("mag", TOKEN_WIDTH, window=64, num_heads=4)
         else:
             layer = PlainLayer(TOKEN_WIDTH, 4)
         layers.append(layer.eval())

@@ -33,8 +33,8 @@ class Doge(nn.Module):
         super().__init__()
         config = DogeConfig(
             hidden_size=ours.q_proj.in_features,
-            num_attention_heads=ours.heads,
-            num_key_value_heads=ours.kv_heads,
+            num_attention_heads=ours.num_heads,
+            num_key_value_heads=ours.num_kv_heads,
             keep_window_size=ours.window,
         )
         config._attn_implementation = "sdpa"

@@ -59,9 +59,9 @@ def braindecode_layer(ours: MVPFormerGQAAttention) -> nn.Module | None:
     except ImportError:
         print("braindecode is not installed (uv sync --group bench)")
         return None
-    theirs = _MVPAttention(ours.width, ours.heads, ours.kv_heads)
+    theirs = _MVPAttention(ours.dim, ours.num_heads, ours.num_kv_heads)
     theirs.load_state_dict(ours.state_dict())
-    given = torch.randn(1, 13, 3, ours.width), torch.randn(1, 13, ours.width), torch.randn(1, 3, ours.width)
+    given = torch.randn(1, 13, 3, ours.dim), torch.randn(1, 13, ours.dim), torch.randn(1, 3, ours.dim)
     with torch.no_grad():
         torch.testing.assert_close(ours(*given), theirs(*given), rtol=1e-4, atol=1e-5)
     return theirs
@@ -74,7 +74,7 @@ def grid(time: int, channels: int, batch: int = 1) -> tuple[Tensor, Tensor, Tens
 def mvpa_layer(time: int, channels: int, batch: int, peers: tuple[str, ...], small: bool):
     """MVPFormer-S's layer (E = 768, 12 heads, 4 of keys) on a grid."""
     torch.manual_seed(0)
-    layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
+    layer = MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4)
     given = grid(2, 4) if small else grid(time, channels, batch)
     every = {"ours": layer, "definition": Definition(layer), "sdpa": DenseSDPA(layer)}
     if "braindecode" in peers and (theirs := braindecode_layer(layer)) is not None:
@@ -85,7 +85,7 @@ def mvpa_layer(time: int, channels: int, batch: int, peers: tuple[str, ...], sma
 def mvpa_alone(time: int, channels: int, batch: int, small: bool):
     """The same without the linear maps, which every form shares."""
     torch.manual_seed(0)
-    layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
+    layer = MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4)
     given = grid(2, 4) if small else grid(time, channels, batch)
     with torch.no_grad():
         q, k, v, r, s = (t.contiguous() for t in layer._projected(*given, None))
@@ -156,11 +156,11 @@ CONTESTS = {
 
 
 def mvpa_segments(tokens: int):
-    return MVPFormerGQAAttention(768, heads=12, kv_heads=4), grid(max(1, tokens // 16), 16)
+    return MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4), grid(max(1, tokens // 16), 16)
 
 
 def mvpa_channels(tokens: int):
-    return MVPFormerGQAAttention(768, heads=12, kv_heads=4), grid(16, max(1, tokens // 16))
+    return MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4), grid(16, max(1, tokens // 16))
 
 
 def memory_tokens(tokens: int):

@@ -62,3 +62,23 @@ def test_lowest_versions(wheels, tmp_path):
         cwd=tmp_path,
     )
     assert end.returncode == 0, end.stdout[-5000:]
+
+
+@pytest.mark.parametrize("resolution", ["lowest-direct", "highest"])
+def test_core_alone_on_the_oldest_and_on_the_newest_torch(wheels, resolution, tmp_path):
+    """The core's wheel and its quick tests, in an environment of its own; the outcome stands in the package's README."""
+    python = scripts(tmp_path / "env") / "python"
+    (wheel,) = [w for w in wheels if "core_attention" in w.name]
+    core = tomllib.loads((ROOT / "packages" / "core_attention" / "pyproject.toml").read_text(encoding="utf-8"))
+    peers = [*core["project"]["dependencies"], "pytest>=8.4", "beartype>=0.20", "timm>=1.0.15", "transformers>=5.20"]
+    uv("venv", tmp_path / "env", "--python", sys.executable)
+    uv("pip", "install", "--python", python, "--no-config", "--resolution", resolution, wheel, *peers)
+    options = ["-o", "addopts=--import-mode=importlib -q", "-m", "not slow and not gpu", "-p", "no:cacheprovider"]
+    folder = ROOT / "packages" / "core_attention" / "tests"
+    end = subprocess.run(
+        [python, "-m", "pytest", folder, "-c", ROOT / "pyproject.toml", *options, "-W", "default"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert end.returncode == 0, end.stdout[-5000:]

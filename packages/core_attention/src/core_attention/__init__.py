@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         Segments,
         Window,
     )
-    from core_attention.pretrained.convert import convert_model
+    from core_attention.pretrained.conversions import conversions
+    from core_attention.pretrained.convert import convert_again, convert_model
     from core_attention.pretrained.insert import insert, inserted, remove
     from core_attention.pretrained.transformers import register_with_transformers
     from core_attention.routed.attention import merge_attention, routed_attention
@@ -42,6 +43,8 @@ __all__ = [
     "Window",
     "attention",
     "capture",
+    "conversions",
+    "convert_again",
     "convert_model",
     "explain",
     "explain_shapes",
@@ -59,6 +62,8 @@ _MODULES = {
     "explain_shapes": "attention",
     "Explanation": "attention",
     "capture": "capture.capture",
+    "conversions": "pretrained.conversions",
+    "convert_again": "pretrained.convert",
     "convert_model": "pretrained.convert",
     "insert": "pretrained.insert",
     "inserted": "pretrained.insert",
@@ -96,7 +101,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_SUBMODULES, "__version__"})
+    dunders = [name for name in globals() if name.startswith("__")]
+    return sorted({*dunders, *__all__, *_SUBMODULES, "__version__"})
 
 
 class _Package(ModuleType):

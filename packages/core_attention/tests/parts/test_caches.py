@@ -19,19 +19,19 @@ from core_attention.registry.catalogue import declared
 
 WIDTH, LENGTH = 16, 23
 CASES = {
-    "dma": (lambda: DynamicMaskAttention(WIDTH, 4, kv_heads=2, window=6), {}),
-    "dma, all kept": (lambda: DynamicMaskAttention(WIDTH, 4, kv_heads=2, window=64), {}),
-    "landmark": (lambda: LandmarkAttention(WIDTH, 4, kv_heads=2, block=4), {"top_k": 9}),
+    "dma": (lambda: DynamicMaskAttention(WIDTH, 4, num_kv_heads=2, window=6), {}),
+    "dma, all kept": (lambda: DynamicMaskAttention(WIDTH, 4, num_kv_heads=2, window=64), {}),
+    "landmark": (lambda: LandmarkAttention(WIDTH, 4, num_kv_heads=2, block=4), {"top_k": 9}),
     "moba": (lambda: MoBA(block=4, topk=2), {}),
-    "moh-llama": (lambda: MoHLlamaAttention(WIDTH, 4, kv_heads=2), {}),
-    "mvpa": (lambda: MVPFormerGQAAttention(WIDTH, heads=4, kv_heads=2, relative_index="distance"), {}),
-    "standard": (lambda: DeconstructedAttention(WIDTH, heads=4), {}),
-    "deconstructing-approx": (lambda: DeconstructedAttention(WIDTH, heads=4, kind="approx"), {}),
-    "deconstructing-nonapprox": (lambda: DeconstructedAttention(WIDTH, heads=4, kind="nonapprox"), {}),
+    "moh-llama": (lambda: MoHLlamaAttention(WIDTH, 4, num_kv_heads=2), {}),
+    "mvpa": (lambda: MVPFormerGQAAttention(WIDTH, num_heads=4, num_kv_heads=2, relative_index="distance"), {}),
+    "standard": (lambda: DeconstructedAttention(WIDTH, num_heads=4), {}),
+    "deconstructing-approx": (lambda: DeconstructedAttention(WIDTH, num_heads=4, kind="approx"), {}),
+    "deconstructing-nonapprox": (lambda: DeconstructedAttention(WIDTH, num_heads=4, kind="nonapprox"), {}),
     "titans-lmm": (lambda: titans_layer("lmm", WIDTH, window=5, gates="chunk", conv_kernel=3), {}),
-    "titans-mac": (lambda: titans_layer("mac", WIDTH, window=5, heads=2), {}),
-    "titans-mag": (lambda: titans_layer("mag", WIDTH, window=5, heads=2, memory_heads=2), {}),
-    "titans-mal": (lambda: titans_layer("mal", WIDTH, window=5, heads=2), {}),
+    "titans-mac": (lambda: titans_layer("mac", WIDTH, window=5, num_heads=2), {}),
+    "titans-mag": (lambda: titans_layer("mag", WIDTH, window=5, num_heads=2, memory_heads=2), {}),
+    "titans-mal": (lambda: titans_layer("mal", WIDTH, window=5, num_heads=2), {}),
 }
 # what a mechanism sums up or drops cannot be taken back
 SUMMED = {

@@ -187,7 +187,7 @@ def test_moh_by_norm_adds_no_weight_and_equals_our_layer():
     model = convert_model(llama(), "moh", shared=2, routed=1)
     assert set(model.state_dict()) == set(llama().state_dict())
     attention = model.model.layers[0].self_attn
-    ours = MoHLlamaAttention(32, 4, kv_heads=2, shared=2, routed=1, theta=10000.0)
+    ours = MoHLlamaAttention(32, 4, num_kv_heads=2, shared=2, routed=1, theta=10000.0)
     ours.load_state_dict(attention.state_dict())
     x = torch.randn(2, 9, 32)
     angles = model.model.rotary_emb(x, torch.arange(9)[None])

@@ -9,15 +9,18 @@ from typing import Any
 
 from core_attention.commands.frame import count, refuse_unknown
 
-EXAMPLE = "core-attention show rala --tokens 4096"
+EXAMPLE = "core-attention show rala --tokens 4096 --memory"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the slug of a system, or the name of a mechanism")
     parser.add_argument("--tokens", type=count, default=1024, help="number of tokens that are priced (default: 1024)")
+    parser.add_argument(
+        "--memory", action="store_true", help="measure CPU memory too, in a process of its own (some seconds)"
+    )
 
 
-def run(name: str, *, tokens: int, as_json: bool) -> int:
+def run(name: str, *, tokens: int, memory: bool, as_json: bool) -> int:
     from core_attention.commands.listing import systems_table
     from core_attention.registry import catalogue, systems
 
@@ -33,7 +36,9 @@ def run(name: str, *, tokens: int, as_json: bool) -> int:
         slug = entry.slug
         pages = {name: entry.page}
     (system,) = systems_table(slug)
-    costs = {example: _cost(example, tokens) | {"slug": slug, "page": page} for example, page in pages.items()}
+    costs = {}
+    for example, page in pages.items():
+        costs[example] = _cost(example, tokens, with_memory=memory) | {"slug": slug, "page": page}
     if as_json:
         print(json.dumps({"system": system, "mechanisms": costs}, indent=1))
         return 0
@@ -71,17 +76,20 @@ def _component_line(part: Mapping[str, Any]) -> str:
     )
 
 
-def _cost(name: str, tokens: int) -> dict[str, Any]:
-    """Parameters, multiply-accumulates and memory (bytes) of an example, and the same as text."""
+def _cost(name: str, tokens: int, *, with_memory: bool) -> dict[str, Any]:
+    """Parameters, multiply-accumulates and, if asked for, memory (bytes) of an example, and the same as text."""
     from core_attention.measuring import bench
     from core_attention.measuring.clock import size
     from core_attention.measuring.cost import profile
 
     example = bench.example(name, tokens)
     price = profile(example.module, *example.inputs)
-    memory = bench.memory(name, tokens)
     layer = " ".join(repr(example.module).split())
     if len(layer) > 100:
         layer = type(example.module).__name__
-    text = f"{price.parameters:,} parameters, {price.macs / 1e9:.3g} G MACs, {size(memory)} beyond inputs and weights (forward, CPU)"
-    return {"layer": layer, "tokens": example.tokens, **vars(price), "memory": memory, "text": text}
+    text = f"{price.parameters:,} parameters, {price.macs / 1e9:.3g} G MACs"
+    found = {"layer": layer, "tokens": example.tokens, **vars(price)}
+    if with_memory:
+        found["memory"] = bench.memory(name, tokens)
+        text += f", {size(found['memory'])} beyond inputs and weights (forward, CPU)"
+    return found | {"text": text}

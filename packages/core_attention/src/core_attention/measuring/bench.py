@@ -15,21 +15,23 @@ from torch.nn import functional as F
 from core_attention.measuring.clock import paired, peak_memory, ratio, size
 from core_attention.measuring.cost import profile
 from core_attention.measuring.example import Example
+from core_attention.parts.placing import Device, placed
 from core_attention.registry import catalogue
 
 
 class SoftmaxAttention(nn.Module):
     """The peer of every mechanism: projections to q, k, v, torch's fused softmax attention, one projection out."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    @placed
+    def __init__(self, dim: int, num_heads: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, tokens, width) → the same."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

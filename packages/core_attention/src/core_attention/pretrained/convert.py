@@ -7,6 +7,14 @@ gain what the mechanism needs.
     convert_model(model, "sparsifiner", attn_keep_rate=0.25)
     converted(model)                    # [("blocks.0.attn", ("mechanism.proj_n", …)), …]: what is new and wants training
 
+A converted model of transformers is saved with ``save_pretrained``, and ``from_pretrained`` of its class makes it converted again, once
+`core_attention.register_with_transformers` was called in that process: its ``config.json`` says what was converted. Of any other model
+keep `conversions` beside the state dict, and give both back::
+
+    kept = conversions(model)           # plain data, for json.dump
+    model = convert_again(timm.create_model("deit_small_patch16_224"), kept)
+    model.load_state_dict(state)
+
 A mechanism is declared under ``converters`` of its `System`: its name and where its maker stands. The maker is called once per layer::
 
     def maker(layer: Layer, **options) -> nn.Module
@@ -18,6 +26,7 @@ cannot be put into such a layer, and says why; then nothing is converted.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +35,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from core_attention.pretrained.transformers import plain, register_function
+from core_attention.pretrained.conversions import ATTRIBUTE, Conversion, conversions, plain_options
+from core_attention.pretrained.transformers import CONVERSIONS, convert_while_loading, plain, register_function
 from core_attention.registry import catalogue
 
 TRANSFORMERS_NAME = "core_attention_converted"
@@ -40,8 +50,8 @@ class Layer:
         name: its place in the model.
         module: the layer itself.
         model: the model.
-        heads: query heads.
-        kv_heads: key heads.
+        num_heads: query heads.
+        num_kv_heads: key heads.
         head_dim: width of a head.
         scale: of the scores.
         kind: "timm" or "transformers".
@@ -50,8 +60,8 @@ class Layer:
     name: str
     module: nn.Module
     model: nn.Module
-    heads: int
-    kv_heads: int
+    num_heads: int
+    num_kv_heads: int
     head_dim: int
     scale: float
     kind: str
@@ -79,8 +89,8 @@ def convert_model(
 ) -> nn.Module:
     """Puts a mechanism into the attention layers of a pretrained model, in place, and returns the model.
 
-    Existing weights stay where they are. New ones stand under ``mechanism.`` of each layer; `converted` lists them. To load a model
-    that was converted and trained, convert a fresh one likewise and load the state dict.
+    Existing weights stay where they are. New ones stand under ``mechanism.`` of each layer; `converted` lists them. How a converted model
+    is saved and loaded stands at the head of this module.
 
     Args:
         model: a timm vision transformer, or a transformers model whose layers look up their attention function by name.
@@ -89,9 +99,58 @@ def convert_model(
         options: of the mechanism.
 
     Raises:
-        ValueError: an unknown mechanism or option, no such layer, or a layer that the mechanism cannot be put into (with the reason); then
-            nothing has been converted.
+        ValueError: an unknown mechanism or option, an option that cannot be saved, no such layer, or a layer that the mechanism cannot be
+            put into (with the reason); then nothing has been converted.
     """
+    matching = _convert(model, mechanism, layers, options)
+    if any(layer.kind == "transformers" for layer in matching):
+        _give_own_config(model)
+        _attend_by_name(model)
+        _note_in_config(model)
+    return model
+
+
+def convert_again(model: nn.Module, kept: Sequence[dict[str, Any]]) -> nn.Module:
+    """Converts a fresh model as another was, in place, and returns it; then the other's state dict loads strictly.
+
+    Args:
+        model: a model of the same structure, not converted.
+        kept: `conversions` of the other model.
+
+    Raises:
+        ValueError: as `convert_model`, and where `kept` is something else.
+    """
+    for conversion in kept:
+        missing = {"mechanism", "options", "layers"} - set(conversion)
+        if missing:
+            raise ValueError(f"a conversion has mechanism, options and layers; {', '.join(sorted(missing))} is missing")
+        convert_model(
+            model, conversion["mechanism"], layers=conversion["layers"], **_with_tuples(conversion["options"])
+        )
+    return model
+
+
+def convert_loaded(model: nn.Module, kept: Sequence[dict[str, Any]]) -> None:
+    """Converts a model of transformers that is about to be given its weights: what its config says of its class.
+
+    transformers builds a model from the inside out, and the inner model is told to end its building first. The layers are named in the
+    model that `_note_in_config` found them in, so that every head on the same inner model loads them.
+    """
+    for conversion in kept:
+        if conversion["model"] == type(model).__name__:
+            _convert(model, conversion["mechanism"], conversion["layers"], _with_tuples(conversion["options"]))
+            _attend_by_name(model)
+
+
+def _with_tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that JSON has made lists of."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+
+
+def _convert(
+    model: nn.Module, mechanism: str, layers: str | Sequence[str] | None, options: dict[str, Any]
+) -> list[Layer]:
+    """`convert_model`, and which layers were converted."""
     entry = catalogue.find("converters", mechanism)
     if entry is None:
         known = list(catalogue.declared("converters"))
@@ -102,6 +161,7 @@ def convert_model(
     maker: Callable[..., nn.Module | Replacement] = entry.load()
     matching = _layers(model, layers)
     _check_options(maker, mechanism, options)
+    conversion = Conversion(mechanism, plain_options(mechanism, options))
     # all are built before any is put in: a refusal leaves the model as it was
     cores = [(layer, maker(layer, **options)) for layer in matching]
     for layer, core in cores:
@@ -109,15 +169,17 @@ def convert_model(
         part = core.module if isinstance(core, Replacement) else core
         part.to(like.device, like.dtype).train(layer.module.training)
         parent, _, leaf = layer.name.rpartition(".")
+        changed = layer.module
         if isinstance(core, Replacement):
-            setattr(model.get_submodule(parent), leaf, part)
+            changed = part
         elif layer.kind == "timm":
-            setattr(model.get_submodule(parent), leaf, Converted(layer, part))
+            changed = Converted(layer, part)
         else:
-            layer.module.add_module("mechanism", part)
-    if any(layer.kind == "transformers" for layer, core in cores if not isinstance(core, Replacement)):
-        _use_in_transformers(model)
-    return model
+            changed.add_module("mechanism", part)
+        setattr(changed, ATTRIBUTE, conversion)
+        if changed is not layer.module:
+            setattr(model.get_submodule(parent), leaf, changed)
+    return matching
 
 
 def converted(model: nn.Module) -> list[tuple[str, tuple[str, ...]]]:
@@ -145,7 +207,7 @@ class Converted(nn.Module):
     def __init__(self, layer: Layer, core: nn.Module):
         super().__init__()
         old: Any = layer.module
-        self.num_heads, self.scale = layer.heads, layer.scale
+        self.num_heads, self.scale = layer.num_heads, layer.scale
         self.qkv, self.proj = old.qkv, old.proj
         self.mechanism = core
         for name in ("q_norm", "k_norm", "norm", "gate", "proj_drop"):
@@ -175,9 +237,34 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, scale: float, module: 
     return core(q, k, v, scale=scale)
 
 
-def _use_in_transformers(model: nn.Module) -> None:
+def _give_own_config(model: nn.Module) -> None:
+    """Other models may be built from the config that a model was given: a converted one gets a copy."""
+    shared: Any = model.config
+    own = copy.deepcopy(shared)
+    for module in model.modules():
+        if getattr(module, "config", None) is shared:
+            module.config = own  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _attend_by_name(model: nn.Module) -> None:
+    """Lets a transformers model's layers attend by `attend`; those that were replaced as a whole do not look the name up."""
     register_function(TRANSFORMERS_NAME, attend)
     model.set_attn_implementation(TRANSFORMERS_NAME)  # type: ignore[operator]
+
+
+def _note_in_config(model: nn.Module) -> None:
+    """Writes what was converted into the model's config, which `save_pretrained` saves, and has `from_pretrained` read it."""
+    convert_while_loading()
+    inner: Any = getattr(model, "base_model", model)  # shared by all heads
+    kept = conversions(inner)
+    if len(_names(kept)) < len(_names(conversions(model))):
+        inner, kept = model, conversions(model)  # some of the layers stand outside of it
+    config: Any = model.config
+    setattr(config, CONVERSIONS, [{"model": type(inner).__name__, **conversion} for conversion in kept])
+
+
+def _names(kept: Sequence[dict[str, Any]]) -> list[str]:
+    return [name for conversion in kept for name in conversion["layers"]]
 
 
 def _layers(model: nn.Module, patterns: str | Sequence[str] | None) -> list[Layer]:
@@ -233,4 +320,4 @@ def _check_options(maker: Callable[..., Any], mechanism: str, options: dict[str,
         raise ValueError(f"{mechanism} has no option {', '.join(unknown)}; it has {', '.join(list(known)[1:])}")
 
 
-__all__ = ["Converted", "Layer", "Replacement", "convert_model", "converted"]
+__all__ = ["Converted", "Layer", "Replacement", "conversions", "convert_again", "convert_model", "converted"]

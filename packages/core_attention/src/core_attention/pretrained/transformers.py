@@ -23,6 +23,7 @@ it is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from inspect import signature
 from typing import Any
 
@@ -33,6 +34,10 @@ from torch.utils._pytree import tree_map
 from core_attention.attention import attention
 from core_attention.masks import Additive, Causal, Dense, KeyLengths, Mask, Part, Size, Window, positions, together
 from core_attention.registry import catalogue
+
+CONVERSIONS = (
+    "core_attention_conversions"  # in a model's config: what was converted, see core_attention.pretrained.convert
+)
 
 # names that belong to no paper; all others stand in the `System` that declares them
 OWN = {
@@ -62,7 +67,8 @@ def options_of(module: nn.Module, name: str, defaults: dict[str, Any]) -> dict[s
 
 
 def register_with_transformers(*names: str) -> tuple[str, ...]:
-    """Makes mechanisms available to transformers models as ``attn_implementation=NAME``.
+    """Makes mechanisms available to transformers models as ``attn_implementation=NAME``, and lets ``from_pretrained`` load models that
+    `core_attention.convert_model` converted.
 
     Args:
         names: ``"core_attention"``, ``"routed_topk"``, or names that a `System` declares under ``attentions``; none: all.
@@ -84,7 +90,28 @@ def register_with_transformers(*names: str) -> tuple[str, ...]:
             targets[name] = entry.target
     for name, target in targets.items():
         register_function(name, target)
+    convert_while_loading()
     return tuple(targets)
+
+
+def convert_while_loading() -> None:
+    """Has transformers rebuild converted models: where a model's config says what was converted, its layers are converted at the end of
+    its building, before it is given weights. Other models are built as ever.
+    """
+    from transformers import PreTrainedModel
+
+    build = PreTrainedModel.post_init
+    if hasattr(build, "__wrapped__"):  # done before
+        return
+
+    @wraps(build)
+    def post_init(model: Any) -> None:
+        build(model)
+        kept = getattr(model.config, CONVERSIONS, None)
+        if kept:
+            catalogue.load("core_attention.pretrained.convert:convert_loaded")(model, kept)
+
+    PreTrainedModel.post_init = post_init  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def register_function(name: str, target: str | Callable[..., Tensor]) -> None:

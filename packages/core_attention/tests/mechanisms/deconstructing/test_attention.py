@@ -79,7 +79,7 @@ def test_vanishing_denominators_warn():
 
 def layer_and_inputs(kind, n=10, **options):
     torch.manual_seed(0)
-    layer = DeconstructedAttention(12, heads=3, kind=kind, **options).double()
+    layer = DeconstructedAttention(12, num_heads=3, kind=kind, **options).double()
     x = torch.randn(2, n, 12, dtype=torch.float64)
     source = {"static": torch.randn_like(x), "rnd": torch.randn(1, 16, 12, dtype=torch.float64)}
     source["fixedseq"] = source["rnd"]
@@ -126,7 +126,7 @@ def test_a_fixed_stream_that_is_too_short_is_refused():
     with pytest.raises(ValueError, match="needs source"):
         layer(x)
     with pytest.raises(ValueError, match="takes no source"):
-        DeconstructedAttention(12, heads=3)(x.float(), source=x.float())
+        DeconstructedAttention(12, num_heads=3)(x.float(), source=x.float())
 
 
 def test_indicators_of_known_maps():
@@ -140,7 +140,7 @@ def test_indicators_of_known_maps():
     torch.testing.assert_close(got["sink"][0], torch.tensor(1 / 6))
 
 
-@pytest.mark.parametrize("options", [{"heads": 5}, {"heads": 0}, {"heads": 3, "kind": "other"}])
+@pytest.mark.parametrize("options", [{"num_heads": 5}, {"num_heads": 0}, {"num_heads": 3, "kind": "other"}])
 def test_unfitting_options_are_refused(options):
     with pytest.raises(ValueError, match=r"heads|kind"):
         DeconstructedAttention(12, **options)
@@ -195,7 +195,7 @@ def test_bad_and_odd_inputs(kind):
     y = layer(spoilt, source=source)
     assert y[0, 4].isnan().all()
     torch.testing.assert_close(y[1], want[1])
-    narrow = DeconstructedAttention(2, heads=1, kind=kind)
+    narrow = DeconstructedAttention(2, num_heads=1, kind=kind)
     one = torch.randn(1, 1, 2)
     assert narrow(one, source=None if source is None else one).shape == (1, 1, 2)
     layer, x, source = layer.float(), x.float(), None if source is None else source.float()
@@ -210,7 +210,7 @@ import torch
 from core_attention.mechanisms.deconstructing.attention import KINDS, DeconstructedAttention
 for kind in KINDS:
     torch._dynamo.reset()
-    layer, x = DeconstructedAttention(12, heads=3, kind=kind).double(), torch.randn(2, 10, 12).double()
+    layer, x = DeconstructedAttention(12, num_heads=3, kind=kind).double(), torch.randn(2, 10, 12).double()
     source = {"static": x + 1, "rnd": x[:1], "fixedseq": x[:1]}.get(kind)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, source=source), layer(x, source=source))

@@ -10,7 +10,7 @@ from core_attention.mechanisms.dma.official import system
 
 def layer(window=4, **options):
     torch.manual_seed(0)
-    module = DynamicMaskAttention(24, 4, kv_heads=2, window=window, **options).double()
+    module = DynamicMaskAttention(24, 4, num_kv_heads=2, window=window, **options).double()
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
@@ -33,7 +33,7 @@ def test_the_exponential_form_is_that_of_transformers(recorded, name):
         module = DynamicMaskAttention(
             config["hidden_size"],
             config["num_attention_heads"],
-            kv_heads=config["num_key_value_heads"],
+            num_kv_heads=config["num_key_value_heads"],
             window=config["keep_window_size"],
             bias=config.get("attention_bias", False),
         )
@@ -104,9 +104,9 @@ def test_initial_weights():
 
 @pytest.mark.usefixtures("unchecked")
 def test_errors():
-    with pytest.raises(ValueError, match="multiple of kv_heads, got 3 and 2"):
-        DynamicMaskAttention(12, 3, kv_heads=2)
-    with pytest.raises(ValueError, match="multiple of heads unless head_dim is given, got 10 and 3"):
+    with pytest.raises(ValueError, match="multiple of num_kv_heads, got 3 and 2"):
+        DynamicMaskAttention(12, 3, num_kv_heads=2)
+    with pytest.raises(ValueError, match="multiple of num_heads unless head_dim is given, got 10 and 3"):
         DynamicMaskAttention(10, 3)
     with pytest.raises(ValueError, match=r"expected \(batch, length, 24\), got \(2, 3, 8\)"):
         layer()(torch.zeros(2, 3, 8))

@@ -78,5 +78,5 @@ def test_errors_quote_shapes():
         module(torch.zeros(1, 24, 14, 40), torch.zeros(1, 24, 2, 9))
     with pytest.raises(ValueError, match=r"\(1, 24, 3, 9\) beside \(1, 24, 15, 40\), got \(1, 24, 4, 9\)"):
         module(torch.zeros(1, 24, 15, 40), torch.zeros(1, 24, 4, 9))
-    with pytest.raises(ValueError, match="channels 24 and heads 5"):
-        ScaleAwareFeatureAggregation(heads=5)
+    with pytest.raises(ValueError, match="channels 24 and num_heads 5"):
+        ScaleAwareFeatureAggregation(num_heads=5)

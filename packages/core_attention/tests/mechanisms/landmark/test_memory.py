@@ -12,7 +12,7 @@ CHOICES = ["per_token_and_head", "max_over_heads", "max_over_tokens"]
 
 def layer(**options):
     torch.manual_seed(0)
-    return LandmarkAttention(24, 4, kv_heads=2, block=5, **options).double()
+    return LandmarkAttention(24, 4, num_kv_heads=2, block=5, **options).double()
 
 
 def stream(length=43, batch=2):

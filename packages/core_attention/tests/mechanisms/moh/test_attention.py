@@ -127,7 +127,7 @@ def test_gradients_reach_the_router_but_not_unselected_outputs():
 
 
 def test_cross_attention_and_masks():
-    module = MoHAttention(24, 6, shared=2, routed=2, context_width=10, head_dim=5).double()
+    module = MoHAttention(24, 6, shared=2, routed=2, context_dim=10, head_dim=5).double()
     x, context = tokens(), tokens(9, 10)
     mask = torch.ones(2, 9, dtype=torch.bool)
     mask[0, 5:] = False
@@ -136,7 +136,7 @@ def test_cross_attention_and_masks():
     torch.testing.assert_close(y[:1], alone)
     full = mask[:, None, None].expand(2, 1, 21, 9)
     torch.testing.assert_close(module(x, context, mask=full)[0], y)
-    with pytest.raises(ValueError, match="context_width=10, and was given context=None"):
+    with pytest.raises(ValueError, match="context_dim=10, and was given context=None"):
         module(x)
 
 
@@ -145,7 +145,7 @@ def test_cross_attention_and_masks():
 @torch.no_grad()
 def test_decoding_equals_the_full_forward(kv_heads, router):
     torch.manual_seed(0)
-    module = MoHLlamaAttention(24, 8, head_dim=4, kv_heads=kv_heads, shared=3, routed=2, router=router).double()
+    module = MoHLlamaAttention(24, 8, head_dim=4, num_kv_heads=kv_heads, shared=3, routed=2, router=router).double()
     x = tokens(15)
     cache = module.new_cache()
     parts = [module(part, cache=cache)[0] for part in x.split([6, 1, 1, 4, 1, 1, 1], dim=1)]
@@ -155,8 +155,8 @@ def test_decoding_equals_the_full_forward(kv_heads, router):
 
 
 def test_all_heads_kept_is_llama():
-    module = MoHLlamaAttention(24, 6, kv_heads=2, shared=3, routed=3).double()
-    plain = MoHLlamaAttention(24, 6, kv_heads=2, shared=6, routed=0).double()
+    module = MoHLlamaAttention(24, 6, num_kv_heads=2, shared=3, routed=3).double()
+    plain = MoHLlamaAttention(24, 6, num_kv_heads=2, shared=6, routed=0).double()
     plain.load_state_dict(module.state_dict())
     torch.testing.assert_close(module(tokens())[0], plain(tokens())[0])
     assert MoHLlamaAttention(32, 8).shared == 4
@@ -321,7 +321,7 @@ def test_half_precision_strides_and_nothing():
     "module",
     [
         MoHAttention(24, 8, shared=3, routed=2, causal=True),
-        MoHLlamaAttention(24, 6, kv_heads=3, shared=3, routed=1),
+        MoHLlamaAttention(24, 6, num_kv_heads=3, shared=3, routed=1),
         MoHAggregatedAttention(24, 4, (4, 6), shared=2, routed=1, pool=2),
     ],
     ids=["dit", "llama", "vit"],
@@ -349,10 +349,10 @@ def test_errors_quote_what_was_given():
         HeadRouter(24, 8, shared=4, routed=0)
     with pytest.raises(ValueError, match="'code' or 'paper', got 'both'"):
         HeadRouter(24, 8, shared=4, routed=2, gate_scale="both")
-    with pytest.raises(ValueError, match="multiple of heads unless head_dim is given, got 25 and 8"):
+    with pytest.raises(ValueError, match="multiple of num_heads unless head_dim is given, got 25 and 8"):
         MoHAttention(25, 8, shared=4, routed=2)
     with pytest.raises(ValueError, match="got 24, 8 and 3"):
-        MoHLlamaAttention(24, 8, kv_heads=3)
+        MoHLlamaAttention(24, 8, num_kv_heads=3)
     with pytest.raises(ValueError, match="window must be odd, got 2"):
         MoHAggregatedAttention(24, 4, (4, 4), shared=4, routed=0, window=2)
     with pytest.raises(ValueError, match=r"a grid of \(4, 4\) cannot be pooled by 8"):

@@ -13,7 +13,7 @@ WIDTH, ROWS = 24, 20
 
 def layer(dtype=torch.float64, **options) -> MVPFormerGQAAttention:
     torch.manual_seed(0)
-    made = MVPFormerGQAAttention(WIDTH, **({"heads": 4, "kv_heads": 2} | options)).to(dtype)
+    made = MVPFormerGQAAttention(WIDTH, **({"num_heads": 4, "num_kv_heads": 2} | options)).to(dtype)
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.3)
     return made.eval()
@@ -28,14 +28,14 @@ def grid(time: int, channels: int, batch: int = 2, dtype=torch.float64):
 def spelled_out(m: MVPFormerGQAAttention, x, positions, channels):
     """The published formula, score by score."""
     batch, time, count, _ = x.shape
-    dim, group = m.dim, m.heads // m.kv_heads
-    u, w, z = m.attn_bias.view(3, m.kv_heads, dim)
-    q = (x @ m.q_attn.weight.T).unflatten(-1, (m.heads, dim))
-    k, v = (t.unflatten(-1, (m.kv_heads, dim)) for t in (x @ m.c_attn.weight.T).chunk(2, -1))
-    r = (positions[:time] @ m.position_net.weight.T).unflatten(-1, (m.kv_heads, dim))
-    s = (channels[:count] @ m.channel_net.weight.T).unflatten(-1, (m.kv_heads, dim))
-    out = torch.zeros(batch, time, count, m.heads, dim, dtype=x.dtype)
-    for h in range(m.heads):
+    dim, group = m.head_dim, m.num_heads // m.num_kv_heads
+    u, w, z = m.attn_bias.view(3, m.num_kv_heads, dim)
+    q = (x @ m.q_attn.weight.T).unflatten(-1, (m.num_heads, dim))
+    k, v = (t.unflatten(-1, (m.num_kv_heads, dim)) for t in (x @ m.c_attn.weight.T).chunk(2, -1))
+    r = (positions[:time] @ m.position_net.weight.T).unflatten(-1, (m.num_kv_heads, dim))
+    s = (channels[:count] @ m.channel_net.weight.T).unflatten(-1, (m.num_kv_heads, dim))
+    out = torch.zeros(batch, time, count, m.num_heads, dim, dtype=x.dtype)
+    for h in range(m.num_heads):
         kv = h // group
         for t in range(time):
             for c in range(count):
@@ -58,7 +58,7 @@ def spelled_out(m: MVPFormerGQAAttention, x, positions, channels):
     ("time", "channels", "window", "kv_heads"), [(5, 3, 2, 2), (4, 2, None, 1), (3, 1, 0, 4), (1, 1, 10, 2)]
 )
 def test_layer_is_the_published_formula(time, channels, window, kv_heads):
-    m, given = layer(window=window, kv_heads=kv_heads), grid(time, channels)
+    m, given = layer(window=window, num_kv_heads=kv_heads), grid(time, channels)
     torch.testing.assert_close(m(*given), spelled_out(m, *given))
 
 
@@ -71,7 +71,7 @@ def test_short_grids_do_not_feel_the_window():
 
 
 def test_without_relative_terms_it_is_block_causal_attention():
-    m, (x, *tables) = layer(window=None, kv_heads=4), grid(5, 3)
+    m, (x, *tables) = layer(window=None, num_kv_heads=4), grid(5, 3)
     for parameter in (m.position_net.weight, m.channel_net.weight, m.attn_bias):
         nn.init.zeros_(parameter)
     q, k, v = (t.flatten(1, 2).unflatten(-1, (4, -1)).transpose(1, 2) for t in (m.q_attn(x), *m.c_attn(x).chunk(2, -1)))
@@ -82,7 +82,7 @@ def test_without_relative_terms_it_is_block_causal_attention():
 
 def test_one_channel_is_relative_attention_over_time():
     """Transformer-XL's: (q + u)·k + (q + w)·r[distance], causal."""
-    m, (x, positions, channels) = layer(window=None, kv_heads=4), grid(6, 1)
+    m, (x, positions, channels) = layer(window=None, num_kv_heads=4), grid(6, 1)
     nn.init.zeros_(m.channel_net.weight)
     heads = lambda t: t.unflatten(-1, (4, -1)).transpose(-2, -3)  # noqa: E731
     q, k, v = (heads(t[:, :, 0]) for t in (m.q_attn(x), *m.c_attn(x).chunk(2, -1)))
@@ -208,10 +208,10 @@ def test_lora_is_its_merged_weight_and_freezes_the_rest():
     merged.load_state_dict(state | {f"{n}.weight": getattr(m, n).merged() for n in ("q_attn", "c_attn")})
     torch.testing.assert_close(m(*given), merged(*given))
     torch.testing.assert_close(m.c_attn.merged()[: WIDTH // 2], m.c_attn.weight[: WIDTH // 2])  # keys
-    fresh = MVPFormerGQAAttention(WIDTH, heads=4, kv_heads=2, lora_rank=3)
+    fresh = MVPFormerGQAAttention(WIDTH, num_heads=4, num_kv_heads=2, lora_rank=3)
     assert torch.equal(fresh.q_attn.merged(), fresh.q_attn.weight)
     sizes = {
-        n: sum(p.numel() for p in MVPFormerGQAAttention(768, heads=12, kv_heads=4, lora_rank=r).parameters())
+        n: sum(p.numel() for p in MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4, lora_rank=r).parameters())
         for n, r in (("base", 0), ("lora", 8))
     }
     assert (sizes["lora"] - sizes["base"]) * 12 == 245_760  # of MVPFormer-S
@@ -219,7 +219,7 @@ def test_lora_is_its_merged_weight_and_freezes_the_rest():
 
 def test_published_sizes():
     """Attention, norms and MLP of 12 layers, final norm and both tables: the transformer of MVPFormer-S."""
-    attention = sum(p.numel() for p in MVPFormerGQAAttention(768, heads=12, kv_heads=4).parameters())
+    attention = sum(p.numel() for p in MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4).parameters())
     assert 12 * (attention + 2 * 768 + 3 * 768 * 1728) + 768 + (110 + 128) * 768 == 71_579_904
 
 
@@ -266,13 +266,13 @@ def test_errors_quote_shapes():
     with pytest.raises(ValueError, match=r"\(2, 3\); got \(3, 2\)"):
         m(x, positions, channels, mask=torch.ones(3, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="got 3, 4 and 24"):
-        MVPFormerGQAAttention(24, heads=4, kv_heads=3)
+        MVPFormerGQAAttention(24, num_heads=4, num_kv_heads=3)
     with pytest.raises(ValueError, match="got 5, 5 and 24"):
-        MVPFormerGQAAttention(24, heads=5, kv_heads=5)
+        MVPFormerGQAAttention(24, num_heads=5, num_kv_heads=5)
     with pytest.raises(ValueError, match="relative_index"):
-        MVPFormerGQAAttention(24, heads=4, kv_heads=2, relative_index="start")
+        MVPFormerGQAAttention(24, num_heads=4, num_kv_heads=2, relative_index="start")
     with pytest.raises(TypeError):
-        MVPFormerGQAAttention(24, heads=4, kv_heads=2, layers=3)
+        MVPFormerGQAAttention(24, num_heads=4, num_kv_heads=2, layers=3)
     q, k = torch.zeros(1, 2, 3, 4, 8), torch.zeros(1, 1, 3, 4, 8)
     with pytest.raises(ValueError, match=r"\(1, 1, 3, 4, 8\); got \(1, 2, 8\) and \(1, 4, 8\)"):
         mvpa(q, k, k, torch.zeros(1, 2, 8), torch.zeros(1, 4, 8))
@@ -290,7 +290,7 @@ def test_compiles_in_one_graph():
 
 
 def test_only_the_last_segments_ask():
-    layer = MVPFormerGQAAttention(32, heads=4, kv_heads=2).eval()
+    layer = MVPFormerGQAAttention(32, num_heads=4, num_kv_heads=2).eval()
     x, positions, channels = torch.randn(2, 13, 3, 32), torch.randn(16, 32), torch.randn(4, 32)
     torch.testing.assert_close(layer(x, positions, channels, queries=2), layer(x, positions, channels)[:, -2:])
     with pytest.raises(ValueError, match="from 1 to the 13"):

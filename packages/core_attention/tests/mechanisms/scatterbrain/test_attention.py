@@ -368,6 +368,8 @@ def test_strided_and_expanded_tensors(name):
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo, at the frame of the type checker
 @pytest.mark.parametrize("name", ["local", "lsh", "blocks"])
 def test_compiles_and_autocasts(name):
+    if name == "blocks" and torch.__version__.startswith("2.10."):
+        pytest.skip("torch 2.10 fails inside its compiler: 'incorrect out shape after application of ViewMeta'")
     inputs = problem(dtype=torch.float32)
     module = modules()[name]
     choice = module.choose(*inputs[:2], None)

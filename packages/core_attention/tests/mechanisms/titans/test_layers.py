@@ -21,7 +21,13 @@ LAYERS = {
     "mag": {"variant": "mag"},
     "mal": {"variant": "mal"},
     "lmm": {"variant": "lmm"},
-    "mag, convolved heads": {"variant": "mag", "heads": 2, "memory_heads": 3, "conv_kernel": 3, "gated_output": True},
+    "mag, convolved heads": {
+        "variant": "mag",
+        "num_heads": 2,
+        "memory_heads": 3,
+        "conv_kernel": 3,
+        "gated_output": True,
+    },
     "mac, convolved": {"variant": "mac", "conv_kernel": 3},
     "mac previous, convolved": {"variant": "mac", "read": "previous", "conv_kernel": 3, "gates": "chunk"},
     "lmm, gates a chunk": {"variant": "lmm", "gates": "chunk", "depth": 1},
@@ -238,8 +244,8 @@ def test_errors_quote_shapes(name):
 
 @pytest.mark.usefixtures("unchecked")
 def test_options_that_do_not_exist():
-    with pytest.raises(ValueError, match="heads divide dim"):
-        NeuralMemory(6, heads=4)
+    with pytest.raises(ValueError, match="num_heads divides dim"):
+        NeuralMemory(6, num_heads=4)
     with pytest.raises(ValueError, match="at least 1"):
         NeuralMemory(6, depth=0)
     with pytest.raises(ValueError, match="token"):

@@ -15,7 +15,14 @@ OPTIONS = {
     "plain": {"chunk_size": 3},
     "one token a chunk": {},
     "no momentum, masked": {"chunk_size": 3, "momentum": False, "num_kv_per_token": 2},
-    "batches": {"chunk_size": 2, "batch_size": 4, "heads": 2, "dim_head": 4, "max_grad_norm": 2.0, "qk_rmsnorm": True},
+    "batches": {
+        "chunk_size": 2,
+        "batch_size": 4,
+        "num_heads": 2,
+        "head_dim": 4,
+        "max_grad_norm": 2.0,
+        "qk_rmsnorm": True,
+    },
     "orders": {
         "chunk_size": 2,
         "batch_size": 6,
@@ -31,8 +38,8 @@ OPTIONS = {
     "pooled, shared, plain network": {
         "chunk_size": 3,
         "attn_pool_chunks": True,
-        "heads": 2,
-        "dim_head": 3,
+        "num_heads": 2,
+        "head_dim": 3,
         "per_head_learned_parameters": False,
         "mem_model_norm_add_residual": False,
         "pre_rmsnorm": False,
@@ -40,7 +47,13 @@ OPTIONS = {
         "activation": "silu",
     },
     "views, another activation": {"chunk_size": 3, "qkv_receives_diff_views": True, "activation": "gelu"},
-    "weight residual": {"chunk_size": 2, "batch_size": 4, "accept_weight_residual": True, "heads": 2, "dim_head": 4},
+    "weight residual": {
+        "chunk_size": 2,
+        "batch_size": 4,
+        "accept_weight_residual": True,
+        "num_heads": 2,
+        "head_dim": 4,
+    },
 }
 
 
@@ -64,8 +77,8 @@ def previous(m, time=13):
         return None
     g = torch.Generator().manual_seed(2)
     count = time // m.chunk_size + 1
-    shapes = [(*w.shape[1:],) for w in m.memory] + ([] if m.memory_gain is None else [(m.width,)])
-    return tuple(torch.randn(2, m.heads, count, *shape, generator=g, dtype=torch.float64) * 0.3 for shape in shapes)
+    shapes = [(*w.shape[1:],) for w in m.memory] + ([] if m.memory_gain is None else [(m.head_dim,)])
+    return tuple(torch.randn(2, m.num_heads, count, *shape, generator=g, dtype=torch.float64) * 0.3 for shape in shapes)
 
 
 @pytest.mark.parametrize("name", [name for name in OPTIONS if name != "weight residual"])
@@ -178,25 +191,27 @@ def test_weight_sets_are_those_before_each_chunk():
 )
 def test_equals_the_package(name):
     package = pytest.importorskip("titans_pytorch")
-    options = {k: v for k, v in OPTIONS[name].items() if k != "activation"}
-    theirs = package.NeuralMemory(
+    theirs = {"num_heads": "heads", "head_dim": "dim_head"}  # the package's words
+    options = {theirs.get(k, k): v for k, v in OPTIONS[name].items() if k != "activation"}
+    activation = {k: v for k, v in OPTIONS[name].items() if k == "activation"}
+    published = package.NeuralMemory(
         DIM,
         default_step_transform_max_lr=0.3,
         **options,
-        activation={"silu": nn.SiLU(), "gelu": nn.GELU()}.get(OPTIONS[name].get("activation")),
+        activation={"silu": nn.SiLU(), "gelu": nn.GELU()}.get(activation.get("activation")),
     )
     with torch.no_grad():
-        for parameter in theirs.parameters():
+        for parameter in published.parameters():
             parameter.set_(parameter.clone() + torch.randn_like(parameter) * 0.2)
-    theirs = theirs.double()
+    published = published.double()
     ours = (
         system("titans")
         .components["NeuralMemory"]
-        .load({"dim": DIM, "default_step_transform_max_lr": 0.3} | OPTIONS[name], theirs.state_dict())
+        .load({"dim": DIM, "default_step_transform_max_lr": 0.3} | options | activation, published.state_dict())
     )
     x = sequence(name)
     cache = ours.new_cache()
-    y, state = theirs(x)
+    y, state = published(x)
     torch.testing.assert_close(ours(x, cache=cache), y)
     last = dict(state.states[0].items())
     gain = [key for key in last if "gamma" in key]
@@ -246,8 +261,8 @@ def test_errors_quote_shapes():
     with pytest.raises(ValueError, match=r"of \(2, 1\) \(batch, heads\); got \(1, 1\)"):
         m(x[:1], cache=cache)
     for options, message in (
-        ({"heads": 2, "dim_head": 0}, "at least 1"),
-        ({"dim_head": 3}, "one head"),
+        ({"num_heads": 2, "head_dim": 0}, "at least 1"),
+        ({"head_dim": 3}, "one head"),
         ({"chunk_size": 3, "batch_size": 4}, "multiple"),
         ({"attn_pool_chunks": True}, "chunk_size above 1"),
         ({"learned_momentum_combine": True}, "order 2"),
@@ -255,13 +270,13 @@ def test_errors_quote_shapes():
     ):
         with pytest.raises(ValueError, match=message):
             PublicNeuralMemory(DIM, **options)
-    attention = SegmentedAttention(DIM, segment_len=3, dim_head=4, heads=2, accept_value_residual=True)
+    attention = SegmentedAttention(DIM, segment_len=3, head_dim=4, num_heads=2, accept_value_residual=True)
     with pytest.raises(ValueError, match="accept_value_residual"):
         attention(x.float())
     with pytest.raises(ValueError, match=r"got \(13, 6\)"):
         attention(x[0].float())
-    with pytest.raises(ValueError, match="dim_head is even"):
-        SegmentedAttention(DIM, segment_len=3, dim_head=3)
+    with pytest.raises(ValueError, match="head_dim is even"):
+        SegmentedAttention(DIM, segment_len=3, head_dim=3)
 
 
 @pytest.mark.parametrize("name", ["mac_micro", "mac_gated_sliding"])

@@ -106,8 +106,8 @@ class Block(nn.Module):
         self.ln_2 = nn.RMSNorm(config.width, eps=config.eps)
         self.attn = MVPFormerGQAAttention(
             config.width,
-            heads=config.heads,
-            kv_heads=config.kv_heads,
+            num_heads=config.heads,
+            num_kv_heads=config.kv_heads,
             window=config.window,
             last_row_full=config.last_row_full,
             content=config.content,

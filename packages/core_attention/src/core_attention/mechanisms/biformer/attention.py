@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from core_attention.capture.recording import active, record
 from core_attention.measuring.example import Example
+from core_attention.parts.placing import Device, placed
 from core_attention.routed.attention import Backend, merge_attention, routed_attention
 from core_attention.routed.routes import RouteIndex
 
@@ -159,11 +160,13 @@ class BiLevelRoutingAttention(nn.Module):
         diff_routing: gradient through the affinities; needs `soft_routing` (a hard choice has none).
         soft_routing: keys and values of a chosen region times the softmax over the chosen affinities.
         output: a Linear after it; without it the sum is returned.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: options that exclude one another.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -182,6 +185,8 @@ class BiLevelRoutingAttention(nn.Module):
         diff_routing: bool = False,
         soft_routing: bool = False,
         output: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         qk_dim = qk_dim or dim
@@ -215,7 +220,9 @@ class BiLevelRoutingAttention(nn.Module):
         size, grid = self._regions(x)
         height, width = x.shape[1:3]
         pad = (0, 0, 0, grid[1] * size[1] - width, 0, grid[0] * size[0] - height)
-        padded = pad[3] > 0 or pad[5] > 0
+        # one graph serves maps that fill their regions and maps that do not: it always pads, possibly by nothing
+        in_graph = torch.compiler.is_compiling() and self.pool is None
+        padded = in_graph or pad[3] > 0 or pad[5] > 0
         real = None
         if padded and self.pad_mode != "legacy":
             if self.pad_mode == "masked" and self.pool is not None:

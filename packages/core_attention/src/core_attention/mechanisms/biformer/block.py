@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from core_attention.attention import attention
 from core_attention.mechanisms.biformer.attention import BiLevelRoutingAttention, depthwise
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.stochastic_depth import stochastic_depth
 
 
@@ -22,8 +23,10 @@ class AttentionLePE(nn.Module):
         side_dwconv: kernel size of LePE; 0 leaves it out.
         lepe_of: what LePE convolves: the layer's "input" (the published checkpoints) or its "value" (the paper, and the
             refactored networks).
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -33,6 +36,8 @@ class AttentionLePE(nn.Module):
         scale: float | None = None,
         side_dwconv: int = 5,
         lepe_of: Literal["input", "value"] = "input",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if dim % num_heads:
@@ -70,8 +75,10 @@ class BiFormerBlock(nn.Module):
         pre_norm: else ``x = LN(x + γ·f(x))``.
         drop_path: rate at which a sample skips a branch in training.
         attention: the other options of `BiLevelRoutingAttention` (for topk > 0).
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -84,6 +91,8 @@ class BiFormerBlock(nn.Module):
         layer_scale: float | None = None,
         pre_norm: bool = True,
         drop_path: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         **attention: Any,
     ):
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core_attention.attention import attention
 from core_attention.mechanisms.biformer.attention import depthwise, from_regions, route_regions, to_regions
+from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Layer
 from core_attention.routed.attention import merge_attention, routed_attention
 from core_attention.routed.routes import RouteIndex, RouteMask
@@ -22,19 +23,31 @@ class RoutedPatches(nn.Module):
     LePE starts at 0, so with every region chosen a converted layer computes what it did before.
 
     Args:
-        width: channels of the values over all heads.
+        dim: channels of the values over all heads.
         grid: (height, width) of the patches; the rest of the tokens, in front, are class tokens.
         n_win: regions a side; must divide the grid.
         topk: regions that each attends to.
         side_dwconv: kernel size of LePE; 0 leaves it out.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, width: int, *, grid: tuple[int, int], n_win: int, topk: int, side_dwconv: int = 5):
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        *,
+        grid: tuple[int, int],
+        n_win: int,
+        topk: int,
+        side_dwconv: int = 5,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         if grid[0] % n_win or grid[1] % n_win:
             raise ValueError(f"{n_win} regions a side do not divide a grid of {grid} patches")
         self.grid, self.n_win, self.topk = grid, n_win, topk
-        self.lepe = depthwise(width, side_dwconv) if side_dwconv else None
+        self.lepe = depthwise(dim, side_dwconv) if side_dwconv else None
         if self.lepe is not None:
             nn.init.zeros_(self.lepe.weight)
             nn.init.zeros_(self.lepe.bias)  # type: ignore[arg-type]
@@ -94,9 +107,9 @@ def for_layer(
     Raises:
         ValueError: the grid is unknown or not square, regions that do not divide it, or grouped keys.
     """
-    if layer.heads != layer.kv_heads:
+    if layer.num_heads != layer.num_kv_heads:
         raise ValueError(
-            f"{layer.name} groups its queries ({layer.heads} heads, {layer.kv_heads} of keys): no vision transformer"
+            f"{layer.name} groups its queries ({layer.num_heads} heads, {layer.num_kv_heads} of keys): no vision transformer"
         )
     if grid is None:
         tokens = layer.tokens()
@@ -106,4 +119,4 @@ def for_layer(
                 f"{type(layer.model).__name__} has {tokens} tokens, {prefix} of them class tokens: no square grid; give grid=(height, width)"
             )
         grid = (side, side)
-    return RoutedPatches(layer.heads * layer.head_dim, grid=grid, n_win=n_win, topk=topk, side_dwconv=side_dwconv)
+    return RoutedPatches(layer.num_heads * layer.head_dim, grid=grid, n_win=n_win, topk=topk, side_dwconv=side_dwconv)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import odd, positive
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 
 def _sum(f: Tensor, a_c: Tensor, a_t: Tensor) -> Tensor:
@@ -77,11 +78,13 @@ class CSABlock(nn.Module):
         kernel_size: of all convolutions over time, odd.
         fuse: ``"sum"`` of a_c ⊙ F and a_t ⊙ F, their ``"max"``, or the ``"product"`` a_c a_t ⊙ F.
         self_se: squeeze-and-excitation of F by its own time mean before the block (the complementary use of both).
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: a size below 1, an even kernel, or an unknown fusion.
     """
 
+    @placed
     def __init__(
         self,
         in_channels: int,
@@ -92,6 +95,8 @@ class CSABlock(nn.Module):
         kernel_size: int = 3,
         fuse: str = "sum",
         self_se: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         positive("CSABlock", in_channels=in_channels, feat_channels=feat_channels, hidden=hidden, reduction=reduction)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from core_attention.attention import attention
 from core_attention.capture.recording import record
 from core_attention.measuring.example import Example
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.stochastic_depth import stochastic_depth
 
 MANY = 512  # tokens from which their products are worth folding together (`ChannelAttention`)
@@ -108,10 +109,20 @@ class WindowAttention(nn.Module):
         window_size: side P of a window.
         qkv_bias: whether the projection has a bias.
         mask_pad: hide padding tokens. The published networks let them be seen (their key and value are the bias).
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
-        self, dim: int, num_heads: int, *, window_size: int = 7, qkv_bias: bool = True, mask_pad: bool = False
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        window_size: int = 7,
+        qkv_bias: bool = True,
+        mask_pad: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if min(dim, num_heads, window_size) < 1 or dim % num_heads:
@@ -149,9 +160,20 @@ class ChannelAttention(nn.Module):
         num_heads: groups of channels; divide `dim`.
         qkv_bias: whether the projection has a bias.
         scaling: ``channels`` (published) or ``tokens`` (Florence-2).
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool = True, scaling: str = "channels") -> None:
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        scaling: str = "channels",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if min(dim, num_heads) < 1 or dim % num_heads:
             raise ValueError(f"num_heads must divide dim, got dim {dim} and {num_heads} heads")
@@ -204,7 +226,8 @@ class ChannelAttention(nn.Module):
 class ConvPosEnc(nn.Module):
     """Convolutional position encoding: ``x + DWConv3×3(x)``, with a GELU on the convolution if `act`."""
 
-    def __init__(self, dim: int, *, act: bool = False) -> None:
+    @placed
+    def __init__(self, dim: int, *, act: bool = False, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
         self.act = act
@@ -219,7 +242,8 @@ class ConvPosEnc(nn.Module):
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    @placed
+    def __init__(self, dim: int, hidden: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
@@ -267,8 +291,10 @@ class SpatialBlock(_Block):
         ffn: whether there is an MLP.
         cpe_act: a GELU in the position encodings.
         drop_path: rate of stochastic depth.
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -281,6 +307,8 @@ class SpatialBlock(_Block):
         ffn: bool = True,
         cpe_act: bool = False,
         drop_path: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         mixer = WindowAttention(dim, num_heads, window_size=window_size, qkv_bias=qkv_bias, mask_pad=mask_pad)
         super().__init__(dim, mixer, mlp_ratio=mlp_ratio, ffn=ffn, cpe_act=cpe_act, drop_path=drop_path)
@@ -295,8 +323,10 @@ class ChannelBlock(_Block):
         ffn: whether there is an MLP.
         cpe_act: a GELU in the position encodings.
         drop_path: rate of stochastic depth.
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -308,6 +338,8 @@ class ChannelBlock(_Block):
         ffn: bool = True,
         cpe_act: bool = False,
         drop_path: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         mixer = ChannelAttention(dim, num_heads, qkv_bias=qkv_bias, scaling=scaling)
         super().__init__(dim, mixer, mlp_ratio=mlp_ratio, ffn=ffn, cpe_act=cpe_act, drop_path=drop_path)

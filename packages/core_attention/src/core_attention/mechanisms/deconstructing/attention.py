@@ -18,6 +18,7 @@ from core_attention.capture.recording import record
 from core_attention.masks import Causal
 from core_attention.measuring.example import Example
 from core_attention.parts.cache import Cache, Rows, check_crop
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.rotary import rotary_half
 from core_attention.parts.transforms import readable
 
@@ -76,6 +77,8 @@ def _prefix_sums(
 ) -> tuple[Tensor, Tensor]:
     """``Σ_{j≤i} weigh(q_i·k_j) [v_j, 1]`` in chunks, where ``weigh(q·k) = features(q)·features(k)``, and the state after the last token."""
     v = torch.cat([v, torch.ones_like(v[..., :1])], -1)  # the last channel sums the weights: the denominator
+    if torch.compiler.is_compiling():
+        return _prefix_sums_in_graph(q, k, v, state, weigh, features)
     out = []
     for start in range(0, q.shape[-2], chunk_size):
         part = slice(start, start + chunk_size)
@@ -90,6 +93,29 @@ def _prefix_sums(
     if state is None:
         raise ValueError(f"there are no tokens: q has shape {tuple(q.shape)}")
     return torch.cat(out, -2), state
+
+
+def _prefix_sums_in_graph(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor | None,
+    weigh: Callable[[Tensor], Tensor],
+    features: Callable[[Tensor], Tensor],
+    chunk_size: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """`_prefix_sums` of all chunks at once, in operations whose number does not depend on the length."""
+    n = q.shape[-2]
+    chunks = -(-n // chunk_size)
+    # (b, h, chunks, chunk, d): padded values are 0 and add nothing to any sum
+    q, k, v = (F.pad(t, (0, 0, 0, chunks * chunk_size - n)).unflatten(-2, (chunks, chunk_size)) for t in (q, k, v))
+    update = features(k).mT @ v
+    after = update.cumsum(-3)
+    if state is not None:
+        after = after + state[..., None, :, :]
+    before = after - update
+    out = weigh(q @ k.mT).tril() @ v + features(q) @ before
+    return out.flatten(-3, -2)[..., :n, :], after[..., -1, :, :]
 
 
 def approximate_attention(
@@ -271,41 +297,45 @@ class DeconstructedAttention(nn.Module):
     | ``static`` | causal softmax attention whose q and k come from the input embeddings (`source`) |
 
     Args:
-        width: model width d.
-        heads: attention heads; divides `width`.
+        dim: model width d.
+        num_heads: attention heads; divides `dim`.
         kind: which variant.
         approx_form: reading of ``approx``.
         rope: whether the rotary phase precedes attention (``nonapprox`` and ``mlp`` have none).
         rope_theta: base of the rotary phase.
         qkv_bias: biases of the first three projections, as in Qwen2.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: an unknown kind, or heads that do not divide the width.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
+        dim: int,
         *,
-        heads: int,
+        num_heads: int,
         kind: str = "standard",
         approx_form: str = "joint_outer",
         rope: bool = True,
         rope_theta: float = 10000.0,
         qkv_bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"unknown kind {kind!r}: one of {', '.join(KINDS)}")
-        if heads < 1 or width % heads:
-            raise ValueError(f"heads must divide width, got {heads} heads and width {width}")
-        self.width, self.heads, self.kind = width, heads, kind
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads must divide dim, got {num_heads} and {dim}")
+        self.dim, self.num_heads, self.kind = dim, num_heads, kind
         self.approx_form: str = approx_form
         self.rope, self.rope_theta = rope, rope_theta
-        self.q_proj = nn.Linear(width, width, bias=qkv_bias)
-        self.k_proj = nn.Linear(width, width, bias=qkv_bias)
-        self.v_proj = nn.Linear(width, width, bias=qkv_bias)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(dim, dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(dim, dim, bias=False)
 
     def new_cache(self) -> DeconstructedCache:
         """An empty cache; one for each generation."""
@@ -333,10 +363,8 @@ class DeconstructedAttention(nn.Module):
         Raises:
             ValueError: another rank or width, no tokens, a missing or ill-shaped `source`, a sequence longer than the fixed stream.
         """
-        if x.ndim != 3 or x.shape[2] != self.width or x.shape[1] == 0:
-            raise ValueError(
-                f"expected tokens (batch, length, {self.width}) of at least one, got shape {tuple(x.shape)}"
-            )
+        if x.ndim != 3 or x.shape[2] != self.dim or x.shape[1] == 0:
+            raise ValueError(f"expected tokens (batch, length, {self.dim}) of at least one, got shape {tuple(x.shape)}")
         if self.needs_source and source is None:
             raise ValueError(f"kind {self.kind!r} needs source")
         if not self.needs_source and source is not None:
@@ -368,7 +396,7 @@ class DeconstructedAttention(nn.Module):
         return scores.masked_fill(future, float("-inf")).softmax(-1)
 
     def _split(self, t: Tensor) -> Tensor:
-        return t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def _rotated_qk(self, stream: Tensor) -> tuple[Tensor, Tensor]:
         q, k = self._split(self.q_proj(stream)), self._split(self.k_proj(stream))
@@ -400,7 +428,7 @@ class DeconstructedAttention(nn.Module):
         assert source is not None
         if source.shape[0] != 1 or source.shape[1] < end:
             raise ValueError(
-                f"the fixed stream has shape {tuple(source.shape)}; it must be (1, at least {end} tokens, {self.width})"
+                f"the fixed stream has shape {tuple(source.shape)}; it must be (1, at least {end} tokens, {self.dim})"
             )
         q, k = self._rotated_qk(source[:, :end])
         q = q[:, :, begin:]
@@ -423,7 +451,7 @@ def nonapproximate_example(tokens: int) -> Example:
 
 
 def _example(kind: str, tokens: int) -> Example:
-    layer = DeconstructedAttention(512, heads=8, kind=kind)
+    layer = DeconstructedAttention(512, num_heads=8, kind=kind)
     explicit = approximate_map if kind == "approx" else nonapproximate_map
 
     def definition(x: Tensor) -> Tensor:

@@ -62,12 +62,6 @@ system = System(
         "deconstructing-approx": "core_attention.mechanisms.deconstructing.attention:approximate_example",
         "deconstructing-nonapprox": "core_attention.mechanisms.deconstructing.attention:nonapproximate_example",
     },
-    limits={
-        "deconstructing-approx": {
-            "dynamic length": "the chunks of a sequence are a loop of Python, which a graph holds unrolled for one length",
-            "export": "the chunks of a sequence are a loop of Python, which a graph holds unrolled for one length",
-        },
-    },
     aliases={
         "DeconstructedAttention": "deconstructing-approx",
     },

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core_attention.measuring.example import Example
+from core_attention.parts.placing import Device, placed
 
 
 class HeadInteractedAttention(nn.Module):
@@ -31,11 +32,13 @@ class HeadInteractedAttention(nn.Module):
         attn_drop: dropout of the attention weights in training.
         proj_drop: dropout of the output in training.
         use_head_tokens: False: ordinary multi-head attention (the head tokens' parameters stay unused).
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not divide the channels.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -46,6 +49,8 @@ class HeadInteractedAttention(nn.Module):
         attn_drop: float = 0.0,
         proj_drop: float = 0.0,
         use_head_tokens: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if dim < 1 or num_heads < 1 or dim % num_heads:
@@ -101,12 +106,22 @@ class DAFF(nn.Module):
         dim: channels C.
         hidden: channels of the MLP; None: 4C.
         kernel_size: of the depthwise convolution, odd.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: a size below 1 or an even kernel.
     """
 
-    def __init__(self, dim: int, *, hidden: int | None = None, kernel_size: int = 3):
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        *,
+        hidden: int | None = None,
+        kernel_size: int = 3,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         hidden = 4 * dim if hidden is None else hidden
         if min(dim, hidden, kernel_size) < 1 or kernel_size % 2 == 0:

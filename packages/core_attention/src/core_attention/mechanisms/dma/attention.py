@@ -3,8 +3,8 @@
 A learned importance of every key, computed from its value vector, is added to the scores and alone decides which `window` keys a query may see.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from core_attention.capture.recording import active, paused, record
 from core_attention.mechanisms.dma.tiles import attend_alive, key_lifetimes, shared_lifetimes
+from core_attention.parts.one_node import one_node
 
 Selection = Literal["per_query", "shared"]
 Form = Literal["exp", "log"]
@@ -156,7 +157,15 @@ def _compute(
         weight = F.dropout(_weights(q, k, bias, scale, **choice), dropout)
         return torch.einsum("bhgqk,bhkd->bhgqd", weight, v).flatten(1, 2)
     if backend == "sdpa":
-        return _folded(q, k, v, bias, choice["causal"], scale)
+        # a comparison of symbolic lengths becomes a bool where it is decided
+        if choice["causal"]:
+            return _folded(q, k, v, bias, True, scale)
+        return _folded(q, k, v, bias, False, scale)
+    if torch.compiler.is_compiling() and not dropout:
+        mask = choice["mask"]
+        settings = {name: choice[name] for name in ("window", "causal", "selection")} | {"scale": scale}
+        (out,) = _tiled_in_graph([q, k, v, bias, *([] if mask is None else [mask])], settings)
+        return out
     return _tiled(q, k, v, bias, scale, dropout, **choice)
 
 
@@ -218,6 +227,22 @@ def _tiled(q, k, v, bias, scale, dropout, *, window, causal, mask, selection) ->
         dropout=dropout,
     )
     return out.reshape(batch, heads, queries, v.shape[-1])
+
+
+def _tiled_of(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    """`_tiled` on a list of tensors: ranks and tiles are loops, which a graph holds as one node."""
+    q, k, v, bias, *mask = tensors
+    options = {name: settings[name] for name in ("window", "causal", "selection")}
+    out = _tiled(q, k, v, bias, settings["scale"], 0.0, mask=mask[0] if mask else None, **options)
+    return [out.contiguous()]
+
+
+def _empty_of(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    q, _, v = tensors[:3]
+    return [q.new_empty(*q.shape[:3], v.shape[3])]
+
+
+_tiled_in_graph = one_node("dynamic_mask_tiles", _tiled_of, _empty_of)
 
 
 def dynamic_mask_attention_varlen(
@@ -367,6 +392,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool) -> None:
     if causal and q.shape[2] > k.shape[2] > 0:
         raise ValueError(f"more queries than keys, although the last query is the last key: {shapes}")
     target = (k.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    options = ({1, target[0]}, {1, k.shape[1], target[1]}, {1, target[2]}, {target[3]})
+    # tuples: a length that is symbolic has no hash
+    options = ((1, target[0]), (1, k.shape[1], target[1]), (1, target[2]), (target[3],))
     if any(size not in allowed for size, allowed in zip(bias.shape, options, strict=True)):
         raise ValueError(f"bias must broadcast to ({{batch|1}}, {{heads|kv_heads|1}}, {{queries|1}}, keys): {shapes}")

@@ -20,6 +20,7 @@ from core_attention.mechanisms.dma.attention import (
 )
 from core_attention.mechanisms.dma.tiles import key_lifetimes
 from core_attention.parts.cache import SETTING, Cache, Rows, check_crop
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.rotary import rotary_angles, rotate, turn
 from core_attention.parts.transforms import readable
 
@@ -138,10 +139,10 @@ class DynamicMaskAttention(nn.Module):
     `dynamic_mask_attention`; ``W_o``. Parameter names are those of the published checkpoints.
 
     Args:
-        width: channels of the input and output.
-        heads: query heads.
-        kv_heads: key and value heads, a divisor of `heads`; defaults to `heads`.
-        head_dim: defaults to ``width // heads``.
+        dim: channels of the input and output.
+        num_heads: query heads.
+        num_kv_heads: key and value heads, a divisor of `num_heads`; defaults to `num_heads`.
+        head_dim: defaults to ``dim // num_heads``.
         window: keys kept for each query (`keep_window_size` in transformers).
         form: ``"exp"`` (paper, transformers) or ``"log"`` (kernel repository).
         selection: ``"per_query"``, or ``"shared"`` (kernel repository), which looks ahead and is not causal.
@@ -149,17 +150,19 @@ class DynamicMaskAttention(nn.Module):
         eps: of the RMS norms of q and k.
         theta: rotary base.
         dropout: share of attention weights dropped in training.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not divide, or a head dimension that is odd.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         *,
-        kv_heads: int | None = None,
+        num_kv_heads: int | None = None,
         head_dim: int | None = None,
         window: int = 2048,
         form: Form = "exp",
@@ -168,25 +171,27 @@ class DynamicMaskAttention(nn.Module):
         eps: float = 1e-6,
         theta: float = 10000.0,
         dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        kv_heads = heads if kv_heads is None else kv_heads
-        if heads < 1 or kv_heads < 1 or heads % kv_heads:
-            raise ValueError(f"heads must be a multiple of kv_heads, got {heads} and {kv_heads}")
-        if head_dim is None and width % heads:
-            raise ValueError(f"width must be a multiple of heads unless head_dim is given, got {width} and {heads}")
-        head_dim = width // heads if head_dim is None else head_dim
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads:
+            raise ValueError(f"num_heads must be a multiple of num_kv_heads, got {num_heads} and {num_kv_heads}")
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads unless head_dim is given, got {dim} and {num_heads}")
+        head_dim = dim // num_heads if head_dim is None else head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.window = window
         self.form: Form = form
         self.selection: Selection = selection
         self.theta, self.dropout = theta, dropout
-        self.q_proj = nn.Linear(width, heads * head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=bias)
-        self.A = nn.Parameter(torch.zeros(kv_heads))
-        self.dt_proj = nn.Linear(kv_heads * head_dim, kv_heads, bias=bias)
-        self.o_proj = nn.Linear(heads * head_dim, width, bias=bias)
+        self.q_proj = nn.Linear(dim, num_heads * head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, num_kv_heads * head_dim, bias=bias)
+        self.A = nn.Parameter(torch.zeros(num_kv_heads))
+        self.dt_proj = nn.Linear(num_kv_heads * head_dim, num_kv_heads, bias=bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, dim, bias=bias)
         self.q_norm = nn.RMSNorm(head_dim, eps=eps)
         self.k_norm = nn.RMSNorm(head_dim, eps=eps)
         self.reset_parameters()
@@ -242,9 +247,9 @@ class DynamicMaskAttention(nn.Module):
         )
         angles = cache.length * _frequencies(self.head_dim, self.theta, x.dtype, x.device)
         turned = turn(torch.cat([q, k], 1), angles.cos().repeat(2), _signed(angles.sin()))
-        q, k = turned.split([self.heads, self.kv_heads], 1)
+        q, k = turned.split([self.num_heads, self.num_kv_heads], 1)
         seen = cache.extend(k, self._split(v).transpose(1, 2), bias.squeeze(2))
-        rows = (seen.keys.shape[0] * self.kv_heads, -1)
+        rows = (seen.keys.shape[0] * self.num_kv_heads, -1)
         scores = torch.baddbmm(
             seen.bias.reshape(rows[0], 1, -1),
             q.reshape(*rows, self.head_dim),
@@ -316,7 +321,7 @@ class DynamicMaskAttention(nn.Module):
         """Which keys each query keeps: a matrix, for looking at."""
         bias = self.project(x)[3]
         kept = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
-        return kept.repeat_interleave(self.heads // self.kv_heads, dim=1)
+        return kept.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
 
 
 def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:
@@ -338,7 +343,7 @@ def _signed(sin: Tensor) -> Tensor:
 
 def example(tokens: int) -> Example:
     """A layer of Doge-20M with a window of 256, for `core_attention.registry.catalogue`."""
-    layer = DynamicMaskAttention(256, 2, kv_heads=1, window=256)
+    layer = DynamicMaskAttention(256, 2, num_kv_heads=1, window=256)
     nn.init.normal_(layer.A)  # 0 would tie all keys
     return Example(
         layer,

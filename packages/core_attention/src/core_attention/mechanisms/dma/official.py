@@ -36,7 +36,7 @@ def _build_layer(config: Config) -> DynamicMaskAttention:
     return DynamicMaskAttention(
         config["hidden_size"],
         config["num_attention_heads"],
-        kv_heads=config.get("num_key_value_heads"),
+        num_kv_heads=config.get("num_key_value_heads"),
         head_dim=config.get("head_dim"),
         window=config.get("window_size", config.get("keep_window_size", 2048)),
         form="exp" if transformers else "log",
@@ -75,12 +75,6 @@ system = System(
     ),
     examples={
         "dma": "core_attention.mechanisms.dma.layer:example",
-    },
-    limits={
-        "dma": {
-            "dynamic length": "ranking takes a pass a bit of the number of keys, and whether the window covers them all is decided by the length",
-            "export": "ranking takes a pass a bit of the number of keys, and whether the window covers them all is decided by the length",
-        },
     },
     aliases={
         "DynamicMaskAttention": "dma",

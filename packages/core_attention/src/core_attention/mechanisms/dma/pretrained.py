@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from core_attention.masks import Mask
 from core_attention.mechanisms.dma.attention import Form, dynamic_mask_attention, importance
+from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Layer
 from core_attention.pretrained.padding import cut_keys, visible
 
@@ -19,12 +20,22 @@ from core_attention.pretrained.padding import cut_keys, visible
 class DynamicMask(nn.Module):
     """What dynamic mask attention adds to a layer: ``A`` and ``dt_proj``, as in Doge."""
 
-    def __init__(self, kv_heads: int, head_dim: int, window: int, form: Form) -> None:
+    @placed
+    def __init__(
+        self,
+        num_kv_heads: int,
+        head_dim: int,
+        window: int,
+        form: Form,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         self.window = window
         self.form: Form = form
-        self.A = nn.Parameter(torch.zeros(kv_heads))
-        self.dt_proj = nn.Linear(kv_heads * head_dim, kv_heads, bias=False)
+        self.A = nn.Parameter(torch.zeros(num_kv_heads))
+        self.dt_proj = nn.Linear(num_kv_heads * head_dim, num_kv_heads, bias=False)
         nn.init.normal_(self.dt_proj.weight, std=0.02)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
@@ -46,6 +57,6 @@ def for_layer(layer: Layer, *, window: int = 2048, form: Form = "exp") -> nn.Mod
     """
     if window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
-    core = DynamicMask(layer.kv_heads, layer.head_dim, window, form)
+    core = DynamicMask(layer.num_kv_heads, layer.head_dim, window, form)
     core.is_causal = bool(getattr(layer.module, "is_causal", False))  # type: ignore[assignment]
     return core

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, positive
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 
 class AttentionLayer(nn.Module):
@@ -17,9 +18,11 @@ class AttentionLayer(nn.Module):
     Args:
         channels: channels C of the features; the hidden layers have ``max(1, C // 8)`` and ``max(1, C // 32)``.
         kernel_size: of all three convolutions. As published they pad by 1 whatever the kernel, so only 3 keeps the size of the map.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int = 3):
+    @placed
+    def __init__(self, channels: int, *, kernel_size: int = 3, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         positive("AttentionLayer", channels=channels, kernel_size=kernel_size)
         self.channels = channels

@@ -37,5 +37,10 @@ system = System(
     aliases={
         "AttentionLayer": "subspace-attention-layer",
     },
+    limits={
+        "subspace-attention-layer": {
+            "dynamic length": "torch fixes a range of sizes for its convolution of 1,024 channels: one graph more than attention has",
+        },
+    },
     page="feature_maps.md",
 )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, odd, positive
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.strips import strip_attention, strip_conv
 
 
@@ -63,11 +64,13 @@ class ELA(nn.Module):
         num_groups: normalisation groups, instead of the variant's.
         shared: one convolution and one normalisation for both axes; False: one each, twice the parameters.
         strict: False: groups that do not divide C become the largest divisor of C below them, so that any width works.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: an unknown variant, an even kernel, or (strict) groups that do not divide the channels.
     """
 
+    @placed
     def __init__(
         self,
         channels: int,
@@ -78,6 +81,8 @@ class ELA(nn.Module):
         num_groups: int | None = None,
         shared: bool = True,
         strict: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if variant not in VARIANTS:

@@ -13,6 +13,7 @@ from core_attention.measuring.example import Example
 from core_attention.mechanisms.eurosat_bmta.coordinate import CoordinateAttention
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import SqueezeExcitation
 from core_attention.parts.map_checks import feature_map
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.strips import strip_attention, strip_gate
 
 
@@ -37,9 +38,19 @@ class BalancedMultiTaskAttention(nn.Module):
         channels: channels of the map.
         coord_reduction: reduction of the coordinate attention (ReLU, no biases), at least one hidden channel.
         se_reduction: reduction of the squeeze-excitation (no biases), at least one hidden unit.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, coord_reduction: int = 8, se_reduction: int = 16):
+    @placed
+    def __init__(
+        self,
+        channels: int,
+        *,
+        coord_reduction: int = 8,
+        se_reduction: int = 16,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         self.channels = channels
         self.coord_attention = CoordinateAttention(

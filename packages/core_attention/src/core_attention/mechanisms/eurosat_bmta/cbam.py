@@ -12,6 +12,7 @@ from core_attention.measuring.example import Example
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.parts.map_checks import feature_map, odd, positive
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 
 def largest(x: Tensor, dim: int) -> Tensor:
@@ -27,9 +28,11 @@ class ChannelGate(nn.Module):
     Args:
         channels: channels of the map.
         reduction: the MLP has ``max(1, channels // reduction)`` hidden units, ReLU, no biases.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16):
+    @placed
+    def __init__(self, channels: int, *, reduction: int = 16, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         positive("CBAM", channels=channels, reduction=reduction)
         hidden = max(1, channels // reduction)
@@ -52,9 +55,11 @@ class SpatialGate(nn.Module):
 
     Args:
         kernel_size: odd; the map keeps its size.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, kernel_size: int = 7):
+    @placed
+    def __init__(self, kernel_size: int = 7, *, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         odd("CBAM", kernel_size=kernel_size)
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
@@ -78,9 +83,19 @@ class CBAM(nn.Module):
         channels: channels of the map.
         reduction: of the channel gate's MLP.
         kernel_size: of the spatial gate's convolution, odd.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7):
+    @placed
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         self.channels = channels
         self.channel_attention = ChannelGate(channels, reduction=reduction)

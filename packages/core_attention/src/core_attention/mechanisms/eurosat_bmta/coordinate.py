@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, positive
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.strips import strip_attention
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"hardswish": nn.Hardswish, "relu": nn.ReLU}
@@ -28,11 +29,13 @@ class CoordinateAttention(nn.Module):
         min_hidden: lower bound of the hidden channels.
         activation: δ, ``"hardswish"`` or ``"relu"``.
         bias: biases of the convolutions.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: a size below 1 or an unknown activation.
     """
 
+    @placed
     def __init__(
         self,
         channels: int,
@@ -41,6 +44,8 @@ class CoordinateAttention(nn.Module):
         min_hidden: int = 8,
         activation: str = "hardswish",
         bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         positive("CoordinateAttention", channels=channels, reduction=reduction, min_hidden=min_hidden)

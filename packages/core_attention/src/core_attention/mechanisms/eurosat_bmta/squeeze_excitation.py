@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, odd, positive
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 
 def channel_gate(x: Float[Tensor, "b c h w"], gate: Float[Tensor, "b c"]) -> Float[Tensor, "b c h w"]:
@@ -27,9 +28,19 @@ class SqueezeExcitation(nn.Module):
         channels: channels of the map.
         reduction: the hidden layer has ``max(1, channels // reduction)`` units.
         bias: biases of the two linear layers (the EuroSAT networks have none).
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
+    @placed
+    def __init__(
+        self,
+        channels: int,
+        *,
+        reduction: int = 16,
+        bias: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         positive("SqueezeExcitation", channels=channels, reduction=reduction)
         self.channels = channels
@@ -58,9 +69,13 @@ class EfficientChannelAttention(nn.Module):
     Args:
         channels: channels of the map.
         kernel_size: odd; None: the odd number at or above ``|log₂(channels) / 2 + 1/2|`` after truncation, as published.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int, *, kernel_size: int | None = None):
+    @placed
+    def __init__(
+        self, channels: int, *, kernel_size: int | None = None, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         positive("EfficientChannelAttention", channels=channels)
         if kernel_size is None:

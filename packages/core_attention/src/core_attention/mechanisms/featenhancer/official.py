@@ -7,7 +7,7 @@ from core_attention.registry.systems import Component, Config, Paper, System
 
 
 def build(config: Config) -> ScaleAwareFeatureAggregation:
-    return ScaleAwareFeatureAggregation(config.get("channels", 24), heads=config.get("heads", 8))
+    return ScaleAwareFeatureAggregation(config.get("channels", 24), num_heads=config.get("heads", 8))
 
 
 def run(module, inputs, *, config, mode):

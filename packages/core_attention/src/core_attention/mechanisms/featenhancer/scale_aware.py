@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import divides, feature_map
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 
 def scale_blend(
@@ -41,13 +42,17 @@ class ScaleAwareFeatureAggregation(nn.Module):
 
     Args:
         channels: channels of both maps (24 as published).
-        heads: heads of the blend (8 as published); must divide the channels.
+        num_heads: heads of the blend (8 as published); must divide the channels.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int = 24, *, heads: int = 8):
+    @placed
+    def __init__(
+        self, channels: int = 24, *, num_heads: int = 8, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__()
-        divides("ScaleAwareFeatureAggregation", channels=channels, heads=heads)
-        self.channels, self.heads = channels, heads
+        divides("ScaleAwareFeatureAggregation", channels=channels, num_heads=num_heads)
+        self.channels, self.num_heads = channels, num_heads
         self.query_conv1 = nn.Conv2d(channels, channels, 7, stride=4)
         self.query_conv2 = nn.Conv2d(channels, channels, 3, stride=2)
         self.key_conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -75,7 +80,7 @@ class ScaleAwareFeatureAggregation(nn.Module):
                 f"{what} needs a quarter-scale map {expected} beside {tuple(x.shape)}, got {tuple(quarter.shape)}"
             )
         q, k = self.query_conv2(self.query_conv1(x)), self.key_conv(quarter)
-        blended, w_k = scale_blend(q, k, self.heads)
+        blended, w_k = scale_blend(q, k, self.num_heads)
         recorded("weights.key", w_k)
         return x + F.interpolate(blended, size=x.shape[2:], mode="bilinear", align_corners=True)
 
@@ -86,7 +91,7 @@ def definition(
     """The layer step by step: both scales in one stack, and a softmax over it."""
     q, k = layer.query_conv2(layer.query_conv1(x)), layer.key_conv(quarter)
     b, c, h, w = q.shape
-    m, d = layer.heads, c // layer.heads
+    m, d = layer.num_heads, c // layer.num_heads
     stack = torch.stack([q, k], 1).view(b, 2, m, d, h, w)
     logits = (stack * k.view(b, 1, m, d, h, w)).sum(3) / d**0.5
     weights = torch.softmax(logits, 1)  # (b, 2, m, h, w)

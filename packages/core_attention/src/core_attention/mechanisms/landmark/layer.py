@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.landmark.attention import Backend, landmark_attention
 from core_attention.mechanisms.landmark.memory import LandmarkMemory
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.rotary import Pairing, rotary_angles, rotate
 
 
@@ -14,42 +15,46 @@ class LandmarkAttention(nn.Module):
     """Causal grouped-query attention whose finished blocks are reached through their landmarks; no parameters beyond the projections.
 
     Args:
-        width: channels of the input and output.
-        heads: query heads.
-        kv_heads: key and value heads, a divisor of `heads`; defaults to `heads`.
+        dim: channels of the input and output.
+        num_heads: query heads.
+        num_kv_heads: key and value heads, a divisor of `num_heads`; defaults to `num_heads`.
         block: positions in a block, its landmark included (``mem_freq + 1``: 51 in the published small model).
         pairing, theta: of the rotary embedding; ``"half"`` in LLaMA, ``"interleaved"`` in the small model.
         bias: whether the projections have biases.
         group_dropout: see `grouped_softmax`; in training only.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not divide.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         *,
-        kv_heads: int | None = None,
+        num_kv_heads: int | None = None,
         block: int = 51,
         pairing: Pairing = "half",
         theta: float = 10000.0,
         bias: bool = False,
         group_dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        kv_heads = heads if kv_heads is None else kv_heads
-        if heads < 1 or kv_heads < 1 or width % heads or heads % kv_heads:
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or num_kv_heads < 1 or dim % num_heads or num_heads % num_kv_heads:
             raise ValueError(
-                f"width must be a multiple of heads and heads of kv_heads, got {width}, {heads} and {kv_heads}"
+                f"dim must be a multiple of num_heads and num_heads of num_kv_heads, got {dim}, {num_heads} and {num_kv_heads}"
             )
-        self.head_dim, self.block, self.theta, self.group_dropout = width // heads, block, theta, group_dropout
+        self.head_dim, self.block, self.theta, self.group_dropout = dim // num_heads, block, theta, group_dropout
         self.pairing: Pairing = pairing
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(width, width, bias=bias)
+        self.q_proj = nn.Linear(dim, dim, bias=bias)
+        self.k_proj = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(dim, dim, bias=bias)
 
     def new_cache(self, top_k: int, **options) -> LandmarkMemory:
         """An empty memory for this layer; options as in `LandmarkMemory`."""

@@ -19,6 +19,7 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.masks import Causal, Dense, Mask
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.moh.heads import selected_heads_attention
+from core_attention.parts.placing import Device, placed
 
 GateScale = Literal["code", "paper"]
 
@@ -68,32 +69,44 @@ class HeadRouter(nn.Module):
     Without routed heads the gates are ``h_s s`` alone, without shared heads the routed part alone (no W_h in either); one shared head has s = 1.
 
     Args:
-        width: channels of the tokens that choose.
-        heads: all heads.
+        dim: channels of the tokens that choose.
+        num_heads: all heads.
         shared: h_s, the heads that every token uses: the first ones.
-        routed: K, the heads that a token chooses among the others. 0 requires ``shared == heads``.
+        routed: K, the heads that a token chooses among the others. 0 requires ``shared == num_heads``.
         gate_scale: see above.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: numbers of heads that do not fit together.
     """
 
-    def __init__(self, width: int, heads: int, *, shared: int, routed: int, gate_scale: GateScale = "code") -> None:
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        shared: int,
+        routed: int,
+        gate_scale: GateScale = "code",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        if heads < 1 or not 0 <= shared <= heads or not 0 <= routed <= heads - shared:
+        if num_heads < 1 or not 0 <= shared <= num_heads or not 0 <= routed <= num_heads - shared:
             raise ValueError(
-                f"of {heads} heads, {shared} cannot be shared and {routed} of the other {heads - shared} be chosen"
+                f"of {num_heads} heads, {shared} cannot be shared and {routed} of the other {num_heads - shared} be chosen"
             )
-        if not routed and shared != heads:
-            raise ValueError(f"with no routed head all {heads} must be shared, got {shared}")
+        if not routed and shared != num_heads:
+            raise ValueError(f"with no routed head all {num_heads} must be shared, got {shared}")
         if gate_scale not in ("code", "paper"):
             raise ValueError(f"gate_scale is 'code' or 'paper', got {gate_scale!r}")
-        self.heads, self.shared, self.routed = heads, shared, routed
+        self.num_heads, self.shared, self.routed = num_heads, shared, routed
         self.gate_scale: GateScale = gate_scale
         # the published names: wg over candidates, wg_0 over the two kinds, wg_1 over shared heads
-        self.wg = nn.Linear(width, heads - shared, bias=False) if routed else None
-        self.wg_0 = nn.Linear(width, 2, bias=False) if routed and shared else None
-        self.wg_1 = nn.Linear(width, shared, bias=False) if shared > 1 else None
+        self.wg = nn.Linear(dim, num_heads - shared, bias=False) if routed else None
+        self.wg_0 = nn.Linear(dim, 2, bias=False) if routed and shared else None
+        self.wg_1 = nn.Linear(dim, shared, bias=False) if shared > 1 else None
 
     def forward(self, x: Float[Tensor, "batch tokens width"]) -> Routing:
         """The gates of every token; in float32 at least."""
@@ -248,51 +261,55 @@ class MoHAttention(nn.Module):
     """Mixture-of-head self- or cross-attention (the layer of MoH-DiT).
 
     Args:
-        width: channels of the input and output.
-        heads: all heads.
+        dim: channels of the input and output.
+        num_heads: all heads.
         shared: heads that every token uses.
         routed: heads that a token chooses among the others.
-        head_dim: defaults to ``width // heads``; heads · head_dim may differ from `width`.
-        context_width: channels of the context that keys and values come from; None: self-attention.
+        head_dim: defaults to ``dim // num_heads``; heads · head_dim may differ from `dim`.
+        context_dim: channels of the context that keys and values come from; None: self-attention.
         bias: whether the projections to q, k and v have biases.
         causal: no key after the query.
         gate_scale: see `HeadRouter`.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: numbers of heads that do not fit together.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         *,
         shared: int,
         routed: int,
         head_dim: int | None = None,
-        context_width: int | None = None,
+        context_dim: int | None = None,
         bias: bool = True,
         causal: bool = False,
         gate_scale: GateScale = "code",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.router = HeadRouter(width, heads, shared=shared, routed=routed, gate_scale=gate_scale)
-        if head_dim is None and width % heads:
-            raise ValueError(f"width must be a multiple of heads unless head_dim is given, got {width} and {heads}")
-        self.heads, self.causal = heads, causal
-        self.head_dim = width // heads if head_dim is None else head_dim
-        inner = heads * self.head_dim
-        self.context_width = context_width
-        if context_width is None:
-            self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        self.router = HeadRouter(dim, num_heads, shared=shared, routed=routed, gate_scale=gate_scale)
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads unless head_dim is given, got {dim} and {num_heads}")
+        self.num_heads, self.causal = num_heads, causal
+        self.head_dim = dim // num_heads if head_dim is None else head_dim
+        inner = num_heads * self.head_dim
+        self.context_dim = context_dim
+        if context_dim is None:
+            self.qkv = nn.Linear(dim, 3 * inner, bias=bias)
         else:
-            self.q, self.kv = nn.Linear(width, inner, bias=bias), nn.Linear(context_width, 2 * inner, bias=bias)
-        self.proj = nn.Linear(inner, width)
+            self.q, self.kv = nn.Linear(dim, inner, bias=bias), nn.Linear(context_dim, 2 * inner, bias=bias)
+        self.proj = nn.Linear(inner, dim)
 
     def forward(
         self,
         x: Float[Tensor, "batch tokens width"],
-        context: Float[Tensor, "batch keys context_width"] | None = None,
+        context: Float[Tensor, "batch keys context_dim"] | None = None,
         *,
         mask: Bool[Tensor, "..."] | None = None,
         skip: bool = True,
@@ -300,15 +317,15 @@ class MoHAttention(nn.Module):
         """The output, and the balance loss (see `Routing.balance_loss`), which is for the caller to add.
 
         Args:
-            context: what keys and values come from, with `context_width`.
+            context: what keys and values come from, with `context_dim`.
             mask, skip: see `mixture_of_heads`.
 
         Raises:
             ValueError: a width that differs, or a context that is missing or not expected.
         """
-        if (context is None) != (self.context_width is None):
+        if (context is None) != (self.context_dim is None):
             given = None if context is None else tuple(context.shape)
-            raise ValueError(f"this layer has context_width={self.context_width}, and was given context={given}")
+            raise ValueError(f"this layer has context_dim={self.context_dim}, and was given context={given}")
         expected = self.proj.out_features
         if x.ndim != 3 or x.shape[-1] != expected:
             raise ValueError(f"expected (batch, tokens, {expected}), got {tuple(x.shape)}")
@@ -324,7 +341,7 @@ class MoHAttention(nn.Module):
 
     def _split_heads(self, projected: Tensor, count: int) -> tuple[Tensor, ...]:
         """(batch, tokens, count · heads · head_dim) → `count` tensors (batch, heads, tokens, head_dim)."""
-        split = projected.unflatten(-1, (count, self.heads, self.head_dim))
+        split = projected.unflatten(-1, (count, self.num_heads, self.head_dim))
         return split.permute(2, 0, 3, 1, 4).unbind(0)
 
 

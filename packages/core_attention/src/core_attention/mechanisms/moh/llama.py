@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from core_attention.mechanisms.moh.attention import GateScale, HeadRouter, Routing, keep_largest, mixture_of_heads
 from core_attention.parts.cache import Rows
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.rotary import rotary_angles, rotate
 
 
@@ -54,27 +55,29 @@ class MoHLlamaAttention(nn.Module):
     """LLaMA's grouped-query attention whose heads are routed. Parameter names are transformers'.
 
     Args:
-        width: channels.
-        heads: query heads.
-        kv_heads: key heads, a divisor of `heads`.
-        shared: heads that every token uses; defaults to ``heads // 2``.
-        routed: heads that a token chooses among the others; defaults to ``int(0.25 * heads)``.
+        dim: channels.
+        num_heads: query heads.
+        num_kv_heads: key heads, a divisor of `num_heads`.
+        shared: heads that every token uses; defaults to ``num_heads // 2``.
+        routed: heads that a token chooses among the others; defaults to ``int(0.25 * num_heads)``.
         router: ``"norm"`` has no parameter and fits a pretrained LLaMA; ``"learned"`` is `HeadRouter`.
         theta: rotary base.
         bias: whether the projections have biases.
         straight_through: see `norm_routing`; in training only.
         gate_scale: of the learned router.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not fit together.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         *,
-        kv_heads: int | None = None,
+        num_kv_heads: int | None = None,
         head_dim: int | None = None,
         shared: int | None = None,
         routed: int | None = None,
@@ -83,30 +86,32 @@ class MoHLlamaAttention(nn.Module):
         bias: bool = False,
         straight_through: bool = True,
         gate_scale: GateScale = "code",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        kv_heads = heads if kv_heads is None else kv_heads
-        if heads < 1 or kv_heads < 1 or heads % kv_heads or (head_dim is None and width % heads):
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1 or num_kv_heads < 1 or num_heads % num_kv_heads or (head_dim is None and dim % num_heads):
             raise ValueError(
-                f"width must be a multiple of heads and heads of kv_heads, got {width}, {heads} and {kv_heads}"
+                f"dim must be a multiple of num_heads and num_heads of num_kv_heads, got {dim}, {num_heads} and {num_kv_heads}"
             )
         if router not in ("norm", "learned"):
             raise ValueError(f"router is 'norm' or 'learned', got {router!r}")
-        self.shared = heads // 2 if shared is None else shared
-        self.routed = int(0.25 * heads) if routed is None else routed
-        if not 0 <= self.shared <= heads or not 0 <= self.routed <= heads - self.shared:
+        self.shared = num_heads // 2 if shared is None else shared
+        self.routed = int(0.25 * num_heads) if routed is None else routed
+        if not 0 <= self.shared <= num_heads or not 0 <= self.routed <= num_heads - self.shared:
             raise ValueError(
-                f"of {heads} heads, {self.shared} cannot be shared and {self.routed} of the other {heads - self.shared} be chosen"
+                f"of {num_heads} heads, {self.shared} cannot be shared and {self.routed} of the other {num_heads - self.shared} be chosen"
             )
-        self.head_dim = width // heads if head_dim is None else head_dim
+        self.head_dim = dim // num_heads if head_dim is None else head_dim
         self.theta, self.straight_through = theta, straight_through
-        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, kv_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
+        self.q_proj = nn.Linear(dim, num_heads * self.head_dim, bias=bias)
+        self.k_proj = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.v_proj = nn.Linear(dim, num_kv_heads * self.head_dim, bias=bias)
+        self.o_proj = nn.Linear(num_heads * self.head_dim, dim, bias=bias)
         self.router = None
         if router == "learned":
-            self.router = HeadRouter(width, heads, shared=self.shared, routed=self.routed, gate_scale=gate_scale)
+            self.router = HeadRouter(dim, num_heads, shared=self.shared, routed=self.routed, gate_scale=gate_scale)
 
     def new_cache(self) -> Rows:
         """An empty cache of keys and values; one for each generation."""
@@ -159,11 +164,14 @@ class MoHLlamaAttention(nn.Module):
 class SwiGLU(nn.Module):
     """``W_down (silu(W_gate x) · W_up x)``."""
 
-    def __init__(self, width: int, inner: int, *, bias: bool = False) -> None:
+    @placed
+    def __init__(
+        self, dim: int, inner: int, *, bias: bool = False, device: Device = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=bias)
-        self.up_proj = nn.Linear(width, inner, bias=bias)
-        self.down_proj = nn.Linear(inner, width, bias=bias)
+        self.gate_proj = nn.Linear(dim, inner, bias=bias)
+        self.up_proj = nn.Linear(dim, inner, bias=bias)
+        self.down_proj = nn.Linear(inner, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -173,19 +181,31 @@ class MoHLlamaLayer(nn.Module):
     """A pre-norm decoder layer around `MoHLlamaAttention`; parameter names are transformers'.
 
     Args:
-        width: channels.
-        heads: query heads.
+        dim: channels.
+        num_heads: query heads.
         inner: channels inside the feed-forward part.
         eps: of the RMS norms.
         attention: options of `MoHLlamaAttention`.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, width: int, heads: int, *, inner: int, eps: float = 1e-5, **attention) -> None:
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        inner: int,
+        eps: float = 1e-5,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **attention,
+    ) -> None:
         super().__init__()
-        self.self_attn = MoHLlamaAttention(width, heads, **attention)
-        self.mlp = SwiGLU(width, inner)
-        self.input_layernorm = nn.RMSNorm(width, eps=eps)
-        self.post_attention_layernorm = nn.RMSNorm(width, eps=eps)
+        self.self_attn = MoHLlamaAttention(dim, num_heads, **attention)
+        self.mlp = SwiGLU(dim, inner)
+        self.input_layernorm = nn.RMSNorm(dim, eps=eps)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=eps)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], **options

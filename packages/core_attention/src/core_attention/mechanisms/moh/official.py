@@ -74,7 +74,7 @@ def _build_aggregated(config: Config) -> MoHAggregatedAttention:
 def _llama(config: Config) -> dict:
     heads = config["num_attention_heads"]
     return {
-        "kv_heads": config.get("num_key_value_heads", heads),
+        "num_kv_heads": config.get("num_key_value_heads", heads),
         "head_dim": config.get("head_dim"),
         "shared": config.get("shared_heads"),
         "routed": config.get("routed_heads"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from core_attention.masks import Mask
 from core_attention.mechanisms.moh.attention import GateScale, HeadRouter, Routing, gated_heads
 from core_attention.mechanisms.moh.llama import norm_routing
+from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Converted, Layer, Replacement
 from core_attention.pretrained.padding import cut_keys, visible
 
@@ -28,15 +29,25 @@ class MixtureOfHeads(nn.Module):
         balance_loss: of the last call.
     """
 
+    @placed
     def __init__(
-        self, layer: Layer, shared: int, routed: int, router: str, straight_through: bool, gate_scale: GateScale
+        self,
+        layer: Layer,
+        shared: int,
+        routed: int,
+        router: str,
+        straight_through: bool,
+        gate_scale: GateScale,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.shared, self.routed, self.straight_through = shared, routed, straight_through
         self.router = None
         if router == "learned":
             width = _input_width(layer.module)
-            self.router = HeadRouter(width, layer.heads, shared=shared, routed=routed, gate_scale=gate_scale)
+            self.router = HeadRouter(width, layer.num_heads, shared=shared, routed=routed, gate_scale=gate_scale)
             for name, linear in self.router.named_children():
                 # gates of kinds and of shared heads start at 1; the choice starts at random
                 std = 0.02 if name == "wg" else 0.0
@@ -105,12 +116,12 @@ def for_layer(
         straight_through: in training, gates by norm carry the gradient of the soft scores.
         gate_scale: of the learned router.
     """
-    shared = layer.heads // 2 if shared is None else shared
-    routed = int(0.25 * layer.heads) if routed is None else routed
-    if not 0 <= shared <= layer.heads or not 0 <= routed <= layer.heads - shared:
+    shared = layer.num_heads // 2 if shared is None else shared
+    routed = int(0.25 * layer.num_heads) if routed is None else routed
+    if not 0 <= shared <= layer.num_heads or not 0 <= routed <= layer.num_heads - shared:
         raise ValueError(
-            f"{layer.name} has {layer.heads} heads: {shared} cannot be shared and {routed} of the other "
-            f"{layer.heads - shared} be chosen"
+            f"{layer.name} has {layer.num_heads} heads: {shared} cannot be shared and {routed} of the other "
+            f"{layer.num_heads - shared} be chosen"
         )
     if router is None:
         language_model = layer.kind == "transformers" and getattr(layer.module, "is_causal", False)
@@ -122,13 +133,15 @@ def for_layer(
         return core
     if layer.kind == "timm":
         return Replacement(_Routed(layer, core))
-
-    def keep_input(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
-        if getattr(module, "mechanism", None) is core:  # the layer may have been converted anew since
-            core.x = args[0] if args else options["hidden_states"]
-
-    layer.module.register_forward_pre_hook(keep_input, with_kwargs=True)
+    layer.module.register_forward_pre_hook(_keep_input, with_kwargs=True)
     return core
+
+
+def _keep_input(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Shows a layer's input to its router. It asks the layer for the router: copies of a model share this function."""
+    core = getattr(module, "mechanism", None)
+    if isinstance(core, MixtureOfHeads) and core.router is not None:
+        core.x = args[0] if args else options["hidden_states"]
 
 
 def balance_loss(model: nn.Module) -> Tensor:

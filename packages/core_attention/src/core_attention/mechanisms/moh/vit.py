@@ -14,6 +14,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import active, record
 from core_attention.masks import Additive
 from core_attention.mechanisms.moh.attention import GateScale, HeadRouter
+from core_attention.parts.placing import Device, placed
 
 Grid = tuple[int, int]
 
@@ -34,6 +35,11 @@ def relative_coordinates(queries: Grid, keys: Grid, pretrain: Grid | None = None
         pretrain: the grid that the bias was trained on; defaults to `queries`.
     """
     pretrain = queries if pretrain is None else pretrain
+    with torch.device("cpu"):  # distinct rows are counted, which needs values: also where the layer is built on "meta"
+        return _coordinates(queries, keys, pretrain)
+
+
+def _coordinates(queries: Grid, keys: Grid, pretrain: Grid) -> Coordinates:
     height, width = queries
     rows, columns = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))  # (2, height, width)
@@ -55,8 +61,8 @@ class _CosineAttention(nn.Module):
 
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         queries: Grid,
         keys: Grid,
         *,
@@ -66,17 +72,17 @@ class _CosineAttention(nn.Module):
         gate_scale: GateScale,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
-        self.heads, self.head_dim, self.grid, self.key_grid = heads, width // heads, queries, keys
-        self.router = HeadRouter(width, heads, shared=shared, routed=routed, gate_scale=gate_scale)
-        self.temperature = nn.Parameter(torch.full((heads, 1, 1), math.log(math.expm1(1 / 0.24))))
-        self.query_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, 1, self.head_dim), std=0.02))
-        self.cpb_fc1, self.cpb_fc2 = nn.Linear(2, 512), nn.Linear(512, heads)
-        self.proj = nn.Linear(width, width)
-        coordinates = relative_coordinates(queries, keys, pretrain)
-        self.register_buffer("coordinate_index", coordinates.index, persistent=False)
-        self.register_buffer("coordinate_table", coordinates.table, persistent=False)
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
+        self.num_heads, self.head_dim, self.grid, self.key_grid = num_heads, dim // num_heads, queries, keys
+        self.router = HeadRouter(dim, num_heads, shared=shared, routed=routed, gate_scale=gate_scale)
+        self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), math.log(math.expm1(1 / 0.24))))
+        self.query_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_heads, 1, self.head_dim), std=0.02))
+        self.cpb_fc1, self.cpb_fc2 = nn.Linear(2, 512), nn.Linear(512, num_heads)
+        self.proj = nn.Linear(dim, dim)
+        index, table = (t.to(self.proj.weight.device) for t in relative_coordinates(queries, keys, pretrain))
+        self.register_buffer("coordinate_index", index, persistent=False)
+        self.register_buffer("coordinate_table", table, persistent=False)
         self._cached_bias: tuple[tuple, Tensor] | None = None  # what it was computed from, and the bias
 
     def position_bias(self, coordinates: Coordinates | None = None) -> Float[Tensor, "heads queries keys"]:
@@ -107,7 +113,7 @@ class _CosineAttention(nn.Module):
         """Projects gated head outputs (batch, heads, tokens, dim); returns the balance loss too."""
         routing = self.router(x)
         if active():
-            shape = (x.shape[0], 1, x.shape[1], self.heads)
+            shape = (x.shape[0], 1, x.shape[1], self.num_heads)
             record("gates", lambda rows, _: routing.gates[:, None, rows], shape=shape, device=x.device)
         gates = routing.gates[..., None].to(out.dtype)
         return self.proj((out.transpose(1, 2) * gates).flatten(2)), routing.balance_loss().to(x.dtype)
@@ -119,18 +125,20 @@ class MoHCosineAttention(_CosineAttention):
     ``logits = (q/|q| + e) softplus(τ) log(H W) · k/|k| + bias``. All heads are computed and gated: the position bias of every head is a matrix anyway.
 
     Args:
-        width: channels.
-        heads: all heads.
+        dim: channels.
+        num_heads: all heads.
         grid: height and width in tokens.
         shared, routed, gate_scale: see `HeadRouter`.
         bias: whether the projection to q, k and v has one.
         pretrain: the grid of pretraining, where it differs.
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         grid: Grid,
         *,
         shared: int,
@@ -138,18 +146,20 @@ class MoHCosineAttention(_CosineAttention):
         bias: bool = True,
         pretrain: Grid | None = None,
         gate_scale: GateScale = "code",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            width, heads, grid, grid, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
+            dim, num_heads, grid, grid, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
         )
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
 
     def forward(
         self, x: Float[Tensor, "batch tokens width"], *, coordinates: Coordinates | None = None
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
         """The output, and the balance loss. `coordinates` replace those of the grid."""
         self.check(x)
-        q, k, v = self.qkv(x).unflatten(-1, (3 * self.heads, self.head_dim)).transpose(1, 2).chunk(3, dim=1)
+        q, k, v = self.qkv(x).unflatten(-1, (3 * self.num_heads, self.head_dim)).transpose(1, 2).chunk(3, dim=1)
         scale = F.softplus(self.temperature) * math.log(x.shape[1])
         q = (F.normalize(q, dim=-1) + self.query_embedding) * scale
         q, k = q.to(v.dtype), F.normalize(k, dim=-1).to(v.dtype)  # under autocast the norms are computed wider
@@ -164,23 +174,25 @@ class MoHAggregatedAttention(_CosineAttention):
     softmax weights a query-dependent term ``q/|q| · learnable_tokens + learnable_bias`` is added. All heads are computed and gated.
 
     Args:
-        width: channels.
-        heads: all heads.
+        dim: channels.
+        num_heads: all heads.
         grid: height and width in tokens.
         shared, routed, gate_scale: see `HeadRouter`.
         window: side of the neighbourhood, odd.
         pool: the pooled map is ``grid // pool``.
         bias: whether the projections to q, k and v have one.
         pretrain: the grid of pretraining, where it differs.
+        device, dtype: of parameters and buffers.
     """
 
     local_valid: Tensor
     length_scale: Tensor
 
+    @placed
     def __init__(
         self,
-        width: int,
-        heads: int,
+        dim: int,
+        num_heads: int,
         grid: Grid,
         *,
         shared: int,
@@ -190,6 +202,8 @@ class MoHAggregatedAttention(_CosineAttention):
         bias: bool = True,
         pretrain: Grid | None = None,
         gate_scale: GateScale = "code",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if window % 2 == 0 or window < 1:
             raise ValueError(f"window must be odd, got {window}")
@@ -197,15 +211,17 @@ class MoHAggregatedAttention(_CosineAttention):
             raise ValueError(f"a grid of {grid} cannot be pooled by {pool}")
         pooled = (grid[0] // pool, grid[1] // pool)
         super().__init__(
-            width, heads, grid, pooled, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
+            dim, num_heads, grid, pooled, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
         )
         places = window**2
         self.window = window
-        self.q, self.kv = nn.Linear(width, width, bias=bias), nn.Linear(width, 2 * width, bias=bias)
-        self.sr, self.norm = nn.Conv2d(width, width, 1), nn.LayerNorm(width)
-        self.relative_pos_bias_local = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, places), std=0.0004))
-        self.learnable_tokens = nn.Parameter(nn.init.trunc_normal_(torch.empty(heads, self.head_dim, places), std=0.02))
-        self.learnable_bias = nn.Parameter(torch.zeros(heads, 1, places))
+        self.q, self.kv = nn.Linear(dim, dim, bias=bias), nn.Linear(dim, 2 * dim, bias=bias)
+        self.sr, self.norm = nn.Conv2d(dim, dim, 1), nn.LayerNorm(dim)
+        self.relative_pos_bias_local = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_heads, places), std=0.0004))
+        self.learnable_tokens = nn.Parameter(
+            nn.init.trunc_normal_(torch.empty(num_heads, self.head_dim, places), std=0.02)
+        )
+        self.learnable_bias = nn.Parameter(torch.zeros(num_heads, 1, places))
         inside = F.pad(torch.ones(1, 1, *grid), [window // 2] * 4)
         valid = F.unfold(inside, window)[0].T > 0
         self.register_buffer("local_valid", valid, persistent=False)
@@ -233,7 +249,7 @@ class MoHAggregatedAttention(_CosineAttention):
 
         weights = torch.cat([local, far], dim=-1).softmax(-1)
         if active():
-            shape = (x.shape[0], self.heads, x.shape[1], weights.shape[-1])
+            shape = (x.shape[0], self.num_heads, x.shape[1], weights.shape[-1])
             record("weights", lambda rows, heads: weights[:, heads][:, :, rows], shape=shape, device=x.device)
         near_weights, far_weights = weights.split([self.window**2, pool_v.shape[2]], dim=-1)
         # after the softmax, as published: the local weights of a row need not sum to anything
@@ -244,7 +260,7 @@ class MoHAggregatedAttention(_CosineAttention):
         return self.gated(out, x)
 
     def _heads(self, x: Tensor, count: int) -> Sequence[Tensor]:
-        return x.unflatten(-1, (count * self.heads, self.head_dim)).transpose(1, 2).chunk(count, dim=1)
+        return x.unflatten(-1, (count * self.num_heads, self.head_dim)).transpose(1, 2).chunk(count, dim=1)
 
     def _neighbours(self, x: Tensor) -> list[Tensor]:
         """The map shifted by every step of the window, row-major; 0 outside."""

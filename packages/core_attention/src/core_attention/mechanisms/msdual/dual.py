@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import feature_map, positive
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 SMALL = 1024  # pixels up to which the score array (4 MB per sample) is cheaper than avoiding it
 
@@ -66,9 +67,11 @@ class PAM(nn.Module):
 
     Args:
         channels: channels of the map; queries and keys have ``max(1, channels // 8)``.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int):
+    @placed
+    def __init__(self, channels: int, *, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         positive("PAM", channels=channels)
         self.channels = channels
@@ -94,9 +97,11 @@ class CAM(nn.Module):
 
     Args:
         channels: channels of the map.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int):
+    @placed
+    def __init__(self, channels: int, *, device: Device = None, dtype: torch.dtype | None = None):
         super().__init__()
         positive("CAM", channels=channels)
         self.channels = channels
@@ -118,9 +123,13 @@ class PAMCAMLayer(nn.Module):
     Args:
         channels: output channels C (64 as published); the input has 2C.
         use_pam: position attention; False: channel attention.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, channels: int = 64, *, use_pam: bool = True):
+    @placed
+    def __init__(
+        self, channels: int = 64, *, use_pam: bool = True, device: Device = None, dtype: torch.dtype | None = None
+    ):
         super().__init__()
         positive("PAMCAMLayer", channels=channels)
         self.channels = channels

@@ -26,6 +26,7 @@ from core_attention.factorised.attention import (
 )
 from core_attention.measuring.example import Example
 from core_attention.parts.cache import SETTING, Cache, check_crop
+from core_attention.parts.placing import Device, placed
 
 RelativeIndex = Literal["official", "distance"]
 
@@ -174,14 +175,26 @@ class LoRALinear(nn.Linear):
         rank: of the update; 0: none, and the weight is trained as usual. Otherwise the weight is frozen.
         alpha: scale of the update, over rank.
         updated: number of last output features that the update reaches; default all.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, width: int, out: int, *, rank: int = 0, alpha: float = 16.0, updated: int | None = None) -> None:
-        super().__init__(width, out, bias=False)
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        out: int,
+        *,
+        rank: int = 0,
+        alpha: float = 16.0,
+        updated: int | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(dim, out, bias=False)
         self.factor = alpha / rank if rank else 0.0
         if rank:
             self.weight.requires_grad_(False)
-            self.lora_A = nn.Parameter(torch.empty(rank, width))
+            self.lora_A = nn.Parameter(torch.empty(rank, dim))
             self.lora_B = nn.Parameter(torch.zeros(out if updated is None else updated, rank))
             nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
 
@@ -204,24 +217,26 @@ class MVPFormerGQAAttention(nn.Module):
     """The attention layer of MVPFormer, with its parameter names: q, keys and values, projected relative positions, output.
 
     Args:
-        width: E.
-        heads, kv_heads: query heads, and key/value heads, which divide them.
+        dim: E.
+        num_heads, num_kv_heads: query heads, and key/value heads, which divide them.
         window, last_row_full, content, relative_index: as in `mvpa` (`content` is the published `global_att`).
         divisor: the scores are divided by it once more; layer index + 1 for the published `scale_attn_by_inverse_layer_idx`.
         lora_rank, lora_alpha: low-rank fine-tuning of the query map and of the value half of `c_attn`, whose weights are then frozen.
         attention_dropout, structured_dropout: rate, and whether it drops whole key segments and channels instead of single weights.
         residual_dropout: after the output projection.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not divide.
     """
 
+    @placed
     def __init__(
         self,
-        width: int,
+        dim: int,
         *,
-        heads: int,
-        kv_heads: int,
+        num_heads: int,
+        num_kv_heads: int,
         window: int | None = 10,
         last_row_full: bool | None = None,
         content: bool = True,
@@ -232,25 +247,30 @@ class MVPFormerGQAAttention(nn.Module):
         attention_dropout: float = 0.0,
         structured_dropout: bool = False,
         residual_dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if heads < 1 or kv_heads < 1 or width % heads or heads % kv_heads:
-            raise ValueError(f"kv_heads divide heads and heads divide width; got {kv_heads}, {heads} and {width}")
+        if num_heads < 1 or num_kv_heads < 1 or dim % num_heads or num_heads % num_kv_heads:
+            raise ValueError(
+                f"num_kv_heads divides num_heads and num_heads divides dim; got {num_kv_heads}, {num_heads} and {dim}"
+            )
         if relative_index not in ("official", "distance"):
             raise ValueError(f'relative_index is "official" or "distance"; got {relative_index!r}')
-        self.width, self.heads, self.kv_heads, self.dim = width, heads, kv_heads, width // heads
+        self.dim, self.num_heads, self.num_kv_heads = dim, num_heads, num_kv_heads
+        self.head_dim = dim // num_heads
         self.window, self.last_row_full, self.content = window, last_row_full, content
         self.relative_index: RelativeIndex = relative_index
-        self.scale = self.dim**-0.5 / divisor
+        self.scale = self.head_dim**-0.5 / divisor
         self.attention_dropout, self.structured_dropout = attention_dropout, structured_dropout
-        inner = kv_heads * self.dim
+        inner = num_kv_heads * self.head_dim
         # `c_attn` gives keys, then values; low-rank fine-tuning reaches its values only
-        self.q_attn = LoRALinear(width, width, rank=lora_rank, alpha=lora_alpha)
-        self.c_attn = LoRALinear(width, 2 * inner, rank=lora_rank, alpha=lora_alpha, updated=inner)
-        self.position_net = nn.Linear(width, inner, bias=False)
-        self.channel_net = nn.Linear(width, inner, bias=False)
+        self.q_attn = LoRALinear(dim, dim, rank=lora_rank, alpha=lora_alpha)
+        self.c_attn = LoRALinear(dim, 2 * inner, rank=lora_rank, alpha=lora_alpha, updated=inner)
+        self.position_net = nn.Linear(dim, inner, bias=False)
+        self.channel_net = nn.Linear(dim, inner, bias=False)
         self.attn_bias = nn.Parameter(torch.empty(3 * inner))
-        self.c_proj = nn.Linear(width, width, bias=False)
+        self.c_proj = nn.Linear(dim, dim, bias=False)
         self.resid_dropout = nn.Dropout(residual_dropout)
         nn.init.normal_(self.attn_bias, std=0.02)
         for module in self.modules():
@@ -325,7 +345,7 @@ class MVPFormerGQAAttention(nn.Module):
 
     @property
     def _bias(self) -> Tensor:
-        return self.attn_bias.view(3, self.kv_heads, self.dim)
+        return self.attn_bias.view(3, self.num_kv_heads, self.head_dim)
 
     def _projected(
         self,
@@ -336,15 +356,15 @@ class MVPFormerGQAAttention(nn.Module):
         queries: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """q, k, v, r and s of `mvpa`; keys and values with those of the cache before them."""
-        if x.ndim != 4 or x.shape[-1] != self.width or min(x.shape[1:]) < 1:
+        if x.ndim != 4 or x.shape[-1] != self.dim or min(x.shape[1:]) < 1:
             raise ValueError(
-                f"x is (batch, time, channels, {self.width}), of which only the batch may be empty; got {tuple(x.shape)}"
+                f"x is (batch, time, channels, {self.dim}), of which only the batch may be empty; got {tuple(x.shape)}"
             )
         if queries is not None and not 1 <= queries <= x.shape[1]:
             raise ValueError(f"queries is from 1 to the {x.shape[1]} segments of x; got {queries}")
         asking = x if queries is None else x[:, -queries:]
         q = self._split_heads(self.q_attn(asking))
-        k, v = self._split_heads(self.c_attn(x)).split(self.kv_heads, 1)
+        k, v = self._split_heads(self.c_attn(x)).split(self.num_kv_heads, 1)
         if cache is not None:
             k, v = cache.joined(k, v)
         r = self._project_rows("positions", positions, k.shape[2], self.position_net)
@@ -353,22 +373,22 @@ class MVPFormerGQAAttention(nn.Module):
 
     def _split_heads(self, t: Tensor) -> Tensor:
         """(batch, time, channels, heads · dim) → (batch, heads, time, channels, dim)."""
-        return t.unflatten(-1, (-1, self.dim)).permute(0, 3, 1, 2, 4)
+        return t.unflatten(-1, (-1, self.head_dim)).permute(0, 3, 1, 2, 4)
 
     def _project_rows(self, name: str, table: Tensor, count: int, net: nn.Linear) -> Tensor:
         """The first `count` rows of an embedding, projected: (kv_heads, count, dim)."""
-        if table.ndim == 3 and len(table) == 1:
+        if table.ndim == 3 and table.shape[0] == 1:
             table = table[0]
-        if table.ndim != 2 or table.shape[1] != self.width or len(table) < count:
-            raise ValueError(f"{name} is ({count} or more, {self.width}); got {tuple(table.shape)}")
-        return net(table[:count]).unflatten(-1, (self.kv_heads, self.dim)).transpose(0, 1)
+        if table.ndim != 2 or table.shape[1] != self.dim or table.shape[0] < count:
+            raise ValueError(f"{name} is ({count} or more, {self.dim}); got {tuple(table.shape)}")
+        return net(table[:count]).unflatten(-1, (self.num_kv_heads, self.head_dim)).transpose(0, 1)
 
 
 def example(tokens: int) -> Example:
     """MVPFormer-S's layer on 32 channels."""
     channels = min(32, tokens)
     time = max(1, round(tokens / channels))
-    layer = MVPFormerGQAAttention(768, heads=12, kv_heads=4)
+    layer = MVPFormerGQAAttention(768, num_heads=12, num_kv_heads=4)
 
     def definition(x: Tensor, positions: Tensor, table: Tensor) -> Tensor:
         q, k, v, r, s = layer._projected(x, positions, table, None)

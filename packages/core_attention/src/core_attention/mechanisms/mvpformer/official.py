@@ -14,8 +14,8 @@ def build(config: Config) -> MVPFormerGQAAttention:
     lora_rank = config.get("lora_rank", 8) if config.get("lora", False) else 0
     return MVPFormerGQAAttention(
         config["n_embd"],
-        heads=config["n_head"],
-        kv_heads=config["n_head_kv"],
+        num_heads=config["n_head"],
+        num_kv_heads=config["n_head_kv"],
         content=config.get("global_att", True),
         window=config.get("window", 10),
         relative_index=config.get("relative_index", "official"),

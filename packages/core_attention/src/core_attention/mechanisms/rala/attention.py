@@ -15,6 +15,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import record
 from core_attention.measuring.example import Example
 from core_attention.parts.fast_weights import linear_attention
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import transformed
 
 
@@ -146,7 +147,8 @@ def rank_augmented_attention(
 class _GatedImageAttention(nn.Module):
     """What both attentions of RAVLT share: one projection to q, k, v, o, the 5×5 positional convolution of v, and the gate ``(y + L) ⊙ o``."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    @placed
+    def __init__(self, dim: int, num_heads: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         if dim <= 0 or num_heads <= 0 or dim % (2 * num_heads):
             raise ValueError(
@@ -191,6 +193,7 @@ class GateLinearAttentionNoSilu(_GatedImageAttention):
     Args:
         dim: channels C; a multiple of 4 · `num_heads` for the published tables (2 · `num_heads` with tables of your own).
         num_heads: heads h.
+        device, dtype: of parameters and buffers.
     """
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, sin: Tensor, cos: Tensor) -> Tensor:
@@ -205,6 +208,7 @@ class VanillaSelfAttention(_GatedImageAttention):
     Args:
         dim: channels C; a multiple of 4 · `num_heads` for the published tables (2 · `num_heads` with tables of your own).
         num_heads: heads h.
+        device, dtype: of parameters and buffers.
     """
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, sin: Tensor, cos: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from core_attention.capture.recording import active, paused, record
+from core_attention.parts.placing import Device, placed
 
 
 class Features(NamedTuple):
@@ -98,7 +99,7 @@ def performer_features(
 
 def _amax_or_zero(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """The maximum over `dims` (counted from the end), which stay with length 1; 0 where there is nothing to compare."""
-    if math.prod(x.shape[dim] for dim in dims):
+    if all(x.shape[dim] > 0 for dim in dims):
         return x.amax(dims, keepdim=True)
     shape = list(x.shape)
     for dim in dims:
@@ -183,12 +184,14 @@ class SBPerformerFeatures(nn.Module):
         features: random features M; defaults to int(dim · ln dim). With `cosh` an odd number loses one.
         softmax_temp, eps, cosh: see `performer_features`.
         ortho_scaling: see `orthogonal_projection`.
+        device, dtype: of parameters and buffers.
 
     A published checkpoint whose projection was never drawn holds zeros of shape (dim, features): ours is kept in their place.
     """
 
     projection_matrix: Tensor
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -198,6 +201,8 @@ class SBPerformerFeatures(nn.Module):
         eps: float = 0.0,
         cosh: bool = True,
         ortho_scaling: int = 0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         features = int(dim * math.log(dim)) if features is None else features
@@ -272,6 +277,7 @@ class ScatterbrainAttention(nn.Module):
     A subclass says which pairs are exact (`pairs`) and computes without matrices (`attend`); `choose` is drawn or derived once per call.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -282,6 +288,8 @@ class ScatterbrainAttention(nn.Module):
         ortho_scaling: int = 0,
         causal: bool = False,
         dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.softmax_temp, self.causal, self.dropout = softmax_temp, causal, dropout

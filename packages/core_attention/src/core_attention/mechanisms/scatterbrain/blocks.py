@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_attention.mechanisms.scatterbrain.attention import Features, Options, ScatterbrainAttention, check_inputs
+from core_attention.parts.placing import Device, placed
 from core_attention.routed.attention import routed_attention
 from core_attention.routed.routes import RouteMask
 
@@ -121,12 +122,21 @@ class SBBlockAttention(ScatterbrainAttention):
         dim: channels of a head.
         layout: the name of a layout that fits any length (``"longformer"``, ``"bigbird"``, ``"fixed"``), or the blocks themselves.
         block: tokens in a block; 16 or 32 in the published code.
+        device, dtype: of parameters and buffers.
 
     The other arguments are those of `SBLocalAttention`; there is no dropout.
     """
 
+    @placed
     def __init__(
-        self, dim: int, layout: str | Layout = "bigbird", *, block: int = 32, **options: Unpack[Options]
+        self,
+        dim: int,
+        layout: str | Layout = "bigbird",
+        *,
+        block: int = 32,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(dim, **options)
         if self.dropout:

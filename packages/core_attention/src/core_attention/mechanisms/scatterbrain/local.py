@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.scatterbrain.attention import Features, Options, ScatterbrainAttention, check_inputs
+from core_attention.parts.placing import Device, placed
 
 CHUNK = 32  # queries in a chunk, at least: smaller products do not pay
 SCORES = 1 << 22  # scores held at once; more are computed again in the backward pass
@@ -155,9 +156,19 @@ class SBLocalAttention(ScatterbrainAttention):
         ortho_scaling: see `orthogonal_projection`.
         causal: no key after the query, in either part.
         dropout: of the exact weights, in training.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, dim: int, window: int, **options: Unpack[Options]) -> None:
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        window: int,
+        *,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
+    ) -> None:
         super().__init__(dim, **options)
         self.window = window
 
@@ -181,13 +192,13 @@ class SBLocalAttention(ScatterbrainAttention):
 class _Layer(nn.Module):
     """Projections around an attention, for `example`."""
 
-    def __init__(self, width: int, heads: int, attention: ScatterbrainAttention) -> None:
+    def __init__(self, dim: int, num_heads: int, attention: ScatterbrainAttention) -> None:
         super().__init__()
-        self.heads, self.attention = heads, attention
-        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.num_heads, self.attention = num_heads, attention
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, dense: bool = False) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if dense:
             out = self.attention.matrices(q, k).weights @ v
         else:

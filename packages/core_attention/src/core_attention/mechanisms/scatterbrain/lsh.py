@@ -14,6 +14,7 @@ from core_attention.mechanisms.scatterbrain.attention import (
     check_inputs,
     lowrank_product,
 )
+from core_attention.parts.placing import Device, placed
 
 
 class Clusters(NamedTuple):
@@ -180,12 +181,22 @@ class SBSmyrfAttention(ScatterbrainAttention):
         hashes: rounds of hashing.
         q_cluster: queries in a cluster.
         k_cluster: keys in a cluster. The side that needs more clusters sets their number; the last ones of the other hold padding.
+        device, dtype: of parameters and buffers.
 
     The other arguments are those of `SBLocalAttention`.
     """
 
+    @placed
     def __init__(
-        self, dim: int, *, hashes: int = 2, q_cluster: int = 16, k_cluster: int = 16, **options: Unpack[Options]
+        self,
+        dim: int,
+        *,
+        hashes: int = 2,
+        q_cluster: int = 16,
+        k_cluster: int = 16,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(dim, **options)
         for name, value in (("hashes", hashes), ("q_cluster", q_cluster), ("k_cluster", k_cluster)):

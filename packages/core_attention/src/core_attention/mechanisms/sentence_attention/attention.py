@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.parts.map_checks import feature_map, positive
+from core_attention.parts.placing import Device, placed
 
 
 class SentenceAttention(nn.Module):
@@ -23,9 +24,20 @@ class SentenceAttention(nn.Module):
         use_image: the gate also sees the global means of the map, joined to the sentence before W₁ (off in the published code).
         rescale: multiply the gate by C, so that a uniform gate changes nothing (off in the published code, which shrinks every channel
             to about 1/C).
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, sentence_dim: int, channels: int, *, use_image: bool = False, rescale: bool = False):
+    @placed
+    def __init__(
+        self,
+        sentence_dim: int,
+        channels: int,
+        *,
+        use_image: bool = False,
+        rescale: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         positive("SentenceAttention", sentence_dim=sentence_dim, channels=channels)
         self.sentence_dim, self.channels = sentence_dim, channels

@@ -12,6 +12,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.sparsifiner.predictor import Connectivity, MaskPredictor
+from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Layer
 from core_attention.routed.attention import routed_attention
 from core_attention.routed.routes import RouteIndex
@@ -116,8 +117,10 @@ class SparsifinerAttention(nn.Module):
             token attends to most; None prunes nobody.
         path: how the pairs are computed: "gather" lists of keys, a dense "mask", or whichever is faster for N and k.
         predictor: options of `MaskPredictor`.
+        device, dtype: of parameters and buffers.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -129,6 +132,8 @@ class SparsifinerAttention(nn.Module):
         attn_drop: float = 0.0,
         token_keep_rate: float | None = None,
         path: Path = "auto",
+        device: Device = None,
+        dtype: torch.dtype | None = None,
         **predictor,
     ):
         super().__init__()
@@ -220,7 +225,10 @@ def _record(predictor: MaskPredictor, q: Tensor, k: Tensor, token_mask: Tensor |
 class SparseCore(nn.Module):
     """`sparse_attention` between the projections of a vision transformer's layer; see `MaskPredictor` for the options."""
 
-    def __init__(self, dim: int, *, path: Path = "auto", **predictor):
+    @placed
+    def __init__(
+        self, dim: int, *, path: Path = "auto", device: Device = None, dtype: torch.dtype | None = None, **predictor
+    ):
         super().__init__()
         self.mask_predictor = MaskPredictor(dim, **predictor)
         self.path: Path = path
@@ -238,16 +246,16 @@ def for_layer(layer: Layer, *, num_tokens: int | None = None, **options) -> Spar
     Raises:
         ValueError: the number of tokens is unknown, or grouped keys.
     """
-    if layer.heads != layer.kv_heads:
+    if layer.num_heads != layer.num_kv_heads:
         raise ValueError(
-            f"{layer.name} groups its queries ({layer.heads} heads, {layer.kv_heads} of keys): no vision transformer"
+            f"{layer.name} groups its queries ({layer.num_heads} heads, {layer.num_kv_heads} of keys): no vision transformer"
         )
     tokens = layer.tokens() if num_tokens is None else num_tokens
     if tokens is None:
         raise ValueError(
             f"the predictor has a row for each token and {type(layer.model).__name__} does not say how many: give num_tokens="
         )
-    return SparseCore(layer.heads * layer.head_dim, num_heads=layer.heads, num_tokens=tokens, **options)
+    return SparseCore(layer.num_heads * layer.head_dim, num_heads=layer.num_heads, num_tokens=tokens, **options)
 
 
 def example(tokens: int) -> Example:

@@ -73,7 +73,9 @@ system = System(
     },
     limits={
         "sparsifiner": {
-            "autocast": "an untrained predictor's scores are nearly equal, so that bf16 rounds them to other keys"
+            "autocast": "an untrained predictor's scores are nearly equal, so that bf16 rounds them to other keys",
+            "dynamic length": "the paper's predictor has a row of weights for each token: another length is another module",
+            "export": "the paper's predictor has a row of weights for each token: it exports at its own length only",
         },
     },
     aliases={

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import readable
 
 ROWS = 1 << 22  # connectivity scores that exist at once where the mask itself is not wanted
@@ -71,11 +72,13 @@ class MaskPredictor(nn.Module):
         budget_of: with a token mask a row keeps no more keys than tokens are alive: in its own "sample", or (as published) in
             the "first" of the batch.
         rank: number of basis vectors, instead of `reduce_n_factor`.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: options that leave nothing.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -95,6 +98,8 @@ class MaskPredictor(nn.Module):
         strict: bool = False,
         budget_of: Literal["sample", "first"] = "sample",
         rank: int | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         if dim % num_heads:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from core_attention.attention import attention
 from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
+from core_attention.parts.placing import Device, placed
 
 
 def coordinated_attention(
@@ -128,9 +129,20 @@ class PromptPool(nn.Module):
         entries: entries per layer; 0: no pool.
         dim: channels.
         length: prompts per entry.
+        device, dtype: of parameters and buffers.
     """
 
-    def __init__(self, layers: int, entries: int, dim: int, *, length: int = 1):
+    @placed
+    def __init__(
+        self,
+        layers: int,
+        entries: int,
+        dim: int,
+        *,
+        length: int = 1,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         if layers < 1 or entries < 0 or dim < 1 or length < 1:
             raise ValueError(f"impossible pool: layers {layers}, entries {entries}, dim {dim}, length {length}")
@@ -164,11 +176,13 @@ class TokenCoordinatedPrompts(nn.Module):
         affine: one learnt scale and shift of the prompts' values for all layers (ADVP).
         dropout: of the prompts in training.
         renormalise: see `coordinated_attention`.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: sizes below their least, or more entries taken than there are.
     """
 
+    @placed
     def __init__(
         self,
         layers: int,
@@ -184,6 +198,8 @@ class TokenCoordinatedPrompts(nn.Module):
         affine: bool = False,
         dropout: float = 0.1,
         renormalise: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__()
         for pool, entries, k in (("cls", cls_entries, cls_k), ("image", image_entries, image_k)):

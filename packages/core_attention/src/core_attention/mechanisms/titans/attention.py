@@ -10,7 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from core_attention.attention import attention
 from core_attention.capture.recording import paused, record
+from core_attention.masks import Window
+from core_attention.parts.placing import Device, placed
+from core_attention.routed.attention import merge_attention
 
 Prefix = tuple[Tensor, Tensor]
 
@@ -53,6 +57,8 @@ def sliding_attention(
 
     if time == 1:  # a decoded token: every key that is left is in its window
         return _attend(q, k, v, None, prefix)
+    if torch.compiler.is_compiling():
+        return _sliding_in_graph(q, k, v, Window(window - 1, 0, past), prefix)
     first = min(time, window)
     outs = [_attend(q[:, :, :first], k[:, :, : past + first], v[:, :, : past + first], band(first, past), prefix)]
     blocks = (time - first) // window
@@ -66,6 +72,15 @@ def sliding_attention(
         part = slice(past + done - window + 1, None)
         outs.append(_attend(q[:, :, done:], k[:, :, part], v[:, :, part], band(time - done, window - 1), prefix))
     return torch.cat(outs, 2)
+
+
+def _sliding_in_graph(q: Tensor, k: Tensor, v: Tensor, mask: Window, prefix: Prefix | None) -> Tensor:
+    """`sliding_attention` in operations whose number does not depend on the length."""
+    if prefix is None:
+        return attention(q, k, v, mask=mask)
+    in_window = attention(q, k, v, mask=mask, return_lse=True)
+    to_prefix = attention(q, *(_spread(t, k) for t in prefix), return_lse=True)
+    return merge_attention([in_window, to_prefix])[0]
 
 
 def segment_attention(
@@ -139,22 +154,24 @@ def _record(q: Tensor, k: Tensor, prefix: Prefix | None, visible) -> None:
 class HeadRMSNorm(nn.Module):
     """x / rms(x) · (γ + 1) with γ (heads, 1, dim), on (batch, heads, tokens, dim)."""
 
-    def __init__(self, heads: int, dim: int) -> None:
+    @placed
+    def __init__(self, num_heads: int, dim: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(heads, 1, dim))
+        self.gamma = nn.Parameter(torch.zeros(num_heads, 1, dim))
 
     def forward(self, x: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens dim"]:
         return nn.functional.rms_norm(x, x.shape[-1:]) * (self.gamma + 1)
 
 
 class HeadProjections(nn.Module):
-    """Queries, keys and values of `heads` heads, and the projection back, all without bias."""
+    """Queries, keys and values of `num_heads` heads, and the projection back, all without bias."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    @placed
+    def __init__(self, dim: int, num_heads: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        if heads < 1 or dim % heads:
-            raise ValueError(f"heads divide dim; got dim {dim} and {heads} heads")
-        self.heads = heads
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads divides dim; got {num_heads} and {dim}")
+        self.num_heads = num_heads
         self.to_q, self.to_k, self.to_v, self.out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
 
     def queries(self, x: Tensor) -> Tensor:
@@ -170,7 +187,7 @@ class HeadProjections(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class SegmentedAttention(nn.Module):
@@ -186,11 +203,13 @@ class SegmentedAttention(nn.Module):
         sliding: token i sees i − block … i in place of its own block.
         accept_value_residual: `forward` mixes in the values of the first layer: v + σ(x W + b) (v₁ − v).
         theta: base of the rotary phase.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: sizes below 1, or an odd dim_head.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
@@ -198,30 +217,32 @@ class SegmentedAttention(nn.Module):
         segment_len: int,
         num_longterm_mem_tokens: int = 0,
         num_persist_mem_tokens: int = 0,
-        dim_head: int = 64,
-        heads: int = 8,
+        head_dim: int = 64,
+        num_heads: int = 8,
         sliding: bool = False,
         accept_value_residual: bool = False,
         theta: float = 10000.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if (
-            min(dim, segment_len, dim_head, heads) < 1
+            min(dim, segment_len, head_dim, num_heads) < 1
             or min(num_longterm_mem_tokens, num_persist_mem_tokens) < 0
-            or dim_head % 2
+            or head_dim % 2
         ):
             raise ValueError(
-                "dim, segment_len, heads are at least 1, dim_head is even, token counts are not negative; got "
-                f"{(dim, segment_len, heads, dim_head, num_longterm_mem_tokens, num_persist_mem_tokens)}"
+                "dim, segment_len, num_heads are at least 1, head_dim is even, token counts are not negative; got "
+                f"{(dim, segment_len, num_heads, head_dim, num_longterm_mem_tokens, num_persist_mem_tokens)}"
             )
-        self.dim, self.heads, self.sliding, self.theta = dim, heads, sliding, theta
+        self.dim, self.num_heads, self.sliding, self.theta = dim, num_heads, sliding, theta
         self.block = segment_len + num_longterm_mem_tokens
-        inner = dim_head * heads
+        inner = head_dim * num_heads
         self.norm = nn.RMSNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
-        self.persistent_memory = nn.Parameter(torch.zeros(2, heads, num_persist_mem_tokens, dim_head))
-        self.to_v_mix = nn.Linear(dim, heads) if accept_value_residual else None
+        self.persistent_memory = nn.Parameter(torch.zeros(2, num_heads, num_persist_mem_tokens, head_dim))
+        self.to_v_mix = nn.Linear(dim, num_heads) if accept_value_residual else None
 
     def forward(
         self,
@@ -240,7 +261,7 @@ class SegmentedAttention(nn.Module):
         if (first_values is None) == (self.to_v_mix is not None):
             raise ValueError("first_values is given if and only if the layer was built with accept_value_residual")
         x = self.norm(x)
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         values = v
         if self.to_v_mix is not None:
             v = v.lerp(first_values, self.to_v_mix(x).sigmoid().mT[..., None])

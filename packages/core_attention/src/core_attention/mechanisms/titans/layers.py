@@ -15,6 +15,7 @@ from core_attention.measuring.example import Example
 from core_attention.mechanisms.titans.attention import HeadProjections, Prefix, masked_attention, sliding_attention
 from core_attention.mechanisms.titans.memory import MemoryCache, NeuralMemory
 from core_attention.parts.cache import Cache
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import readable
 
 ReadMode = Literal["token", "previous", "segment_end"]
@@ -41,7 +42,8 @@ class TitansCache(Cache):
 class Gate(nn.Module):
     """y ⊗ m = σ(RMSNorm(y)) · RMSNorm(m), with a learned gain each (paper eq. 25, 28)."""
 
-    def __init__(self, dim: int) -> None:
+    @placed
+    def __init__(self, dim: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.core_norm, self.memory_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
 
@@ -61,7 +63,7 @@ def _rms_norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
 class _Branches(nn.Module):
     """The three branches that every layer has."""
 
-    def __init__(self, dim: int, *, memory: NeuralMemory, window: int, heads: int, num_persistent: int) -> None:
+    def __init__(self, dim: int, *, memory: NeuralMemory, window: int, num_heads: int, num_persistent: int) -> None:
         super().__init__()
         if window < 1 or num_persistent < 0 or memory.dim != dim:
             raise ValueError(
@@ -70,7 +72,7 @@ class _Branches(nn.Module):
             )
         self.dim, self.window = dim, window
         self.memory = memory
-        self.attention = HeadProjections(dim, heads)
+        self.attention = HeadProjections(dim, num_heads)
         self.persistent = nn.Parameter(torch.randn(num_persistent, dim) * 0.02)
 
     def new_cache(self) -> TitansCache:
@@ -130,29 +132,33 @@ class MemoryAsContext(_Branches):
         dim: width.
         memory: with chunk_size = window.
         window: tokens of a segment.
-        heads: of the attention.
+        num_heads: of the attention.
         num_persistent: learned tokens.
         read: the memory that the last step reads. "token": after this token's own write, causal; "previous": before the segment,
             causal; "segment_end": after the whole segment, the paper's figure, in which a token sees the later ones of its segment.
         context: "full": every token of the segment sees all of h; "causal": only what was retrieved with the tokens up to it.
             Default "causal" where `read` is, so that the layer does not leak; "full" with "segment_end".
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: a memory with another chunk size or width.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
         *,
         memory: NeuralMemory,
         window: int,
-        heads: int = 1,
+        num_heads: int = 1,
         num_persistent: int = 4,
         read: ReadMode = "token",
         context: Literal["full", "causal"] | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(dim, memory=memory, window=window, heads=heads, num_persistent=num_persistent)
+        super().__init__(dim, memory=memory, window=window, num_heads=num_heads, num_persistent=num_persistent)
         if memory.chunk_size != window:
             raise ValueError(
                 f"the memory's chunk is the segment; got chunk_size {memory.chunk_size} and window {window}"
@@ -225,8 +231,19 @@ class MemoryAsGate(_Branches):
     Args as in `MemoryAsContext`; `window` is that of the attention.
     """
 
-    def __init__(self, dim: int, *, memory: NeuralMemory, window: int, heads: int = 1, num_persistent: int = 4) -> None:
-        super().__init__(dim, memory=memory, window=window, heads=heads, num_persistent=num_persistent)
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        *,
+        memory: NeuralMemory,
+        window: int,
+        num_heads: int = 1,
+        num_persistent: int = 4,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(dim, memory=memory, window=window, num_heads=num_heads, num_persistent=num_persistent)
         self.gate = Gate(dim)
 
     def forward(
@@ -246,8 +263,19 @@ class MemoryAsGate(_Branches):
 class MemoryAsLayer(_Branches):
     """MAL (paper eq. 29–31): sliding-window attention on what the memory made of [P ‖ x]; no gate. Args as in `MemoryAsGate`."""
 
-    def __init__(self, dim: int, *, memory: NeuralMemory, window: int, heads: int = 1, num_persistent: int = 4) -> None:
-        super().__init__(dim, memory=memory, window=window, heads=heads, num_persistent=num_persistent)
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        *,
+        memory: NeuralMemory,
+        window: int,
+        num_heads: int = 1,
+        num_persistent: int = 4,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(dim, memory=memory, window=window, num_heads=num_heads, num_persistent=num_persistent)
 
     def forward(
         self,
@@ -271,7 +299,7 @@ def titans_layer(
     dim: int,
     *,
     window: int = 64,
-    heads: int = 1,
+    num_heads: int = 1,
     num_persistent: int = 4,
     read: ReadMode = "token",
     context: Literal["full", "causal"] | None = None,
@@ -282,29 +310,35 @@ def titans_layer(
 
     Args:
         variant: memory as context, as gate, as layer, or the memory alone.
-        dim, window, heads, num_persistent: as in `MemoryAsContext`; the memory's chunk is the window.
+        dim, window, num_heads, num_persistent: as in `MemoryAsContext`; the memory's chunk is the window.
         read, context: of MAC.
-        memory_heads: heads of the memory; `heads` are those of the attention, which the memory alone does not have.
+        memory_heads: heads of the memory; `num_heads` are those of the attention, which the memory alone does not have.
         memory: further arguments of `NeuralMemory` (depth, expansion, theta_max …).
 
     Raises:
         ValueError: an unknown variant.
     """
-    lmm = NeuralMemory(dim, heads=memory_heads, chunk_size=window, **memory)  # pyright: ignore[reportArgumentType]
+    lmm = NeuralMemory(dim, num_heads=memory_heads, chunk_size=window, **memory)  # pyright: ignore[reportArgumentType]
     if variant == "lmm":
         return lmm
     if variant == "mac":
         return MemoryAsContext(
-            dim, memory=lmm, window=window, heads=heads, num_persistent=num_persistent, read=read, context=context
+            dim,
+            memory=lmm,
+            window=window,
+            num_heads=num_heads,
+            num_persistent=num_persistent,
+            read=read,
+            context=context,
         )
     classes = {"mag": MemoryAsGate, "mal": MemoryAsLayer}
     if variant not in classes:
         raise ValueError(f"variant is mac, mag, mal or lmm; got {variant!r}")
-    return classes[variant](dim, memory=lmm, window=window, heads=heads, num_persistent=num_persistent)
+    return classes[variant](dim, memory=lmm, window=window, num_heads=num_heads, num_persistent=num_persistent)
 
 
 def _example(variant: Literal["mac", "mag", "mal", "lmm"], tokens: int) -> Example:
-    layer = titans_layer(variant, 384, heads=6)
+    layer = titans_layer(variant, 384, num_heads=6)
     return Example(layer, (torch.randn(1, tokens, 384),), tokens=tokens, softmax=(384, 6))
 
 

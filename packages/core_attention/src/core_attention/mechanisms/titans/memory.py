@@ -13,6 +13,7 @@ from torch.nn.functional import conv1d, linear, normalize, silu
 from core_attention.mechanisms.titans import network
 from core_attention.mechanisms.titans.decoding import Pending, write_and_read
 from core_attention.mechanisms.titans.recurrence import MemoryState, neural_memory
+from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import readable
 
 
@@ -37,7 +38,8 @@ class MemoryCache(MemoryState):
 class ShortConv(nn.Conv1d):
     """Depthwise causal convolution over time, (batch, time, channels), as in the paper's models after each projection."""
 
-    def __init__(self, channels: int, kernel: int) -> None:
+    @placed
+    def __init__(self, channels: int, kernel: int, *, device: Device = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(channels, channels, kernel, groups=channels)
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -57,10 +59,10 @@ class NeuralMemory(nn.Module):
 
     Args:
         dim: width of the tokens.
-        heads, dim_head: independent memories, and their width (default dim / heads). With more than one head, another width or
+        num_heads, head_dim: independent memories, and their width (default dim / heads). With more than one head, another width or
             `gated_output`, a projection without bias leads back to dim.
         depth: layers of the memory; 1 is a linear memory. The paper finds deeper better on long contexts, and slower.
-        expansion: hidden width of the memory over dim_head.
+        expansion: hidden width of the memory over head_dim.
         chunk_size: tokens whose gradients are taken at the same memory; 1 is the exact recurrence.
         theta_max: upper bound of the step size.
         max_grad_norm: soft clamp of each token's gradient of each matrix (`neural_memory`); None: unclamped.
@@ -69,17 +71,19 @@ class NeuralMemory(nn.Module):
         gated_output: RMS-normalise what is read and gate it with σ(x W_g) before the last projection, as in the paper's models.
         check_finite: raise if the memory stops being finite (one synchronisation a call; skipped under torch.compile).
         recompute: as in `neural_memory`.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: heads that do not divide dim, or sizes below 1.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
         *,
-        heads: int = 1,
-        dim_head: int | None = None,
+        num_heads: int = 1,
+        head_dim: int | None = None,
         depth: int = 2,
         expansion: float = 4.0,
         chunk_size: int = 64,
@@ -90,32 +94,34 @@ class NeuralMemory(nn.Module):
         gated_output: bool = False,
         check_finite: bool = True,
         recompute: bool | None = None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if dim_head is None and (heads < 1 or dim % heads):
-            raise ValueError(f"heads divide dim, or dim_head is given; got dim {dim} and {heads} heads")
-        width = dim // heads if dim_head is None else dim_head
-        if min(dim, heads, width, depth, chunk_size, conv_kernel or 1) < 1 or int(width * expansion) < 1:
+        if head_dim is None and (num_heads < 1 or dim % num_heads):
+            raise ValueError(f"num_heads divides dim, or head_dim is given; got {num_heads} and {dim}")
+        width = dim // num_heads if head_dim is None else head_dim
+        if min(dim, num_heads, width, depth, chunk_size, conv_kernel or 1) < 1 or int(width * expansion) < 1:
             raise ValueError(
-                "dim, heads, dim_head, depth, chunk_size, conv_kernel and the hidden width are at least 1; got "
-                f"{(dim, heads, width, depth, chunk_size, conv_kernel, int(width * expansion))}"
+                "dim, num_heads, head_dim, depth, chunk_size, conv_kernel and the hidden width are at least 1; got "
+                f"{(dim, num_heads, width, depth, chunk_size, conv_kernel, int(width * expansion))}"
             )
         if gates not in ("token", "chunk"):
             raise ValueError(f'gates are "token" or "chunk"; got {gates!r}')
-        self.dim, self.heads, self.width, self.chunk_size = dim, heads, width, chunk_size
+        self.dim, self.num_heads, self.head_dim, self.chunk_size = dim, num_heads, width, chunk_size
         self.theta_max, self.max_grad_norm, self.gates = theta_max, max_grad_norm, gates
         self.check_finite, self.recompute = check_finite, recompute
-        inner = heads * width
+        inner = num_heads * width
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, inner, bias=False) for _ in range(3))
         self.q_conv, self.k_conv, self.v_conv = (
             ShortConv(inner, conv_kernel) if conv_kernel else None for _ in range(3)
         )
-        self.to_alpha, self.to_eta, self.to_theta = (nn.Linear(dim, heads) for _ in range(3))
+        self.to_alpha, self.to_eta, self.to_theta = (nn.Linear(dim, num_heads) for _ in range(3))
         widths = [width, *[int(width * expansion)] * (depth - 1), width]
-        self.memory = nn.ParameterList(torch.randn(heads, a, b) * a**-0.5 for a, b in pairwise(widths))
+        self.memory = nn.ParameterList(torch.randn(num_heads, a, b) * a**-0.5 for a, b in pairwise(widths))
         self.out_norm = nn.RMSNorm(width, eps=1e-6) if gated_output else None
         self.out_gate = nn.Linear(dim, inner, bias=False) if gated_output else None
-        self.out = nn.Linear(inner, dim, bias=False) if heads > 1 or inner != dim or gated_output else None
+        self.out = nn.Linear(inner, dim, bias=False) if num_heads > 1 or inner != dim or gated_output else None
         self.reset_gates()
 
     def reset_gates(self) -> None:
@@ -235,7 +241,7 @@ class NeuralMemory(nn.Module):
         if cache.position == 0:
             cache.reference = cache.memory
         assert cache.reference is not None
-        together = silu(torch.cat([q, k, v], 1)).unflatten(-1, (self.heads, self.width))
+        together = silu(torch.cat([q, k, v], 1)).unflatten(-1, (self.num_heads, self.head_dim))
         wide = torch.promote_types(together.dtype, torch.float32)
         with network.full_precision(x):
             directions = together[:, :2]
@@ -264,7 +270,7 @@ class NeuralMemory(nn.Module):
     def _projected(self, project: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
         """SiLU of the (convolved) projection, (batch, heads, time, width), and the convolution's tail."""
         out, tail = self._convolved(project, conv, x, tail)
-        return silu(out).unflatten(-1, (self.heads, self.width)).transpose(1, 2), tail
+        return silu(out).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2), tail
 
     def _convolved(self, project: nn.Linear, conv: ShortConv | None, x: Tensor, tail: Tensor | None):
         """The (convolved) projection, (batch, time, inner), and the convolution's tail."""
@@ -276,7 +282,7 @@ class NeuralMemory(nn.Module):
             wide = x.to(torch.promote_types(x.dtype, self.to_alpha.weight.dtype))
             linears = (self.to_alpha, self.to_eta, self.to_theta)
             weight, bias = torch.cat([gate.weight for gate in linears]), torch.cat([gate.bias for gate in linears])
-            together = linear(wide, weight, bias).sigmoid().unflatten(-1, (3, self.heads))
+            together = linear(wide, weight, bias).sigmoid().unflatten(-1, (3, self.num_heads))
             alpha, eta, theta = together.permute(2, 0, 3, 1)
             gates = torch.stack([alpha, eta, theta * self.theta_max])
         if self.gates == "token":

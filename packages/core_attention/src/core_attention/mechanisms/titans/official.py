@@ -37,18 +37,21 @@ def run_paper_memory(module: None, inputs: dict[str, Any], *, config: Config, mo
 # --- titans-pytorch's attention
 
 
+SEGMENTED_ATTENTION = {  # their arguments and ours
+    "segment_len": "segment_len",
+    "num_longterm_mem_tokens": "num_longterm_mem_tokens",
+    "num_persist_mem_tokens": "num_persist_mem_tokens",
+    "dim_head": "head_dim",
+    "heads": "num_heads",
+    "sliding": "sliding",
+    "accept_value_residual": "accept_value_residual",
+}
+
+
 def segmented_attention(config: Config) -> SegmentedAttention:
     """titans-pytorch's arguments."""
-    names = (
-        "segment_len",
-        "num_longterm_mem_tokens",
-        "num_persist_mem_tokens",
-        "dim_head",
-        "heads",
-        "sliding",
-        "accept_value_residual",
-    )
-    return SegmentedAttention(config["dim"], **{name: config[name] for name in names if name in config})
+    options = {ours: config[theirs] for theirs, ours in SEGMENTED_ATTENTION.items() if theirs in config}
+    return SegmentedAttention(config["dim"], **options)
 
 
 def segmented_attention_keys(official: StateDict, config: Config) -> StateDict:
@@ -81,7 +84,7 @@ def paper_layer(config: Config) -> nn.Module:
         config["variant"],
         config["dim"],
         window=config["segment"],
-        heads=config.get("heads", 1),
+        num_heads=config.get("heads", 1),
         num_persistent=config["num_persistent"],
         read=config.get("mac_output_read", "segment_end"),
         depth=config["memory_depth"],
@@ -173,6 +176,12 @@ system = System(
         "MemoryAsContext": "titans-mac",
         "MemoryAsGate": "titans-mag",
         "MemoryAsLayer": "titans-mal",
+    },
+    limits={
+        "titans-mac": {
+            "dynamic length": "its segments depend on one another: a loop of Python, which a graph holds unrolled for one length",
+            "export": "its segments depend on one another: a loop of Python, which a graph holds unrolled for one length",
+        },
     },
     page="titans.md",
 )

@@ -12,8 +12,9 @@ recurrence; one chunk as long as the sequence uses the initial memory alone.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +25,7 @@ from core_attention.mechanisms.titans import network
 from core_attention.mechanisms.titans.decoding import Pending, settle
 from core_attention.parts.cache import Cache
 from core_attention.parts.fast_weights import Mixing, mixing
+from core_attention.parts.one_node import one_node
 
 RECOMPUTE_ABOVE = 256 * 2**20  # bytes of weight sets that a backward pass would keep
 
@@ -102,6 +104,12 @@ def neural_memory(
     batch, heads, time, _ = k.shape
     dtype = torch.promote_types(k.dtype, torch.float32)
     k, v, alpha, eta, theta = (t.to(dtype) for t in (k, v, alpha, eta, theta))
+    begins = state is None or state.memory is None or state.momentum is None or state.reference is None
+    if begins and torch.compiler.is_compiling():
+        tensors = [k, v, alpha, eta, theta, *([] if q is None else [q]), *([] if mask is None else [mask]), *weights]
+        settings = {"reads": q is not None, "masked": mask is not None, "chunk_size": chunk_size}
+        settings |= {"max_grad_norm": max_grad_norm, "recompute": recompute}
+        return _as_output(_in_graph(tensors, settings), settings, time % chunk_size)
     if state is None or state.memory is None or state.momentum is None or state.reference is None:
         memory = network.Weights(tuple(w.to(dtype).expand(batch, *w.shape) for w in weights))
         momentum, reference, position = None, memory, 0
@@ -140,6 +148,39 @@ def neural_memory(
     return MemoryOutput(None if q is None else torch.cat(ys, 2), torch.cat(losses, 2), state)
 
 
+def _from_the_start(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    """`neural_memory` of a sequence that begins, on a list of tensors: what a graph holds as one node."""
+    k, v, alpha, eta, theta, *rest = tensors
+    q = rest.pop(0) if settings["reads"] else None
+    mask = rest.pop(0) if settings["masked"] else None
+    named = {name: settings[name] for name in ("chunk_size", "max_grad_norm", "recompute")}
+    done = neural_memory(q, k, v, alpha=alpha, eta=eta, theta=theta, weights=tuple(rest), mask=mask, **named)
+    state = done.state
+    assert state.memory is not None
+    assert state.momentum is not None
+    assert state.reference is not None
+    # the reference may be the memory itself, or the weights that were given
+    sets = [t.clone() for t in (*state.memory, *state.momentum, *state.reference)]
+    return [*([] if done.y is None else [done.y]), done.surprise, *sets]
+
+
+def _empty(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    k, weights = tensors[0], tensors[5 + settings["reads"] + settings["masked"] :]
+    sets = [k.new_empty(k.shape[0], *w.shape) for w in weights] * 3
+    return [*([torch.empty_like(k)] if settings["reads"] else []), k.new_empty(k.shape[:3]), *(t.clone() for t in sets)]
+
+
+_in_graph = one_node("neural_memory", _from_the_start, _empty)
+
+
+def _as_output(found: Sequence[Tensor], settings: Mapping[str, Any], position: int) -> MemoryOutput:
+    y = found[0] if settings["reads"] else None
+    surprise, *sets = found[1:] if settings["reads"] else found
+    layers = len(sets) // 3
+    memory, momentum, reference = (tuple(sets[i * layers : (i + 1) * layers]) for i in range(3))
+    return MemoryOutput(y, surprise, MemoryState(memory, momentum, reference, position, Pending()))
+
+
 def _run(parts, memory, momentum, reference, max_grad_norm):
     """Chunk after chunk; the first one's gradients are taken at `reference`."""
     ys, losses = [], []
@@ -171,7 +212,7 @@ def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> lis
 
 def _chunk_sizes(time: int, chunk_size: int, position: int) -> list[int]:
     first = min(chunk_size - position, time)
-    whole, tail = divmod(time - first, chunk_size)
+    whole, tail = (time - first) // chunk_size, (time - first) % chunk_size
     return [first] + [chunk_size] * whole + ([tail] if tail else [])
 
 
@@ -192,7 +233,7 @@ def _mixings(keep: Tensor, eta: Tensor, active: Tensor | None, sizes: list[int])
 
 def _check(q, k, v, gates, weights, chunk_size, mask) -> None:
     shapes = [tuple(t.shape) for t in (q, k, v) if t is not None]
-    if k.ndim != 4 or len(set(shapes)) > 1:
+    if k.ndim != 4 or any(shape != shapes[0] for shape in shapes):  # lengths that are symbolic have no hash
         raise ValueError(f"q, k and v are (batch, heads, time, dim) of one shape; got {', '.join(map(str, shapes))}")
     batch, heads, time, dim = k.shape
     if time < 1:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.parts.map_checks import divides, feature_map
 from core_attention.parts.map_recording import recorded
+from core_attention.parts.placing import Device, placed
 
 # The published names within one subspace. Ours are the same, but each tensor is joined over the subspaces along its first axis.
 PARTS = [
@@ -55,12 +56,23 @@ class ULSAM(nn.Module):
         norm: batch norm, ReLU and biases as in the published code; False: the paper's equations.
         official_momentum: batch norm with momentum 0.9 in torch's sense, as published (running statistics are then almost those of
             the last batch); False: 0.1. It concerns training only.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: `num_splits` does not divide `channels`.
     """
 
-    def __init__(self, channels: int, *, num_splits: int = 4, norm: bool = True, official_momentum: bool = False):
+    @placed
+    def __init__(
+        self,
+        channels: int,
+        *,
+        num_splits: int = 4,
+        norm: bool = True,
+        official_momentum: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ):
         super().__init__()
         divides("ULSAM", channels=channels, num_splits=num_splits)
         self.channels, self.num_splits, self.norm = channels, num_splits, norm

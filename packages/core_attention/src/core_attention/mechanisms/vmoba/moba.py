@@ -6,8 +6,10 @@ A query attends to its own block, causally, and to the k − 1 earlier blocks wi
 if there are fewer. k = 1 is attention inside the own block (where the published fast path falls back to full attention).
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise, product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +21,7 @@ from core_attention.masks import Causal
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.vmoba.block_selection import block_means, gate
 from core_attention.parts.cache import SETTING, Cache, Rows, check_crop
+from core_attention.parts.one_node import one_node
 from core_attention.routed.attention import Backend, routed_attention
 from core_attention.routed.routes import RouteMask, check_heads
 
@@ -136,8 +139,11 @@ def moba_attention(
     if k.shape[2] < full_below:
         return attention(q, k, v, mask=Causal(k.shape[2] - q.shape[2]), scale=scale)
     with torch.no_grad():
-        means = block_means(k, block) if cache is None else cache.means
-        selected = _select_causal(q, means, block, topk, k.shape[2])
+        if cache is None and torch.compiler.is_compiling():
+            (selected,) = _select_in_graph([q, k], {"block": block, "topk": topk})
+        else:
+            means = block_means(k, block) if cache is None else cache.means
+            selected = _select_causal(q, means, block, topk, k.shape[2])
     if active():
         _record(q, k, selected, block, scale)
     with paused():
@@ -195,6 +201,21 @@ def _select_causal(q: Tensor, means: Tensor, block: int, topk: int, keys: int) -
         best, place = best[..., : topk - 1], place[..., : topk - 1]
         selected[:, h, rows] = torch.zeros_like(g, dtype=torch.bool).scatter(-1, place, best > -torch.inf)
     return selected | (order == own[:, None])
+
+
+def _selected(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    """What queries choose of keys that stand from the beginning: runs of queries, which a graph holds as one node."""
+    q, k = tensors
+    return [_select_causal(q, block_means(k, settings["block"]), settings["block"], settings["topk"], k.shape[2])]
+
+
+def _empty_selected(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
+    q, k = tensors
+    blocks = -(-k.shape[2] // settings["block"])
+    return [q.new_empty(*q.shape[:3], blocks, dtype=torch.bool)]
+
+
+_select_in_graph = one_node("moba_selection", _selected, _empty_selected)
 
 
 def _record(q: Tensor, k: Tensor, selected: Tensor, block: int, scale: float | None) -> None:

@@ -70,12 +70,6 @@ system = System(
         "moba": "core_attention.mechanisms.vmoba.moba:example",
         "vmoba": "core_attention.mechanisms.vmoba.attention:example",
     },
-    limits={
-        "moba": {
-            "dynamic length": "gates are computed in a loop of Python over runs of queries, which a graph holds unrolled for one length",
-            "export": "gates are computed in a loop of Python over runs of queries, which a graph holds unrolled for one length",
-        },
-    },
     aliases={
         "MixtureOfBlocks": "vmoba",
     },

@@ -22,6 +22,7 @@ from core_attention.mechanisms.titans import network
 from core_attention.mechanisms.titans.attention import HeadRMSNorm
 from core_attention.mechanisms.titans.network import Weights
 from core_attention.parts.cache import Cache
+from core_attention.parts.placing import Device, placed
 from core_attention.published.titans import steps
 
 ACTIVATIONS = ("silu", "gelu", "relu", "tanh", "sigmoid", "elu", "selu", "softplus", "mish", "hardswish")
@@ -87,19 +88,21 @@ class PublicNeuralMemory(nn.Module):
         init_adaptive_step_bias, init_momentum_bias, init_decay_bias: constant biases, with zero weights, of the three gates.
         expose_weight_sets: leave all weight sets of a call in the cache, for another layer's `prev_weights`.
         recompute: compute what is written and read anew in the backward pass instead of keeping it.
+        device, dtype: of parameters and buffers.
 
     Raises:
         ValueError: sizes or options that exclude each other.
     """
 
+    @placed
     def __init__(
         self,
         dim: int,
         *,
         chunk_size: int = 1,
         batch_size: int | None = None,
-        dim_head: int | None = None,
-        heads: int = 1,
+        head_dim: int | None = None,
+        num_heads: int = 1,
         depth: int = 2,
         expansion_factor: float = 4.0,
         default_step_transform_max_lr: float = 1.0,
@@ -127,16 +130,18 @@ class PublicNeuralMemory(nn.Module):
         init_decay_bias: float | None = None,
         expose_weight_sets: bool = False,
         recompute: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        width = dim if dim_head is None else dim_head
-        if min(dim, width, heads, chunk_size, depth, num_kv_per_token, momentum_order) < 1:
+        width = dim if head_dim is None else head_dim
+        if min(dim, width, num_heads, chunk_size, depth, num_kv_per_token, momentum_order) < 1:
             raise ValueError(
-                "dim, dim_head, heads, chunk_size, depth, num_kv_per_token and momentum_order are at least 1; got "
-                f"{(dim, width, heads, chunk_size, depth, num_kv_per_token, momentum_order)}"
+                "dim, head_dim, num_heads, chunk_size, depth, num_kv_per_token and momentum_order are at least 1; got "
+                f"{(dim, width, num_heads, chunk_size, depth, num_kv_per_token, momentum_order)}"
             )
-        if heads == 1 and width != dim:
-            raise ValueError(f"with one head dim_head is dim; got {width} and {dim}")
+        if num_heads == 1 and width != dim:
+            raise ValueError(f"with one head head_dim is dim; got {width} and {dim}")
         if batch_size is not None and batch_size % chunk_size:
             raise ValueError(f"batch_size is a multiple of chunk_size; got {batch_size} and {chunk_size}")
         if attn_pool_chunks and chunk_size == 1:
@@ -145,7 +150,7 @@ class PublicNeuralMemory(nn.Module):
             raise ValueError("learned_momentum_combine needs momentum of order 2 or more")
         if activation is not None and activation not in ACTIVATIONS:
             raise ValueError(f"activation is None or one of {', '.join(ACTIVATIONS)}; got {activation!r}")
-        self.dim, self.width, self.heads = dim, width, heads
+        self.dim, self.head_dim, self.num_heads = dim, width, num_heads
         self.chunk_size, self.batch_size, self.keys_per_token = chunk_size, batch_size, num_kv_per_token
         self.max_rate, self.max_modulation, self.max_grad_norm = (
             default_step_transform_max_lr,
@@ -157,20 +162,20 @@ class PublicNeuralMemory(nn.Module):
         self.activation = None if activation is None else getattr(functional, activation)
         self.expose_weight_sets, self.recompute = expose_weight_sets, recompute
 
-        inner = width * heads
+        inner = width * num_heads
         self.store_norm = nn.RMSNorm(dim) if pre_rmsnorm else nn.Identity()
         self.retrieve_norm = nn.RMSNorm(dim) if pre_rmsnorm else nn.Identity()
         self.to_queries = nn.Linear(dim, inner, bias=False)
         self.to_keys = nn.Linear(dim, inner * num_kv_per_token, bias=False)
         self.to_values = nn.Linear(dim, inner * num_kv_per_token, bias=False)
-        self.q_norm = HeadRMSNorm(heads, width) if qk_rmsnorm else nn.Identity()
-        self.k_norm = HeadRMSNorm(heads, width) if qk_rmsnorm else nn.Identity()
-        self.multihead_rmsnorm = HeadRMSNorm(heads, width) if post_rmsnorm else nn.Identity()
-        self.retrieve_gate = nn.Linear(dim, heads, bias=False) if heads > 1 else None
-        self.combine_heads = nn.Linear(inner, dim, bias=False) if heads > 1 else nn.Identity()
+        self.q_norm = HeadRMSNorm(num_heads, width) if qk_rmsnorm else nn.Identity()
+        self.k_norm = HeadRMSNorm(num_heads, width) if qk_rmsnorm else nn.Identity()
+        self.multihead_rmsnorm = HeadRMSNorm(num_heads, width) if post_rmsnorm else nn.Identity()
+        self.retrieve_gate = nn.Linear(dim, num_heads, bias=False) if num_heads > 1 else None
+        self.combine_heads = nn.Linear(inner, dim, bias=False) if num_heads > 1 else nn.Identity()
 
         widths = [width, *[int(width * expansion_factor)] * (depth - 1), width]
-        copies = heads if per_head_learned_parameters else 1
+        copies = num_heads if per_head_learned_parameters else 1
         self.memory = nn.ParameterList()
         for fan_in, fan_out in pairwise(widths):
             initial = nn.init.xavier_uniform_(torch.empty(fan_in, fan_out))
@@ -178,14 +183,14 @@ class PublicNeuralMemory(nn.Module):
             self.memory.append(initial.repeat(copies, 1, 1))
         self.memory_gain = nn.Parameter(torch.zeros(copies, width)) if mem_model_norm_add_residual else None
 
-        self.to_adaptive_step = nn.Linear(dim, heads * num_kv_per_token)
-        self.to_decay_factor = nn.Linear(dim, heads)
-        self.to_momentum = nn.Linear(dim, heads * self.orders) if self.orders else None
+        self.to_adaptive_step = nn.Linear(dim, num_heads * num_kv_per_token)
+        self.to_decay_factor = nn.Linear(dim, num_heads)
+        self.to_momentum = nn.Linear(dim, num_heads * self.orders) if self.orders else None
         shares = self.orders + learned_combine_include_zeroth
-        self.to_momentum_combine = nn.Linear(dim, heads * shares) if learned_momentum_combine else None
+        self.to_momentum_combine = nn.Linear(dim, num_heads * shares) if learned_momentum_combine else None
         tensors = depth + mem_model_norm_add_residual
-        self.to_modulation = nn.Linear(dim, heads * tensors) if per_parameter_lr_modulation else None
-        self.to_residual_mix = nn.Linear(dim, heads) if accept_weight_residual else None
+        self.to_modulation = nn.Linear(dim, num_heads * tensors) if per_parameter_lr_modulation else None
+        self.to_residual_mix = nn.Linear(dim, num_heads) if accept_weight_residual else None
         self.pool = nn.Linear(dim, dim) if attn_pool_chunks else None
         if self.pool is not None:
             nn.init.zeros_(self.pool.weight)
@@ -357,7 +362,7 @@ class PublicNeuralMemory(nn.Module):
         """State and reference weights: those of the cache, or the initial ones."""
         if cache is None or cache.memory is None or cache.reference is None:
             initial = Weights(tuple(self.memory), self.memory_gain)
-            memory = initial.map(lambda t: t.to(q.dtype).expand(q.shape[0], self.heads, *t.shape[1:]))
+            memory = initial.map(lambda t: t.to(q.dtype).expand(q.shape[0], self.num_heads, *t.shape[1:]))
             return steps.State(memory, (None,) * self.orders), memory
         if cache.memory[0].shape[:2] != q.shape[:2]:
             raise ValueError(
@@ -382,7 +387,7 @@ class PublicNeuralMemory(nn.Module):
         key_tokens, value_tokens = tokens[0], tokens[-1]
         k = self.k_norm(self._split_heads(self.to_keys(key_tokens)))
         v = self._split_heads(self.to_values(value_tokens))
-        u, heads = self.keys_per_token, self.heads
+        u, heads = self.keys_per_token, self.num_heads
         # (batch, time, heads · u) → (batch, heads, time · u)
         rate = self.to_adaptive_step(key_tokens).unflatten(-1, (heads, u)).permute(0, 2, 1, 3).flatten(2)
         rate = rate.sigmoid() * self.max_rate
@@ -418,7 +423,7 @@ class PublicNeuralMemory(nn.Module):
         """(batch, time, heads · u · width) → (batch, heads, time · u, width), after the activation."""
         if self.activation is not None:
             projected = self.activation(projected)
-        return projected.unflatten(-1, (self.heads, -1, self.width)).transpose(1, 2).flatten(2, 3)
+        return projected.unflatten(-1, (self.num_heads, -1, self.head_dim)).transpose(1, 2).flatten(2, 3)
 
     def _check(self, x: Tensor, mask: Tensor | None, prev_weights: tuple[Tensor, ...] | None) -> None:
         expected = f"(3, batch, time, {self.dim})" if self.views else f"(batch, time, {self.dim})"

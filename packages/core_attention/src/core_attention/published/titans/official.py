@@ -8,7 +8,7 @@ from core_attention.published.titans.memory import PublicNeuralMemory
 from core_attention.registry.systems import Component, Config, StateDict, System
 
 ARGUMENTS = (
-    *("dim", "chunk_size", "batch_size", "dim_head", "heads", "num_kv_per_token", "activation"),
+    *("dim", "chunk_size", "batch_size", "num_kv_per_token", "activation"),
     *("default_step_transform_max_lr", "per_parameter_lr_modulation", "max_mem_layer_modulation", "max_grad_norm"),
     *("momentum", "momentum_order", "learned_momentum_combine", "learned_combine_include_zeroth"),
     *("pre_rmsnorm", "post_rmsnorm", "qk_rmsnorm", "attn_pool_chunks", "per_head_learned_parameters"),
@@ -17,11 +17,17 @@ ARGUMENTS = (
 )
 
 
+RENAMED = {"heads": "num_heads", "dim_head": "head_dim"}
+
+
 def build(config: Config) -> PublicNeuralMemory:
     """titans-pytorch's arguments; its nested `default_model_kwargs` hold depth and expansion_factor, its activation is a module."""
     given = {name: config[name] for name in ARGUMENTS if name in config}
     if given.get("activation") is not None:
         given["activation"] = given["activation"].removeprefix("nn.").removesuffix("()").lower()
+    for theirs, ours in RENAMED.items():
+        if theirs in config:
+            given[ours] = config[theirs]
     return PublicNeuralMemory(**given, **config.get("default_model_kwargs", {}))
 
 
