@@ -13,6 +13,8 @@ TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
 HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
 NEEDED = {
     "remote_sensing.landuse.model.networks": "the ResNet peers are torchvision's",
+    "gui_grounding.model.backbone": "Qwen2-VL and Qwen2.5-VL are transformers'",
+    "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",
 }
 

@@ -13,7 +13,7 @@ from core_runtime.options import RunOptions
 from gaze.cli import app
 from gaze.cohort.splits import folds, split_trials, unit_of
 from gaze.cohort.study import ObjectOptions, load_study
-from gaze.commands.compare import compare, holm
+from gaze.commands.compare import compare
 from gaze.commands.evaluate import evaluate
 from gaze.commands.predict import predict
 from gaze.commands.report import report
@@ -133,7 +133,7 @@ def test_two_predictors_are_compared_trial_by_trial(samples, model, tmp_path):
     evaluate(samples.scanpaths, out=tmp_path / "one", samples=2)
     comparison = compare([tmp_path / "one"], predictors=["uniform", "nearest step"], measures=["bits"], resamples=200)
     (row,) = comparison.rows
-    assert (row["first"], row["second"], row["trials"]) == ("uniform", "nearest step", 30)
+    assert (row["first"], row["second"], row["items"]) == ("uniform", "nearest step", 30)
     assert row["difference"] < 0
     assert row["low"] <= row["difference"] <= row["high"]
     assert row["p_holm"] == row["p"]
@@ -144,11 +144,6 @@ def test_two_predictors_are_compared_trial_by_trial(samples, model, tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             compare([run], **options)
-
-
-def test_holm_corrects_step_by_step():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_predictions_are_the_same_again_and_belong_to_their_options(samples, model, tmp_path):
@@ -275,7 +270,7 @@ def test_trials_of_one_name_in_other_data_are_not_paired(samples, tmp_path):
     others = make_samples(tmp_path / "others", layouts=5, searches=2, other_formats=False, seed=3)
     evaluate(samples.scanpaths, out=tmp_path / "one", samples=1)
     evaluate(others.scanpaths, out=tmp_path / "two", samples=1)
-    with pytest.raises(UserError, match="no trial in common"):
+    with pytest.raises(UserError, match="no trials in common"):
         compare([tmp_path / "one", tmp_path / "two"], predictors=["uniform"])
 
 

@@ -1,0 +1,247 @@
+"""``gui-grounding predict``."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.cli import plain
+from core_runtime.errors import UserError
+from core_runtime.options import (
+    Above,
+    AtLeast,
+    Between,
+    Device,
+    Model,
+    Out,
+    Overwrite,
+    Pair,
+    SkipErrors,
+    Threads,
+    Workers,
+    options,
+    resolve_device,
+)
+
+
+@options
+class ViewOptions:
+    """What a screenshot shows of the screen.
+
+    Attributes:
+        pixel_ratio: pixels of the screenshot per logical (CSS) pixel; 2 on most Retina screens.
+        crop: X,Y pixels that were cut off the capture on the left and above.
+        scroll: X,Y CSS pixels that the page is scrolled.
+        origin: X,Y logical position of the capture on the desktop; of a monitor to the left --origin=-1920,0.
+    """
+
+    pixel_ratio: Annotated[float, Above(0)] = 1.0
+    crop: Pair = (0.0, 0.0)
+    scroll: Pair = (0.0, 0.0)
+    origin: Pair = (0.0, 0.0)
+
+
+@options
+class AskOptions:
+    """How a screenshot is asked.
+
+    Attributes:
+        action: click, or drag with two ends.
+        top: regions that are listed, at most.
+        threshold: cells above this share of the largest attention belong to a region.
+        abstain: say "not here" where the probability of a hit (of an uncalibrated model: the confidence) is below this.
+        zoom: look again, enlarged, around the best regions.
+    """
+
+    action: Literal["click", "drag"] = "click"
+    top: Annotated[int, AtLeast(1)] = 3
+    threshold: Annotated[float, Between(0, 0.999)] = 0.3
+    abstain: Annotated[float, Between(0, 1)] = 0.0
+    zoom: bool = False
+
+
+@dataclass(frozen=True)
+class Predictions(BulkOutcome):
+    """Where instructions point.
+
+    Attributes:
+        out: the folder; a folder per screenshot with ``prediction.json`` and an overlay per instruction.
+        predictions: of each screenshot that succeeded: its name, its groundings (`gui_grounding.results.Grounding`) as plain values.
+        attempts: what became of each screenshot.
+    """
+
+    out: Path
+    predictions: Sequence[Mapping[str, Any]]
+    attempts: Sequence[Attempt]
+
+    def facts(self) -> dict[str, Any]:
+        return {"predictions": list(self.predictions), "failed": self.failed, "out": self.out}
+
+    def lines(self) -> Iterable[str]:
+        for prediction in self.predictions:
+            for note in prediction["notes"]:
+                yield f"Note: {prediction['screenshot']}: {note}"
+            for grounding in prediction["groundings"]:
+                yield f"{prediction['screenshot']}: {grounding['instruction']}"
+                if grounding["abstains"]:
+                    yield f"  not here (confidence {grounding['confidence']:.2f})"
+                    continue
+                ends = " → ".join(
+                    f"({target['image'][0]:.1f}, {target['image'][1]:.1f})" for target in grounding["targets"]
+                )
+                yield f"  {grounding['action']} {ends} px of the screenshot, confidence {grounding['confidence']:.2f}"
+                if grounding["written"]:
+                    yield f"  {grounding['written']}"
+        yield f"Overlays and coordinates in all spaces: {self.out}"
+
+
+def predict(
+    screenshots: Path,
+    /,
+    *instructions: str,
+    model: Model = None,
+    out: Out = Path("gui-predictions"),
+    view: ViewOptions = ViewOptions(),
+    ask: AskOptions = AskOptions(),
+    write: str | None = None,
+    device: Device = "auto",
+    precision: Literal["as-saved", "float32", "bfloat16"] = "as-saved",
+    workers: Workers = 1,
+    threads: Threads = None,
+    skip_errors: SkipErrors = True,
+    overwrite: Overwrite = False,
+) -> Predictions:
+    """Says where on a screenshot to click. Several instructions about one screenshot share its encoding; a rerun goes on.
+
+    Example: gui-grounding predict screen.png "open the settings" --model run/model
+
+    Args:
+        screenshots: a screenshot, a folder of them, or JSON lines with image and instruction (or instructions).
+        instructions: what is to be clicked; of JSON lines none.
+        write: also spell the action for a tool: pyautogui, playwright, ui-tars, ui-tars-absolute, os-atlas, seeclick, anthropic, openai.
+        precision: of the weights while they compute.
+    """
+    from core_runtime.identity import identity, model_identity
+    from gui_grounding.adapters import format_named
+    from gui_grounding.model.folder import ADVICE
+    from gui_grounding.screens.pictures import open_screenshot
+
+    questions = find_questions(screenshots, instructions)
+    if len(questions) == 1:
+        open_screenshot(questions[0][0])  # a mistake in a single file is the user's first line
+    if model is None:
+        raise UserError("no --model was given", ADVICE)
+    if write is not None:
+        format_named(write)
+    where = resolve_device(device)
+    load(model, where, precision)
+    if not questions[0][1]:
+        raise UserError(
+            "no instruction was given",
+            'write it behind the screenshot: gui-grounding predict screen.png "open the settings"',
+        )
+    made_from = {
+        "model": model_identity(Path(model)),
+        "view": plain(view.__dict__),
+        "ask": plain(ask.__dict__),
+        "options": [write, precision],
+    }
+    items = []
+    for image, asked in questions:
+        source = (image, asked, model, where, precision, view, ask, write)
+        name = str(image.relative_to(screenshots)) if screenshots.is_dir() else image.name
+        key = {"input": identity(image) if image.is_file() else None, "instructions": list(asked), **made_from}
+        items.append(Item(name, source, out / name.replace("/", "_").rpartition(".")[0], key=key, inputs=[image]))
+    attempts = bulk(
+        predict_item,
+        items,
+        log=out / "log.jsonl",
+        description="Grounding",
+        workers=workers,
+        threads=threads,
+        skip_errors=skip_errors and len(items) > 1,
+        overwrite=overwrite,
+    )
+    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
+    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
+    return Predictions(out, predictions, attempts)
+
+
+def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
+    """Each screenshot with its instructions.
+
+    Raises:
+        UserError: no screenshots; JSON lines that do not say image and instruction.
+    """
+    from gui_grounding.items.reading import image_folder, read_records
+    from gui_grounding.screens.formats import ANNOTATIONS, find_screenshots
+
+    if path.is_file() and path.suffix.lower() in ANNOTATIONS:
+        if instructions:
+            raise UserError(f"{path} brings its own instructions", "leave out those of the command line")
+        by_image: dict[Path, list[str]] = {}
+        for number, record in enumerate(read_records(path), 1):
+            image, asked = record.get("image"), record.get("instructions", record.get("instruction"))
+            folder = path.parent
+            if image is None:  # a benchmark's annotations
+                image, folder = record.get("img_filename") or record.get("image_path"), image_folder(path, None)
+            asked = [asked] if isinstance(asked, str) else asked
+            if not isinstance(image, str) or not isinstance(asked, list) or not all(isinstance(a, str) for a in asked):
+                raise UserError(
+                    f"{path}, item {number}: expected image and instruction",
+                    '{"image": "screen.png", "instruction": "open"}',
+                )
+            by_image.setdefault(folder / image, []).extend(asked)
+        if not by_image:
+            raise UserError(f"{path} holds no questions")
+        return [(image, tuple(asked)) for image, asked in by_image.items()]
+    for instruction in instructions:
+        if not instruction.strip():
+            raise UserError("an instruction is empty", "say what is to be clicked")
+    return [(file, tuple(instructions)) for file in find_screenshots(path)]
+
+
+@lru_cache(1)
+def load(model: str, device: str, precision: str) -> Any:
+    """The model, once in each process."""
+    import torch
+
+    from gui_grounding.model.folder import load_model
+    from gui_grounding.model.inference import Grounder
+
+    dtype = None if precision == "as-saved" else getattr(torch, precision)
+    return Grounder(load_model(model, device, dtype))
+
+
+def predict_item(item: Item) -> dict[str, Any]:
+    """Writes the predictions of one screenshot: all of its files or none."""
+    from core_runtime.folders import writing
+    from gui_grounding.adapters import FORMATS
+    from gui_grounding.coordinates import View
+    from gui_grounding.model.inference import Asking
+    from gui_grounding.reports.overlay import draw_grounding
+    from gui_grounding.screens.pictures import open_screenshot
+
+    image, instructions, model, device, precision, view, ask, write = item.source
+    screenshot = open_screenshot(image)
+    grounder = load(model, device, precision)
+    seen = View(*screenshot.size, view.pixel_ratio, view.crop, view.scroll, view.origin)
+    asking = Asking(ask.action, ask.top, ask.threshold, ask.abstain, ask.zoom)
+    groundings = grounder.ground(screenshot.image, instructions, asking, view=seen)
+    written = []
+    with writing(item.output) as part:
+        part.mkdir()
+        for number, grounding in enumerate(groundings, 1):
+            draw_grounding(screenshot.image, grounding).save(part / f"overlay_{number:03}.png")
+            spelled = None
+            if write is not None and not grounding.abstains:
+                spelled = FORMATS[write].write(grounding.positions)
+            written.append(grounding.facts() | {"written": spelled})
+        content = {"screenshot": item.name, "notes": list(screenshot.notes), "groundings": written}
+        (part / "prediction.json").write_text(
+            json.dumps(plain(content), ensure_ascii=False, indent=1), encoding="utf-8"
+        )
+    return {"instructions": len(instructions)}

@@ -1,0 +1,195 @@
+"""Drawn pages with exact boxes of their elements, in ScreenSpot-Pro's format: toolbars, forms, cards and dialogues in many colours.
+
+Drawn with PIL and its own font, so the pages are the same on every machine. An element is told by its colour and its kind; buttons carry
+a word too.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from core_runtime.errors import UserError
+from core_runtime.folders import write_text, writing
+
+COLOURS = {
+    "red": (208, 40, 40),
+    "green": (36, 150, 60),
+    "blue": (40, 84, 208),
+    "yellow": (232, 200, 30),
+    "purple": (140, 50, 170),
+    "black": (25, 25, 25),
+}
+WORDS = ("Save", "Open", "Send", "Copy", "Next", "Back", "Stop", "Help", "Edit", "Sort")
+ICONS = ("circle", "triangle", "square", "star")
+VERBS = ("click", "press", "select")
+SIZE = (224, 168)  # 8 × 6 cells
+
+
+@dataclass(frozen=True)
+class Element:
+    """One thing on a page that can be clicked.
+
+    Attributes:
+        kind: ``button``, or the shape of an icon.
+        colour: its name.
+        word: what a button says.
+        box: x1, y1, x2, y2 in pixels.
+    """
+
+    kind: str
+    colour: str
+    word: str
+    box: tuple[int, int, int, int]
+
+    @property
+    def ui_type(self) -> str:
+        return "text" if self.kind == "button" else "icon"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Where the samples are: ``images/`` and ``annotations/pages.json`` (ScreenSpot-Pro), ``training.json`` (the published training format)."""
+
+    folder: Path
+    annotations: Path
+    training: Path
+    pages: int
+    items: int
+
+
+def make_samples(
+    out: Path, *, pages: int = 12, seed: int = 0, size: tuple[int, int] = SIZE, overwrite: bool = False
+) -> Samples:
+    """Writes pages, the same under a seed.
+
+    Args:
+        out: the folder.
+        pages: how many.
+        seed: of all that is drawn.
+        size: width and height of a page, in pixels.
+        overwrite: replace samples that are there.
+
+    Raises:
+        UserError: `out` holds samples already and `overwrite` is off.
+    """
+    annotations, training = out / "annotations" / "pages.json", out / "training.json"
+    if annotations.exists() and not overwrite:
+        raise UserError(f"{out} already holds samples", "--overwrite replaces them")
+    chance = random.Random(seed)
+    items: list[dict[str, Any]] = []
+    conversations: list[dict[str, Any]] = []
+    for number in range(pages):
+        elements = place_elements(chance, size)
+        name = f"page_{number:03}.png"
+        with writing(out / "images" / name) as part:
+            draw_page(elements, size, chance).save(part, format="PNG")
+        turns: list[dict[str, Any]] = []
+        for element in elements:
+            instruction = describe(element, chance)
+            identity = f"page_{number:03}_{len(items):04}"
+            items.append(_item(identity, name, element, instruction, size))
+            turns += _turns(element, instruction, size, first=not turns)
+        conversations.append({"image": name, "conversations": turns})
+    write_text(annotations, json.dumps(items, indent=1) + "\n")
+    write_text(training, json.dumps(conversations, indent=1) + "\n")
+    return Samples(out, annotations, training, pages, len(items))
+
+
+def place_elements(chance: random.Random, size: tuple[int, int]) -> Sequence[Element]:
+    """Three to five elements on one of three layouts, no two of one colour."""
+    width, height = size
+    colours = chance.sample(sorted(COLOURS), chance.randint(3, 5))
+    words = chance.sample(WORDS, len(colours))
+    # slots of two columns and three rows; elements are set off inside their slots, so that no place is certain
+    slots = chance.sample(range(6), len(colours))
+    layout = chance.choice(("buttons", "icons", "mixed"))
+    elements = []
+    for colour, word, slot in zip(colours, words, slots, strict=True):
+        is_button = layout == "buttons" or (layout == "mixed" and chance.random() < 0.5)
+        if is_button:
+            wide, tall = chance.randint(62, 96), chance.randint(28, 40)
+        else:
+            wide = tall = chance.randint(30, 46)
+        left, top = slot % 2 * width // 2, slot // 2 * (height - 24) // 3 + 24
+        x = left + chance.randint(4, width // 2 - wide - 4)
+        y = top + chance.randint(1, (height - 24) // 3 - tall - 1)
+        kind = "button" if is_button else chance.choice(ICONS)
+        elements.append(Element(kind, colour, word if is_button else "", (x, y, x + wide, y + tall)))
+    return elements
+
+
+def describe(element: Element, chance: random.Random) -> str:
+    """An instruction that means the element."""
+    verb = chance.choice(VERBS)
+    if element.kind == "button":
+        return f'{verb} the {element.colour} button "{element.word}"'
+    return f"{verb} the {element.colour} {element.kind}"
+
+
+def draw_page(elements: Sequence[Element], size: tuple[int, int], chance: random.Random) -> Any:
+    """The page as a PIL image: a title bar, a background, the elements."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    grey = chance.randint(225, 255)
+    image = Image.new("RGB", size, (grey, grey, grey))
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(14)
+    draw.rectangle((0, 0, size[0], 20), fill=(120, 130, 145))
+    draw.text((8, 2), "Sample page", fill="white", font=font)
+    for element in elements:
+        _draw_element(draw, element, font)
+    return image
+
+
+def _draw_element(draw: Any, element: Element, font: Any) -> None:
+    x1, y1, x2, y2 = element.box
+    colour = COLOURS[element.colour]
+    inside = (x1, y1, x2 - 1, y2 - 1)  # PIL's boxes hold their last pixel
+    if element.kind == "button":
+        draw.rounded_rectangle(inside, radius=6, fill=colour)
+        bright = sum(colour) > 330
+        draw.text(
+            ((x1 + x2) / 2, (y1 + y2) / 2), element.word, fill="black" if bright else "white", font=font, anchor="mm"
+        )
+    elif element.kind == "circle":
+        draw.ellipse(inside, fill=colour)
+    elif element.kind == "square":
+        draw.rectangle(inside, fill=colour)
+    elif element.kind == "triangle":
+        draw.polygon([((x1 + x2) / 2, y1), (x2 - 1, y2 - 1), (x1, y2 - 1)], fill=colour)
+    else:
+        middle, across = (y1 + y2) / 2, (x1 + x2) / 2
+        draw.polygon([(across, y1), (x2 - 1, middle), (across, y2 - 1), (x1, middle)], fill=colour)
+
+
+def _item(identity: str, name: str, element: Element, instruction: str, size: tuple[int, int]) -> dict[str, Any]:
+    return {
+        "id": identity,
+        "img_filename": name,
+        "bbox": list(element.box),
+        "instruction": instruction,
+        "application": "drawn",
+        "platform": "sample",
+        "img_size": list(size),
+        "ui_type": element.ui_type,
+        "group": "web",
+    }
+
+
+def _turns(element: Element, instruction: str, size: tuple[int, int], *, first: bool) -> list[dict[str, Any]]:
+    """One question and its answer in the published training format."""
+    width, height = size
+    x1, y1, x2, y2 = element.box
+    box = [round(x1 / width, 6), round(y1 / height, 6), round(x2 / width, 6), round(y2 / height, 6)]
+    x, y = round((box[0] + box[2]) / 2, 4), round((box[1] + box[3]) / 2, 4)
+    answer = {
+        "from": "gpt",
+        "value": f"pyautogui.click(x={x}, y={y})",
+        "recipient": "os",
+        "end_turn": True,
+        "bbox_gt": box,
+    }
+    return [{"from": "human", "value": f"<image>{instruction}" if first else instruction}, answer]

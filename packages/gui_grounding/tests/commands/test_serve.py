@@ -1,0 +1,83 @@
+"""What the server answers: the same as predict; mistakes of callers in one line. The HTTP side has its tests in core_runtime."""
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from core_runtime.cli import run as run_command
+from core_runtime.errors import UserError
+from gui_grounding.cli import app
+from gui_grounding.commands.predict import predict
+from gui_grounding.commands.serve import answerer, page, read_token
+from gui_grounding.model.folder import Prepared, save_model
+from gui_grounding.model.tiny import TinySizes, tiny_model
+
+pytest.importorskip("fastapi", reason="needs FastAPI and uvicorn (the extra `serve`)")
+
+from core_runtime.server import Call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    network, tokens = tiny_model(["click"], sizes=TinySizes(width=32, vision_width=32))
+    folder = tmp_path_factory.mktemp("m") / "model"
+    return save_model(network, tokens, folder, prepared=Prepared(), provenance={})
+
+
+def picture(size=(120, 90)):
+    out = io.BytesIO()
+    Image.new("RGB", size, "white").save(out, "PNG")
+    return out.getvalue()
+
+
+def test_it_answers_what_predict_says(model, tmp_path):
+    (tmp_path / "x.png").write_bytes(picture())
+    (expected,) = predict(tmp_path / "x.png", "one", "two", model=str(model), out=tmp_path / "p").predictions
+    answer = answerer(str(model), "cpu")(Call(picture(), {"instruction": ["one", "two"], "overlay": ["1"]}))
+    for ours, theirs in zip(answer["groundings"], expected["groundings"], strict=True):
+        assert Image.open(io.BytesIO(base64.b64decode(ours.pop("overlay")))).size == (120, 90)
+        assert ours["targets"][0]["image"] == pytest.approx(theirs["targets"][0]["image"])
+        assert ours["confidence"] == pytest.approx(theirs["confidence"])
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "match"),
+    [
+        (picture(), {}, "no instruction"),
+        (b"", {"instruction": ["x"]}, "body is empty"),
+        (b"{}", {"instruction": ["x"]}, "is not a picture"),
+        (b"file:///etc/passwd", {"instruction": ["x"]}, "is not a picture"),
+        (picture()[:40], {"instruction": ["x"]}, r"is not a picture|is damaged"),
+        (picture(), {"instruction": [" "]}, "instruction is empty"),
+        (picture(), {"instruction": ["x"], "pixel_ratio": ["two"]}, "not a number"),
+        (picture(), {"instruction": ["x"], "pixel_ratio": ["0"]}, "pixel ratio"),
+        (picture(), {"instruction": ["x"], "action": ["type"]}, "expected click or drag"),
+    ],
+)
+def test_mistakes_of_callers_are_one_line(model, body, query, match):
+    with pytest.raises(UserError, match=match):
+        answerer(str(model), "cpu")(Call(body, query))
+
+
+def test_the_page_stands_alone():
+    assert "fetch(" in page()
+    assert "http://" not in page()
+    assert "https://" not in page()
+
+
+def test_a_server_that_cannot_start_says_why(model, tmp_path, capsys):
+    def refused(*words):
+        with pytest.raises(SystemExit) as end:
+            run_command(app, ["serve", *map(str, words)])
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    assert "no --model" in refused()
+    assert "other machines" in refused("--model", model, "--host", "0.0.0.0")
+    assert "cannot be read" in refused("--model", model, "--token", tmp_path / "absent")
+    (tmp_path / "token").write_text(" \n")
+    assert "is empty" in refused("--model", model, "--token", tmp_path / "token")
+    (tmp_path / "token").write_text("secret\n")
+    assert read_token(tmp_path / "token") == "secret"
