@@ -82,9 +82,7 @@ def prepare(folder, kind: str):
 
 
 def _tried(number: int):
-    return pytest.mark.reliability(
-        "mutations of gaze recordings", "a reading or one line, bounded time", cases=number * len(FORMATS)
-    )
+    return pytest.mark.reliability("mutations of gaze recordings", "a reading or one line, bounded time", cases=number)
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -181,7 +181,6 @@ system = System(
             "Qwen2_5_VLForConditionalGenerationWithPointer",
         ),
     ),
-    aliases={"GUI-Actor": "v2p"},
 )
 
 __all__ = ["CELL", "convert", "convert_head", "system"]
