@@ -85,7 +85,10 @@ def as_record(path: np.ndarray) -> np.ndarray:
 
 def multimatch(threads: int, rounds: int) -> list[dict[str, Any]]:
     """One long pair, and all pairs of 200 paths (the peer on every hundredth of them), equal values."""
-    multimatch_gaze = import_module("multimatch_gaze")
+    try:
+        multimatch_gaze = import_module("multimatch_gaze")
+    except ModuleNotFoundError:
+        raise SystemExit("the peer is missing: uv run --with multimatch-gaze python benchmarks/gaze.py") from None
 
     def theirs(first: np.ndarray, second: np.ndarray) -> list[float]:
         return multimatch_gaze.docomparison(as_record(first), as_record(second), screensize=list(SCREEN))

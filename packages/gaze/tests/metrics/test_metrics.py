@@ -214,3 +214,14 @@ def test_scanmatch_of_many_pairs_is_its_definition(bins, threshold, gap):
     np.testing.assert_allclose(scores, expected, atol=1e-12)
     empty = scanmatch_pairs([first[0][:0], first[0]], [second[0], second[0]], SCREEN)
     assert np.isnan(empty).tolist() == [True, False]
+
+
+def test_multimatch_of_one_pair_is_that_of_many():
+    """A pair alone is walked back by another loop; on a grid many ways are equally cheap."""
+    rng = np.random.default_rng(5)
+    for sizes in ((3, 3), (3, 12), (12, 5), (20, 20)):
+        first = [np.column_stack([rng.integers(0, 4, (n, 2)) * 50.0, rng.random(n)]) for n in sizes]
+        second = [np.column_stack([rng.integers(0, 4, (n, 2)) * 50.0, rng.random(n)]) for n in reversed(sizes)]
+        together = multimatch_pairs(first, second, (300, 200))
+        alone = [multimatch_pairs([a], [b], (300, 200))[0] for a, b in zip(first, second, strict=True)]
+        np.testing.assert_array_equal(together, alone)

@@ -4,6 +4,7 @@ Equal to multimatch-gaze 0.1.3 without its simplification. All pairs are aligned
 differences between saccade vectors, one antidiagonal of all matrices at a time.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -169,7 +170,31 @@ def _align(
         np.minimum(before[:, :-1], before[:, 1:], out=best)  # from above, from the left
         np.minimum(best, total[step - 1, :, :-1], out=best)  # diagonally
         best += slanted[step]
+    if pairs == 1:
+        return _walk_back_one(total[:, 0], int(rows[0]), int(columns[0]))
     return _walk_back(total, rows, columns)
+
+
+def _walk_back_one(
+    total: NDArray[np.float64], rows: int, columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """`_walk_back` of a single pair: arrays of one entry cost more than what is computed with them."""
+    costs = total.tolist()
+    row, column = rows - 1, columns - 1
+    way = [(row, column)]
+    while row or column:
+        s = row + column
+        diagonal = costs[s - 1][row] if s > 1 else math.inf
+        up, left = costs[s][row], costs[s][row + 1]
+        if diagonal <= up and diagonal <= left:
+            row, column = row - 1, column - 1
+        elif up <= left:
+            row -= 1
+        else:
+            column -= 1
+        way.append((row, column))
+    cells = np.array(way)[None]
+    return cells[..., 0], cells[..., 1], np.ones((1, len(way)), bool)
 
 
 def _walk_back(
