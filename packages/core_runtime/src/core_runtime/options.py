@@ -81,6 +81,7 @@ Box = Annotated[tuple[float, float, float, float], _comma_separated(float, "left
 # The options that mean the same in every command.
 Model = Annotated[str | None, Parameter(help="Model folder, or the name of a published model.")]
 Out = Annotated[Path, Parameter(alias="-o", help="Folder for the results.")]
+OutFile = Annotated[Path, Parameter(alias="-o")]  # its command's docstring says which files it may be
 Device = Annotated[
     Literal["auto", "cpu", "cuda", "mps"],
     Parameter(help="Where to compute; auto takes CUDA, then MPS, then CPU."),

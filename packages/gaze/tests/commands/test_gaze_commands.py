@@ -339,3 +339,39 @@ def test_pictures_of_another_shape_are_refused(samples, tmp_path):
             image.resize((300, 300)).save(tmp_path / file.name)
     with pytest.raises(UserError, match="another shape"):
         load_study(samples.scanpaths, ObjectOptions(areas=samples.areas, images=tmp_path), crop=(20, 20))
+
+
+def test_a_grid_that_is_too_fine_is_one_line(samples, tmp_path, capsys):
+    code, _, err = call(
+        capsys, "report", samples.scanpaths, "--grid", "2000,2000", "--screen", "1680,1050", "--out", tmp_path / "r"
+    )
+    assert code == 2
+    assert "too fine for 1680 × 1050 pixels" in err
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_grid_takes_its_size_from_the_pictures(samples, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    picture = sorted(samples.pictures.iterdir())[0]
+    table.write_text(f"stimulus,x,y,duration\n{picture.name},100,200,150\n{picture.name},1500,210,250\n")
+    arguments = (table, "--grid", "6,14", "--out", tmp_path / "r")
+    code, _, err = call(capsys, "report", *arguments)
+    assert code == 2
+    assert "--screen WIDTH,HEIGHT or --images" in err
+    code, out, _ = call(capsys, "report", *arguments, "--images", samples.pictures)
+    assert code == 0
+    assert "correct" not in out  # nobody searched anything
+    assert (tmp_path / "r" / "paths.csv").read_text().splitlines()[1].split(",")[4] == ""
+
+
+def test_a_plot_says_what_it_does_not_show(samples, tmp_path, capsys):
+    table = tmp_path / "t.csv"
+    picture = sorted(samples.pictures.iterdir())[0]
+    table.write_text(f"stimulus,x,y,duration\n{picture.name},-900,200,150\n")
+    code, out, _ = call(
+        capsys, "plot", table, "--images", samples.pictures, "--screen", "800,800", "--out", tmp_path / "p"
+    )
+    assert code == 0
+    assert "1 figure:" in out
+    assert "every fixation lies beside the screen" in out
+    assert "another shape than the screen" in out

@@ -205,3 +205,16 @@ def test_a_photograph_is_not_a_label_image(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="every pixel is 0"):
         read_areas(tmp_path / "a.png")
+
+
+def test_fractions_and_sides_that_are_no_numbers_are_refused(tmp_path):
+    path = tmp_path / "areas.json"
+    path.write_text(json.dumps({"a.png": [[0.1, 0.1, 0.5, 0.4], [0.5, 0.5, 0.5, 0.5]]}))
+    with pytest.raises(UserError, match="fractions of the picture"):
+        read_areas(path)
+    for side in range(4):
+        box: list[float] = [10, 10, 50, 40]
+        box[side] = float("nan")
+        path.write_text(json.dumps({"a.png": [{"name": "cup", "box": box}]}))
+        with pytest.raises(UserError, match="'cup' has a side that is not a number"):
+            read_areas(path)

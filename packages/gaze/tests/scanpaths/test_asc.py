@@ -334,3 +334,26 @@ def test_a_clock_that_goes_back_is_said(tmp_path):
     reading = read(tmp_path, HEAD + block(fixation(2010), start=2000) + block(fixation(1010)) + block(fixation(1010)))
     assert [len(each) for each in reading.scanpaths] == [1, 1, 1]
     assert any("begin no later than the one before them: 2, 3" in note for note in reading.notes), reading.notes
+
+
+def test_a_file_that_is_cut_in_its_last_fixation(tmp_path):
+    """A number that lost digits is still a number: the line counts only where the pupil's size stands behind the position."""
+    text = HEAD + block(fixation(1000), fixation(1200, y=512.9)).split("END\t")[0]
+    for cut in ("\t  512", "\t  512.9", "\t  640"):
+        reading = read(tmp_path, text[: text.rindex("\t  640.0")] + {"\t  640": cut}.get(cut, "\t  640.0" + cut))
+        assert len(reading.scanpaths[0]) == 1
+        assert reading.left_out["fixations on a last line that is cut"] == 1
+        assert any("ends within a recording block" in note for note in reading.notes)
+
+
+def test_a_duration_that_the_times_contradict_is_said(tmp_path):
+    reading = read(tmp_path, HEAD + block(fixation(1000), fixation(1200).replace("\t100\t", "\t10\t")))
+    assert any("1 fixation lines whose duration is not the time" in note for note in reading.notes)
+    assert not any("duration" in note for note in read(tmp_path, HEAD + block(fixation(1000))).notes)
+
+
+def test_another_screen_than_the_file_names_is_said(tmp_path):
+    reading = read(tmp_path, HEAD + block(fixation(1000)), ReadOptions(screen=(800, 600)))
+    assert any("the file says that the screen has 1280 × 1024 px" in note for note in reading.notes)
+    same = read(tmp_path, HEAD + block(fixation(1000)), ReadOptions(screen=(1280, 1024)))
+    assert not any("the file says" in note for note in same.notes)

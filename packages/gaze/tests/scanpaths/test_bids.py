@@ -182,3 +182,20 @@ def test_inspect_of_a_data_set_that_cannot_be_read_is_an_error(data_set):
     change(data_set / "task-search_physio.json", SampleCoordinateSystem="eye-in-head")
     with pytest.raises(UserError, match="not on the screen"):
         inspect(data_set)
+
+
+@pytest.mark.parametrize("unit", ["furlong", 5, ["pixel"]])
+def test_units_of_all_samples_that_are_not_known_are_refused(data_set, unit):
+    sidecar = data_set / "task-search_physio.json"
+    described = {name: {"Description": "gaze"} for name in ("x_coordinate", "y_coordinate")}
+    change(sidecar, SampleCoordinateUnits=unit, **described)
+    with pytest.raises(UserError, match="expected pixel, mm, ratio"):
+        read_scanpaths(data_set)
+
+
+def test_units_that_are_not_named_are_said(data_set):
+    described = {name: {"Description": "gaze"} for name in ("x_coordinate", "y_coordinate")}
+    change(data_set / "task-search_physio.json", **described)
+    assert any("does not name the unit" in note for note in read_scanpaths(data_set).notes)
+    change(data_set / "task-search_physio.json", SampleCoordinateUnits="pixel", **described)
+    assert not any("does not name the unit" in note for note in read_scanpaths(data_set).notes)

@@ -176,3 +176,49 @@ def test_a_decimal_comma_in_quotes_between_commas(tmp_path):
     reading = read_scanpaths(path)
     assert reading.scanpaths[0].x.tolist() == [100.5, 300]
     assert reading.left_out == {"fixations without a position": 1}, "1,200 could be a thousand"
+
+
+def fixations_table(path, x, y, duration=200, onset=None):
+    rows = ["x,y,duration,onset"]
+    for place, (across, down) in enumerate(zip(x, y, strict=True)):
+        last = duration[place] if isinstance(duration, list) else duration
+        rows.append(f"{across},{down},{last},{onset[place] if onset else place * 300}")
+    path.write_text("\n".join(rows))
+    return path
+
+
+def test_one_outlier_does_not_hide_the_unit_square(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0, 1, (2, 30)).round(3)
+    x[7] = 900.0
+    with pytest.raises(UserError, match="29 of 30 positions lie between"):
+        read_scanpaths(fixations_table(tmp_path / "t.csv", x, y))
+
+
+def test_percent_is_asked_about(tmp_path):
+    x, y = np.random.default_rng(0).uniform(0, 100, (2, 30)).round(1)
+    path = fixations_table(tmp_path / "t.csv", x, y)
+    assert any("are they percent?" in note for note in read_scanpaths(path).notes)
+    assert any("are they percent?" in note for note in read_scanpaths(path, ReadOptions(screen=(1920, 1080))).notes)
+    assert not any("percent" in note for note in read_scanpaths(path, ReadOptions(screen=(120, 110))).notes)
+
+
+def test_durations_that_are_no_numbers_are_counted(tmp_path):
+    x, y = np.random.default_rng(0).uniform(0, 900, (2, 6)).round(1)
+    path = fixations_table(tmp_path / "t.csv", x, y, duration=[200, "nan", "long", 180, "", "inf"])
+    reading = read_scanpaths(path)
+    assert len(reading.scanpaths[0]) == 6
+    assert "4 fixation(s) have no duration that is a number, and are kept" in reading.notes
+
+
+def test_fixations_that_overlap_in_time_are_counted(tmp_path):
+    x, y = np.random.default_rng(0).uniform(0, 900, (2, 4)).round(1)
+    path = fixations_table(tmp_path / "t.csv", x, y, duration=[350, 200, 310, 200])
+    assert "1 fixation(s) begin before the one before them has ended" in read_scanpaths(path).notes
+
+
+def test_columns_under_their_own_names_are_not_remarked(tmp_path):
+    x, y = np.random.default_rng(0).uniform(0, 900, (2, 4)).round(1)
+    assert not any(
+        "taken by their names" in note for note in read_scanpaths(fixations_table(tmp_path / "t.csv", x, y)).notes
+    )

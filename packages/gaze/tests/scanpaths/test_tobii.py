@@ -103,3 +103,14 @@ def test_participants_are_kept_apart(tmp_path):
     assert [each.subject for each in reading.scanpaths] == ["a", "b"]
     short = sum(int((each.duration < 200).sum()) for each in wrote)
     assert reading.left_out == {"fixations shorter than 200 ms": short}
+
+
+@pytest.mark.parametrize(("version", "named", "wrong"), [("v2", "[μs]", "[ms]"), ("v2", "[μs]", "[s]")])
+def test_a_unit_that_the_durations_contradict_is_refused(tmp_path, version, named, wrong):
+    path = write_tobii([make_scanpath()], tmp_path / "export.tsv", version)
+    path.write_text(path.read_text("utf-8").replace(f"timestamp {named}", f"timestamp {wrong}"), "utf-8")
+    with pytest.raises(UserError, match="times its duration"):
+        read_scanpaths(path)
+    np.testing.assert_array_equal(
+        read_scanpaths(path, ReadOptions(time_unit="us")).scanpaths[0].onset, make_scanpath().onset
+    )

@@ -19,6 +19,7 @@ from gaze.scanpaths.opening import read_scanpaths
 from gaze.scanpaths.reading_options import ReadOptions
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import equal_grid
+from gaze.scenes.pictures import picture_size
 from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
@@ -165,9 +166,12 @@ def _areas(path: Path, objects: ObjectOptions):
         rows, columns = objects.grid
 
         def cells(scanpath: Scanpath) -> Areas:
-            if scanpath.display.size is None:
-                raise UserError(f"{scanpath.name}: the size of the picture is not known", "give --screen WIDTH,HEIGHT")
-            boxes = equal_grid(rows, columns, scanpath.display.size).boxes()
+            size = scanpath.display.size or _size(find_picture(objects.images, scanpath.stimulus))
+            if size is None:
+                raise UserError(
+                    f"{scanpath.name}: the size of the picture is not known", "give --screen WIDTH,HEIGHT or --images"
+                )
+            boxes = equal_grid(rows, columns, size).boxes()
             return Areas(
                 [f"{i // columns + 1},{i % columns + 1}" for i in range(len(boxes))], boxes, stimulus=scanpath.stimulus
             )
@@ -232,12 +236,7 @@ def find_picture(folder: Path | None, stimulus: str) -> Path | None:
 
 
 def _size(picture: Path | None) -> tuple[int, int] | None:
-    if picture is None:
-        return None
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        return image.size
+    return None if picture is None else picture_size(picture)
 
 
 def _trial(

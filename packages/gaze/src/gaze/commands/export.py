@@ -8,7 +8,8 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.identity import begun, identity, refuse_foreign_folder
-from core_runtime.options import Out, Overwrite
+from core_runtime.options import OutFile, Overwrite
+from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 
@@ -26,7 +27,7 @@ class Exported(Outcome):
         return dict(self.__dict__)
 
     def lines(self) -> Iterable[str]:
-        yield f"{self.paths} paths, {self.fixations:,} fixations: {self.out}"
+        yield f"{counted(self.paths, 'path')}, {counted(self.fixations, 'fixation')}: {self.out}"
         for reason, count in self.left_out.items():
             yield f"Left out: {count} {reason}"
         for note in self.notes:
@@ -37,7 +38,7 @@ def export(
     path: Path,
     /,
     *,
-    out: Out = Path("fixations.csv"),
+    out: OutFile = Path("fixations.csv"),
     reading: ReadOptions = ReadOptions(),
     overwrite: Overwrite = False,
 ) -> Exported:
@@ -47,7 +48,7 @@ def export(
 
     Args:
         path: a file of scanpaths, or a folder of them.
-        out: .csv, .parquet, .jsonl, .json (COCO-Search18), .asc, or a folder for eye-tracking BIDS.
+        out: the table: .csv, .parquet, .jsonl, .json (COCO-Search18), .asc, or a folder for eye-tracking BIDS.
     """
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scanpaths.writing import write_scanpaths

@@ -10,6 +10,7 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.options import Out, Overwrite
 from gaze.cohort.study import ObjectOptions
+from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 DWELL = (
@@ -51,9 +52,10 @@ class Described(Outcome):
             yield f"Note: {note}"
         for subject in self.subjects:
             strategy = f"; {subject['strategy']}" if subject.get("strategy") else ""
+            correct = "" if subject["correct"] is None else f", correct {subject['correct']:.0%}"
             yield (
-                f"{subject['subject'] or 'not named'}: {subject['paths']} paths of {subject['length']:.1f} fixations, "
-                f"correct {subject['correct']:.0%}, revisits {subject['revisit']:.2f}{strategy}"
+                f"{subject['subject'] or 'not named'}: {counted(subject['paths'], 'path')} of {subject['length']:.1f} fixations"
+                f"{correct}, revisits {subject['revisit']:.2f}{strategy}"
             )
         yield f"Report: {self.out / 'report.html'}; tables: areas.csv, paths.csv"
 
@@ -108,6 +110,8 @@ def describe_subjects(study: Any) -> list[dict[str, Any]]:
         behaviours = [behaviour_of(trial.objects, trial.target) for trial in trials]
         row: dict[str, Any] = {"subject": subject, "paths": len(trials)}
         row |= {name: float(np.mean([getattr(each, name) for each in behaviours])) for name in BEHAVIOUR}
+        if not any(knows_target(trial) for trial in trials):
+            row["correct"] = None
         row["recurrence"] = float(
             np.nanmean([recurrence_of_objects(trial.objects).rate for trial in trials] or [np.nan])
         )
@@ -119,6 +123,11 @@ def describe_subjects(study: Any) -> list[dict[str, Any]]:
             row["strategy_bits"] = strategy.bits
         rows.append(row)
     return rows
+
+
+def knows_target(trial: Any) -> bool:
+    """Whether something was searched, as far as the file says; an absent target counts."""
+    return trial.target is not None or trial.scanpath.target_present is False
 
 
 def _saliency(study: Any) -> dict[str, Any] | None:
@@ -156,6 +165,8 @@ def path_rows(study: Any) -> list[dict[str, Any]]:
         target = None if trial.target is None else scene.names[trial.target]
         described = {"trial": trial.name, "stimulus": trial.scene, "subject": trial.subject, "target": target}
         behaviour = asdict(behaviour_of(trial.objects, trial.target))
+        if not knows_target(trial):
+            behaviour["correct"] = None
         recurrence = {
             f"recurrence_{name}": value for name, value in asdict(recurrence_of_objects(trial.objects)).items()
         }

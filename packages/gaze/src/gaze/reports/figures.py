@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -47,8 +49,7 @@ def draw_path(
 def draw_prediction(scene: Scene, prediction: Any, target: int | None) -> Figure:
     """Where the model expects people to look (shaded by the share of samples that visit an object), and the likeliest path."""
     figure, axes = _screen(scene)
-    for (left, top, width, height), share in zip(scene.boxes, prediction.looked_at, strict=True):
-        axes.add_patch(Rectangle((left, top), width, height, color="#E69F00", alpha=0.65 * share, linewidth=0))
+    _shade(axes, scene.boxes, 0.65 * np.asarray(prediction.looked_at))
     points = np.column_stack([prediction.x, prediction.y])
     durations = None if prediction.durations is None else np.asarray(prediction.durations)
     show_path(axes, points, durations=durations, colour=_COLOURS[0])
@@ -84,8 +85,7 @@ def draw_steps(scene: Scene, prediction: Any, target: int | None, *, millisecond
     for step in range(steps):
         figure, axes = _screen(scene, inches=5.0)
         probabilities = np.asarray(prediction.step_probabilities[step][:-1])
-        for (left, top, width, height), share in zip(scene.boxes, probabilities / probabilities.max(), strict=True):
-            axes.add_patch(Rectangle((left, top), width, height, color="#E69F00", alpha=0.7 * share, linewidth=0))
+        _shade(axes, scene.boxes, 0.7 * probabilities / probabilities.max())
         show_path(axes, points[: step + 1], colour=_COLOURS[0])
         _frame(axes, scene, target)
         axes.set_title(f"step {step + 1} of {steps}", fontsize=10)
@@ -171,11 +171,25 @@ def _show_scene(axes: Axes, scene: Scene) -> None:
     width, height = scene.size
     if scene.picture is not None:
         axes.imshow(_pixels(scene.picture, scene.picture.stat().st_mtime_ns), extent=(0, width, height, 0), alpha=0.75)
-    for left, top, box_width, box_height in scene.boxes if scene.picture is None else ():
-        axes.add_patch(Rectangle((left, top), box_width, box_height, fill=False, color="0.75", linewidth=0.7))
+    else:
+        outlines = PolyCollection(list(_corners(scene.boxes)), facecolors="none", edgecolors="0.75", linewidths=0.7)
+        axes.add_collection(outlines, autolim=False)
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def _shade(axes: Axes, boxes: NDArray[np.float64], shares: NDArray[np.float64]) -> None:
+    """Boxes filled by how much each counts, from 0 (clear) to 1; one artist for all, as there may be thousands."""
+    colours = np.tile(to_rgba("#E69F00"), (len(boxes), 1))
+    colours[:, 3] = shares
+    axes.add_collection(PolyCollection(list(_corners(boxes)), facecolors=colours, linewidths=0), autolim=False)
+
+
+def _corners(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(boxes, 4, 2): the corners in turn."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    return np.stack([low, np.stack([high[:, 0], low[:, 1]], 1), high, np.stack([low[:, 0], high[:, 1]], 1)], 1)
 
 
 @lru_cache(4)  # a page shows one picture many times

@@ -26,7 +26,7 @@ def read_amazon(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
             account.leave_out("pictures without fixations")
             continue
         size = picture.get("size")
-        display = the_display(options, _display(size))
+        display = the_display(options, _display(size), account)
         box = _box(picture.get("ground_truth"))
         for subject, fixations in picture["fixations"].items():
             points = _points(fixations)

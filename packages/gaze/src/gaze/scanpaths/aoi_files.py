@@ -29,6 +29,7 @@ _BOXES = (
 _NAMES = ("name", "label", "area", "aoi", "object", "id", "category")
 _STIMULI = ("stimulus", "image", "file_name", "image_name", "picture", "filename")
 _LARGEST_LABEL = 1_000_000
+_FRACTION = 1.5  # pixels: where areas end that are fractions of the picture, with some way beyond its edge
 
 
 def read_areas(path: Path, *, size: tuple[int, int] | None = None) -> dict[str, Areas]:
@@ -39,7 +40,7 @@ def read_areas(path: Path, *, size: tuple[int, int] | None = None) -> dict[str, 
         size: width and height of the picture, so that objects outside of it are noted.
 
     Raises:
-        UserError: not such a file, a box without extent, a polygon of fewer than three corners, or no object at all.
+        UserError: not such a file, a box without extent, a polygon of fewer than three corners, fractions for pixels, or no object at all.
     """
     if not path.is_file():
         raise UserError(
@@ -58,7 +59,13 @@ def read_areas(path: Path, *, size: tuple[int, int] | None = None) -> dict[str, 
         )
     if not any(objects.values()):
         raise UserError(f"{path} holds no objects")
-    return {stimulus: _areas(stimulus, entries, path, size) for stimulus, entries in objects.items()}
+    areas = {stimulus: _areas(stimulus, entries, path, size) for stimulus, entries in objects.items()}
+    if all((each.boxes[:, :2] + each.boxes[:, 2:] <= _FRACTION).all() for each in areas.values()):
+        raise UserError(
+            f"{path}: every area ends within the first {_FRACTION:g} pixels: these are fractions of the picture, not pixels",
+            "multiply them by the picture's width and height",
+        )
+    return areas
 
 
 def areas_of(picture: str, known: Mapping[str, Areas]) -> Areas | None:
@@ -94,6 +101,12 @@ def _areas(stimulus: str, entries: Sequence[Entry], path: Path, size: tuple[int,
         names.append(unique)
     boxes = np.array([box for _, box, _ in entries], np.float64).reshape(-1, 4)
     polygons = {place: polygon for place, (_, _, polygon) in enumerate(entries) if polygon is not None}
+    unknown = np.flatnonzero(~np.isfinite(boxes).all(1))
+    if len(unknown):
+        raise UserError(
+            f"{path}: the area {names[unknown[0]]!r} has a side that is not a number: {boxes[unknown[0]].tolist()}",
+            "boxes are left, top, width, height",
+        )
     empty = np.flatnonzero(~((boxes[:, 2] > 0) & (boxes[:, 3] > 0)))
     if len(empty):
         raise UserError(

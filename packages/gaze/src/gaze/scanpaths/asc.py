@@ -32,6 +32,8 @@ _PICTURE = re.compile(r"!V IMGLOAD\s+(?:FILL|CENTER|TOP_LEFT)?\s*(\S.*?\.\w+)\b"
 _COORDINATES = re.compile(r"\b(DISPLAY_COORDS|GAZE_COORDS)\s*=?\s+(-?[\d.]+)\s+(-?[\d.]+)\s+(-?[\d.]+)\s+(-?[\d.]+)")
 _UNREADABLE = "event lines that cannot be read"
 _OUTSIDE = "fixations that begin outside of every trial"
+_FIELDS = 8  # EFIX, eye, start, end, duration, x, y, pupil
+_DISAGREE = 10.0  # ms; a line's duration counts its last sample, too, which may last 8 ms
 
 
 @dataclass
@@ -175,16 +177,22 @@ def _in_order(state: _State) -> list[_Trial]:
 
 
 def _read_events(path: Path, state: _State) -> None:
-    for samples_before, line in _event_lines(path):
+    for samples_before, line, whole in _event_lines(path):
         if samples_before and state.recording and state.blocks:
             state.blocks[-1].has_samples = True
+        # without the pupil's size behind it, the last number of the position may lack digits
+        if not whole and line.startswith(b"EFIX") and len(line.split()) < _FIELDS:
+            state.account.leave_out("fixations on a last line that is cut")
+            continue
         _take(line, state)
+    if state.recording:
+        state.account.note("the file ends within a recording block (no END line): was it cut?")
     state.counts["open"] = len(state.open_fixations)
     state.account.leave_out("fixation starts without an end", len(state.open_fixations))
 
 
-def _event_lines(path: Path) -> Iterator[tuple[bool, bytes]]:
-    """(whether samples stand before it, line) for each line that is not a sample."""
+def _event_lines(path: Path) -> Iterator[tuple[bool, bytes, bool]]:
+    """(whether samples stand before it, line, whether a line end follows) for each line that is not a sample."""
     try:
         with path.open("rb") as file:
             rest = b"\n"
@@ -202,11 +210,11 @@ def _event_lines(path: Path) -> Iterator[tuple[bool, bytes]]:
                 at = 0
                 for match in _EVENT.finditer(whole, 0, cut + 1):
                     between += match.start() - at
-                    yield between > 3, match.group(1)
+                    yield between > 3, match.group(1), True
                     at, between = match.end(), 0
                 between += len(whole) - 1 - at
             for match in _EVENT.finditer(rest):
-                yield between > 3, match.group(1)
+                yield between > 3, match.group(1), False
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
 
@@ -284,6 +292,8 @@ def _take_fixation(line: bytes, state: _State) -> None:
     if end < onset:
         state.account.leave_out("fixations that end before they begin")
         return
+    if abs(end - onset - duration) > _DISAGREE:
+        state.counts["fixation lines whose duration is not the time from start to end"] += 1
     trial = _trial_of(onset, state)
     if trial is None:
         state.account.leave_out(_OUTSIDE)
@@ -391,13 +401,19 @@ def _the_display(path: Path, state: _State) -> Display:
     if not sizes and state.options.screen is None:
         state.account.note("the file does not say how large the screen is; --screen WIDTH,HEIGHT does")
         return the_display(state.options)
+    if len(sizes) > 1:
+        state.account.note("the file names two sizes of the screen: --screen decides")
+        return the_display(state.options)
     width, height = sizes.pop() if sizes else (None, None)
-    return the_display(state.options, Display(width, height))
+    return the_display(state.options, Display(width, height), state.account)
 
 
 def _say_what_is_odd(state: _State) -> None:
     account = state.account
-    for name, words in (("fixation ends without a start", "kept, their line holds both times"),):
+    for name, words in (
+        ("fixation ends without a start", "kept, their line holds both times"),
+        ("fixation lines whose duration is not the time from start to end", "kept with the duration that they name"),
+    ):
         if state.counts[name]:
             account.note(f"{state.counts[name]} {name}: {words}")
     for kind, word in (("BLINK", "blink"), ("SACC", "saccade")):

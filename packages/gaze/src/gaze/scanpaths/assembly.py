@@ -14,6 +14,10 @@ from gaze.scanpaths.reading_options import ReadOptions
 from gaze.scanpaths.scanpath import Display, Eye, Reading, Scanpath
 
 MS_PER = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+_UNIT_SQUARE = 0.9  # share of positions between -0.5 and 1.5 in both directions: no recording in pixels has so many
+_PERCENT = 101.0  # pixels; with some way beyond the edge of the screen
+_ENOUGH = 10  # fixations, to judge their unit by where they lie
+_OVERLAP = 20.0  # ms: times rounded to a sample of a slow tracker
 
 
 @dataclass
@@ -71,8 +75,13 @@ class Units:
     origin: str | None = None
 
 
-def the_display(options: ReadOptions, says: Display = Display()) -> Display:
-    """What the options say of the screen; what they leave open, as the file says."""
+def the_display(options: ReadOptions, says: Display = Display(), account: Account | None = None) -> Display:
+    """What the options say of the screen; what they leave open, as the file says. Where they differ, the account has a note."""
+    if account is not None and options.screen is not None and says.size not in (None, options.screen):
+        account.note(
+            f"the file says that the screen has {says.width} × {says.height} px; "
+            f"--screen {options.screen[0]:g},{options.screen[1]:g} counts"
+        )
     width, height = options.screen or (says.width, says.height)
     width_mm, height_mm = options.screen_mm or (says.width_mm, says.height_mm)
     return Display(
@@ -106,6 +115,7 @@ def assemble(
     in_pixels = [_in_pixels(trial, units, options, path, account) for trial in trials]
     if units.position in (None, "px") and options.units is None:
         _look_for_normalised(in_pixels, path)
+        _look_for_percent(in_pixels, trials, account)
     _look_for_seconds(trials, units, options, path)
     _look_at_onsets(trials, units, options, path)
     scanpaths = []
@@ -157,16 +167,36 @@ def _in_pixels(
 
 
 def _look_for_normalised(points: list[tuple[NDArray[np.float64], NDArray[np.float64]]], path: Path) -> None:
-    """Raises where positions that are said to be pixels all lie in 0..1."""
-    x = np.concatenate([each[0] for each in points] or [np.zeros(0)])
-    y = np.concatenate([each[1] for each in points] or [np.zeros(0)])
-    x, y = x[np.isfinite(x)], y[np.isfinite(y)]
-    if not len(x) or not len(y) or max(np.abs(x).max(), np.abs(y).max()) > 2:
+    """Raises where positions that are said to be pixels lie in the unit square, but for a few far off."""
+    positions = _known(points)
+    if not len(positions):
         return
+    near: NDArray[np.bool_] = np.all(np.abs(positions - 0.5) <= 1.0, axis=1)
+    if near.mean() <= _UNIT_SQUARE and np.abs(positions).max() > 2:
+        return
+    inside = positions[near] if near.any() else positions
     raise UserError(
-        f"{path}: all positions lie between {min(x.min(), y.min()):.3g} and {max(x.max(), y.max()):.3g}: they are not pixels",
+        f"{path}: {near.sum()} of {len(positions)} positions lie between {inside.min():.3g} and {inside.max():.3g}: they are not pixels",
         "--units normalised with --screen WIDTH,HEIGHT; --units px if they are pixels all the same",
     )
+
+
+def _look_for_percent(
+    points: list[tuple[NDArray[np.float64], NDArray[np.float64]]], trials: list[Trial], account: Account
+) -> None:
+    """Notes where all fixations lie in the first hundred pixels of a screen that is far larger, or of unknown size."""
+    positions = _known(points)
+    sizes = [trial.display.size for trial in trials if trial.display.size is not None]
+    if len(positions) < _ENOUGH or any(min(size) < 3 * _PERCENT for size in sizes):
+        return
+    if positions.min() >= -1 and positions.max() <= _PERCENT:
+        account.note("all positions lie in the first 100 × 100 pixels: are they percent? They are taken as pixels")
+
+
+def _known(points: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """(fixations, 2) of all trials, without those that lack a position."""
+    positions = np.concatenate([np.stack(pair, 1) for pair in points] or [np.zeros((0, 2))])
+    return positions[np.isfinite(positions).all(1)]
 
 
 def _look_for_seconds(trials: list[Trial], units: Units, options: ReadOptions, path: Path) -> None:
@@ -236,6 +266,8 @@ def _scanpath(
     account.leave_out(f"fixations shorter than {options.min_duration:g} ms", short.sum())
     keep &= ~short
     x, y, duration, onset = (values[keep] for values in (x, y, duration, onset))
+    if trial.duration is not None:
+        _count_note(account, "fixation(s) have no duration that is a number, and are kept", np.isnan(duration).sum())
     if len(onset) and np.isfinite(onset).all():
         order = np.argsort(onset, kind="stable")
         if (np.diff(order) < 0).any():
@@ -244,6 +276,8 @@ def _scanpath(
         repeated = np.concatenate([[False], np.diff(onset) == 0])
         account.leave_out("fixations that repeat an onset", repeated.sum())
         x, y, duration, onset = (values[~repeated] for values in (x, y, duration, onset))
+        early = onset[:-1] + duration[:-1] - onset[1:] > _OVERLAP
+        _count_note(account, "fixation(s) begin before the one before them has ended", early.sum())
     x, y, on_screen = _on_screen(x, y, trial.display, options, account)
     if not on_screen.all() and options.off_screen == "drop":
         x, y, duration, onset = (values[on_screen] for values in (x, y, duration, onset))
@@ -297,13 +331,15 @@ def _on_screen(
 
 
 def _count_note(account: Account, text: str, count: int) -> None:
-    """A note that begins with a number, which grows."""
+    """A note that begins with a number, which grows; none for 0."""
+    if not count:
+        return
     for place, note in enumerate(account.notes):
         number, _, rest = note.partition(" ")
         if rest == text and number.isdigit():
-            account.notes[place] = f"{int(number) + count} {text}"
+            account.notes[place] = f"{int(number) + int(count)} {text}"
             return
-    account.notes.append(f"{count} {text}")
+    account.notes.append(f"{int(count)} {text}")
 
 
 def _name_apart(scanpaths: list[Scanpath]) -> None:

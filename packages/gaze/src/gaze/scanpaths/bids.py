@@ -88,8 +88,8 @@ def _read_recording(
     if options.eye != "both" and eye in ("left", "right") and eye != options.eye:
         account.note(f"recordings of the {eye} eye were passed over (--eye {options.eye})")
         return None
-    display, origin = _display(recording, options)
-    position = _position_unit(recording)
+    display, origin = _display(recording, options, account)
+    position = _position_unit(recording, account)
     rate = sidecar.get("SamplingFrequency")
     if rate is not None:
         facts["sampling rate (Hz)"] = rate
@@ -140,17 +140,24 @@ def _eye(recording: BidsRecording) -> Eye:
     return eye
 
 
-def _position_unit(recording: BidsRecording) -> str | None:
-    """Of x and y alike; None: the side-car does not say."""
+def _position_unit(recording: BidsRecording, account: Account) -> str | None:
+    """Of x and y alike: of the columns, else of all samples, as drafts of the format name it; None: the side-car does not say."""
     units: dict[str, str | None] = {}
     for name in ("x_coordinate", "y_coordinate"):
         described = recording.sidecar.get(name)
         spelled = described.get("Units") if isinstance(described, dict) else None
-        if not isinstance(spelled, str):
+        if spelled is None:
+            spelled = recording.sidecar.get("SampleCoordinateUnits")
+        if spelled is None:
+            account.note("the side-car does not name the unit of positions: they are taken as pixels")
             continue
-        if spelled.lower() not in _POSITIONS:
-            raise UserError(f"{recording.path}: {name} is in {spelled!r}, expected pixel, mm or a.u.")
-        units[name] = _POSITIONS[spelled.lower()]
+        unit = str(spelled).strip().lower()
+        if unit not in _POSITIONS:
+            raise UserError(
+                f"{recording.path}: {name} is in {spelled!r}, expected pixel, mm, ratio or a.u.",
+                "write the unit of the column into the JSON file beside it",
+            )
+        units[name] = _POSITIONS[unit]
     if len(set(units.values())) > 1:
         raise UserError(f"{recording.path}: x and y are in different units", "write both in pixel or mm")
     unit = next(iter(units.values()), None)
@@ -176,7 +183,7 @@ def _detect(
     return np.concatenate(rows), detected[0].provenance
 
 
-def _display(recording: BidsRecording, options: ReadOptions) -> tuple[Display, str]:
+def _display(recording: BidsRecording, options: ReadOptions, account: Account) -> tuple[Display, str]:
     screen = recording.stimulus.get("StimulusPresentation", recording.sidecar.get("StimulusPresentation"))
     if screen is None:
         return the_display(options), "top-left"
@@ -204,7 +211,7 @@ def _display(recording: BidsRecording, options: ReadOptions) -> tuple[Display, s
         None if height_m is None else height_m * 1000,
         None if distance is None else distance * 1000,
     )
-    return the_display(options, says), _origin(screen.get("ScreenOrigin"), recording.path)
+    return the_display(options, says, account), _origin(screen.get("ScreenOrigin"), recording.path)
 
 
 def _origin(value: Any, path: Path) -> str:

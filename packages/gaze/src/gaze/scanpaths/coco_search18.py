@@ -45,7 +45,8 @@ def read_coco_search18(path: Path, options: ReadOptions = ReadOptions()) -> Read
             continue
         display = _display(record.get("display"))
         says_display = says_display or display is not None
-        trials.append(_trial(record, x, y, duration, the_display(options, display or DISPLAY)))
+        shown = the_display(options, DISPLAY) if display is None else the_display(options, display, account)
+        trials.append(_trial(record, x, y, duration, shown))
     if not says_display and options.screen is None:
         account.note("the display is taken as 1680 × 1050 pixels, as published (--screen WIDTH,HEIGHT says otherwise)")
     units = Units("px", "ms", "ms", "top-left") if options.units is None else Units()

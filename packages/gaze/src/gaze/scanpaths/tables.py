@@ -124,7 +124,11 @@ def _meanings(table: Columns, options: ReadOptions, names: Mapping[Meaning, tupl
 
 
 def _say_columns(columns: Mapping[Meaning, str], options: ReadOptions, account: Account) -> None:
-    guessed = [f"{meaning} {column}" for meaning, column in columns.items() if meaning not in options.mapped_columns()]
+    mapped = options.mapped_columns()
+    guessed = []
+    for meaning, column in columns.items():
+        if meaning not in mapped and folded(column) != meaning:
+            guessed.append(f"{meaning} {column}")
     if guessed:
         account.note(f"columns were taken by their names: {', '.join(guessed)}")
     if "duration" not in columns and "end" not in columns:

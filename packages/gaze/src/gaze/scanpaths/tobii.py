@@ -67,14 +67,14 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
             f"{path} holds no fixations ({rows} rows, none of the type Fixation)",
             "export it with a fixation filter (I-VT)",
         )
-    display = the_display(options, resolution)
+    display = the_display(options, resolution, account)
     position = unit_in(columns["x"], "position")
     if position is None and options.units is None:
         account.note("the names of the position columns have no unit")
     if "MCS" in columns["x"].upper():
         account.note("positions are in the coordinates of the stimulus (MCS), not of the screen")
-    time_unit = options.time_unit or unit_in(columns.get("time", ""), "time") or _unit_of_timestamps(groups, account)
     duration_unit = unit_in(columns.get("duration", ""), "time") or "ms"
+    time_unit = options.time_unit or _unit_of_timestamps(groups, columns.get("time", ""), duration_unit, path, account)
     trials = []
     for (subject, recording, stimulus), group in groups.items():
         onset = np.array(group.onset) * MS_PER[time_unit]
@@ -196,15 +196,31 @@ def _size(cells: list[str], cell: Callable[[list[str], str], str], table: Column
     return (width, height) if 1 <= width < 1e6 and 1 <= height < 1e6 else None
 
 
-def _unit_of_timestamps(groups: dict[tuple[str, str, str], _Fixations], account: Account) -> str:
-    """Milliseconds or microseconds: what makes a fixation's rows span its duration."""
+def _unit_of_timestamps(
+    groups: dict[tuple[str, str, str], _Fixations], column: str, duration_unit: str, path: Path, account: Account
+) -> str:
+    """Of the column's name; else milliseconds or microseconds, whichever makes a fixation's rows span its duration.
+
+    Raises:
+        UserError: the name contradicts the durations.
+    """
     ratios = []
     for group in groups.values():
         for first, last, duration in zip(group.onset, group.last, group.duration, strict=True):
             if duration > 0 and last > first:
-                ratios.append((last - first) / duration)
-    unit = "us" if ratios and float(np.median(ratios)) > 30 else "ms"
-    how = "as the fixations' durations show" if ratios else "as nothing says otherwise"
+                ratios.append((last - first) / (duration * MS_PER[duration_unit]))
+    ratio = float(np.median(ratios)) if ratios else None  # timestamps per ms
+    named = unit_in(column, "time")
+    if named is not None:
+        per_ms = None if ratio is None else ratio * MS_PER[named]
+        if per_ms is not None and not 1 / 30 < per_ms < 30:
+            raise UserError(
+                f"{path}: if {column!r} is in {named}, the rows of a fixation span {per_ms:.3g} times its duration",
+                "name the unit of the timestamps: --time-unit s, ms or us",
+            )
+        return named
+    unit = "us" if ratio is not None and ratio > 30 else "ms"
+    how = "as nothing says otherwise" if ratio is None else "as the fixations' durations show"
     account.note(f"timestamps are taken as {'µs' if unit == 'us' else 'ms'}, {how}")
     return unit
 

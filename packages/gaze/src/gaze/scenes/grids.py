@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 
+MOST_CELLS = 10_000
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -42,9 +44,17 @@ def equal_grid(rows: int, columns: int, size: tuple[int, int]) -> Grid:
     Args:
         rows, columns: of the grid.
         size: width and height of the picture, in pixels.
+
+    Raises:
+        UserError: no cell, more than `MOST_CELLS`, or cells smaller than a pixel.
     """
     if rows < 1 or columns < 1:
         raise UserError(f"a grid of {rows} rows and {columns} columns holds nothing", "write it as ROWS,COLUMNS")
+    if rows * columns > MOST_CELLS or rows > size[1] or columns > size[0]:
+        raise UserError(
+            f"a grid of {rows} × {columns} cells is too fine for {size[0]} × {size[1]} pixels",
+            f"take at most {MOST_CELLS:,} cells, each of a pixel or more",
+        )
     return Grid(rows, columns, (size[1] / rows, size[0] / columns))
 
 

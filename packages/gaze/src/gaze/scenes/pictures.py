@@ -12,6 +12,21 @@ from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
 _OVERSHOOT = 1.02  # detectors' boxes may reach a little over the edge
 
 
+def picture_size(picture: Path) -> tuple[int, int]:
+    """Width and height in pixels.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(picture) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{picture} cannot be read as a picture: {error}") from None
+
+
 def read_scene(
     picture: Path,
     *,
@@ -32,13 +47,7 @@ def read_scene(
     Raises:
         UserError: the picture cannot be read, or nothing says where its objects are.
     """
-    from PIL import Image
-
-    try:
-        with Image.open(picture) as image:
-            size = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{picture} cannot be read as a picture: {error}") from None
+    size = picture_size(picture)
     if grid is not None:
         cells = equal_grid(*grid, size)
         boxes = cells.boxes()
