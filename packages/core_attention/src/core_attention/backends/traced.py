@@ -36,7 +36,7 @@ def _portable(mask: Mask | None, size: Size, device: torch.device) -> Mask | Non
 
 
 def _known(mask: Mask) -> bool:
-    if type(mask).__module__ != masks.__name__:
+    if not type(mask).__module__.startswith(f"{masks.__name__}."):
         return False
     inner = [mask.mask] if isinstance(mask, masks.Not) else mask.masks if isinstance(mask, masks.Either) else []
     return all(_known(part) for one in inner for part in parts(one))
