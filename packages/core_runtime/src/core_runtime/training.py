@@ -143,9 +143,8 @@ class RunFiles(lightning.Callback):
             score = row[self.score]
         else:
             score = self.score(row)
-        if math.isnan(
-            score
-        ):  # comparisons with NaN are false: without this, a NaN in the first epoch would stay the best
+        # comparisons with NaN are false: without this, a NaN in the first epoch would stay the best
+        if math.isnan(score):
             score = -math.inf
         if not self.best or score > self.best["score"]:
             self.best = {**row, "score": score}

@@ -165,8 +165,8 @@ def test_dropout_differs_from_epoch_to_epoch(tmp_path):
     import numpy as np
 
     from ieeg.model.mvpformer import build
-    from ieeg.training.data import Source
     from ieeg.training.module import fit
+    from ieeg.training.sources import Source
 
     class Signals:
         names = ("A1", "A2")

@@ -8,17 +8,10 @@ import pytest
 from core_runtime.errors import UserError
 from core_runtime.tables import read_table
 from ieeg.recordings.labels import LabelOptions, meaning_of
+from ieeg.recordings.marks import Mark, read_marks
 from ieeg.recordings.opening import open_recording
-from ieeg.recordings.seizures import (
-    Mark,
-    chbmit,
-    marked_seizures,
-    read_marks,
-    read_marks_table,
-    seizures_of,
-    siena,
-    table_events,
-)
+from ieeg.recordings.seizure_tables import chbmit, read_marks_table, siena, table_events
+from ieeg.recordings.seizures import marked_seizures, seizures_of
 
 NONE = LabelOptions()
 

@@ -14,9 +14,10 @@ from ieeg.model.mvpformer import build
 from ieeg.model.stream import Alarms, AlarmState, follow_signals
 from ieeg.recordings.copies import Signature, copies, refuse_copies, refuse_leaks, seen_in_training, signature_of
 from ieeg.reports.forecast import draw_forecast
-from ieeg.training.data import FINE, BatchNumbers, FixedWindows, Patient, Source, Stored, WindowData, labels, store
+from ieeg.training.data import FINE, BatchNumbers, FixedWindows, Patient, WindowData, labels
 from ieeg.training.module import fit, rate
 from ieeg.training.recipe import Recipe
+from ieeg.training.sources import Source, Stored, store
 
 SMALL = {
     "segment": 64,

@@ -151,9 +151,8 @@ def _load_pickled(path: Path, allow: set[str]) -> Any:
                 reason = _short_reason(error)
                 raise ValueError(f"{path} is damaged or not a checkpoint of torch: {reason}") from error
             name = refused_class[1]
-            if (
-                name in admitted
-            ):  # refused although it was admitted: it is used in a way that inert settings do not have
+            # refused although it was admitted: it is used in a way that inert settings do not have
+            if name in admitted:
                 raise ValueError(f"{path} is refused: it holds a {name}, which would run code") from None
             if not {name, name.rpartition(".")[2]} & (SETTINGS | allow):
                 hint = f" (allow={name!r} reads it as plain values)"

@@ -298,9 +298,8 @@ def typed_mask(
     if mask_function is None or mask_function is causal_mask_function:
         found.append(Causal(shift))
     elif mask_function is not bidirectional_mask_function:
-        if (
-            local_size is not None
-        ):  # wide enough for a sliding window either way and for a chunk; tells a backend where to look
+        # wide enough for a sliding window either way and for a chunk; tells a backend where to look
+        if local_size is not None:
             found.append(Window(local_size, local_size, shift))
         found.append(Indexed(mask_function, first, kv_offset))
     padding = _padding(attention_mask, kv_length, kv_offset)

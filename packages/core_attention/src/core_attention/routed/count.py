@@ -35,9 +35,8 @@ def seen_pairs(routes: Routes, q: Tensor, k: Tensor, *, causal: bool) -> int:
         shape = chosen.shape
         start = torch.arange(chosen.shape[3], device=q.device) * routes.key_block
         size = (k.shape[2] - start).clamp(max=routes.key_block)
-        visible = torch.minimum(
-            (last[:, None] - start + 1).clamp(min=0), size
-        )  # keys of each block that each query may see
+        # keys of each block that each query may see
+        visible = torch.minimum((last[:, None] - start + 1).clamp(min=0), size)
         short = blocks(queries, routes.query_block) * routes.query_block - queries
         visible = torch.nn.functional.pad(visible, (0, 0, 0, short)).unflatten(0, (-1, routes.query_block)).sum(1)
         count = int((chosen * visible).sum())

@@ -38,9 +38,8 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
     account = Account(notes=table.notes)
     columns = _meanings(table, options, FIXATION_NAMES)
     _say_columns(columns, options, account)
-    pupil = (
-        folded(columns["x"]) == "normposx"
-    )  # Pupil's export: the unit square from below, times in s, durations in ms
+    # Pupil's export: the unit square from below, times in s, durations in ms
+    pupil = folded(columns["x"]) == "normposx"
     units = Units(
         position=unit_in(columns["x"], "position"),
         time="s" if pupil else unit_in(columns.get("onset", ""), "time"),

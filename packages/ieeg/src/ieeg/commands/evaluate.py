@@ -241,7 +241,7 @@ def judged_detections(truths: Sequence[Truth], folder: Path) -> list["Judged"]:
 def _read(truth: Truth, folder: Path) -> "Judged":
     """The detections of one recording: its probability trace where there is one, else its events."""
     from ieeg.metrics.measures import Judged
-    from ieeg.recordings.seizures import table_events
+    from ieeg.recordings.seizure_tables import table_events
     from ieeg.results.files import read_trace
 
     name = truth.file.name

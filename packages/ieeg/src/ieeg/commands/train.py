@@ -101,8 +101,8 @@ def train(
     from ieeg.model.folder import save_model
     from ieeg.recordings.copies import refuse_leaks
     from ieeg.recordings.finding import files_of
-    from ieeg.training.data import prepare_sources
     from ieeg.training.module import best_threshold, fit
+    from ieeg.training.sources import prepare_sources
     from ieeg.training.start import network_to_train, starting_model
 
     use_threads(run.threads)

@@ -190,9 +190,8 @@ def score_event_masks(
         end = min(duration, offset + rules.tolerance_end)
         first, last = round(begin * GRID), round(end * GRID)
         overlap = (covered[last] - covered[first]) / GRID / (end - begin)
-        is_found[i] = (
-            overlap > rules.min_overlap + 1e-6
-        )  # timescoring's tolerance: any overlap at all, not a rounding error
+        # timescoring's tolerance: any overlap at all, not a rounding error
+        is_found[i] = overlap > rules.min_overlap + 1e-6
         if is_found[i]:
             allowed[first:last] = True
     false = np.zeros(len(detected), dtype=bool)

@@ -138,9 +138,8 @@ def waveforms(
     if like is not None:
         power = torch.fft.rfft(like.to(weight.device, torch.float32)).abs().square().mean((0, 1))
         power = power / power.mean().clamp_min(1e-12) + 1e-6
-        coloured = torch.fft.irfft(
-            torch.fft.rfft(matrix) * power, encoder.size_input
-        )  # M Σ: a covariance is a product in the spectrum
+        # M Σ: a covariance is a product in the spectrum
+        coloured = torch.fft.irfft(torch.fft.rfft(matrix) * power, encoder.size_input)
     gram = coloured @ matrix.T
     gram.diagonal().add_(1e-5 * gram.diagonal().mean())  # ε, in proportion
     solved = torch.linalg.solve(gram, embeddings.float().flatten(0, -2).T)

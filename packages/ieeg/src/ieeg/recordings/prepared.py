@@ -209,9 +209,8 @@ class Prepared:
             gain = gain.copy()  # the response is cached
             gain[-1] = 0  # the highest bin has no phase of its own
         spectrum = spectrum[:, :bins]
-        if (
-            shift > 1e-9
-        ):  # a block may begin between two samples of the recording: a delay in time is a phase in the spectrum
+        # a block may begin between two samples of the recording: a delay in time is a phase in the spectrum
+        if shift > 1e-9:
             gain = (gain * np.exp(2j * np.pi * np.arange(bins) * (rate / length) * shift)).astype(np.complex64)
         spectrum *= gain
         y = np.asarray(fft.irfft(spectrum, count, axis=1, overwrite_x=True))
@@ -331,9 +330,8 @@ def response(rate: float, new: float, length: int, low: float, high: float, notc
         else:
             edges, kind = high, "lowpass"
         sections = np.asarray(signal.butter(4, edges, kind, fs=rate, output="sos"), np.float64)
-        gain *= (
-            np.abs(_sos_response(sections, frequencies, rate)) ** 2
-        )  # squared: forwards and backwards, which leaves no phase
+        # squared: forwards and backwards, which leaves no phase
+        gain *= np.abs(_sos_response(sections, frequencies, rate)) ** 2
     harmonics = np.arange(notch, rate / 2, notch) if notch else ()
     for harmonic in harmonics:
         if harmonic < (high * 2 or rate):  # an octave above the pass band, little of the hum is left

@@ -133,9 +133,8 @@ def detect_recording(
         involved.append(earliest(evidence, prepared.names, event, loaded.segment_seconds, level))
     marked = marked_seizures(prepared.recording, labels)
     known, namesake = "", ""
-    if (loaded.provenance or {}).get(
-        "recordings"
-    ):  # a signature reads the whole recording: only if there are others to compare
+    # a signature reads the whole recording: only if there are others to compare
+    if (loaded.provenance or {}).get("recordings"):
         patient = patient or patient_of(path, path.parent)
         if dataset is None:
             dataset = dataset_of(path, path.parent)

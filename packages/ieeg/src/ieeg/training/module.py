@@ -16,8 +16,9 @@ from ieeg.model.inference import probabilities
 from ieeg.model.lora import freeze_base
 from ieeg.model.mvpformer import MVPFormer
 from ieeg.model.objective import contrastive_logits, contrastive_loss, sample_negatives
-from ieeg.training.data import Batch, FixedWindows, Source, WindowData, WindowModule
+from ieeg.training.data import Batch, FixedWindows, WindowData, WindowModule
 from ieeg.training.recipe import Recipe
+from ieeg.training.sources import Source
 
 
 class MVPFormerTraining(training.Training):

@@ -308,9 +308,8 @@ def write_asap(path: Path, shape: shapely.MultiPolygon, *, group: str = "_0", ho
             annotations, "Annotation", Name=f"Annotation {i}", Type="Polygon", PartOfGroup=part, Color="#F4FA58"
         )
         coordinates = ElementTree.SubElement(annotation, "Coordinates")
-        for order, (x, y) in enumerate(
-            list(ring.coords)[:-1]
-        ):  # shapely repeats the first point at the end, ASAP does not
+        # shapely repeats the first point at the end, ASAP does not
+        for order, (x, y) in enumerate(list(ring.coords)[:-1]):
             ElementTree.SubElement(coordinates, "Coordinate", Order=str(order), X=f"{x:.4f}", Y=f"{y:.4f}")
     groups = ElementTree.SubElement(root, "AnnotationGroups")
     for name, colour in ((group, "#64FE2E"), (hole_group, "#FF0000")):

@@ -171,9 +171,8 @@ def pen_marks(image: RGB) -> NDArray[np.bool_]:
     Stained tissue is between blue-purple and pink; the pale blue counterstain of immunohistochemistry is spared by requiring a
     strong colour. Red pen cannot be told from eosin and stays. The picture must be so coarse that dark nuclei are no longer black dots.
     """
-    hue, saturation, value = cv2.split(
-        cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV)
-    )  # OpenCV's hue: 0 to 180
+    # OpenCV's hue: 0 to 180
+    hue, saturation, value = cv2.split(cv2.cvtColor(cv2.medianBlur(image, 3), cv2.COLOR_RGB2HSV))
     coloured = (hue >= 35) & (hue <= 115) & (saturation >= 110)
     black = (value <= 70) & (saturation <= 90)
     seed = cv2.morphologyEx((coloured | black).astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))

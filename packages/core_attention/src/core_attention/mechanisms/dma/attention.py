@@ -196,9 +196,8 @@ def _folded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool, scale: 
     q = torch.cat([q, torch.ones_like(q[..., :1])], dim=-1)
     k = torch.cat([k, extra], dim=-1)
     width, dim = q.shape[-1], v.shape[-1]
-    if (
-        dim < width
-    ):  # torch's fused kernel on CPU wants values as wide as keys, and is four times faster than its other path
+    # torch's fused kernel on CPU wants values as wide as keys, and is four times faster than its other path
+    if dim < width:
         v = F.pad(v, (0, width - dim))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=heads != k.shape[1])
     return out[..., :dim]

@@ -89,9 +89,8 @@ def attend_alive(
         window: an upper bound on the keys that are alive at any one position.
         causal: False places every query at the last position.
     """
-    k, v, bias, expiry = (
-        x.contiguous() for x in (k, v, bias, expiry)
-    )  # else every tile's gather would copy them whole
+    # else every tile's gather would copy them whole
+    k, v, bias, expiry = (x.contiguous() for x in (k, v, bias, expiry))
     seed = int(torch.randint(2**62, ()).item()) if dropout else 0
     return _AttendAlive.apply(q, k, v, bias, expiry, window, scale, causal, dropout, seed, tile)  # type: ignore[return-value]
 

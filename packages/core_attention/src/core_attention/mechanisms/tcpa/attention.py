@@ -115,9 +115,8 @@ def match(
 
 def fourier(prompts: Float[Tensor, "p c"]) -> Float[Tensor, "p c"]:
     """The real part of the two-dimensional discrete Fourier transform, without normalisation (visual Fourier prompt tuning)."""
-    wide = prompts.to(
-        torch.promote_types(prompts.dtype, torch.float32)
-    )  # there is no transform in half precision on CPUs
+    # there is no transform in half precision on CPUs
+    wide = prompts.to(torch.promote_types(prompts.dtype, torch.float32))
     return torch.fft.fft2(wide).real.to(prompts.dtype)
 
 

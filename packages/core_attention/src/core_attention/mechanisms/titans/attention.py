@@ -47,9 +47,8 @@ def sliding_attention(
     k, v = k[:, :, keys - time - past :], v[:, :, keys - time - past :]
     _record(q, k, prefix, lambda rows, columns: (d := rows[:, None] + past - columns).ge(0) & d.lt(window))
 
-    def band(
-        queries: int, before: int
-    ) -> Tensor:  # of `queries` tokens, the first of which has `before` keys before it
+    # of `queries` tokens, the first of which has `before` keys before it
+    def band(queries: int, before: int) -> Tensor:
         distance = (
             torch.arange(queries, device=q.device)[:, None] + before - torch.arange(before + queries, device=q.device)
         )

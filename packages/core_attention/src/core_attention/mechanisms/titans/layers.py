@@ -48,9 +48,8 @@ class Gate(nn.Module):
         self.core_norm, self.memory_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
-        y, m = (
-            t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm))
-        )  # autocast mixes dtypes
+        # autocast mixes dtypes
+        y, m = (t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm)))
         return _rms_norm(y, self.core_norm).sigmoid() * _rms_norm(m, self.memory_norm)
 
 

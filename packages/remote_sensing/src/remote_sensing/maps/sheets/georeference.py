@@ -141,9 +141,8 @@ def _other_world_file(transform: Affine, path: Path) -> list[str]:
             a, d, b, e, x, y = (float(word) for word in beside.read_text(encoding="utf-8", errors="replace").split())
         except (OSError, ValueError):
             continue
-        theirs = Affine(a, b, x, d, e, y) * Affine.translation(
-            -0.5, -0.5
-        )  # a world file tells the middle of the first pixel
+        # a world file tells the middle of the first pixel
+        theirs = Affine(a, b, x, d, e, y) * Affine.translation(-0.5, -0.5)
         column, row = ~transform * (theirs * (0, 0))
         far = max(abs(column), abs(row)) > 1
         if far or not np.allclose(
