@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import types
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -74,8 +74,12 @@ def folder(tmp_path):
 
 
 def spoil_config(folder, **changes):
+    """Changes fields of config.json; of the config within, those that are given."""
     place = folder / "config.json"
-    place.write_text(json.dumps(json.loads(place.read_text()) | changes))
+    content = json.loads(place.read_text())
+    if isinstance(changes.get("config"), dict):
+        changes["config"] = content["config"] | changes["config"]
+    place.write_text(json.dumps(content | changes))
 
 
 def test_a_model_folder_round_trips(folder):
@@ -140,7 +144,6 @@ def test_another_class_is_refused(folder):
     ("change", "message"),
     [
         ({"config": {"width": 3, "extra": 1}}, r"unknown \['extra'\]"),
-        ({"config": {}}, r"missing \['width'\]"),
         ({"config": {"width": "3"}}, "width is '3', expected int"),
         ({"config": {"width": True}}, "width is True, expected int"),
         ({"config": {"width": 3, "kind": "c"}}, "kind is 'c', expected one of"),
@@ -148,7 +151,7 @@ def test_another_class_is_refused(folder):
         ({"config": {"width": 3, "grid": [1, 2, 3]}}, "grid is"),
         ({"config": {"width": 3, "pool": "sum"}}, "'sum' is not a valid Pool"),
         ({"config": {"width": 3, "dtype": "Tensor"}}, "not a dtype"),
-        ({"config": {"width": 3, "head": {"heads": 1}}}, r"head does not fit Head: unknown \['heads'\]"),
+        ({"config": {"width": 3, "head": {"heads": 1}}}, r"head does not fit Head: unknown \['heads'\], missing"),
         ({"config": {"width": -3}}, "no Tiny can be built"),
         ({"config": []}, "config is a list"),
         ({"config": {"width": 4}}, r"has shape \[4, 3\], expected \[4, 4\]"),
@@ -159,6 +162,22 @@ def test_another_class_is_refused(folder):
 def test_a_config_that_does_not_fit_is_one_plain_error(folder, change, message):
     spoil_config(folder, **change)
     with pytest.raises(ValueError, match=message):
+        load_model(folder, Tiny)
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TinyConfig)])
+def test_a_field_that_is_missing_is_named_and_no_default_steps_in(folder, name):
+    place = folder / "config.json"
+    content = json.loads(place.read_text())
+    del content["config"][name]
+    place.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"missing \['{name}'\]"):
+        load_model(folder, Tiny)
+
+
+def test_sizes_are_compared_before_memory_is_taken(folder):
+    spoil_config(folder, config={"width": 3_000_000_000_000})
+    with pytest.raises(ValueError, match=r"has shape \[4, 3\], expected \[4, 3000000000000\]"):
         load_model(folder, Tiny)
 
 
@@ -238,8 +257,9 @@ def test_what_cannot_be_saved(tmp_path):
 
 def test_configs_as_json():
     assert decode(TinyConfig, json.loads(json.dumps(encode(CONFIG))), "config") == CONFIG
-    assert decode(TinyConfig, {"width": 1, "grid": None, "size": 4}, "config") == TinyConfig(1, size=4)
-    assert isinstance(decode(Head, {"scale": 2}, "head").scale, float)
+    small = encode(TinyConfig(1)) | {"grid": None, "size": 4}
+    assert decode(TinyConfig, small, "config") == TinyConfig(1, size=4)
+    assert isinstance(decode(Head, {"width": 1, "scale": 2}, "head").scale, float)
 
 
 # ---- official files ----

@@ -93,9 +93,8 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
         raise ValueError(f"{where} is a {type(value).__name__}, expected the fields of {kind.__name__}")
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     unknown = sorted(value.keys() - fields.keys())
-    # both are the same marker only where a field has neither a default nor a factory
-    required = {name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING}
-    missing = sorted(required - value.keys())
+    # also a field with a default: the weights were made with a value, and that was perhaps another one
+    missing = sorted(fields.keys() - value.keys())
     if unknown or missing:
         raise ValueError(f"{where} does not fit {kind.__name__}: unknown {unknown}, missing {missing}")
     hints = typing.get_type_hints(kind)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from core_attention.checkpoints.config import decode, encode
 from core_attention.checkpoints.files import load_safetensors, read_official, renamed
-from core_attention.registry.systems import StateDict, StateError, floating_dtype, load_strictly
+from core_attention.registry.systems import StateDict, StateError, check_shapes, floating_dtype, load_strictly
 
 __all__ = ["find_folder", "load_model", "read_config", "read_official", "renamed", "save_model"]
 
@@ -98,14 +98,35 @@ def load_model(folder: Path | str, kind: type[Module]) -> Module:
     if described["class"] != kind.__name__:
         raise ValueError(f"{place} holds a {described['class']}, expected a {kind.__name__}")
     config = decode(_config_class(kind), described["config"], f"{place / CONFIG}: config")
+    state = load_safetensors(place / WEIGHTS)
+    _refuse_other_sizes(kind, config, state, place)
     try:
         model = kind(config)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, MemoryError) as error:
         raise ValueError(f"{place}: no {kind.__name__} can be built from its config: {error}") from error
-    state = load_safetensors(place / WEIGHTS)
     _take_dtypes(model, state)
     load_strictly(model, state)
     return model.eval()
+
+
+def _refuse_other_sizes(kind: type[nn.Module], config: Any, state: StateDict, place: Path) -> None:
+    """Builds the model without memory and compares its size and shapes with the file's, so that no config can fill the memory.
+
+    Raises:
+        ValueError: more than twice the numbers that the file holds, or other shapes.
+    """
+    try:
+        with torch.device("meta"):
+            sketch = kind(config)
+    except Exception:  # it reads values while it is built: what is wrong with it is said where it is built for good
+        return
+    check_shapes(sketch, state)
+    size = sum(parameter.numel() for parameter in sketch.parameters())
+    held = sum(tensor.numel() for tensor in state.values())
+    if size > 2 * held:
+        raise ValueError(
+            f"{place}: its config describes {size:,} parameters, {WEIGHTS} holds {held:,}: they do not belong together"
+        )
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:

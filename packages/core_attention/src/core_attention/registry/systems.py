@@ -183,20 +183,28 @@ def _fits(given: Tensor, expected: Tensor) -> bool:
     )
 
 
+def check_shapes(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Compares shapes alone; `module` may stand on the meta device.
+
+    Raises:
+        StateError: other shapes, each named.
+    """
+    problems = []
+    for key, tensor in module.state_dict(keep_vars=True).items():
+        if key in state and isinstance(tensor, Tensor) and not _fits(state[key], tensor):
+            problems.append(f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}")
+    if problems:
+        raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
+
+
 def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state dict in our keys; a tied parameter needs only one of its names.
 
     Raises:
         StateError: missing or unexpected keys, or other shapes, each named.
     """
+    check_shapes(module, state)
     tensors = module.state_dict(keep_vars=True)
-    problems = [
-        f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}"
-        for key, tensor in tensors.items()
-        if key in state and isinstance(tensor, Tensor) and not _fits(state[key], tensor)
-    ]
-    if problems:
-        raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
     given = {id(tensor) for key, tensor in tensors.items() if key in state}
     versioned = OrderedDict(state)
     # as a state dict of today: batch normalisation tolerates the lack of its counter in one without versions
