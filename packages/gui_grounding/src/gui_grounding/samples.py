@@ -1,18 +1,20 @@
-"""Drawn pages with exact boxes of their elements, in ScreenSpot-Pro's format: toolbars, forms, cards and dialogues in many colours.
+"""Pages with exact boxes of their elements, in ScreenSpot-Pro's format: buttons and icons in many colours.
 
-Drawn with PIL and its own font, so the pages are the same on every machine. An element is told by its colour and its kind; buttons carry
-a word too.
+Rendered in the system's Chromium, or drawn with PIL and its own font, which is the same on every machine. An element is told by its colour
+and its kind; buttons carry a word too.
 """
 
+import contextlib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
+from core_runtime.terminal import track
 
 COLOURS = {
     "red": (208, 40, 40),
@@ -23,9 +25,13 @@ COLOURS = {
     "black": (25, 25, 25),
 }
 WORDS = ("Save", "Open", "Send", "Copy", "Next", "Back", "Stop", "Help", "Edit", "Sort")
-ICONS = ("circle", "triangle", "square", "star")
+ICONS = ("circle", "triangle", "square", "diamond")
 VERBS = ("click", "press", "select")
 SIZE = (224, 168)  # 8 × 6 cells
+Render = Literal["auto", "chromium", "drawn"]
+Painter = Callable[
+    [Sequence["Element"], random.Random], tuple[Any, Sequence["Element"]]
+]  # → the picture, the elements as they stand in it
 
 
 @dataclass(frozen=True)
@@ -58,22 +64,30 @@ class Samples:
     training: Path
     pages: int
     items: int
+    rendered: str
 
 
 def make_samples(
-    out: Path, *, pages: int = 12, seed: int = 0, size: tuple[int, int] = SIZE, overwrite: bool = False
+    out: Path,
+    *,
+    pages: int = 12,
+    seed: int = 0,
+    size: tuple[int, int] = SIZE,
+    render: Render = "drawn",
+    overwrite: bool = False,
 ) -> Samples:
-    """Writes pages, the same under a seed.
+    """Writes pages, the same under a seed; those of Chromium as far as its version and the fonts are the same.
 
     Args:
         out: the folder.
         pages: how many.
         seed: of all that is drawn.
         size: width and height of a page, in pixels.
+        render: ``chromium``: as web pages in the system's browser; ``drawn``: with PIL; ``auto``: in the browser where there is one.
         overwrite: replace samples that are there.
 
     Raises:
-        UserError: `out` holds samples already and `overwrite` is off.
+        UserError: `out` holds samples already and `overwrite` is off; Chromium is asked for and absent.
     """
     annotations, training = out / "annotations" / "pages.json", out / "training.json"
     if annotations.exists() and not overwrite:
@@ -81,21 +95,35 @@ def make_samples(
     chance = random.Random(seed)
     items: list[dict[str, Any]] = []
     conversations: list[dict[str, Any]] = []
-    for number in range(pages):
-        elements = place_elements(chance, size)
-        name = f"page_{number:03}.png"
-        with writing(out / "images" / name) as part:
-            draw_page(elements, size, chance).save(part, format="PNG")
-        turns: list[dict[str, Any]] = []
-        for element in elements:
-            instruction = describe(element, chance)
-            identity = f"page_{number:03}_{len(items):04}"
-            items.append(_item(identity, name, element, instruction, size))
-            turns += _turns(element, instruction, size, first=not turns)
-        conversations.append({"image": name, "conversations": turns})
+    with _painter(render, size) as (rendered, paint):
+        for number in track(range(pages), "Making pages", pages):
+            name = f"page_{number:03}.png"
+            picture, elements = paint(place_elements(chance, size), chance)
+            with writing(out / "images" / name) as part:
+                picture.save(part, format="PNG")
+            turns: list[dict[str, Any]] = []
+            for element in elements:
+                instruction = describe(element, chance)
+                identity = f"page_{number:03}_{len(items):04}"
+                items.append(_item(identity, name, element, instruction, size, rendered))
+                turns += _turns(element, instruction, size, first=not turns)
+            conversations.append({"image": name, "conversations": turns})
     write_text(annotations, json.dumps(items, indent=1) + "\n")
     write_text(training, json.dumps(conversations, indent=1) + "\n")
-    return Samples(out, annotations, training, pages, len(items))
+    return Samples(out, annotations, training, pages, len(items), rendered)
+
+
+@contextlib.contextmanager
+def _painter(render: Render, size: tuple[int, int]) -> Iterator[tuple[str, Painter]]:
+    """How pages are made, in a word, and the function that makes one."""
+    from gui_grounding.browser.chromium import can_open, opened
+    from gui_grounding.browser.rendering import render_page
+
+    if render == "drawn" or (render == "auto" and not can_open()):
+        yield "drawn", lambda elements, chance: (draw_page(elements, size, chance), elements)
+        return
+    with opened("about:blank", size=size) as page:
+        yield "chromium", lambda elements, chance: render_page(page, elements, size, chance)
 
 
 def place_elements(chance: random.Random, size: tuple[int, int]) -> Sequence[Element]:
@@ -165,13 +193,15 @@ def _draw_element(draw: Any, element: Element, font: Any) -> None:
         draw.polygon([(across, y1), (x2 - 1, middle), (across, y2 - 1), (x1, middle)], fill=colour)
 
 
-def _item(identity: str, name: str, element: Element, instruction: str, size: tuple[int, int]) -> dict[str, Any]:
+def _item(
+    identity: str, name: str, element: Element, instruction: str, size: tuple[int, int], rendered: str
+) -> dict[str, Any]:
     return {
         "id": identity,
         "img_filename": name,
         "bbox": list(element.box),
         "instruction": instruction,
-        "application": "drawn",
+        "application": rendered,
         "platform": "sample",
         "img_size": list(size),
         "ui_type": element.ui_type,

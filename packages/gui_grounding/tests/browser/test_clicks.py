@@ -10,7 +10,9 @@ import threading
 from html import escape
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from core_runtime.cli import run as run_command
 from core_runtime.errors import UserError
@@ -22,6 +24,7 @@ from gui_grounding.commands.calibrate import calibrate
 from gui_grounding.commands.click import BrowserOptions
 from gui_grounding.coordinates import View
 from gui_grounding.results import Candidate, Grounding
+from gui_grounding.samples import COLOURS, make_samples
 
 PINK = (255, 0, 255)
 SIZE = (500, 400)
@@ -256,3 +259,29 @@ def test_a_browser_that_is_absent_is_one_line(tmp_path, monkeypatch):
 
 def test_a_view_of_a_ratio_is_what_the_browser_says():
     assert View(1000, 800, pixel_ratio=2, scroll=(0, 30)).place(500, 400, "image").css == (250, 200)
+
+
+@in_chromium
+def test_samples_are_web_pages_with_the_browser_s_own_boxes(tmp_path):
+    """The pixels of an element's colour reach just as far as its box."""
+    samples = make_samples(tmp_path / "a", pages=3, seed=1, render="chromium")
+    again = make_samples(tmp_path / "b", pages=3, seed=1, render="auto")
+    assert samples.rendered == again.rendered == "chromium"
+    assert samples.annotations.read_bytes() == again.annotations.read_bytes()
+    for item in json.loads(samples.annotations.read_text()):
+        pixels = np.asarray(Image.open(samples.folder / "images" / item["img_filename"]))
+        name = next(name for name in COLOURS if f" {name} " in item["instruction"])
+        left, top, right, bottom = item["bbox"]
+        around = pixels[max(0, top - 3) : bottom + 3, max(0, left - 3) : right + 3].astype(int)
+        rows, columns = np.nonzero((np.abs(around - COLOURS[name]) < 40).all(-1))
+        corner = np.array([max(0, left - 3), max(0, top - 3)] * 2)
+        reach = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) + corner
+        np.testing.assert_allclose(reach, item["bbox"], atol=1)
+
+
+def test_samples_without_a_browser_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr("gui_grounding.browser.chromium.NAMES", ())
+    assert make_samples(tmp_path / "a", pages=1, render="auto").rendered == "drawn"
+    with pytest.raises(UserError, match="no Chromium is installed"):
+        make_samples(tmp_path / "b", pages=1, render="chromium")
+    assert not (tmp_path / "b").exists()

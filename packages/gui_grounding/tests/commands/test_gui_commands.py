@@ -54,7 +54,16 @@ def test_a_trained_model_is_calibrated_and_says_what_it_learned_from(model):
 
 def test_many_instructions_one_folder_and_a_rerun(samples, model, tmp_path, capsys):
     page = samples.folder / "images" / "page_000.png"
-    words = ["predict", page, "click the red button", "press the blue star", "--model", model, "--out", tmp_path / "p"]
+    words = [
+        "predict",
+        page,
+        "click the red button",
+        "press the blue circle",
+        "--model",
+        model,
+        "--out",
+        tmp_path / "p",
+    ]
     code, out, _ = call(capsys, *words, "--write", "pyautogui", "--pixel-ratio", 2, "--origin=-10,5", "--json")
     assert code == 0
     (prediction,) = json.loads(out)["predictions"]

@@ -1,6 +1,7 @@
 """The system's Chromium, driven by Playwright; no browser is downloaded."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -47,6 +48,13 @@ def find_chromium(path: Path | None) -> Path:
     raise UserError(
         "no Chromium is installed", "install it (Debian: apt-get install chromium), or give its path with --browser"
     )
+
+
+def can_open() -> bool:
+    """Whether there is a browser, and Playwright to drive it."""
+    if importlib.util.find_spec("playwright") is None:
+        return False
+    return any(shutil.which(name) for name in NAMES)
 
 
 def address(url: str) -> str:
