@@ -2,12 +2,14 @@
 
 import base64
 import io
+import threading
 
 import pytest
 from PIL import Image
 
 from core_runtime.cli import run as run_command
 from core_runtime.errors import UserError
+from gui_grounding.browser.chromium import can_open, opened
 from gui_grounding.cli import app
 from gui_grounding.commands.predict import predict
 from gui_grounding.commands.serve import answerer, page, read_token
@@ -16,7 +18,7 @@ from gui_grounding.model.tiny import TinySizes, tiny_model
 
 pytest.importorskip("fastapi", reason="needs FastAPI and uvicorn (the extra `serve`)")
 
-from core_runtime.server import Call
+from core_runtime.server import Call, Limits, bind, local_app, server_of
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +83,33 @@ def test_a_server_that_cannot_start_says_why(model, tmp_path, capsys):
     assert "is empty" in refused("--model", model, "--token", tmp_path / "token")
     (tmp_path / "token").write_text("secret\n")
     assert read_token(tmp_path / "token") == "secret"
+
+
+@pytest.mark.skipif(
+    not can_open(), reason="needs Playwright and a Chromium of the system (Debian: apt-get install chromium)"
+)
+def test_the_page_answers_in_a_browser(model, tmp_path):
+    """A person gives a screenshot and an instruction, and sees where it is; a mistake is told on the page."""
+    limits = Limits()
+    listening = bind("127.0.0.1", 0, None)
+    server = server_of(local_app("test", page(), {"/ground": answerer(str(model), "cpu")}, limits=limits), limits)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    (tmp_path / "x.png").write_bytes(picture())
+    (tmp_path / "broken.png").write_bytes(picture()[:40])
+    try:
+        with opened(f"http://127.0.0.1:{listening.getsockname()[1]}/") as shown:
+            shown.page.set_input_files("#file", tmp_path / "x.png")
+            shown.page.fill("#instruction", "the button")
+            shown.page.click("text=Find")
+            shown.page.wait_for_selector("#overlay:not([hidden])")
+            assert "confidence" in shown.page.inner_text("#said")
+            assert shown.page.evaluate("() => document.getElementById('overlay').naturalWidth") == 120
+            shown.page.set_input_files("#file", tmp_path / "broken.png")
+            shown.page.click("text=Find")
+            shown.page.wait_for_function("() => /picture|damaged/.test(document.getElementById('said').textContent)")
+            assert shown.page.is_hidden("#overlay")
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        listening.close()
