@@ -21,7 +21,8 @@ class Comparison(Outcome):
     """Paired tests of every two runs on the items that both have.
 
     Attributes:
-        rows: first, second, measure, difference of means with its interval (low, high), p and Holm's p, items and groups.
+        rows: first, second, measure, difference of means with its interval (low, high), p and Holm's p, whether it is the least that
+            so many resamples can tell, whether every way of swapping was tried, items and groups.
         left_out: items that only one side has, by pair.
         item, group: what an item and an independent group is called ("trial", "scene").
     """
@@ -42,7 +43,12 @@ class Comparison(Outcome):
             pair = f"{row['first']} - {row['second']}"
             interval = f"({row['low']:+.3f} to {row['high']:+.3f})"
             behind = f"({row['items']} {self.item}s, {row['groups']} {self.group}s)"
-            yield f"{row['measure']:16} {pair:44} {row['difference']:+.3f} {interval}  p = {row['p_holm']:.4f}  {behind}"
+            p = f"p {'≤' if row['p_is_least'] else '='} {row['p_holm']:.4f}"
+            yield f"{row['measure']:16} {pair:44} {row['difference']:+.3f} {interval}  {p}  {behind}"
+        few = [row["groups"] for row in self.rows if row["p_is_exact"]]
+        if few:
+            least = 2.0 ** (1 - min(few))
+            yield f"Note: with {min(few)} {self.group}s no p can be below {least:.2g}, even before it is corrected"
         for pair, count in self.left_out.items():
             yield f"Note: {pair}: {count} {self.item}s of one side only, left out"
 
@@ -110,7 +116,7 @@ def _test(
     """None where fewer than two groups can be judged on this measure."""
     import numpy as np
 
-    from core_runtime.statistics import paired_test
+    from core_runtime.statistics import EXACT, paired_test
 
     first = np.array([_number(one[name].get(measure)) for name in common], float)
     second = np.array([_number(other[name].get(measure)) for name in common], float)
@@ -128,6 +134,8 @@ def _test(
         "low": result.interval.low,
         "high": result.interval.high,
         "p": result.p,
+        "p_is_least": result.groups > EXACT and result.p <= 1 / (resamples + 1),
+        "p_is_exact": result.groups <= EXACT,
         "items": int(known.sum()),
         "groups": result.groups,
     }

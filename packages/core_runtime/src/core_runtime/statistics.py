@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Indices = NDArray[np.int64]
 FEW = 30  # independent groups below which a percentile bootstrap is too narrow (Hesterberg 2015)
 RARE = 10  # the same where fewer groups than this would fail (or succeed): the bootstrap is then skewed
-_EXACT = 12  # up to this number of groups every way of swapping is tried (2**12 = 4,096)
+EXACT = 12  # up to this number of groups every way of swapping is tried (2**12 = 4,096)
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def paired_test(
             # Equal differences count; summed in another order, they may differ by rounding.
             larger += abs(swapped) >= abs(difference) - 1e-12
     # Random swaps: the answers as given count as one of them, so that p is never 0 (Phipson and Smyth 2010).
-    if len(members) > _EXACT:
+    if len(members) > EXACT:
         larger, count = larger + 1, count + 1
     bootstrap = intervals(
         lambda indices: {"difference": measure(first[indices], indices) - measure(second[indices], indices)},
@@ -200,7 +200,7 @@ def paired_test(
 
 def _swaps(groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.bool_]]:
     """Which groups are swapped: every way of few groups, else random ones."""
-    if groups <= _EXACT:
+    if groups <= EXACT:
         for swap in product((False, True), repeat=groups):
             yield np.array(swap, bool)
         return

@@ -8,7 +8,7 @@ from typing import Literal
 from core_runtime.comparison import Comparison, compare_runs
 from core_runtime.errors import UserError
 
-MEASURES = ("sequence_score", "edit_distance", "scanmatch", "mm_vector", "mm_position", "nss", "bits", "auc")
+USUAL = ("sequence_score", "edit_distance", "scanmatch", "mm_vector", "mm_position", "bits", "auc")
 
 
 def compare(
@@ -28,16 +28,18 @@ def compare(
     Args:
         runs: folders that 'gaze evaluate' wrote; one folder compares its own predictors.
         by: what is independent: scenes, or subjects.
-        measures: which, the option once for each; default: all.
+        measures: which, the option once for each; default: those that tell predictors of objects apart (not nss, which compares single pixels).
         predictors: names of those to compare, the option once for each; default: of one folder all, of several the models alone.
         resamples: of the tests and intervals.
         seed: of both.
     """
     tables = _tables(runs, predictors)
+    from gaze.metrics.judge import MEASURES
+
     unknown = [name for name in measures or () if name not in MEASURES]
     if unknown:
         raise UserError(f"no measure is called {', '.join(unknown)}", f"known: {', '.join(MEASURES)}")
-    return compare_runs(tables, measures or MEASURES, by=by, item="trial", resamples=resamples, seed=seed)
+    return compare_runs(tables, measures or USUAL, by=by, item="trial", resamples=resamples, seed=seed)
 
 
 def _tables(runs: Sequence[Path], predictors: Sequence[str] | None) -> dict[str, dict[str, Mapping[str, str]]]:

@@ -9,7 +9,7 @@ from core_runtime.errors import UserError
 from core_runtime.options import Full, Overwrite, RunOptions, Seed
 from gaze.cohort.study import ObjectOptions
 from gaze.commands.evaluate import evaluate
-from gaze.commands.predict import predict
+from gaze.commands.predict import predict, say_cut
 from gaze.commands.report import report as describe
 from gaze.commands.train import train
 from gaze.training.recipe import Recipe, Sizes
@@ -81,8 +81,10 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         f"On new shelves and products OAT predicts the next look {score['OAT']:.2f} bits better than chance "
         f"(best baseline, {best_baseline}: {score[best_baseline]:.2f}); {named} of {len(truth)} observers' strategies are named rightly."
     )
-    caption = f"Predicted search for {target}: numbered, the likeliest path; shaded, the share of sampled paths that look there."
+    caption = f"Predicted search for {target}: numbered, the likeliest path of 8 beams; shaded, the share of sampled paths that look there."
     page = Report("gaze demo", lead=headline).picture(picture, caption)
+    for note in say_cut(predictions.predictions[0]):
+        page.warning(note.removeprefix("Note: "))
     page.picture(out / "run" / "evaluation" / "measures.png", "The model, the baselines and people against each other.")
     rows = [
         [truth[subject], row["strategy"], row["strategy_bits"]] for subject, row in _by_subject(people.subjects).items()

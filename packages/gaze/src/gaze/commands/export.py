@@ -48,7 +48,8 @@ def export(
 
     Args:
         path: a file of scanpaths, or a folder of them.
-        out: the table: .csv, .parquet, .jsonl, .json (COCO-Search18), .asc, or a folder for eye-tracking BIDS.
+        out: the table: .csv, .parquet, .jsonl, .json (COCO-Search18), .asc, .tsv (multimatch-gaze; a folder of them for several paths), or a name
+            without an ending: a folder of eye-tracking BIDS.
     """
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scanpaths.writing import write_scanpaths

@@ -80,12 +80,19 @@ def plot(
             for note in look_at_view(scanpath, scene):
                 if note not in notes:
                     notes.append(note)
-            title = f"{scanpath.name}: {len(scanpath)} fixations"
+            title = title_of(scanpath)
             figure = draw_path(scene, scanpath.points, durations=scanpath.duration, title=title)
             name = f"path_{number:04}.png"
             figure.savefig(folder / name, dpi=110)
             names.append(out / name)
     return Plotted(names, len(scanpaths) - len(drawn), content.left_out, notes)
+
+
+def title_of(scanpath: "Scanpath") -> str:
+    """The path's name, what was searched, the eye, and how long it is."""
+    searched = f", searching {scanpath.task}" if scanpath.task else ""
+    eye = f", {scanpath.eye} eye" if scanpath.eye in ("left", "right") else ""
+    return f"{scanpath.name}{searched}{eye}: {counted(len(scanpath), 'fixation')}"
 
 
 def look_at_view(scanpath: "Scanpath", scene: "Scene") -> Iterator[str]:

@@ -48,7 +48,20 @@ class Predictions(BulkOutcome):
             aim = f", searching {prediction['target']}" if prediction["target"] else ""
             path = " → ".join(str(prediction["objects"][index]) for index in prediction["likeliest"])
             yield f"{prediction['scene']}{aim}: {path}"
+            yield from say_cut(prediction)
         yield f"Pictures and tables: {self.out}"
+
+
+def say_cut(prediction: Mapping[str, Any]) -> Iterable[str]:
+    """What is said of paths that the model did not end."""
+    cut, count = len(prediction["samples"]) - prediction["samples_stopped"], len(prediction["samples"])
+    if not prediction["stopped"]:
+        yield f"Note: this path did not stop; it is cut at {prediction['longest']} fixations"
+    if cut:
+        yield (
+            f"Note: {cut} of {count} sampled paths did not stop within {prediction['longest']} fixations: "
+            "what is looked at, when and how long comes from cut paths"
+        )
 
 
 def predict(
@@ -82,7 +95,8 @@ def predict(
         grid: ROWS,COLUMNS of equal cells that fill each picture, in place of areas.
         target: name of the searched object, or its number from 1.
         samples: paths drawn per picture.
-        beams: search the likeliest whole path with this many beams; 0: the likeliest object at every step.
+        beams: how the path that is drawn is decoded: 0: greedily, the likeliest object at every step; more: the likeliest whole path that a
+            search with so many beams finds. Many beams prefer short paths.
         temperature: of the samples; below 1 likelier paths, above 1 more varied ones.
         longest: fixations of the longest path; 0: as long as the model's training paths were.
         target_position: whether the model is told where the target is; default: as it was trained.

@@ -14,9 +14,10 @@ from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 DWELL = (
+    "trial",
     "stimulus",
     "subject",
-    "trial",
+    "target",
     "area",
     "fixations",
     "entries",
@@ -147,8 +148,7 @@ def dwell_rows(study: Any) -> list[dict[str, Any]]:
     for trial in study.trials:
         scene = study.scenes[trial.scene]
         for entry in dwell(trial.objects, trial.scanpath, scene.names):
-            described = {"stimulus": trial.scene, "subject": trial.subject, "trial": trial.scanpath.trial}
-            rows.append(described | entry)
+            rows.append(_described(trial, scene) | entry)
     return rows
 
 
@@ -162,16 +162,20 @@ def path_rows(study: Any) -> list[dict[str, Any]]:
     rows = []
     for trial in study.trials:
         scene = study.scenes[trial.scene]
-        target = None if trial.target is None else scene.names[trial.target]
-        described = {"trial": trial.name, "stimulus": trial.scene, "subject": trial.subject, "target": target}
         behaviour = asdict(behaviour_of(trial.objects, trial.target))
         if not knows_target(trial):
             behaviour["correct"] = None
         recurrence = {
             f"recurrence_{name}": value for name, value in asdict(recurrence_of_objects(trial.objects)).items()
         }
-        rows.append({**described, **behaviour, **recurrence})
+        rows.append({**_described(trial, scene), **behaviour, **recurrence})
     return rows
+
+
+def _described(trial: Any, scene: Any) -> dict[str, Any]:
+    """What both tables say of a path, so that they can be joined by ``trial``."""
+    target = None if trial.target is None else scene.names[trial.target]
+    return {"trial": trial.name, "stimulus": trial.scene, "subject": trial.subject, "target": target}
 
 
 def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:

@@ -168,6 +168,27 @@ def _decode(model: OAT, tokens: Tokens, rows: int, steps: int, choose, keep: boo
 
 
 @torch.no_grad()
+def follow_paths(model: OAT, tokens: Tokens, paths: Sequence[Sequence[int]], *, steps: int) -> list[Path]:
+    """What the model thinks along given paths, one per scene: their probability, and that of every choice at each step.
+
+    Args:
+        model: in eval mode.
+        tokens: of the scenes.
+        paths: object indices, at most `steps`; a shorter one is followed by its stop.
+        steps: largest length of a path.
+    """
+    stop = tokens.source.shape[1] - 1
+    wanted = torch.full((len(paths), steps), stop, device=tokens.source.device)
+    for row, path in enumerate(paths):
+        wanted[row, : len(path)] = torch.tensor(list(path), device=wanted.device)
+
+    def given(logs: Tensor, step: int, rows: Tensor) -> Tensor:
+        return wanted[rows, step]
+
+    return [followed[0] for followed in _decode(model, tokens, 1, steps, given, True)]
+
+
+@torch.no_grad()
 def search_beams(model: OAT, tokens: Tokens, *, beams: int, steps: int) -> list[list[Path]]:
     """The likeliest whole paths that a beam search finds, the likeliest first; `beams` per scene.
 

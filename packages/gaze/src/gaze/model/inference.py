@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from gaze.model.batches import batch_scenes
-from gaze.model.decoding import decode_greedily, sample_paths, search_beams
+from gaze.model.decoding import decode_greedily, follow_paths, sample_paths, search_beams
 from gaze.model.durations import Durations
 from gaze.model.folder import Prepared
 from gaze.model.oat import OAT
@@ -47,16 +47,17 @@ def predict_scenes(
     drawn = sample_paths(
         model, tokens, samples=samples, steps=steps, seeds=[seed] * len(scenes), temperature=temperature
     )
-    likeliest = [paths[0] for paths in decode_greedily(model, tokens, steps=steps, probabilities=True)]
     if beams:
-        best = [paths[0].objects for paths in search_beams(model, tokens, beams=beams, steps=steps)]
+        found = [paths[0].objects for paths in search_beams(model, tokens, beams=beams, steps=steps)]
+        best = follow_paths(model, tokens, found, steps=steps)
     else:
-        best = [path.objects for path in likeliest]
+        best = [paths[0] for paths in decode_greedily(model, tokens, steps=steps, probabilities=True)]
     predictions = []
-    for scene, target, objects, paths, greedy in zip(scenes, targets, best, drawn, likeliest, strict=True):
-        assert greedy.probabilities is not None
-        columns = [*range(len(scene)), greedy.probabilities.shape[1] - 1]
-        steps_seen = greedy.probabilities[:, columns].double().cpu().numpy()
+    for scene, target, likeliest, paths in zip(scenes, targets, best, drawn, strict=True):
+        assert likeliest.probabilities is not None
+        objects = likeliest.objects
+        columns = [*range(len(scene)), likeliest.probabilities.shape[1] - 1]
+        steps_seen = likeliest.probabilities[:, columns].double().cpu().numpy()
         looked_at, first_at = visits([path.objects for path in paths], len(scene))
         centres = scene.centres[objects]
         timing = {}
@@ -74,6 +75,10 @@ def predict_scenes(
                 step_probabilities=steps_seen.round(6).tolist(),
                 looked_at=looked_at.round(4).tolist(),
                 first_at=first_at.round(2).tolist(),
+                beams=beams,
+                longest=steps,
+                stopped=likeliest.stopped,
+                samples_stopped=sum(path.stopped for path in paths),
                 **timing,
             )
         )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from gaze.scenes.scene import Scene
 
+_CROWDED = 40  # fixations; of longer paths every tenth is numbered
 _BESIDE = 12.0  # points between the first and the second look at one place
 _GOLDEN = np.pi * (3 - 5**0.5)  # turns by this angle never fall together
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind readers too
@@ -49,15 +50,19 @@ def draw_path(
 def draw_prediction(scene: Scene, prediction: Any, target: int | None) -> Figure:
     """Where the model expects people to look (shaded by the share of samples that visit an object), and the likeliest path."""
     figure, axes = _screen(scene)
-    _shade(axes, scene.boxes, 0.65 * np.asarray(prediction.looked_at))
+    shares = np.asarray(prediction.looked_at)
+    _shade(axes, scene.boxes, 0.7 * shares / max(shares.max(initial=0), 1e-9))
     points = np.column_stack([prediction.x, prediction.y])
     durations = None if prediction.durations is None else np.asarray(prediction.durations)
     show_path(axes, points, durations=durations, colour=_COLOURS[0])
     _frame(axes, scene, target)
     aim = f", searching {prediction.target}" if prediction.target else ""
+    kind = f"likeliest path of {prediction.beams} beams" if prediction.beams else "greedy path"
+    cut = "" if prediction.stopped else f", cut at {prediction.longest}"
+    most = max(prediction.looked_at, default=0.0)
     axes.set_title(
-        f"{scene.name}{aim}: likeliest path; shaded: share of {len(prediction.samples)} paths that look there",
-        fontsize=10,
+        f"{scene.name}{aim}: {kind}{cut}\nshaded: share of {len(prediction.samples)} sampled paths that look there (darkest: {most:.0%})",
+        fontsize=9,
     )
     return figure
 
@@ -142,8 +147,11 @@ def show_path(
     axes.scatter(points[:, 0], points[:, 1], s=sizes, color=colour, alpha=0.85, edgecolor="white", zorder=3)
     if not numbers:
         return
+    every = 1 if len(points) <= _CROWDED else 10
     for number, (x, y) in enumerate(points, 1):
-        axes.annotate(str(number), (x, y), color="white", fontsize=7, ha="center", va="center", zorder=4)
+        if number in (1, len(points)) or number % every == 0:
+            size = 7 if number < 100 else 5
+            axes.annotate(str(number), (x, y), color="white", fontsize=size, ha="center", va="center", zorder=4)
 
 
 def _beside_each_other(points: NDArray[np.float64], step: float) -> NDArray[np.float64]:
@@ -181,7 +189,7 @@ def _show_scene(axes: Axes, scene: Scene) -> None:
 
 def _shade(axes: Axes, boxes: NDArray[np.float64], shares: NDArray[np.float64]) -> None:
     """Boxes filled by how much each counts, from 0 (clear) to 1; one artist for all, as there may be thousands."""
-    colours = np.tile(to_rgba("#E69F00"), (len(boxes), 1))
+    colours = np.tile(to_rgba("#D55E00"), (len(boxes), 1))
     colours[:, 3] = shares
     axes.add_collection(PolyCollection(list(_corners(boxes)), facecolors=colours, linewidths=0), autolim=False)
 

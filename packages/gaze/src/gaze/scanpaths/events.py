@@ -127,7 +127,7 @@ def need_geometry(where: str, display: Display) -> None:
             raise UserError("")
     except UserError:
         raise UserError(
-            f"{where} holds raw samples and no fixations; detecting them in degrees needs the geometry",
+            f"{where}: detecting fixations in raw samples, in degrees, needs the geometry",
             "give --screen WIDTH,HEIGHT (pixels), --screen-mm WIDTH,HEIGHT and --distance-mm",
         ) from None
 

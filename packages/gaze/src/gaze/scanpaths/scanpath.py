@@ -116,7 +116,11 @@ class Scanpath:
     @property
     def name(self) -> str:
         """For readers: stimulus, subject and trial, as far as they are known."""
-        return " · ".join(part for part in (self.stimulus, self.subject, self.trial) if part) or "scanpath"
+        parts: list[str] = []
+        for part in (self.stimulus, self.subject, self.trial):
+            if part and part not in parts:
+                parts.append(part)
+        return " · ".join(parts) or "scanpath"
 
     def on_screen(self) -> NDArray[np.bool_]:
         """Which fixations lie on the display; all, where its size is not known."""

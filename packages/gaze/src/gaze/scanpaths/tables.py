@@ -64,6 +64,8 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
     if "duration" in columns:
         _look_for_samples(list(groups.values()), path)
     display = the_display(options)
+    if display.size is None:
+        account.note("the file does not say how large the screen is; --screen WIDTH,HEIGHT does")
     trials = []
     for (subject, stimulus, trial, eye, task), group in groups.items():
         values = {name: np.array(numbers) for name, numbers in group.items()}

@@ -89,7 +89,7 @@ def write_coco_search18(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
         records.append({**details, **record})
     with writing(path) as part:
         part.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")
-    lost = _lost(scanpaths, "COCO-Search18 JSON", eye=True)
+    lost = _lost(scanpaths, "COCO-Search18 JSON", eye=True, provenance=True)
     if any(scanpath.display.size is None for scanpath in scanpaths):
         lost.append("scanpaths without a known screen are read as on 1680 × 1050 pixels")
     return lost
@@ -101,8 +101,11 @@ def _with_null(values: Any) -> list[float | None]:
 
 def _lost(scanpaths: Sequence[Scanpath], kind: str, **attributes: bool) -> list[str]:
     """Which of these attributes are known and cannot be held."""
-    unknown = (None, "", "unknown")
-    lost = [name for name in attributes if any(getattr(scanpath, name) not in unknown for scanpath in scanpaths)]
+    unknown = (None, "", "unknown", "file", {})
+    lost = []
+    for name in attributes:
+        if any(getattr(scanpath, name) not in unknown for scanpath in scanpaths):
+            lost.append(name)
     return [f"{kind} holds no {few(lost)}"] if lost else []
 
 
@@ -116,7 +119,8 @@ def write_csv(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
             fixations = zip(scanpath.x, scanpath.y, scanpath.duration, scanpath.onset, strict=True)
             for index, values in enumerate(fixations, 1):
                 rows.writerow([*names, index, *(_spelled(value) for value in values)])
-    return [*_lost(scanpaths, "CSV", target_box=True, target_present=True, split=True), "CSV holds no display"]
+    lost = _lost(scanpaths, "CSV", target_box=True, target_present=True, split=True, provenance=True, details=True)
+    return [*lost, "CSV holds no display"]
 
 
 def _spelled(value: float) -> str:
@@ -136,8 +140,18 @@ def write_multimatch(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
                 file = folder / f"{stem}.tsv"
                 _write_vectors(scanpath, file if not file.exists() else folder / f"{stem}_{number + 1}.tsv")
     return [
-        "multimatch-gaze tables hold no onset, trial, task, eye or display; subject and stimulus stand in the file's name"
+        "multimatch-gaze tables hold no onset, trial, task, eye, display, provenance or details; subject and stimulus stand in the file's name",
+        *_renamed(scanpaths),
     ]
+
+
+def _renamed(scanpaths: Sequence[Scanpath]) -> list[str]:
+    """Subjects whose names hold more than letters and digits."""
+    changed = []
+    for name in sorted({scanpath.subject for scanpath in scanpaths if scanpath.subject}):
+        if _label(name) != name.removeprefix("sub-"):
+            changed.append(f"{name!r} is {_label(name)!r}")
+    return [f"subjects are named by letters and digits alone: {few(changed)}"] if changed else []
 
 
 def _write_vectors(scanpath: Scanpath, path: Path) -> None:
@@ -185,7 +199,8 @@ def write_bids(scanpaths: Sequence[Scanpath], path: Path, *, task: str = "search
     notes = ["samples between the tracker's fixations are straight lines, not measured"]
     if invented:
         notes.append("onsets that are not known were set 30 ms after the end of the fixation before")
-    return notes + _lost(scanpaths, "BIDS", target_box=True, target_present=True, split=True)
+    lost = _lost(scanpaths, "BIDS", target_box=True, target_present=True, split=True, provenance=True, details=True)
+    return notes + lost + _renamed(scanpaths)
 
 
 def _write_top(folder: Path, subjects: Sequence[str], task: str, rate: float, first: Scanpath) -> None:
