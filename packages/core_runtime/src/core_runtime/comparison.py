@@ -74,7 +74,7 @@ def compare_runs(
         seed: of both.
 
     Raises:
-        UserError: no two runs share items of at least two groups on any of the measures.
+        UserError: no two runs share items of at least two groups on any of the measures; a measure is not a number.
     """
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
@@ -144,7 +144,10 @@ def _test(
 def _number(value: Any) -> float:
     if value is None or value == "":
         return float("nan")
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"an evaluation holds {value!r:.60} where a number is expected", "evaluate again") from None
 
 
 __all__ = ["Comparison", "compare_runs", "holm"]

@@ -197,16 +197,19 @@ def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) ->
             raise UserError(f"the output {output} would replace an input", "--out names another folder")
 
 
-def refuse_foreign_folder(out: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
+def refuse_foreign_folder(out: Path, inputs: Iterable[Path], *, overwrite: bool, may_be_file: bool = False) -> None:
     """Makes sure that an output which is replaced as a whole is ours: ``--overwrite`` never deletes the user's own files.
 
     Raises:
-        UserError: it is there and `overwrite` is off, is a folder that we did not write, or would replace an input.
+        UserError: it is there and `overwrite` is off, is a folder that we did not write, or would replace an input; it is a file and
+            should be a folder.
     """
     refuse_inputs_as_outputs(inputs, [out])
     if not out.exists():
         return
     if not overwrite:
         raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another place")
+    if out.is_file() and not may_be_file:
+        raise UserError(f"{out} is a file", "--out names a folder")
     if out.is_dir() and any(out.iterdir()) and not is_own_output(out):
         raise UserError(f"{out} holds files that were not written by this command", "--out names another folder")

@@ -3,9 +3,13 @@
 import csv
 import json
 import shlex
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from core_runtime.cli import run as run_command
 from core_runtime.errors import UserError
@@ -20,6 +24,7 @@ from gaze.commands.report import report
 from gaze.commands.train import train
 from gaze.samples import OBSERVERS, make_samples
 from gaze.scanpaths.opening import read_scanpaths
+from gaze.scanpaths.reading_options import ReadOptions
 from gaze.scanpaths.writing import write_scanpaths
 from gaze.training.recipe import Recipe, Sizes
 
@@ -82,7 +87,7 @@ def test_a_model_is_judged_on_what_it_was_not_trained_on(samples, model, tmp_pat
 def test_a_model_is_not_judged_on_its_training_paths(samples, model, tmp_path):
     known = json.loads((model / "config.json").read_text())["provenance"]["trials"]["train"]
     study = load_study(samples.scanpaths)
-    learned = [trial.scanpath for trial in study.trials if trial.digest in known]
+    learned = [trial.scanpath for trial in study.trials if trial.source in known]
     file = tmp_path / "learned.json"
     write_scanpaths(learned, file)
     with pytest.raises(UserError, match="no path is left to judge"):
@@ -315,7 +320,7 @@ def test_folds_test_every_path_once(samples, tmp_path):
         out = tmp_path / f"fold_{fold}"
         model = train(samples.scanpaths, recipe=recipe, sizes=SIZES, run=RunOptions(out=out)).model
         tested += json.loads((model / "config.json").read_text())["provenance"]["trials"]["test"]
-    assert sorted(tested) == sorted(trial.digest for trial in load_study(samples.scanpaths).trials)
+    assert sorted(tested) == sorted(trial.source for trial in load_study(samples.scanpaths).trials)
     recipe = Recipe(epochs=1, folds=3, fold=4)
     with pytest.raises(UserError, match="no --fold 4 of 3"):
         train(samples.scanpaths, recipe=recipe, sizes=SIZES, run=RunOptions(out=tmp_path / "none"))
@@ -375,3 +380,159 @@ def test_a_plot_says_what_it_does_not_show(samples, tmp_path, capsys):
     assert "1 figure:" in out
     assert "every fixation lies beside the screen" in out
     assert "another shape than the screen" in out
+
+
+@pytest.mark.parametrize(
+    ("objects", "reading"),
+    [
+        (ObjectOptions(longest=4), ReadOptions()),
+        (ObjectOptions(), ReadOptions(min_duration=150)),
+        (ObjectOptions(), ReadOptions(screen=(1000, 1000), off_screen="drop")),
+    ],
+    ids=["longest", "min-duration", "off-screen"],
+)
+def test_what_options_leave_out_makes_no_new_paths(samples, model, tmp_path, objects, reading):
+    """The model's test part stays its test part, and a training path that is cut is a training path."""
+    objects = replace(objects, areas=samples.areas)
+    for part, words in (("auto", "the model's test part"), ("all", "all paths that the model was not trained on")):
+        judged = evaluate(
+            samples.scanpaths,
+            model=str(model),
+            objects=objects,
+            reading=reading,
+            part=part,
+            samples=1,
+            out=tmp_path / part,
+        )
+        assert judged.values["part"] == words
+        assert judged.values["trials"] == 6
+
+
+@pytest.mark.parametrize("trials", [[], None, {"train": 5}, {"test": [[1]]}])
+def test_a_model_whose_provenance_is_spoiled(samples, model, tmp_path, trials):
+    spoiled = tmp_path / "model"
+    shutil.copytree(model, spoiled)
+    config = json.loads((spoiled / "config.json").read_text())
+    config["provenance"]["trials"] = trials
+    (spoiled / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="trials"):
+        evaluate(samples.scanpaths, model=str(spoiled), samples=1, out=tmp_path / "e")
+
+
+def test_weights_that_are_not_finite_are_refused(samples, model, tmp_path):
+    spoiled = tmp_path / "model"
+    shutil.copytree(model, spoiled)
+    state = load_file(spoiled / "model.safetensors")
+    state[next(iter(state))][:] = float("nan")
+    save_file(state, spoiled / "model.safetensors")
+    shelf = sorted(samples.pictures.iterdir())[0]
+    with pytest.raises(UserError, match="not finite"):
+        predict(shelf, areas=samples.areas, model=str(spoiled), out=tmp_path / "p", samples=2)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_model_that_is_replaced_answers_anew(samples, model, tmp_path):
+    """Also where a notebook stays open, and what was asked of one call does not stay for the next."""
+    shelf = sorted(samples.pictures.iterdir())[0]
+    copied = tmp_path / "model"
+    shutil.copytree(model, copied)
+
+    def ask(name, **options):
+        asked = {"areas": samples.areas, "target": "tea", "model": str(copied), "samples": 5}
+        (prediction,) = predict(shelf, out=tmp_path / name, **asked, **options).predictions
+        return prediction["step_probabilities"][0]
+
+    known = ask("a")
+    unknown = ask("b", target_position="unknown")
+    assert unknown != known
+    assert ask("c") == known
+    state = load_file(copied / "model.safetensors")
+    save_file({name: 1.5 * tensor for name, tensor in state.items()}, copied / "model.safetensors")
+    assert ask("d") != known
+
+
+def test_pictures_of_one_name_have_results_of_their_own(samples, model, tmp_path):
+    shelf = sorted(samples.pictures.iterdir())[0]
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.png", "a.jpg", "log.png", "..png"):
+        shutil.copy(shelf, folder / name)
+    predicted = predict(folder, grid=(2, 3), model=str(model), out=tmp_path / "p", samples=2)
+    assert [attempt.status for attempt in predicted.attempts] == ["done"] * 4
+    assert len({prediction["scene"] for prediction in predicted.predictions}) == 4
+    again = predict(folder, grid=(2, 3), model=str(model), out=tmp_path / "p", samples=2)
+    assert [attempt.status for attempt in again.attempts] == ["already done"] * 4
+
+
+def test_the_path_that_is_shown_has_its_own_probabilities(samples, model, tmp_path):
+    shelf = sorted(samples.pictures.iterdir())[0]
+    for beams in (0, 6):
+        asked = {"areas": samples.areas, "target": "tea", "model": str(model), "samples": 20}
+        result = predict(shelf, beams=beams, longest=6, out=tmp_path / f"p{beams}", **asked)
+        (prediction,) = result.predictions
+        steps = len(prediction["likeliest"]) + prediction["stopped"]
+        assert len(prediction["step_probabilities"]) == steps
+        if not beams:  # greedy: the likeliest at every step
+            for row, chosen in zip(prediction["step_probabilities"], prediction["likeliest"], strict=False):
+                assert max(range(len(row)), key=row.__getitem__) == chosen
+        cut = sum(len(path) == 6 for path in prediction["samples"])
+        assert 20 - prediction["samples_stopped"] <= cut
+        said = [line for line in result.lines() if "did not stop" in line]
+        assert len(said) == (not prediction["stopped"]) + (prediction["samples_stopped"] < 20)
+
+
+def test_targets_whose_box_meets_no_object_are_counted(samples, tmp_path):
+    records = json.loads(samples.scanpaths.read_text())
+    for record, box in zip(records, ([None, 1, 2, 3], [5000, 5000, 10, 10], [700, 500, -30, -30]), strict=False):
+        record["bbox"], record["task"] = box, "unicorn"
+    (tmp_path / "f.json").write_text(json.dumps(records))
+    study = load_study(tmp_path / "f.json", ObjectOptions(areas=samples.areas))
+    assert [trial.target for trial in study.trials[:3]] == [None] * 3
+    assert study.left_out["targets whose box meets no object"] == 3
+    assert all(trial.target is not None for trial in study.trials[3:])
+
+
+def test_a_label_image_of_another_size_is_refused(samples, tmp_path):
+    labels = np.zeros((100, 100), np.uint8)
+    labels[20:60, 20:60] = 1
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    with pytest.raises(UserError, match="the label image has 100 × 100 pixels"):
+        load_study(samples.scanpaths, ObjectOptions(areas=tmp_path / "labels.png"))
+
+
+def test_files_are_no_folders_and_odd_numbers_are_refused(samples, tmp_path, capsys):
+    table = tmp_path / "out.csv"
+    assert call(capsys, "export", samples.scanpaths, "--out", table)[0] == 0
+    code, _, err = call(capsys, "plot", samples.scanpaths, "--out", table, "--overwrite")
+    assert code == 2
+    assert "is a file" in err
+    assert table.is_file()
+    run = tmp_path / "e"
+    evaluate(samples.scanpaths, samples=1, out=run)
+    for words in (("--seed", "-1"), ("--resamples", "1")):
+        assert call(capsys, "compare", run, *words)[0] == 2
+    whole = (run / "trials.csv").read_text()
+    (run / "trials.csv").write_text(whole, "utf-16")
+    assert "cannot be read as a table" in call(capsys, "compare", run)[2]
+    rows = list(csv.reader(whole.splitlines()))
+    rows[1][rows[0].index("bits")] = "many"
+    with (run / "trials.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    code, _, err = call(capsys, "compare", run)
+    assert code == 2
+    assert "'many' where a number is expected" in err
+
+
+def test_the_tables_of_a_report_join(samples, tmp_path):
+    report(samples.scanpaths, out=tmp_path / "r")
+    tables = []
+    for name in ("areas.csv", "paths.csv"):
+        with (tmp_path / "r" / name).open() as file:
+            tables.append({(row["trial"], row["subject"], row["target"]) for row in csv.DictReader(file)})
+    assert tables[0] == tables[1]
+
+
+def test_compare_says_what_p_can_be(samples, tmp_path):
+    evaluate(samples.scanpaths, samples=1, out=tmp_path / "e")
+    lines = list(compare([tmp_path / "e"], resamples=100).lines())
+    assert any("with 5 scenes no p can be below 0.062" in line for line in lines)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
-from gaze.scanpaths.aoi_files import assign, dwell, in_polygon, object_of_box, read_areas
+from gaze.scanpaths.aoi_files import assign, dwell, in_polygon, look_at_boxes, object_of_box, read_areas
 from gaze.scanpaths.aois import Areas
 from gaze.scanpaths.scanpath import Scanpath
 
@@ -218,3 +218,24 @@ def test_fractions_and_sides_that_are_no_numbers_are_refused(tmp_path):
         path.write_text(json.dumps({"a.png": [{"name": "cup", "box": box}]}))
         with pytest.raises(UserError, match="'cup' has a side that is not a number"):
             read_areas(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"images": 5}, "images is not a list"),
+        ({"categories": [3]}, "categories is not a list of objects"),
+        ({"images": [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]}, "the id 1 for 'a.png' and"),
+    ],
+)
+def test_coco_lists_that_are_none(tmp_path, change, words):
+    content = {"images": [{"id": 1, "file_name": "a.png"}], "annotations": [{"image_id": 1, "bbox": [1, 2, 30, 40]}]}
+    (tmp_path / "a.json").write_text(json.dumps(content | change))
+    with pytest.raises(UserError, match=words):
+        read_areas(tmp_path / "a.json")
+
+
+def test_areas_in_percent_are_asked_about():
+    boxes = np.array([[10, 10, 50, 40], [60, 60, 40, 40]], float)
+    assert any("percent" in note for note in look_at_boxes(boxes, ["a", "b"], (1680, 1050)))
+    assert not any("percent" in note for note in look_at_boxes(boxes, ["a", "b"], (120, 110)))

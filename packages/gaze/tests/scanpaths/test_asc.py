@@ -279,7 +279,7 @@ def test_options_that_do_not_fit():
         ReadOptions(columns=("x:gaze",))
     with pytest.raises(UserError, match="twice"):
         ReadOptions(columns=("x=a", "x=b"))
-    with pytest.raises(UserError, match="wider"):
+    with pytest.raises(UserError, match="from 1 to"):
         ReadOptions(screen=(0, 3))
 
 
@@ -357,3 +357,24 @@ def test_another_screen_than_the_file_names_is_said(tmp_path):
     assert any("the file says that the screen has 1280 × 1024 px" in note for note in reading.notes)
     same = read(tmp_path, HEAD + block(fixation(1000)), ReadOptions(screen=(1280, 1024)))
     assert not any("the file says" in note for note in same.notes)
+
+
+@pytest.mark.parametrize(("named", "left", "top"), [("-640 -512 639 511", -640, -512), ("1920 0 3199 1023", 1920, 0)])
+def test_a_screen_that_does_not_begin_at_zero(tmp_path, named, left, top):
+    text = HEAD.replace("0 0 1279 1023", named) + block(fixation(1000, x=left + 100, y=top + 50))
+    reading = read(tmp_path, text)
+    assert reading.scanpaths[0].points.tolist() == [[100, 50]]
+    assert any("pixels from the upper left now" in note for note in reading.notes)
+
+
+def test_a_screen_that_counts_upwards(tmp_path):
+    text = HEAD.replace("0 0 1279 1023", "0 1023 1279 0") + block(fixation(1000, x=100, y=50))
+    with pytest.raises(UserError, match="count upwards"):
+        read(tmp_path, text)
+    reading = read(tmp_path, text, ReadOptions(screen=(1280, 1024), origin="bottom-left"))
+    assert reading.scanpaths[0].points.tolist() == [[100, 974]]
+
+
+def test_times_of_the_tracker_are_ms_whatever_is_asked(tmp_path):
+    with pytest.raises(UserError, match="--time-unit s, but the format counts in ms"):
+        read(tmp_path, HEAD + block(fixation(1000)), ReadOptions(time_unit="s"))

@@ -145,7 +145,9 @@ def two_eyes(folder, **right):
     """Left eye's and right eye's recording of one run; `right` changes the side-car of the latter."""
     left = make_scanpath("a.png", "01", eye="left")
     write_scanpaths([left, make_scanpath("a.png", "01", 1, eye="right")], folder)
-    change(folder / "sub-01" / "beh" / "sub-01_task-search_recording-eye2_physio.json", **right)
+    for kind in ("physio", "physioevents"):
+        path = folder / "sub-01" / "beh" / f"sub-01_task-search_recording-eye2_{kind}.json"
+        path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | right))
     return left
 
 
@@ -166,7 +168,7 @@ def test_recordings_in_different_units_are_not_mixed(tmp_path):
         read_scanpaths(tmp_path / "bids")
     assert len(read_scanpaths(tmp_path / "bids", ReadOptions(eye="left")).scanpaths) == 1
     change(tmp_path / "bids" / "task-search_physio.json", x_coordinate=mm)
-    with pytest.raises(UserError, match="x and y are in different units"):
+    with pytest.raises(UserError, match="positions are in different units"):
         read_scanpaths(tmp_path / "bids", ReadOptions(eye="left"))
 
 
@@ -196,6 +198,48 @@ def test_units_of_all_samples_that_are_not_known_are_refused(data_set, unit):
 def test_units_that_are_not_named_are_said(data_set):
     described = {name: {"Description": "gaze"} for name in ("x_coordinate", "y_coordinate")}
     change(data_set / "task-search_physio.json", **described)
+    change(data_set / "task-search_physioevents.json", **described)
     assert any("does not name the unit" in note for note in read_scanpaths(data_set).notes)
     change(data_set / "task-search_physio.json", SampleCoordinateUnits="pixel", **described)
     assert not any("does not name the unit" in note for note in read_scanpaths(data_set).notes)
+
+
+@pytest.mark.parametrize("unit", ["ns", "minutes", 3])
+def test_units_of_times_that_are_not_known_are_refused(data_set, unit):
+    change(data_set / "task-search_physio.json", timestamp={"Units": unit})
+    with pytest.raises(UserError, match="says that timestamp is in"):
+        read_scanpaths(data_set)
+
+
+@pytest.mark.parametrize("unit", ["microseconds", "usec", "us"])
+def test_spelled_out_units_of_times(data_set, unit):
+    """Durations in µs as their JSON says: as 1000 times longer ones they would be refused."""
+    change(data_set / "task-search_physioevents.json", duration={"Units": unit})
+    with pytest.raises(UserError, match=r"if durations are in us, as its JSON says, half of the fixations last less"):
+        read_scanpaths(data_set)
+
+
+def test_positions_of_events_have_a_unit_of_their_own(data_set):
+    change(data_set / "task-search_physioevents.json", x_coordinate={"Units": "mm"}, y_coordinate={"Units": "mm"})
+    with pytest.raises(UserError, match="positions are in different units"):
+        read_scanpaths(data_set)
+
+
+def test_no_option_stands_against_the_format(data_set):
+    with pytest.raises(UserError, match="--time-unit s, but the format counts in ms"):
+        read_scanpaths(data_set, ReadOptions(time_unit="s"))
+
+
+def test_fixations_of_trials_that_overlap_are_said(data_set):
+    (path,) = (data_set / "sub-01" / "beh").glob("*_events.tsv")
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, lines[1]]) + "\n")
+    assert any("12 fixations count in two of them" in note for note in read_scanpaths(data_set).notes)
+
+
+def test_a_damaged_gzip_file_is_one_line_and_leaves_the_others(data_set):
+    (path,) = (data_set / "sub-01" / "beh").glob("*_physioevents.tsv.gz")
+    raw = path.read_bytes()
+    path.write_bytes(raw[:40] + bytes(len(raw) - 60) + raw[-20:])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_scanpaths(data_set)

@@ -171,3 +171,31 @@ def test_what_a_format_cannot_hold_is_said(tmp_path):
     assert "CSV holds no target_box" in write_scanpaths([known], tmp_path / "a.csv")
     assert any("no onset" in line for line in write_scanpaths([known], tmp_path / "a.tsv"))
     assert write_scanpaths([known], tmp_path / "a.jsonl") == []
+
+
+def test_options_count_for_our_own_files_too(tmp_path):
+    wrote = [make_scanpath(eye="left"), make_scanpath(eye="right", seed=1)]
+    for name in ("a.jsonl", "a.parquet"):
+        write_scanpaths(wrote, tmp_path / name)
+        (left,) = read_scanpaths(tmp_path / name, ReadOptions(eye="left", min_duration=250)).scanpaths
+        assert left.eye == "left"
+        assert left.duration.min() >= 250
+        assert left.source == wrote[0].source  # whatever was left out
+        with pytest.raises(UserError, match="the format counts in px"):
+            read_scanpaths(tmp_path / name, ReadOptions(units="normalised"))
+        with pytest.raises(UserError, match="no samples to detect"):
+            read_scanpaths(tmp_path / name, ReadOptions(detect="ivt"))
+
+
+def test_odd_lines_of_our_own_files(tmp_path):
+    path = tmp_path / "a.jsonl"
+    write_scanpaths([make_scanpath(stimulus="é.png")], path)
+    whole = path.read_text("utf-8")
+    path.write_text("\ufeff" + whole, "utf-8")  # an editor's mark
+    assert len(read_scanpaths(path).scanpaths) == 1
+    path.write_text(whole.replace("é.png", "\\ud800.png"), "utf-8")
+    (read,) = read_scanpaths(path).scanpaths
+    assert read.stimulus == "?.png"
+    path.write_text(whole.replace('"width": 1680', '"width": 0'), "utf-8")
+    with pytest.raises(UserError, match="display is not a screen's size"):
+        read_scanpaths(path)

@@ -1,5 +1,7 @@
 """Tables with mapped columns: units, origins, time units, spelling."""
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -222,3 +224,66 @@ def test_columns_under_their_own_names_are_not_remarked(tmp_path):
     assert not any(
         "taken by their names" in note for note in read_scanpaths(fixations_table(tmp_path / "t.csv", x, y)).notes
     )
+
+
+def test_onset_and_end_each_in_its_own_unit(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y,onset_s,end_ms\n100,200,0,250\n300,210,0.3,550\n")
+    reading = read_scanpaths(path)
+    assert reading.scanpaths[0].duration.tolist() == [250, 250]
+    path.write_text("x,y,onset_s,end_s\n100,200,0,0.25\n300,210,0.3,0.55\n")
+    np.testing.assert_allclose(read_scanpaths(path).scanpaths[0].duration, [250, 250])
+
+
+def test_one_axis_in_shares_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    with pytest.raises(UserError, match="x lies between 0 and 1, y does not"):
+        read_scanpaths(fixations_table(tmp_path / "t.csv", rng.uniform(0, 1, 20), rng.uniform(0, 900, 20)))
+
+
+def test_a_column_cannot_be_two_things(tmp_path):
+    rng = np.random.default_rng(0)
+    path = fixations_table(tmp_path / "t.csv", *rng.uniform(0, 900, (2, 4)))
+    with pytest.raises(UserError, match="takes 'x' for x and for y"):
+        read_scanpaths(path, ReadOptions(columns=("x=x", "y=x")))
+    with pytest.raises(UserError, match="no column that is known as x"):
+        read_scanpaths(path, ReadOptions(columns=("subject=x",)))
+
+
+def test_onsets_in_microseconds_beside_durations_in_ms(tmp_path):
+    rng = np.random.default_rng(0)
+    path = fixations_table(tmp_path / "t.csv", *rng.uniform(0, 900, (2, 6)), onset=[n * 300_000 + 1 for n in range(6)])
+    with pytest.raises(UserError, match="slower than they last"):
+        read_scanpaths(path)
+
+
+@pytest.mark.parametrize(("spelled", "count"), [("LEFT_EYE", 1), ("Left eye", 1), ("R", 0)])
+def test_spellings_of_eyes(tmp_path, spelled, count):
+    path = tmp_path / "t.csv"
+    path.write_text(f"x,y,duration,eye,trial\n100,200,250,{spelled},1\n300,210,250,right,2\n")
+    if count:
+        assert len(read_scanpaths(path, ReadOptions(eye="left")).scanpaths) == count
+    else:
+        with pytest.raises(UserError, match="fixations of the right eye"):
+            read_scanpaths(path, ReadOptions(eye="left"))
+
+
+def test_eyes_that_are_not_known_are_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("x,y,duration,eye\n100,200,250,0\n300,210,250,1\n")
+    reading = read_scanpaths(path, ReadOptions(eye="left"))
+    assert any("eyes that are not known: '0', '1'" in note for note in reading.notes)
+    assert any("2 path(s) do not say which eye" in note for note in reading.notes)
+
+
+def test_a_damaged_gzip_table(tmp_path):
+    raw = gzip.compress(b"x,y,duration\n" + b"100,200,250\n" * 5000)
+    (tmp_path / "t.csv.gz").write_bytes(raw[:30] + b"\xff" * (len(raw) - 50) + raw[-20:])
+    with pytest.raises(UserError):
+        read_scanpaths(tmp_path / "t.csv.gz")
+
+
+@pytest.mark.parametrize("size", [(0.3, 0.4), (1e30, 5.0)])
+def test_screens_of_no_size(size):
+    with pytest.raises(UserError, match="a screen is from 1 to"):
+        ReadOptions(screen=size)

@@ -114,3 +114,25 @@ def test_a_unit_that_the_durations_contradict_is_refused(tmp_path, version, name
     np.testing.assert_array_equal(
         read_scanpaths(path, ReadOptions(time_unit="us")).scanpaths[0].onset, make_scanpath().onset
     )
+
+
+def test_recordings_on_two_screens_keep_their_own(tmp_path):
+    path = write_tobii([make_scanpath(subject="a"), make_scanpath(subject="b", seed=1)], tmp_path / "export.tsv")
+    lines = path.read_text("utf-8").splitlines()
+    changed = [line.replace("\t1680\t1050", "\t800\t600") if "\tb\t" in line else line for line in lines]
+    path.write_text("\n".join(changed), "utf-8")
+    reading = read_scanpaths(path)
+    assert [scanpath.display.size for scanpath in reading.scanpaths] == [(1680, 1050), (800, 600)]
+    assert any("screens of 2 sizes" in note for note in reading.notes)
+
+
+def test_detection_has_no_samples_here(tmp_path):
+    path = write_tobii([make_scanpath()], tmp_path / "export.tsv")
+    with pytest.raises(UserError, match="--detect ivt has no samples"):
+        read_scanpaths(path, ReadOptions(detect="ivt"))
+
+
+def test_an_eye_that_is_not_told_is_kept_and_said(tmp_path):
+    path = write_tobii([make_scanpath()], tmp_path / "export.tsv")
+    notes = read_scanpaths(path, ReadOptions(eye="left")).notes
+    assert any("1 path(s) do not say which eye it was" in note for note in notes)

@@ -15,15 +15,8 @@ from typing import Any, Literal
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text, writing
 from core_runtime.terminal import track
+from gui_grounding.screens.elements import COLOURS, Element
 
-COLOURS = {
-    "red": (208, 40, 40),
-    "green": (36, 150, 60),
-    "blue": (40, 84, 208),
-    "yellow": (232, 200, 30),
-    "purple": (140, 50, 170),
-    "black": (25, 25, 25),
-}
 WORDS = ("Save", "Open", "Send", "Copy", "Next", "Back", "Stop", "Help", "Edit", "Sort")
 ICONS = ("circle", "triangle", "square", "diamond")
 VERBS = ("click", "press", "select")
@@ -32,27 +25,6 @@ Render = Literal["auto", "chromium", "drawn"]
 Painter = Callable[
     [Sequence["Element"], random.Random], tuple[Any, Sequence["Element"]]
 ]  # → the picture, the elements as they stand in it
-
-
-@dataclass(frozen=True)
-class Element:
-    """One thing on a page that can be clicked.
-
-    Attributes:
-        kind: ``button``, or the shape of an icon.
-        colour: its name.
-        word: what a button says.
-        box: x1, y1, x2, y2 in pixels.
-    """
-
-    kind: str
-    colour: str
-    word: str
-    box: tuple[int, int, int, int]
-
-    @property
-    def ui_type(self) -> str:
-        return "text" if self.kind == "button" else "icon"
 
 
 @dataclass(frozen=True)

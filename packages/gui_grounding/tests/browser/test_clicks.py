@@ -24,7 +24,8 @@ from gui_grounding.commands.calibrate import calibrate
 from gui_grounding.commands.click import BrowserOptions
 from gui_grounding.coordinates import View
 from gui_grounding.results import Candidate, Grounding
-from gui_grounding.samples import COLOURS, make_samples
+from gui_grounding.samples import make_samples
+from gui_grounding.screens.elements import COLOURS
 
 PINK = (255, 0, 255)
 SIZE = (500, 400)

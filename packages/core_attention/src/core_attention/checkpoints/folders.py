@@ -91,7 +91,7 @@ def load_model(folder: Path | str, kind: type[Module]) -> Module:
 
     Raises:
         OSError: no such folder or name, or a file that cannot be read.
-        ValueError: another class, a config that does not fit, damaged weights, missing or unexpected keys, other shapes.
+        ValueError: another class, a config that does not fit, damaged or infinite weights, missing or unexpected keys, other shapes.
     """
     place = find_folder(folder)
     described = read_config(place)
@@ -106,6 +106,11 @@ def load_model(folder: Path | str, kind: type[Module]) -> Module:
         raise ValueError(f"{place}: no {kind.__name__} can be built from its config: {error}") from error
     _take_dtypes(model, state)
     load_strictly(model, state)
+    damaged = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
+    if damaged:
+        raise ValueError(
+            f"{place / WEIGHTS}: {damaged[0]} holds values that are not finite: the training went wrong, or the file is damaged"
+        )
     return model.eval()
 
 

@@ -70,8 +70,14 @@ class Trial:
 
     @property
     def digest(self) -> str:
-        """What tells this trial from every other, whatever its name is: its fixations."""
-        return hashlib.sha256(self.scanpath.timed_points.tobytes()).hexdigest()[:16]
+        """What tells this trial as it is judged from every other: its fixations, their objects, and the target."""
+        judged = self.scanpath.timed_points.tobytes() + repr((list(self.objects), self.target)).encode()
+        return hashlib.sha256(judged).hexdigest()[:16]
+
+    @property
+    def source(self) -> str:
+        """What tells the recorded path from every other, whatever options left out of it."""
+        return self.scanpath.source
 
 
 @dataclass(eq=False)
@@ -205,6 +211,12 @@ def _scene(scanpath: Scanpath, areas: Areas, objects: ObjectOptions, crop: tuple
     if size is None:
         far = (areas.boxes[:, :2] + areas.boxes[:, 2:]).max(0)
         size = (int(np.ceil(far[0])), int(np.ceil(far[1])))
+    if areas.labels is not None and areas.labels.shape != (size[1], size[0]):
+        height, width = areas.labels.shape
+        raise UserError(
+            f"the label image has {width} × {height} pixels, {scanpath.stimulus or 'the display'} {size[0]} × {size[1]}",
+            "give labels for every pixel of the picture, or --screen WIDTH,HEIGHT",
+        )
     if objects.grid is not None:
         layout = Layout.of_grid(equal_grid(*objects.grid, size))
     else:
@@ -260,6 +272,8 @@ def _trial(
     if names[name] > 1:
         name = f"{name} ({names[name]})"
     target = _target(scanpath, scene)
+    if target is None and scanpath.target_box is not None and scanpath.target_present is not False:
+        left_out["targets whose box meets no object"] += 1
     return Trial(name, scene.name, scanpath.subject, index.tolist(), target, scanpath, scanpath.split)
 
 
@@ -268,7 +282,8 @@ def _target(scanpath: Scanpath, scene: Scene) -> int | None:
     if scanpath.target_present is False:
         return None
     if scanpath.target_box is not None:
-        return int(_overlap(np.asarray(scanpath.target_box), scene.boxes).argmax())
+        overlaps = _overlap(np.asarray(scanpath.target_box), scene.boxes)
+        return int(overlaps.argmax()) if overlaps.max() > 0 else None
     if scanpath.task:
         name = match_name(scanpath.task, list(scene.names))
         return None if name is None else list(scene.names).index(name)
@@ -276,14 +291,12 @@ def _target(scanpath: Scanpath, scene: Scene) -> int | None:
 
 
 def _overlap(box: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of one box with others; where it touches none, nearness (negative distance of the centres)."""
+    """Intersection over union of one box with others."""
     low = np.maximum(box[:2], boxes[:, :2])
     high = np.minimum(box[:2] + box[2:], boxes[:, :2] + boxes[:, 2:])
     common = (high - low).clip(0).prod(1)
     union = box[2:].prod() + boxes[:, 2:].prod(1) - common
-    if common.max(initial=0) > 0:
-        return common / union
-    return -np.linalg.norm(boxes[:, :2] + boxes[:, 2:] / 2 - (box[:2] + box[2:] / 2), axis=1)
+    return common / union
 
 
 def _without_outliers(trials: list[Trial], deviations: float, left_out: Counter[str]) -> list[Trial]:

@@ -3,10 +3,11 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from core_runtime.comparison import Comparison, compare_runs
 from core_runtime.errors import UserError
+from core_runtime.options import AtLeast, Seed
 
 USUAL = ("sequence_score", "edit_distance", "scanmatch", "mm_vector", "mm_position", "bits", "auc")
 
@@ -18,8 +19,8 @@ def compare(
     by: Literal["scene", "subject"] = "scene",
     measures: list[str] | None = None,
     predictors: list[str] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    resamples: Annotated[int, AtLeast(100)] = 2000,
+    seed: Seed = 0,
 ) -> Comparison:
     """Compares evaluations trial by trial: paired tests with a Holm-corrected table.
 
@@ -31,7 +32,6 @@ def compare(
         measures: which, the option once for each; default: those that tell predictors of objects apart (not nss, which compares single pixels).
         predictors: names of those to compare, the option once for each; default: of one folder all, of several the models alone.
         resamples: of the tests and intervals.
-        seed: of both.
     """
     tables = _tables(runs, predictors)
     from gaze.metrics.judge import MEASURES
@@ -54,8 +54,11 @@ def _tables(runs: Sequence[Path], predictors: Sequence[str] | None) -> dict[str,
             raise UserError(
                 f"{run} is not an evaluation: it has no trials.csv", "give folders that 'gaze evaluate' wrote"
             )
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = list(csv.DictReader(file))
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                lines = list(csv.DictReader(file))
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path} cannot be read as a table ({type(error).__name__})", "evaluate again") from None
         if not lines or not {"predictor", "trial", "scene", "subject", "digest"} <= set(lines[0]):
             raise UserError(f"{path} is not the table of an evaluation", "evaluate again")
         names = list(dict.fromkeys(line["predictor"] for line in lines))

@@ -166,15 +166,19 @@ def _parts(study: Any, model: str | None, part: str) -> tuple[list[Any], list[An
         )
     from gaze.model.folder import trained_on
 
-    known = trained_on(model).get("trials", {})
-    # a trial is known by its fixations: other data sets have subjects and pictures of the same names
-    by_digest = {trial.digest: trial for trial in study.trials}
-    by_part = {
-        part: [by_digest[digest] for digest in digests if digest in by_digest] for part, digests in known.items()
-    }
-    new = [trial for trial in study.trials if not any(trial.digest in digests for digests in known.values())]
+    known = trained_on(model)
+    # a trial is known by its fixations as they were read: other data sets have subjects and pictures of the same names
+    by_part: dict[str, list[Any]] = {}
+    for name, sources in known.items():
+        wanted = set(sources)
+        by_part[name] = [trial for trial in study.trials if trial.source in wanted]
+    everything = {source for sources in known.values() for source in sources}
+    new = [trial for trial in study.trials if trial.source not in everything]
+    of_test = "the model's test part"
+    if set(known.get("test", [])) & set(known.get("valid", [])):
+        of_test = "the model's validation part, which chose its epoch: the data set publishes no test part"
     choices = {
-        "test": (by_part.get("test", []), "the model's test part"),
+        "test": (by_part.get("test", []), of_test),
         "valid": (by_part.get("valid", []), "the model's validation part, which chose its epoch"),
         "all": ([*by_part.get("test", []), *new], "all paths that the model was not trained on"),
     }

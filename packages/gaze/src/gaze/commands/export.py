@@ -54,7 +54,7 @@ def export(
     from gaze.scanpaths.opening import read_scanpaths
     from gaze.scanpaths.writing import write_scanpaths
 
-    refuse_foreign_folder(out, [path], overwrite=overwrite)
+    refuse_foreign_folder(out, [path], overwrite=overwrite, may_be_file=True)
     content = read_scanpaths(path, reading)
     if not content.scanpaths:
         raise UserError(f"{path} holds no fixations", "look at it with 'gaze inspect'")

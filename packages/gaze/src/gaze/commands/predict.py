@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, names_apart
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.options import (
@@ -111,7 +112,8 @@ def predict(
         raise UserError("nothing says where the objects are" if areas is None else "--grid and --areas both name the objects",
                         "give --areas FILE or --grid ROWS,COLUMNS")  # fmt: skip
     where = resolve_device(device)
-    _load(model, where)
+    weights = json.dumps(model_identity(Path(model)), sort_keys=True, default=str)
+    _load(model, where, weights)
     made_from = {
         "model": model_identity(Path(model)),
         "areas": None if areas is None else identity(areas),
@@ -120,10 +122,11 @@ def predict(
     asked = {
         "areas": areas, "grid": grid, "target": target, "model": model, "device": where, "samples": samples, "beams": beams,
         "temperature": temperature, "longest": longest, "target_position": target_position, "seed": seed,
+        "weights": weights,
     }  # fmt: skip
     items = [
-        Item(file.stem, (file, asked), out / file.stem, key={"input": identity(file), **made_from}, inputs=[file])
-        for file in files
+        Item(name, (file, asked), out / name, key={"input": identity(file), **made_from}, inputs=[file])
+        for name, file in names_apart(files).items()
     ]
     attempts = bulk(
         predict_item,
@@ -159,8 +162,8 @@ def find_pictures(path: Path) -> list[Path]:
 
 
 @lru_cache(1)
-def _load(model: str, device: str) -> Any:
-    """The model, once in each process."""
+def _load(model: str, device: str, weights: str) -> Any:
+    """The model, once in each process and for each state of its `weights`: a folder may be replaced while a notebook is open."""
     from gaze.model.folder import load_model
 
     return load_model(model, device)
@@ -176,8 +179,9 @@ def predict_item(item: Item) -> dict[str, Any]:
     from gaze.scenes.pictures import read_scene
 
     file, asked = item.source
-    network, prepared = _load(asked["model"], asked["device"])
+    network, prepared = _load(asked["model"], asked["device"], asked["weights"])
     if asked["target_position"] is not None:
+        network = copy(network)  # it shares the weights; the one in the cache stays as it is
         network.config = replace(network.config, target_position=asked["target_position"])
     crop = network.config.crop if prepared.looks else None
     scene = read_scene(file, areas=asked["areas"], grid=asked["grid"], crop=crop, table_rows=network.config.table_rows)
@@ -215,7 +219,7 @@ def find_target(scene: Any, target: str | None) -> int | None:
     name = match_name(target, list(scene.names))
     if name is not None:
         return list(scene.names).index(name)
-    if target.isdigit() and 1 <= int(target) <= len(scene):
+    if target.isascii() and target.isdigit() and 1 <= int(target) <= len(scene):
         return int(target) - 1
     some = ", ".join(list(scene.names)[:8])
     raise UserError(

@@ -127,7 +127,7 @@ def train(
         **{name: left.best[name] for name in ("val_loss", "val_delta") if name in left.best},
     }
     provenance = {
-        "trials": {part: [trial.digest for trial in trials] for part, trials in split.parts().items()},
+        "trials": {part: [trial.source for trial in trials] for part, trials in split.parts().items()},
         "split": {"by": split.by, "seed": run.seed, "share": recipe.share, "folds": recipe.folds, "fold": recipe.fold},
         "epoch": values["epoch"],
         "data": data_fingerprint(sources),

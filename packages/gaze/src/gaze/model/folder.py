@@ -1,6 +1,6 @@
 """Model folders of this domain: saving, strict loading, and what the model was made for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,18 @@ def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
     return network, prepared
 
 
-def trained_on(model: str) -> Mapping[str, Any]:
-    """The provenance of a model folder: digests of its trials, by part."""
-    return read_field(read_config(model), "provenance", dict, where=f"{model}/config.json", default={})
+def trained_on(model: str) -> Mapping[str, Sequence[str]]:
+    """What a model folder was made from: of each part the sources of its trials; empty for a converted model.
+
+    Raises:
+        UserError: its config.json does not say it as `train` writes it.
+    """
+    where = f"{model}/config.json"
+    provenance = read_field(read_config(model), "provenance", dict, where=where)
+    if "converted_from" in provenance:
+        return {}
+    trials = read_field(provenance, "trials", dict, where=f"{where}: provenance")
+    for part, sources in trials.items():
+        if not isinstance(sources, list) or not all(isinstance(source, str) for source in sources):
+            raise UserError(f"{where}: provenance.trials.{part} is not a list of digests", ADVICE)
+    return trials

@@ -29,6 +29,7 @@ _BOXES = (
 _NAMES = ("name", "label", "area", "aoi", "object", "id", "category")
 _STIMULI = ("stimulus", "image", "file_name", "image_name", "picture", "filename")
 _LARGEST_LABEL = 1_000_000
+_PERCENT = 101.0  # pixels
 _FRACTION = 1.5  # pixels: where areas end that are fractions of the picture, with some way beyond its edge
 
 
@@ -60,7 +61,10 @@ def read_areas(path: Path, *, size: tuple[int, int] | None = None) -> dict[str, 
     if not any(objects.values()):
         raise UserError(f"{path} holds no objects")
     areas = {stimulus: _areas(stimulus, entries, path, size) for stimulus, entries in objects.items()}
-    if all((each.boxes[:, :2] + each.boxes[:, 2:] <= _FRACTION).all() for each in areas.values()):
+    corners = np.concatenate(
+        [np.concatenate([each.boxes[:, :2], each.boxes[:, :2] + each.boxes[:, 2:]]) for each in areas.values()]
+    )
+    if corners.min() >= -0.5 and corners.max() <= _FRACTION:
         raise UserError(
             f"{path}: every area ends within the first {_FRACTION:g} pixels: these are fractions of the picture, not pixels",
             "multiply them by the picture's width and height",
@@ -130,6 +134,12 @@ def look_at_boxes(boxes: NDArray[np.float64], names: Sequence[str], size: tuple[
         outside = (right <= 0) | (bottom <= 0) | (boxes[:, 0] >= size[0]) | (boxes[:, 1] >= size[1])
         if outside.any():
             notes.append(f"outside of the picture: {few([names[place] for place in np.flatnonzero(outside).tolist()])}")
+        if (
+            min(size) >= 3 * _PERCENT
+            and min(right.max(), bottom.max()) > _FRACTION
+            and max(right.max(), bottom.max()) <= _PERCENT
+        ):
+            notes.append("every area ends within the first 100 pixels: are they percent? They are taken as pixels")
     return notes
 
 
@@ -229,14 +239,8 @@ def _around(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _objects_of_coco(content: Mapping[str, Any], path: Path) -> dict[str, list[Entry]]:
     """COCO's annotations under the names of their images; a detector's results have no images: their identifiers then."""
-    images = {}
-    for image in content.get("images") or []:
-        if isinstance(image, dict):
-            images[str(image.get("id"))] = text(image.get("file_name")) or str(image.get("id"))
-    categories = {}
-    for category in content.get("categories") or []:
-        if isinstance(category, dict):
-            categories[str(category.get("id"))] = text(category.get("name"))
+    images = _by_id(content, "images", "file_name", path)
+    categories = _by_id(content, "categories", "name", path)
     objects: dict[str, list[Entry]] = {}
     for number, annotation in enumerate(content["annotations"], 1):
         where = f"{path}: annotation {number}"
@@ -256,6 +260,24 @@ def _objects_of_coco(content: Mapping[str, Any], path: Path) -> dict[str, list[E
         outline = np.array(box) if box is not None and len(box) == 4 else _around(polygon)  # pyright: ignore[reportArgumentType]
         objects.setdefault(images.get(image, image), []).append((name, outline, polygon))
     return objects
+
+
+def _by_id(content: Mapping[str, Any], kind: str, named: str, path: Path) -> dict[str, str]:
+    """Identifier → name of COCO's images or categories.
+
+    Raises:
+        UserError: not a list of objects, or two names for one identifier.
+    """
+    entries = content.get(kind) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: {kind} is not a list of objects", "write it as COCO does")
+    names: dict[str, str] = {}
+    for entry in entries:
+        identifier = str(entry.get("id"))
+        name = text(entry.get(named)) or (identifier if kind == "images" else "")
+        if names.setdefault(identifier, name) != name:
+            raise UserError(f"{path}: {kind} has the id {identifier} for {names[identifier]!r} and for {name!r}")
+    return names
 
 
 def _objects_of_table(path: Path) -> dict[str, list[Entry]]:

@@ -32,6 +32,7 @@ _PICTURE = re.compile(r"!V IMGLOAD\s+(?:FILL|CENTER|TOP_LEFT)?\s*(\S.*?\.\w+)\b"
 _COORDINATES = re.compile(r"\b(DISPLAY_COORDS|GAZE_COORDS)\s*=?\s+(-?[\d.]+)\s+(-?[\d.]+)\s+(-?[\d.]+)\s+(-?[\d.]+)")
 _UNREADABLE = "event lines that cannot be read"
 _OUTSIDE = "fixations that begin outside of every trial"
+_UNITS = Units("px", "ms", "ms", by_definition=True)
 _FIELDS = 8  # EFIX, eye, start, end, duration, x, y, pupil
 _DISAGREE = 10.0  # ms; a line's duration counts its last sample, too, which may last 8 ms
 
@@ -70,6 +71,8 @@ class _State:
     open_events: Counter[tuple[str, bytes]] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     displays: dict[str, tuple[int, int]] = field(default_factory=dict)
+    corners: set[tuple[float, float]] = field(default_factory=set)  # what the upper left corner of the screen counts as
+    upside_down: bool = False
     preamble: dict[str, str] = field(default_factory=dict)
     rates: set[float] = field(default_factory=set)
     units: set[str] = field(default_factory=set)
@@ -117,7 +120,7 @@ def read_asc(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     else:
         kind, provenance = "EyeLink ASC", "tracker"
     trials = _trials(path, state, display, provenance or state.provenance)
-    return assemble(trials, kind, path, options, account, units=Units("px", "ms", "ms", "top-left"), facts=facts)
+    return assemble(trials, kind, path, options, account, units=_UNITS, facts=facts)
 
 
 def _detect(path: Path, state: _State, display: Display) -> None:
@@ -142,6 +145,7 @@ def _detect(path: Path, state: _State, display: Display) -> None:
 
 def _trials(path: Path, state: _State, display: Display, provenance: str) -> Iterator[Trial]:
     asked = state.options.eye
+    left, top = _corner(path, state)
     for trial in _in_order(state):
         if not trial.fixations and trial.named:
             state.account.leave_out("trials without a fixation")
@@ -153,8 +157,8 @@ def _trials(path: Path, state: _State, display: Display, provenance: str) -> Ite
             details = dict(trial.details)
             task = details.pop("target", None) or details.pop("task", None)
             yield Trial(
-                x,
-                y,
+                x - left,
+                y - top,
                 duration,
                 onset - trial.start,
                 stimulus=trial.stimulus,
@@ -166,6 +170,22 @@ def _trials(path: Path, state: _State, display: Display, provenance: str) -> Ite
                 task=task,
                 details=details,
             )
+
+
+def _corner(path: Path, state: _State) -> tuple[float, float]:
+    """What the tracker counts the upper left corner of the screen as.
+
+    Raises:
+        UserError: two messages differ.
+    """
+    if len(state.corners) > 1:
+        raise UserError(
+            f"{path}: DISPLAY_COORDS or GAZE_COORDS begin at different corners: {few([str(corner) for corner in sorted(state.corners)])}"
+        )
+    left, top = next(iter(state.corners), (0.0, 0.0))
+    if (left, top) != (0, 0):
+        state.account.note(f"positions count from ({left:g}, {top:g}) there; they are pixels from the upper left now")
+    return left, top
 
 
 def _in_order(state: _State) -> list[_Trial]:
@@ -376,7 +396,9 @@ def _take_coordinates(match: re.Match[str], state: _State) -> None:
         state.account.leave_out("messages that cannot be read")
         return
     size = (_extent(left, right), _extent(top, bottom))
+    state.upside_down |= size[0] < 0 or size[1] < 0
     if size[0] > 0 and size[1] > 0:
+        state.corners.add((left, top))
         state.displays.setdefault(match.group(1), size)
         if state.displays[match.group(1)] != size:
             state.displays[f"{match.group(1)} later"] = size
@@ -394,6 +416,11 @@ def _the_display(path: Path, state: _State) -> Display:
     Raises:
         UserError: two messages differ and no option decides.
     """
+    if state.upside_down and state.options.screen is None:
+        raise UserError(
+            f"{path}: DISPLAY_COORDS count upwards or from the right",
+            "give --screen WIDTH,HEIGHT and --origin bottom-left",
+        )
     sizes = set(state.displays.values())
     if len(sizes) > 1 and state.options.screen is None:
         named = ", ".join(f"{name} {size[0]} × {size[1]}" for name, size in state.displays.items())

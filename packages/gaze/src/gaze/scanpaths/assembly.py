@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from gaze.scanpaths.reading_options import ReadOptions
-from gaze.scanpaths.scanpath import Display, Eye, Reading, Scanpath
+from gaze.scanpaths.scanpath import Display, Eye, Reading, Scanpath, digest_of
 
 MS_PER = {"s": 1000.0, "ms": 1.0, "us": 0.001}
 _UNIT_SQUARE = 0.9  # share of positions between -0.5 and 1.5 in both directions: no recording in pixels has so many
@@ -67,12 +67,14 @@ class Units:
         time: of onsets; None: it does not say, milliseconds are assumed and looked at.
         duration: as `time`.
         origin: "top-left", "bottom-left", "centre".
+        by_definition: whether the format itself says so, against which no option can stand.
     """
 
     position: str | None = None
     time: str | None = None
     duration: str | None = None
     origin: str | None = None
+    by_definition: bool = False
 
 
 def the_display(options: ReadOptions, says: Display = Display(), account: Account | None = None) -> Display:
@@ -112,6 +114,7 @@ def assemble(
         UserError: nothing is left; numbers look like other units than the file's or the options'; units need a screen that is not known.
     """
     trials = list(trials)
+    _look_at_options(trials, units, options, path, account)
     in_pixels = [_in_pixels(trial, units, options, path, account) for trial in trials]
     if units.position in (None, "px") and options.units is None:
         _look_for_normalised(in_pixels, path)
@@ -120,6 +123,9 @@ def assemble(
     _look_at_onsets(trials, units, options, path)
     scanpaths = []
     for trial, points in zip(trials, in_pixels, strict=True):
+        if options.eye != "both" and trial.eye in ("left", "right") and trial.eye != options.eye:
+            account.leave_out(f"fixations of the {trial.eye} eye", len(trial.x))
+            continue
         scanpath = _scanpath(trial, points, units, options, account)
         if scanpath is not None:
             scanpaths.append(scanpath)
@@ -132,6 +138,24 @@ def assemble(
         reasons = ", ".join(f"{count} {reason}" for reason, count in account.left_out.items())
         raise UserError(f"{path} holds no fixations" + (f" that can be used: {reasons}" if reasons else ""))
     return Reading(scanpaths, kind, dict(account.left_out), account.notes, dict(facts or {}))
+
+
+def _look_at_options(trials: list[Trial], units: Units, options: ReadOptions, path: Path, account: Account) -> None:
+    """Raises where an option contradicts the format; notes where one counts more than what the file says, or can do nothing."""
+    asked = {"--units": (options.units, units.position), "--time-unit": (options.time_unit, units.time),
+             "--origin": (options.origin, units.origin)}  # fmt: skip
+    for option, (wanted, said) in asked.items():
+        if wanted is None or said is None or wanted == said:
+            continue
+        if units.by_definition:
+            raise UserError(f"{path}: {option} {wanted}, but the format counts in {said}", f"leave {option} out")
+        account.note(f"the file says {said}; {option} {wanted} counts")
+    if options.eye != "both":
+        _count_note(
+            account,
+            f"path(s) do not say which eye it was, and are kept (--eye {options.eye})",
+            sum(trial.eye not in ("left", "right") for trial in trials),
+        )
 
 
 def _in_pixels(
@@ -171,6 +195,13 @@ def _look_for_normalised(points: list[tuple[NDArray[np.float64], NDArray[np.floa
     positions = _known(points)
     if not len(positions):
         return
+    in_unit = (np.abs(positions - 0.5) <= 1.0).mean(0) > _UNIT_SQUARE
+    if len(positions) >= _ENOUGH and in_unit.sum() == 1:
+        fraction, other = ("x", "y") if in_unit[0] else ("y", "x")
+        raise UserError(
+            f"{path}: {fraction} lies between 0 and 1, {other} does not: they are in different units",
+            "write both in pixels, or both as shares of the screen; --units px if they are pixels all the same",
+        )
     near: NDArray[np.bool_] = np.all(np.abs(positions - 0.5) <= 1.0, axis=1)
     if near.mean() <= _UNIT_SQUARE and np.abs(positions).max() > 2:
         return
@@ -226,7 +257,7 @@ def _look_for_seconds(trials: list[Trial], units: Units, options: ReadOptions, p
 
 
 def _look_at_onsets(trials: list[Trial], units: Units, options: ReadOptions, path: Path) -> None:
-    """Raises where fixations begin far faster one after the other than they last: onsets are in another unit than durations."""
+    """Raises where fixations begin far faster, or far slower, one after the other than they last: onsets are in another unit."""
     ratios = []
     for trial in trials:
         if trial.onset is None or trial.duration is None or trial.provenance != "file" or len(trial.x) < 2:
@@ -237,9 +268,11 @@ def _look_at_onsets(trials: list[Trial], units: Units, options: ReadOptions, pat
         known = duration[np.isfinite(duration) & (duration > 0)]
         if np.isfinite(steps).all() and (steps > 0).any() and len(known):
             ratios.append(float(np.median(steps[steps > 0]) / np.median(known)))
-    if ratios and np.median(ratios) < 0.05:
+    if ratios and not 0.05 <= np.median(ratios) <= 200:
+        ratio = float(np.median(ratios))
+        words = f"{ratio:.0f} times slower" if ratio > 1 else f"{1 / ratio:.0f} times faster"
         raise UserError(
-            f"{path}: fixations begin {1 / np.median(ratios):.0f} times faster than they last: onsets and durations have different units",
+            f"{path}: fixations begin {words} than they last: onsets and durations have different units",
             "put the units into the columns' names: onset_s, duration_ms",
         )
 
@@ -259,6 +292,7 @@ def _scanpath(
     onset = _times(trial.onset, len(x), options.time_unit or units.time or "ms")
     keep = np.isfinite(x) & np.isfinite(y)
     account.leave_out("fixations without a position", (~keep).sum())
+    source = digest_of(x[keep], y[keep], duration[keep])  # whatever options leave out below
     negative = keep & (duration < 0)
     account.leave_out("fixations that end before they begin", negative.sum())
     keep &= ~negative
@@ -297,7 +331,7 @@ def _scanpath(
         "split",
         "details",
     )
-    return Scanpath(x, y, duration, onset, **{name: getattr(trial, name) for name in names})
+    return Scanpath(x, y, duration, onset, **{name: getattr(trial, name) for name in names}, source=source)
 
 
 def _times(values: Any, count: int, unit: str) -> NDArray[np.float64]:

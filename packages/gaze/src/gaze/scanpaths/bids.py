@@ -101,7 +101,7 @@ def _read_recording(
     shared: dict[str, Any] = {"subject": recording.subject, "eye": eye, "display": display, "provenance": "tracker"}
     rows = read_fixations(recording, time_unit, samples, account)
     if rows is None or options.detect in ("ivt", "idt"):
-        if position not in (None, "px") or origin != "top-left":
+        if position not in (None, "px") or origin not in (None, "top-left"):
             raise UserError(
                 f"{path}: fixations are detected in pixels from the upper left only", "write the samples so"
             )
@@ -115,7 +115,7 @@ def _read_recording(
         _trial(name, stimulus, start, inside, details, shared)
         for name, stimulus, start, inside, details in cut_into_trials(recording, rows, begin, account)
     ]
-    return trials, Units(position, "ms", "ms", origin)
+    return trials, Units(position, "ms", "ms", origin, by_definition=True)
 
 
 def _trial(
@@ -143,27 +143,36 @@ def _eye(recording: BidsRecording) -> Eye:
 def _position_unit(recording: BidsRecording, account: Account) -> str | None:
     """Of x and y alike: of the columns, else of all samples, as drafts of the format name it; None: the side-car does not say."""
     units: dict[str, str | None] = {}
+    described_in = [("samples", recording.sidecar), ("events", recording.event_sidecar)]
     for name in ("x_coordinate", "y_coordinate"):
-        described = recording.sidecar.get(name)
-        spelled = described.get("Units") if isinstance(described, dict) else None
-        if spelled is None:
-            spelled = recording.sidecar.get("SampleCoordinateUnits")
-        if spelled is None:
-            account.note("the side-car does not name the unit of positions: they are taken as pixels")
-            continue
-        unit = str(spelled).strip().lower()
-        if unit not in _POSITIONS:
-            raise UserError(
-                f"{recording.path}: {name} is in {spelled!r}, expected pixel, mm, ratio or a.u.",
-                "write the unit of the column into the JSON file beside it",
-            )
-        units[name] = _POSITIONS[unit]
+        for where, sidecar in described_in:
+            described = sidecar.get(name)
+            spelled = described.get("Units") if isinstance(described, dict) else None
+            if spelled is None and where == "samples":
+                spelled = recording.sidecar.get("SampleCoordinateUnits")
+            if spelled is not None:
+                units[f"{name} of the {where}"] = _known_unit(spelled, name, recording.path)
+    if not units:
+        account.note("the side-car does not name the unit of positions: they are taken as pixels")
     if len(set(units.values())) > 1:
-        raise UserError(f"{recording.path}: x and y are in different units", "write both in pixel or mm")
+        raise UserError(
+            f"{recording.path}: positions are in different units ({', '.join(units)})", "write all in pixel or mm"
+        )
     unit = next(iter(units.values()), None)
     if unit == "m":
         raise UserError(f"{recording.path}: positions in metres are not read", "write them in pixel or mm")
     return unit
+
+
+def _known_unit(spelled: Any, name: str, path: Path) -> str | None:
+    """A unit as we name it; None: the file says that there is none."""
+    unit = str(spelled).strip().lower()
+    if unit not in _POSITIONS:
+        raise UserError(
+            f"{path}: {name} is in {spelled!r}, expected pixel, mm, ratio or a.u.",
+            "write the unit of the column into the JSON file beside it",
+        )
+    return _POSITIONS[unit]
 
 
 def _detect(
@@ -183,10 +192,10 @@ def _detect(
     return np.concatenate(rows), detected[0].provenance
 
 
-def _display(recording: BidsRecording, options: ReadOptions, account: Account) -> tuple[Display, str]:
+def _display(recording: BidsRecording, options: ReadOptions, account: Account) -> tuple[Display, str | None]:
     screen = recording.stimulus.get("StimulusPresentation", recording.sidecar.get("StimulusPresentation"))
     if screen is None:
-        return the_display(options), "top-left"
+        return the_display(options), None
     if not isinstance(screen, dict):
         raise UserError(f"{recording.path}: StimulusPresentation of its events.json is not an object")
     sizes = {}
@@ -214,9 +223,10 @@ def _display(recording: BidsRecording, options: ReadOptions, account: Account) -
     return the_display(options, says, account), _origin(screen.get("ScreenOrigin"), recording.path)
 
 
-def _origin(value: Any, path: Path) -> str:
+def _origin(value: Any, path: Path) -> str | None:
+    """None: the file does not say."""
     if value is None:
-        return "top-left"
+        return None
     words = {str(word).lower() for word in value} if isinstance(value, list) else set()
     for origin, named in (
         ("top-left", {"top", "left"}),

@@ -44,6 +44,13 @@ def read_fixations(
         # BIDS wants seconds; converters that copy the tracker's milliseconds are met.
         duration = values[:, 1]
         account.note(f"{path.name}: durations are taken as ms: in s, fixations would last for minutes")
+    median = float(np.nanmedian(duration)) if np.isfinite(duration).any() else 200.0
+    if not 5 <= median <= 20_000:
+        raise UserError(
+            f"{path}: if durations are in {duration_unit}, as its JSON says, half of the fixations last {'less' if median < 5 else 'more'} "
+            f"than {median:.3g} ms",
+            "mend Units of duration in the JSON file",
+        )
     if len(positions) == 2:
         return np.column_stack([onset, duration, values[:, 2:]])
     if samples is None:
@@ -73,13 +80,14 @@ def cut_into_trials(
     on_clock = recording.stimulus.get("OnsetSource") == "timestamp"
     start = read_field(recording.sidecar, "StartTime", float, where=recording.path, default=0.0)
     shift = 0.0 if on_clock else first - start * 1000
-    cut, used = [], np.zeros(len(rows), bool)
+    cut, used, twice = [], np.zeros(len(rows), bool), 0
     for number, row in enumerate(table, 1):
         begin, length = table.number(row, onset), table.number(row, duration)
         if begin is None or length is None:
             continue
         begin, end = begin * 1000 + shift, (begin + length) * 1000 + shift
         inside = (rows[:, 0] >= begin - _ROUNDING) & (rows[:, 0] < end - _ROUNDING)
+        twice += int((used & inside).sum())
         used |= inside
         known = {
             name: value for name, value in row.cells.items() if name not in (onset, duration) and value is not None
@@ -88,5 +96,7 @@ def cut_into_trials(
     if not used.any():
         account.note(f"{recording.path.name}: no fixation lies in a trial of {recording.trials.name}: it is kept whole")
         return whole
+    if twice:
+        account.note(f"{recording.trials.name}: trials overlap in time: {twice} fixations count in two of them")
     account.leave_out("fixations that begin outside of every trial", int((~used).sum()))
     return cut

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
 from gaze.scanpaths.assembly import Account
-from gaze.scanpaths.columns import Columns
+from gaze.scanpaths.columns import BROKEN, Columns
 from gaze.scanpaths.json_files import read_json
 
 _UNITS = {
@@ -26,6 +26,11 @@ _UNITS = {
     "μs": "us",
     "second": "s",
     "seconds": "s",
+    "sec": "s",
+    "msec": "ms",
+    "usec": "us",
+    "microsecond": "us",
+    "microseconds": "us",
     "millisecond": "ms",
     "milliseconds": "ms",
 }
@@ -115,7 +120,7 @@ def has_content(path: Path) -> bool:
     try:
         with _open(path) as file:
             return bool(file.read(64).strip())
-    except (OSError, EOFError) as error:
+    except BROKEN as error:
         raise UserError(f"{path} cannot be read: {error}", "copy it again") from error
 
 
@@ -124,9 +129,18 @@ def _open(path: Path) -> Any:
 
 
 def unit_of(sidecar: Mapping[str, Any], column: str, default: str) -> str:
+    """The unit of a column of times; `default` where none is named.
+
+    Raises:
+        UserError: one that is not known.
+    """
     described = sidecar.get(column)
     unit = described.get("Units") if isinstance(described, dict) else None
-    return _UNITS.get(unit, default) if isinstance(unit, str) else default
+    if unit is None:
+        return default
+    if not isinstance(unit, str) or unit.strip().lower() not in _UNITS:
+        raise UserError(f"the JSON of the tables says that {column} is in {unit!r}", "write s, ms or us")
+    return _UNITS[unit.strip().lower()]
 
 
 def column_names(sidecar: Mapping[str, Any], path: Path | None) -> list[str]:
@@ -156,7 +170,7 @@ def _has_header(path: Path, names: Sequence[str]) -> bool:
     try:
         with _open(path) as file:
             first = file.readline(10_000).decode("utf-8", "replace").strip().split("\t")
-    except (OSError, EOFError) as error:
+    except BROKEN as error:
         raise UserError(f"{path} cannot be read: {error}", "copy it again") from error
     return first[0] == names[0]
 

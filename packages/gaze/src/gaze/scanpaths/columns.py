@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ SEPARATORS = "\t;,|"
 _HEAD = 256 * 1024  # bytes looked at for the encoding
 _MISSING = MISSING | {"."}
 _NAN = float("nan")
+BROKEN = (OSError, EOFError, zlib.error)  # what reading a damaged file, gzipped or not, may raise
 LARGEST = 1e17  # times in µs since 1970 are 2e15; nothing that a tracker measures is larger
 _UNIT_IN_BRACKETS = re.compile(r"\[.*?\]|\((?:mcs|acs|adcs|dacs)?\s*(?:px|mm|norm|ms|s|us|μs|µs)\)")
 _MAY_BE_THOUSANDS = re.compile(r",\d{3}(?!\d)")
@@ -92,7 +94,7 @@ class Columns:
                         yield [cells[place].strip().strip('"') for place in places]
             except csv.Error as error:
                 raise UserError(f"{self.path} cannot be read as a table: {error}", "is a quote not closed?") from error
-            except (OSError, EOFError) as error:
+            except BROKEN as error:
                 raise UserError(f"{self.path} cannot be read: {error}", "copy it again") from error
 
     def _leave_out(self, reason: str) -> None:
@@ -146,7 +148,7 @@ def read_head(path: Path, size: int = _HEAD) -> bytes:
     try:
         with gzip.open(path, "rb") if path.name.lower().endswith(".gz") else path.open("rb") as file:
             return file.read(size)
-    except (OSError, EOFError, ValueError):
+    except (*BROKEN, ValueError):
         return b""
 
 

@@ -15,7 +15,7 @@ def read_json(path: Path) -> Any:
         UserError: it cannot be read, or is not JSON.
     """
     try:
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return without_surrogates(json.loads(path.read_bytes().decode("utf-8-sig")))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:
@@ -24,6 +24,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is nested too deeply") from None
     except ValueError as error:
         raise UserError(f"{path} is not JSON: {clean(str(error))}") from None
+
+
+def without_surrogates(value: Any) -> Any:
+    """The value with ``?`` for halves of characters, which JSON can spell and no file can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode() if not value.isascii() else value
+    if isinstance(value, list):
+        return [without_surrogates(entry) for entry in value]
+    if isinstance(value, dict):
+        return {without_surrogates(name): without_surrogates(entry) for name, entry in value.items()}
+    return value
 
 
 def is_number(value: Any) -> TypeGuard[float]:

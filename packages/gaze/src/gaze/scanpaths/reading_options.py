@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from core_runtime.errors import UserError
 from core_runtime.options import Above, AtLeast, Names, Pair, options
 
+LARGEST_SCREEN = 1_000_000  # pixels, or mm
 MAPPED = ("x", "y", "duration", "onset", "end", "subject", "stimulus", "trial", "eye", "task")
 
 
@@ -57,9 +58,11 @@ class ReadOptions:
                 raise UserError(f"{option} {pattern!r} is not a regular expression: {error}") from None
         for name in ("screen", "screen_mm"):
             size = getattr(self, name)
-            if size is not None and not (size[0] > 0 and size[1] > 0):
+            if size is not None and not all(1 <= side < LARGEST_SCREEN for side in size):
                 option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} {size[0]:g},{size[1]:g}: a screen is wider and higher than 0")
+                raise UserError(
+                    f"{option} {size[0]:g},{size[1]:g}: a screen is from 1 to {LARGEST_SCREEN:,} wide and high"
+                )
         if self.trial_end and not self.trial_start:
             raise UserError(
                 "--trial-end needs --trial-start", "give a regular expression for the message that begins a trial"

@@ -1,5 +1,6 @@
 """Our own files: a row (Parquet) or a line (JSON) for each scanpath, with all that is known of it. Never pickles."""
 
+import codecs
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
-from gaze.scanpaths.json_files import is_number, numbers
-from gaze.scanpaths.reading_options import ReadOptions
+from gaze.scanpaths.assembly import Account, Trial, Units, assemble, the_display
+from gaze.scanpaths.json_files import is_number, numbers, without_surrogates
+from gaze.scanpaths.reading_options import LARGEST_SCREEN, ReadOptions
 from gaze.scanpaths.scanpath import Display, Eye, Reading, Scanpath
 
 MARK = "attention-suite scanpaths"  # in the metadata of Parquet files
@@ -60,6 +62,7 @@ def from_record(record: Any, where: str) -> Scanpath:
         not isinstance(display, dict)
         or not all(value is None or is_number(value) for value in display.values())
         or set(display) - set(_DISPLAY)
+        or not all(value is None or 0 < value < LARGEST_SCREEN for value in display.values())
     ):
         raise UserError(f"{where}: display is not a screen's size")
     if not isinstance(details, dict) or not (present is None or isinstance(present, bool)):
@@ -83,14 +86,14 @@ def write_json_lines(scanpaths: Iterable[Scanpath], path: Path) -> None:
 
 
 def read_json_lines(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
-    """What `write_json_lines` wrote; the options do not matter, for the files say everything.
+    """What `write_json_lines` wrote.
 
     Raises:
         UserError: a line is not a scanpath.
     """
     scanpaths = []
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     for number, line in enumerate(lines, 1):
@@ -98,11 +101,11 @@ def read_json_lines(path: Path, options: ReadOptions = ReadOptions()) -> Reading
             continue
         where = f"{path}, line {number}"
         try:
-            record = json.loads(line.decode("utf-8"))
+            record = without_surrogates(json.loads(line.decode("utf-8")))
         except (ValueError, RecursionError):
             raise UserError(f"{where} is not JSON") from None
         scanpaths.append(from_record(record, where))
-    return _reading(scanpaths, "scanpaths (JSON lines)", path)
+    return _reading(scanpaths, "scanpaths (JSON lines)", path, options)
 
 
 def write_parquet(scanpaths: Sequence[Scanpath], path: Path) -> None:
@@ -125,7 +128,7 @@ def write_parquet(scanpaths: Sequence[Scanpath], path: Path) -> None:
 
 
 def read_parquet(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
-    """What `write_parquet` wrote; the options do not matter, for the files say everything.
+    """What `write_parquet` wrote.
 
     Raises:
         UserError: it is not such a file.
@@ -153,10 +156,19 @@ def read_parquet(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
         except (TypeError, ValueError, RecursionError):
             raise UserError(f"{where}: details are not JSON") from None
         scanpaths.append(from_record({**row, "display": display}, where))
-    return _reading(scanpaths, "scanpaths (Parquet)", path)
+    return _reading(scanpaths, "scanpaths (Parquet)", path, options)
 
 
-def _reading(scanpaths: list[Scanpath], kind: str, path: Path) -> Reading:
+def _reading(scanpaths: list[Scanpath], kind: str, path: Path, options: ReadOptions) -> Reading:
+    """Our own files say everything: options can leave out, but not tell units or find other fixations."""
     if not scanpaths:
         raise UserError(f"{path} holds no scanpaths")
-    return Reading(scanpaths, kind)
+    if options.detect in ("ivt", "idt"):
+        raise UserError(f"{path} holds fixations and no samples to detect others in", "leave --detect out")
+    account = Account()
+    trials = []
+    for scanpath in scanpaths:
+        fields = {name: getattr(scanpath, name) for name in Trial.__dataclass_fields__}
+        fields["display"] = the_display(options, scanpath.display, account)
+        trials.append(Trial(**fields))
+    return assemble(trials, kind, path, options, account, units=Units("px", "ms", "ms", "top-left", by_definition=True))

@@ -1,5 +1,6 @@
 """One validated type for what every tracker writes: fixations in pixels and milliseconds, with the display, the eye and their provenance."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -50,6 +51,11 @@ class Display:
         return float(mm_per_degree * self.width / self.width_mm)
 
 
+def digest_of(x: NDArray[np.float64], y: NDArray[np.float64], duration: NDArray[np.float64]) -> str:
+    """A digest of fixations, in pixels and ms."""
+    return hashlib.sha256(np.stack([x, y, duration], 1).tobytes()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, eq=False)
 class Scanpath:
     """The fixations of one subject on one stimulus, in order.
@@ -70,6 +76,7 @@ class Scanpath:
         target_present: None: not known.
         split: of a published data set: "train", "valid", "test"; None: none.
         details: what else the file says of the trial (its columns), for programs.
+        source: tells the path from every other: a digest of its fixations as they were read, before any was left out by an option.
     """
 
     x: NDArray[np.float64]
@@ -87,6 +94,7 @@ class Scanpath:
     target_present: bool | None = None
     split: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in ("x", "y", "duration", "onset")}
@@ -99,6 +107,8 @@ class Scanpath:
             raise ValueError("x and y of a fixation are finite: leave out the others, and say so")
         if (self.duration < 0).any():
             raise ValueError(f"durations are not negative, got {np.nanmin(self.duration):g} ms")
+        if not self.source:
+            object.__setattr__(self, "source", digest_of(self.x, self.y, self.duration))
 
     def __len__(self) -> int:
         return len(self.x)

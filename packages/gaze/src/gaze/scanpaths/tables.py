@@ -1,5 +1,6 @@
 """Fixations and raw samples in tables with columns of any name: reports of EyeLink Data Viewer, spreadsheets, exports of other programs."""
 
+import re
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from core_runtime.errors import UserError, few
-from gaze.scanpaths.assembly import Account, Trial, Units, assemble, the_display
+from gaze.scanpaths.assembly import MS_PER, Account, Trial, Units, assemble, the_display
 from gaze.scanpaths.columns import Columns, folded, is_missing, open_columns
 from gaze.scanpaths.names import FIXATION_NAMES, SAMPLE_NAMES, Meaning, is_degrees, unit_in
 from gaze.scanpaths.reading_options import ReadOptions
@@ -43,7 +44,7 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
     units = Units(
         position=unit_in(columns["x"], "position"),
         time="s" if pupil else unit_in(columns.get("onset", ""), "time"),
-        duration=unit_in(columns.get("duration", ""), "time") or "ms",
+        duration=options.time_unit or unit_in(columns.get("duration", ""), "time") or "ms",
         origin="bottom-left" if pupil else None,
     )
     kind = "EyeLink fixation report" if folded(columns["x"]) == "currentfixx" else "table of fixations"
@@ -67,15 +68,15 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
     if display.size is None:
         account.note("the file does not say how large the screen is; --screen WIDTH,HEIGHT does")
     trials = []
+    other_eyes: set[str] = set()
     for (subject, stimulus, trial, eye, task), group in groups.items():
         values = {name: np.array(numbers) for name, numbers in group.items()}
         duration = values["duration"]
         if "duration" not in columns and "end" in columns:
-            duration = values["end"] - values["onset"]
-        eye_name = _EYES.get(eye.lower(), "unknown")
-        if options.eye != "both" and eye_name in ("left", "right") and eye_name != options.eye:
-            account.leave_out(f"fixations of the {eye_name} eye", len(duration))
-            continue
+            duration = _lengths(values, columns, options)
+        eye_name = _EYES.get(re.sub(r"[\s_-]*eye$", "", eye.lower()), "unknown")
+        if eye and eye_name == "unknown":
+            other_eyes.add(eye)
         trials.append(
             Trial(
                 values["x"],
@@ -90,7 +91,20 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
                 task=task or None,
             )
         )
+    if other_eyes:
+        account.note(
+            f"eyes that are not known: {few([repr(eye) for eye in sorted(other_eyes)])} (left, right or both are)"
+        )
     return assemble(trials, kind, path, options, account, units=units, facts={"columns": dict(columns)})
+
+
+def _lengths(values: Mapping[str, np.ndarray], columns: Mapping[Meaning, str], options: ReadOptions) -> np.ndarray:
+    """End minus onset, each in the unit of its own column, in the unit that durations are taken for."""
+    ends = []
+    for meaning in ("onset", "end"):
+        unit = options.time_unit or unit_in(columns.get(meaning, ""), "time") or "ms"
+        ends.append(values[meaning] * MS_PER[unit])
+    return (ends[1] - ends[0]) / MS_PER[options.time_unit or "ms"]
 
 
 def _look_for_samples(groups: "Sequence[Mapping[str, array[float]]]", path: Path) -> None:
@@ -110,10 +124,14 @@ def _look_for_samples(groups: "Sequence[Mapping[str, array[float]]]", path: Path
 def _meanings(table: Columns, options: ReadOptions, names: Mapping[Meaning, tuple[str, ...]]) -> dict[Meaning, str]:
     """Meaning → column: those that the options name, then those of usual names."""
     mapped = options.mapped_columns()
+    named = {table.named(column) for column in mapped.values()}
     columns: dict[Meaning, str] = {}
     for meaning, usual in names.items():
         column = table.named(mapped[meaning]) if meaning in mapped else table.find(*usual)
-        if column is not None and column not in columns.values():
+        if column is not None and column in columns.values() and meaning in mapped:
+            other = next(name for name, taken in columns.items() if taken == column)
+            raise UserError(f"--columns takes {column!r} for {other} and for {meaning}", "name a column for each")
+        if column is not None and column not in columns.values() and (meaning in mapped or column not in named):
             columns[meaning] = column
     for needed in ("x", "y"):
         if needed not in columns:

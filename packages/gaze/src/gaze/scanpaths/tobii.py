@@ -46,6 +46,7 @@ class _Fixations:
     onset: list[float] = field(default_factory=list)
     last: list[float] = field(default_factory=list)  # time of the last row of each
     start: float = float("nan")  # time of the first row of any kind
+    size: tuple[float, float] | None = None  # of the screen
     index: str = ""  # of the fixation that is open
     open: bool = False
 
@@ -59,7 +60,12 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     table = open_columns(path)
     account = Account(notes=table.notes)
     columns = _columns(table)
-    groups, resolution, rows = _read_groups(table, columns)
+    if options.detect in ("ivt", "idt"):
+        raise UserError(
+            f"{path}: fixations of a Tobii export are its own; --detect {options.detect} has no samples to look at",
+            "leave --detect out, or name the sample columns: --columns x=…,y=…,onset=…",
+        )
+    groups, rows = _read_groups(table, columns)
     for reason, count in table.left_out.items():
         account.leave_out(reason, count)
     if not any(group.x for group in groups.values()):
@@ -67,7 +73,9 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
             f"{path} holds no fixations ({rows} rows, none of the type Fixation)",
             "export it with a fixation filter (I-VT)",
         )
-    display = the_display(options, resolution, account)
+    sizes = {group.size for group in groups.values() if group.size is not None}
+    if len(sizes) > 1:
+        account.note(f"recordings have screens of {len(sizes)} sizes; each path has its own")
     position = unit_in(columns["x"], "position")
     if position is None and options.units is None:
         account.note("the names of the position columns have no unit")
@@ -81,6 +89,7 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
         duration = np.array(group.duration) * MS_PER[duration_unit]
         if "duration" not in columns:
             duration = np.array(group.last) * MS_PER[time_unit] - onset
+        shown = Display() if group.size is None else Display(round(group.size[0]), round(group.size[1]))
         begin = group.start * MS_PER[time_unit] if np.isfinite(group.start) else 0.0
         trials.append(
             Trial(
@@ -92,7 +101,7 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
                 subject=subject,
                 trial=recording,
                 eye="both",
-                display=display,
+                display=the_display(options, shown, account),
                 provenance="tracker",
                 details={"begins at (ms)": begin},
             )
@@ -129,12 +138,9 @@ def _without_units(column: str) -> str:
     return column.split("(")[0].split("[")[0]
 
 
-def _read_groups(
-    table: Columns, columns: dict[str, str]
-) -> tuple[dict[tuple[str, str, str], _Fixations], Display, int]:
+def _read_groups(table: Columns, columns: dict[str, str]) -> tuple[dict[tuple[str, str, str], _Fixations], int]:
     place = {meaning: number for number, meaning in enumerate(columns)}
     groups: dict[tuple[str, str, str], _Fixations] = {}
-    sizes: set[tuple[float, float]] = set()
     rows = 0
     current: _Fixations | None = None
 
@@ -153,20 +159,15 @@ def _read_groups(
         if current is not None and current is not group:
             current.open = False
         current = group
-        if rows == 1 or not sizes:
-            size = _size(cells, cell, table)
-            sizes |= {size} if size else set()
+        if group.size is None:
+            group.size = _size(cells, cell, table)
         if not kind:  # a row of an event, such as a key, stands within a fixation
             continue
         if kind != "Fixation":
             group.open = False
             continue
         _add(group, cell(cells, "index"), *(table.number(cell(cells, name)) for name in ("x", "y", "duration", "time")))
-    display = Display()
-    if sizes:
-        width, height = sizes.pop()
-        display = Display(round(width), round(height))
-    return groups, display, rows
+    return groups, rows
 
 
 def _add(group: _Fixations, index: str, x: float, y: float, duration: float, time: float) -> None:

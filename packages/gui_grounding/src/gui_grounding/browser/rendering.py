@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gui_grounding.browser.chromium import Opened
+from gui_grounding.screens.elements import COLOURS, Element
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from gui_grounding.samples import Element
 
 _FONTS = ("sans-serif", "serif", "monospace")
 _TEXTS = (
@@ -34,8 +33,8 @@ _BOXES = """() => [...document.querySelectorAll("[data-element]")].map(element =
 
 
 def render_page(
-    opened: Opened, elements: Sequence["Element"], size: tuple[int, int], chance: random.Random
-) -> tuple["Image", list["Element"]]:
+    opened: Opened, elements: Sequence[Element], size: tuple[int, int], chance: random.Random
+) -> tuple["Image", list[Element]]:
     """A page with these elements, and the elements with the boxes that the browser gave them.
 
     Args:
@@ -59,7 +58,7 @@ def render_page(
     return image.convert("RGB"), shown
 
 
-def write_page(elements: Sequence["Element"], size: tuple[int, int], chance: random.Random) -> str:
+def write_page(elements: Sequence[Element], size: tuple[int, int], chance: random.Random) -> str:
     """The HTML: a title bar, lines of text, and the elements as buttons and shapes."""
     grey, font = chance.randint(225, 255), chance.choice(_FONTS)
     parts = [
@@ -78,9 +77,7 @@ def write_page(elements: Sequence["Element"], size: tuple[int, int], chance: ran
     return "\n".join(parts)
 
 
-def _write_element(element: "Element", chance: random.Random) -> str:
-    from gui_grounding.samples import COLOURS
-
+def _write_element(element: Element, chance: random.Random) -> str:
     x1, y1, x2, y2 = element.box
     colour = COLOURS[element.colour]
     place = f"left:{x1}px;top:{y1}px;width:{x2 - x1}px;height:{y2 - y1}px;background:rgb{colour}"
