@@ -20,7 +20,8 @@ from gui_grounding.model.folder import load_model
 from gui_grounding.model.inference import Grounder
 from gui_grounding.predictors import by_screenshot
 from gui_grounding.results import Grounding
-from gui_grounding.samples import COLOURS, make_samples
+from gui_grounding.samples import make_samples
+from gui_grounding.screens.elements import COLOURS
 from gui_grounding.screens.pictures import open_screenshot
 from gui_grounding.training.recipe import Recipe, Start
 

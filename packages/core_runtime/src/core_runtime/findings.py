@@ -73,6 +73,9 @@ class Findings(Outcome):
         return page
 
 
+MANY = 6  # files: of more, one line each
+
+
 @dataclass(frozen=True, kw_only=True)
 class FolderFindings(Outcome):
     """What a folder of several files holds.
@@ -98,10 +101,30 @@ class FolderFindings(Outcome):
         return rows
 
     def lines(self) -> Iterable[str]:
-        for each in self.findings:
-            yield from each.lines()
+        many = len(self.findings) > MANY
+        if many:
+            yield from self._short_lines()
+        else:
+            for each in self.findings:
+                yield from each.lines()
         for name, why in self.unreadable.items():
             yield f"{name}: cannot be read: {why}"
+        if many:
+            usable = sum(each.usable for each in self.findings)
+            count = len(self.findings) + len(self.unreadable)
+            yield f"{count} files, {usable} usable. Inspect one of them for its details, or give --json."
+
+    def _short_lines(self) -> Iterable[str]:
+        """A line per file, and each warning once with the number of files that it is about."""
+        about: dict[str, list[str]] = {}
+        for each in self.findings:
+            unusable = "" if each.usable else " Not usable."
+            yield f"{each.title}: {each.kind}. {each.summary}{unusable}"
+            for warning in dict.fromkeys(each.warnings):
+                about.setdefault(warning, []).append(each.title)
+        for warning, titles in about.items():
+            where = titles[0] if len(titles) == 1 else f"{len(titles)} files"
+            yield f"Warning: {where}: {warning}"
 
 
 def in_words(value: Any) -> str:
