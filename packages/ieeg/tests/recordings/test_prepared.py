@@ -222,6 +222,20 @@ def test_more_than_32_channels_are_chosen_by_variance_and_kurtosis(memory):
     assert prepared.segments(0, 1).shape == (1, 32, 2560)
 
 
+def test_a_recording_that_grows_keeps_the_channels_that_were_chosen(memory):
+    """The model sees the same channels in the middle of a stream, although with more data others would be chosen."""
+    rng = np.random.default_rng(0)
+    begun = {f"A{n}": (n * rng.normal(size=20 * 64), 64) for n in range(1, 7)}
+    chosen = Prepared(memory(begun), replace(PLAIN, channels=2))
+    # the channels that were quiet at first are the loudest later
+    grown = {}
+    for n, (x, rate) in enumerate(begun.values(), 1):
+        grown[f"A{n}"] = (np.concatenate([x, (7 - n) ** 4 * rng.normal(size=60 * rate)]), rate)
+    assert Prepared(memory(grown), replace(PLAIN, channels=2)).names != chosen.names
+    assert chosen.again(memory(grown)).names == chosen.names
+    assert chosen.names != ["A1", "A2"]  # the choice is not just the first ones
+
+
 def test_shorter_than_a_segment_is_said(memory):
     with pytest.raises(UserError, match="shorter than one segment"):
         Prepared(memory({"A1": (brown(3, 512), 512)}))
