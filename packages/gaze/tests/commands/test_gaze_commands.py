@@ -536,3 +536,31 @@ def test_compare_says_what_p_can_be(samples, tmp_path):
     evaluate(samples.scanpaths, samples=1, out=tmp_path / "e")
     lines = list(compare([tmp_path / "e"], resamples=100).lines())
     assert any("with 5 scenes no p can be below 0.062" in line for line in lines)
+
+
+def test_objects_by_their_own_pictures(samples, tmp_path):
+    """Crops that are what would be cut out of the pictures give the same training data and the same predictions."""
+    cut = load_study(samples.scanpaths, ObjectOptions(images=samples.pictures), crop=(20, 20))
+    for name, scene in cut.scenes.items():
+        folder = tmp_path / "crops" / name.removesuffix(".png")
+        folder.mkdir(parents=True)
+        with Image.open(samples.pictures / name) as picture:
+            for label, (left, top, width, height) in zip(scene.names, scene.boxes.tolist(), strict=True):
+                box = (left, top, left + width, top + height)
+                picture.resize((20, 20), Image.Resampling.BILINEAR, box=box).save(folder / f"{label}.png")
+    own = load_study(samples.scanpaths, ObjectOptions(crops=tmp_path / "crops"), crop=(20, 20))
+    for name, scene in cut.scenes.items():
+        np.testing.assert_allclose(scene.crops, own.scenes[name].crops, atol=0.02)
+    recipe = Recipe(epochs=1, lr=2e-3, batch=8)
+    objects = ObjectOptions(crops=tmp_path / "crops")
+    trained = train(
+        samples.scanpaths, objects=objects, recipe=recipe, sizes=SIZES, run=RunOptions(out=tmp_path / "run")
+    )
+    shelf = sorted(samples.pictures.iterdir())[0]
+    asked = {"areas": samples.areas, "target": "tea", "model": str(trained.model), "samples": 2}
+    (by_crops,) = predict(shelf, crops=tmp_path / "crops", out=tmp_path / "a", **asked).predictions
+    (by_cuts,) = predict(shelf, out=tmp_path / "b", **asked).predictions
+    np.testing.assert_allclose(by_crops["step_probabilities"][0], by_cuts["step_probabilities"][0], atol=0.02)
+    next((tmp_path / "crops" / shelf.stem).glob("tea.png")).unlink()
+    with pytest.raises(UserError, match="holds no picture of 'tea'"):
+        load_study(samples.scanpaths, objects, crop=(20, 20))

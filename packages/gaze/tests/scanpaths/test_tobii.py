@@ -126,6 +126,12 @@ def test_recordings_on_two_screens_keep_their_own(tmp_path):
     assert any("screens of 2 sizes" in note for note in reading.notes)
 
 
+def test_an_option_that_the_durations_contradict_is_refused(tmp_path):
+    path = write_tobii([make_scanpath()], tmp_path / "export.tsv")
+    with pytest.raises(UserError, match="times its duration"):
+        read_scanpaths(path, ReadOptions(time_unit="s"))
+
+
 def test_detection_has_no_samples_here(tmp_path):
     path = write_tobii([make_scanpath()], tmp_path / "export.tsv")
     with pytest.raises(UserError, match="--detect ivt has no samples"):

@@ -20,9 +20,7 @@ from gaze.scanpaths.reading_options import ReadOptions
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import equal_grid
 from gaze.scenes.pictures import picture_size
-from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+from gaze.scenes.scene import PICTURES, Layout, Scene, cut_crops, free_layout, read_crops
 
 
 @options
@@ -33,6 +31,7 @@ class ObjectOptions:
         areas: objects as boxes or polygons: JSON, COCO JSON, CSV or a label image; of one file for all scenes, or with the scene's name.
         grid: ROWS,COLUMNS of equal cells that fill each picture, in place of areas.
         images: folder of the pictures, for the looks of the objects; without it the model sees places alone.
+        crops: folder of the objects' own pictures, STIMULUS/OBJECT.png or OBJECT.png, in place of what is cut out of the images.
         inside: a fixation outside every object is left out; else it belongs to the nearest object, as published.
         longest: fixations of a path beyond this many are cut off; 0: none are.
         outliers: leave out paths whose length is more than this many standard deviations from the mean, as published (3); 0: none.
@@ -41,6 +40,7 @@ class ObjectOptions:
     areas: Path | None = None
     grid: IntegerPair | None = None
     images: Path | None = None
+    crops: Path | None = None
     inside: bool = False
     longest: Annotated[int, AtLeast(0)] = 0
     outliers: Annotated[float, AtLeast(0)] = 0.0
@@ -222,7 +222,9 @@ def _scene(scanpath: Scanpath, areas: Areas, objects: ObjectOptions, crop: tuple
     else:
         layout = free_layout(areas.boxes)
     crops = None
-    if crop is not None and picture is not None:
+    if crop is not None and objects.crops is not None:
+        crops = read_crops(objects.crops, scanpath.stimulus, areas.names, crop)
+    elif crop is not None and picture is not None:
         crops = cut_crops(picture, areas.boxes, crop, size)
     return Scene(scanpath.stimulus, size, areas.names, areas.boxes, layout, crops, picture)
 

@@ -99,8 +99,8 @@ def evaluate(
     if model is not None:
         loaded, prepared = load_model(model, resolve_device(device))
         network = NetworkPredictor(loaded, prepared)
-        if prepared.looks and objects.images is None:
-            raise UserError("this model was trained with pictures", "give --images FOLDER")
+        if prepared.looks and objects.images is None and objects.crops is None:
+            raise UserError("this model was trained with pictures", "give --images FOLDER or --crops FOLDER")
         crop = loaded.config.crop if prepared.looks else None
     study = load_study(scanpaths, objects, reading, crop=crop)
     learned, judged, words = _parts(study, model, part)

@@ -71,6 +71,7 @@ def predict(
     *,
     areas: Path | None = None,
     grid: IntegerPair | None = None,
+    crops: Path | None = None,
     target: str | None = None,
     model: Model = None,
     out: Out = Path("gaze-predictions"),
@@ -94,6 +95,7 @@ def predict(
         pictures: a picture, or a folder of them.
         areas: their objects as boxes or polygons: JSON, a detector's COCO JSON, CSV or a label image.
         grid: ROWS,COLUMNS of equal cells that fill each picture, in place of areas.
+        crops: folder of the objects' own pictures, PICTURE/OBJECT.png or OBJECT.png, in place of what is cut out of the picture.
         target: name of the searched object, or its number from 1.
         samples: paths drawn per picture.
         beams: how the path that is drawn is decoded: 0: greedily, the likeliest object at every step; more: the likeliest whole path that a
@@ -117,12 +119,13 @@ def predict(
     made_from = {
         "model": model_identity(Path(model)),
         "areas": None if areas is None else identity(areas),
+        "crops": None if crops is None else identity(crops),
         "options": [grid, target, samples, beams, temperature, longest, target_position, seed],
     }
     asked = {
         "areas": areas, "grid": grid, "target": target, "model": model, "device": where, "samples": samples, "beams": beams,
         "temperature": temperature, "longest": longest, "target_position": target_position, "seed": seed,
-        "weights": weights,
+        "weights": weights, "crops": crops,
     }  # fmt: skip
     items = [
         Item(name, (file, asked), out / name, key={"input": identity(file), **made_from}, inputs=[file])
@@ -149,7 +152,7 @@ def find_pictures(path: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    from gaze.cohort.study import PICTURES
+    from gaze.scenes.scene import PICTURES
 
     if not path.exists():
         raise UserError(f"no such file: {path}", "give a picture, or a folder of them")
@@ -184,7 +187,14 @@ def predict_item(item: Item) -> dict[str, Any]:
         network = copy(network)  # it shares the weights; the one in the cache stays as it is
         network.config = replace(network.config, target_position=asked["target_position"])
     crop = network.config.crop if prepared.looks else None
-    scene = read_scene(file, areas=asked["areas"], grid=asked["grid"], crop=crop, table_rows=network.config.table_rows)
+    scene = read_scene(
+        file,
+        areas=asked["areas"],
+        grid=asked["grid"],
+        crop=crop,
+        crops=asked["crops"],
+        table_rows=network.config.table_rows,
+    )
     target = find_target(scene, asked["target"])
     prediction = predict_scenes(
         network,

@@ -74,7 +74,8 @@ def train(
 
     use_threads(run.threads)
     config = network_config(sizes)
-    crop = config.crop if objects.images is not None else None
+    looks = objects.images is not None or objects.crops is not None
+    crop = config.crop if looks else None
     study = load_study(scanpaths, objects, reading, crop=crop)
     split = split_study(study, recipe, seed=run.seed)
     longest = max(len(trial.objects) for trial in split.train)
@@ -86,7 +87,7 @@ def train(
         chosen = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in chosen]
         scenes = patches
     config = fitted(config, scenes)
-    sources = [path.resolve() for path in (scanpaths, objects.areas, objects.images) if path is not None]
+    sources = [path.resolve() for path in (scanpaths, objects.areas, objects.images, objects.crops) if path is not None]
     open_run(
         run.out,
         flat(scanpaths=scanpaths.resolve(), objects=objects, reading=reading, recipe=recipe, sizes=sizes)
@@ -133,7 +134,7 @@ def train(
         "data": data_fingerprint(sources),
     }
     durations = fit_durations(split.train)
-    prepared = Prepared(objects.images is not None, longest, sizes.patches or (0, 0), durations)
+    prepared = Prepared(looks, longest, sizes.patches or (0, 0), durations)
     folder = save_model(model.cpu(), run.out / "model", prepared=prepared, provenance=provenance)
     panels = [["train_loss", "val_loss"], ["val_delta"]] if by_delta else [["train_loss", "val_loss"]]
     if len(panels) > 1:
@@ -145,7 +146,7 @@ def train(
 def spelled(objects: ObjectOptions) -> str:
     """The options that say where the objects are, as they are typed."""
     words = ""
-    for name in ("areas", "images"):
+    for name in ("areas", "images", "crops"):
         path = getattr(objects, name)
         if path is not None:
             words += f" --{name} '{path}'"

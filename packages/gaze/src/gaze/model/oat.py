@@ -57,6 +57,8 @@ class OATConfig:
         feature_count(self.pyramid, self.crop)  # raises where crops are too small
         if self.width % 2:
             raise ValueError(f"width is even (half of it says where a token is), got {self.width}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a share from 0 to below 1, got {self.dropout}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads")
         least = -(-self.width // 6)

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from core_runtime.errors import clean
 from gaze.scenes.scene import Scene
 
 _CROWDED = 40  # fixations; of longer paths every tenth is numbered
@@ -43,7 +44,7 @@ def draw_path(
     figure, axes = _screen(scene)
     show_path(axes, points, durations=durations, colour=_COLOURS[0])
     _frame(axes, scene, target)
-    axes.set_title(title or scene.name, fontsize=10)
+    axes.set_title(clean(title or scene.name), fontsize=10)
     return figure
 
 

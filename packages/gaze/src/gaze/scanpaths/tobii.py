@@ -82,7 +82,7 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     if "MCS" in columns["x"].upper():
         account.note("positions are in the coordinates of the stimulus (MCS), not of the screen")
     duration_unit = unit_in(columns.get("duration", ""), "time") or "ms"
-    time_unit = options.time_unit or _unit_of_timestamps(groups, columns.get("time", ""), duration_unit, path, account)
+    time_unit = _unit_of_timestamps(groups, columns.get("time", ""), duration_unit, path, options, account)
     trials = []
     for (subject, recording, stimulus), group in groups.items():
         onset = np.array(group.onset) * MS_PER[time_unit]
@@ -198,12 +198,17 @@ def _size(cells: list[str], cell: Callable[[list[str], str], str], table: Column
 
 
 def _unit_of_timestamps(
-    groups: dict[tuple[str, str, str], _Fixations], column: str, duration_unit: str, path: Path, account: Account
+    groups: dict[tuple[str, str, str], _Fixations],
+    column: str,
+    duration_unit: str,
+    path: Path,
+    options: ReadOptions,
+    account: Account,
 ) -> str:
-    """Of the column's name; else milliseconds or microseconds, whichever makes a fixation's rows span its duration.
+    """Of the option or the column's name; else milliseconds or microseconds, whichever makes a fixation's rows span its duration.
 
     Raises:
-        UserError: the name contradicts the durations.
+        UserError: option or name contradict the durations.
     """
     ratios = []
     for group in groups.values():
@@ -211,7 +216,7 @@ def _unit_of_timestamps(
             if duration > 0 and last > first:
                 ratios.append((last - first) / (duration * MS_PER[duration_unit]))
     ratio = float(np.median(ratios)) if ratios else None  # timestamps per ms
-    named = unit_in(column, "time")
+    named = options.time_unit or unit_in(column, "time")
     if named is not None:
         per_ms = None if ratio is None else ratio * MS_PER[named]
         if per_ms is not None and not 1 / 30 < per_ms < 30:

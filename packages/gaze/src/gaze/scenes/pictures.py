@@ -7,7 +7,7 @@ import numpy as np
 from core_runtime.errors import UserError
 from gaze.scanpaths.aoi_files import areas_of, read_areas
 from gaze.scenes.grids import equal_grid
-from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout
+from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout, read_crops
 
 _OVERSHOOT = 1.02  # detectors' boxes may reach a little over the edge
 
@@ -33,6 +33,7 @@ def read_scene(
     areas: Path | None = None,
     grid: tuple[int, int] | None = None,
     crop: tuple[int, int] | None = None,
+    crops: Path | None = None,
     table_rows: int | None = None,
 ) -> Scene:
     """Reads a picture's objects from a file, or takes the cells of a grid.
@@ -42,6 +43,7 @@ def read_scene(
         areas: boxes, polygons, COCO JSON or a label image; with several pictures, those of this one's name.
         grid: rows and columns of equal cells.
         crop: height and width of the looks; None: none are needed.
+        crops: folder of the objects' own pictures, as `read_crops` takes them; None: they are cut out of the picture.
         table_rows: rows of the model's position table, into which a grid must fit.
 
     Raises:
@@ -75,5 +77,9 @@ def read_scene(
         layout = free_layout(boxes)
     else:
         raise UserError("nothing says where the objects are", "give --areas FILE or --grid ROWS,COLUMNS")
-    crops = None if crop is None else cut_crops(picture, boxes, crop, size)
-    return Scene(picture.name, size, names, boxes, layout, crops, picture)
+    looks = None
+    if crop is not None and crops is not None:
+        looks = read_crops(crops, picture.name, names, crop)
+    elif crop is not None:
+        looks = cut_crops(picture, boxes, crop, size)
+    return Scene(picture.name, size, names, boxes, layout, looks, picture)

@@ -12,6 +12,7 @@ from core_runtime.errors import UserError
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import Grid
 
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 LARGEST_FREE = 14  # rows and columns of a free layout: those of the largest published table
 
 
@@ -149,6 +150,46 @@ def cut_crops(
             raise UserError(f"object {i + 1} of {picture} lies outside the picture ({image.width} × {image.height})")
         cut = image.resize((crop[1], crop[0]), Image.Resampling.BILINEAR, box=box)
         crops[i] = np.asarray(cut, np.float32).transpose(2, 0, 1)
+    return _stretched(crops)
+
+
+def read_crops(folder: Path, stimulus: str, names: Sequence[str], crop: tuple[int, int]) -> NDArray[np.float32]:
+    """The objects' own pictures, ``FOLDER/STIMULUS/OBJECT.png`` or ``FOLDER/OBJECT.png``, as `cut_crops` gives them.
+
+    Args:
+        folder: of the pictures.
+        stimulus: name of the scene; its ending does not matter.
+        names: of the objects.
+        crop: height and width of the results.
+
+    Raises:
+        UserError: no such folder, an object without a picture, or one that cannot be read.
+    """
+    from PIL import Image
+
+    if not folder.is_dir():
+        raise UserError(f"--crops {folder}: no such folder")
+    places = [folder / Path(stimulus).stem, folder / stimulus, folder]
+    crops = np.empty((len(names), 3, *crop), np.float32)
+    for number, name in enumerate(names):
+        files = [place / f"{name}{ending}" for place in places for ending in PICTURES]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
+            raise UserError(
+                f"--crops {folder} holds no picture of {name!r}" + (f" of {stimulus}" if stimulus else ""),
+                "name them STIMULUS/OBJECT.png, or OBJECT.png where an object looks the same in all scenes",
+            )
+        try:
+            with Image.open(file) as image:
+                cut = image.convert("RGB").resize((crop[1], crop[0]), Image.Resampling.BILINEAR)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"{file} cannot be read as a picture: {error}") from None
+        crops[number] = np.asarray(cut, np.float32).transpose(2, 0, 1)
+    return _stretched(crops)
+
+
+def _stretched(crops: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Each to its own darkest and brightest value."""
     low = crops.min(axis=(1, 2, 3), keepdims=True)
     span = crops.max(axis=(1, 2, 3), keepdims=True) - low
     return (crops - low) / np.where(span > 0, span, 1)
