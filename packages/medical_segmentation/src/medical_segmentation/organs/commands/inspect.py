@@ -1,0 +1,155 @@
+"""``medical-segmentation organs inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings, FolderFindings
+from medical_segmentation.volumes.opening import find_volumes, open_volume
+from medical_segmentation.volumes.volume import ReadingOptions
+
+CLASSES_FORECAST = 25  # classes that the forecast assumes where no labels say
+SHOWN = 12  # volumes of a folder that are reported one by one
+
+
+def inspect(path: Path, /, *, reading: ReadingOptions = ReadingOptions(), report: Path | None = None) -> Outcome:
+    """Reports geometry, intensities, labels and problems of volumes, what to do about them, and how much memory a prediction needs.
+
+    Example: medical-segmentation organs inspect ct.nii.gz --report ct.html
+
+    Args:
+        path: a volume (NIfTI, MHA, NRRD, a DICOM series), a folder of volumes, or a labelled data set.
+        report: also write a page with a montage.
+    """
+    outcome = examine(path, reading, pictures=report is not None)
+    if report is not None:
+        first = outcome.findings[0] if isinstance(outcome, FolderFindings) else outcome
+        first.report().write(report)
+    return outcome
+
+
+def glance(path: Path) -> Findings:
+    """The first look of ``attention-suite try``."""
+    outcome = examine(path, ReadingOptions(), pictures=True)
+    return outcome.findings[0] if isinstance(outcome, FolderFindings) else outcome
+
+
+def examine(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings | FolderFindings:
+    """Examines a path.
+
+    Raises:
+        UserError: nothing is there that can be read.
+    """
+    if path.is_dir():
+        from medical_segmentation.organs.cohort.layouts import find_dataset
+
+        try:
+            dataset = find_dataset(path)
+        except UserError as error:
+            if "no data set that is known" not in error.message:
+                raise
+        else:
+            from medical_segmentation.organs.reports.datasets import examine_dataset
+
+            return examine_dataset(dataset, reading, pictures=pictures)
+    volumes = find_volumes(path)
+    if len(volumes) == 1:
+        return examine_volume(volumes[0], reading, pictures=pictures)
+    findings, unreadable = [], {}
+    for volume in volumes[:SHOWN]:
+        try:
+            findings.append(examine_volume(volume, reading, pictures=pictures and not findings))
+        except UserError as error:
+            unreadable[str(volume.relative_to(path))] = (
+                f"{error.message} ({error.hint})" if error.hint else error.message
+            )
+    if not findings:
+        raise UserError(f"{path}: none of {len(unreadable)} volumes can be read; {next(iter(unreadable.values()))}")
+    return FolderFindings(findings=findings, unreadable=unreadable)
+
+
+def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings:
+    """Geometry, intensities, problems and the forecast of one volume."""
+    import numpy as np
+
+    from medical_segmentation.organs.model.inference import memory_forecast
+    from medical_segmentation.organs.model.preparation import Preparation
+    from medical_segmentation.volumes.geometry import in_words
+
+    volume = open_volume(path, reading)
+    geometry, array = volume.geometry, volume.array
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    details: dict[str, Any] = {"geometry": in_words(geometry)}
+    if geometry.obliqueness > 0.5:
+        details["oblique"] = f"{geometry.obliqueness:.1f}° off the axes of the body"
+    if volume.channels > 1:
+        details["channels"] = volume.channels
+    details["type"] = str(array.dtype)
+    warnings = list(volume.warnings)
+    usable = True
+    if finite.size:
+        low, middle, high = (
+            float(each)
+            for each in np.percentile(
+                finite[:: max(1, finite.size // 10**6)] if finite.ndim == 1 else finite, [0, 50, 100]
+            )
+        )
+        details["values"] = f"{low:.6g} to {high:.6g}, median {middle:.6g}"
+        if low == high:
+            usable = False
+            warnings.append("every voxel has the same value: nothing can be found in it")
+    if "not finite" in volume.facts:
+        usable = False
+        warnings.append(f"{volume.facts['not finite']}: --fill 0 (or -1024 for CT) gives them a value")
+    labels = _label_counts(array)
+    if labels is not None:
+        details["labels"] = labels
+    details |= {name: value for name, value in volume.facts.items() if name not in ("not finite",)}
+    window = tuple(min(96, -(-side // 16) * 16) for side in geometry.shape)
+    preparation = Preparation(dims=3, window=window)
+    forecast = memory_forecast(geometry.shape, CLASSES_FORECAST, preparation, geometry.shape)
+    held = forecast["input"] + forecast["scores"] + forecast["answer"]
+    details["memory forecast"] = (
+        f"{held:.2g} GB beyond the network for {CLASSES_FORECAST} classes in windows of {window[0]}³, "
+        f"{forecast['if every score were kept']:.2g} GB if every score were kept (as others do)"
+    )
+    drawn = []
+    if pictures:
+        from medical_segmentation.organs.reports.figures import montage
+
+        drawn.append(
+            (
+                montage(volume),
+                "Slices through the volume, the patient's right on the left; and how its values are distributed.",
+            )
+        )
+    return Findings(
+        title=path.name,
+        kind=volume.kind + (f" ({volume.modality})" if volume.modality else ""),
+        summary=in_words(geometry),
+        usable=usable,
+        details=details,
+        data={"geometry_exact": geometry.plain(), "forecast_gb": forecast},
+        warnings=warnings,
+        next_commands=[f"medical-segmentation organs predict {quote(str(path))} --model run/model"],
+        pictures=drawn,
+    )
+
+
+def _label_counts(array: Any) -> dict[str, int] | None:
+    """Voxels of each value, where the values look like labels: few, whole, none below 0."""
+    import numpy as np
+
+    flat = array.reshape(-1)[:: max(1, array.size // 200_000)]
+    if flat.dtype.kind == "f" and not bool((np.round(flat) == flat).all()):
+        return None
+    if len(np.unique(flat)) > 30 or float(flat.min()) < 0:
+        return None
+    values, counts = np.unique(array, return_counts=True)
+    if len(values) > 60:
+        return None
+    return {f"{value:g}": int(count) for value, count in zip(values, counts, strict=True)}

@@ -1,0 +1,81 @@
+"""What `inspect` says of a labelled data set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from shlex import quote
+from typing import Any
+
+import numpy as np
+
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings
+from core_runtime.terminal import track
+from medical_segmentation.organs.cohort.dataset import Dataset
+from medical_segmentation.organs.reports.figures import montage
+from medical_segmentation.volumes.volume import ReadingOptions
+
+
+def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool) -> Findings:
+    """Cases, grids, labels and problems of a data set; every case is opened."""
+    problems: list[str] = []
+    voxels: Counter[int] = Counter()
+    holding: Counter[int] = Counter()
+    grids, axes, drawn, empty = [], Counter(), [], []
+    for case in track(dataset.labelled, "Reading volumes", len(dataset.labelled)):
+        try:
+            volume = dataset.image(case, reading)
+            labels = dataset.labels(case, volume)
+        except UserError as error:
+            problems.append(f"{case.name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            continue
+        for warning in volume.warnings:
+            problems.append(f"{case.name}: {warning}")
+        values, counts = np.unique(labels, return_counts=True)
+        voxels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        holding.update(values.tolist())
+        if not labels.any():
+            empty.append(case.name)
+        grids.append(volume.geometry)
+        axes[volume.geometry.axes] += 1
+        if pictures and not drawn:
+            drawn.append((montage(volume, labels), f"{case.name} and its labels"))
+    if empty:
+        problems.append(f"{len(empty)} case(s) hold background alone: {', '.join(empty[:5])}")
+    classes = {number: dataset.classes.get(number, f"label {number}") for number in sorted({*voxels, *dataset.classes})}
+    for number, name in classes.items():
+        if number and 0 < holding[number] <= max(1, len(dataset.labelled) // 10):
+            problems.append(f"{name} is in {holding[number]} case(s) only: it may be missing from a fold")
+        if number and not holding[number]:
+            problems.append(f"{name} is named and occurs in no case")
+    details: dict[str, Any] = {
+        "layout": dataset.layout,
+        "cases": f"{len(dataset.labelled)} labelled, {len(dataset.cases) - len(dataset.labelled)} without labels",
+        "patients": len({case.patient for case in dataset.labelled}),
+        "channels": ", ".join(dataset.channels) or "not named",
+        "axes": dict(axes),
+    }
+    if grids:
+        spacings = np.array([grid.spacing for grid in grids])
+        details["spacing"] = (
+            " × ".join(f"{low:.3g}-{high:.3g}" for low, high in zip(spacings.min(0), spacings.max(0), strict=True))
+            + " mm"
+        )
+        shapes = np.array([grid.shape for grid in grids])
+        details["voxels"] = " × ".join(f"{low}-{high}" for low, high in zip(shapes.min(0), shapes.max(0), strict=True))
+    total = max(1, sum(voxels.values()))
+    details["labels"] = {
+        name: f"{voxels[number] / total:.2%} of voxels in {holding[number]} cases" for number, name in classes.items()
+    }
+    if dataset.folds:
+        details["folds"] = f"{len(dataset.folds)} in splits_final.json"
+    return Findings(
+        title=dataset.root.name,
+        kind="labelled volumes",
+        summary=f"{len(dataset.labelled)} labelled cases ({dataset.layout})",
+        usable=bool(grids),
+        details=details,
+        warnings=problems[:20],
+        next_commands=[f"medical-segmentation organs train {quote(str(dataset.root))} --out run"],
+        pictures=drawn,
+    )

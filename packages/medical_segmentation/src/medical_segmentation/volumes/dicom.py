@@ -1,0 +1,426 @@
+"""DICOM series in: slices sorted by where they lie, never by name or number, with every reason to refuse one in one line.
+
+Coordinates of DICOM are LPS; `Volume.geometry` is RAS+. The array is (column, row, slice): x runs along a row of pixels.
+"""
+
+from __future__ import annotations
+
+import warnings as python_warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core_runtime.errors import UserError, few
+from medical_segmentation.volumes.formats import dicom_files, is_dicom
+from medical_segmentation.volumes.geometry import LPS, Geometry, check_affine, warnings_of
+from medical_segmentation.volumes.volume import ReadingOptions, Volume, finish
+
+UNEVEN = 0.01  # relative deviation of a gap between slices that is no longer rounding
+TILT = 0.5  # degrees between the stack's direction and the slices' normal
+COMPRESSED = "pip install 'attention-suite-medical-segmentation[compressed]' (python-gdcm)"
+
+
+@dataclass(eq=False)
+class Frame:
+    """One slice: a file, or a frame of a multi-frame object.
+
+    Attributes:
+        path: its file.
+        index: number of the frame; 0 for plain files.
+        position, orientation: ImagePositionPatient and ImageOrientationPatient (LPS).
+        pixel_spacing: millimetres between rows, between columns.
+        slope, intercept: from stored values to values.
+        dataset: its header.
+    """
+
+    path: Path
+    index: int
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing: tuple[float, float]
+    slope: float
+    intercept: float
+    dataset: Any
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        return np.cross(self.orientation[:3], self.orientation[3:])
+
+
+def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume:
+    """A DICOM file or a folder that holds one series.
+
+    Raises:
+        UserError: what hinders: several series, no pixels, missing, doubled or uneven slices, an unknown compression …
+    """
+    files = [path] if path.is_file() else dicom_files(path)
+    if not files:
+        raise UserError(f"{path} holds no DICOM files", "give the folder of one series")
+    headers = _headers(files)
+    chosen = _choose_series(headers, path, options)
+    chosen, notes = _without_doubles_and_localisers(chosen, path)
+    frames: list[Frame] = []
+    for file, header in chosen:
+        frames += _frames(file, header)
+    frames = _sorted(frames, path)
+    affine, more = _affine(frames, path)
+    stored, facts = _pixels(frames, path)
+    first = frames[0].dataset
+    rows, columns = stored.shape[1:]
+    array = np.ascontiguousarray(stored.transpose(2, 1, 0))
+    geometry = Geometry((columns, rows, len(frames)), check_affine(affine, path))
+    volume = Volume(
+        array,
+        geometry,
+        "DICOM series" if len(frames) > 1 or path.is_dir() else "DICOM file",
+        _unique([frame.path for frame in frames]),
+        modality=str(first.get("Modality", "")),
+        warnings=[*notes, *more, *facts.pop("warnings"), *warnings_of(geometry)],
+        frames=[(frame.path, frame.index) for frame in frames],
+        facts={**facts, "modality": str(first.get("Modality", "")), "slices": len(frames)},
+    )
+    return finish(volume, options, path)
+
+
+def _headers(files: Sequence[Path]) -> list[tuple[Path, Any]]:
+    """Every file's header without pixels; what is no DICOM is named."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    headers, broken = [], []
+    for file in files:
+        try:
+            with python_warnings.catch_warnings():
+                python_warnings.simplefilter("ignore")
+                header = pydicom.dcmread(file, stop_before_pixels=True, force=file.suffix.lower() in (".dcm", ".ima"))
+        except (
+            InvalidDicomError,
+            OSError,
+            EOFError,
+            ValueError,
+            AttributeError,
+            TypeError,
+            NotImplementedError,
+        ) as error:
+            broken.append(f"{file.name} ({type(error).__name__})")
+            continue
+        if not header.get("SOPClassUID") and not header.get("Rows"):
+            broken.append(f"{file.name} (no image)")
+        else:
+            headers.append((file, header))
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(files)} files cannot be read as DICOM: {few(broken)}", "remove or mend them"
+        )
+    return headers
+
+
+def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: ReadingOptions) -> list[tuple[Path, Any]]:
+    series: dict[str, list[tuple[Path, Any]]] = {}
+    for file, header in headers:
+        series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append((file, header))
+    images = {uid: items for uid, items in series.items() if any(header.get("Rows") for _, header in items)}
+    if not images:
+        kind = getattr(headers[0][1].get("SOPClassUID"), "name", "an object of unknown class")
+        raise UserError(f"{path} holds no pixel data: it is {kind}", "give the folder of an image series (CT or MR)")
+    order = sorted(images, key=lambda uid: (int(images[uid][0][1].get("SeriesNumber") or 0), uid))
+    if options.series is not None:
+        for number, uid in enumerate(order, 1):
+            if options.series in (uid, str(number)):
+                return images[uid]
+        raise UserError(f"{path} has no series {options.series}", f"it holds {_listed(images, order)}")
+    if len(order) > 1:
+        raise UserError(
+            f"{path} holds {len(order)} series: {_listed(images, order)}", "--series 1 takes the first of them"
+        )
+    return images[order[0]]
+
+
+def _listed(images: dict[str, list[tuple[Path, Any]]], order: Sequence[str]) -> str:
+    """Series by number, modality and count: nothing that could name a patient."""
+    words = []
+    for number, uid in enumerate(order, 1):
+        modality = images[uid][0][1].get("Modality", "?")
+        words.append(f"{number}: {modality}, {len(images[uid])} images")
+    return "; ".join(words)
+
+
+def _without_doubles_and_localisers(
+    chosen: list[tuple[Path, Any]], path: Path
+) -> tuple[list[tuple[Path, Any]], list[str]]:
+    notes = []
+    by_instance: dict[str, tuple[Path, Any]] = {}
+    for file, header in chosen:
+        by_instance.setdefault(str(header.get("SOPInstanceUID", file)), (file, header))
+    if len(by_instance) < len(chosen):
+        notes.append(f"{len(chosen) - len(by_instance)} files are copies of others and are left out")
+    kept = []
+    for file, header in by_instance.values():
+        if "LOCALIZER" not in [str(value).upper() for value in header.get("ImageType", [])]:
+            kept.append((file, header))
+    if kept and len(kept) < len(by_instance):
+        notes.append(f"{len(by_instance) - len(kept)} localiser images (scouts) are left out")
+    return kept or list(by_instance.values()), notes
+
+
+def _frames(file: Path, header: Any) -> list[Frame]:
+    """The slices of a file: one, or those of a multi-frame object with its functional groups."""
+    if not header.get("Rows") or not header.get("Columns"):
+        kind = getattr(header.get("SOPClassUID"), "name", "an object of unknown class")
+        raise UserError(f"{file.name} holds no pixel data: it is {kind}", "take it out of the folder")
+    if int(header.get("SamplesPerPixel", 1)) != 1:
+        raise UserError(
+            f"{file.name} is a colour picture ({header.get('PhotometricInterpretation')}), not a volume's slice"
+        )
+    count = int(header.get("NumberOfFrames", 1) or 1)
+    if count == 1 and "PerFrameFunctionalGroupsSequence" not in header:
+        return [_frame(file, 0, header, header, header, header)]
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        raise UserError(
+            f"{file.name} has {count} frames without positions ({getattr(header.SOPClassUID, 'name', 'multi-frame')})",
+            "only enhanced multi-frame objects say where their frames lie",
+        )
+    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
+    frames = []
+    for index, own in enumerate(header.PerFrameFunctionalGroupsSequence):
+        parts = [
+            _group(name, own, shared)
+            for name in (
+                "PlanePositionSequence",
+                "PlaneOrientationSequence",
+                "PixelMeasuresSequence",
+                "PixelValueTransformationSequence",
+            )
+        ]
+        if parts[0] is None or parts[1] is None or parts[2] is None:
+            raise UserError(f"{file.name}: its frames do not say where they lie", "convert it with dcm2niix")
+        frames.append(_frame(file, index, parts[0], parts[1], parts[2], parts[3] or {}, header))
+    return frames
+
+
+def _group(name: str, own: Any, shared: Any) -> Any:
+    for groups in (own, shared):
+        if groups is not None and groups.get(name):
+            return groups.get(name)[0]
+    return None
+
+
+def _frame(
+    file: Path, index: int, place: Any, turn: Any, measures: Any, values: Any, dataset: Any | None = None
+) -> Frame:
+    position, orientation = place.get("ImagePositionPatient"), turn.get("ImageOrientationPatient")
+    spacing = measures.get("PixelSpacing")
+    header = dataset if dataset is not None else place
+    if not spacing and header.get("ImagerPixelSpacing"):
+        raise UserError(f"{file.name} is a projection (ImagerPixelSpacing), not a slice of a volume")
+    missing = []
+    for name, value in (
+        ("ImagePositionPatient", position),
+        ("ImageOrientationPatient", orientation),
+        ("PixelSpacing", spacing),
+    ):
+        if not value:
+            missing.append(name)
+    if missing or position is None or orientation is None or spacing is None:
+        raise UserError(f"{file.name} does not say where it lies: no {', '.join(missing)}", "export the series again")
+    turned = np.array([float(each) for each in orientation])
+    if not np.allclose(np.linalg.norm(turned.reshape(2, 3), axis=1), 1, atol=1e-2):
+        raise UserError(f"{file.name}: ImageOrientationPatient holds no unit vectors", "export the series again")
+    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    return Frame(
+        file,
+        index,
+        np.array([float(each) for each in position]),
+        turned,
+        (float(spacing[0]), float(spacing[1])),
+        1.0 if slope in (None, "") else float(slope),
+        0.0 if intercept in (None, "") else float(intercept),
+        header,
+    )
+
+
+def _sorted(frames: list[Frame], path: Path) -> list[Frame]:
+    """The slices along their normal.
+
+    Raises:
+        UserError: slices of other size or orientation are among them, or two lie at one place.
+    """
+    turns = Counter(tuple(np.round(frame.orientation, 2)) for frame in frames)
+    if len(turns) > 1:
+        others = len(frames) - turns.most_common(1)[0][1]
+        raise UserError(
+            f"{path}: {others} of {len(frames)} slices have another orientation (a localiser, or a second stack)",
+            "take them out of the folder, or choose another --series",
+        )
+    sizes = Counter((int(f.dataset.Rows), int(f.dataset.Columns), f.pixel_spacing) for f in frames)
+    if len(sizes) > 1:
+        others = len(frames) - sizes.most_common(1)[0][1]
+        raise UserError(
+            f"{path}: {others} of {len(frames)} slices have another size or pixel spacing",
+            "take them out of the folder",
+        )
+    normal = frames[0].normal
+    ordered = sorted(frames, key=lambda frame: float(frame.position @ normal))
+    places = [float(frame.position @ normal) for frame in ordered]
+    doubled = sum(b - a < 1e-3 for a, b in pairwise(places))
+    if doubled:
+        raise UserError(
+            f"{path}: {doubled} slices lie where another one does (two phases, echoes or times in one series)",
+            "give each phase, echo or time a folder of its own",
+        )
+    return ordered
+
+
+def _affine(frames: list[Frame], path: Path) -> tuple[NDArray[np.float64], list[str]]:
+    """Index → millimetres (RAS), from the positions of the first and the last slice."""
+    first, last = frames[0], frames[-1]
+    warnings = []
+    rows, columns = first.pixel_spacing
+    affine = np.eye(4)
+    affine[:3, 0] = first.orientation[:3] * columns  # from one column to the next runs along a row
+    affine[:3, 1] = first.orientation[3:] * rows
+    affine[:3, 3] = first.position
+    if len(frames) == 1:
+        thickness = first.dataset.get("SliceThickness") or first.dataset.get("SpacingBetweenSlices")
+        if not thickness:
+            raise UserError(
+                f"{path} is one slice without SliceThickness: its depth is not known", "give the whole series"
+            )
+        affine[:3, 2] = first.normal * float(thickness)
+        warnings.append("one slice: its depth is SliceThickness")
+        return LPS @ affine, warnings
+    step = (last.position - first.position) / (len(frames) - 1)
+    _check_gaps(frames, path)
+    affine[:3, 2] = step
+    cosine = float(np.clip(step @ first.normal / np.linalg.norm(step), -1, 1))
+    tilt = float(np.degrees(np.arccos(cosine)))
+    if tilt > TILT:
+        warnings.append(
+            f"the gantry was tilted by {tilt:.1f}°: the slices are sheared against each other, which is kept exactly"
+        )
+    return LPS @ affine, warnings
+
+
+def _check_gaps(frames: list[Frame], path: Path) -> None:
+    normal = frames[0].normal
+    places = np.array([frame.position @ normal for frame in frames])
+    gaps = np.diff(places)
+    usual = float(np.median(gaps))
+    wide = gaps > usual * 1.5
+    if wide.any():
+        missing = int(np.round(gaps[wide] / usual).sum() - wide.sum())
+        at = few([f"{places[i]:.1f} mm" for i in np.flatnonzero(wide).tolist()])
+        raise UserError(f"{path}: about {missing} slices are missing (after {at})", "export the series again, whole")
+    uneven = np.abs(gaps - usual) > UNEVEN * usual
+    # positions are often rounded to hundredths of a millimetre
+    if uneven.any() and np.abs(gaps - usual).max() > 0.02:
+        raise UserError(
+            f"{path}: slices are unevenly spaced ({gaps.min():.3f} to {gaps.max():.3f} mm)",
+            "resample the series to even spacing first, or export it again",
+        )
+
+
+def _pixels(frames: list[Frame], path: Path) -> tuple[NDArray, dict[str, Any]]:
+    """Values (slice, row, column), in the smallest type that holds them."""
+    import pydicom
+
+    cache: dict[Path, NDArray] = {}
+    facts: dict[str, Any] = {"warnings": []}
+    stored = []
+    inverted = False
+    for frame in frames:
+        if frame.path not in cache:
+            cache.clear()  # multi-frame objects hold all of theirs in one file
+            cache[frame.path] = _decode(frame.path, pydicom)
+        pixels = cache[frame.path]
+        if pixels.ndim == 3:
+            pixels = pixels[frame.index]
+        if str(frame.dataset.get("PhotometricInterpretation")) == "MONOCHROME1":
+            bits, signed = int(frame.dataset.BitsStored), int(frame.dataset.PixelRepresentation)
+            pixels = (-1 if signed else 2**bits - 1) - pixels.astype(np.int32)
+            inverted = True
+        stored.append(pixels)
+    if inverted:
+        facts["warnings"].append("MONOCHROME1: its values are inverted, so that bright is much")
+    whole = all(frame.slope == 1 and float(frame.intercept).is_integer() for frame in frames)
+    values: NDArray
+    if whole:
+        values = np.stack(
+            [pixels.astype(np.int32) + int(f.intercept) for pixels, f in zip(stored, frames, strict=True)]
+        )
+        if np.iinfo(np.int16).min <= values.min() and values.max() <= np.iinfo(np.int16).max:
+            values = values.astype(np.int16)
+    else:
+        values = np.stack(
+            [
+                pixels.astype(np.float32) * np.float32(f.slope) + np.float32(f.intercept)
+                for pixels, f in zip(stored, frames, strict=True)
+            ]
+        )
+    syntax = getattr(getattr(frames[0].dataset, "file_meta", None), "TransferSyntaxUID", None)
+    if syntax is not None:
+        facts["transfer syntax"] = syntax.name
+    return values, facts
+
+
+def _decode(path: Path, pydicom: Any) -> NDArray:
+    try:
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")
+            dataset = pydicom.dcmread(path, force=True)
+            if "PixelData" not in dataset:
+                kind = getattr(dataset.get("SOPClassUID"), "name", "unknown")
+                raise UserError(f"{path.name} holds no pixel data ({kind})", "export the series again")
+            if "TransferSyntaxUID" not in getattr(dataset, "file_meta", {}):
+                # without it the reader already had to assume the plainest one
+                dataset.file_meta.TransferSyntaxUID = (
+                    pydicom.uid.ImplicitVRLittleEndian
+                    if dataset.original_encoding[0]
+                    else pydicom.uid.ExplicitVRLittleEndian
+                )
+            return dataset.pixel_array
+    except UserError:
+        raise
+    except Exception as error:
+        syntax = (
+            getattr(getattr(dataset, "file_meta", None), "TransferSyntaxUID", None) if "dataset" in locals() else None
+        )
+        if syntax is not None and syntax.is_compressed and not _decodes(syntax, pydicom):
+            raise UserError(
+                f"{path.name} is compressed as {syntax.name}, and no decoder for it is installed", COMPRESSED
+            ) from None
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"{path.name}: its pixels cannot be read: {reason}", "copy or export the file again") from None
+
+
+def _decodes(syntax: Any, pydicom: Any) -> bool:
+    try:
+        return bool(pydicom.pixels.get_decoder(syntax).is_available)
+    except NotImplementedError:
+        return False
+
+
+def _unique(paths: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(paths))
+
+
+def identifiers(path: Path) -> set[str]:
+    """Words that name the patient or the visit in a DICOM header, in small letters: what no file name may hold."""
+    import pydicom
+
+    words: set[str] = set()
+    if not is_dicom(path):
+        return words
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    for name in ("PatientName", "PatientID", "AccessionNumber", "PatientBirthDate"):
+        text = str(header.get(name, "")).lower()
+        words |= {part for part in text.replace("^", " ").replace("_", " ").replace("-", " ").split() if len(part) >= 3}
+        if len(text) >= 3:
+            words.add(text)
+    return words

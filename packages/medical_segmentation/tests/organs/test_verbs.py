@@ -1,0 +1,270 @@
+"""Verbs on drawn abdomens: geometry of what is written, resume, refusals, determinism."""
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from core_runtime.errors import UserError
+from medical_segmentation.organs.cohort.dataset import with_patients
+from medical_segmentation.organs.cohort.folds import split_cases
+from medical_segmentation.organs.cohort.layouts import find_dataset
+
+
+def test_every_mask_has_the_geometry_of_its_image(cli, abdomens, untrained, tmp_path):
+    code, out, err = cli(
+        "organs", "predict", abdomens / "imagesTr", "--model", untrained, "--out", tmp_path / "out", "--json"
+    )
+    assert code == 0, err
+    assert len(json.loads(out)["cases"]) == 6
+    for path in sorted((abdomens / "imagesTr").glob("*.nii.gz")):
+        name = path.name.removesuffix("_0000.nii.gz")
+        source, mask = nib.load(path), nib.load(tmp_path / "out" / name / f"{name}.nii.gz")
+        assert np.array_equal(source.affine, mask.affine), name
+        assert source.shape == mask.shape
+        assert np.array_equal(source.header["srow_x"], mask.header["srow_x"])
+    code, out, err = cli(
+        "organs", "predict", abdomens / "imagesTr", "--model", untrained, "--out", tmp_path / "out", "--confidence"
+    )
+    assert code == 2
+    assert "was made with another" in err
+
+
+def test_orientation_does_not_change_the_answer(abdomens, untrained, tmp_path):
+    """The same body, stored along other axes, gets the same labels at the same places."""
+    from medical_segmentation.organs import load_model
+    from medical_segmentation.volumes.opening import open_volume
+
+    path = abdomens / "imagesTr" / "abdomen_001_0000.nii.gz"
+    image = nib.load(path)
+    change = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSL")
+    )
+    nib.save(image.as_reoriented(change), tmp_path / "turned.nii.gz")
+    model = load_model(untrained)
+    first, second = open_volume(path), open_volume(tmp_path / "turned.nii.gz")
+    straight = nib.Nifti1Image(model.predict(first).labels, first.geometry.affine)
+    turned = nib.Nifti1Image(model.predict(second).labels, second.geometry.affine)
+    assert np.array_equal(
+        np.asarray(nib.as_closest_canonical(straight).dataobj), np.asarray(nib.as_closest_canonical(turned).dataobj)
+    )
+
+
+def test_a_series_gets_a_segmentation_and_no_file_names_the_patient(cli, abdomens, untrained, tmp_path):
+    source = tmp_path / "Erika Muster"
+    shutil.copytree(next((abdomens / "imagesTs").glob("*_dicom")), source)
+    code, out, err = cli(
+        "organs", "predict", source, "--model", untrained, "--out", tmp_path / "out", "--viewer", "--abstain"
+    )
+    assert code == 0, err
+    assert "Muster" not in out.replace(str(source), "")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert any(path.name.endswith("_seg.dcm") for path in files)
+    for path in files:
+        assert "uster" not in str(path.relative_to(tmp_path / "out"))
+        if path.suffix != ".dcm":
+            assert b"Muster" not in path.read_bytes(), path
+
+
+def test_bad_files_among_good_ones_are_named_and_the_rest_is_done(cli, abdomens, untrained, tmp_path):
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    shutil.copy(abdomens / "imagesTr" / "abdomen_001_0000.nii.gz", folder / "good.nii.gz")
+    whole = (abdomens / "imagesTr" / "abdomen_002_0000.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    code, _, err = cli("organs", "predict", folder, "--model", untrained, "--out", tmp_path / "out")
+    assert code == 1
+    assert "cut" in err
+    assert "truncated" in err
+    assert (tmp_path / "out" / "good" / "good.nii.gz").is_file()
+    assert not (tmp_path / "out" / "cut").exists()
+
+
+def test_disk_full_leaves_nothing_and_a_rerun_goes_on(cli, abdomens, untrained, tmp_path, monkeypatch):
+    import errno
+
+    from medical_segmentation.volumes import nifti
+
+    path = abdomens / "imagesTr" / "abdomen_001_0000.nii.gz"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nifti, "write_nifti", full)
+        code, _, err = cli("organs", "predict", path, "--model", untrained, "--out", tmp_path / "out")
+    assert code == 2
+    assert "No space left" in err
+    assert not (tmp_path / "out" / "abdomen_001").exists()
+    code, _, err = cli("organs", "predict", path, "--model", untrained, "--out", tmp_path / "out")
+    assert code == 0, err
+
+
+def test_inspect_of_volumes_and_data_sets(cli, abdomens, tmp_path):
+    code, out, _ = cli(
+        "organs",
+        "inspect",
+        abdomens / "imagesTr" / "abdomen_003_0000.nii.gz",
+        "--report",
+        tmp_path / "page.html",
+        "--json",
+    )
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["geometry_exact"]["axes"] == "LAS"
+    assert "GB beyond the network" in facts["memory forecast"]
+    assert "data:image/png;base64" in (tmp_path / "page.html").read_text()
+    code, out, _ = cli("organs", "inspect", abdomens, "--json")
+    facts = json.loads(out)
+    assert facts["patients"] == 6
+    assert facts["labels"].keys() == {"background", "liver", "spleen", "kidneys"}
+
+
+def test_patients_stay_in_one_part(abdomens, tmp_path):
+    dataset = find_dataset(abdomens)
+    table = tmp_path / "patients.csv"
+    rows = [f"{case.name},{'ABC'[number // 2]}" for number, case in enumerate(dataset.labelled)]
+    table.write_text("case,patient\n" + "\n".join(rows) + "\n")
+    split = split_cases(with_patients(dataset, table), fold=0, folds=5, seed=0)
+    assert len({case.patient for case in split.val}) == 1
+    assert len(split.val) == 2
+    (tmp_path / "half.csv").write_text("case,patient\nabdomen_001,A\n")
+    with pytest.raises(UserError, match="does not name the patient"):
+        with_patients(dataset, tmp_path / "half.csv")
+
+
+def test_a_patient_in_two_folds_is_refused(abdomens, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    for folder, suffix in (("imagesTr", "_0000"), ("labelsTr", "")):
+        for old, new in (("abdomen_001", "sub-1_a"), ("abdomen_002", "sub-1_b")):
+            (data / folder / f"{old}{suffix}.nii.gz").rename(data / folder / f"{new}{suffix}.nii.gz")
+    (data / "splits_final.json").write_text('[{"train": ["sub-1_a", "abdomen_003"], "val": ["sub-1_b"]}]')
+    with pytest.raises(UserError, match="1 patient"):
+        split_cases(find_dataset(data), fold=0, folds=5, seed=0)
+
+
+def test_data_sets_that_do_not_fit(cli, abdomens, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    described = json.loads((data / "dataset.json").read_text())
+    for labels, says in (
+        ({"background": 0, "liver": 1, "spleen": 3}, "without gaps"),
+        ({"background": 0, "whole": [1, 2]}, "region"),
+    ):
+        (data / "dataset.json").write_text(json.dumps(described | {"labels": labels}))
+        code, _, err = cli("organs", "train", data, "--out", tmp_path / "run")
+        assert code == 2
+        assert says in err
+    (data / "dataset.json").write_text("{not json")
+    assert cli("organs", "train", data, "--out", tmp_path / "run")[0] == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_decathlon_brats_hvsmr_chaos_and_plain_folders(tmp_path):
+    def volume(path, labels=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        array = (
+            np.random.default_rng(0)
+            .integers(0, 2 if labels else 90, (4, 4, 4))
+            .astype(np.uint8 if labels else np.int16)
+        )
+        nib.save(nib.Nifti1Image(array, np.eye(4)), path)
+
+    decathlon = tmp_path / "Task09_Spleen"
+    volume(decathlon / "imagesTr" / "spleen_2.nii.gz")
+    volume(decathlon / "labelsTr" / "spleen_2.nii.gz", labels=True)
+    (decathlon / "imagesTr" / "._spleen_2.nii.gz").write_bytes(b"x")
+    (decathlon / "dataset.json").write_text(
+        '{"modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"}, "numTraining": 1, '
+        '"training": [{"image": "./imagesTr/spleen_2.nii.gz", "label": "./labelsTr/spleen_2.nii.gz"}], "test": []}'
+    )
+    dataset = find_dataset(decathlon)
+    assert (dataset.layout, dataset.classes[1], dataset.channels) == (
+        "Medical Segmentation Decathlon",
+        "spleen",
+        ["CT"],
+    )
+    for channel in ("flair", "t1", "t1ce", "t2", "seg"):
+        volume(tmp_path / "brats" / "HGG" / "Brats18_1" / f"Brats18_1_{channel}.nii.gz", labels=channel == "seg")
+    brats = find_dataset(tmp_path / "brats")
+    assert brats.image(brats.cases[0]).channels == 4
+    assert brats.mapping == {4: 3}
+    volume(tmp_path / "hvsmr" / "training_axial_crop_pat0.nii.gz")
+    volume(tmp_path / "hvsmr" / "training_axial_crop_pat0-label.nii.gz", labels=True)
+    assert find_dataset(tmp_path / "hvsmr").layout == "HVSMR 2016"
+    volume(tmp_path / "plain" / "images" / "a.nii.gz")
+    volume(tmp_path / "plain" / "labels" / "a.nii.gz", labels=True)
+    assert len(find_dataset(tmp_path / "plain").labelled) == 1
+
+
+def test_png_slices_of_the_published_code(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "val"):
+        for kind, top in (("Img", 200), ("GT", 252)):
+            folder = tmp_path / part / kind
+            folder.mkdir(parents=True)
+            for number in (2, 10):
+                pixels = np.zeros((8, 6), np.uint8)
+                pixels[2:4, 1:3] = top if number == 2 else 63
+                Image.fromarray(pixels).save(folder / f"Subj_{part[0]}1slice_{number}.png")
+    dataset = find_dataset(tmp_path)
+    (case,) = [case for case in dataset.cases if case.part == "train"]
+    image = dataset.image(case)
+    labels = dataset.labels(case, image)
+    assert image.geometry.shape == (6, 8, 2)
+    assert labels[1, 2].tolist() == [4, 1]  # slice 2 before slice 10
+
+
+@pytest.fixture(scope="module")
+def run(abdomens, tmp_path_factory):
+    from core_runtime.options import RunOptions
+    from medical_segmentation.organs import train
+    from medical_segmentation.organs.model.sizes import NetworkOptions
+    from medical_segmentation.organs.training.recipe import Recipe, SplitOptions
+
+    def start(name, **more):
+        return train(
+            abdomens,
+            network=NetworkOptions(backbone="test_resnet", width=8),
+            recipe=Recipe(epochs=2, augment=False),
+            split=SplitOptions(folds=3),
+            run=RunOptions(out=tmp_path_factory.getbasetemp() / name, device="cpu", threads=1, **more),
+        )
+
+    return start
+
+
+@pytest.mark.slow
+def test_same_seed_same_weights_bit_for_bit(run):
+    from safetensors.numpy import load_file
+
+    weights = [load_file(run(name).model / "model.safetensors") for name in ("one", "two")]
+    for name, tensor in weights[0].items():
+        assert np.array_equal(tensor, weights[1][name]), name
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_as_if_it_had_not_been(run, monkeypatch):
+    from safetensors.numpy import load_file
+
+    from medical_segmentation.organs.training.module import OrganTraining
+
+    whole = load_file(run("whole").model / "model.safetensors")
+    original, calls = OrganTraining.training_step, []
+
+    def killed(self, batch, index):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, batch, index)
+
+    monkeypatch.setattr(OrganTraining, "training_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed")
+    resumed = load_file(run("killed", resume=True).model / "model.safetensors")
+    for name, tensor in whole.items():
+        assert np.array_equal(tensor, resumed[name]), name

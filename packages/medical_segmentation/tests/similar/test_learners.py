@@ -1,0 +1,274 @@
+"""Subspace learners: sampling, splits, clusters, embeddings, and the verbs on drawn lesions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core_runtime.errors import UserError
+from medical_segmentation.similar.images import find_images
+from medical_segmentation.similar.metrics import average_precision_at_r, nearest, recall_hits
+from medical_segmentation.similar.model.embedding import EmbeddingConfig, EmbeddingNet, check_ranges
+from medical_segmentation.similar.model.margin import MarginLoss, pairwise_distances, sample_triplets
+from medical_segmentation.similar.model.subspaces import (
+    can_split,
+    plan_split,
+    reassign_clusters,
+    split_moments,
+    split_ranges,
+    split_rows,
+)
+from medical_segmentation.similar.proxies import otsu, proxy_mask, seen_map
+from medical_segmentation.similar.training.data import balanced_batches, interleaved
+
+
+def slow_triplets(x, labels, cutoff=0.5):
+    """The definition, anchor by anchor."""
+    distances = pairwise_distances(x)
+    same = (labels[:, None] == labels[None]) & ~torch.eye(len(x), dtype=torch.bool)
+    count = int(same.sum()) // len(x)
+    rows = []
+    for i in range(len(x)):
+        far = distances[i] + 1e6 * (same[i] | (distances[i] < cutoff))
+        negatives = sorted(torch.sort(far, stable=True).indices[:count].tolist())
+        positives = same[i].nonzero().flatten().tolist()
+        rows += [(i, p, n) for p, n in zip(positives, negatives, strict=False)]
+    return rows
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_triplets_are_those_of_the_loop(seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = F.normalize(torch.randn(40, 6, generator=generator), dim=1)
+    labels = torch.randint(0, 5, (40,), generator=generator)
+    ours = sample_triplets(x, labels)
+    assert list(zip(*(part.tolist() for part in ours), strict=True)) == slow_triplets(x, labels)
+    distances = pairwise_distances(x)
+    assert (distances[ours.anchor, ours.negative] >= 0.5).all()
+
+
+def test_loss_without_triplets_is_zero_and_counts_can_be_those_of_the_terms():
+    x = F.normalize(torch.randn(4, 3), dim=1).requires_grad_()
+    assert MarginLoss(4)(x, torch.arange(4)).item() == 0
+    x = F.normalize(torch.randn(12, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    labels = torch.arange(12) % 3
+    assert MarginLoss(3, pair_count="both")(x, labels) <= MarginLoss(3)(x, labels)
+
+
+def test_blocks_have_unit_length_and_survive_a_checkpoint(tmp_path):
+    torch.manual_seed(0)
+    net = EmbeddingNet(EmbeddingConfig("test_resnet", 24, ((0, 10), (10, 17), (17, 24)))).eval()
+    x = torch.randn(2, 3, 48, 48)
+    with torch.no_grad():
+        e = net(x).embedding
+    assert e.square().sum(1).tolist() == pytest.approx([3, 3], abs=1e-5)
+    other = EmbeddingNet(EmbeddingConfig("test_resnet", 24)).eval()
+    other.load_state_dict(net.state_dict())
+    assert other.learners == [(0, 10), (10, 17), (17, 24)]
+    with torch.no_grad():
+        assert torch.equal(other(x).embedding, e)
+    with pytest.raises(ValueError, match="cover"):
+        check_ranges([(0, 10), (11, 24)], 24)
+
+
+def test_norms_stay_frozen_and_no_attention_is_average_pooling():
+    net = EmbeddingNet(EmbeddingConfig("test_resnet", 8, attention=False)).train()
+    before = {name: value.clone() for name, value in net.named_buffers() if "running" in name}
+    result = net(torch.randn(3, 3, 48, 48))
+    for name, value in net.named_buffers():
+        if name in before:
+            assert torch.equal(value, before[name])
+    torch.testing.assert_close(result.penultimate, F.normalize(result.pooled, dim=1))
+
+
+def test_splits_keep_a_partition_and_stop_where_too_few_matter():
+    torch.manual_seed(0)
+    learners, layer = [(0, 40)], torch.nn.Linear(7, 40)
+    for _ in range(5):
+        split = plan_split(torch.rand(40), learners[-1])
+        if not can_split(split, learners[-1]):
+            break
+        rows = layer.weight[split.selected].clone()
+        split_rows(layer, split)
+        assert torch.equal(layer.weight[split.kept], rows)
+        learners = split_ranges(learners, len(split.selected))
+        check_ranges(learners, 40)
+    assert len(learners) > 1
+    one = torch.zeros(40)
+    one[:3] = 1
+    assert not can_split(plan_split(one, (0, 40)), (0, 40))
+    assert not can_split(plan_split(torch.arange(10.0), (0, 10)), (0, 10))
+
+
+def test_moments_move_with_their_rows():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(3, 12)
+    optimiser = torch.optim.Adam(layer.parameters())
+    layer(torch.randn(5, 3)).square().sum().backward()
+    optimiser.step()
+    before = optimiser.state[layer.weight]["exp_avg"].clone()
+    split = plan_split(torch.arange(12.0), (0, 12))
+    split_moments(optimiser, layer, split)
+    after = optimiser.state[layer.weight]["exp_avg"]
+    assert torch.equal(after[split.kept], before[split.selected])
+    assert not after[split.reset].any()
+
+
+def test_matching_gives_back_permuted_clusters():
+    before = np.random.default_rng(0).integers(0, 4, 90)
+    permuted = np.array([2, 0, 3, 1])[before]
+    assert np.array_equal(reassign_clusters(permuted, before, 4), before)
+    assert not np.array_equal(reassign_clusters(permuted, before, 4, published=True), before)
+
+
+def test_batches_are_balanced_and_learners_take_turns():
+    labels = [0] * 20 + [1] * 3 + [2] * 9
+    rng = np.random.default_rng(0)
+    for batch in balanced_batches(range(32), labels, 16, 8, rng):
+        counts = [sum(labels[number] == label for number in batch) for label in range(3)]
+        assert sorted(counts) == [0, 8, 8]
+    order = interleaved([[["a"], ["b"], ["c"]], [["x"]], []])
+    assert [(learner, batch[0]) for learner, batch in order] == [
+        (0, "a"),
+        (1, "x"),
+        (0, "b"),
+        (1, "x"),
+        (0, "c"),
+        (1, "x"),
+    ]
+
+
+def test_neighbours_recall_and_precision():
+    points = torch.tensor([[0.0], [1.0], [2.5], [10.0], [11.5]])
+    labels = np.array([0, 0, 1, 1, 1])
+    distances, numbers = nearest(points, points, 4, exclude_self=True)
+    assert numbers[0].tolist() == [1, 2, 3, 4]
+    assert distances[0, 0] == pytest.approx(1)
+    neighbours = labels[numbers.numpy()]
+    recall = recall_hits(neighbours, labels, [1, 2, 4]).mean(0)
+    assert (np.diff(recall) >= 0).all()
+    assert recall[0] == pytest.approx(4 / 5)
+    assert average_precision_at_r(neighbours, labels)[2] == pytest.approx((0 + 0) / 2)
+    with pytest.raises(ValueError, match="5 neighbours were asked for, the gallery has 4"):
+        nearest(points, points, 5, exclude_self=True)
+
+
+def test_otsu_separates_two_groups_and_maps_land_where_they_belong():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0.2, 0.03, 500), rng.normal(0.8, 0.03, 300)]).astype(np.float32)
+    assert 0.3 < otsu(values) < 0.7
+    attention = torch.zeros(1, 14, 14)
+    attention[0, 2:5, 9:12] = 1
+    seen = seen_map(attention, (64, 64), 224)
+    y, x = np.argwhere(proxy_mask(seen)).mean(0)
+    assert x > 40
+    assert y < 24
+
+
+@pytest.fixture(scope="module")
+def lesions(tmp_path_factory):
+    from medical_segmentation.similar.options import SampleOptions
+    from medical_segmentation.similar.samples import make_samples
+
+    return make_samples(tmp_path_factory.mktemp("lesions") / "data", SampleOptions(images=12, size=24)) / "lesions.npz"
+
+
+@pytest.fixture(scope="module")
+def trained(lesions, tmp_path_factory):
+    from core_runtime.options import RunOptions
+    from medical_segmentation.similar.commands.train import train
+    from medical_segmentation.similar.options import EmbeddingOptions, Recipe
+
+    return train(
+        lesions,
+        embedding=EmbeddingOptions(backbone="test_resnet", size=16, image_size=24, learners=2, train_norms=True),
+        recipe=Recipe(epochs=2, finetune=1, lr=1e-3, batch=16),
+        run=RunOptions(out=tmp_path_factory.mktemp("similar") / "run", device="cpu"),
+    )
+
+
+def test_index_find_and_proxies(cli, lesions, trained, tmp_path):
+    from PIL import Image
+
+    index = tmp_path / "index"
+    assert cli("similar", "index", lesions, "--model", trained.model, "--out", index)[0] == 0
+    images = find_images(lesions)
+    Image.fromarray(images.read(5)).save(tmp_path / "query.png")
+    code, out, err = cli(
+        "similar",
+        "find",
+        tmp_path / "query.png",
+        "--index",
+        index,
+        "--k",
+        3,
+        "--picture",
+        tmp_path / "near.png",
+        "--json",
+    )
+    assert code == 0, err
+    rows = json.loads(out)["neighbours"]
+    assert rows[0]["name"] == images.names[5]
+    assert rows[0]["distance"] == pytest.approx(0, abs=2e-3)
+    assert (tmp_path / "near.png").is_file()
+    code, _, err = cli("similar", "find", tmp_path / "query.png", "--index", index, "--k", 900)
+    assert code == 2
+    assert "the index holds" in err
+    code, out, err = cli(
+        "similar", "predict", tmp_path / "query.png", "--model", trained.model, "--out", tmp_path / "proxies"
+    )
+    assert code == 0, err
+    from medical_segmentation.organs.cohort.layouts import find_dataset
+
+    dataset = find_dataset(tmp_path / "proxies")
+    image = dataset.image(dataset.labelled[0])
+    assert set(np.unique(dataset.labels(dataset.labelled[0], image))) <= {0, 1}
+
+
+def test_learners_are_in_the_model_folder(trained):
+    from medical_segmentation.similar.model.folder import load_model
+
+    assert load_model(trained.model).network.learners == [(0, 8), (8, 16)]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"train_images": np.zeros((4, 8, 8), np.uint8)}, "no train_images and train_labels"),
+        ({"train_images": np.zeros((4, 8, 8), np.float32), "train_labels": np.zeros((4, 1), np.uint8)}, "float32"),
+        (
+            {"train_images": np.zeros((4, 8, 8), np.uint8), "train_labels": np.arange(4)[:, None]},
+            "two classes of two images",
+        ),
+    ],
+    ids=["no labels", "floats", "one image per class"],
+)
+def test_archives_that_do_not_fit(cli, tmp_path, arrays, says):
+    np.savez(tmp_path / "bad.npz", **arrays)
+    code, _, err = cli("similar", "train", tmp_path / "bad.npz", "--out", tmp_path / "run")
+    assert code == 2
+    assert says in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_tables_lists_and_folders(tmp_path):
+    from PIL import Image
+
+    for label in "ab":
+        for number in range(3):
+            path = tmp_path / "set" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA" if number else "L", (9, 7)).save(path)
+    folder = find_images(tmp_path / "set")
+    assert (len(folder), folder.classes, folder.read(0).shape) == (6, ["a", "b"], (7, 9, 3))
+    (tmp_path / "set.csv").write_text("path,label\nset/a/0.png,x\nset/b/1.png,y\n")
+    assert find_images(tmp_path / "set.csv").classes == ["x", "y"]
+    (tmp_path / "S_train.txt").write_text("image_id class_id path\n1 1 set/a/0.png\n2 2 set/b/0.png\n")
+    (tmp_path / "S_test.txt").write_text("image_id class_id path\n3 1 set/a/1.png\n")
+    listed = find_images(tmp_path / "S_train.txt")
+    assert listed.parts == ["train", "train", "test"]
+    (tmp_path / "bad.csv").write_text("path,label\nnowhere.png,x\n")
+    with pytest.raises(UserError, match="not there"):
+        find_images(tmp_path / "bad.csv")

@@ -1,0 +1,188 @@
+"""DICOM series: places, never names; every reason to refuse in one line."""
+
+import numpy as np
+import pydicom
+import pytest
+
+from core_runtime.errors import UserError
+from medical_segmentation.volumes.dicom import read_series
+from medical_segmentation.volumes.opening import case_name
+from medical_segmentation.volumes.volume import ReadingOptions
+
+
+def test_slices_are_sorted_by_where_they_lie(series):
+    volume = read_series(series.folder)
+    assert np.array_equal(volume.array, series.values)
+    assert np.allclose(volume.geometry.affine, series.affine, atol=1e-5)
+    assert volume.modality == "CT"
+
+
+def test_two_series_in_a_folder_and_the_choice_of_one(series):
+    def another(dataset):
+        dataset.SeriesInstanceUID, dataset.SeriesNumber = "1.2.3.4", 9
+
+    series.change(another, 0)
+    with pytest.raises(UserError, match=r"holds 2 series: 1: CT, 5 images; 2: CT, 1 images") as error:
+        read_series(series.folder)
+    assert "Muster" not in str(error.value) + error.value.hint
+    assert read_series(series.folder, ReadingOptions(series="1")).geometry.shape[2] == 5
+    with pytest.raises(UserError, match="no series 7"):
+        read_series(series.folder, ReadingOptions(series="7"))
+
+
+def test_a_missing_slice(series):
+    series.change(lambda dataset: None)[2].unlink()
+    with pytest.raises(UserError, match="about 1 slices are missing"):
+        read_series(series.folder)
+
+
+def test_doubled_places_and_copied_files(series):
+    files = series.change(lambda dataset: None)
+    (series.folder / "copy.dcm").write_bytes(files[0].read_bytes())
+    volume = read_series(series.folder)
+    assert volume.geometry.shape[2] == 6
+    assert any("copies" in warning for warning in volume.warnings)
+    dataset = pydicom.dcmread(files[0])
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
+    dataset.save_as(series.folder / "copy.dcm")
+    with pytest.raises(UserError, match="1 slices lie where another one does"):
+        read_series(series.folder)
+
+
+def test_uneven_spacing(series):
+    def move(dataset):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, float(z) + 0.4]
+
+    series.change(move, 3)
+    with pytest.raises(UserError, match="unevenly spaced"):
+        read_series(series.folder)
+
+
+def test_a_localiser_is_left_out_and_another_orientation_refused(series):
+    def localiser(dataset):
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+
+    series.change(localiser, 5)
+    volume = read_series(series.folder)
+    assert volume.geometry.shape[2] == 5
+    assert any("localiser" in warning for warning in volume.warnings)
+
+    def coronal(dataset):
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+    series.change(coronal, 0)
+    with pytest.raises(UserError, match="another orientation"):
+        read_series(series.folder)
+
+
+def test_gantry_tilt_is_kept_exactly_and_named(series):
+    def tilt(dataset):
+        x, y, z = map(float, dataset.ImagePositionPatient)
+        dataset.ImagePositionPatient = [x, y + 0.3 * z, z]
+
+    series.change(tilt)
+    volume = read_series(series.folder)
+    assert any("tilted" in warning for warning in volume.warnings)
+    assert volume.geometry.affine[1, 2] == pytest.approx(-0.3 * 2.5, abs=1e-4)
+
+
+def test_an_empty_slice_thickness_matters_for_one_slice_only(series):
+    def empty(dataset):
+        dataset.SliceThickness = None
+
+    files = series.change(empty)
+    assert read_series(series.folder).geometry.spacing[2] == pytest.approx(2.5)
+    with pytest.raises(UserError, match="its depth is not known"):
+        read_series(files[0])
+
+
+def test_monochrome1_is_inverted_and_signed_and_short_bits_are_read(series):
+    def inverted(dataset):
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+
+    series.change(inverted)
+    volume = read_series(series.folder)
+    stored = series.values.astype(int) + 1024
+    assert np.array_equal(volume.array, 65535 - stored - 1024)
+
+    def signed(dataset):
+        dataset.PhotometricInterpretation, dataset.PixelRepresentation = "MONOCHROME2", 1
+        dataset.BitsStored, dataset.HighBit, dataset.RescaleIntercept = 12, 11, "0"
+        values = np.frombuffer(dataset.PixelData, "<u2").astype(int) - 1024
+        dataset.PixelData = (values & 0xFFF).astype("<u2").tobytes()  # the upper bits are not part of the value
+
+    series.change(signed)
+    assert np.array_equal(read_series(series.folder).array, series.values)
+
+
+def test_rescale_slopes_that_are_fractions(series):
+    def scaled(dataset):
+        dataset.RescaleSlope = "0.5"
+
+    series.change(scaled)
+    expected = (series.values.astype(float) + 1024) * 0.5 - 1024
+    assert np.allclose(read_series(series.folder).array, expected)
+
+
+def test_objects_without_pixels_and_colour(series):
+    def without(dataset):
+        del dataset.PixelData, dataset.Rows
+
+    series.change(without, 0)
+    with pytest.raises(UserError, match="holds no pixel data"):
+        read_series(series.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("rtplan.dcm", "no pixel data"),
+        ("SC_rgb_rle.dcm", "colour picture"),
+        ("JPEG-lossy.dcm", "colour|NM|frames|lie"),
+    ],
+)
+def test_files_of_pydicom_that_are_no_slices(name, says):
+    from pydicom.data import get_testdata_file
+
+    with pytest.raises(UserError):
+        read_series(pytest.importorskip("pathlib").Path(get_testdata_file(name)))
+
+
+def test_a_compression_without_decoder_names_the_package(series, monkeypatch):
+    def deflate(dataset):
+        dataset.compress(pydicom.uid.RLELossless)
+
+    series.change(deflate)
+    assert np.array_equal(read_series(series.folder).array, series.values)
+    decoder = pydicom.pixels.get_decoder(pydicom.uid.RLELossless)
+    monkeypatch.setattr(decoder, "_available", {})
+    with pytest.raises(UserError, match="no decoder for it is installed") as error:
+        read_series(series.folder)
+    assert "compressed" in error.value.hint
+
+
+def test_byte_orders_and_compressions_of_the_same_slice_agree():
+    from pathlib import Path
+
+    from pydicom.data import get_testdata_file
+
+    names = ("MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_RLE.dcm")
+    arrays = [read_series(Path(get_testdata_file(name))).array for name in names]
+    for array in arrays[1:]:
+        assert np.array_equal(array, arrays[0])
+
+
+def test_an_empty_folder_and_noise(tmp_path):
+    with pytest.raises(UserError, match="no DICOM files"):
+        read_series(tmp_path)
+    (tmp_path / "a.dcm").write_bytes(b"\0" * 128 + b"DICM" + bytes(range(256)))
+    with pytest.raises(UserError):
+        read_series(tmp_path)
+
+
+def test_a_folder_named_after_the_patient_gives_no_file_name(series):
+    folder = series.folder.rename(series.folder.with_name("MUSTER_ERIKA"))
+    name = case_name(folder, folder)
+    assert name.startswith("case-")
+    assert "muster" not in name.lower()
