@@ -13,6 +13,14 @@ TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
 HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
 NEEDED = {
     "remote_sensing.landuse.model.networks": "the ResNet peers are torchvision's",
+    "language_models.model.caching": "the models of this domain are registered with transformers: caches,",
+    "language_models.model.causal": "generation,",
+    "language_models.model.configs": "configurations,",
+    "language_models.model.plain": "the plain twins,",
+    "language_models.model.registration": "the Auto classes,",
+    "language_models.model.kinds": "a user's own class in them,",
+    "language_models.model.folder": "the loading of them,",
+    "language_models.model.convert": "and conversion to its own classes",
     "gui_grounding.model.backbone": "Qwen2-VL and Qwen2.5-VL are transformers'",
     "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",

@@ -3,7 +3,7 @@
 Windows are computed block by block with torch's fused attention; no (time, time) matrix or mask exists.
 """
 
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,6 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from core_attention.attention import attention
 from core_attention.capture.recording import paused, record
 from core_attention.masks import Window
+from core_attention.parts.cache import Cache
 from core_attention.parts.placing import Device, placed
 from core_attention.routed.attention import merge_attention
 
@@ -189,6 +190,32 @@ class HeadProjections(nn.Module):
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
+@dataclass
+class SegmentedCache(Cache):
+    """What a later token may see of the tokens before it: those of its block, or the last `block` of a sliding window.
+
+    Attributes:
+        length: tokens read.
+        keys, values: (batch, heads, held, dim), rotated.
+    """
+
+    length: int = 0
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What is held with the new keys and values behind it."""
+        if self.keys is None or self.values is None:
+            return k, v
+        return torch.cat([self.keys, k], 2), torch.cat([self.values, v], 2)
+
+    def keep(self, k: Tensor, v: Tensor, number: int, new: int) -> None:
+        """Holds the last `number` rows, and counts `new` tokens."""
+        first = k.shape[2] - number
+        self.keys, self.values = k[:, :, first:].detach(), v[:, :, first:].detach()
+        self.length += new
+
+
 class SegmentedAttention(nn.Module):
     """Attention of titans-pytorch's memory-as-context transformer: segments or a sliding window, persistent keys and values.
 
@@ -249,8 +276,11 @@ class SegmentedAttention(nn.Module):
         *,
         first_values: Float[Tensor, "batch heads time dim_head"] | None = None,
         return_values: bool = False,
+        cache: SegmentedCache | None = None,
     ) -> Float[Tensor, "batch time dim"] | tuple[Tensor, Tensor]:
         """Attention of tokens (batch, time, dim); with `return_values` also this layer's values before mixing.
+
+        Calls that continue one `cache` equal one call, wherever the sequence is cut.
 
         Raises:
             ValueError: a wrong shape, or `first_values` given without the option or missing with it.
@@ -264,24 +294,50 @@ class SegmentedAttention(nn.Module):
         values = v
         if self.to_v_mix is not None:
             v = v.lerp(first_values, self.to_v_mix(x).sigmoid().mT[..., None])
-        q, k = _rotated(q, self.theta), _rotated(k, self.theta)
+        begin = 0 if cache is None else cache.length
+        q, k = _rotated(q, self.theta, begin), _rotated(k, self.theta, begin)
         persistent = self.persistent_memory
         prefix = (persistent[0][None], persistent[1][None]) if persistent.shape[2] else None
-        attend = (
-            partial(sliding_attention, window=self.block + 1)
-            if self.sliding
-            else partial(segment_attention, segment=self.block)
-        )
-        y = attend(q, k, v, prefix=prefix)
+        if self.sliding:
+            keys, rows = (k, v) if cache is None else cache.extend(k, v)
+            y = sliding_attention(q, keys, rows, window=self.block + 1, prefix=prefix)
+            if cache is not None:
+                cache.keep(keys, rows, min(keys.shape[2], self.block), x.shape[1])
+        else:
+            y = self._in_segments(q, k, v, prefix, cache)
         out = self.to_out(y.transpose(1, 2).flatten(2))
         return (out, values) if return_values else out
 
+    def new_cache(self) -> SegmentedCache:
+        """An empty cache; one for each generation."""
+        return SegmentedCache()
 
-def _rotated(t: Tensor, theta: float) -> Tensor:
-    """Neighbouring channels turned by the angle position · theta^(−2m/dim); angles in float32 or wider."""
+    def _in_segments(self, q: Tensor, k: Tensor, v: Tensor, prefix: Prefix | None, cache: SegmentedCache | None):
+        """Causal attention inside blocks, the first of which may have begun in an earlier call."""
+        if cache is None:
+            return segment_attention(q, k, v, segment=self.block, prefix=prefix)
+        time, place = q.shape[2], cache.length % self.block
+        first = min(self.block - place, time) if place else 0
+        keys, rows = cache.extend(k, v)
+        outs = []
+        if first:
+            seen = slice(place + first)
+            visible = torch.ones(first, place + first, dtype=torch.bool, device=q.device).tril(place)
+            outs.append(
+                masked_attention(q[:, :, :first], keys[:, :, seen], rows[:, :, seen], mask=visible, prefix=prefix)
+            )
+        if first < time:
+            later = (t[:, :, first:] for t in (q, k, v))
+            outs.append(segment_attention(*later, segment=self.block, prefix=prefix))
+        cache.keep(keys, rows, (cache.length + time) % self.block, time)
+        return torch.cat(outs, 2)
+
+
+def _rotated(t: Tensor, theta: float, begin: int) -> Tensor:
+    """Neighbouring channels turned by the angle position · theta^(−2m/dim), positions from `begin`; angles in float32 or wider."""
     dtype = torch.promote_types(t.dtype, torch.float32)
     frequency = theta ** (-torch.arange(0, t.shape[-1], 2, device=t.device, dtype=dtype) / t.shape[-1])
-    angle = torch.arange(t.shape[-2], device=t.device, dtype=dtype)[:, None] * frequency
+    angle = torch.arange(begin, begin + t.shape[-2], device=t.device, dtype=dtype)[:, None] * frequency
     sin, cos = angle.sin().to(t.dtype), angle.cos().to(t.dtype)
     even, odd = t.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)

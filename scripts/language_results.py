@@ -1,0 +1,98 @@
+"""The results page of language_models, and the table of which mechanism for which length, from finished arenas.
+
+python scripts/language_results.py corpus library.txt            # the interpreter's own library as one text
+language-models arena --text library.txt --out arena-library …
+python scripts/language_results.py page shakespeare=arena-shakespeare library=arena-library
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parents[1] / "docs"
+BEGIN, END = "<!-- arena -->", "<!-- /arena -->"
+
+
+def write_corpus(out: Path) -> str:
+    """Writes the .py files of the standard library without tests and site-packages, sorted, and says version, bytes and digest."""
+    root = Path(sysconfig.get_path("stdlib"))
+    parts = []
+    for file in sorted(root.rglob("*.py")):
+        inside = file.relative_to(root).parts
+        if not {"test", "tests", "idle_test", "site-packages", "lib2to3"} & set(inside):
+            parts.append(file.read_bytes().decode("utf-8", errors="ignore"))
+    text = "\n".join(parts).replace("\0", "")
+    out.write_text(text, encoding="utf-8")
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return f"Python {platform.python_version()}, {len(parts)} files, {len(text.encode())} bytes, SHA-256 {digest}"
+
+
+def mean_of(row: dict[str, Any], table: str, key: str) -> float | None:
+    """The mean of one figure of a row; None where there is none."""
+    figure = row[table].get(key)
+    return None if figure is None else figure["mean"]
+
+
+def advice(arena: dict[str, Any]) -> str:
+    """For every needle length: who finds most, and of these who decodes fastest; and the lowest bits per byte at each context."""
+    lines = ["| length | lowest bits per byte | most needles found | kinds with at least 90 % |", "|---|---|---|---|"]
+    rows = arena["rows"]
+    lengths = sorted({int(n) for row in rows for n in (*row["bits"], *row["needles"])})
+    for length in lengths:
+        key = str(length)
+        bits = {row["kind"]: mean_of(row, "bits", key) for row in rows}
+        needles = {row["kind"]: mean_of(row, "needles", key) for row in rows}
+        lines.append(f"| {length} | {_best(bits, False)} | {_best(needles, True)} | {_reaching(needles)} |")
+    return "\n".join(lines)
+
+
+def _best(values: dict[str, float | None], largest: bool) -> str:
+    told = {kind: value for kind, value in values.items() if value is not None}
+    if not told:
+        return "–"
+    choose = max if largest else min
+    kind = choose(told, key=lambda k: told[k])
+    return f"{kind} ({told[kind]:.2f})"
+
+
+def _reaching(values: dict[str, float | None]) -> str:
+    kinds = [kind for kind, value in values.items() if value is not None and value >= 0.9]
+    return ", ".join(kinds) or "none"
+
+
+def write_pages(named: Sequence[str]) -> None:
+    """Replaces what stands between the marks of docs/results-language.md and docs/language-which.md."""
+    results, which = [], []
+    for each in named:
+        name, _, folder = each.partition("=")
+        arena = json.loads((Path(folder) / "arena.json").read_text(encoding="utf-8"))
+        budget = ", ".join(f"{key} {value}" for key, value in arena["budget"].items())
+        results.append(
+            f"## {name}\n\n{arena['bytes']:,} bytes, {arena['seeds']} seeds; {budget}.\n\n{(Path(folder) / 'arena.md').read_text()}"
+        )
+        which.append(f"## {name}, trained on windows of {arena['context']}\n\n{advice(arena)}\n")
+    for page, parts in ((DOCS / "results-language.md", results), (DOCS / "language-which.md", which)):
+        text = page.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        page.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+
+
+def main() -> None:
+    verb, *words = sys.argv[1:]
+    if verb == "corpus":
+        print(write_corpus(Path(words[0])))
+    elif verb == "page":
+        write_pages(words)
+    else:
+        raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main()
