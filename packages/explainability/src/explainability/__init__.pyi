@@ -1,0 +1,16 @@
+from .attribution.attribution import Attribution as Attribution
+from .attribution.lrp import LRP as LRP
+from .attribution.methods import GradCAM as GradCAM
+from .attribution.methods import IntegratedGradients as IntegratedGradients
+from .attribution.methods import RawAttention as RawAttention
+from .attribution.methods import Rollout as Rollout
+from .attribution.methods import SalientRelevance as SalientRelevance
+from .attribution.methods import attribute as attribute
+from .commands.evaluate import evaluate as evaluate
+from .commands.explain import explain as explain
+from .commands.train import train as train
+from .models.loading import load_classifier as load_classifier
+from .promptcam.blurring import rank_heads as rank_heads
+from .promptcam.model import PromptCAM as PromptCAM
+from .sat_wsol.model import SAT as SAT
+from .tcpa.model import TCPA as TCPA

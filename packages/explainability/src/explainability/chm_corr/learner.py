@@ -1,0 +1,201 @@
+"""Convolutional Hough matching: dense correspondences from features of two images (Min and Cho, CVPR 2021).
+
+Correlations of all positions at three scales each vote for others around them, in 6-D over scales and in 4-D at a finer resolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from explainability.chm_corr.kernels import SCALE_SETS, KernelType, kernel4d, kernel6d, parameters
+
+PLANES_AT_ONCE = 1800  # target planes of the finer correlation that are convolved in one call
+
+
+def resizing(length: int, size: int, like: Tensor) -> Float[Tensor, "size length"]:
+    """Linear resizing of one axis with aligned corners, as a matrix."""
+    identity = torch.eye(length, dtype=like.dtype, device=like.device)
+    return F.interpolate(identity[None], size, mode="linear", align_corners=True)[0].T
+
+
+def correlate6d(
+    source: Sequence[Float[Tensor, "b c s s"]], target: Sequence[Float[Tensor, "b c t t"]], side: int
+) -> Float[Tensor, "b 3 3 side side side side"]:
+    """Cosine correlations of every pair of scales, all axes resized to `side`, clamped at 0.
+
+    Resizing is linear, so the normed features are resized instead of their correlations: the same numbers from far smaller arrays.
+    """
+    resized = []
+    for features in (source, target):
+        scales = []
+        for feature in features:
+            # a position without features has no direction: its correlations are 0 instead of NaN
+            normed = F.normalize(feature, dim=1, eps=1e-30)
+            matrix = resizing(feature.shape[-1], side, feature)
+            scales.append(torch.einsum("yh,bchw,xw->bcyx", matrix, normed, matrix))
+        resized.append(torch.stack(scales, 1))
+    return torch.einsum("bscij,btckl->bstijkl", *resized).clamp(min=0)
+
+
+def convolve6d(
+    x: Float[Tensor, "b s t h w h2 w2"], kernel: Float[Tensor, "ks kt k k k k"]
+) -> Float[Tensor, "b s t h w h2 w2"]:
+    """Zero-padded 6-D cross-correlation of one channel, as 2-D convolutions over the target and shifted sums over the source.
+
+    The pairs of scales are channels: out[s, t] takes in[s', t'] with kernel[s' − s + 1, t' − t + 1].
+    """
+    b, s, t, h, w, h2, w2 = x.shape
+    ks, kt, k = kernel.shape[:3]
+    weight = x.new_zeros(k, k, s, t, s, t, k, k)  # source offset, output scales, input scales, target offset
+    for out_s in range(s):
+        for out_t in range(t):
+            for in_s in range(s):
+                for in_t in range(t):
+                    offset = in_s - out_s + ks // 2, in_t - out_t + kt // 2
+                    if 0 <= offset[0] < ks and 0 <= offset[1] < kt:
+                        weight[:, :, out_s, out_t, in_s, in_t] = kernel[offset]
+    planes = x.permute(0, 3, 4, 1, 2, 5, 6).reshape(b * h * w, s * t, h2, w2)
+    votes = F.conv2d(planes, weight.view(k * k * s * t, s * t, k, k), padding=k // 2)
+    votes = votes.view(b, h, w, k, k, s, t, h2, w2)
+    return _add_shifted(votes).permute(0, 3, 4, 1, 2, 5, 6)
+
+
+def _add_shifted(votes: Float[Tensor, "b h w ky kx ..."]) -> Float[Tensor, "b h w ..."]:
+    """Sum over source offsets: the output at (y, x) takes the votes of offset (dy, dx) computed at (y + dy, x + dx)."""
+    b, h, w, k = votes.shape[:4]
+    total = votes.new_zeros(b, h, w, *votes.shape[5:])
+    for i in range(k):
+        for j in range(k):
+            dy, dx = i - k // 2, j - k // 2
+            to_y = slice(max(0, -dy), h - max(0, dy))
+            to_x = slice(max(0, -dx), w - max(0, dx))
+            from_y = slice(max(0, dy), h - max(0, -dy))
+            from_x = slice(max(0, dx), w - max(0, -dx))
+            total[:, to_y, to_x] += votes[:, from_y, from_x, i, j]
+    return total
+
+
+def convolve4d(x: Float[Tensor, "b h w h2 w2"], kernel: Float[Tensor, "k k k k"]) -> Float[Tensor, "b h w h2 w2"]:
+    """Zero-padded 4-D cross-correlation of one channel."""
+    _, h, w, h2, w2 = x.shape
+    k = kernel.shape[0]
+    weight = kernel.reshape(k * k, 1, k, k)
+    each = max(1, PLANES_AT_ONCE // (h * w))
+    results = []
+    for part in x.split(each):
+        votes = F.conv2d(part.reshape(-1, 1, h2, w2), weight, padding=k // 2)
+        results.append(_add_shifted(votes.view(len(part), h, w, k, k, h2, w2)))
+    return torch.cat(results)
+
+
+def filter_mutual(correlation: Float[Tensor, "b n m"]) -> Float[Tensor, "b n m"]:
+    """``c · (c / max over targets) · (c / max over sources)``: votes that both sides prefer stay."""
+    best_target = correlation.amax(2, keepdim=True)
+    best_source = correlation.amax(1, keepdim=True)
+    tiny = 1e-30
+    best_target = torch.where(best_target == 0, tiny, best_target)
+    best_source = torch.where(best_source == 0, tiny, best_source)
+    return correlation * (correlation / best_target) * (correlation / best_source)
+
+
+class HoughLayer(nn.Module):
+    """Parameters of one layer of votes. `scales` layers hold one set of parameters for each set of scale offsets.
+
+    Args:
+        side: of the kernel.
+        kind: how positions share parameters.
+        scales: a layer over pairs of scales.
+    """
+
+    def __init__(self, side: int, kind: KernelType, *, scales: bool):
+        super().__init__()
+        self.side = side
+        self.kind: KernelType = kind
+        count = parameters(side, kind)
+        sets = len(SCALE_SETS[kind]) if scales else 1
+        self.sets = nn.ParameterList([nn.Parameter(torch.rand(count)) for _ in range(sets)])
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.scales = scales
+
+    def kernel(self) -> Tensor:
+        """The kernel, 6-D or 4-D."""
+        if self.scales:
+            return kernel6d(list(self.sets), self.side, self.kind)
+        return kernel4d(self.sets[0], self.side, self.kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Votes, of the shape of `x`."""
+        convolve = convolve6d if self.scales else convolve4d
+        return convolve(x, self.kernel()) + self.bias
+
+
+class CHMLearner(nn.Module):
+    """Features of two images → correlation of all source with all target positions.
+
+    Args:
+        feature_dim: channels of the features.
+        kind: how kernels share parameters; ``"psi"`` is what was released.
+        width: channels after the convolutions of each scale; None: a quarter of `feature_dim`.
+        scales: areas relative to the features.
+        side: of the kernels.
+
+    Raises:
+        ValueError: not three scales: the kernel over pairs of scales is 3 × 3.
+    """
+
+    def __init__(
+        self,
+        feature_dim: int = 1024,
+        *,
+        kind: KernelType = "psi",
+        width: int | None = None,
+        scales: Sequence[float] = (0.5, 1, 2),
+        side: int = 5,
+    ):
+        super().__init__()
+        if len(scales) != 3:
+            raise ValueError(f"needs three scales, got {list(scales)}")
+        self.scales = tuple(scales)
+        width = width or feature_dim // 4
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(feature_dim, width, 3, padding=1, bias=False) for _ in self.scales]
+        )
+        self.votes6d = HoughLayer(side, kind, scales=True)
+        self.votes4d = HoughLayer(side, kind, scales=False)
+
+    def at_scales(self, features: Float[Tensor, "b c s s"]) -> list[Float[Tensor, "b width t t"]]:
+        """Features at each scale: what can be kept of every support image."""
+        side = features.shape[-1]
+        scaled = []
+        for scale, convolution in zip(self.scales, self.convolutions, strict=True):
+            size = round(side * math.sqrt(scale))
+            resized = F.interpolate(features, (size, size), mode="bilinear", align_corners=True)
+            scaled.append(convolution(resized))
+        return scaled
+
+    def match(self, source: Sequence[Tensor], target: Sequence[Tensor], side: int) -> Float[Tensor, "b n m"]:
+        """The correlation, from features at scales; `side` is that of the features."""
+        votes = self.votes6d(correlate6d(source, target, side)).sigmoid()
+        best = votes.flatten(1, 2).amax(1)
+        matrix = resizing(side, 2 * side, best)
+        finer = torch.einsum("ai,bj,nijkl,ck,dl->nabcd", matrix, matrix, best, matrix, matrix)
+        final = F.softplus(self.votes4d(finer))
+        return filter_mutual(final.flatten(3, 4).flatten(1, 2))
+
+    def forward(self, source: Float[Tensor, "b c s s"], target: Float[Tensor, "b c s s"]) -> Float[Tensor, "b n n"]:
+        """Correlation (batch, (2s)², (2s)²), source first, positions in row-major order.
+
+        Raises:
+            ValueError: features that are not square or differ in shape; both shapes are quoted.
+        """
+        if source.shape != target.shape or source.shape[-1] != source.shape[-2]:
+            raise ValueError(
+                f"needs square features of one shape, got source {tuple(source.shape)} and target {tuple(target.shape)}"
+            )
+        return self.match(self.at_scales(source), self.at_scales(target), source.shape[-1])

@@ -1,0 +1,19 @@
+"""The verbs of ``explainability``; no logic."""
+
+from core_runtime.cli import add, application, run
+from explainability.commands.demo import demo
+from explainability.commands.evaluate import evaluate
+from explainability.commands.explain import explain
+from explainability.commands.inspect import inspect
+from explainability.commands.models import models
+from explainability.commands.sample import sample
+from explainability.commands.train import train
+
+app = application("explainability", "Why did the model say that, and can the picture be trusted?")
+add(app, explain, sample, inspect, train, evaluate, demo)
+add(app, explain, name="predict")
+app.command(models)
+
+
+def main() -> None:
+    run(app)

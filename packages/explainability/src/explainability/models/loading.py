@@ -1,0 +1,186 @@
+"""Any classifier by name or folder, with what its pictures must look like."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from core_attention.checkpoints.folders import load_model as load_folder
+from core_attention.checkpoints.folders import save_model
+from core_runtime.errors import UserError
+from core_runtime.hub import hub_errors
+from core_runtime.identity import model_identity
+from core_runtime.models import choose_model
+from explainability.models.network import Network
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ADVICE = "--model timm:NAME, torchvision:NAME or hf:NAME takes a published model; 'explainability train FOLDER --out RUN' makes RUN/model"
+SOURCES = ("timm", "torchvision", "hf")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with its pre-processing.
+
+    Attributes:
+        model: takes normalised images, gives logits.
+        size: height and width that it takes.
+        mean: of the normalisation, per channel.
+        std: of the normalisation, per channel.
+        names: of the classes; empty where they are not known.
+        channels: of its input.
+        identity: which weights these are.
+    """
+
+    model: nn.Module
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    names: tuple[str, ...] = ()
+    channels: int = 3
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def name(self, number: int) -> str:
+        """A class in words."""
+        return self.names[number] if number < len(self.names) else f"class {number}"
+
+    def number(self, target: str | None, classes: int) -> int | None:
+        """The class of ``--target``: a number or a name; None: the predicted one.
+
+        Raises:
+            UserError: the model has no such class.
+        """
+        if target is None:
+            return None
+        if target in self.names:
+            return self.names.index(target)
+        if target.isdecimal() and int(target) < classes:
+            return int(target)
+        known = f"numbers from 0 to {classes - 1}"
+        if 0 < len(self.names) <= 20:
+            known = f"{', '.join(self.names)}, or {known}"
+        raise UserError(f"--target {target}: the model has no such class", f"its classes are {known}")
+
+    def prepare(self, image: "Image") -> Tensor:
+        """The whole picture at the model's size, normalised, (1, channels, height, width).
+
+        The picture is resized without regard to its proportions, so that a map covers all of it and nothing is cut off.
+        """
+        from PIL import Image as Images
+
+        height, width = self.size
+        resized = image.resize((width, height), Images.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(resized, np.float32) / 255).permute(2, 0, 1)
+        if self.channels == 1:
+            pixels = pixels.mean(0, keepdim=True)
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return ((pixels - mean) / std)[None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
+    """The model of ``--model``.
+
+    Args:
+        name: a model folder, or ``timm:``, ``torchvision:`` or ``hf:`` and a published name.
+        device: where it computes.
+
+    Raises:
+        UserError: none was given, there is no such model, it cannot be downloaded, or it does not classify.
+    """
+    source, _, published = (name or "").partition(":")
+    if source in SOURCES and published and not Path(name or "").exists():
+        loaders = {"timm": _load_timm, "torchvision": _load_torchvision, "hf": _load_transformers}
+        classifier = loaders[source](published)
+        classifier.model.to(device).eval()
+        return classifier
+    chosen = choose_model(name, advice=ADVICE)
+    network = load_network(chosen)
+    config = network.config
+    size = (config.image_size, config.image_size)
+    return Classifier(
+        network.model.to(device).eval(),
+        size,
+        config.mean,
+        config.std,
+        config.classes,
+        identity=model_identity(Path(chosen)),
+    )
+
+
+def load_network(folder: str) -> Network:
+    """A network of a model folder.
+
+    Raises:
+        UserError: it is not a model folder of this package.
+    """
+    try:
+        return load_folder(folder, Network)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error), ADVICE) from None
+
+
+def save_network(network: Network, folder: Path, provenance: dict[str, Any]) -> Path:
+    """Writes a model folder."""
+    save_model(network, folder, provenance=provenance)
+    return folder
+
+
+def _load_timm(name: str) -> Classifier:
+    import timm
+    from timm.data.config import resolve_data_config
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('_')[0]}*")[:3])
+        raise UserError(f"timm has no model {name!r}", f"near it: {near or 'none'}; timm.list_models() names all")
+    with hub_errors(f"timm:{name}", name, "give a model folder as --model"):
+        model = timm.create_model(name, pretrained=True)
+    data = resolve_data_config(model.pretrained_cfg)
+    channels, height, width = data["input_size"]
+    if not getattr(model, "num_classes", 0):
+        raise UserError(f"timm:{name} has no classifier", "choose weights with classes, or train a head on them")
+    return Classifier(model, (height, width), data["mean"], data["std"], channels=channels, identity={"timm": name})
+
+
+def _load_torchvision(name: str) -> Classifier:
+    from torchvision.models import get_model, get_model_weights, list_models
+
+    if name not in list_models():
+        raise UserError(f"torchvision has no model {name!r}", "torchvision.models.list_models() names all")
+    weights = get_model_weights(name)["DEFAULT"]
+    with hub_errors(f"torchvision:{name}", name, "give a model folder as --model"):
+        model = get_model(name, weights=weights)
+    transform = weights.transforms()
+    (side,) = transform.crop_size if len(transform.crop_size) == 1 else transform.crop_size[:1]
+    names = tuple(weights.meta.get("categories", ()))
+    return Classifier(
+        model, (side, side), tuple(transform.mean), tuple(transform.std), names, identity={"torchvision": name}
+    )
+
+
+def _load_transformers(name: str) -> Classifier:
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    with hub_errors(f"hf:{name}", name, "give a model folder as --model"):
+        model = AutoModelForImageClassification.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name)
+    size = processor.size
+    side = size.get("height", size.get("shortest_edge", 224))
+    names = tuple(model.config.id2label[number] for number in range(model.config.num_labels))
+    return Classifier(
+        model,
+        (side, size.get("width", side)),
+        tuple(processor.image_mean),
+        tuple(processor.image_std),
+        names,
+        identity={"hf": name},
+    )
