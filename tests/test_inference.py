@@ -21,6 +21,7 @@ NEEDED = {
     "language_models.model.kinds": "a user's own class in them,",
     "language_models.model.folder": "the loading of them,",
     "language_models.model.convert": "and conversion to its own classes",
+    "vision_models.detect.model.detectors": "detectors are torchvision's and transformers'",
     "gui_grounding.model.backbone": "Qwen2-VL and Qwen2.5-VL are transformers'",
     "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",

@@ -1,4 +1,7 @@
-"""Pictures as 8-bit colour: any mode and depth, upright, whole, of a size that can be worked on."""
+"""Pictures as 8-bit colour: any mode and depth, upright, whole, of a size that can be worked on.
+
+Needs Pillow and NumPy (``attention-suite-core-runtime[pictures]``).
+"""
 
 import io
 import warnings
@@ -7,11 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.errors import UserError, named
+from core_runtime.identity import is_own_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MOST_PIXELS = 100_000_000  # beyond it a file is a mistake or an attack
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
+MOST_PIXELS = 100_000_000  # ten times the largest screens; beyond it a file is a mistake or an attack
+_DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits
+_GREY = ("1", "L", "LA", "La", *_DEEP)
 
 
 @dataclass(frozen=True)
@@ -22,39 +30,45 @@ class Picture:
         name: of its file.
         image: RGB, upright.
         notes: what was done to it or is odd, for the user.
+        grey: whether the file holds one channel.
     """
 
     name: str
     image: "Image"
     notes: tuple[str, ...] = ()
+    grey: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         return self.image.size
 
 
-def open_picture(path: Path) -> Picture:
-    """Opens a picture file.
+def open_picture(path: Path, *, what: str = "pictures") -> Picture:
+    """Opens a picture.
 
     Alpha is put on white, 16 bits become 8, CMYK and palettes become RGB, EXIF's rotation is applied, of an animation the first picture is
     taken; each is noted.
 
+    Args:
+        path: the file.
+        what: what such pictures are called in messages ("screenshots").
+
     Raises:
-        UserError: absent, not a picture, damaged, empty, or of more than 100 megapixels.
+        UserError: absent, not a picture, damaged, empty, not finite, or of more than 100 megapixels.
     """
     if not path.is_file():
-        raise UserError(f"no such file: {path}", "give a picture (PNG, JPEG, WebP, BMP, GIF, TIFF)")
+        raise UserError(f"no such file: {path}", f"{what} are {KINDS}")
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     try:
-        return read_picture(content, path.name)
+        return read_picture(content, path.name, what=what)
     except UserError as error:
         raise UserError(named(path, error), error.hint) from None
 
 
-def read_picture(content: bytes, name: str) -> Picture:
+def read_picture(content: bytes, name: str, *, what: str = "pictures") -> Picture:
     """The same from memory.
 
     Raises:
@@ -67,7 +81,7 @@ def read_picture(content: bytes, name: str) -> Picture:
             warnings.simplefilter("ignore")  # about sizes, which are checked here
             picture = Image.open(io.BytesIO(content))
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UserError(f"{name} is not a picture", "pictures are PNG, JPEG, WebP, BMP, GIF or TIFF") from None
+        raise UserError(f"{name} is not a picture", f"{what} are {KINDS}") from None
     width, height = picture.size
     if width < 1 or height < 1:
         raise UserError(f"{name} is {width} × {height} pixels: it holds nothing")
@@ -85,19 +99,22 @@ def read_picture(content: bytes, name: str) -> Picture:
             turned = ImageOps.exif_transpose(picture)
             if turned.size != picture.size or picture.getexif().get(0x0112, 1) != 1:
                 notes.append("it was turned upright, as its EXIF says")
-            image = _as_rgb(turned, notes)
+            image = _as_rgb(turned, name, notes)
     except (OSError, ValueError, SyntaxError, MemoryError, EOFError) as error:
         raise UserError(f"{name} is damaged: {error}", "save it again") from None
-    return Picture(name, image, tuple(notes))
+    return Picture(name, image, tuple(notes), picture.mode in _GREY)
 
 
-def _as_rgb(picture: Any, notes: list[str]) -> "Image":
+def _as_rgb(picture: Any, name: str, notes: list[str]) -> "Image":
     """8-bit RGB; what changes the look is noted."""
     import numpy as np
     from PIL import Image
 
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+    if picture.mode in _DEEP:
         values = np.asarray(picture, np.float64)
+        unknown = int((~np.isfinite(values)).sum())
+        if unknown:
+            raise UserError(f"{name} holds {unknown} pixels that are not finite numbers", "replace them by a value")
         top = 65535.0 if values.max() > 255 else 255.0
         notes.append("16 bits per channel became 8")
         picture = Image.fromarray(np.clip(values * (255 / top), 0, 255).round().astype(np.uint8))
@@ -110,3 +127,34 @@ def _as_rgb(picture: Any, notes: list[str]) -> "Image":
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return picture.convert("RGB")
+
+
+def find_pictures(path: Path, *, what: str = "pictures") -> list[Path]:
+    """The pictures in a folder and its subfolders, hidden ones and our own outputs left out; or the one file.
+
+    Raises:
+        UserError: nothing is there, or no picture among it.
+    """
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}", f"{what} are {KINDS}")
+    if not path.is_dir():
+        return [path]
+    files = _pictures_below(path)
+    if not files:
+        raise UserError(f"{path} holds no {what}", f"{what} are {KINDS}")
+    return sorted(files)
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    files = []
+    for path in folder.iterdir():
+        if path.name.startswith(".") or is_own_output(path):
+            continue
+        if path.is_dir():
+            files += _pictures_below(path)
+        elif path.suffix.lower() in ENDINGS:
+            files.append(path)
+    return files
+
+
+__all__ = ["ENDINGS", "KINDS", "MOST_PIXELS", "Picture", "find_pictures", "open_picture", "read_picture"]

@@ -1,13 +1,16 @@
 """Mixture of heads in TransNeXt (MoH-ViT): cosine attention with continuous position bias, over all tokens or aggregated."""
 
+import copy
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.nn import functional as F
 
 from core_attention.attention import attention
@@ -35,10 +38,12 @@ def relative_coordinates(queries: Grid, keys: Grid, pretrain: Grid | None = None
         pretrain: the grid that the bias was trained on; defaults to `queries`.
     """
     pretrain = queries if pretrain is None else pretrain
-    with torch.device("cpu"):  # distinct rows are counted, which needs values: also where the layer is built on "meta"
+    # distinct rows are counted, which needs values: also where the layer is built on "meta", or exported
+    with torch.device("cpu"), torch.inference_mode(False), unset_fake_temporarily():
         return _coordinates(queries, keys, pretrain)
 
 
+@lru_cache(maxsize=32)  # the layers of a stage share theirs
 def _coordinates(queries: Grid, keys: Grid, pretrain: Grid) -> Coordinates:
     height, width = queries
     rows, columns = torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64)
@@ -75,15 +80,38 @@ class _CosineAttention(nn.Module):
         if dim % num_heads:
             raise ValueError(f"dim must be a multiple of num_heads, got {dim} and {num_heads}")
         self.num_heads, self.head_dim, self.grid, self.key_grid = num_heads, dim // num_heads, queries, keys
+        self.pretrain = queries if pretrain is None else pretrain
         self.router = HeadRouter(dim, num_heads, shared=shared, routed=routed, gate_scale=gate_scale)
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), math.log(math.expm1(1 / 0.24))))
         self.query_embedding = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_heads, 1, self.head_dim), std=0.02))
         self.cpb_fc1, self.cpb_fc2 = nn.Linear(2, 512), nn.Linear(512, num_heads)
         self.proj = nn.Linear(dim, dim)
-        index, table = (t.to(self.proj.weight.device) for t in relative_coordinates(queries, keys, pretrain))
+        self._cached_bias: tuple[tuple, Tensor] | None = None  # what it was computed from, and the bias
+        self._place_on(queries)
+
+    def key_grid_of(self, grid: Grid) -> Grid:
+        """The grid of keys that belongs to a grid of queries."""
+        return grid
+
+    def _place_on(self, grid: Grid) -> None:
+        """Makes the tables of a grid of queries."""
+        self.grid, self.key_grid = grid, self.key_grid_of(grid)
+        coordinates = relative_coordinates(self.grid, self.key_grid, self.pretrain)
+        index, table = (t.to(self.proj.weight.device) for t in coordinates)
         self.register_buffer("coordinate_index", index, persistent=False)
         self.register_buffer("coordinate_table", table, persistent=False)
-        self._cached_bias: tuple[tuple, Tensor] | None = None  # what it was computed from, and the bias
+
+    def at_grid(self, grid: Grid) -> "_CosineAttention":
+        """The same layer, with the same parameters, for another grid of tokens: only the tables of coordinates differ.
+
+        Coordinates stay relative to the grid that the layer was made for, or to `pretrain`.
+        """
+        if grid == self.grid:
+            return self
+        view = copy.copy(self)
+        view._buffers, view._cached_bias = dict(self._buffers), None
+        view._place_on(grid)
+        return view
 
     def position_bias(self, coordinates: Coordinates | None = None) -> Float[Tensor, "heads queries keys"]:
         """The bias of every pair; in inference it is computed once for the same parameters."""
@@ -210,11 +238,12 @@ class MoHAggregatedAttention(_CosineAttention):
         if pool < 1 or min(grid) < pool:
             raise ValueError(f"a grid of {grid} cannot be pooled by {pool}")
         pooled = (grid[0] // pool, grid[1] // pool)
+        # before the tables are made: their sizes follow from them
+        self.window, self.pool_size = window, pool
         super().__init__(
             dim, num_heads, grid, pooled, shared=shared, routed=routed, pretrain=pretrain, gate_scale=gate_scale
         )
         places = window**2
-        self.window = window
         self.q, self.kv = nn.Linear(dim, dim, bias=bias), nn.Linear(dim, 2 * dim, bias=bias)
         self.sr, self.norm = nn.Conv2d(dim, dim, 1), nn.LayerNorm(dim)
         self.relative_pos_bias_local = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_heads, places), std=0.0004))
@@ -222,10 +251,18 @@ class MoHAggregatedAttention(_CosineAttention):
             nn.init.trunc_normal_(torch.empty(num_heads, self.head_dim, places), std=0.02)
         )
         self.learnable_bias = nn.Parameter(torch.zeros(num_heads, 1, places))
-        inside = F.pad(torch.ones(1, 1, *grid), [window // 2] * 4)
-        valid = F.unfold(inside, window)[0].T > 0
+
+    def key_grid_of(self, grid: Grid) -> Grid:
+        """The pooled grid, of at least one token a side."""
+        return max(1, grid[0] // self.pool_size), max(1, grid[1] // self.pool_size)
+
+    def _place_on(self, grid: Grid) -> None:
+        super()._place_on(grid)
+        device = self.proj.weight.device
+        inside = F.pad(torch.ones(1, 1, *grid, device=device), [self.window // 2] * 4)
+        valid = F.unfold(inside, self.window)[0].T > 0
         self.register_buffer("local_valid", valid, persistent=False)
-        scale = (valid.sum(-1, keepdim=True) + math.prod(pooled)).double().log().float()
+        scale = (valid.sum(-1, keepdim=True) + math.prod(self.key_grid)).double().log().float()
         self.register_buffer("length_scale", scale, persistent=False)
 
     def forward(

@@ -145,7 +145,7 @@ class SparsifinerAttention(nn.Module):
         self.num_heads, self.attn_drop = num_heads, attn_drop
         self.path: Path = path
         self.scale = (dim // num_heads) ** -0.5 if scale is None else scale
-        self.tokens_kept = None if token_keep_rate is None else math.ceil(token_keep_rate * (num_tokens - 1))
+        self.token_keep_rate = token_keep_rate
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
@@ -162,6 +162,7 @@ class SparsifinerAttention(nn.Module):
         token_mask: Bool[Tensor, "batch patches"] | None = None,
         warm_up: bool = False,
         details: bool = False,
+        predictor: MaskPredictor | None = None,
     ) -> Sparse:
         """y, who is alive after this layer, and the maps on request.
 
@@ -171,12 +172,14 @@ class SparsifinerAttention(nn.Module):
                 during warm-up.
             warm_up: dense attention while only the predictor learns.
             details: also `connectivity`, differentiable, and the unmasked `weights`; both are tokens × tokens.
+            predictor: another one than the layer's own, see `predictor_at`.
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if token_mask is not None and not warm_up:
             alive = F.pad(token_mask, (1, 0), value=True)[:, None, :, None]
             q, k, v = (t.masked_fill(~alive, 0) for t in (q, k, v))
-        found = self.mask_predictor(q, k, token_mask=token_mask, warm_up=warm_up) if details else None
+        predictor = self.mask_predictor if predictor is None else predictor
+        found = predictor(q, k, token_mask=token_mask, warm_up=warm_up) if details else None
         if warm_up:
             out = attention(q, k, v, scale=self.scale)
         else:
@@ -184,7 +187,7 @@ class SparsifinerAttention(nn.Module):
                 q,
                 k,
                 v,
-                self.mask_predictor,
+                predictor,
                 scale=self.scale,
                 token_mask=token_mask,
                 path=self.path,
@@ -193,17 +196,17 @@ class SparsifinerAttention(nn.Module):
             )
         weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1) if details else None
         y = self.proj(out.transpose(1, 2).flatten(2))
-        if self.tokens_kept is not None and not warm_up:
-            token_mask = self._pruned(q, k, token_mask)
+        if self.token_keep_rate is not None and not warm_up:
+            token_mask = self._pruned(q, k, token_mask, math.ceil(self.token_keep_rate * (x.shape[1] - 1)))
         return Sparse(y, token_mask, found, weights)
 
-    def _pruned(self, q: Tensor, k: Tensor, token_mask: Tensor | None) -> Bool[Tensor, "batch patches"]:
-        """The patches that the class token attends to most, over all heads; of equal ones the first."""
+    def _pruned(self, q: Tensor, k: Tensor, token_mask: Tensor | None, count: int) -> Bool[Tensor, "batch patches"]:
+        """The `count` patches that the class token attends to most, over all heads; of equal ones the first."""
         with torch.no_grad():
             score = (q[:, :, :1] * self.scale @ k.transpose(2, 3)).softmax(-1)[:, :, 0, 1:].mean(1)
             if token_mask is not None:
                 score = score.masked_fill(~token_mask, -torch.inf)
-            best = score.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_kept]
+            best = score.sort(dim=-1, descending=True, stable=True).indices[:, :count]
             return torch.zeros_like(score, dtype=torch.bool).scatter(1, best, True)
 
 

@@ -13,6 +13,7 @@ to c channels::
 While the predictor warms up, C and Wᵀ are used as they are and the attention stays dense.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ class MaskPredictor(nn.Module):
         if budget_of not in ("sample", "first"):
             raise ValueError(f"budget_of is 'sample' or 'first', got {budget_of!r}")
         self.num_heads, self.num_tokens, self.head_dim = num_heads, num_tokens, head_dim
-        self.budget = math.ceil(attn_keep_rate * num_tokens)
+        self.attn_keep_rate, self.budget = attn_keep_rate, math.ceil(attn_keep_rate * num_tokens)
         self.scale = num_heads**-0.5 if scale is None else scale
         self.basis_threshold, self.coef_topk, self.coef_threshold = basis_threshold, coef_topk, coef_threshold
         self.score_threshold, self.prune_rows, self.strict = score_threshold, prune_rows, strict
@@ -247,6 +248,40 @@ def resample_predictor(predictor: MaskPredictor, old: tuple[int, int], new: tupl
     Raises:
         ValueError: the old grid does not hold the predictor's patches.
     """
+    shared = predictor.proj_back_n is predictor.proj_n
+    with torch.no_grad():
+        down, back = _resampled(predictor, old, new)
+    predictor.proj_n = nn.Parameter(down)
+    predictor.proj_back_n = predictor.proj_n if shared else nn.Parameter(back)
+    _count_tokens(predictor, new)
+
+
+def predictor_at(predictor: MaskPredictor, old: tuple[int, int], new: tuple[int, int]) -> MaskPredictor:
+    """The same predictor for another grid of patches, as `resample_predictor` makes it, for one call: its tables are resampled anew from the
+    parameters, which get the gradient.
+
+    Raises:
+        ValueError: the old grid does not hold the predictor's patches.
+    """
+    if old == new:
+        return predictor
+    view = copy.copy(predictor)
+    view._parameters = {}
+    # plain attributes: they are no parameters of the view, but computed from those of the predictor
+    tables = zip(("proj_n", "proj_back_n"), _resampled(predictor, old, new), strict=True)
+    view.__dict__.update(tables)
+    _count_tokens(view, new)
+    return view
+
+
+def _count_tokens(predictor: MaskPredictor, grid: tuple[int, int]) -> None:
+    tokens = grid[0] * grid[1] + 1
+    predictor.budget = math.ceil(predictor.attn_keep_rate * tokens)
+    predictor.num_tokens = tokens
+
+
+def _resampled(predictor: MaskPredictor, old: tuple[int, int], new: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """P and W for another grid."""
     if old[0] * old[1] + 1 != predictor.num_tokens:
         raise ValueError(f"a grid of {old} has {old[0] * old[1]} patches, the predictor {predictor.num_tokens - 1}")
 
@@ -256,12 +291,6 @@ def resample_predictor(predictor: MaskPredictor, old: tuple[int, int], new: tupl
         return torch.cat([rows[:1], patches])
 
     growth = new[0] * new[1] / (old[0] * old[1])
+    back = resampled(predictor.proj_back_n)
     shared = predictor.proj_back_n is predictor.proj_n
-    with torch.no_grad():
-        back = resampled(predictor.proj_back_n)
-        down = back if shared else resampled(predictor.proj_n) / growth
-    predictor.proj_n = nn.Parameter(down)
-    predictor.proj_back_n = predictor.proj_n if shared else nn.Parameter(back)
-    tokens = new[0] * new[1] + 1
-    predictor.budget = math.ceil(predictor.budget * tokens / predictor.num_tokens)
-    predictor.num_tokens = tokens
+    return back if shared else resampled(predictor.proj_n) / growth, back

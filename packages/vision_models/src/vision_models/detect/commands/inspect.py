@@ -1,0 +1,206 @@
+"""``vision-models detect inspect``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any
+
+from core_runtime.errors import UserError, few
+from core_runtime.findings import Findings
+from core_runtime.pictures import find_pictures, open_picture
+from vision_models.detect.scenes.exdark import read_list
+from vision_models.detect.scenes.formats import kind_of
+from vision_models.detect.scenes.opening import HINT, open_boxes
+from vision_models.detect.scenes.sizes import LEAST
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LOOKED_AT = 300  # pictures that are opened; of more, evenly spread ones
+DARK = 50  # mean brightness below which a picture counts as dark, of 255
+
+
+def inspect(path: Path, /) -> Findings:
+    """Reports what pictures with boxes hold, how dark they are, whether they can be used, and what to do next.
+
+    Example: vision-models detect inspect ExDark/
+
+    Args:
+        path: a COCO file or a folder with one, an ExDark or DARK FACE folder, ExDark's list, a picture or a folder of them.
+    """
+    return examine(path)
+
+
+def glance(path: Path) -> Findings:
+    """The first look of ``attention-suite try``."""
+    return examine(path, pictures=True)
+
+
+def examine(path: Path, *, pictures: bool = False) -> Findings:
+    """Examines a path.
+
+    Raises:
+        UserError: nothing is there that can be read.
+    """
+    if not path.exists():
+        raise UserError(f"no such file or folder: {path}", HINT)
+    kind = kind_of(path)
+    if kind == "ExDark list":
+        return _examine_list(path)
+    if kind is not None or path.suffix.lower() == ".json":
+        return _examine_boxes(path, pictures)
+    return _examine_pictures(path, pictures)
+
+
+def _examine_list(path: Path) -> Findings:
+    listed = list(read_list(path).values())
+    details: dict[str, Any] = {"pictures": len(listed)}
+    for name, values in (
+        ("parts", [entry.part for entry in listed]),
+        ("classes", [entry.label for entry in listed]),
+        ("light", [entry.light for entry in listed]),
+        ("place", [entry.place for entry in listed]),
+    ):
+        details[name] = dict(Counter(values))
+    parts = details["parts"]
+    return Findings(
+        title=path.name,
+        kind="ExDark's list of pictures",
+        summary=f"{len(listed):,} pictures: {parts.get('train', 0):,} train, {parts.get('val', 0):,} validate, {parts.get('test', 0):,} test",
+        usable=False,
+        details=details,
+        warnings=["the list alone: the pictures and their annotations are needed, too"],
+        next_commands=[f"vision-models detect inspect {quote(str(path.parent))}"],
+    )
+
+
+def _examine_boxes(path: Path, pictures: bool) -> Findings:
+    scenes = open_boxes(path)
+    absent = [image.name for image in scenes.images if not image.file.is_file()]
+    small = [image.name for image in scenes.images if min(image.size) < LEAST]
+    warnings = scenes.warnings()
+    if absent:
+        warnings.append(f"{len(absent)} pictures are not there: {few(absent)}")
+    if small:
+        warnings.append(f"{len(small)} pictures are smaller than {LEAST} pixels: {few(small)}")
+    without = sum(not image.boxes for image in scenes.images)
+    sides = sorted(max(image.size) for image in scenes.images)
+    present = [image.file for image in scenes.images if image.file.is_file()]
+    brightness, problems = _brightness(present)
+    details: dict[str, Any] = {
+        "pictures": len(scenes.images),
+        "without a box": without,
+        "boxes": {name: count for name, count in scenes.counts().items() if count},
+        "parts": dict(Counter(image.part or "not stated" for image in scenes.images)),
+        "longer side": f"{sides[0]} to {sides[-1]} pixels, half at most {sides[len(sides) // 2]}",
+        "brightness": _in_words(brightness),
+    }
+    if problems:
+        warnings.append(
+            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+        )
+    drawn = []
+    if pictures and present:
+        drawn.append((_draw(scenes), "Some pictures, brightened for the eye, with their boxes"))
+    usable = not absent and not small and not problems and scenes.box_count > 0
+    return Findings(
+        title=path.name,
+        kind=f"pictures with boxes ({scenes.kind})",
+        summary=f"{len(scenes.images)} pictures, {scenes.box_count} boxes of {len(details['boxes'])} classes",
+        usable=usable,
+        details=details,
+        warnings=warnings,
+        next_commands=[f"vision-models detect train {quote(str(path))} --out run"],
+        pictures=drawn,
+    )
+
+
+def _examine_pictures(path: Path, pictures: bool) -> Findings:
+    files = find_pictures(path)
+    if not path.is_dir():
+        open_picture(path)  # a single file that is not a picture is one line
+    brightness, problems = _brightness(files)
+    if not brightness:
+        raise UserError(next(iter(problems.values())), "no picture can be used")
+    warnings = []
+    if problems:
+        warnings.append(
+            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+        )
+    drawn = []
+    if pictures:
+        drawn.append(
+            (
+                _draw_pictures([file for file in files if file.name not in problems]),
+                "As taken, and brightened for the eye",
+            )
+        )
+    return Findings(
+        title=path.name,
+        kind="pictures",
+        summary=f"{len(files)} picture{'s' * (len(files) != 1)} without boxes: for prediction, not for training",
+        details={"pictures": len(files), "brightness": _in_words(brightness)},
+        warnings=warnings,
+        next_commands=[f"vision-models detect predict {quote(str(path))} --model run/model"],
+        pictures=drawn,
+    )
+
+
+def _brightness(files: list[Path]) -> tuple[list[float], dict[str, str]]:
+    """Mean brightness of pictures, 0 to 255, and those that cannot be used."""
+    values, problems = [], {}
+    step = max(1, len(files) // _LOOKED_AT)
+    for file in files[::step]:
+        try:
+            small = open_picture(file).image.convert("L").resize((32, 32))
+        except UserError as error:
+            problems[file.name] = error.message
+            continue
+        values.append(sum(small.tobytes()) / 1024)
+    return values, problems
+
+
+def _in_words(brightness: list[float]) -> str:
+    if not brightness:
+        return "not known"
+    dark = sum(value < DARK for value in brightness)
+    median = sorted(brightness)[len(brightness) // 2]
+    return f"median {median:.0f} of 255, {dark} of {len(brightness)} looked at are dark (below {DARK})"
+
+
+def _draw(scenes: Any) -> Figure:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from vision_models.detect.reports.figures import brightened, draw_boxes
+
+    images = [image for image in scenes.images if image.file.is_file()]
+    shown = images[:: max(1, len(images) // 8)][:8]
+    figure = Figure(figsize=(3 * min(4, len(shown)), 2.5 * -(-len(shown) // 4)), layout="constrained")
+    axes = np.ravel(np.atleast_1d(figure.subplots(-(-len(shown) // 4), min(4, len(shown)))))
+    for ax in axes:
+        ax.set_axis_off()
+    for ax, image in zip(axes, shown, strict=False):
+        boxes = [(box, label, scenes.classes[label]) for box, label in zip(image.boxes, image.labels, strict=True)]
+        draw_boxes(ax, brightened(open_picture(image.file).image), boxes)
+    return figure
+
+
+def _draw_pictures(files: list[Path]) -> Figure:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from vision_models.detect.reports.figures import brightened
+
+    shown = files[:: max(1, len(files) // 4)][:4]
+    figure = Figure(figsize=(3 * len(shown), 5), layout="constrained")
+    axes = np.reshape(figure.subplots(2, len(shown)), (2, len(shown)))
+    for column, file in enumerate(shown):
+        image = open_picture(file).image
+        axes[0, column].imshow(np.asarray(image))
+        axes[1, column].imshow(brightened(image))
+    for ax in axes.ravel():
+        ax.set_axis_off()
+    return figure
