@@ -1,7 +1,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,22 @@ def test_stop_at_the_first_error(tmp_path, square):
     with pytest.raises(UserError, match="item1"):
         bulk(square, items(tmp_path, 2, "user", 3), log=tmp_path / "log", description="x", skip_errors=False)
     assert not (tmp_path / "2.txt").exists()
+
+
+def test_names_and_keys_that_are_no_text_are_recorded(tmp_path, square):
+    name = "half \ud83d"
+    (work,) = items(tmp_path, 3)
+    work = replace(work, name=name, key={"input": name})
+    assert bulk(square, [work], log=tmp_path / "log", description="x")[0].status == "done"
+    assert json.loads((tmp_path / "log").read_text())["name"] == name
+    assert bulk(square, [work], log=tmp_path / "log", description="x")[0].status == "already done"
+
+
+def test_a_single_item_is_not_told_to_go_on(tmp_path, square):
+    for count in (1, 2):
+        with pytest.raises(UserError) as error:
+            bulk(square, items(tmp_path, *["user"] * count), log=tmp_path / "log", description="x", skip_errors=False)
+        assert ("--skip-errors" in error.value.hint) == (count == 2)
 
 
 def test_processes_and_any_executor(tmp_path, square):

@@ -40,6 +40,19 @@ def test_nothing_in_common_is_refused():
             compare_runs({"a": single, "b": other}, ["score"], by="scene", item="trial")
 
 
+def test_items_that_were_judged_by_something_else_are_no_pairs():
+    one, other = run([0.9, 0.8, 0.7, 0.9, 0.8, 0.9]), run([0.1, 0.2, 0.1, 0.3, 0.3, 0.1])
+    other["trial 0"]["target"] = "elsewhere"
+    outcome = compare_runs({"a": one, "b": other}, ["score"], by="scene", same=["target"], item="trial")
+    assert outcome.rows[0]["items"] == 5
+    assert outcome.differing == {"a and b": 1}
+    assert "1 trials were not judged by the same" in "\n".join(outcome.lines())
+    for row in other.values():
+        row["target"] = "elsewhere"
+    with pytest.raises(UserError, match="6 trials were not judged by the same"):
+        compare_runs({"a": one, "b": other}, ["score"], by="scene", same=["target"], item="trial")
+
+
 def test_holm_corrects_step_by_step():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from core_runtime.errors import UserError
-from core_runtime.folders import fingerprint, open_run, writing
+from core_runtime.folders import fingerprint, open_run, output_names, writing
 from core_runtime.identity import data_fingerprint
 
 
@@ -91,3 +91,27 @@ def test_a_run_that_is_overwritten_leaves_nothing_of_the_one_before(tmp_path):
     (run / "report.html").touch()
     open_run(run, {"a": 2}, overwrite=True)
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
+
+
+def test_no_two_inputs_share_the_name_of_an_output():
+    assert output_names(["a.png", "b/c.d.png", "noext"]) == ["a", "b_c.d", "noext"]
+    alike = [
+        ("x.png", "x.bmp"),
+        ("a/s.png", "a_s.png"),
+        ("A.png", "a.png"),
+        ("..png", "../..png", ".png", "/.png"),
+        ("../s.png", "s.png"),
+        ("noext", "noext.png"),
+    ]
+    for inputs in alike:
+        names = output_names(inputs)
+        assert len({name.casefold() for name in names}) == len(inputs)
+        assert output_names(inputs[::-1]) == names[::-1]
+        for name in names:
+            assert name
+            assert not name.startswith((".", "-"))
+            assert "/" not in name
+    (long,) = output_names(["ä" * 500 + ".png"])
+    assert len(long.encode()) < 170
+    (beside,) = output_names(["log.jsonl.png"], taken=["log.jsonl"])
+    assert beside != "log.jsonl"

@@ -12,6 +12,7 @@ from core_runtime.identity import (
     identity,
     is_done,
     is_own_output,
+    keep_latest,
     model_identity,
     refuse_inputs_as_outputs,
 )
@@ -148,6 +149,36 @@ def test_a_copied_model_is_the_same_model(tmp_path):
     assert model_identity(tmp_path / "a") == model_identity(tmp_path / "b")
     (tmp_path / "b" / "config.json").write_text("[]")
     assert differences(model_identity(tmp_path / "a"), model_identity(tmp_path / "b")) == ["config.json"]
+
+
+def test_shards_and_tokenizers_are_part_of_a_model(tmp_path):
+    (tmp_path / "model-00001-of-00001.safetensors").write_bytes(b"1234")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    before = model_identity(tmp_path)
+    (tmp_path / "model-00001-of-00001.safetensors").write_bytes(b"1235")
+    assert differences(before, model_identity(tmp_path)) == ["model-00001-of-00001.safetensors"]
+
+
+def test_a_model_that_was_replaced_at_its_path_is_loaded_anew(tmp_path):
+    loads = []
+
+    @keep_latest
+    def load(model, device):
+        loads.append(device)
+        return (tmp_path / "model" / "config.json").read_text()
+
+    for name in ("model", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(name)
+        os.utime(tmp_path / name / "config.json", ns=(1, 1))  # as copies that keep their times
+    path = str(tmp_path / "model")
+    assert load(path, "cpu") == load(path, "cpu") == "model"
+    assert loads == ["cpu"]
+    (tmp_path / "model").rename(tmp_path / "old")
+    (tmp_path / "other").rename(tmp_path / "model")
+    assert load(path, "cpu") == "other"
+    load(path, "cuda")
+    assert loads == ["cpu", "cpu", "cuda"]
 
 
 def test_an_output_never_replaces_an_input_nor_a_folder_that_holds_one(tmp_path):

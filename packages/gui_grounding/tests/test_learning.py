@@ -33,7 +33,7 @@ def test_eight_real_items_are_learned_by_heart(tmp_path):
     path = tmp_path / "items.json"
     path.write_text(json.dumps(items))
     recipe = Recipe(epochs=50, batch=1, lr=7e-4, learns="all", share=0, labels="all", warm_up=0.05)
-    start = Start(width=64, max_pixels=180 * 784)
+    start = Start(width=64, layers=2, vision_layers=2, max_pixels=180 * 784)
     torch.set_num_threads(1)
     trained = train(path, images=folder / "images", recipe=recipe, start=start, run=RunOptions(out=tmp_path / "run"))
     grounder = Grounder(load_model(str(trained.model)))

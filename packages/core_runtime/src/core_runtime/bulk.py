@@ -166,10 +166,10 @@ def bulk(
             record.append(attempt)
             bar.advance(bar.task_ids[0])
             if attempt.status == FAILED and not skip_errors:
-                raise UserError(
-                    f"{attempt.name}: {attempt.message}",
-                    "mend it and run again, or go on past such items with --skip-errors",
-                )
+                hint = "mend it and run again"
+                if len(items) > 1:  # a single item has no others to go on to
+                    hint += ", or go on past such items with --skip-errors"
+                raise UserError(f"{attempt.name}: {attempt.message}", hint)
 
         if executor is not None:
             _spread(work, items, todo, executor, 8, ended)
@@ -333,7 +333,8 @@ class _Log:
 
     def append(self, attempt: Attempt) -> None:
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **asdict(attempt)}
-        self.file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode())
+        # a file's name may hold bytes that are no UTF-8
+        self.file.write((json.dumps(line, ensure_ascii=False, default=str) + "\n").encode(errors="backslashreplace"))
         self.file.flush()
 
     def __exit__(self, *exc: object) -> None:

@@ -6,7 +6,7 @@ Needs NumPy (``attention-suite-core-runtime[statistics]``).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -24,6 +24,7 @@ class Comparison(Outcome):
         rows: first, second, measure, difference of means with its interval (low, high), p and Holm's p, whether it is the least that
             so many resamples can tell, whether every way of swapping was tried, items and groups.
         left_out: items that only one side has, by pair.
+        differing: items that were judged by something else on either side, by pair.
         item, group: what an item and an independent group is called ("trial", "scene").
     """
 
@@ -31,9 +32,15 @@ class Comparison(Outcome):
     left_out: Mapping[str, int]
     item: str
     group: str
+    differing: Mapping[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
-        return {"tests": list(self.rows), "left_out": dict(self.left_out), "by": self.group}
+        return {
+            "tests": list(self.rows),
+            "left_out": dict(self.left_out),
+            "differing": dict(self.differing),
+            "by": self.group,
+        }
 
     def lines(self) -> Iterable[str]:
         yield (
@@ -51,6 +58,8 @@ class Comparison(Outcome):
             yield f"Note: with {min(few)} {self.group}s no p can be below {least:.2g}, even before it is corrected"
         for pair, count in self.left_out.items():
             yield f"Note: {pair}: {count} {self.item}s of one side only, left out"
+        for pair, count in self.differing.items():
+            yield f"Note: {pair}: {count} {self.item}s were not judged by the same on both sides, left out"
 
 
 def compare_runs(
@@ -58,6 +67,7 @@ def compare_runs(
     measures: Sequence[str],
     *,
     by: str,
+    same: Sequence[str] = (),
     item: str = "item",
     group: str = "",
     resamples: int = 2000,
@@ -69,6 +79,8 @@ def compare_runs(
         runs: run → item → its values. A measure is a number or its text; None, "" and NaN say that it cannot be told of this item.
         measures: names of the values to compare.
         by: name of the value that says whose an item is: what is swapped and resampled whole.
+        same: names of values that say by what an item was judged (its target, its question). Where they differ, the two are not
+            answers to one question: such items are left out and counted.
         item, group: what they are called in the printed lines; `group` is `by` where it is not given.
         resamples: of the tests and intervals.
         seed: of both.
@@ -78,16 +90,27 @@ def compare_runs(
     """
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
+    differing: dict[str, int] = {}
     for first, second in combinations(runs, 2):
         one, other = runs[first], runs[second]
         common = [name for name in one if name in other]
         of_one_side = len(one) + len(other) - 2 * len(common)
         if of_one_side:
             left_out[f"{first} and {second}"] = of_one_side
+        alike = [name for name in common if all(one[name].get(value) == other[name].get(value) for value in same)]
+        if len(alike) < len(common):
+            differing[f"{first} and {second}"] = len(common) - len(alike)
+            common = alike
         for measure in measures:
             test = _test(one, other, common, measure, by, resamples, seed)
             if test is not None:
                 rows.append({"first": first, "second": second, "measure": measure, **test})
+    if not rows and differing:
+        pair, count = next(iter(differing.items()))
+        raise UserError(
+            f"{pair}: {count} {item}s were not judged by the same on both sides ({', '.join(same)})",
+            f"evaluate them on the same {item}s",
+        )
     if not rows:
         raise UserError(
             f"the evaluations have no {item}s in common that both can be judged on",
@@ -95,7 +118,7 @@ def compare_runs(
         )
     for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = corrected
-    return Comparison(rows, left_out, item, group or by)
+    return Comparison(rows, left_out, item, group or by, differing)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

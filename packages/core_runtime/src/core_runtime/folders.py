@@ -9,7 +9,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,6 +20,7 @@ import yaml
 
 from core_runtime.errors import UserError
 
+_LONGEST_NAME = 150  # bytes of an output's name, so that there is room for what stands beside it while it is written
 current_run_folder: ContextVar[Path | None] = ContextVar("current_run_folder", default=None)
 _HOST = "".join(c if c.isalnum() else "_" for c in platform.node())
 
@@ -101,6 +103,34 @@ def write_text(path: Path | str, text: str) -> None:
     """Writes a text file, whole or not at all."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def output_names(inputs: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
+    """A name for the output of each input: its path without its ending, in one part.
+
+    Inputs whose names would be the same (also where capitals do not count), hidden, empty, too long or taken get some digits of
+    their path behind it. So no two inputs share an output, and an input has the same one in every run over the same inputs.
+
+    Args:
+        inputs: paths as the user knows them, such as ``pages/start.png``; no two are the same.
+        taken: names that stand in the same folder.
+    """
+    plain = []
+    for path in inputs:
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        if parts:
+            # `start` of start.png, and all of a name that has no ending
+            parts[-1] = parts[-1].rpartition(".")[0] or parts[-1]
+        plain.append("_".join(parts))
+    counts = Counter(name.casefold() for name in plain)
+    others = {name.casefold() for name in taken}
+    names = []
+    for path, name in zip(inputs, plain, strict=True):
+        begin = name.lstrip(".").encode()[:_LONGEST_NAME].decode(errors="ignore")
+        if begin != name or not name or counts[name.casefold()] > 1 or name.casefold() in others:
+            begin += "-" + hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:8]
+        names.append(begin.lstrip("-"))
+    return names
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:

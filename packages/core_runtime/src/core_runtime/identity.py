@@ -6,17 +6,20 @@ that an output of a killed run is never mistaken for a finished one.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 
+Model = TypeVar("Model")
+Rest = ParamSpec("Rest")
 _BLOCK = 65536
 _SAMPLES = 16  # blocks read from a large file
 _WHOLE = "CORE_RUNTIME_FULL_DIGEST"  # in the environment, so that worker processes know
@@ -86,13 +89,42 @@ def data_fingerprint(paths: Iterable[Path], *, full: bool = False) -> str:
 def model_identity(folder: Path) -> dict[str, Any]:
     """What tells a model folder from another: all of its configuration, its weights by size and samples. Copies are the same model."""
     parts = {}
-    for name in ("config.json", "model.safetensors"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        parts[name] = identity(path, full=path.suffix == ".json")
-        parts[name].pop("changed", None)  # a copied model is the same model
+    for path in _model_files(folder):
+        parts[path.name] = identity(path, full=path.suffix != ".safetensors")
+        parts[path.name].pop("changed", None)  # a copied model is the same model
     return parts
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """Configuration, weights (in shards, too), tokenizers and messages."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        file for file in folder.iterdir() if file.suffix in (".json", ".safetensors", ".txt") and file.is_file()
+    )
+
+
+def keep_latest(load: Callable[Concatenate[str, Rest], Model]) -> Callable[Concatenate[str, Rest], Model]:
+    """Keeps what `load(folder, …)` gave last for as long as the folder holds the same files.
+
+    A model that was replaced at the same path is loaded anew: the path alone does not say which model answers.
+    """
+    kept: dict[Any, Model] = {}
+
+    @functools.wraps(load)
+    def loaded(model: str, *rest: Rest.args, **more: Rest.kwargs) -> Model:
+        states = []
+        for file in _model_files(Path(model)):
+            state = file.stat()
+            # a file that took another's place has a number of its own, even where size and time are the same
+            states.append((file.name, state.st_size, state.st_mtime_ns, state.st_ino))
+        key = (model, tuple(states), rest, tuple(sorted(more.items())))
+        if key not in kept:
+            kept.clear()  # before the next one takes memory
+            kept[key] = load(model, *rest, **more)
+        return kept[key]
+
+    return loaded
 
 
 def spelled(value: Any) -> Any:
@@ -129,12 +161,12 @@ def _record(output: Path) -> Path:
 
 def begin(output: Path, key: Mapping[str, Any]) -> None:
     """Records that an output is being made."""
-    write_text(_record(output), json.dumps({"state": "making", "key": spelled(key)}, ensure_ascii=False) + "\n")
+    write_text(_record(output), json.dumps({"state": "making", "key": spelled(key)}) + "\n")
 
 
 def finish(output: Path, key: Mapping[str, Any]) -> None:
     """Records that an output is complete and in place."""
-    write_text(_record(output), json.dumps({"state": "done", "key": spelled(key)}, ensure_ascii=False) + "\n")
+    write_text(_record(output), json.dumps({"state": "done", "key": spelled(key)}) + "\n")
 
 
 @contextlib.contextmanager

@@ -80,7 +80,12 @@ def read_picture(content: bytes, name: str, *, what: str = "pictures") -> Pictur
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here
             picture = Image.open(io.BytesIO(content))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:  # by the size that its header says
+        raise UserError(
+            f"{name} has far more than {MOST_PIXELS // 10**6} megapixels, which is the most that is read",
+            "scale it down",
+        ) from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise UserError(f"{name} is not a picture", f"{what} are {KINDS}") from None
     width, height = picture.size
     if width < 1 or height < 1:

@@ -80,3 +80,10 @@ class Grounding:
             "image_size": [self.view.width, self.view.height],
             "resized": list(self.resized),
         }
+
+
+def how_sure(grounding: Mapping[str, Any]) -> str:
+    """In words, of a grounding's facts. Attention in one place says little of whether it is the right one: only a calibrated model can."""
+    if grounding["probability"] is not None:
+        return f"probability of a hit {grounding['probability']:.2f}"
+    return f"confidence {grounding['confidence']:.2f} (not calibrated)"

@@ -1,6 +1,8 @@
 """The verbs end to end on drawn pages, with a model that has hardly learned."""
 
 import json
+import shlex
+import shutil
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from gui_grounding.commands.evaluate import evaluate
 from gui_grounding.commands.inspect import inspect
 from gui_grounding.commands.plot import plot
 from gui_grounding.commands.predict import AskOptions, ViewOptions, predict
-from gui_grounding.commands.train import train
-from gui_grounding.model.folder import load_model
+from gui_grounding.commands.train import Trained, train
+from gui_grounding.model.folder import load_model, save_model
 from gui_grounding.samples import make_samples
 from gui_grounding.training.module import fit_calibration
 from gui_grounding.training.recipe import Recipe, Start
@@ -50,6 +52,15 @@ def test_a_trained_model_is_calibrated_and_says_what_it_learned_from(model):
     values = json.loads((model.parent / "metrics.json").read_text())
     assert values["screens"] == {"train": 4, "valid": 4}
     assert values["learning"] == values["parameters"]
+
+
+def test_what_train_proposes_next_runs(model, tmp_path, capsys):
+    values = json.loads((model.parent / "metrics.json").read_text())
+    *_, line = Trained(model, values).lines()
+    assert line.startswith("Next: gui-grounding predict ")
+    code, out, _ = call(capsys, *shlex.split(line)[2:], "--out", tmp_path / "p")
+    assert code == 0
+    assert values["example"][1] in out
 
 
 def test_many_instructions_one_folder_and_a_rerun(samples, model, tmp_path, capsys):
@@ -106,6 +117,98 @@ def test_json_lines_and_folders(samples, model, tmp_path):
     (grounding,) = dragged.predictions[0]["groundings"]
     assert len(grounding["targets"]) == 2
     assert json.loads(grounding["written"])["type"] == "drag"
+
+
+def test_equal_names_have_outputs_of_their_own(samples, model, tmp_path):
+    source = samples.folder / "images"
+    places = {"a/s.png": 0, "b/s.png": 1, "a_s.png": 2, "x.png": 3, "x.bmp": 4, "noext": 5, "..png": 6}
+    for place, number in places.items():
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.open(source / f"page_{number:03}.png").save(tmp_path / place, "BMP" if place.endswith("bmp") else "PNG")
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(json.dumps({"image": place, "instruction": f"click {place}"}) for place in places))
+    out = tmp_path / "out"
+    for status in ("done", "already done"):
+        found = predict(path, model=str(model), out=out)
+        assert {attempt.status for attempt in found.attempts} == {status}
+        answered = {p["screenshot"]: p["groundings"][0]["instruction"] for p in found.predictions}
+        assert answered == {place: f"click {place}" for place in places}
+    assert (out / "log.jsonl").is_file()
+    assert len([folder for folder in out.iterdir() if (folder / "prediction.json").is_file()]) == len(places)
+    whole = predict(tmp_path, "one", model=str(model), out=tmp_path / "folder")
+    pictures = [place for place in places if place != "noext"]
+    # the overlays of the first run lie in the same folder: they are outputs, not screenshots
+    assert sorted(p["screenshot"] for p in whole.predictions) == sorted(pictures)
+
+
+def test_a_model_replaced_at_its_path_answers(samples, model, tmp_path):
+    page = samples.folder / "images" / "page_000.png"
+    place = tmp_path / "model"
+    shutil.copytree(model, place)
+    first = predict(page, "x", model=str(place), out=tmp_path / "first")
+    other = load_model(str(model))
+    with torch.no_grad():
+        for parameter in other.network.parameters():
+            parameter.neg_()
+    shutil.rmtree(place)
+    save_model(other.network, other.tokens, place, prepared=other.prepared, provenance={})
+    second = predict(page, "x", model=str(place), out=tmp_path / "second")
+    ours, theirs = (run.predictions[0]["groundings"][0]["entropy"] for run in (first, second))
+    assert ours != theirs
+
+
+def test_a_large_screenshot_can_be_made_smaller(samples, model, tmp_path, capsys):
+    large = tmp_path / "large.png"
+    Image.open(samples.folder / "images" / "page_000.png").resize((2360, 1640)).save(large)
+    code, _, err = call(capsys, "predict", large, "x", "--model", model, "--out", tmp_path / "p")
+    assert code == 2
+    assert "2360 × 1640 pixels has" in err
+    assert "--skip-errors" not in err
+    hint = err.split("--max-pixels ")[1].split()[0]
+    code, out, _ = call(capsys, "predict", large, "x", "--model", model, "--out", tmp_path / "p", "--max-pixels", hint)
+    assert code == 0
+    assert "probability of a hit" in out
+    (saved,) = (tmp_path / "p").glob("*/prediction.json")
+    width, height = json.loads(saved.read_text())["groundings"][0]["resized"]
+    assert width * height <= int(hint)
+
+
+def test_what_no_answer_can_be_made_of_is_said_in_words(samples, model, tmp_path):
+    page = samples.folder / "images" / "page_000.png"
+    (samples.folder / "half.jsonl").write_text('{"image": "images/page_000.png", "instruction": "click \\ud83d"}')
+    with pytest.raises(UserError, match="half of a character"):
+        predict(samples.folder / "half.jsonl", model=str(model), out=tmp_path / "half")
+    with pytest.raises(UserError, match="half of a character"):
+        predict(page, "click \udcff", model=str(model), out=tmp_path / "half")
+    loaded = load_model(str(model))
+    with torch.no_grad():
+        next(loaded.network.head.parameters()).fill_(float("nan"))
+    broken = save_model(loaded.network, loaded.tokens, tmp_path / "nan", prepared=loaded.prepared, provenance={})
+    with pytest.raises(UserError, match="weights are damaged"):
+        predict(page, "x", model=str(broken), out=tmp_path / "p")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        ("preprocessing", "min_pixels", 10**9, "min_pixels is 1000000000"),
+        ("preprocessing", "max_pixels", 100, "max_pixels is 100"),
+        ("preprocessing", "min_pixels", 5_720_065, "min_pixels is 5720065"),
+        ("config", "backbone", {}, "no configuration"),
+        ("config", "backbone", [], "backbone"),
+        ("config", "backbone", {"text_config": {}}, "does not fit"),
+    ],
+)
+def test_a_config_that_cannot_be_is_one_line(model, tmp_path, capsys, part, name, value, message):
+    shutil.copytree(model, tmp_path / "m")
+    path = tmp_path / "m" / "config.json"
+    described = json.loads(path.read_text())
+    described[part][name] = value
+    path.write_text(json.dumps(described))
+    code, _, err = call(capsys, "models", "check", tmp_path / "m")
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) <= 2
 
 
 def test_a_model_that_abstains_says_so(samples, model, tmp_path, capsys):
@@ -172,6 +275,82 @@ def test_a_benchmark_is_judged_resumed_and_compared(samples, model, tmp_path):
     assert len(compare([out], measure="mass", resamples=50).rows) == 1  # the centre has no attention
     with pytest.raises(UserError, match="is not an evaluation"):
         compare([tmp_path])
+
+
+def moved(samples, folder, **change):
+    """The samples' annotations with changes, in a place of their own."""
+    items = [item | change for item in json.loads(samples.annotations.read_text())]
+    path = folder / "pages.json"
+    path.write_text(json.dumps(items))
+    return {"images": samples.folder / "images", "path": path, "items": items}
+
+
+def test_judging_is_of_the_targets_that_are_asked_for(samples, tmp_path):
+    whole = moved(samples, tmp_path)
+    first = evaluate(whole["path"], images=whole["images"], out=tmp_path / "e", resamples=20)
+    regrouped = moved(samples, tmp_path, group="desktop", platform="macos")
+    again = evaluate(regrouped["path"], images=whole["images"], out=tmp_path / "e", resamples=20)
+    assert {attempt.status for attempt in again.attempts} == {"already done"}
+    rows = [json.loads(line) for line in (tmp_path / "e" / "predictions.jsonl").read_text().splitlines()]
+    assert {(row["group"], row["platform"]) for row in rows} == {("desktop", "macos")}
+    everywhere = moved(samples, tmp_path, bbox=[0, 0, 224, 168])
+    options = {"images": whole["images"], "boxes": "xyxy", "resamples": 20}
+    with pytest.raises(UserError, match="made with another targets"):
+        evaluate(everywhere["path"], out=tmp_path / "e", **options)
+    fresh = evaluate(everywhere["path"], out=tmp_path / "fresh", **options)
+    assert fresh.table["centre"]["all"]["hit@1"]["value"] == 1 > first.table["centre"]["all"]["hit@1"]["value"]
+    with pytest.raises(UserError, match="were not judged by the same"):
+        compare([tmp_path / "e", tmp_path / "fresh"], resamples=20)
+
+
+def test_items_that_failed_are_told_beside_the_figures(samples, tmp_path):
+    whole = moved(samples, tmp_path)
+    (tmp_path / "images").mkdir()
+    for file in whole["images"].iterdir():
+        shutil.copy(file, tmp_path / "images")
+    first = whole["items"][0]["img_filename"]
+    (tmp_path / "images" / first).write_bytes(b"no picture")
+    judged = evaluate(whole["path"], out=tmp_path / "e", resamples=20)
+    failed = sum(item["img_filename"] == first for item in whole["items"])
+    words = f"{failed} items of 1 screenshots that failed"
+    assert judged.table["centre"]["all"]["items"] == samples.items - failed
+    assert any(words in line for line in judged.lines())
+    for name in ("table.md", "report.html"):
+        assert words in (tmp_path / "e" / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"id": None}, "no predictor, id or image"), ({"hit@1": "yes"}, "hit@1 is 'yes'"), ("[1", "not JSON")],
+)
+def test_damaged_evaluations_are_one_line(tmp_path, change, message):
+    row = {"predictor": "centre", "id": "a", "image": "a.png", "hit@1": 1.0}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    text = change if isinstance(change, str) else json.dumps(row | change)
+    (tmp_path / "two" / "predictions.jsonl").write_text(json.dumps(row) + "\n" + text)
+    with pytest.raises(UserError, match="line 2 is damaged") as error:
+        compare([tmp_path / "one", tmp_path / "two"])
+    assert message in error.value.message
+
+
+def test_verbs_take_the_annotations_of_a_folder_with_both(samples, tmp_path):
+    assert evaluate(samples.folder, out=tmp_path / "e", resamples=20).table["centre"]["all"]["items"] == samples.items
+    for verb in (evaluate, plot):
+        with pytest.raises(UserError, match="is a training file") as error:
+            verb(samples.training, out=tmp_path / "t")
+        assert str(samples.annotations) in error.value.hint
+
+
+def test_what_is_left_open_follows_the_start():
+    assert Recipe().filled(on_base=True) == Recipe(epochs=1, lr=1e-4, batch=1, learns="head")
+    small = Recipe(epochs=3).filled(on_base=False)
+    assert (small.epochs, small.learns) == (3, "all")
+    with pytest.raises(UserError, match="--learns"):
+        Recipe(learns="nothing")
+    with pytest.raises(UserError, match="--max-pixels"):
+        AskOptions(max_pixels=1)
 
 
 @pytest.mark.parametrize("learns", ["head", "lora", "language"])
@@ -254,7 +433,8 @@ def test_targets_are_drawn_where_the_elements_are(samples, tmp_path):
     item = json.loads(samples.annotations.read_text())[0]
     picture = Image.open(plotted.figures[0]).convert("RGB")
     x1, y1, _, _ = item["bbox"]
-    assert picture.getpixel((x1, y1)) == (0, 150, 60)
+    assert picture.size == (672, 504)  # small pages are enlarged three times
+    assert picture.getpixel((3 * x1, 3 * y1)) == (0, 150, 60)
     assert "data:image/png" in (tmp_path / "figures" / "report.html").read_text()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")

@@ -39,7 +39,7 @@ def test_it_answers_what_predict_says(model, tmp_path):
     (expected,) = predict(tmp_path / "x.png", "one", "two", model=str(model), out=tmp_path / "p").predictions
     answer = answerer(str(model), "cpu")(Call(picture(), {"instruction": ["one", "two"], "overlay": ["1"]}))
     for ours, theirs in zip(answer["groundings"], expected["groundings"], strict=True):
-        assert Image.open(io.BytesIO(base64.b64decode(ours.pop("overlay")))).size == (120, 90)
+        assert Image.open(io.BytesIO(base64.b64decode(ours.pop("overlay")))).size == (720, 540)  # enlarged
         assert ours["targets"][0]["image"] == pytest.approx(theirs["targets"][0]["image"])
         assert ours["confidence"] == pytest.approx(theirs["confidence"])
 
@@ -55,6 +55,7 @@ def test_it_answers_what_predict_says(model, tmp_path):
         (picture(), {"instruction": [" "]}, "instruction is empty"),
         (picture(), {"instruction": ["x"], "pixel_ratio": ["two"]}, "not a number"),
         (picture(), {"instruction": ["x"], "pixel_ratio": ["0"]}, "pixel ratio"),
+        (picture(), {"instruction": ["x"], "max_pixels": ["inf"]}, "max_pixels is .inf., which is not a number"),
         (picture(), {"instruction": ["x"], "action": ["type"]}, "expected click or drag"),
     ],
 )
@@ -104,7 +105,7 @@ def test_the_page_answers_in_a_browser(model, tmp_path):
             shown.page.click("text=Find")
             shown.page.wait_for_selector("#overlay:not([hidden])")
             assert "confidence" in shown.page.inner_text("#said")
-            assert shown.page.evaluate("() => document.getElementById('overlay').naturalWidth") == 120
+            assert shown.page.evaluate("() => document.getElementById('overlay').naturalWidth") == 720
             shown.page.set_input_files("#file", tmp_path / "broken.png")
             shown.page.click("text=Find")
             shown.page.wait_for_function("() => /picture|damaged/.test(document.getElementById('said').textContent)")

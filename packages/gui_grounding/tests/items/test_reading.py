@@ -73,6 +73,80 @@ def test_mixed_conventions_are_refused(folder):
         read_items(write(folder, [[10, 20, 50, 60], [300, 200, 390, 290], [300, 200, 40, 30]]))
 
 
+def test_shares_among_pixels_are_refused_with_their_numbers(folder):
+    path = write(folder, [[0.1, 0.2, 0.5, 0.6]] * 2 + [[10, 20, 50, 60], [300, 200, 390, 290], [350, 20, 390, 60]])
+    with pytest.raises(UserError, match=r"2 as shares .*i0, i1.*, 3 in pixels"):
+        read_items(path)
+    for boxes, used in (("xyxy", 3), ("xyxy-normalised", 2)):
+        found = read_items(path, boxes=boxes)
+        assert len(found.items) == used
+        assert "numbers are" in found.account()
+
+
+def test_sizes_are_those_of_the_upright_picture(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.new("RGB", SIZE, "white").save(folder / "images" / "a.jpg", exif=exif)
+    path = write(folder, [[10, 20, 50, 60], [200, 300, 290, 390]], img_filename="a.jpg", img_size=None)
+    found = read_items(path)
+    assert {item.size for item in found.items} == {SIZE[::-1]}
+    assert found.items[0].targets[0].box == (10 / 300, 20 / 400, 50 / 300, 60 / 400)
+
+
+def test_an_img_size_that_is_not_the_pictures_is_said(folder):
+    path = write(folder, [[10, 20, 50, 60], [600, 400, 790, 590]], img_size=[800, 600])
+    found = read_items(path)
+    assert any("img_size of 2 items is not the size of the picture" in note for note in found.notes)
+    items = json.loads(path.read_text())
+    items[0]["img_size"] = [600, 800]
+    path.write_text(json.dumps(items))
+    assert "1 whose img_size has another shape" in read_items(path, boxes="xyxy").account()
+
+
+@pytest.mark.parametrize(
+    ("corners", "reason"),
+    [
+        ([300, 200, 900, 200, 900, 290], "beyond the screenshot"),
+        ([10, 10, 60, 60, 200, 200], "no area"),
+        ([10, 10, 60, 10, 200, 10], "no area"),
+    ],
+)
+def test_polygons_that_are_none_are_left_out(folder, corners, reason):
+    records = [
+        {"id": "a", "box_type": "polygon", "box_coordinates": corners},
+        {"id": "b", "box_type": "refusal", "box_coordinates": []},
+    ]
+    for record in records:
+        record |= {"image_path": "a.png", "image_size": list(SIZE), "instruction": "x"}
+    (folder / "items.json").write_text(json.dumps(records))
+    found = read_items(folder / "items.json")
+    assert [item.name for item in found.items] == ["b"]
+    assert reason in found.account()
+
+
+def test_training_files_are_not_taken_for_annotations(folder):
+    answer = {"from": "gpt", "value": "pyautogui.click(x=0.2, y=0.2)", "bbox_gt": [0.1, 0.1, 0.3, 0.3]}
+    turns = [{"from": "human", "value": "<image>click"}, answer]
+    (folder / "training.json").write_text(json.dumps([{"image": "a.png", "conversations": turns}]))
+    for path in (folder, folder / "training.json"):
+        with pytest.raises(UserError, match="is a training file"):
+            read_items(path)
+    (folder / "annotations").mkdir()
+    write(folder, [[10, 20, 50, 60], [300, 200, 390, 290]]).rename(folder / "annotations" / "items.json")
+    assert len(read_items(folder).items) == 2
+    with pytest.raises(UserError) as error:
+        read_items(folder / "training.json")
+    assert str(folder / "annotations" / "items.json") in error.value.hint
+
+
+def test_a_line_separator_inside_a_text_ends_no_line(folder):
+    path = folder / "items.jsonl"
+    items = json.loads(write(folder, [[10, 20, 50, 60], [300, 200, 390, 290]]).read_text())
+    items[0]["instruction"] = "save\u2028open"
+    path.write_text("\n".join(json.dumps(item, ensure_ascii=False) for item in items), encoding="utf-8")
+    assert [item.instruction for item in read_items(path).items] == ["save\u2028open", "click"]
+
+
 def test_what_cannot_be_used_is_left_out_and_counted(folder):
     path = write(folder, [[10, 20, 50, 60]] * 4)
     items = json.loads(path.read_text())
@@ -116,6 +190,8 @@ def test_several_boxes_and_polygons_and_refusals(folder):
         ('[{"instruction": "x"', "is damaged"),
         ('{"instruction": "x", "bbox": [1, 2, 3, 4], "img_filename": "a.png"}\n{broken\n', "line 2"),
         ("[1, 2]", "not a list of objects"),
+        ('{"instruction": "x"}\n' + '{"a":' * 100_000, "line 2: nested too deeply"),
+        ('[{"instruction": "x"}, ' + "[" * 100_000, "nested too deeply"),
         ('[{"instruction": "x", "bbox": [1, 2], "img_filename": "a.png"}]', "four numbers"),
         ('[{"instruction": "x", "bbox": [0, 0, 9, 9], "img_filename": "a.png", "img_size": 3}]', "img_size"),
     ],
@@ -132,6 +208,9 @@ def test_duplicate_ids_are_refused(folder):
     path = write(folder, [[10, 20, 50, 60], [300, 200, 390, 290]], id="same")
     with pytest.raises(UserError, match="1 ids stand more than once: same"):
         read_items(path)
+    path = write(folder, [[10, 20, 50, 60], [300, 200, 390, 290]], id="same", img_filename="absent.png")
+    with pytest.raises(UserError, match="1 ids stand more than once: same"):
+        read_annotations(path)
 
 
 def test_edges_of_a_box_are_in_it():
@@ -139,7 +218,7 @@ def test_edges_of_a_box_are_in_it():
     assert box.holds(0.1, 0.3)
     assert not box.holds(0.30001, 0.2)
     item = Item("x", Path("x.png"), "x", [box])
-    assert item.bucket == "under 5 %"
+    assert item.bucket == "1 to 5 %"
 
 
 @needs_shared

@@ -75,6 +75,10 @@ def test_what_is_no_screenshot_is_one_line(tmp_path):
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     with pytest.raises(UserError, match=r"megapixels|not a picture"):
         read_screenshot(bytes(bomb), "x.png")
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(UserError, match="far more than 100 megapixels"):
+        read_screenshot(bytes(bomb), "x.png")
     with pytest.raises(UserError, match="no such file"):
         open_screenshot(tmp_path / "absent.png")
     with pytest.raises(UserError, match="no such file"):

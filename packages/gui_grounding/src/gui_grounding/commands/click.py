@@ -19,6 +19,7 @@ from core_runtime.options import (
     options,
     resolve_device,
 )
+from gui_grounding.results import how_sure
 
 
 @options
@@ -68,7 +69,7 @@ class Clicked(Outcome):
             yield f"Note: {note}"
         x, y = self.grounding["targets"][0]["css"]
         if self.grounding["abstains"]:
-            yield f"Not here (confidence {self.grounding['confidence']:.2f}); nothing was clicked"
+            yield f"Not here ({how_sure(self.grounding)}); nothing was clicked"
         elif not self.clicked:
             yield f"Would click at ({x:.1f}, {y:.1f}) CSS px; --yes clicks on pages beyond this machine"
         else:
@@ -88,6 +89,7 @@ def click(
     model: Model = None,
     yes: bool = False,
     abstain: Annotated[float, Between(0, 1)] = 0.0,
+    max_pixels: Annotated[int | None, AtLeast(784)] = None,
     browser: BrowserOptions = BrowserOptions(),
     scroll: Annotated[int, AtLeast(0)] = 0,
     out: Out = Path("gui-click"),
@@ -103,6 +105,7 @@ def click(
         instruction: what is to be clicked.
         yes: click on pages beyond this machine, too; without it only files and loopback addresses are clicked.
         abstain: click nothing where the probability of a hit (of an uncalibrated model: the confidence) is below this.
+        max_pixels: of the screenshot as the model sees it, at most; default: the model's own limit.
         scroll: CSS pixels that the page is scrolled down first.
     """
     from core_runtime.folders import writing
@@ -134,7 +137,7 @@ def click(
             page.page.mouse.wheel(0, scroll)
             page.page.wait_for_function("() => window.scrollY > 0")
         seen = look(page)
-        asking = Asking(abstain_below=abstain)
+        asking = Asking(abstain_below=abstain, max_pixels=max_pixels)
         (grounding,) = grounder.ground(seen.screenshot.image, [instruction], asking, view=seen.view)
         draw_grounding(seen.screenshot.image, grounding).save(part / "before.png")
         # a page may have sent the browser elsewhere: its address now decides, not the one that was given

@@ -29,11 +29,20 @@ def compare(
         measure: what is compared.
         resamples: of the tests and intervals.
     """
-    tables = _tables(runs)
-    return compare_runs(tables, [measure], by="image", item="item", group="screenshot", resamples=resamples, seed=seed)
+    tables = _tables(runs, measure)
+    return compare_runs(
+        tables,
+        [measure],
+        by="image",
+        same=["instruction", "targets"],
+        item="item",
+        group="screenshot",
+        resamples=resamples,
+        seed=seed,
+    )
 
 
-def _tables(runs: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
+def _tables(runs: Sequence[Path], measure: str) -> dict[str, dict[str, Mapping[str, Any]]]:
     """Run (of a single folder: predictor) → item → row."""
     if not runs:
         raise UserError("no evaluation was given", _HINT)
@@ -42,11 +51,8 @@ def _tables(runs: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
         path = run / "predictions.jsonl"
         if not path.is_file():
             raise UserError(f"{run} is not an evaluation: it has no predictions.jsonl", _HINT)
-        try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            predictors = list(dict.fromkeys(row["predictor"] for row in rows))
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path} is damaged", "evaluate again") from None
+        rows = _read_rows(path, measure)
+        predictors = list(dict.fromkeys(row["predictor"] for row in rows))
         chosen = predictors if len(runs) == 1 else predictors[-1:]
         for predictor in chosen:
             label = predictor if len(runs) == 1 else str(run)
@@ -54,3 +60,32 @@ def _tables(runs: Sequence[Path]) -> dict[str, dict[str, Mapping[str, Any]]]:
     if len(tables) < 2:
         raise UserError("there is one evaluation alone, nothing to compare it with", _HINT)
     return tables
+
+
+def _read_rows(path: Path, measure: str) -> list[dict[str, Any]]:
+    """The judged items of an evaluation.
+
+    Raises:
+        UserError: it is damaged; the line is named.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}", "evaluate again") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UserError(f"{path}, line {number} is damaged: not JSON", "evaluate again") from None
+        if not isinstance(row, dict) or not all(
+            isinstance(row.get(name), str) for name in ("predictor", "id", "image")
+        ):
+            raise UserError(f"{path}, line {number} is damaged: no predictor, id or image", "evaluate again")
+        value = row.get(measure)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UserError(f"{path}, line {number} is damaged: {measure} is {value!r:.40}", "evaluate again")
+        rows.append(row)
+    return rows

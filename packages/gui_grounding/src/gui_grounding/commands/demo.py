@@ -38,11 +38,10 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     judged = evaluate(
         held_out.annotations, model=model, blind=True, out=out / "run" / "evaluation", seed=seed, overwrite=True
     )
-    page = sorted((held_out.folder / "images").iterdir())[0]
-    items = json.loads(held_out.annotations.read_text(encoding="utf-8"))
-    asked = [item["instruction"] for item in items if item["img_filename"] == page.name]
+    page, asked = typical_page(out / "run" / "evaluation" / "predictions.jsonl")
+    hit = dict(asked)
     predictions = predict(
-        page, *asked[:3], model=model, write="pyautogui", out=out / "run" / "predictions", overwrite=True
+        page, *list(hit)[:3], model=model, write="pyautogui", out=out / "run" / "predictions", overwrite=True
     )
     scores = {name: slices["all"] for name, slices in judged.table.items()}
     hits = {name: entry["hit@1"]["value"] for name, entry in scores.items()}
@@ -53,7 +52,8 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     report = Report("gui-grounding demo", lead=headline)
     pictures = []
     for number, grounding in enumerate(predictions.predictions[0]["groundings"], 1):
-        caption = f"“{grounding['instruction']}” → {grounding['written']}; warm: where the model looks."
+        judgement = "hit" if hit[grounding["instruction"]] else "a miss"
+        caption = f"“{grounding['instruction']}” → {grounding['written']}: {judgement}; warm: where the model looks."
         pictures.append((predictions.out / page.stem / f"overlay_{number:03}.png", caption))
         report.picture(*pictures[-1], width=336)
     rows = []
@@ -67,3 +67,17 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     metrics = {"hit": hits["model"], "hit_text_blind": hits["text-blind"], "hit_centre": hits["centre"]}
     metrics["mass"] = scores["model"]["mass"]["value"]
     return DemoResult(headline, report.write(out / "report.html"), pictures[:1], metrics=metrics)
+
+
+def typical_page(predictions: Path) -> tuple[Path, list[tuple[str, bool]]]:
+    """Of the judged screenshots the first that is right about as often as all together, with its instructions and whether each was hit."""
+    pages: dict[str, list[tuple[str, bool]]] = {}
+    for line in predictions.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["predictor"] == "model":
+            pages.setdefault(row["image"], []).append((row["instruction"], row["hit@1"] > 0))
+    shares = {image: sum(hit for _, hit in asked) / len(asked) for image, asked in pages.items()}
+    count = sum(len(asked) for asked in pages.values())
+    overall = sum(hit for asked in pages.values() for _, hit in asked) / count
+    image = min(shares, key=lambda image: abs(shares[image] - overall))
+    return Path(image), pages[image]

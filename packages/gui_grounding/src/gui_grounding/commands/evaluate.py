@@ -23,6 +23,7 @@ from core_runtime.options import (
 )
 from gui_grounding.commands.predict import AskOptions, load
 from gui_grounding.items.conventions import Convention
+from gui_grounding.items.item import BUCKET_NAMES, Item
 
 BY = ("group", "platform", "type", "group × type", "size", "application")
 Table = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -44,6 +45,12 @@ class Evaluation(BulkOutcome):
     out: Path
     attempts: Sequence[Attempt]
 
+    @property
+    def unjudged(self) -> str:
+        """How many items have no row in the table."""
+        items, screenshots = self.values["failed_items"], len(self.values["failed"])
+        return f"not judged   {items} items of {screenshots} screenshots that failed: they are in no figure"
+
     def facts(self) -> dict[str, Any]:
         return {**self.values, "measures": self.table, "out": self.out}
 
@@ -57,6 +64,8 @@ class Evaluation(BulkOutcome):
                     hit = row["hit@1"]
                     span = f"({hit['low']:.3f} to {hit['high']:.3f})"
                     yield f"{predictor:12} {name:18} hit@1 {hit['value']:.3f} {span}, {row['items']} items"
+        if self.values["failed_items"]:
+            yield self.unjudged
         believed = self.values["calibration"]
         if believed is not None:
             expected, surer = believed["mean probability"], believed["hit@1 of the surer half"]
@@ -113,7 +122,8 @@ def evaluate(
     jobs = []
     for number, (image, items) in enumerate(groups):
         questions = [[item.name, item.instruction] for item in items]
-        key = {"input": identity(Path(image)), "questions": questions, **made_from}
+        targets = [[[target.shape, target.points] for target in item.targets] for item in items]
+        key = {"input": identity(Path(image)), "questions": questions, "targets": targets, **made_from}
         source = (image, items, model, where, precision, ask, blind)
         name = f"{number:05}_{Path(image).stem}"
         jobs.append(Job(name, source, out / "answers" / f"{name}.json", key=key, inputs=[Path(image)]))
@@ -128,9 +138,15 @@ def evaluate(
         overwrite=overwrite,
     )
     rows = []
+    failed_items = 0
     for job, attempt in zip(jobs, attempts, strict=True):
-        if attempt.ok:
-            rows += json.loads(job.output.read_text(encoding="utf-8"))
+        if not attempt.ok:
+            failed_items += len(job.source[1])
+            continue
+        described = {item.name: describe(item) for item in job.source[1]}
+        for row in json.loads(job.output.read_text(encoding="utf-8")):
+            # as the annotations say now: of an item's group or platform no answer depends
+            rows.append(described[row["id"]] | row)
     table = tabulate(rows, resamples=resamples, seed=seed)
     judged = [row for row in rows if row["predictor"] == "model"]
     values = {
@@ -140,6 +156,7 @@ def evaluate(
         "left_out": dict(found.left_out),
         "screenshots": len(groups),
         "failed": [attempt.name for attempt in attempts if not attempt.ok],
+        "failed_items": failed_items,
         "model": model,
         "asked": plain(ask.__dict__),
         "calibration": calibration([row["probability"] for row in judged], [row["hit@1"] for row in judged]),
@@ -154,7 +171,6 @@ def answer_item(job: Job) -> dict[str, Any]:
     """Writes the answers to all items of one screenshot, judged."""
     from core_runtime.folders import write_text
     from gui_grounding.metrics import judge
-    from gui_grounding.model.inference import Asking
     from gui_grounding.predictors import Centre, Network, Predictor
     from gui_grounding.screens.pictures import open_screenshot
 
@@ -163,7 +179,7 @@ def answer_item(job: Job) -> dict[str, Any]:
     predictors: list[Predictor] = [Centre()]
     if model is not None:
         grounder = load(model, device, precision)
-        asking = Asking(ask.action, ask.top, ask.threshold, ask.abstain, ask.zoom)
+        asking = ask.asking()
         if blind:
             predictors.append(Network(grounder, asking, blind=True))
         predictors.append(Network(grounder, asking))
@@ -176,17 +192,9 @@ def answer_item(job: Job) -> dict[str, Any]:
                 {
                     "predictor": predictor.name,
                     "id": item.name,
-                    "image": str(item.image),
-                    "instruction": item.instruction,
-                    "group": item.group,
-                    "platform": item.platform,
-                    "type": item.ui_type,
-                    "size": item.bucket,
-                    "application": item.application,
                     "image_size": list(screenshot.size),
                     "resized": answer.resized,
                     "points": [list(point) for point in answer.points],
-                    "targets": [{"shape": t.shape, "points": [list(p) for p in t.points]} for t in item.targets],
                     "confidence": answer.confidence,
                     "probability": answer.probability,
                     "abstains": answer.abstains,
@@ -195,6 +203,20 @@ def answer_item(job: Job) -> dict[str, Any]:
             )
     write_text(job.output, json.dumps(plain(rows), ensure_ascii=False))
     return {"items": len(items)}
+
+
+def describe(item: Item) -> dict[str, Any]:
+    """What the annotations say of an item."""
+    return {
+        "image": str(item.image),
+        "instruction": item.instruction,
+        "group": item.group,
+        "platform": item.platform,
+        "type": item.ui_type,
+        "size": item.bucket,
+        "application": item.application,
+        "targets": [{"shape": each.shape, "points": [list(point) for point in each.points]} for each in item.targets],
+    }
 
 
 def tabulate(rows: Sequence[Mapping[str, Any]], *, resamples: int, seed: int) -> Table:
@@ -239,8 +261,14 @@ def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any
             if all(keys):
                 made.setdefault(f"{by}: {' × '.join(keys)}", []).append(row)
         if len(made) > 1:
-            parts |= dict(sorted(made.items()))
+            parts |= dict(sorted(made.items(), key=_order))
     return parts
+
+
+def _order(part: tuple[str, Any]) -> tuple[int, str]:
+    """By name, sizes from the smallest."""
+    by, _, name = part[0].partition(": ")
+    return (BUCKET_NAMES.index(name) if by == "size" else 0), name
 
 
 def provenance(model: str | None, device: str, precision: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings, FolderFindings
 from gui_grounding.items.conventions import Convention
+from gui_grounding.items.item import BUCKET_NAMES
 
 
 def inspect(path: Path, /, *, images: Path | None = None, boxes: Convention | None = None) -> Findings | FolderFindings:
@@ -101,6 +102,7 @@ def _examine_items(path: Path, kind: str, images: Path | None, boxes: Convention
     found = read_annotations(path, images=images, boxes=boxes)
     usable = len(found.items) > 0
     screens = {item.image for item in found.items}
+    sizes = Counter(item.bucket for item in found.items)
     details: dict[str, Any] = {
         "items": found.read,
         "usable": len(found.items),
@@ -108,7 +110,7 @@ def _examine_items(path: Path, kind: str, images: Path | None, boxes: Convention
         "boxes": ", ".join(found.conventions.values()) or "as OSWorld-G says",
         "groups": dict(Counter(item.group or "none" for item in found.items)),
         "types": dict(Counter(item.ui_type or "none" for item in found.items)),
-        "target sizes": dict(Counter(item.bucket for item in found.items)),
+        "targets by share of the screenshot": {name: sizes[name] for name in BUCKET_NAMES if sizes[name]},
     }
     drawn = _draw_first(found.items) if pictures and usable else []
     commands = [f"gui-grounding evaluate '{path}' --model run/model", f"gui-grounding train '{path}' --out run"]

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import (
     Above,
     AtLeast,
@@ -25,6 +25,10 @@ from core_runtime.options import (
     options,
     resolve_device,
 )
+from gui_grounding.results import how_sure
+
+if TYPE_CHECKING:
+    from gui_grounding.model.inference import Asking
 
 
 @options
@@ -54,6 +58,7 @@ class AskOptions:
         threshold: cells above this share of the largest attention belong to a region.
         abstain: say "not here" where the probability of a hit (of an uncalibrated model: the confidence) is below this.
         zoom: look again, enlarged, around the best regions.
+        max_pixels: of the screenshot as the model sees it, at most; default: the model's own limit.
     """
 
     action: Literal["click", "drag"] = "click"
@@ -61,6 +66,13 @@ class AskOptions:
     threshold: Annotated[float, Between(0, 0.999)] = 0.3
     abstain: Annotated[float, Between(0, 1)] = 0.0
     zoom: bool = False
+    max_pixels: Annotated[int | None, AtLeast(784)] = None
+
+    def asking(self) -> "Asking":
+        """The same for a `Grounder`."""
+        from gui_grounding.model.inference import Asking
+
+        return Asking(self.action, self.top, self.threshold, self.abstain, self.zoom, self.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -86,13 +98,14 @@ class Predictions(BulkOutcome):
                 yield f"Note: {prediction['screenshot']}: {note}"
             for grounding in prediction["groundings"]:
                 yield f"{prediction['screenshot']}: {grounding['instruction']}"
+                sure = how_sure(grounding)
                 if grounding["abstains"]:
-                    yield f"  not here (confidence {grounding['confidence']:.2f})"
+                    yield f"  not here ({sure})"
                     continue
                 ends = " → ".join(
                     f"({target['image'][0]:.1f}, {target['image'][1]:.1f})" for target in grounding["targets"]
                 )
-                yield f"  {grounding['action']} {ends} px of the screenshot, confidence {grounding['confidence']:.2f}"
+                yield f"  {grounding['action']} {ends} px of the screenshot, {sure}"
                 if grounding["written"]:
                     yield f"  {grounding['written']}"
         yield f"Overlays and coordinates in all spaces: {self.out}"
@@ -124,6 +137,7 @@ def predict(
         write: also spell the action for a tool: pyautogui, playwright, ui-tars, ui-tars-absolute, os-atlas, seeclick, anthropic, openai.
         precision: of the weights while they compute.
     """
+    from core_runtime.folders import output_names
     from core_runtime.identity import identity, model_identity
     from gui_grounding.adapters import format_named
     from gui_grounding.model.folder import ADVICE
@@ -149,12 +163,13 @@ def predict(
         "ask": plain(ask.__dict__),
         "options": [write, precision],
     }
+    folder = screenshots if screenshots.is_dir() else screenshots.parent
+    names = [name_in(folder, image) for image, _ in questions]
     items = []
-    for image, asked in questions:
+    for (image, asked), name, output in zip(questions, names, output_names(names, taken=["log.jsonl"]), strict=True):
         source = (image, asked, model, where, precision, view, ask, write)
-        name = str(image.relative_to(screenshots)) if screenshots.is_dir() else image.name
         key = {"input": identity(image) if image.is_file() else None, "instructions": list(asked), **made_from}
-        items.append(Item(name, source, out / name.replace("/", "_").rpartition(".")[0], key=key, inputs=[image]))
+        items.append(Item(name, source, out / output, key=key, inputs=[image]))
     attempts = bulk(
         predict_item,
         items,
@@ -168,6 +183,11 @@ def predict(
     done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
     predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
     return Predictions(out, predictions, attempts)
+
+
+def name_in(folder: Path, file: Path) -> str:
+    """What a file is called: its path in the folder, where it is in it."""
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
 
 
 def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
@@ -204,9 +224,9 @@ def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, 
     return [(file, tuple(instructions)) for file in find_screenshots(path)]
 
 
-@lru_cache(1)
+@keep_latest
 def load(model: str, device: str, precision: str) -> Any:
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     import torch
 
     from gui_grounding.model.folder import load_model
@@ -221,7 +241,6 @@ def predict_item(item: Item) -> dict[str, Any]:
     from core_runtime.folders import writing
     from gui_grounding.adapters import FORMATS
     from gui_grounding.coordinates import View
-    from gui_grounding.model.inference import Asking
     from gui_grounding.reports.overlay import draw_grounding
     from gui_grounding.screens.pictures import open_screenshot
 
@@ -229,8 +248,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     screenshot = open_screenshot(image)
     grounder = load(model, device, precision)
     seen = View(*screenshot.size, view.pixel_ratio, view.crop, view.scroll, view.origin)
-    asking = Asking(ask.action, ask.top, ask.threshold, ask.abstain, ask.zoom)
-    groundings = grounder.ground(screenshot.image, instructions, asking, view=seen)
+    groundings = grounder.ground(screenshot.image, instructions, ask.asking(), view=seen)
     written = []
     with writing(item.output) as part:
         part.mkdir()

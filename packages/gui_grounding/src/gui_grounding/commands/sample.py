@@ -33,7 +33,7 @@ def sample(
     out: Path,
     /,
     *,
-    pages: Annotated[int, AtLeast(1)] = 12,
+    pages: Annotated[int, AtLeast(1)] = 72,
     render: Literal["auto", "chromium", "drawn"] = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,

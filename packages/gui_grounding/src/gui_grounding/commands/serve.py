@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,12 @@ def answerer(model: str, device: str) -> Any:
         action = call.one("action", "click")
         if action not in ("click", "drag"):
             raise UserError(f"action is {action[:40]!r}, expected click or drag")
-        asking = Asking(action, abstain_below=_number(call.one("abstain", "0"), "abstain"))
+        most = call.one("max_pixels", "")
+        asking = Asking(
+            action,
+            abstain_below=_number(call.one("abstain", "0"), "abstain"),
+            max_pixels=max(784, int(_number(most, "max_pixels"))) if most else None,
+        )
         view = View(*screenshot.size, pixel_ratio=ratio)
         groundings = grounder.ground(screenshot.image, instructions, asking, view=view)
         answers = []
@@ -123,6 +129,9 @@ def answerer(model: str, device: str) -> Any:
 
 def _number(text: str, name: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise UserError(f"{name} is {text[:40]!r}, which is not a number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"{name} is {text[:40]!r}, which is not a number")
+    return value

@@ -1,6 +1,7 @@
 """``gui-grounding train``."""
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Trained(Outcome):
         if "val_hit" in self.values:
             yield f"Held out: hit {self.values['val_hit']:.3f}, loss {self.values['val_loss']:.3f}"
         yield f"Model: {self.model}"
+        words = ["gui-grounding", "predict", *self.values["example"], "--model", str(self.model)]
+        yield f"Next: {shlex.join(words)}"
 
 
 def train(
@@ -70,6 +73,7 @@ def train(
     from gui_grounding.training.module import PointerTraining, fit_calibration, held_out_answers
 
     use_threads(run.threads)
+    recipe = recipe.filled(on_base=start.base is not None)
     data = read_training(items, images=images, seed=run.seed)
     held_out = None if valid is None else read_training(valid, seed=run.seed)
     learned, judged = split_screens(data, held_out, recipe, run.seed)
@@ -119,15 +123,22 @@ def train(
         from dataclasses import replace
 
         prepared = replace(prepared, slope=calibration[0], offset=calibration[1])
+    notes = list(data.notes)
+    if start.base is None and recipe.learns != "all":
+        notes.append(
+            f"without --base all weights are random, and under --learns {recipe.learns} most of them stay so: --learns all trains them"
+        )
     values = {
         "account": data.account,
-        "notes": list(data.notes),
+        "notes": notes,
         "screens": {"train": len(learned), "valid": len(judged)},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "learning": learning,
         "epoch": int(left.best["epoch"]),
         "epochs": len(left.history),
         "calibrated": calibration is not None,
+        # a held-out screenshot, where there is one, with a question to try the model on
+        "example": [str((judged or learned)[0].image), (judged or learned)[0].questions[0].instruction],
         **{name: left.best[name] for name in ("train_loss", "val_loss", "val_hit") if name in left.best},
     }
     provenance = {

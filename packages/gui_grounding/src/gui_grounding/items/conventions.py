@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
 
 Convention = Literal["xyxy", "xywh", "xyxy-normalised", "xywh-normalised"]
 CONVENTIONS: tuple[Convention, ...] = ("xyxy", "xywh", "xyxy-normalised", "xywh-normalised")
@@ -66,6 +66,8 @@ def problem_of(box: RawBox, convention: Convention) -> str | None:
     """Why a box cannot be meant under a convention; None if it can."""
     if convention.endswith("normalised") and max(abs(number) for number in box.numbers) > 2:
         return "its numbers are pixels"
+    if not convention.endswith("normalised") and are_shares(box):
+        return "its numbers are shares of the screenshot"
     if not convention.endswith("normalised") and box.size is None:
         return "the size of its screenshot is not known"
     x1, y1, x2, y2 = corners(box, convention)
@@ -78,12 +80,25 @@ def problem_of(box: RawBox, convention: Convention) -> str | None:
     return None
 
 
+def are_shares(box: RawBox) -> bool:
+    """Whether its numbers are shares of the screenshot: in pixels it would be a speck in the upper left corner."""
+    return max(abs(number) for number in box.numbers) <= 1.01
+
+
 def detect(boxes: Sequence[RawBox], where: str) -> Detected:
     """The one convention under which every box of a file is possible.
 
     Raises:
-        UserError: none is, or several are: then it must be said.
+        UserError: none is, or several are: then it must be said. Or some boxes are shares, and others pixels.
     """
+    shares = [box.name for box in boxes if are_shares(box)]
+    pixels = [box.name for box in boxes if max(abs(number) for number in box.numbers) > 2]
+    if shares and pixels:
+        raise UserError(
+            f"{where}: its boxes are counted in two ways: {len(shares)} as shares of the screenshot ({few(shares)}), "
+            f"{len(pixels)} in pixels ({few(pixels)})",
+            "count them alike, split the file, or say --boxes to use those of one kind alone",
+        )
     counts: dict[Convention, int] = {}
     first: dict[Convention, str] = {}
     for convention in CONVENTIONS:
@@ -95,10 +110,6 @@ def detect(boxes: Sequence[RawBox], where: str) -> Detected:
                 f"{len(problems)} of {len(boxes)} boxes are impossible as {convention} ({box.name}: {problem})"
             )
     possible: Sequence[Convention] = [convention for convention, impossible in counts.items() if not impossible]
-    # boxes below two pixels in every file would be a strange benchmark: shares are meant
-    fractions: Sequence[Convention] = [convention for convention in possible if convention.endswith("normalised")]
-    if fractions and all(max(box.numbers) <= 2 for box in boxes):
-        possible = fractions
     hint = f"say --boxes {'|'.join(CONVENTIONS)}"
     if len(possible) == 1:
         chosen = possible[0]

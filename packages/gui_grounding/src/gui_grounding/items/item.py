@@ -1,12 +1,20 @@
 """One question of a benchmark or a training set: a screenshot, an instruction, where its target is."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 Shape = Literal["box", "polygon", "refusal"]
 BUCKETS = (0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05)  # shares of the screenshot that targets are grouped by
+BUCKET_NAMES = (
+    f"under {BUCKETS[0] * 100:g} %",
+    *(f"{low * 100:g} to {high * 100:g} %" for low, high in pairwise(BUCKETS)),
+    f"{BUCKETS[-1] * 100:g} % and more",
+    "refusal",
+)  # smallest first
 
 
 @dataclass(frozen=True)
@@ -91,9 +99,6 @@ class Item:
     def bucket(self) -> str:
         """The size of the target in words."""
         if self.refuses:
-            return "refusal"
+            return BUCKET_NAMES[-1]
         area = min(target.area for target in self.targets)
-        for edge in BUCKETS:
-            if area < edge:
-                return f"under {edge * 100:g} %"
-        return f"{BUCKETS[-1] * 100:g} % and more"
+        return BUCKET_NAMES[bisect_right(BUCKETS, area)]

@@ -16,6 +16,11 @@ DOMAINS = {
     "tool": "web", "shop": "web", "gitlab": "web", "forum": "web",
 }  # fmt: skip
 
+ORIENTATION, SIDEWAYS = (
+    0x0112,
+    (5, 6, 7, 8),
+)  # of EXIF: its tag, and the values under which width and height change places
+
 
 @dataclass(frozen=True)
 class ItemSet:
@@ -54,10 +59,19 @@ def find_annotations(path: Path) -> list[Path]:
 
     if not path.exists():
         raise UserError(f"no such file: {path}", "give an annotation file, or a folder with annotations/ and images/")
-    files = [path]
+    candidates = [path]
     if path.is_dir():
         candidates = [*sorted(path.glob("*")), *sorted(path.glob("annotations/*"))]
-        files = [file for file in candidates if file.suffix.lower() in ANNOTATIONS and annotation_kind(file)]
+    kinds = {file: annotation_kind(file) for file in candidates if file.suffix.lower() in ANNOTATIONS}
+    training = [file for file, kind in kinds.items() if kind == "training"]
+    files = [path] if path.is_file() else [file for file, kind in kinds.items() if kind]
+    files = [file for file in files if file not in training]
+    if training and not files:
+        hint = "'gui-grounding train' learns from it; this takes ScreenSpot, v2, Pro or OSWorld-G"
+        beside = [str(file) for file in sorted(training[0].parent.glob("annotations/*.json")) if annotation_kind(file)]
+        if beside:
+            hint += f", such as {beside[0]}"
+        raise UserError(f"{training[0]} is a training file (conversations), not annotations", hint)
     if not files:
         raise UserError(f"{path} holds no annotations", "they are JSON or JSON lines with instruction and bbox")
     return files
@@ -92,18 +106,18 @@ def read_annotations(path: Path, *, images: Path | None = None, boxes: Conventio
     left_out: dict[str, str] = {}
     notes: list[str] = []
     conventions: dict[str, str] = {}
-    read = 0
+    names: list[str] = []
     for file in find_annotations(path):
         records = read_records(file)
-        read += len(records)
+        names += [_name(file, number, record) for number, record in enumerate(records)]
         found = _read_file(file, records, images, boxes, left_out, notes, conventions)
         items += found
-    duplicates = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
         raise UserError(
             f"{path}: {len(duplicates)} ids stand more than once: {few(duplicates)}", "give every item an id of its own"
         )
-    return ItemSet(items, read, left_out, notes, conventions)
+    return ItemSet(items, len(names), left_out, notes, conventions)
 
 
 def read_records(file: Path) -> list[dict[str, Any]]:
@@ -120,18 +134,30 @@ def read_records(file: Path) -> list[dict[str, Any]]:
         records = json.loads(text)
         if isinstance(records, dict):
             records = [records]
+    except RecursionError:
+        raise UserError(f"{file} is nested too deeply to be read", "expected objects with plain values") from None
     except ValueError as error:
         if text.lstrip().startswith("["):
             raise UserError(f"{file} is damaged: {error}", "expected a list of objects") from None
-        records = [_line(file, number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # at line feeds alone: U+2028 and its like may stand inside a text of JSON
+        records = [_line(file, number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise UserError(f"{file} is not a list of objects", "expected JSON or JSON lines with an object per item")
+    for number, record in enumerate(records, 1):
+        try:
+            json.dumps(record, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{file}, item {number} holds half of a character (such as \\ud83d alone)", "write it in UTF-8"
+            ) from None
     return records
 
 
 def _line(file: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
+    except RecursionError:
+        raise UserError(f"{file}, line {number}: nested too deeply", "mend or remove that line") from None
     except ValueError as error:
         raise UserError(f"{file}, line {number}: not JSON ({error})", "mend or remove that line") from None
 
@@ -149,11 +175,22 @@ def _read_file(
     folder = image_folder(file, images)
     raw: dict[int, list[RawBox]] = {}
     sizes: dict[int, tuple[int, int] | None] = {}
+    pictures: dict[Path, tuple[int, int] | None] = {}
+    scaled: list[str] = []
+    distorted: set[int] = set()
     for number, record in enumerate(records):
         name = _name(file, number, record)
         size = _size(file, name, record)
-        path = folder / str(record.get("img_filename") or record.get("file_name") or record.get("image_path") or "")
-        sizes[number] = size or (_size_of_picture(path) if path.is_file() else None)
+        path = _picture_of(record, folder)
+        if path not in pictures:
+            pictures[path] = _size_of_picture(path) if path.is_file() else None
+        real = pictures[path]
+        sizes[number] = size or real
+        if size and real and size != real:
+            if _same_shape(size, real):
+                scaled.append(f"{name}: {size[0]} × {size[1]}, its picture {real[0]} × {real[1]}")
+            else:
+                distorted.add(number)
         if "box_type" not in record:
             raw[number] = _raw_boxes(file, name, record, sizes[number])
     convention = boxes
@@ -164,6 +201,10 @@ def _read_file(
     if raw:
         assert convention is not None
         conventions[file.name] = convention
+    if scaled:
+        notes.append(
+            f"{file.name}: img_size of {len(scaled)} items is not the size of the picture ({scaled[0]}): boxes are read as parts of img_size"
+        )
     found = []
     for number, record in enumerate(records):
         name = _name(file, number, record)
@@ -171,9 +212,12 @@ def _read_file(
         if not isinstance(instruction, str) or not instruction.strip():
             left_out[name] = "without an instruction"
             continue
-        image = folder / str(record.get("img_filename") or record.get("file_name") or record.get("image_path") or "")
+        image = _picture_of(record, folder)
         if not image.is_file():
             left_out[name] = "whose screenshot is missing"
+            continue
+        if number in distorted:
+            left_out[name] = "whose img_size has another shape than the picture"
             continue
         if number in raw:
             targets, problem = _boxes(raw[number], convention or CONVENTIONS[0])
@@ -217,6 +261,10 @@ def _name(file: Path, number: int, record: Mapping[str, Any]) -> str:
     return f"{file.stem}:{number}" if identity in (None, "") else str(identity)
 
 
+def _picture_of(record: Mapping[str, Any], folder: Path) -> Path:
+    return folder / str(record.get("img_filename") or record.get("file_name") or record.get("image_path") or "")
+
+
 def _size(file: Path, name: str, record: Mapping[str, Any]) -> tuple[int, int] | None:
     size = record.get("img_size") or record.get("image_size")
     if size is None:
@@ -227,14 +275,22 @@ def _size(file: Path, name: str, record: Mapping[str, Any]) -> tuple[int, int] |
 
 
 def _size_of_picture(path: Path) -> tuple[int, int] | None:
-    """Width and height by the header alone; None for what is not a picture."""
+    """Width and height of the upright picture by the header alone; None for what is not a picture."""
     from PIL import Image
 
     try:
         with Image.open(path) as picture:
-            return picture.size
+            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) in SIDEWAYS
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+    return (height, width) if turned else (width, height)
+
+
+def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether one size is the other scaled, up to a pixel of rounding."""
+    (width, height), (wide, high) = one, other
+    return abs(width * high - height * wide) <= max(width, height, wide, high)
 
 
 def _raw_boxes(file: Path, name: str, record: Mapping[str, Any], size: tuple[int, int] | None) -> list[RawBox]:
@@ -280,9 +336,22 @@ def _osworld_target(record: Mapping[str, Any], size: tuple[int, int] | None) -> 
     if kind == "bbox" and len(numbers) == 4:
         return _boxes([RawBox("", (numbers[0], numbers[1], numbers[2], numbers[3]), size)], "xywh")
     if kind == "polygon" and len(numbers) >= 6 and len(numbers) % 2 == 0:
-        points = [(x / width, y / height) for x, y in zip(numbers[::2], numbers[1::2], strict=True)]
-        return [Target("polygon", points)], ""
+        corners_of = list(zip(numbers[::2], numbers[1::2], strict=True))
+        across, down = [x for x, _ in corners_of], [y for _, y in corners_of]
+        around = RawBox("", (min(across), min(down), max(across), max(down)), size)
+        problem = problem_of(around, "xyxy") or ("" if area_of(corners_of) > 0 else "it has no area")
+        if problem:
+            return [], f"whose polygon cannot be used: {problem}"
+        return [Target("polygon", [(x / width, y / height) for x, y in corners_of])], ""
     return [], f"of an unknown shape ({kind})"
+
+
+def area_of(corners: Sequence[tuple[float, float]]) -> float:
+    """Of a polygon, by the shoelace formula."""
+    twice = 0.0
+    for (x1, y1), (x2, y2) in zip(corners, [*corners[1:], corners[0]], strict=True):
+        twice += x1 * y2 - x2 * y1
+    return abs(twice) / 2
 
 
 def _gui_type(record: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def build_backbone(config: Mapping[str, Any]) -> Any:
             Qwen2.5-VL where it is absent.
 
     Raises:
-        ValueError: another family, or sizes that transformers refuses.
+        ValueError: no configuration, another family, or sizes that transformers refuses.
     """
     from copy import deepcopy
 
@@ -41,6 +41,10 @@ def build_backbone(config: Mapping[str, Any]) -> Any:
         "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration),
         "qwen2_vl": (Qwen2VLConfig, Qwen2VLForConditionalGeneration),
     }
+    if not isinstance(config, Mapping) or not config:
+        raise ValueError(
+            "the backbone has no configuration: without its sizes it would be another model of 70 billion parameters"
+        )
     values = deepcopy(dict(config))
     family = values.pop("model_type", "qwen2_5_vl")
     if not isinstance(family, str) or family not in classes:

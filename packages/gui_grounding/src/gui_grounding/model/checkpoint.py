@@ -16,7 +16,7 @@ def is_checkpoint(folder: Path) -> bool:
     config = folder / "config.json"
     try:
         return "model_type" in json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return False
 
 
@@ -29,7 +29,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} is a {type(value).__name__}, expected an object")
@@ -79,7 +79,10 @@ def pixel_limits_of(folder: Path) -> tuple[int | None, int | None]:
             continue
         values = read_json(folder / name)
         values = values.get("image_processor", values)
-        size = values.get("size") or {}
+        size = values.get("size") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(size, dict | None):
+            raise ValueError(f"{folder / name}: its image processor or its size is not an object")
+        size = size or {}
         least = values.get("min_pixels") or size.get("min_pixels") or size.get("shortest_edge")
         most = values.get("max_pixels") or size.get("max_pixels") or size.get("longest_edge")
         return least, most

@@ -19,14 +19,17 @@ from core_runtime.models import choose_model
 from core_runtime.terminal import warn
 from gui_grounding.model.answers import END, PAD, START
 from gui_grounding.model.checkpoint import is_checkpoint, pixel_limits_of, read_json, read_tensors, system_message_of
+from gui_grounding.model.labels import CELL
 from gui_grounding.model.official import system
 from gui_grounding.model.patches import MAX_PIXELS, MIN_PIXELS
 from gui_grounding.model.pointer import PointerModel
 from gui_grounding.model.regions import Scoring
 from gui_grounding.model.tokens import SYSTEM_MESSAGE, Tokens
+from gui_grounding.screens.pictures import MOST_PIXELS
 
 ADVICE = "'gui-grounding train ITEMS --out RUN' makes RUN/model; 'gui-grounding models' lists published ones"
 TOKENIZER = "tokenizer.json"
+LARGEST_LEAST = 12_845_056  # pixels that a small screenshot may be enlarged to: Qwen's own upper limit
 PUBLISHED = "Qwen2_5_VLForConditionalGenerationWithPointer"
 
 
@@ -109,10 +112,12 @@ def _load_own(folder: Path) -> Loaded:
     scoring = field("scoring", str)
     if scoring not in ("max", "mean"):
         raise ValueError(f"{where}: preprocessing.scoring is {scoring!r}, expected max or mean")
+    least, most = field("min_pixels", int), field("max_pixels", int)
+    check_pixels(least, most, where)
     prepared = Prepared(
         system_message=field("system_message", str),
-        min_pixels=field("min_pixels", int, low=1),
-        max_pixels=field("max_pixels", int, low=784),
+        min_pixels=least,
+        max_pixels=most,
         scoring=scoring,
         slope=field("slope", float, default=None),
         offset=field("offset", float, default=None),
@@ -120,6 +125,21 @@ def _load_own(folder: Path) -> Loaded:
     return Loaded(
         network, read_tokens(folder), prepared, read_field(described, "provenance", dict, where=where, default={})
     )
+
+
+def check_pixels(least: Any, most: Any, where: str) -> None:
+    """Pixel limits are such that a screenshot can be resized to them.
+
+    Raises:
+        ValueError: they are no whole numbers, cross, or go beyond what a screenshot may have.
+    """
+    for name, value in (("min_pixels", least), ("max_pixels", most)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ValueError(f"{where}: {name} is {value!r:.60}, expected a whole number")
+    if not CELL**2 <= most <= MOST_PIXELS:
+        raise ValueError(f"{where}: max_pixels is {most}, expected {CELL**2} to {MOST_PIXELS}")
+    if not 1 <= least <= min(most, LARGEST_LEAST):
+        raise ValueError(f"{where}: min_pixels is {least}, expected 1 to {min(most, LARGEST_LEAST)}")
 
 
 def load_checkpoint(
@@ -149,10 +169,12 @@ def load_checkpoint(
             "'models convert --system-message FILE' gives it the published one"
         )
     least, most = pixel_limits_of(folder)
+    least, most = least or MIN_PIXELS, most or MAX_PIXELS
+    check_pixels(least, most, str(folder))
     prepared = Prepared(
         system_message=message,
-        min_pixels=least or MIN_PIXELS,
-        max_pixels=most or MAX_PIXELS,
+        min_pixels=least,
+        max_pixels=most,
         scoring="mean" if is_guiactor else "max",
     )
     return Loaded(network, read_tokens(folder), prepared, {"checkpoint": folder.name})

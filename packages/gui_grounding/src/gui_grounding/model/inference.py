@@ -16,7 +16,8 @@ from core_runtime.errors import UserError
 from gui_grounding.coordinates import View
 from gui_grounding.model.folder import Loaded
 from gui_grounding.model.head import scores_of
-from gui_grounding.model.patches import Patches, cut_patches
+from gui_grounding.model.labels import CELL
+from gui_grounding.model.patches import Patches, cut_patches, resized_size
 from gui_grounding.model.pointer import Screen
 from gui_grounding.model.regions import Region, entropy_of, find_regions
 from gui_grounding.model.tokens import ANSWERS, DIFF, TURN_END, Action, Prompt
@@ -39,6 +40,7 @@ class Asking:
         threshold: cells above this share of the maximum belong to a region.
         abstain_below: the model abstains where its probability of a hit (its confidence, if it is not calibrated) is below this.
         zoom: look again, enlarged, around the best regions.
+        max_pixels: of the resized screenshot, at most; None: as many as the model's own limit.
     """
 
     action: Action = "click"
@@ -46,6 +48,7 @@ class Asking:
     threshold: float = 0.3
     abstain_below: float = 0.0
     zoom: bool = False
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,14 +84,20 @@ class Grounder:
         self.device, self.dtype = parameter.device, parameter.dtype
 
     @torch.inference_mode()
-    def encode(self, image: "Image", *, cached: bool = True) -> EncodedScreen:
+    def encode(self, image: "Image", *, cached: bool = True, max_pixels: int | None = None) -> EncodedScreen:
         """A screenshot, once for all instructions.
 
         Args:
             image: RGB.
             cached: read the tokens before the instruction now; False where there is a single one, which is read in one piece.
+            max_pixels: of the resized screenshot, at most; None: the model's own limit.
+
+        Raises:
+            UserError: it has more cells than the model takes tokens.
         """
-        limits = {"min_pixels": self.prepared.min_pixels, "max_pixels": self.prepared.max_pixels}
+        most = min(max_pixels or self.prepared.max_pixels, self.prepared.max_pixels)
+        limits = {"min_pixels": min(self.prepared.min_pixels, most), "max_pixels": most}
+        self._refuse_large(image.size, **limits)
         patches = cut_patches(image, **limits)
         screen = self.network.encode_screen(patches.values.to(self.device, self.dtype), patches.grid.to(self.device))
         cells = len(screen.embeddings)
@@ -103,6 +112,28 @@ class Grounder:
             self.network.read(self.network.embed(ids, [screen.embeddings]), positions, cache=cache)
         return EncodedScreen(patches, screen, shared, positions, cache)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.network.backbone.config.text_config.max_position_embeddings
+
+    def _refuse_large(self, size: tuple[int, int], **limits: int) -> None:
+        """Before the vision tower begins to work on what can have no answer.
+
+        Raises:
+            UserError: the screenshot alone leaves no room for an instruction.
+        """
+        columns, rows = (side // CELL for side in resized_size(*size, **limits))
+        around = self.tokens.prompt(self.prepared.system_message, 0, "x", answer=ANSWERS["drag"])
+        room = self.longest - len(around.ids)
+        if columns * rows > room:
+            # some room for the instruction, and the sides are rounded to whole cells
+            fitting = max(1, int(0.9 * room)) * CELL**2
+            raise UserError(
+                f"the screenshot of {size[0]} × {size[1]} pixels has {columns * rows:,} cells, the model takes {self.longest:,} tokens",
+                f"--max-pixels {fitting} makes it smaller (of the server: &max_pixels={fitting})",
+            )
+
     @torch.inference_mode()
     def attend(self, encoded: EncodedScreen, instruction: str, action: Action) -> Tensor:
         """(pointers, cells) attention A of one instruction, float32 on the CPU."""
@@ -110,7 +141,12 @@ class Grounder:
         ids = torch.tensor([prompt.question], device=self.device)
         hidden = self._read_question(encoded, ids)
         queries = hidden[0, ids[0] == self.network.config.pointer_pad]
-        return scores_of(self.network.head.logits(queries, encoded.screen.keys)).cpu()
+        scores = scores_of(self.network.head.logits(queries, encoded.screen.keys)).cpu()
+        if not scores.isfinite().all():
+            raise UserError(
+                "the model's attention is not a number: its weights are damaged", "train or convert it again"
+            )
+        return scores
 
     def ground(
         self, image: "Image", instructions: Sequence[str], asking: Asking = Asking(), *, view: View | None = None
@@ -131,7 +167,7 @@ class Grounder:
             raise UserError(
                 f"the screenshot is {image.size[0]} × {image.size[1]} pixels, its view {view.width} × {view.height}"
             )
-        encoded = self.encode(image, cached=len(instructions) > 1)
+        encoded = self.encode(image, cached=len(instructions) > 1, max_pixels=asking.max_pixels)
         groundings = []
         for instruction in instructions:
             scores = self.attend(encoded, instruction, asking.action)
@@ -196,18 +232,24 @@ class Grounder:
         """The question about a screen.
 
         Raises:
-            UserError: the instruction is empty or too long for the model.
+            UserError: the instruction is empty, no text, or too long for the model.
         """
         if not instruction.strip():
             raise UserError("the instruction is empty", "say what is to be clicked")
+        if any("\ud800" <= letter <= "\udfff" for letter in instruction):
+            raise UserError(
+                "the instruction holds half of a character (a surrogate, such as \\ud83d alone)", "write it in UTF-8"
+            )
         prompt = self.tokens.prompt(self.prepared.system_message, 0, instruction, answer=answer)
         total = len(encoded.shared) + len(prompt.question)
-        longest = self.network.backbone.config.text_config.max_position_embeddings
-        if total > longest:
-            words = len(instruction.split())
+        if total > self.longest:
+            words, cells = len(instruction.split()), len(encoded.screen.embeddings)
+            hint = "shorten it"
+            if cells > self.longest // 2:
+                hint = "--max-pixels makes the screenshot smaller"
             raise UserError(
-                f"the instruction has {words:,} words; with the screenshot that is {total:,} tokens, the model takes {longest:,}",
-                "shorten it",
+                f"the instruction of {words:,} words and the {cells:,} cells of the screenshot are {total:,} tokens, the model takes {self.longest:,}",
+                hint,
             )
         return prompt
 
@@ -276,7 +318,7 @@ class Grounder:
             left = min(max(x - wide // 2, 0), width - wide)
             top = min(max(y - tall // 2, 0), height - tall)
             enlarged = image.crop((left, top, left + wide, top + tall)).resize((width, height))
-            encoded = self.encode(enlarged, cached=False)
+            encoded = self.encode(enlarged, cached=False, max_pixels=asking.max_pixels)
             scores = self.attend(encoded, grounding.instruction, "click")
             part = grounding.view.cut(left, top, wide, tall)
             seen = self._grounding(grounding.instruction, scores, encoded.patches, part, asking)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core_runtime.errors import UserError
+from gui_grounding.model.labels import CELL
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,11 +32,11 @@ class Patches:
 
     @property
     def columns(self) -> int:
-        return self.size[0] // 28
+        return self.size[0] // CELL
 
     @property
     def rows(self) -> int:
-        return self.size[1] // 28
+        return self.size[1] // CELL
 
 
 def resized_size(
@@ -49,7 +50,7 @@ def resized_size(
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     try:
-        rows, columns = smart_resize(height, width, 28, min_pixels, max_pixels)
+        rows, columns = smart_resize(height, width, CELL, min_pixels, max_pixels)
     except ValueError:
         raise UserError(
             f"the screenshot is {width} × {height} pixels: one side is more than 200 times the other",

@@ -11,7 +11,7 @@ from core_attention.systems import load_strictly
 from core_runtime.errors import UserError
 from gui_grounding.model.answers import END, PAD, START
 from gui_grounding.model.checkpoint import is_checkpoint, pixel_limits_of, read_json, read_tensors, system_message_of
-from gui_grounding.model.folder import TOKENIZER, Loaded, Prepared, load_model
+from gui_grounding.model.folder import TOKENIZER, Loaded, Prepared, check_pixels, load_model
 from gui_grounding.model.official import convert
 from gui_grounding.model.patches import MAX_PIXELS, MIN_PIXELS
 from gui_grounding.model.pointer import PointerConfig, PointerModel
@@ -75,6 +75,7 @@ def _with_fresh_head(folder: Path, *, suppress: bool, seed: int) -> Loaded:
     fresh = {name: tensor for name, tensor in network.state_dict().items() if name.startswith("head.")}
     load_strictly(network, state | fresh)
     least, most = pixel_limits_of(folder)
+    check_pixels(least or MIN_PIXELS, most or MAX_PIXELS, str(folder))
     prepared = Prepared(
         system_message=system_message_of(folder) or SYSTEM_MESSAGE,
         min_pixels=least or MIN_PIXELS,

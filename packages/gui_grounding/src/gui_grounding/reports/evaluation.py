@@ -10,12 +10,17 @@ from typing import Any
 from core_runtime.cli import plain
 from core_runtime.folders import write_text
 from core_runtime.report import Report
+from core_runtime.statistics import FEW, RARE
 from gui_grounding.items.item import Target
 from gui_grounding.reports.overlay import mark, shade
 from gui_grounding.screens.pictures import open_screenshot
 
 _SHOWN = 24  # failures on the page
 COLUMNS = ("predictor", "slice", "items", "hit@1", "low", "high", "hit@k", "mass", "overlap", "median distance")
+INTERVALS = (
+    "95 % intervals of hit@1: bootstrap over whole screenshots, widened to Wilson's interval with as many items as there are screenshots "
+    f"where these are fewer than {FEW}, or the rarer outcome is expected in fewer than {RARE} of them."
+)
 
 
 def write_evaluation(folder: Path, evaluation: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -25,7 +30,8 @@ def write_evaluation(folder: Path, evaluation: Any, rows: Sequence[Mapping[str, 
     write_text(folder / "metrics.json", json.dumps(plain(evaluation.facts()), ensure_ascii=False, indent=1) + "\n")
     table = table_rows(evaluation.table)
     write_text(folder / "table.csv", _csv(table))
-    write_text(folder / "table.md", _markdown(table))
+    unjudged = f"\n{evaluation.unjudged}\n" if evaluation.values["failed_items"] else ""
+    write_text(folder / "table.md", _markdown(table) + unjudged)
     write_text(folder / "table.tex", _latex(table))
     _page(evaluation, rows, table).write(folder / "report.html")
 
@@ -47,6 +53,8 @@ def _page(evaluation: Any, rows: Sequence[Mapping[str, Any]], table: Sequence[Se
     page = Report("GUI grounding", lead=f"{values['account']}, on {values['screenshots']} screenshots.")
     for note in values["notes"]:
         page.warning(note)
+    if values["failed_items"]:
+        page.warning(evaluation.unjudged)
     shown = (
         "precision",
         "device",
@@ -60,7 +68,7 @@ def _page(evaluation: Any, rows: Sequence[Mapping[str, Any]], table: Sequence[Se
     page.facts([(name, str(values[name])) for name in shown if name in values])
     page.heading("Scores")
     cells = [[None if isinstance(cell, float) and cell != cell else cell for cell in row] for row in table]
-    page.table(COLUMNS, cells, caption="95 % intervals of hit@1 by bootstrap over whole screenshots.")
+    page.table(COLUMNS, cells, caption=INTERVALS)
     if values["calibration"] is not None:
         page.heading("Can its probabilities be believed?").facts(values["calibration"].items())
     last = rows[-1]["predictor"] if rows else ""

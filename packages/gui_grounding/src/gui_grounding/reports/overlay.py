@@ -11,7 +11,8 @@ from gui_grounding.results import Grounding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-LONGEST = 1600  # pixels of a side of an overlay
+LONGEST = 1600  # pixels of the longer side of an overlay, at most
+READABLE = 640  # pixels of the longer side below which a small screenshot is enlarged, by a whole factor
 
 
 def draw_grounding(
@@ -23,7 +24,7 @@ def draw_grounding(
         image: RGB screenshot.
         grounding: what the model says.
         targets: where the element is, if that is known.
-        longest: pixels of the longer side, at most.
+        longest: pixels of the longer side, at most; a small screenshot is enlarged.
     """
     shown = shade(image, sum(np.asarray(each, np.float64) for each in grounding.scores), longest=longest)
     points = [[each.position.normalised for each in candidates] for candidates in grounding.targets]
@@ -32,10 +33,11 @@ def draw_grounding(
 
 
 def shade(image: "Image", scores: Any, *, longest: int = LONGEST) -> "Image":
-    """The screenshot, dimmed, with attention as warmth."""
+    """The screenshot, readable, with attention as warmth."""
     from PIL import Image
 
-    shown = image.copy()
+    times = enlargement(image.size)
+    shown = image.copy() if times == 1 else image.resize((image.width * times, image.height * times))
     shown.thumbnail((longest, longest))
     if not isinstance(scores, np.ndarray):
         return shown
@@ -43,6 +45,11 @@ def shade(image: "Image", scores: Any, *, longest: int = LONGEST) -> "Image":
     heat = Image.fromarray(strength).resize(shown.size, Image.Resampling.BILINEAR)
     mask = heat.point(lambda value: int(value * 0.6))
     return Image.composite(Image.new("RGB", shown.size, (255, 90, 0)), shown, mask)
+
+
+def enlargement(size: tuple[int, int]) -> int:
+    """How many times a screenshot is enlarged, so that marks do not hide what is on it."""
+    return max(1, -(-READABLE // max(size)))
 
 
 def mark(
@@ -58,17 +65,19 @@ def mark(
 
     draw = ImageDraw.Draw(shown)
     width, height = shown.size
-    font = ImageFont.load_default(13)
+    font = ImageFont.load_default(max(13, min(shown.size) // 24))
     for target in targets:
         corners = [(x * width, y * height) for x, y in target.points]
         if target.shape == "box":
             draw.rectangle((*corners[0], *corners[1]), outline=(0, 150, 60), width=2)
         elif corners:
             draw.polygon(corners, outline=(0, 150, 60), width=2)
+    halo: dict[str, Any] = {"stroke_width": 2, "stroke_fill": "white"}
     for candidates in boxes:
         for number, (x1, y1, x2, y2) in enumerate(candidates, 1):
             draw.rectangle((x1 * width, y1 * height, x2 * width - 1, y2 * height - 1), outline=(30, 90, 220), width=1)
-            draw.text((x1 * width + 2, y1 * height), str(number), fill=(30, 90, 220), font=font)
+            if number > 1:
+                draw.text((x1 * width + 3, y1 * height), str(number), fill=(30, 90, 220), font=font, **halo)
     for pointer, candidates in enumerate(points):
         x, y = candidates[0][0] * width, candidates[0][1] * height
         colour = (120, 120, 120) if abstains else (220, 0, 60)
@@ -76,6 +85,14 @@ def mark(
         for thick, fill in ((4, "white"), (2, colour)):
             draw.line((x - arm, y, x + arm, y), fill=fill, width=thick)
             draw.line((x, y - arm, x, y + arm), fill=fill, width=thick)
+        words = ""
         if len(points) > 1:
-            draw.text((x + 4, y + 4), "from" if pointer == 0 else "to", fill=colour, font=font)
+            words = "from" if pointer == 0 else "to"
+        elif boxes:
+            words = "1"
+        if not words:
+            continue
+        # beside the cross, not on what it points at
+        left = x + arm + 4 if x + arm + 50 < width else x - arm - 4 - draw.textlength(words, font)
+        draw.text((left, y - arm - 10), words, fill=colour, font=font, **halo)
     return shown

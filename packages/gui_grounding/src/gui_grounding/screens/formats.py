@@ -7,6 +7,7 @@ from typing import Any
 
 from core_runtime.domains import Claim
 from core_runtime.errors import UserError
+from core_runtime.identity import is_own_output
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = (".json", ".jsonl")
@@ -79,7 +80,7 @@ def _first_record(path: Path) -> Any:
             return json.JSONDecoder().raw_decode(text[start:])[0] if start > 0 else None
         first = json.JSONDecoder().raw_decode(text)[0] if text.startswith("{") else None
         return first if first is None or "images" not in first else None
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -133,7 +134,7 @@ def _is_flat(path: Path) -> bool:
 
 
 def find_screenshots(path: Path) -> list[Path]:
-    """The pictures of a folder, or the one file.
+    """The pictures of a folder, or the one file; what this project itself wrote there is passed over.
 
     Raises:
         UserError: there are none.
@@ -144,7 +145,9 @@ def find_screenshots(path: Path) -> list[Path]:
         )
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+        pictures = [file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file()]
+        ours = {folder for folder in {file.parent for file in pictures} if is_own_output(folder)}
+        files = sorted(file for file in pictures if file.parent not in ours)
     if not files:
         raise UserError(f"{path} holds no screenshots", f"screenshots are {', '.join(PICTURES)}")
     return files
