@@ -1,7 +1,8 @@
 """Language models against their peers: equal weights, one thread, alternating in one process.
 
     python benchmarks/language.py --part doge           # transformers' Doge, 4,096 tokens, window 512: prefill and decode
-    python benchmarks/language.py --part decode         # one token after 1,024 … 65,536, beside LlamaForCausalLM of equal size
+    python benchmarks/language.py --part decode         # DMA and landmark: one token after 1,024 … 65,536, beside LlamaForCausalLM of equal size
+    python benchmarks/language.py --part decode-titans  # the same of Titans
     python benchmarks/language.py --part titans         # titans-pytorch's MAC with the same weights
     python benchmarks/language.py --part memory         # a prompt of 65,536 tokens: peak beyond weights
 
@@ -114,19 +115,29 @@ def read(model: Any, length: int) -> Any:
     return cache
 
 
-def decode(rounds: int) -> list[dict[str, str]]:
-    """One token after a long context."""
-    import transformers
-
-    twin: Any = twin_config(PlainConfig(**SIZES, max_position_embeddings=1 << 17))
-    llama = transformers.LlamaForCausalLM(twin).eval()
+def decode_selecting(rounds: int) -> list[dict[str, str]]:
+    """One token after a long context: the mechanisms that select keys."""
     landmark = LandmarkForCausalLM(LandmarkConfig(**SIZES, mem_id=1023, mem_freq=50, cache_top_k=4)).eval()
+    return decode({"DMA": make_doge(), "landmark": landmark}, rounds)
+
+
+def decode_titans(rounds: int) -> list[dict[str, str]]:
+    """One token after a long context: Titans."""
     sizes = {**SIZES, "num_key_value_heads": 4}
-    models: dict[str, Any] = {"DMA": make_doge(), "landmark": landmark}
+    models: dict[str, Any] = {}
     for variant in ("mag", "lmm", "mal", "mac"):
         models[f"Titans {variant.upper()}"] = TitansForCausalLM(
             TitansConfig(**sizes, variant=variant, window=64)
         ).eval()
+    return decode(models, rounds)
+
+
+def decode(models: dict[str, Any], rounds: int) -> list[dict[str, str]]:
+    """One token after each of `LENGTHS`, beside LLaMA of equal size."""
+    import transformers
+
+    twin: Any = twin_config(PlainConfig(**SIZES, max_position_embeddings=1 << 17))
+    llama = transformers.LlamaForCausalLM(twin).eval()
     rows, first = [], {}
     for length in LENGTHS:
         caches = {
@@ -153,7 +164,7 @@ def decode(rounds: int) -> list[dict[str, str]]:
 
 def titans(rounds: int) -> list[dict[str, str]]:
     """titans-pytorch's memory-as-context transformer, the same weights in both."""
-    from titans_pytorch import MemoryAsContextTransformer
+    from titans_pytorch import MemoryAsContextTransformer  # pyright: ignore[reportMissingImports]
 
     from language_models.model.official.titans import system
 
@@ -236,7 +247,7 @@ def memory(rounds: int) -> list[dict[str, str]]:
     return rows
 
 
-PARTS = {"doge": doge, "decode": decode, "titans": titans, "memory": memory}
+PARTS = {"doge": doge, "decode": decode_selecting, "decode-titans": decode_titans, "titans": titans, "memory": memory}
 
 
 def main() -> None:

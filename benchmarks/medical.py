@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,7 @@ def network(options: argparse.Namespace) -> None:
     from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig
 
     torch.manual_seed(0)
-    net = GuidedAttentionNet(GuidedConfig(backbone=options.backbone)).eval()
+    net: Any = GuidedAttentionNet(GuidedConfig(backbone=options.backbone)).eval()
     for name, parameter in net.named_parameters():
         if name.endswith("gamma"):
             parameter.data.fill_(0.5)
@@ -152,20 +153,20 @@ def volume(options: argparse.Namespace) -> None:
         slabs = window_scores(predictor, image, window, overlap=0.25, batch=1)
         return answer(slabs, (side, side, options.slices), options.slices, probabilities=True).labels
 
-    def monai():
+    def theirs():
         with quiet_monai():
             from monai.inferers.utils import sliding_window_inference
         with torch.inference_mode():
-            scores = sliding_window_inference(image[None], window, 1, predictor, overlap=0.25, mode="gaussian")
+            scores: Any = sliding_window_inference(image[None], window, 1, predictor, overlap=0.25, mode="gaussian")
             return scores.argmax(1)[0].to(torch.uint8).numpy()
 
     if options.only:
         predictor(torch.zeros(1, 1, 16, 16, 16))
         with quiet_monai():
-            import monai.inferers.utils
+            import monai.inferers.utils  # noqa: F401
         before = held()
         began = time.process_time()
-        labels = {"ours": ours, "monai": monai}[options.only]()
+        labels = {"ours": ours, "monai": theirs}[options.only]()
         seconds = time.process_time() - began
         print(
             json.dumps(
@@ -189,7 +190,7 @@ def volume(options: argparse.Namespace) -> None:
         ]
         print(kind, subprocess.check_output(command).decode().strip())
     if options.compare:
-        differ = ours() != monai()
+        differ = ours() != theirs()
         print(f"labels differ in {int(differ.sum())} of {differ.size} voxels")
 
 
@@ -237,14 +238,14 @@ def overfit(options: argparse.Namespace) -> None:
     busiest = np.argsort((labels > 0).sum((0, 1)))[-4:]
     rows, columns = (np.flatnonzero((labels > 0).any(axis)) for axis in ((1, 2), (0, 2)))
     corner = [
-        int(np.clip((ends[0] + ends[-1]) // 2 - 32, 0, side - 64))
+        int(np.clip((ends[0] + ends[-1]) // 2 - 64, 0, max(side - 128, 0)))
         for ends, side in ((rows, values.shape[0]), (columns, values.shape[1]))
     ]
-    box = (slice(corner[0], corner[0] + 64), slice(corner[1], corner[1] + 64))
+    box = (slice(corner[0], corner[0] + 128), slice(corner[1], corner[1] + 128))
     x = torch.from_numpy(np.stack([values[..., k][box] for k in busiest]))[:, None]
     y = torch.from_numpy(np.stack([labels[..., k][box] for k in busiest]).astype(np.int64))
     torch.manual_seed(0)
-    net = GuidedAttentionNet(GuidedConfig(n_classes=2, backbone=options.backbone, width=16)).train()
+    net: Any = GuidedAttentionNet(GuidedConfig(n_classes=2, backbone=options.backbone, width=16)).train()
     initialise(net)
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3, betas=(0.9, 0.99))
     for step in range(options.steps):

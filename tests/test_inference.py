@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {path.name: path / "src" / path.name for path in ROOT.glob("packages/*") if (path / "src").is_dir()}
-USES_A_MODEL = {"predict", "detect", "forecast", "stream", "inspect", "models"}
+USES_A_MODEL = {"predict", "explain", "detect", "forecast", "stream", "inspect", "models"}
 TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
 HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
 NEEDED = {
@@ -24,6 +24,7 @@ NEEDED = {
     "vision_models.detect.model.detectors": "detectors are torchvision's and transformers'",
     "gui_grounding.model.backbone": "Qwen2-VL and Qwen2.5-VL are transformers'",
     "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
+    "explainability.models.loading": "what it explains may be torchvision's or transformers'",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",
 }
 

@@ -53,6 +53,12 @@ def test_items_that_were_judged_by_something_else_are_no_pairs():
         compare_runs({"a": one, "b": other}, ["score"], by="scene", same=["target"], item="trial")
 
 
+def test_a_negative_seed_is_refused():
+    runs = {"a": run([0.1, 0.2, 0.3]), "b": run([0.1, 0.2, 0.3])}
+    with pytest.raises(UserError, match="--seed -1"):
+        compare_runs(runs, ["score"], by="scene", seed=-1)
+
+
 def test_holm_corrects_step_by_step():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]

@@ -44,31 +44,6 @@ class Item:
     inputs: Sequence[Path] = ()
 
 
-def names_apart(files: Sequence[Path]) -> dict[str, Path]:
-    """A name for the output of each file: its stem; where two share one, its whole name, and then its folders, too.
-
-    The names depend on the files alone, so that a rerun finds the same outputs, and are never hidden, empty or the log's.
-    """
-    names: dict[str, Path] = {}
-    for file in files:
-        name = _name_of(file.stem)
-        if sum(_name_of(other.stem) == name for other in files) > 1:
-            name = _name_of(file.name)
-            if sum(_name_of(other.name) == name for other in files) > 1:
-                name = _name_of("_".join(part for part in file.parts if part not in (file.anchor, "..", ".")))
-        distinct, number = name, 2
-        while distinct in names:
-            distinct, number = f"{name}_{number}", number + 1
-        names[distinct] = file
-    return names
-
-
-def _name_of(text: str) -> str:
-    """A name that a folder beside the log can have."""
-    name = text.strip(". ") or "item"
-    return f"{name}_item" if name in ("log", "log.jsonl") else name
-
-
 @dataclass(frozen=True)
 class Attempt:
     """The result of one item. `status` is "done", "already done", "failed", or a word of the work's own ("no tissue")."""
@@ -130,7 +105,7 @@ def bulk(
 
     Args:
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
-        items: the work; no two write the same output (`names_apart`).
+        items: the work; no two write the same output (`core_runtime.folders.output_names`).
         log: JSONL file, one line per attempt is appended.
         description: of the progress bar.
         workers: processes; 0 or 1 works in this process.

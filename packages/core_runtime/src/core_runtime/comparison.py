@@ -12,6 +12,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.options import Seed, check_value
 
 Rows = Mapping[str, Mapping[str, Any]]
 
@@ -86,8 +87,9 @@ def compare_runs(
         seed: of both.
 
     Raises:
-        UserError: no two runs share items of at least two groups on any of the measures; a measure is not a number.
+        UserError: no two runs share items of at least two groups on any of the measures; a measure is not a number; a negative seed.
     """
+    check_value("seed", Seed, seed)
     rows: list[dict[str, Any]] = []
     left_out: dict[str, int] = {}
     differing: dict[str, int] = {}

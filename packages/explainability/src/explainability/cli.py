@@ -7,10 +7,12 @@ from explainability.commands.explain import explain
 from explainability.commands.inspect import inspect
 from explainability.commands.models import models
 from explainability.commands.sample import sample
+from explainability.commands.study import study
 from explainability.commands.train import train
+from explainability.commands.words import words
 
 app = application("explainability", "Why did the model say that, and can the picture be trusted?")
-add(app, explain, sample, inspect, train, evaluate, demo)
+add(app, explain, sample, inspect, train, evaluate, study, words, demo)
 add(app, explain, name="predict")
 app.command(models)
 

@@ -132,3 +132,17 @@ def test_dropout_of_prompts_differs_between_samples_in_training():
     same = IMAGE[:1].expand(2, -1, -1, -1)
     logits = model(same)
     assert not torch.allclose(logits[0], logits[1])
+
+
+def test_kept_prompts_change_nothing_and_are_forgotten():
+    model = a_model()
+    with torch.no_grad():
+        before = model(IMAGE)
+        model.keep_prompts()
+        assert torch.equal(model(IMAGE), before)
+        model.prompts.data.normal_()
+        assert torch.allclose(model.train().eval()(IMAGE), model.definition(IMAGE), atol=1e-5)
+        model.keep_prompts()
+        assert model.double()(IMAGE.double()).dtype == torch.float64
+    with pytest.raises(ValueError, match="evaluation mode"):
+        model.train().keep_prompts()

@@ -184,7 +184,7 @@ def test_what_no_answer_can_be_made_of_is_said_in_words(samples, model, tmp_path
     with torch.no_grad():
         next(loaded.network.head.parameters()).fill_(float("nan"))
     broken = save_model(loaded.network, loaded.tokens, tmp_path / "nan", prepared=loaded.prepared, provenance={})
-    with pytest.raises(UserError, match="weights are damaged"):
+    with pytest.raises(UserError, match="not finite"):
         predict(page, "x", model=str(broken), out=tmp_path / "p")
 
 

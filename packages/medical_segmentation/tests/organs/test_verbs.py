@@ -52,6 +52,30 @@ def test_orientation_does_not_change_the_answer(abdomens, untrained, tmp_path):
     )
 
 
+def test_volumes_in_windows(abdomens, tmp_path):
+    """The 3-D form: windows smaller than the volume, resampled, on the grid of an image that is stored along other axes."""
+    import torch
+
+    from medical_segmentation.organs import load_model
+    from medical_segmentation.organs.model.folder import save_model
+    from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig
+    from medical_segmentation.organs.model.preparation import Preparation
+    from medical_segmentation.organs.options import InferenceOptions
+    from medical_segmentation.volumes.opening import open_volume
+
+    torch.manual_seed(0)
+    network = GuidedAttentionNet(GuidedConfig(n_classes=4, backbone="test_resnet", width=8, dims=3)).eval()
+    preparation = Preparation("window", -100, 150, spacing=(5.0, 5.0, 3.0), dims=3, window=(16, 16, 16))
+    classes = ("background", "liver", "spleen", "kidneys")
+    folder = save_model(
+        network, tmp_path / "model", preparation=preparation, classes=classes, channels=("CT",), provenance={}
+    )
+    volume = open_volume(abdomens / "imagesTr" / "abdomen_004_0000.nii.gz")
+    result = load_model(folder).predict(volume, InferenceOptions(confidence=True))
+    assert result.labels.shape == volume.geometry.shape == result.confidence.shape
+    assert 0.25 <= float(result.confidence.min()) <= float(result.confidence.max()) <= 1
+
+
 def test_a_series_gets_a_segmentation_and_no_file_names_the_patient(cli, abdomens, untrained, tmp_path):
     source = tmp_path / "Erika Muster"
     shutil.copytree(next((abdomens / "imagesTs").glob("*_dicom")), source)
@@ -161,6 +185,24 @@ def test_data_sets_that_do_not_fit(cli, abdomens, tmp_path):
     (data / "dataset.json").write_text("{not json")
     assert cli("organs", "train", data, "--out", tmp_path / "run")[0] == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_of_255_are_named_and_mapped(cli, abdomens, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    path = data / "labelsTr" / "abdomen_001.nii.gz"
+    image = nib.load(path)
+    values = np.asarray(image.dataobj).copy()
+    values[values == 2] = 255
+    nib.save(nib.Nifti1Image(values, None, image.header), path)
+    code, out, _ = cli("organs", "inspect", data, "--json")
+    assert code == 0
+    assert any("255 (" in warning and "--map 255=1" in warning for warning in json.loads(out)["warnings"])
+    code, out, _ = cli("organs", "inspect", data, "--map", "255=2", "--json")
+    assert not any("255" in warning for warning in json.loads(out)["warnings"])
+    code, _, err = cli("organs", "inspect", data, "--map", "255")
+    assert code == 2
+    assert "--map 255 is not understood" in err
 
 
 def test_decathlon_brats_hvsmr_chaos_and_plain_folders(tmp_path):

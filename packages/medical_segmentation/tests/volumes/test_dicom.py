@@ -186,3 +186,19 @@ def test_a_folder_named_after_the_patient_gives_no_file_name(series):
     name = case_name(folder, folder)
     assert name.startswith("case-")
     assert "muster" not in name.lower()
+
+
+def test_labels_in_pictures_belong_to_the_files_of_their_names(series, tmp_path):
+    """CHAOS: the ground truth of IM0003.dcm is IM0003.png, wherever that slice lies."""
+    from PIL import Image
+
+    from medical_segmentation.volumes.opening import read_labels
+
+    volume = read_series(series.folder)
+    expected = (volume.array > 0).astype(np.uint8)
+    ground = tmp_path / "Ground"
+    ground.mkdir()
+    for k, path in enumerate(volume.files):
+        Image.fromarray(np.ascontiguousarray(expected[:, :, k].T)).save(ground / f"{path.stem}.png")
+    labels, _ = read_labels(ground, volume)
+    assert np.array_equal(labels, expected)

@@ -11,7 +11,7 @@ import vision_models  # noqa: F401 - registers the networks
 from vision_models.networks import create, names, registering
 from vision_models.networks.catalogue import BY_NAME
 
-WANTED = [
+WANTED = (
     "biformer_tiny",
     "suite_davit_tiny",
     "dhvt_small_cifar_patch2",
@@ -22,7 +22,7 @@ WANTED = [
     "t2t_vit_t_14_scatterbrain",
     "mobilenetv2_ulsam_14_17",
     "suite_mambaout_tiny",
-]
+)
 
 
 def run(script: str) -> None:

@@ -97,5 +97,6 @@ def _decode_dataclass(kind: type, value: Any, where: str) -> Any:
     missing = sorted(fields.keys() - value.keys())
     if unknown or missing:
         raise ValueError(f"{where} does not fit {kind.__name__}: unknown {unknown}, missing {missing}")
-    hints = typing.get_type_hints(kind)
+    # transformers' own fields name torch for type checkers alone
+    hints = typing.get_type_hints(kind, localns={"torch": torch})
     return kind(**{name: decode(hints[name], item, f"{where}.{name}") for name, item in value.items()})

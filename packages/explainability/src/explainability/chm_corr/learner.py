@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from explainability.chm_corr.kernels import SCALE_SETS, KernelType, kernel4d, kernel6d, parameters
 
-PLANES_AT_ONCE = 1800  # target planes of the finer correlation that are convolved in one call
-
 
 def resizing(length: int, size: int, like: Tensor) -> Float[Tensor, "size length"]:
     """Linear resizing of one axis with aligned corners, as a matrix."""
@@ -50,7 +48,7 @@ def convolve6d(
 
     The pairs of scales are channels: out[s, t] takes in[s', t'] with kernel[s' − s + 1, t' − t + 1].
     """
-    b, s, t, h, w, h2, w2 = x.shape
+    _, s, t, h, w, h2, w2 = x.shape
     ks, kt, k = kernel.shape[:3]
     weight = x.new_zeros(k, k, s, t, s, t, k, k)  # source offset, output scales, input scales, target offset
     for out_s in range(s):
@@ -60,10 +58,14 @@ def convolve6d(
                     offset = in_s - out_s + ks // 2, in_t - out_t + kt // 2
                     if 0 <= offset[0] < ks and 0 <= offset[1] < kt:
                         weight[:, :, out_s, out_t, in_s, in_t] = kernel[offset]
-    planes = x.permute(0, 3, 4, 1, 2, 5, 6).reshape(b * h * w, s * t, h2, w2)
-    votes = F.conv2d(planes, weight.view(k * k * s * t, s * t, k, k), padding=k // 2)
-    votes = votes.view(b, h, w, k, k, s, t, h2, w2)
-    return _add_shifted(votes).permute(0, 3, 4, 1, 2, 5, 6)
+    weight = weight.view(k * k * s * t, s * t, k, k)
+    results = []
+    # the votes of one pair fill the caches already
+    for pair in x.split(1):
+        planes = pair.permute(0, 3, 4, 1, 2, 5, 6).reshape(h * w, s * t, h2, w2)
+        votes = F.conv2d(planes, weight, padding=k // 2).view(1, h, w, k, k, s, t, h2, w2)
+        results.append(_add_shifted(votes))
+    return torch.cat(results).permute(0, 3, 4, 1, 2, 5, 6)
 
 
 def _add_shifted(votes: Float[Tensor, "b h w ky kx ..."]) -> Float[Tensor, "b h w ..."]:
@@ -86,11 +88,10 @@ def convolve4d(x: Float[Tensor, "b h w h2 w2"], kernel: Float[Tensor, "k k k k"]
     _, h, w, h2, w2 = x.shape
     k = kernel.shape[0]
     weight = kernel.reshape(k * k, 1, k, k)
-    each = max(1, PLANES_AT_ONCE // (h * w))
     results = []
-    for part in x.split(each):
-        votes = F.conv2d(part.reshape(-1, 1, h2, w2), weight, padding=k // 2)
-        results.append(_add_shifted(votes.view(len(part), h, w, k, k, h2, w2)))
+    for pair in x.split(1):
+        votes = F.conv2d(pair.reshape(-1, 1, h2, w2), weight, padding=k // 2)
+        results.append(_add_shifted(votes.view(1, h, w, k, k, h2, w2)))
     return torch.cat(results)
 
 

@@ -21,6 +21,7 @@ from explainability.chm_corr.learner import CHMLearner
 from explainability.chm_corr.transfer import source_keypoints, target_cells, transfer_keypoints
 
 ROW_STEP = 97  # of the rows that a large case records
+LEAST_CELLS = 16 * 16  # of a grid that is fine enough for keypoints to be transferred
 
 
 def _build(config: Config) -> nn.Module:
@@ -66,17 +67,18 @@ def split_trunks(backbone: Mapping[str, torch.Tensor]) -> tuple[StateDict, State
 def _run_learner(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     model: CHMLearner = module
     correlation = model(inputs["source_features"], inputs["target_features"])
-    points = transfer_keypoints(correlation, source_keypoints(config.get("img_size", 240)).to(correlation))
-    return {
+    outputs = {
         "kernel4d": model.votes4d.kernel()[None, None],
         "kernel6d": model.votes6d.kernel()[None, None],
         "correlation": correlation,
         "correlation_rows": correlation[:, ::ROW_STEP],
         "correlation_sum": correlation.sum((1, 2)),
         "correlation_argmax": correlation.argmax(2),
-        "transferred_keypoints": points,
-        "target_cells": target_cells(points),
     }
+    if correlation.shape[-1] >= LEAST_CELLS:
+        points = transfer_keypoints(correlation, source_keypoints(config.get("img_size", 240)).to(correlation))
+        outputs |= {"transferred_keypoints": points, "target_cells": target_cells(points)}
+    return outputs
 
 
 def _run_classifier(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:

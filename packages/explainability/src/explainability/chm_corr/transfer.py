@@ -30,7 +30,7 @@ def transfer_keypoints(
     goes to the mean of the expected places of the source cells near it, the nearest counting most.
 
     Raises:
-        ValueError: the correlation is not of a square grid with itself.
+        ValueError: the correlation is not of a square grid with itself, or the grid is too coarse (fewer than about 16 cells a side).
     """
     cells = correlation.shape[-1]
     side = round(cells**0.5)
@@ -47,6 +47,8 @@ def transfer_keypoints(
     expected = shares @ places
     distance = (keypoints.T.to(places)[:, None] - places).square().sum(-1)
     near = (REACH - (distance + 1e-5).sqrt()).clamp(min=0)
+    if not bool((near.sum(1) > 0).all()):
+        raise ValueError(f"a grid of {side} × {side} cells is too coarse: some points have no cell within {REACH}")
     near = near / near.sum(1, keepdim=True)
     return (near @ expected).mT
 

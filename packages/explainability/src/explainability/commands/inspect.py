@@ -74,7 +74,7 @@ def examine_classes(folder: Path) -> Findings:
         few = [label for label, count in counts.items() if count == 1]
         if few:
             warnings.append(f"{name}: one picture only of {', '.join(few)}")
-        digests[name] = Counter(identity(file)["sha256"] for files in classes.values() for file in files)
+        digests[name] = Counter(identity(file, full=True)["sha256"] for files in classes.values() for file in files)
         repeated = sum(count - 1 for count in digests[name].values())
         if repeated:
             warnings.append(f"{name}: {repeated} pictures are copies of others")

@@ -15,6 +15,7 @@ from core_runtime.hub import hub_errors
 from core_runtime.identity import model_identity
 from core_runtime.models import choose_model
 from explainability.models.network import Network
+from explainability.promptcam.model import PromptCAM
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,9 +107,12 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
     chosen = choose_model(name, advice=ADVICE)
     network = load_network(chosen)
     config = network.config
+    network.to(device)
+    if isinstance(network.model, PromptCAM):
+        network.model.keep_prompts()
     size = (config.image_size, config.image_size)
     return Classifier(
-        network.model.to(device).eval(),
+        network.model,
         size,
         config.mean,
         config.std,

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from core_attention import attention
 from explainability.promptcam.model import PromptCAM
 from explainability.vit.backbone import attention_weights, blocks_of, project_queries
 
@@ -53,29 +54,19 @@ class Ranking:
         return self.order[::-1][:k]
 
 
-def _rows(model: PromptCAM, image: Tensor, target: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The class's prompt (batch, 1, width), outputs of its heads sharp and blurred (batch, heads, 1, width), and its weights."""
+def blurred_logits(
+    model: PromptCAM, image: Float[Tensor, "b 3 height width"], heads: list[int], target: int
+) -> Float[Tensor, "b classes"]:
+    """Logits with these heads of one class's row attending to all tokens alike; those of other classes are as they were."""
     if not 0 <= target < model.classes:
         raise ValueError(f"class {target} of a model of {model.classes} classes")
     prompts, x = model.enter_last(image)
     block = blocks_of(model.backbone)[-1]
     k, v = model.last_keys_values(prompts, x)
-    prompt = prompts[:, target : target + 1].expand(x.shape[0], -1, -1)
-    q = project_queries(block.attn, block.norm1(prompt))
-    weights = attention_weights(q, k)
-    return prompt, weights @ v, v.mean(2, keepdim=True), weights
-
-
-def blurred_logits(
-    model: PromptCAM, image: Float[Tensor, "b 3 height width"], heads: list[int], target: int
-) -> Float[Tensor, "b classes"]:
-    """Logits with these heads of one class's row attending to all tokens alike; those of other classes are as they were."""
-    prompt, sharp, blurred, _ = _rows(model, image, target)
-    outputs = sharp.clone()
-    outputs[:, heads] = blurred[:, heads]
-    logits = model(image).clone()
-    logits[:, target] = model.score(prompt, outputs)[:, 0]
-    return logits
+    q = project_queries(block.attn, block.norm1(prompts)).expand(x.shape[0], -1, -1, -1)
+    outputs = attention(q, k, v).clone()
+    outputs[:, heads, target] = v.mean(2)[:, heads]
+    return model.score(prompts, outputs)
 
 
 def blurred_attention(

@@ -8,6 +8,7 @@ the prompts, w and b, nothing else.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -87,6 +88,7 @@ class PromptCAM(nn.Module):
             self.generic_prompts = nn.Parameter(generic)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, 1)
+        self._kept: list[tuple[Tensor, Tensor]] = []
 
     def block_prompts(self, layer: int, batch: int) -> Float[Tensor, "one_or_b prompts c"]:
         """The prompts of a block; with a batch axis of 1 unless dropout tells samples apart."""
@@ -101,6 +103,39 @@ class PromptCAM(nn.Module):
             return self.dropout(prompts.expand(batch, -1, -1))
         return prompts[None]
 
+    @torch.no_grad()
+    def keep_prompts(self) -> None:
+        """Computes the prompts' keys and values once for all images to come: they depend on no image.
+
+        To be called when the weights are final; `train` forgets them. Calls with gradients do not use them.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        if self.training:
+            raise ValueError("prompts are kept in evaluation mode: call model.eval() first")
+        self._kept = []
+        if self.variant == "deep":
+            layers = range(len(blocks_of(self.backbone)) - 1)
+            self._kept = [self._prompt_keys_values(layer, 1) for layer in layers]
+
+    def _prompt_keys_values(self, layer: int, batch: int) -> tuple[Tensor, Tensor]:
+        if self._kept and not torch.is_grad_enabled():
+            return self._kept[layer]
+        block = blocks_of(self.backbone)[layer]
+        return project_keys_values(block.attn, block.norm1(self.block_prompts(layer, batch)))
+
+    def train(self, mode: bool = True):
+        """As torch's; what `keep_prompts` computed is forgotten where training begins."""
+        if mode:
+            self._kept = []
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        # to another device or precision
+        self._kept = []
+        return super()._apply(fn, recurse)
+
     def enter_last(self, image: Float[Tensor, "b 3 height width"]) -> tuple[Tensor, Tensor]:
         """What enters the last block: class prompts (1 or batch, C, width) and the other tokens (batch, tokens, width)."""
         x = embed(self.backbone, image)
@@ -112,9 +147,8 @@ class PromptCAM(nn.Module):
                 x = block(x)
             return x[:, : self.classes], x[:, self.classes :]
         for layer, block in enumerate(blocks_of(self.backbone)[:last]):
-            prompts = self.block_prompts(layer, batch)
             q, k, v = project(block.attn, block.norm1(x))
-            k_prompt, v_prompt = project_keys_values(block.attn, block.norm1(prompts))
+            k_prompt, v_prompt = self._prompt_keys_values(layer, batch)
             k = torch.cat([k_prompt.expand(batch, -1, -1, -1), k], 2)
             v = torch.cat([v_prompt.expand(batch, -1, -1, -1), v], 2)
             x = add_attention(block, x, merge(block.attn, attention(q, k, v)))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from core_attention.systems import Component, Config, Paper, System
@@ -31,8 +30,7 @@ def _build(config: Config) -> nn.Module:
 
 def _run_relprop(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     # denominators may be near 0, so all is computed in float64
-    with torch.no_grad():
-        logits = module(inputs["image"])
+    logits = module(inputs["image"])
     layers = [_doubled(layer) for layer in module]
     image = inputs["image"].double()
     official = relprop(layers, image, pool_overlap="overwrite")

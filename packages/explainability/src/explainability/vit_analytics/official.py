@@ -35,18 +35,24 @@ def _build(config: Config) -> nn.Module:
     )
 
 
+@torch.compiler.disable  # maps are recorded beside the computation, where no graph reaches
+def _recorded(model: VisionTransformer, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and the attention of all layers, (batch, layers, heads, tokens, tokens)."""
+    with capture(model) as maps:
+        logits = model(image)
+    return logits, torch.stack([maps[name] for name in maps], 1)
+
+
 def _run(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     model: VisionTransformer = module
     image = inputs["image"]
-    with torch.no_grad(), capture(model) as maps:
-        model(image)
-    weights = torch.stack([maps[name] for name in maps], 1)
+    logits, weights = _recorded(model, image)  # pyright: ignore[reportCallIssue] (the decorator hides the arguments)
     grid = grid_of(model, image)
     importance = head_importance(model, image, inputs.get("label"))
     hops = hop_strength(weights, grid)
     trend = layer_trend(hops.mass)
     outputs: dict[str, Any] = {
-        "logits": importance.logits,
+        "logits": logits,
         "cls_embedding": importance.cls_embedding,
         "attention": weights,
         "ring_distance": ring_distance(*grid),

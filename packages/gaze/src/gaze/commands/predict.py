@@ -4,13 +4,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, names_apart
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import (
     Above,
     AtLeast,
@@ -104,6 +104,7 @@ def predict(
         longest: fixations of the longest path; 0: as long as the model's training paths were.
         target_position: whether the model is told where the target is; default: as it was trained.
     """
+    from core_runtime.folders import output_names
     from core_runtime.identity import identity, model_identity
     from gaze.model.folder import ADVICE
 
@@ -114,8 +115,7 @@ def predict(
         raise UserError("nothing says where the objects are" if areas is None else "--grid and --areas both name the objects",
                         "give --areas FILE or --grid ROWS,COLUMNS")  # fmt: skip
     where = resolve_device(device)
-    weights = json.dumps(model_identity(Path(model)), sort_keys=True, default=str)
-    _load(model, where, weights)
+    _load(model, where)
     made_from = {
         "model": model_identity(Path(model)),
         "areas": None if areas is None else identity(areas),
@@ -125,11 +125,11 @@ def predict(
     asked = {
         "areas": areas, "grid": grid, "target": target, "model": model, "device": where, "samples": samples, "beams": beams,
         "temperature": temperature, "longest": longest, "target_position": target_position, "seed": seed,
-        "weights": weights, "crops": crops,
+        "crops": crops,
     }  # fmt: skip
     items = [
         Item(name, (file, asked), out / name, key={"input": identity(file), **made_from}, inputs=[file])
-        for name, file in names_apart(files).items()
+        for name, file in zip(output_names([file.name for file in files], ["log.jsonl"]), files, strict=True)
     ]
     attempts = bulk(
         predict_item,
@@ -164,9 +164,9 @@ def find_pictures(path: Path) -> list[Path]:
     return files
 
 
-@lru_cache(1)
-def _load(model: str, device: str, weights: str) -> Any:
-    """The model, once in each process and for each state of its `weights`: a folder may be replaced while a notebook is open."""
+@keep_latest
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process."""
     from gaze.model.folder import load_model
 
     return load_model(model, device)
@@ -182,7 +182,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from gaze.scenes.pictures import read_scene
 
     file, asked = item.source
-    network, prepared = _load(asked["model"], asked["device"], asked["weights"])
+    network, prepared = _load(asked["model"], asked["device"])
     if asked["target_position"] is not None:
         network = copy(network)  # it shares the weights; the one in the cache stays as it is
         network.config = replace(network.config, target_position=asked["target_position"])

@@ -16,6 +16,7 @@ from core_runtime.errors import UserError
 from core_runtime.fields import read_field
 from core_runtime.folders import writing
 from core_runtime.models import choose_model
+from core_runtime.pictures import MOST_PIXELS
 from core_runtime.terminal import warn
 from gui_grounding.model.answers import END, PAD, START
 from gui_grounding.model.checkpoint import is_checkpoint, pixel_limits_of, read_json, read_tensors, system_message_of
@@ -25,7 +26,6 @@ from gui_grounding.model.patches import MAX_PIXELS, MIN_PIXELS
 from gui_grounding.model.pointer import PointerModel
 from gui_grounding.model.regions import Scoring
 from gui_grounding.model.tokens import SYSTEM_MESSAGE, Tokens
-from gui_grounding.screens.pictures import MOST_PIXELS
 
 ADVICE = "'gui-grounding train ITEMS --out RUN' makes RUN/model; 'gui-grounding models' lists published ones"
 TOKENIZER = "tokenizer.json"

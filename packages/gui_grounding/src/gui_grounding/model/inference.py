@@ -131,7 +131,7 @@ class Grounder:
             fitting = max(1, int(0.9 * room)) * CELL**2
             raise UserError(
                 f"the screenshot of {size[0]} × {size[1]} pixels has {columns * rows:,} cells, the model takes {self.longest:,} tokens",
-                f"--max-pixels {fitting} makes it smaller (of the server: &max_pixels={fitting})",
+                f"--max-pixels {fitting} makes it smaller, max_pixels={fitting} where a server is asked",
             )
 
     @torch.inference_mode()

@@ -226,6 +226,9 @@ class LandmarkGPTForCausalLM(LandmarkForCausalLM):
 
     config_class: ClassVar[Any] = LandmarkGPTConfig
 
+    def __init__(self, config: LandmarkGPTConfig) -> None:
+        super().__init__(config)
+
     def _stack(self, config: LandmarkConfig) -> LandmarkStack:
         assert isinstance(config, LandmarkGPTConfig)
         return LandmarkGPTStack(config)

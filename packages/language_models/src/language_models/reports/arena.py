@@ -24,29 +24,44 @@ def _curve(axes: Any, rows: Sequence[Row], read: Any) -> None:
 
 
 def draw_curves(rows: Sequence[Row], budget: Budget) -> Picture:
-    """Bits per byte, needles and recall."""
-    figure = Picture(figsize=(15, 4.6), layout="constrained")
-    bits, needles, recall = figure.subplots(1, 3)
+    """Bits per byte, needles, and recall where it was asked."""
+    recalls = any(row.recall for row in rows)
+    figure = Picture(figsize=(15 if recalls else 10.5, 4.6), layout="constrained")
+    panels = figure.subplots(1, 3 if recalls else 2)
+    bits, needles = panels[0], panels[1]
     _curve(bits, rows, lambda row: [(c, f.mean) for c, f in row.bits.items()])
-    bits.set(title="Held-out text", xlabel="context (tokens)", ylabel="bits per byte", xscale="log")
+    bits.set(title="Held-out text", xlabel="context (tokens)", ylabel="bits per byte")
     _curve(needles, rows, lambda row: [(n, f.mean) for n, f in row.needles.items()])
     needles.axvline(budget.context, color="0.7", linewidth=0.8)
-    needles.text(budget.context, 1.02, " training length", color="0.5", fontsize=8)
+    needles.annotate("training length", (budget.context, 1.03), color="0.5", fontsize=8, ha="center")
     needles.axhline(1 / 16, color="0.85", linewidth=0.8)
-    needles.set(
-        title="Needle (chance 1/16)", xlabel="length (tokens)", ylabel="accuracy", ylim=(-0.03, 1.08), xscale="log"
-    )
-    _curve(recall, rows, lambda row: [(n, f.mean) for n, f in row.recall.items()])
-    recall.set(
-        title="Associative recall (chance 1/32)", xlabel="pairs", ylabel="accuracy", ylim=(-0.03, 1.08), xscale="log"
-    )
-    for axes in (bits, needles, recall):
+    needles.set(title="Needle (chance 1/16)", xlabel="length (tokens)", ylabel="accuracy", ylim=(-0.03, 1.08))
+    _doubling(bits, [c for row in rows for c in row.bits])
+    _doubling(needles, budget.needle_lengths)
+    if recalls:
+        recall = panels[2]
+        _curve(recall, rows, lambda row: [(n, f.mean) for n, f in row.recall.items()])
+        recall.set(title="Associative recall (chance 1/32)", xlabel="pairs", ylabel="accuracy", ylim=(-0.03, 1.08))
+        _doubling(recall, [n for row in rows for n in row.recall])
+    _legend(figure, panels)
+    return figure
+
+
+def _doubling(axes: Any, values: Sequence[int]) -> None:
+    """An axis of powers of two, marked at the values that were measured."""
+    axes.set_xscale("log", base=2)
+    marks = sorted(set(values))
+    axes.set_xticks(marks, [f"{mark:,}" for mark in marks])
+    axes.minorticks_off()
+
+
+def _legend(figure: Picture, panels: Sequence[Any]) -> None:
+    for axes in panels:
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    handles, labels = bits.get_legend_handles_labels()
+    handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
-    return figure
 
 
 def draw_speed(rows: Sequence[Row]) -> Picture:
@@ -54,12 +69,12 @@ def draw_speed(rows: Sequence[Row]) -> Picture:
     figure = Picture(figsize=(11, 4.2), layout="constrained")
     decode, state = figure.subplots(1, 2)
     _curve(decode, rows, lambda row: [(n, at.get("decode_ms_per_token")) for n, at in row.speed.items()])
-    decode.set(title="Decoding", xlabel="tokens read", ylabel="ms per token", xscale="log", yscale="log")
+    decode.set(title="Decoding", xlabel="tokens read", ylabel="ms per token", yscale="log")
     _curve(state, rows, lambda row: [(n, (at.get("state_bytes") or 0) / 1000 or None) for n, at in row.speed.items()])
-    state.set(title="State", xlabel="tokens read", ylabel="kB", xscale="log", yscale="log")
-    handles, labels = decode.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
+    state.set(title="State", xlabel="tokens read", ylabel="kB", yscale="log")
+    for axes in (decode, state):
+        _doubling(axes, [n for row in rows for n in row.speed])
+    _legend(figure, (decode, state))
     return figure
 
 

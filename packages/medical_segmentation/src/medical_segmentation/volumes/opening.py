@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -139,6 +140,8 @@ def read_labels(
     volume = require_single(open_volume(path, reading), path)
     values = volume.array
     if volume.kind == "slices" and image is not None and volume.geometry.shape == image.geometry.shape:
+        # slices as pictures belong to the files of their series by name, whatever order these lie in
+        values = values[:, :, slices_of_files(image)]
         volume.geometry = image.geometry
     if image is not None and not volume.geometry.same_as(image.geometry):
         raise UserError(
@@ -158,6 +161,21 @@ def read_labels(
     present, counts = np.unique(values, return_counts=True)
     table = {int(value): int(count) for value, count in zip(present, counts, strict=True)}
     return _checked(values, table, path, names, dict(mapping or {})), volume
+
+
+def slices_of_files(image: Volume) -> list[int]:
+    """For every slice of a series, the place of its file among all, by name (slice2 before slice10)."""
+    files = [path for path, _ in image.frames]
+    if len(set(files)) < image.geometry.shape[2]:
+        return list(range(image.geometry.shape[2]))
+    order = sorted(files, key=natural)
+    return [order.index(path) for path in files]
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A name's parts for sorting: numbers by their value."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _checked(

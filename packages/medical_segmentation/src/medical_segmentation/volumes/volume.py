@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from core_runtime.options import AtLeast, Numbers, options
+from core_runtime.options import AtLeast, Names, Numbers, options
 from medical_segmentation.volumes.geometry import Geometry
 
 
@@ -23,12 +23,14 @@ class ReadingOptions:
         series: which of several DICOM series in a folder: its number in the message, or its UID.
         channel: which volume of a 4-D file, counted from 0; default: all, as channels.
         spacing: millimetres between voxels along x, y and z, for files that do not say it: 0.8,0.8,5.
+        map: values in label files that mean other ones: 255=1,63=2.
         fill: value in place of voxels that are NaN or infinite; default: such a volume is refused.
     """
 
     series: str | None = None
     channel: Annotated[int | None, AtLeast(0)] = None
     spacing: Numbers | None = None
+    map: Names | None = None
     fill: float | None = None
 
     def __post_init__(self) -> None:
@@ -36,6 +38,19 @@ class ReadingOptions:
             raise UserError(
                 f"--spacing {','.join(map(str, self.spacing))}: three lengths in mm are needed", "0.8,0.8,5"
             )
+        _ = self.mapping  # a mistake in it shows at once
+
+    @property
+    def mapping(self) -> dict[int, int]:
+        """Values → values of ``--map``.
+
+        Raises:
+            UserError: it is not understood.
+        """
+        try:
+            return {int(value): int(target) for value, _, target in (pair.partition("=") for pair in self.map or ())}
+        except ValueError:
+            raise UserError(f"--map {','.join(self.map or ())} is not understood", "write --map 255=1,63=2") from None
 
 
 @dataclass(eq=False)

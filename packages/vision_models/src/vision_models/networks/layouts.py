@@ -1,7 +1,9 @@
 """How checkpoints name the tensors of a network: each published layout is a renaming of ours, exact in both directions."""
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -108,9 +110,13 @@ def converted_by(
 ) -> Callable[[StateDict, Config], StateDict]:
     """The `convert` of a component with checkpoints of the layout `name`; what `build` makes says which keys there are."""
 
-    def convert(official: StateDict, config: Config) -> StateDict:
+    @lru_cache(maxsize=8)  # a case is converted again and again while its keys are checked one by one
+    def skeleton(config: str) -> StateDict:
         with torch.device("meta"):
-            ours = build(config).state_dict()
+            return build(json.loads(config)).state_dict()
+
+    def convert(official: StateDict, config: Config) -> StateDict:
+        ours = skeleton(json.dumps(dict(config)))
         (layout,) = (layout for layout in layouts(ours) if layout.name == name)
         return read_layout(layout, official, ours)
 

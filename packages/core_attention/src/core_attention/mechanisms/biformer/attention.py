@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from core_attention.capture.recording import active, record
 from core_attention.measuring.example import Example
+from core_attention.parts.largest import largest
 from core_attention.parts.placing import Device, placed
 from core_attention.routed.attention import Backend, merge_attention, routed_attention
 from core_attention.routed.routes import RouteIndex
@@ -41,8 +42,8 @@ def route_regions(
     """
     affinity = (scale * q) @ k.transpose(1, 2)
     affinity = affinity.masked_fill(affinity.isnan(), -torch.inf)
-    best, index = affinity.sort(dim=-1, descending=True, stable=True)
-    return Routing(index[..., :topk], best[..., :topk])
+    best, index = largest(affinity, topk)
+    return Routing(index, best)
 
 
 def bi_level_routing_attention(
@@ -70,6 +71,11 @@ def bi_level_routing_attention(
         real: True for keys that are no padding.
         backend: see `routed_attention`.
     """
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        # an ONNX graph can hold no operator of ours: the definition, with its copies
+        return bi_level_routing_attention_reference(
+            q, k, v, index, num_heads=num_heads, scale=scale, weight=weight, real=real
+        )
     queries, keys = q.shape[2], k.shape[2]
     q, k, v = (t.flatten(1, 2).unflatten(2, (num_heads, -1)).transpose(1, 2) for t in (q, k, v))
     key_mask = None if real is None else real.flatten(1)
@@ -251,7 +257,7 @@ class BiLevelRoutingAttention(nn.Module):
             q, k, v = (t * real.to(t.dtype) for t in (q, k, v))
         routing = self._route(q, k, real)
         positions = self._positions(v, grid, size, crop)
-        seen = (real[..., 0] > 0).expand(len(q), -1, -1) if real is not None and self.pad_mode == "masked" else None
+        seen = (real[..., 0] > 0).expand(q.shape[0], -1, -1) if real is not None and self.pad_mode == "masked" else None
         key, value = self._pooled(k, size), self._pooled(v, size)
         weight = routing.affinity.softmax(-1) if self.soft_routing else None
         if active():

@@ -70,9 +70,9 @@ def _computes_in_float32(x: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
 
 
-def _is_plain_linear(linear: nn.Module) -> bool:
+def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a layer is its weight and bias alone: no adapter, quantisation or hook, which a folded form would bypass."""
-    return type(linear) is nn.Linear and not linear._forward_hooks and not linear._forward_pre_hooks
+    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def partition(x: Float[Tensor, "batch height width channels"], window: int) -> Float[Tensor, "windows tokens channels"]:
@@ -187,7 +187,7 @@ class ChannelAttention(nn.Module):
         _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
         long = tokens.shape[1] >= max(MANY, 4 * tokens.shape[2])
-        plain = _is_plain_linear(self.qkv) and _is_plain_linear(self.proj)
+        plain = _is_plain(self.qkv, nn.Linear) and _is_plain(self.proj, nn.Linear)
         if long and _computes_in_float32(tokens) and plain:
             return self._folded(tokens).view(x.shape)
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -233,7 +233,13 @@ class ConvPosEnc(nn.Module):
         self.act = act
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
-        y = self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        image = x.permute(0, 3, 1, 2)
+        if not self.act and _computes_in_float32(x) and _is_plain(self.proj, nn.Conv2d):
+            # x + DWConv(x) is one convolution whose centre is larger by 1: a pass over the map less
+            weight = self.proj.weight + F.pad(x.new_ones(1, 1, 1, 1), (1, 1, 1, 1))
+            y = F.conv2d(image, weight, self.proj.bias, padding=1, groups=self.proj.groups)
+            return y.permute(0, 2, 3, 1)
+        y = self.proj(image).permute(0, 2, 3, 1)
         if self.act:
             y = F.gelu(y)
         return x + y

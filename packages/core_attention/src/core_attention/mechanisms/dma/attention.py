@@ -28,8 +28,9 @@ def importance(
     The paper and transformers' Doge use the exponential; the kernel repository the log form, for stability. They are different models: the
     checkpoint decides. Both rank keys alike.
     """
-    delta = a * F.softplus(u)
-    return (delta.exp() if form == "exp" else delta).transpose(1, 2)[:, :, None]
+    # turned before, not after: compiled, the gradient of softplus has other strides than the graph expects
+    delta = a[:, None] * F.softplus(u.transpose(1, 2).contiguous())
+    return (delta.exp() if form == "exp" else delta)[:, :, None]
 
 
 def dynamic_mask(

@@ -19,6 +19,7 @@ from core_attention.capture.recording import active, paused, record
 from core_attention.masks import Causal, Dense, Mask
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.moh.heads import selected_heads_attention
+from core_attention.parts.largest import largest
 from core_attention.parts.placing import Device, placed
 
 GateScale = Literal["code", "paper"]
@@ -53,7 +54,7 @@ class Routing(NamedTuple):
 
 def keep_largest(scores: Float[Tensor, "*tokens candidates"], count: int) -> Bool[Tensor, "*tokens candidates"]:
     """True at the `count` largest scores; of equal ones the first. Carries no gradient."""
-    index = scores.detach().sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    index = largest(scores.detach(), count).index
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, index, True)
 
 

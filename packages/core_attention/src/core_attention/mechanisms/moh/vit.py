@@ -279,8 +279,10 @@ class MoHAggregatedAttention(_CosineAttention):
         local = local + self.relative_pos_bias_local[:, None]
         local = local.masked_fill(~self.local_valid, -torch.inf)
 
-        pooled = F.gelu(self.sr(x.transpose(1, 2).unflatten(-1, self.grid)))
-        pooled = self.norm(F.adaptive_avg_pool2d(pooled, self.key_grid).flatten(2).transpose(1, 2))
+        # `sr` is a 1×1 convolution: a linear map of the tokens, which need no transposition then
+        pooled = F.gelu(F.linear(x, self.sr.weight.flatten(1), self.sr.bias))
+        pooled = F.adaptive_avg_pool2d(pooled.transpose(1, 2).unflatten(-1, self.grid), self.key_grid)
+        pooled = self.norm(pooled.flatten(2).transpose(1, 2))
         pool_k, pool_v = self._heads(self.kv(pooled), 2)
         far = scaled @ F.normalize(pool_k, dim=-1).mT + self.position_bias(coordinates)
 

@@ -12,6 +12,7 @@ from core_attention.attention import attention
 from core_attention.capture.recording import active, paused, record
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.sparsifiner.predictor import Connectivity, MaskPredictor
+from core_attention.parts.largest import largest
 from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Layer
 from core_attention.routed.attention import routed_attention
@@ -206,7 +207,7 @@ class SparsifinerAttention(nn.Module):
             score = (q[:, :, :1] * self.scale @ k.transpose(2, 3)).softmax(-1)[:, :, 0, 1:].mean(1)
             if token_mask is not None:
                 score = score.masked_fill(~token_mask, -torch.inf)
-            best = score.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+            best = largest(score, count).index
             return torch.zeros_like(score, dtype=torch.bool).scatter(1, best, True)
 
 

@@ -59,7 +59,11 @@ system = System(
     "dma",
     {
         "DogeForCausalLM": Component(
-            run=run, build=build, convert=convert, ignore=("model.rotary_emb.*",), batch={"input_ids": 0, "logits": 0}
+            run=run,
+            build=build,
+            convert=convert,
+            ignore=("model.rotary_emb.*",),
+            batch={"input_ids": 0, "attention_mask": 0, "logits": 0},
         )
     },
 )

@@ -135,6 +135,13 @@ def with_patients(dataset: Dataset, table: Path) -> Dataset:
     return replace(dataset, cases=cases)
 
 
+def with_mapping(dataset: Dataset, reading: ReadingOptions) -> Dataset:
+    """The data set with the values of ``--map`` beside its own."""
+    if not reading.mapping:
+        return dataset
+    return replace(dataset, mapping={**(dataset.mapping or {}), **reading.mapping})
+
+
 def case_digest(case: Case) -> str:
     """What tells the image of a case from others, whatever it is called and wherever it lies."""
     digest = hashlib.sha256()

@@ -32,7 +32,7 @@ class Plan:
     augment: bool
 
 
-QUICK = Plan(cases=8, size=48, slices=10, epochs=4, backbone="test_resnet", width=16, augment=False)
+QUICK = Plan(cases=8, size=48, slices=8, epochs=4, backbone="test_resnet", width=16, augment=False)
 FULL = Plan(cases=24, size=96, slices=20, epochs=40, backbone="resnet18", width=32, augment=True)
 
 

@@ -96,7 +96,7 @@ def evaluate(
         data: a labelled data set, as for train.
     """
     from core_runtime.folders import write_text
-    from medical_segmentation.organs.cohort.dataset import case_digest, with_patients
+    from medical_segmentation.organs.cohort.dataset import case_digest, with_mapping, with_patients
     from medical_segmentation.organs.cohort.layouts import find_dataset
     from medical_segmentation.organs.judging import summarise
     from medical_segmentation.organs.metrics.certainty import THRESHOLDS
@@ -107,7 +107,7 @@ def evaluate(
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     use_threads(threads)
-    dataset = find_dataset(data)
+    dataset = with_mapping(find_dataset(data), reading)
     loaded = load_model(model, device=resolve_device(device))
     if evaluation.patients is not None:
         dataset = with_patients(dataset, Path(evaluation.patients))

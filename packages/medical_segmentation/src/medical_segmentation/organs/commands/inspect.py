@@ -45,10 +45,11 @@ def examine(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings 
         UserError: nothing is there that can be read.
     """
     if path.is_dir():
+        from medical_segmentation.organs.cohort.dataset import with_mapping
         from medical_segmentation.organs.cohort.layouts import find_dataset
 
         try:
-            dataset = find_dataset(path)
+            dataset = with_mapping(find_dataset(path), reading)
         except UserError as error:
             if "no data set that is known" not in error.message:
                 raise

@@ -75,12 +75,12 @@ def train(
         data: nnU-Net v2 or Decathlon folder, CHAOS, HVSMR, BraTS, PNG slices, or images/ and labels/.
         risk: share of organ voxels that may be wrong, in expectation, among those the model does not abstain from.
     """
-    from medical_segmentation.organs.cohort.dataset import with_patients
+    from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients
     from medical_segmentation.organs.cohort.folds import split_cases
     from medical_segmentation.organs.cohort.layouts import find_dataset
 
     # unusable data are reported before Lightning is loaded, which alone takes seconds
-    dataset = find_dataset(data)
+    dataset = with_mapping(find_dataset(data), reading)
     if split.patients is not None:
         dataset = with_patients(dataset, Path(split.patients))
     parts = split_cases(dataset, fold=split.fold, folds=split.folds, seed=run.seed)

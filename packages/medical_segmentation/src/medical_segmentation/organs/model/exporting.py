@@ -67,7 +67,8 @@ def _traced(network: nn.Module, example: Tensor) -> Any:
 
 def _program(network: nn.Module, example: Tensor, expected: Tensor, out: Path) -> float:
     program = _traced(network, example)
-    with writing(out) as part:
+    with writing(out) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would like another ending, which the temporary name lacks
         torch.export.save(program, part)
         with torch.inference_mode():
             return _check(torch.export.load(part).module()(example), expected, "torch.export program")
@@ -141,7 +142,7 @@ def metadata(model: OrganModel, example: Tensor, monai_version: str, numpy_versi
         "monai_version": monai_version,
         "pytorch_version": torch.__version__.split("+")[0],
         "numpy_version": numpy_version,
-        "required_packages_version": {"attention-suite-medical-segmentation": "0.1.0"},
+        "required_packages_version": {"attention-suite-medical-segmentation": "0.1.0", "pytorch-ignite": "0.4.11"},
         "name": "Organs by guided attention",
         "task": "Segmentation of organs",
         "description": "Multi-scale self-guided attention, or a peer in the same harness.",

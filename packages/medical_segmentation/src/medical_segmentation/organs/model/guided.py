@@ -146,7 +146,8 @@ class GuidedAttentionNet(nn.Module):
         if x.ndim != config.dims + 2 or x.shape[1] != channels:
             raise ValueError(f"expected (batch, {channels}, {config.dims} sides), got {tuple(x.shape)}")
         size = tuple(x.shape[2:])
-        x = pad_to_multiple(x)
+        # of a thin volume the coarsest map would vanish in the backbone's pooling: 3-D pads to that stride
+        x = pad_to_multiple(x, MULTIPLE if config.dims == 2 else 2 * MULTIPLE)
         maps = []
         for reduce, features in zip(self.down, self.backbone(x), strict=True):
             maps.append(reduce(features))

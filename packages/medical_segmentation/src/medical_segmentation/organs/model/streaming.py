@@ -80,7 +80,7 @@ def window_scores(
             scores = predictor(windows.to(device)).float().cpu()
             if slab is None:
                 slab = torch.zeros(scores.shape[1], full[0], full[1], window[2])
-            scores.mul_(weight)
+            scores = scores * weight  # not in place: predictors may work under inference mode
             for (x, y), each in zip(part, scores, strict=True):
                 slab[:, x : x + window[0], y : y + window[1]] += each
                 mass[x : x + window[0], y : y + window[1]] += weight

@@ -172,7 +172,7 @@ class DHVT(PlainTransformer):
     def embed(self, x: Tensor) -> tuple[Tensor, Patches]:
         x = self.patch_embed(x)
         grid = (x.shape[2], x.shape[3])
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x.flatten(2).transpose(1, 2)], 1)
         return self.pos_drop(tokens), Patches(grid)
 
     def run_layer(self, index: int, tokens: Tensor, state: Patches) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,6 +87,10 @@ class FeatEnHancer(nn.Module):
                 f"FeatEnHancer needs pictures (batch, {self.in_channels}, height, width) of at least "
                 f"{SMALLEST} × {SMALLEST} pixels, got {tuple(x.shape)}"
             )
+        if (
+            x.device.type == "cpu"
+        ):  # torch's CPU convolutions of so few channels take a third less time on channels-last maps
+            x = x.contiguous(memory_format=torch.channels_last)
         quarter = self.quarter_conv(x)
         eighth = self._features(self.hexa_conv(quarter), rectified=False)
         full = self._features(x)

@@ -62,7 +62,13 @@ class GatedCNNBlock(nn.Module):
         gate, identity, convolved = self.fc1(self.norm(x)).split(self.split, -1)
         # a channels-last view: nothing is copied around the convolution
         convolved = self.conv(convolved.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        y = self.fc2(self.act(gate) * torch.cat([identity, convolved], -1))
+        if torch.is_grad_enabled():
+            product = self.act(gate) * torch.cat([identity, convolved], -1)
+        else:  # in place, part by part: nothing is laid side by side
+            product = self.act(gate)
+            product[..., : self.split[1]].mul_(identity)
+            product[..., self.split[1] :].mul_(convolved)
+        y = self.fc2(product)
         if self.gamma is not None:
             y = y * self.gamma
         return x + stochastic_depth(y, self.drop_path, self.training)

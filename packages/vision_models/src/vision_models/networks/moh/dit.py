@@ -245,7 +245,7 @@ class DiT(nn.Module):
     def _unpatchify(self, x: Tensor) -> Tensor:
         side, p = self.input_size // self.patch_size, self.patch_size
         x = x.unflatten(2, (p, p, self.out_channels)).unflatten(1, (side, side))
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(len(x), self.out_channels, side * p, side * p)
+        return x.permute(0, 5, 1, 3, 2, 4).reshape(x.shape[0], self.out_channels, side * p, side * p)
 
 
 def create(name: str, **options: Any) -> DiT:

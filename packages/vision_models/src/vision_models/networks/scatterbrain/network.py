@@ -221,7 +221,7 @@ class T2TViT(PlainTransformer):
 
     def embed(self, x: Tensor) -> tuple[Tensor, Patches]:
         patches, grid = self.patch_embed(x)
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches], 1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches], 1)
         return tokens + resample_positions(self.pos_embed.pe, self.grid, grid), Patches(grid)
 
     def run_layer(self, index: int, tokens: Tensor, state: Patches) -> Tensor:

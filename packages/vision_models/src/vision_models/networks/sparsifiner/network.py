@@ -255,7 +255,7 @@ class Sparsifiner(PlainTransformer):
             raise ValueError(f"pictures need at least one patch of {stride} × {stride} pixels, got {tuple(x.shape)}")
         patches = self.patch_embed(x)
         grid = (patches.shape[2], patches.shape[3])
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), patches.flatten(2).transpose(1, 2)], 1)
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), patches.flatten(2).transpose(1, 2)], 1)
         return self.pos_drop(tokens + resample_positions(self.pos_embed, self.grid, grid)), Pass(grid)
 
     def run_layer(self, index: int, tokens: Tensor, state: Pass) -> Tensor:

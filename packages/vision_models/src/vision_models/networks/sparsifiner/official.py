@@ -81,7 +81,16 @@ def _run(module: Sparsifiner, inputs: Mapping[str, Any], *, config: Config, mode
 
 
 def losses(found: Sparsified, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weighted losses that the published options switch on, by their published names."""
+    """The weighted losses that the published options switch on, by their published names.
+
+    Raises:
+        ValueError: one of those that no shipped configuration uses.
+    """
+    unused = [name for name in ("USE_MAX_BUDGET", "USE_LEAST_K", "USE_RATIO_LOSS") if options.get(name)]
+    if unused:
+        raise ValueError(
+            f"the losses {', '.join(unused)} of the published options are not combined here: see losses.py"
+        )
     parts = {}
     scores, weights = [], []
     for layer in found.layers:

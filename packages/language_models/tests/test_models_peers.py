@@ -1,0 +1,80 @@
+"""Other sizes and options than the recorded ones, beside the published code itself where it is installed."""
+
+import pytest
+import torch
+import transformers
+
+from language_models.model.official import dma, titans
+
+MEMORY = {"dim_head": 8, "heads": 4, "default_step_transform_max_lr": 0.1}
+SIZES = {
+    "num_tokens": 40,
+    "dim": 32,
+    "segment_len": 8,
+    "num_persist_mem_tokens": 2,
+    "num_longterm_mem_tokens": 2,
+    "dim_head": 8,
+    "heads": 4,
+    "num_residual_streams": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"depth": 3, "neural_memory_layers": (1, 3), "neural_memory_kwargs": MEMORY},
+        {
+            "depth": 3,
+            "neural_memory_layers": (1, 3),
+            "neural_mem_weight_residual": True,
+            "neural_memory_qkv_receives_diff_views": True,
+            "neural_memory_segment_len": 4,
+            "neural_memory_kwargs": MEMORY,
+        },
+        {
+            "depth": 2,
+            "neural_memory_layers": (2,),
+            "neural_memory_batch_size": 10,
+            "neural_memory_kwargs": {**MEMORY, "qk_rmsnorm": True},
+        },
+    ],
+    ids=["layers 1 and 3", "views and weight residual", "layer 2"],
+)
+def test_titans_pytorch_with_other_memory_layers(options):
+    published = pytest.importorskip("titans_pytorch")
+    torch.manual_seed(0)
+    theirs = published.MemoryAsContextTransformer(**SIZES, **options).eval()
+    state = {key: value.clone() for key, value in theirs.state_dict().items()}
+    ours = titans.system.components["MemoryAsContextTransformer"].load({**SIZES, **options}, state).eval()
+    ids = torch.randint(0, 40, (2, 37))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied, experts", "untied"])
+def test_doge_with_one_key_head_and_another_base(tied):
+    torch.manual_seed(0)
+    config = transformers.DogeConfig(
+        vocab_size=41,
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        keep_window_size=7,
+        tie_word_embeddings=tied,
+        is_moe=tied,
+        num_experts=25,
+        num_experts_per_tok=4,
+        norm_topk_prob=True,
+        attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+    )
+    theirs = transformers.DogeForCausalLM(config).eval()
+    theirs.set_attn_implementation("eager")
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    ours = dma.system.components["DogeForCausalLM"].load(config.to_dict(), dict(theirs.state_dict())).eval()
+    ids = torch.randperm(41)[:22].view(1, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(ids, labels=ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-5)
