@@ -2,10 +2,11 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import rasterio.transform
 from rasterio.io import MemoryFile
 
-from remote_sensing.maps.model.inference import _name_classes
+from remote_sensing.maps.model.inference import NODATA, _name_classes, shares_of_area
 
 
 def test_every_class_has_its_name_also_beyond_the_colours():
@@ -29,3 +30,11 @@ def test_every_class_has_its_name_also_beyond_the_colours():
         assert tags["NOTICE"] == "trained on drawings only"
         assert probability.descriptions[0] == "probability of kind 1 (0 to 254)"
         assert probability.descriptions[-1] == "unsure"
+
+
+def test_shares_are_of_the_pixels_with_data():
+    counts = np.zeros(256, np.int64)
+    counts[[0, 1, 2, NODATA]] = 60, 30, 10, 900
+    assert shares_of_area(counts, ["railways", "water"]) == {"railways": 0.3, "water": 0.1}
+    counts[:NODATA] = 0
+    assert shares_of_area(counts, ["railways", "water"]) == {"railways": 0.0, "water": 0.0}

@@ -249,4 +249,7 @@ def test_line_and_area_measures_by_hand():
     a, b = [box(0, 0, 10, 10), box(20, 0, 30, 10)], [box(0, 0, 10, 8), box(50, 0, 60, 10)]
     assert panoptic_quality(a, b)["pq"] == pytest.approx(0.8 / 2)
     assert panoptic_quality([], b) == {"pq": 0.0, "sq": 0.0, "rq": 0.0}
+    # an IoU of 0.4 is no match, one of 0.6 is
+    assert panoptic_quality([box(0, 0, 10, 10)], [box(0, 0, 10, 4)])["rq"] == 0
+    assert panoptic_quality([box(0, 0, 10, 10)], [box(0, 0, 10, 6)])["rq"] == 1
     assert np.isnan(line_measures([], [], 1)["quality"])

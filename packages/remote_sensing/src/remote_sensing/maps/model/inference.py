@@ -68,10 +68,21 @@ def segment(
                     bar.advance(bar.task_ids[0])
     mask, probability, counts = _assemble(work, out, name, numbers, tiles, part, model, sheet)
     shutil.rmtree(work, ignore_errors=True)
-    total = int(counts[:NODATA].sum())  # pixels with data
-    shares = {label: float(counts[number] / max(total, 1)) for number, label in enumerate(model.classes, 1)}
+    shares = shares_of_area(counts, model.classes)
+    holds_data = bool(counts[:NODATA].any())
     resumed = len(numbers) - len(todo)
-    return Segmentation(mask, probability, tiles.count(part), skipped, resumed, shares, holds_data=total > 0)
+    return Segmentation(mask, probability, tiles.count(part), skipped, resumed, shares, holds_data=holds_data)
+
+
+def shares_of_area(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """The share of each class in the pixels with data.
+
+    Args:
+        counts: (256,), pixels of each number in the mask: 0 background, then the classes, `NODATA` without data.
+        classes: names.
+    """
+    total = int(counts[:NODATA].sum())
+    return {label: float(counts[number] / max(total, 1)) for number, label in enumerate(classes, 1)}
 
 
 def _open_work_folder(work: Path, key: str) -> None:
