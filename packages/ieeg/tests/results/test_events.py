@@ -2,11 +2,13 @@
 
 import datetime as dt
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from ieeg.results.detection import earliest
 from ieeg.results.events import SeizureEvent, smoothed, to_events
 from ieeg.results.files import COLUMNS, annotations, events_sidecar, events_table, write_edf, write_trace
 from ieeg.results.options import EventOptions
@@ -90,3 +92,12 @@ def test_events_tsv_has_szcores_columns():
     assert "bckg" in events_table([], 50)
     assert json.loads(events_sidecar()).keys() == set(COLUMNS)
     assert Annotation([(10, 25)], 10, 500).events == [(10, 25)]
+
+
+def test_channels_that_begin_together_are_in_the_order_of_their_evidence():
+    evidence = np.zeros((12, 3), np.float32)
+    evidence[6:10] = [0.6, 0.9, 0.7]
+    evidence[5, 2] = 0.7  # one begins a segment before the others
+    event = SimpleNamespace(onset=30.0, offset=50.0, duration=20.0)
+    order = earliest(evidence, ["a", "b", "c"], event, 5.0, 0.5)
+    assert order == [("c", 25.0), ("b", 30.0), ("a", 30.0)]

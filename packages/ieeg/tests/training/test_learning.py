@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ieeg.model.stream import Alarms, AlarmState, follow_signals
 from ieeg.recordings.copies import Signature, copies, refuse_copies, refuse_leaks, seen_in_training, signature_of
 from ieeg.reports.forecast import draw_forecast
 from ieeg.training.data import FINE, BatchNumbers, FixedWindows, Patient, WindowData, labels
-from ieeg.training.module import fit, rate
+from ieeg.training.module import best_threshold, fit, rate
 from ieeg.training.recipe import Recipe
 from ieeg.training.sources import Source, Stored, store
 
@@ -302,3 +303,15 @@ def test_a_growing_recording_gives_the_records_of_the_grown_one():
     resumed = list(follow_signals(model, lambda: whole, first=20, running_since=running, **options))
     tail = [r for r in expected if r.get("index", -1) >= 20 or (r["type"] == "alarm" and r.get("said_at", 99) > 20)]
     assert resumed == tail
+
+
+def test_of_equally_good_thresholds_the_middle_one_is_taken(monkeypatch):
+    """Probabilities are 0.2 without and 0.8 within the seizure: every threshold between is as good."""
+    seconds = 5.0
+    inside = np.zeros(40, bool)
+    inside[10:20] = True
+    answers = [SimpleNamespace(probability=0.8 if within else 0.2) for within in inside]
+    monkeypatch.setattr("ieeg.training.module.probabilities", lambda *_, **__: answers)
+    source = Source("a", "p", SimpleNamespace(), np.array([[10 * seconds, 20 * seconds]]), seconds)
+    threshold = best_threshold(torch.nn.Identity(), [source], window=1)
+    assert threshold == pytest.approx(0.5, abs=0.03)
