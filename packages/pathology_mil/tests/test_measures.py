@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score, roc_auc_score
 
-from pathology_mil.metrics import measure
+from pathology_mil.metrics import confusion, f1_macro, measure
 from pathology_mil.reports.tables import write_fold_table, write_summary
 
 
@@ -109,3 +109,10 @@ def test_intervals_are_of_95_percent():
     ).interval["accuracy"]
     assert high == 1
     assert low == pytest.approx(20 / (20 + 1.96**2), abs=1e-3), "Wilson's, which does not collapse at 1"
+
+
+def test_macro_f1_is_over_the_classes_that_occur():
+    counts = confusion(
+        np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 3
+    )  # nobody has the third class, nobody is given it
+    assert f1_macro(counts) == pytest.approx((2 / 3 + 4 / 5) / 2)
