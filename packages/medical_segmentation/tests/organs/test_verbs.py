@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -310,3 +311,29 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(run, monkeypatch):
     resumed = load_file(run("killed", resume=True).model / "model.safetensors")
     for name, tensor in whole.items():
         assert np.array_equal(tensor, resumed[name]), name
+
+
+def test_another_modality_and_a_model_of_drawings_are_said(cli, abdomens, untrained, tmp_path):
+    """A model of CT answers about a picture without air, or of a DICOM series of MR, only with a word."""
+    from medical_segmentation.organs import load_model
+    from medical_segmentation.volumes.opening import open_volume
+
+    path = abdomens / "imagesTr" / "abdomen_001_0000.nii.gz"
+    model = load_model(untrained)
+    volume = open_volume(path)
+    assert model.channels == ("CT",)
+    assert model.doubts(volume) == []
+    volume.modality = "MR"
+    assert model.doubts(volume) == ["the model was trained on CT, this is MR"]
+    image = nib.load(path)
+    positive = np.asarray(image.dataobj) - np.asarray(image.dataobj).min()
+    nib.save(nib.Nifti1Image(positive.astype(np.float32), image.affine), tmp_path / "mr.nii.gz")
+    code, out, err = cli("organs", "predict", tmp_path / "mr.nii.gz", "--model", untrained, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "Warning: no voxel is below -200" in out
+    drawn = replace(model, provenance={**model.provenance, "drawn": True})
+    assert "drawings only" in drawn.doubts(open_volume(path))[0]
+
+
+def test_samples_say_that_they_are_drawn(abdomens):
+    assert find_dataset(abdomens).drawn

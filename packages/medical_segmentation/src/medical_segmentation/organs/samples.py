@@ -86,6 +86,7 @@ def make_samples(
             _write(volume, affine, axes, out / "imagesTs" / f"{name}_0000.nii.gz")
     described = {
         "channel_names": {"0": "CT"},
+        "drawn": True,
         "labels": {name: number for number, name in enumerate(CLASSES)},
         "numTraining": options.cases,
         "file_ending": ".nii.gz",

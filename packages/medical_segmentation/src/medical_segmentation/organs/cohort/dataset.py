@@ -49,6 +49,7 @@ class Dataset:
         mapping: values in the label files → class numbers, where they differ.
         folds: (train, val) names of `splits_final.json`, if it has one.
         spacing: of slices that do not say it.
+        drawn: whether it says of itself that its images are drawn, as those of `sample` do.
     """
 
     root: Path
@@ -59,6 +60,7 @@ class Dataset:
     mapping: Mapping[int, int] | None = None
     folds: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
     spacing: tuple[float, float, float] | None = None
+    drawn: bool = False
 
     @property
     def labelled(self) -> list[Case]:

@@ -108,7 +108,8 @@ def _nnunet(root: Path, described: Mapping[str, Any]) -> Dataset:
     orphans = [name for name in labels if name not in images]
     if orphans:
         raise UserError(f"{root}: labels without an image: {few(orphans)}", "add the images or take the labels away")
-    return Dataset(root, "nnU-Net v2", cases, classes, channels, folds=_folds(root))
+    drawn = described.get("drawn") is True
+    return Dataset(root, "nnU-Net v2", cases, classes, channels, folds=_folds(root), drawn=drawn)
 
 
 def dicom_files_of(parts: Mapping[int, Path]) -> bool:

@@ -263,7 +263,7 @@ def predict_item(item: Item) -> dict[str, Any]:
             },
             "abstained_share": None if abstained is None else float(abstained.mean()),
             "geometry": volume.geometry.plain(),
-            "warnings": list(volume.warnings),
+            "warnings": [*volume.warnings, *model.doubts(volume)],
         }
         write_text(part / "summary.json", json.dumps(summary, indent=1))
     return {"volumes_ml": summary["volumes_ml"]}

@@ -179,6 +179,7 @@ def train(
         "arguments": {name: value for name, value in arguments.items() if name not in private},
         "val_dice": mean_dice,
         "risk": risk,
+        "drawn": dataset.drawn,
     }
     folder = save_model(
         model.cpu(),

@@ -19,6 +19,8 @@ from medical_segmentation.organs.model.streaming import Answer, answer, window_s
 from medical_segmentation.organs.options import InferenceOptions
 from medical_segmentation.volumes.volume import Volume
 
+LEAST_AIR = -200.0  # Hounsfield units: air, at -1000, is below it in every CT, also where the lungs were cut away
+
 
 @dataclass(frozen=True, eq=False)
 class OrganModel:
@@ -42,6 +44,19 @@ class OrganModel:
     temperature: float = 1.0
     threshold: float | None = None
     path: Path | None = None
+
+    def doubts(self, volume: Volume) -> list[str]:
+        """Why answers about this volume may mean nothing: another modality than the model's, or a model of drawings."""
+        doubts = []
+        if self.provenance.get("drawn"):
+            doubts.append("the model was trained on drawings only: its answers about a patient mean nothing")
+        expected = {name.upper() for name in self.channels} & {"CT", "MR", "MRI", "PT", "US"}
+        found = "MR" if volume.modality == "MRI" else volume.modality
+        if expected and found and found not in {"MR" if name == "MRI" else name for name in expected}:
+            doubts.append(f"the model was trained on {' and '.join(sorted(expected))}, this is {found}")
+        elif expected == {"CT"} and float(volume.array.min()) > LEAST_AIR:
+            doubts.append(f"no voxel is below {LEAST_AIR:g}, where CT holds air: is this CT in Hounsfield units?")
+        return doubts
 
     @property
     def device(self) -> str:
