@@ -227,7 +227,7 @@ def test_lines_over_the_borders_of_blocks(tmp_path, monkeypatch):
     write_scanpaths(wrote, tmp_path / "s1.asc")
     whole, samples = read_asc(tmp_path / "s1.asc"), read_samples(tmp_path / "s1.asc")
     for size in (97, 1000, 65_521):
-        monkeypatch.setattr("gaze.scanpaths.asc.BLOCK", size)
+        monkeypatch.setattr("gaze.scanpaths.asc_events.BLOCK", size)
         monkeypatch.setattr("gaze.scanpaths.asc_samples.BLOCK", size)
         again = read_asc(tmp_path / "s1.asc")
         assert [each.onset.tolist() for each in again.scanpaths] == [each.onset.tolist() for each in whole.scanpaths]
@@ -285,7 +285,7 @@ def test_options_that_do_not_fit():
 
 def test_memory_does_not_grow_with_the_recording(tmp_path, monkeypatch):
     """Four times the samples, the same fixations: the same memory."""
-    monkeypatch.setattr("gaze.scanpaths.asc.BLOCK", 128 * 1024)
+    monkeypatch.setattr("gaze.scanpaths.asc_events.BLOCK", 128 * 1024)
     path = tmp_path / "s1.asc"
     lines = "".join(f"{1000 + n}\t  640.0\t  512.0\t  500.0\t...\n" for n in range(20_000))
     peaks = []

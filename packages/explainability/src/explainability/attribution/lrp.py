@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from explainability.attribution.attribution import Attribution
-from explainability.attribution.relevance import COMPOSITES, Composite, RelevanceMode, Step
+from explainability.attribution.composites import COMPOSITES, Composite
+from explainability.attribution.relevance import RelevanceMode, Step
 from explainability.attribution.targets import Target, classes_of, logits_of, select, unwrapped
 
 

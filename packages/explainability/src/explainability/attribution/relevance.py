@@ -20,119 +20,18 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from explainability.salient_relevance.rules import Rule, propagate_linear, propagate_max_pool, stabilised
-
-STABLE = Rule("epsilon", epsilon=1e-6)
-
-
-@dataclass(frozen=True)
-class Composite:
-    """Which rule for which layer.
-
-    Attributes:
-        name: of the composite.
-        convolution: of convolutions.
-        linear: of linear layers.
-        first: of the first layer, which sees pixels; None: as the others of its kind.
-    """
-
-    name: str
-    convolution: Rule
-    linear: Rule
-    first: Rule | None = None
-
-
-COMPOSITES = {
-    "epsilon-plus-flat": Composite("epsilon-plus-flat", Rule("z+"), Rule("epsilon", epsilon=1e-6), Rule("flat")),
-    "epsilon-alpha2-beta1": Composite(
-        "epsilon-alpha2-beta1", Rule("alpha-beta", alpha=2.0), Rule("epsilon", epsilon=1e-6)
-    ),
-    "salient-relevance": Composite("salient-relevance", Rule("z"), Rule("z+")),
-    "epsilon": Composite("epsilon", Rule("epsilon", epsilon=1e-6), Rule("epsilon", epsilon=1e-6)),
-}
-
-MOVING = frozenset(
-    [
-        "reshape",
-        "view",
-        "flatten",
-        "permute",
-        "transpose",
-        "t",
-        "mT",
-        "T",
-        "contiguous",
-        "clone",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "expand_as",
-        "repeat",
-        "view_as",
-        "unflatten",
-        "movedim",
-        "swapaxes",
-        "__getitem__",
-        "cat",
-        "concat",
-        "stack",
-        "split",
-        "tensor_split",
-        "chunk",
-        "unbind",
-        "select",
-        "narrow",
-        "index_select",
-        "gather",
-        "roll",
-        "pad",
-        "constant_pad_nd",
-        "flip",
-        "repeat_interleave",
-        "pixel_shuffle",
-        "pixel_unshuffle",
-        "dropout",
-        "dropout2d",
-        "alpha_dropout",
-        "to",
-        "float",
-        "double",
-        "type",
-        "type_as",
-    ]
+from explainability.attribution.composites import STABLE, Composite
+from explainability.attribution.operations import (
+    CONSTANT,
+    LINEAR,
+    MIXING,
+    MOVING,
+    PASSING,
+    PRODUCTS,
+    PRODUCTS_OF_MATRICES,
+    SUMS,
 )
-PASSING = frozenset(
-    [
-        "relu",
-        "relu_",
-        "relu6",
-        "elu",
-        "gelu",
-        "silu",
-        "silu_",
-        "leaky_relu",
-        "leaky_relu_",
-        "hardswish",
-        "hardswish_",
-        "hardtanh",
-        "hardtanh_",
-        "hardsigmoid",
-        "hardsigmoid_",
-        "mish",
-        "softplus",
-        "tanh",
-        "sigmoid",
-        "clamp",
-    ]
-)
-SUMS = frozenset(["add", "__add__", "__radd__", "__iadd__", "add_", "sub", "__sub__", "__isub__", "sub_"])
-PRODUCTS = frozenset(["mul", "__mul__", "__rmul__", "__imul__", "mul_", "div", "__truediv__", "__itruediv__", "div_"])
-MIXING = frozenset(
-    ["mean", "sum", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_avg_pool1d", "interpolate", "upsample"]
-)
-LINEAR = frozenset(["linear", "conv1d", "conv2d", "conv3d"])
-CONSTANT = frozenset(["softmax", "log_softmax"])
-PRODUCTS_OF_MATRICES = frozenset(["matmul", "__matmul__", "bmm"])
+from explainability.salient_relevance.rules import propagate_linear, propagate_max_pool, stabilised
 
 
 @dataclass

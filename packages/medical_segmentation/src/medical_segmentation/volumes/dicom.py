@@ -6,10 +6,7 @@ Coordinates of DICOM are LPS; `Volume.geometry` is RAS+. The array is (column, r
 from __future__ import annotations
 
 import warnings as python_warnings
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
+from medical_segmentation.volumes.dicom_frames import Frame, affine_of, frames_of, sorted_frames
 from medical_segmentation.volumes.formats import dicom_files, is_dicom
-from medical_segmentation.volumes.geometry import LPS, Geometry, check_affine, warnings_of
+from medical_segmentation.volumes.geometry import Geometry, check_affine, warnings_of
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, finish
 
-UNEVEN = 0.01  # relative deviation of a gap between slices that is no longer rounding
-TILT = 0.5  # degrees between the stack's direction and the slices' normal
 COMPRESSED = "pip install 'attention-suite-medical-segmentation[compressed]' (python-gdcm)"
-
-
-@dataclass(eq=False)
-class Frame:
-    """One slice: a file, or a frame of a multi-frame object.
-
-    Attributes:
-        path: its file.
-        index: number of the frame; 0 for plain files.
-        position, orientation: ImagePositionPatient and ImageOrientationPatient (LPS).
-        pixel_spacing: millimetres between rows, between columns.
-        slope, intercept: from stored values to values.
-        dataset: its header.
-    """
-
-    path: Path
-    index: int
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    pixel_spacing: tuple[float, float]
-    slope: float
-    intercept: float
-    dataset: Any
-
-    @property
-    def normal(self) -> NDArray[np.float64]:
-        return np.cross(self.orientation[:3], self.orientation[3:])
 
 
 def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume:
@@ -67,9 +36,9 @@ def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volum
     chosen, notes = _without_doubles_and_localisers(chosen, path)
     frames: list[Frame] = []
     for file, header in chosen:
-        frames += _frames(file, header)
-    frames = _sorted(frames, path)
-    affine, more = _affine(frames, path)
+        frames += frames_of(file, header)
+    frames = sorted_frames(frames, path)
+    affine, more = affine_of(frames, path)
     stored, facts = _pixels(frames, path)
     first = frames[0].dataset
     rows, columns = stored.shape[1:]
@@ -167,163 +136,6 @@ def _without_doubles_and_localisers(
     if kept and len(kept) < len(by_instance):
         notes.append(f"{len(by_instance) - len(kept)} localiser images (scouts) are left out")
     return kept or list(by_instance.values()), notes
-
-
-def _frames(file: Path, header: Any) -> list[Frame]:
-    """The slices of a file: one, or those of a multi-frame object with its functional groups."""
-    if not header.get("Rows") or not header.get("Columns"):
-        kind = getattr(header.get("SOPClassUID"), "name", "an object of unknown class")
-        raise UserError(f"{file.name} holds no pixel data: it is {kind}", "take it out of the folder")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise UserError(
-            f"{file.name} is a colour picture ({header.get('PhotometricInterpretation')}), not a volume's slice"
-        )
-    count = int(header.get("NumberOfFrames", 1) or 1)
-    if count == 1 and "PerFrameFunctionalGroupsSequence" not in header:
-        return [_frame(file, 0, header, header, header, header)]
-    if "PerFrameFunctionalGroupsSequence" not in header:
-        raise UserError(
-            f"{file.name} has {count} frames without positions ({getattr(header.SOPClassUID, 'name', 'multi-frame')})",
-            "only enhanced multi-frame objects say where their frames lie",
-        )
-    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    frames = []
-    for index, own in enumerate(header.PerFrameFunctionalGroupsSequence):
-        parts = [
-            _group(name, own, shared)
-            for name in (
-                "PlanePositionSequence",
-                "PlaneOrientationSequence",
-                "PixelMeasuresSequence",
-                "PixelValueTransformationSequence",
-            )
-        ]
-        if parts[0] is None or parts[1] is None or parts[2] is None:
-            raise UserError(f"{file.name}: its frames do not say where they lie", "convert it with dcm2niix")
-        frames.append(_frame(file, index, parts[0], parts[1], parts[2], parts[3] or {}, header))
-    return frames
-
-
-def _group(name: str, own: Any, shared: Any) -> Any:
-    for groups in (own, shared):
-        if groups is not None and groups.get(name):
-            return groups.get(name)[0]
-    return None
-
-
-def _frame(
-    file: Path, index: int, place: Any, turn: Any, measures: Any, values: Any, dataset: Any | None = None
-) -> Frame:
-    position, orientation = place.get("ImagePositionPatient"), turn.get("ImageOrientationPatient")
-    spacing = measures.get("PixelSpacing")
-    header = dataset if dataset is not None else place
-    if not spacing and header.get("ImagerPixelSpacing"):
-        raise UserError(f"{file.name} is a projection (ImagerPixelSpacing), not a slice of a volume")
-    missing = []
-    for name, value in (
-        ("ImagePositionPatient", position),
-        ("ImageOrientationPatient", orientation),
-        ("PixelSpacing", spacing),
-    ):
-        if not value:
-            missing.append(name)
-    if missing or position is None or orientation is None or spacing is None:
-        raise UserError(f"{file.name} does not say where it lies: no {', '.join(missing)}", "export the series again")
-    turned = np.array([float(each) for each in orientation])
-    if not np.allclose(np.linalg.norm(turned.reshape(2, 3), axis=1), 1, atol=1e-2):
-        raise UserError(f"{file.name}: ImageOrientationPatient holds no unit vectors", "export the series again")
-    slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
-    return Frame(
-        file,
-        index,
-        np.array([float(each) for each in position]),
-        turned,
-        (float(spacing[0]), float(spacing[1])),
-        1.0 if slope in (None, "") else float(slope),
-        0.0 if intercept in (None, "") else float(intercept),
-        header,
-    )
-
-
-def _sorted(frames: list[Frame], path: Path) -> list[Frame]:
-    """The slices along their normal.
-
-    Raises:
-        UserError: slices of other size or orientation are among them, or two lie at one place.
-    """
-    turns = Counter(tuple(np.round(frame.orientation, 2)) for frame in frames)
-    if len(turns) > 1:
-        others = len(frames) - turns.most_common(1)[0][1]
-        raise UserError(
-            f"{path}: {others} of {len(frames)} slices have another orientation (a localiser, or a second stack)",
-            "take them out of the folder, or choose another --series",
-        )
-    sizes = Counter((int(f.dataset.Rows), int(f.dataset.Columns), f.pixel_spacing) for f in frames)
-    if len(sizes) > 1:
-        others = len(frames) - sizes.most_common(1)[0][1]
-        raise UserError(
-            f"{path}: {others} of {len(frames)} slices have another size or pixel spacing",
-            "take them out of the folder",
-        )
-    normal = frames[0].normal
-    ordered = sorted(frames, key=lambda frame: float(frame.position @ normal))
-    places = [float(frame.position @ normal) for frame in ordered]
-    doubled = sum(b - a < 1e-3 for a, b in pairwise(places))
-    if doubled:
-        raise UserError(
-            f"{path}: {doubled} slices lie where another one does (two phases, echoes or times in one series)",
-            "give each phase, echo or time a folder of its own",
-        )
-    return ordered
-
-
-def _affine(frames: list[Frame], path: Path) -> tuple[NDArray[np.float64], list[str]]:
-    """Index → millimetres (RAS), from the positions of the first and the last slice."""
-    first, last = frames[0], frames[-1]
-    warnings = []
-    rows, columns = first.pixel_spacing
-    affine = np.eye(4)
-    affine[:3, 0] = first.orientation[:3] * columns  # from one column to the next runs along a row
-    affine[:3, 1] = first.orientation[3:] * rows
-    affine[:3, 3] = first.position
-    if len(frames) == 1:
-        thickness = first.dataset.get("SliceThickness") or first.dataset.get("SpacingBetweenSlices")
-        if not thickness:
-            raise UserError(
-                f"{path} is one slice without SliceThickness: its depth is not known", "give the whole series"
-            )
-        affine[:3, 2] = first.normal * float(thickness)
-        warnings.append("one slice: its depth is SliceThickness")
-        return LPS @ affine, warnings
-    step = (last.position - first.position) / (len(frames) - 1)
-    _check_gaps(frames, path)
-    affine[:3, 2] = step
-    cosine = float(np.clip(step @ first.normal / np.linalg.norm(step), -1, 1))
-    tilt = float(np.degrees(np.arccos(cosine)))
-    if tilt > TILT:
-        warnings.append(
-            f"the gantry was tilted by {tilt:.1f}°: the slices are sheared against each other, which is kept exactly"
-        )
-    return LPS @ affine, warnings
-
-
-def _check_gaps(frames: list[Frame], path: Path) -> None:
-    normal = frames[0].normal
-    places = np.array([frame.position @ normal for frame in frames])
-    gaps = np.diff(places)
-    usual = float(np.median(gaps))
-    wide = gaps > usual * 1.5
-    if wide.any():
-        missing = int(np.round(gaps[wide] / usual).sum() - wide.sum())
-        at = few([f"{places[i]:.1f} mm" for i in np.flatnonzero(wide).tolist()])
-        raise UserError(f"{path}: about {missing} slices are missing (after {at})", "export the series again, whole")
-    uneven = np.abs(gaps - usual) > UNEVEN * usual
-    # positions are often rounded to hundredths of a millimetre
-    if uneven.any() and np.abs(gaps - usual).max() > 0.02:
-        raise UserError(
-            f"{path}: slices are unevenly spaced ({gaps.min():.3f} to {gaps.max():.3f} mm)",
-            "resample the series to even spacing first, or export it again",
-        )
 
 
 def _pixels(frames: list[Frame], path: Path) -> tuple[NDArray, dict[str, Any]]:
