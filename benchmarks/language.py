@@ -166,7 +166,7 @@ def titans(rounds: int) -> list[dict[str, str]]:
     """titans-pytorch's memory-as-context transformer, the same weights in both."""
     from titans_pytorch import MemoryAsContextTransformer  # pyright: ignore[reportMissingImports]
 
-    from language_models.model.official.titans import system
+    from language_models.model.declarations import titans as system
 
     options: dict[str, Any] = {
         "num_tokens": 256, "dim": 256, "depth": 4, "segment_len": 64, "num_persist_mem_tokens": 4, "num_longterm_mem_tokens": 4,

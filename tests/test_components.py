@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ CASES = committed_cases()
 
 def component_of(path: Path) -> systems.Component | None:
     """As it is registered; None where its package cannot be imported, which `test_committed_case_passes` tells."""
-    return systems.system(path.parent.name).components.get(json.loads(path.read_text())["component"])
+    try:
+        return systems.system(path.parent.name).components.get(json.loads(path.read_text())["component"])
+    except ImportError:
+        return None
 
 
 COMPONENTS = {path: component_of(path) for path in CASES}
@@ -105,6 +109,18 @@ def test_every_component_can_be_imported_and_has_a_committed_case(slug):
         sizes = [path.with_suffix(".safetensors").stat().st_size for component, path in recorded if component == key]
         smallest = min(sizes, default=TOO_LARGE)
         assert smallest >= TOO_LARGE, f"{key} has no case under packages/*/tests/golden/{slug}"
+
+
+@pytest.mark.parametrize("entry", systems.entries(), ids=lambda entry: entry.value.partition(":")[0])
+def test_a_declaration_names_all_that_its_modules_hold(entry):
+    part, failure = systems.load_entry(entry)
+    assert part is not None, failure
+    declared: dict[str, set[str]] = {}
+    for key, holder in part.components.holders.items():
+        assert isinstance(holder, str), f"{entry.value} imports {key}: name it by components_of"
+        declared.setdefault(holder, set()).add(key)
+    for module, keys in declared.items():
+        assert set(import_module(module).components) == keys, module
 
 
 def test_two_runs_under_one_seed_are_equal(case):

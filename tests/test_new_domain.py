@@ -29,7 +29,7 @@ def test_names_that_cannot_be(tmp_path, name, question):
 
 
 def test_a_new_domain_passes_the_conformance_tests(tmp_path):
-    """Those of commands and those of components: its `official.py` is found by its entry point, and its golden case is replayed."""
+    """Those of commands and those of components: its `declaration.py` is found by its entry point, and its golden case is replayed."""
     package = make("crystal_defects", "Which crystals are cracked, and where?", tmp_path)
     assert not [p for p in package.rglob("*.py*") if "newdomain" in p.read_text() + p.name]
     install(package)

@@ -182,19 +182,39 @@ def test_verbs_stand_each_in_its_own_file():
     assert set(cli.VERBS) == {path.stem for path in files} - {"__init__", "frame", "listing"}
 
 
-def test_listing_imports_no_heavy_library():
-    """What a domain's declaration needs to build or run its components is imported then.
+HEAVY = "{'torch', 'numpy', 'timm', 'transformers', 'lightning', 'cv2', 'rasterio', 'matplotlib', 'monai', 'diffusers'}"
 
-    Networks that are subclasses of timm's and transformers' (vision_models, explainability, language_models) cannot be declared without
-    those; docs/architecture.md says what it costs.
-    """
+
+def test_listing_imports_no_heavy_library():
+    """Declarations name what they declare; what builds or runs a component is imported when it is used."""
     code = (
-        "import sys; from core_attention.commands.listing import systems_table\n"
+        "import sys; from core_attention import cli; from core_attention.commands.listing import systems_table\n"
         "rows = systems_table(); assert not any(row['failures'] for row in rows), rows\n"
-        "heavy = {'segment_anything', 'lightning', 'cv2', 'rasterio', 'matplotlib', 'monai', 'diffusers'}\n"
-        "print(heavy & set(sys.modules))"
+        f"assert cli.main(['list']) == 0; print({HEAVY} & set(sys.modules))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+    listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert listed.splitlines()[-1] == "set()"
+
+
+def test_show_imports_what_it_shows_and_no_other_library():
+    code = (
+        "import sys; from core_attention import cli; assert cli.main(['show', 'ela', '--tokens', '64']) == 0\n"
+        f"print({HEAVY} & set(sys.modules) - {{'torch', 'numpy'}})"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "set()"
+
+
+def test_a_component_whose_module_fails_is_one_line(toy, tmp_path, capsys):
+    path, _, _ = toy.record(tmp_path)
+    toy.register(toy=systems.System("toy", systems.components_of("no_such_package.official", "Toy")))
+    assert listed(capsys)["toy"]["components"]["Toy"]["distribution"] == "unknown"
+    assert cli.main(["verify", str(path)]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "toy/Toy could not be imported: ModuleNotFoundError" in line
+    toy.register(toy=systems.System("toy", systems.components_of("core_attention.mechanisms.ela.official", "Toy")))
+    assert cli.main(["verify", str(path)]) == 2
+    assert "holds no component 'Toy', which its declaration names" in capsys.readouterr().out
 
 
 def test_a_paper_is_declared_once(toy):

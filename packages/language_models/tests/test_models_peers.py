@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from language_models.model.official import dma, titans
+from language_models.model.declarations import dma, titans
 
 MEMORY = {"dim_head": 8, "heads": 4, "default_step_transform_max_lr": 0.1}
 SIZES = {
@@ -45,7 +45,7 @@ def test_titans_pytorch_with_other_memory_layers(options):
     torch.manual_seed(0)
     theirs = published.MemoryAsContextTransformer(**SIZES, **options).eval()
     state = {key: value.clone() for key, value in theirs.state_dict().items()}
-    ours = titans.system.components["MemoryAsContextTransformer"].load({**SIZES, **options}, state).eval()
+    ours = titans.components["MemoryAsContextTransformer"].load({**SIZES, **options}, state).eval()
     ids = torch.randint(0, 40, (2, 37))
     with torch.no_grad():
         torch.testing.assert_close(ours(ids).logits, theirs(ids), rtol=1e-4, atol=1e-5)
@@ -74,7 +74,7 @@ def test_doge_with_one_key_head_and_another_base(tied):
     theirs.set_attn_implementation("eager")
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    ours = dma.system.components["DogeForCausalLM"].load(config.to_dict(), dict(theirs.state_dict())).eval()
+    ours = dma.components["DogeForCausalLM"].load(config.to_dict(), dict(theirs.state_dict())).eval()
     ids = torch.randperm(41)[:22].view(1, -1)
     with torch.no_grad():
         torch.testing.assert_close(ours(ids, labels=ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-5)

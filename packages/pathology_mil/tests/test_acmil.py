@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from core_attention.pooling.attention import EXCLUDED
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MeanMIL, stkim_mask
+from pathology_mil.model.declaration import system
 from pathology_mil.model.losses import LossWeights, acmil_loss, attention, diversity, negative_entropy
-from pathology_mil.model.official import infer_config, system
+from pathology_mil.model.official import infer_config
 
 GOLDEN = Path(__file__).parent / "golden/acmil"
 FORMS = [ACMIL_GA, ACMIL_MHA]

@@ -118,7 +118,7 @@ def test_a_fresh_interpreter_knows_it(site):
     code = (
         "import sys; from core_attention import cli\n"
         "cli.main(['bench', 'doubling', '--tokens', '16', '--rounds', '1'])\n"
-        "print([name for name in sys.modules if name.endswith('.official')])\n"
+        "print([name for name in sys.modules if name.endswith('.declaration')])\n"
         "cli.main(['list', '--json'])"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gaze.model.official import system
+from gaze.model.declaration import system
 
 MODEL = system.components["Seq2SeqTransformer"]
 METRICS = system.components["scanpath_metrics"]

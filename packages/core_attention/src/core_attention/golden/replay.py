@@ -123,7 +123,10 @@ def find_component(slug: str, key: str) -> Component:
     except ValueError as error:
         raise CaseError(str(error)) from error
     if key in system.components:
-        return system.components[key]
+        try:
+            return system.components[key]
+        except (Exception, SystemExit) as error:  # whatever an import does, it is named in one line
+            raise UnknownComponent(f"{slug}/{key} could not be imported: {_one_line(error)}") from error
     if not systems.entries(slug):
         message = f"no installed package registers the system {slug!r}; {_known(slug, systems.slugs())}"
     else:

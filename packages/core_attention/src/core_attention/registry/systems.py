@@ -1,26 +1,28 @@
 """The registry of published systems: which package implements which published component, and how it is replayed.
 
 One `System` declares all that a paper brings: its facts, components, examples to price and time, names in transformers, converters of
-pretrained models. This package finds its own by folder (``mechanisms/SLUG/official.py`` and ``published/SLUG/official.py``); another
-registers under the entry-point group ``core_attention.systems``, where the entry's name is the paper's slug
-(``acmil = "pathology_mil.official:system"``). Several packages may hold parts of one slug; `system` merges them.
+pretrained models. This package finds its own by folder (``mechanisms/SLUG/declaration.py`` and ``published/SLUG/declaration.py``);
+another registers under the entry-point group ``core_attention.systems``, where the entry's name is the paper's slug
+(``acmil = "pathology_mil.model.declaration:system"``). Several packages may hold parts of one slug; `system` merges them.
+
+A declaration names what it declares and imports none of it: ``core-attention list`` reads all of them, without torch.
 """
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from importlib import resources
+from importlib import import_module, resources
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
-import torch
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
 
 GROUP = "core_attention.systems"
 DISTRIBUTION = "attention-suite-core-attention"
 
-StateDict = dict[str, Tensor]
+StateDict = dict[str, "torch.Tensor"]
 Config = Mapping[str, Any]
 
 
@@ -49,13 +51,13 @@ class Component:
     """
 
     run: Callable[..., dict[str, Any]]
-    build: Callable[[Config], nn.Module] | None = None
+    build: Callable[[Config], "torch.nn.Module"] | None = None
     convert: Callable[[StateDict, Config], StateDict] = same
     ignore: Sequence[str] = ()
     unused: Sequence[str] = ()
     batch: Mapping[str, int] | None = None
 
-    def converted(self, config: Config, official_state: Mapping[str, Tensor]) -> StateDict:
+    def converted(self, config: Config, official_state: Mapping[str, "torch.Tensor"]) -> StateDict:
         """Our state dict from an official one.
 
         Raises:
@@ -80,7 +82,7 @@ class Component:
     def _ignores(self, key: str) -> bool:
         return any(fnmatchcase(key, pattern) for pattern in self.ignore)
 
-    def load(self, config: Config, official_state: Mapping[str, Tensor]) -> nn.Module:
+    def load(self, config: Config, official_state: Mapping[str, "torch.Tensor"]) -> "torch.nn.Module":
         """Builds the module and loads an official state dict strictly, in the dtype of that state dict.
 
         Args:
@@ -101,6 +103,43 @@ class Component:
             module = module.to(dtype)
         load_strictly(module, ours)
         return module
+
+
+class Components(Mapping):
+    """The components of a system by their key; one that a module holds is imported when it is looked up.
+
+    Args:
+        holders: key → the component, or the name of the module whose dictionary ``components`` holds it under this key.
+    """
+
+    # not Mapping[str, Component]: a checker of types at run time would look a component up, and import it
+
+    def __init__(self, holders: Mapping[str, Component | str]) -> None:
+        self.holders = dict(holders)
+
+    def __getitem__(self, key: str) -> Component:
+        holder = self.holders[key]
+        if isinstance(holder, Component):
+            return holder
+        components = import_module(holder).components
+        if key not in components:
+            # not a KeyError, which would say that nobody declares it
+            raise ImportError(f"{holder} holds no component {key!r}, which its declaration names")
+        return components[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.holders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.holders)
+
+    def __len__(self) -> int:
+        return len(self.holders)
+
+
+def components_of(module: str, *keys: str) -> Components:
+    """Components that stand under these keys in the dictionary ``components`` of a module, which is imported when one is used."""
+    return Components(dict.fromkeys(keys, module))
 
 
 @dataclass(frozen=True)
@@ -132,7 +171,7 @@ class System:
 
     Args:
         slug: of the paper.
-        components: its components, by their short stable key.
+        components: its components, by their short stable key; `components_of` names them without importing them.
         failures: entry points of this slug that could not be imported, with the reason (set by `system`).
         paper: facts of the paper; one of the packages that hold parts of it declares them.
         examples: name → a function ``example(tokens) -> core_attention.measuring.example.Example``, which ``core-attention show`` and
@@ -149,7 +188,7 @@ class System:
     """
 
     slug: str
-    components: Mapping[str, Component] = field(default_factory=dict)
+    components: Components | Mapping[str, Component] = field(default_factory=lambda: Components({}))
     failures: Mapping[str, str] = field(default_factory=dict)
     paper: Paper | None = None
     examples: Mapping[str, str | Callable[..., Any]] = field(default_factory=dict)
@@ -162,42 +201,46 @@ class System:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-def floating_dtype(tensors: Iterable[Tensor]) -> torch.dtype | None:
+def floating_dtype(tensors: Iterable["torch.Tensor"]) -> Optional["torch.dtype"]:
     """The floating dtype that most elements of `tensors` have; None if there is none."""
-    elements: Counter[torch.dtype] = Counter()
+    elements: Counter["torch.dtype"] = Counter()
     for tensor in tensors:
         if tensor.is_floating_point():
             elements[tensor.dtype] += max(tensor.numel(), 1)
     return elements.most_common(1)[0][0] if elements else None
 
 
-def same_values(a: Tensor, b: Tensor) -> bool:
+def same_values(a: "torch.Tensor", b: "torch.Tensor") -> bool:
     """Whether two tensors hold the same, as those of tied keys do."""
+    import torch
+
     return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
 
 
-def _fits(given: Tensor, expected: Tensor) -> bool:
+def _fits(given: "torch.Tensor", expected: "torch.Tensor") -> bool:
     """Equal shapes; a single value fits whether or not it has an axis."""
     return given.shape == expected.shape or (
         given.numel() == expected.numel() == 1 and min(given.ndim, expected.ndim) == 0
     )
 
 
-def check_shapes(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def check_shapes(module: "torch.nn.Module", state: Mapping[str, "torch.Tensor"]) -> None:
     """Compares shapes alone; `module` may stand on the meta device.
 
     Raises:
         StateError: other shapes, each named.
     """
+    import torch
+
     problems = []
     for key, tensor in module.state_dict(keep_vars=True).items():
-        if key in state and isinstance(tensor, Tensor) and not _fits(state[key], tensor):
+        if key in state and isinstance(tensor, torch.Tensor) and not _fits(state[key], tensor):
             problems.append(f"{key} has shape {list(state[key].shape)}, expected {list(tensor.shape)}")
     if problems:
         raise StateError(f"the state dict does not fit: {'; '.join(problems)}")
 
 
-def load_strictly(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_strictly(module: "torch.nn.Module", state: Mapping[str, "torch.Tensor"]) -> None:
     """Loads a state dict in our keys; a tied parameter needs only one of its names.
 
     Raises:
@@ -224,9 +267,9 @@ def own_entries() -> list[EntryPoint]:
     package = "core_attention"
     own = []
     for room in ("mechanisms", "published"):
-        folders = resources.files(package).joinpath(room).iterdir()
-        slugs = [folder.name for folder in folders if folder.joinpath("official.py").is_file()]
-        own += [EntryPoint(slug, f"{package}.{room}.{slug}.official:system", GROUP) for slug in slugs]
+        for folder in resources.files(package).joinpath(room).iterdir():
+            if folder.joinpath("declaration.py").is_file():
+                own.append(EntryPoint(folder.name, f"{package}.{room}.{folder.name}.declaration:system", GROUP))
     return own
 
 
@@ -289,7 +332,7 @@ def system(slug: str) -> System:
 
 def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
     """`system`, from entry points that are at hand."""
-    components: dict[str, Component] = {}
+    holders: dict[str, Component | str] = {}
     failures: dict[str, str] = {}
     whole = System(slug)
     for entry in parts:
@@ -297,10 +340,10 @@ def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
         if part is None:
             failures[entry.value] = failure
             continue
-        for key, component in part.components.items():
-            if key in components:
+        for key, holder in _holders(part.components).items():
+            if key in holders:
                 raise ValueError(f"{slug}: component {key!r} is registered twice, the second time by {entry.value}")
-            components[key] = component
+            holders[key] = holder
         if part.paper is not None and whole.paper is not None:
             raise ValueError(f"{slug}: its paper is declared twice, the second time by {entry.value}")
         whole = replace(
@@ -315,4 +358,11 @@ def merged(slug: str, parts: Iterable[EntryPoint]) -> System:
             inserts={**whole.inserts, **part.inserts},
             aliases={**whole.aliases, **part.aliases},
         )
-    return replace(whole, components=components, failures=failures)
+    return replace(whole, components=Components(holders), failures=failures)
+
+
+def _holders(components: Components | Mapping[str, Component]) -> Mapping[str, Component | str]:
+    """Where components stand, without importing any."""
+    if isinstance(components, Components):
+        return components.holders
+    return components

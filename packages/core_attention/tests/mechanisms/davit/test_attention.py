@@ -15,7 +15,7 @@ from core_attention.mechanisms.davit.attention import (
     merge,
     partition,
 )
-from core_attention.mechanisms.davit.official import system
+from core_attention.mechanisms.davit.declaration import system
 
 
 def qkv(tokens=30, dtype=torch.float64):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from core_attention.mechanisms.dma.declaration import system
 from core_attention.mechanisms.dma.layer import DynamicMaskAttention, DynamicMaskCache
-from core_attention.mechanisms.dma.official import system
 
 
 def layer(window=4, **options):

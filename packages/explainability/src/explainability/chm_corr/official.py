@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from explainability.chm_corr.decision import (
     BEST_CELLS,
     common_mask,
@@ -116,18 +116,7 @@ def _run_classifier(module: None, inputs: Mapping[str, Any], *, config: Config, 
     return outputs
 
 
-system = System(
-    "chm_corr",
-    {
-        "CHMLearner": Component(run=_run_learner, build=_build, convert=convert, ignore=("backbone.*",)),
-        "CHMGridTransfer": Component(run=_run_classifier),
-    },
-    paper=Paper(
-        "Allowing humans to interactively guide machines where to look does not always improve human-AI team's classification accuracy",
-        2024,
-        repository="anguyen8/chm-corr-interactive",
-        licence="none",
-        also="juhongm999/chm, anguyen8/visual-correspondence-XAI",
-        components=("CHMLearner", "CHMGridTransfer"),
-    ),
-)
+components = {
+    "CHMLearner": Component(run=_run_learner, build=_build, convert=convert, ignore=("backbone.*",)),
+    "CHMGridTransfer": Component(run=_run_classifier),
+}

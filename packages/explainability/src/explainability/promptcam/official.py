@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from explainability.promptcam.blurring import blurred_attention, blurred_logits, rank_heads
 from explainability.promptcam.model import PromptCAM
 from explainability.vit.backbone import build_backbone
@@ -79,14 +79,4 @@ def _run(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -
     return outputs
 
 
-system = System(
-    "promptcam",
-    {"VisionTransformerPETL": Component(run=_run, build=_build, convert=convert)},
-    paper=Paper(
-        "Prompt-CAM: Making Vision Transformers Interpretable for Fine-Grained Analysis",
-        2025,
-        repository="Imageomics/Prompt_CAM",
-        licence="MIT",
-        components=("VisionTransformerPETL",),
-    ),
-)
+components = {"VisionTransformerPETL": Component(run=_run, build=_build, convert=convert)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from core_attention.systems import Component, Config, Paper, System
+from core_attention.systems import Component, Config
 from explainability.saliency_verbalization.search import (
     Hit,
     Run,
@@ -118,14 +118,4 @@ def _run(module: None, inputs: Mapping[str, Any], *, config: Config, mode: str) 
     }
 
 
-system = System(
-    "saliency_verbalization",
-    {"search": Component(run=_run)},
-    paper=Paper(
-        "Saliency Map Verbalization: Comparing Feature Importance Representations from Model-free and Instruction-based Methods",
-        2023,
-        repository="DFKI-NLP/SMV",
-        licence="none",
-        components=("search",),
-    ),
-)
+components = {"search": Component(run=_run)}

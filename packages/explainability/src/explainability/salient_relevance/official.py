@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, Paper, System
+from core_attention.systems import Component, Config
 from explainability.salient_relevance.relprop import relprop, render
 from explainability.salient_relevance.saliency import SaliencyOptions, context_aware_saliency
 
@@ -79,17 +79,7 @@ def _run_saliency(module: None, inputs: Mapping[str, Any], *, config: Config, mo
     }
 
 
-system = System(
-    "salient_relevance",
-    {
-        "relprop": Component(run=_run_relprop, build=_build),
-        "context_aware_saliency": Component(run=_run_saliency),
-    },
-    paper=Paper(
-        "Beyond saliency: understanding convolutional neural networks from saliency prediction on layer-wise relevance propagation",
-        2019,
-        repository="Hey1Li/Salient-Relevance-Propagation",
-        licence="MIT",
-        components=("relprop", "context_aware_saliency"),
-    ),
-)
+components = {
+    "relprop": Component(run=_run_relprop, build=_build),
+    "context_aware_saliency": Component(run=_run_saliency),
+}

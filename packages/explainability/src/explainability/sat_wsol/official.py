@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from explainability.sat_wsol.boxes import best_iou, box_at, normalise_map
 from explainability.sat_wsol.model import SAT
 from explainability.vit.backbone import build_backbone
@@ -60,14 +60,4 @@ def _run(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -
     return outputs
 
 
-system = System(
-    "sat_wsol",
-    {"SAT": Component(run=_run, build=_build, convert=convert)},
-    paper=Paper(
-        "Spatial-Aware Token for Weakly Supervised Object Localization",
-        2023,
-        repository="wpy1999/SAT",
-        licence="none",
-        components=("SAT",),
-    ),
-)
+components = {"SAT": Component(run=_run, build=_build, convert=convert)}

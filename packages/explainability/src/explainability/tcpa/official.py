@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.tcpa.attention import TokenCoordinatedPrompts
-from core_attention.systems import Component, Config, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from explainability.tcpa.model import TCPA
 from explainability.vit.backbone import build_backbone
 
@@ -72,4 +72,4 @@ def _run(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -
     return outputs
 
 
-system = System("tcpa", {"Model_VFPT_TCPA": Component(run=_run, build=_build, convert=convert)})
+components = {"Model_VFPT_TCPA": Component(run=_run, build=_build, convert=convert)}

@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from core_attention import capture
-from core_attention.systems import Component, Config, Paper, System
+from core_attention.systems import Component, Config
 from explainability.vit.backbone import grid_of
 from explainability.vit_analytics.distance import hop_strength, layer_trend, ring_distance, ring_size
 from explainability.vit_analytics.importance import head_importance
@@ -72,12 +72,4 @@ def _run(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: str) -
     return outputs
 
 
-system = System(
-    "vit_analytics",
-    {"head_analysis": Component(run=_run, build=_build)},
-    paper=Paper(
-        "How Does Attention Work in Vision Transformers? A Visual Analytics Attempt",
-        2023,
-        components=("head_analysis",),
-    ),
-)
+components = {"head_analysis": Component(run=_run, build=_build)}

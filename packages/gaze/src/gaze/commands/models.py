@@ -37,8 +37,9 @@ def convert(
 
     from core_attention.checkpoints.files import read_official
     from core_runtime.errors import named
+    from gaze.model.declaration import system
     from gaze.model.folder import Prepared, save_model
-    from gaze.model.official import config_of, system
+    from gaze.model.official import config_of
 
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another folder")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from gaze.metrics.behaviour import BEHAVIOUR, behaviour_of, delta
 from gaze.metrics.maps import nss
 from gaze.metrics.multimatch import multimatch
@@ -204,24 +204,14 @@ def _column(values: Iterable[float]) -> Tensor:
     return torch.tensor(list(values), dtype=torch.float64)
 
 
-system = System(
-    "oat",
-    {
-        "Seq2SeqTransformer": Component(
-            run=_run_model,
-            build=_build,
-            convert=convert,
-            ignore=("*generator.*", "*LinearEmbedding.*", "*onedpositional_encoding.*"),
-            unused=("pointer.combine.*",),
-        ),
-        "scanpath_metrics": Component(run=_run_metrics),
-        "positionalEncodingLearned": Component(run=_run_table),
-    },
-    paper=Paper(
-        "OAT: Object-Level Attention Transformer for Gaze Scanpath Prediction",
-        2024,
-        repository="HKUST-NISL/oat_eccv24",
-        licence="none",
-        components=("Seq2SeqTransformer", "scanpath_metrics", "positionalEncodingLearned"),
+components = {
+    "Seq2SeqTransformer": Component(
+        run=_run_model,
+        build=_build,
+        convert=convert,
+        ignore=("*generator.*", "*LinearEmbedding.*", "*onedpositional_encoding.*"),
+        unused=("pointer.combine.*",),
     ),
-)
+    "scanpath_metrics": Component(run=_run_metrics),
+    "positionalEncodingLearned": Component(run=_run_table),
+}

@@ -20,8 +20,8 @@ from core_runtime.pictures import MOST_PIXELS
 from core_runtime.terminal import warn
 from gui_grounding.model.answers import END, PAD, START
 from gui_grounding.model.checkpoint import is_checkpoint, pixel_limits_of, read_json, read_tensors, system_message_of
+from gui_grounding.model.declaration import system
 from gui_grounding.model.labels import CELL
-from gui_grounding.model.official import system
 from gui_grounding.model.patches import MAX_PIXELS, MIN_PIXELS
 from gui_grounding.model.pointer import PointerModel
 from gui_grounding.model.regions import Scoring

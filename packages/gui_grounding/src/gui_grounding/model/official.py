@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from gui_grounding.model.answers import reformat_coordinates
 from gui_grounding.model.head import PointerHead, scores_of
-from gui_grounding.model.labels import CELL, multi_patch_labels, token_index
+from gui_grounding.model.labels import multi_patch_labels, token_index
 from gui_grounding.model.losses import pointer_loss
 from gui_grounding.model.pointer import PointerModel, config_from_published
 from gui_grounding.model.regions import Scoring, find_regions
@@ -150,37 +150,17 @@ def _run_model(module: Any, inputs: Mapping[str, Any], *, config: Config, mode: 
     return outputs
 
 
-system = System(
-    "v2p",
-    {
-        "VisionHead_MultiPatch": Component(
-            run=_run_head, build=_build_head, convert=convert_head, unused=("encode_keys.2.bias",)
-        ),
-        "VisionHead_MultiPatch_guiactor": Component(
-            run=_run_guiactor, build=_build_head, convert=convert_head, unused=("encode_keys.2.bias",)
-        ),
-        "multi_patch_labels": Component(run=_run_labels),
-        "prediction_region_point": Component(run=_run_regions),
-        "reformat_coordinates": Component(run=_run_answers),
-        "Qwen2_5_VLForConditionalGenerationWithPointer": Component(
-            run=_run_model, build=_build_model, convert=convert, ignore=("*rotary_emb.inv_freq",)
-        ),
-    },
-    paper=Paper(
-        "V2P: From Background Suppression to Center Peaking for Robust GUI Grounding Task",
-        2025,
-        repository="inclusionAI/AWorld-RL",
-        licence="MIT",
-        also="microsoft/GUI-Actor, MIT",
-        components=(
-            "VisionHead_MultiPatch",
-            "VisionHead_MultiPatch_guiactor",
-            "multi_patch_labels",
-            "prediction_region_point",
-            "reformat_coordinates",
-            "Qwen2_5_VLForConditionalGenerationWithPointer",
-        ),
+components = {
+    "VisionHead_MultiPatch": Component(
+        run=_run_head, build=_build_head, convert=convert_head, unused=("encode_keys.2.bias",)
     ),
-)
-
-__all__ = ["CELL", "convert", "convert_head", "system"]
+    "VisionHead_MultiPatch_guiactor": Component(
+        run=_run_guiactor, build=_build_head, convert=convert_head, unused=("encode_keys.2.bias",)
+    ),
+    "multi_patch_labels": Component(run=_run_labels),
+    "prediction_region_point": Component(run=_run_regions),
+    "reformat_coordinates": Component(run=_run_answers),
+    "Qwen2_5_VLForConditionalGenerationWithPointer": Component(
+        run=_run_model, build=_build_model, convert=convert, ignore=("*rotary_emb.inv_freq",)
+    ),
+}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from core_attention.systems import Component, Config, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from ieeg.metrics.scores import GRID, EventRules, Score, score_event_masks, score_sample_masks, to_mask
 from ieeg.model.mvpformer import MVPFormer, MVPFormerConfig
 from ieeg.model.naming import IGNORED, to_ours
@@ -107,29 +107,27 @@ def _run_seizure(module: Any, inputs: Mapping[str, Any], *, config: Config, mode
 
 _UNUSED = ("seizure_embeddings", "*.ln_2.weight")
 
-system = System(
-    "mvpformer",
-    {
-        "WaveEncoder": Component(
-            run=_run_encoder,
-            build=lambda c: WaveEncoder(c["size_input"], c["size_output"]),
-            batch={"x": 0, "embedding": 0},
-        ),
-        "HMVPFormer": Component(
-            run=_run_generative,
-            build=lambda c: MVPFormer(model_config(c)),
-            convert=_convert,
-            ignore=IGNORED,
-            unused=_UNUSED,
-        ),
-        "ClassificationHMVPFormer": Component(
-            run=_run_seizure,
-            build=lambda c: MVPFormer(model_config(c, classes=c.get("head", {}).get("size_out", 2))),
-            convert=_convert,
-            ignore=IGNORED,
-            unused=_UNUSED,
-            batch={"x": 0, "hidden": 0, "logits": 0},
-        ),
-        "EventScoring": Component(run=_run_scoring),
-    },
-)
+
+components = {
+    "WaveEncoder": Component(
+        run=_run_encoder,
+        build=lambda c: WaveEncoder(c["size_input"], c["size_output"]),
+        batch={"x": 0, "embedding": 0},
+    ),
+    "HMVPFormer": Component(
+        run=_run_generative,
+        build=lambda c: MVPFormer(model_config(c)),
+        convert=_convert,
+        ignore=IGNORED,
+        unused=_UNUSED,
+    ),
+    "ClassificationHMVPFormer": Component(
+        run=_run_seizure,
+        build=lambda c: MVPFormer(model_config(c, classes=c.get("head", {}).get("size_out", 2))),
+        convert=_convert,
+        ignore=IGNORED,
+        unused=_UNUSED,
+        batch={"x": 0, "hidden": 0, "logits": 0},
+    ),
+    "EventScoring": Component(run=_run_scoring),
+}

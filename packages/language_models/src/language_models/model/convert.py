@@ -64,13 +64,13 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> SuiteForCausal
     model_type = config["model_type"]
     try:
         if model_type == "doge":
-            from language_models.model.official import dma as official
+            from language_models.model.declarations import dma
 
-            return _loaded(official.system.components["DogeForCausalLM"], config, folder)
+            return _loaded(dma.components["DogeForCausalLM"], config, folder)
         if model_type == "llama_with_landmark":
-            from language_models.model.official import landmark
+            from language_models.model.declarations import landmark
 
-            return _loaded(landmark.system.components["LlamaForCausalLM"], config, folder)
+            return _loaded(landmark.components["LlamaForCausalLM"], config, folder)
         return _dense(folder, config)
     except ValueError as error:  # an unusable option, a state dict that does not fit
         raise UserError(f"{folder}: {error}", "see docs/language-models.md for what can be read") from None
@@ -184,9 +184,9 @@ def recover_landmark(raw: Path, difference: Path, *, checksum: float | None = No
             f"the recovered weights sum to {total:.4f}, expected {checksum:.4f}",
             "one of the two folders is damaged or of another version",
         )
-    from language_models.model.official import landmark
+    from language_models.model.declarations import landmark
 
-    return landmark.system.components["LlamaForCausalLM"].load(config, tuned)  # pyright: ignore[reportReturnType]
+    return landmark.components["LlamaForCausalLM"].load(config, tuned)  # pyright: ignore[reportReturnType]
 
 
 def grown(table: Tensor, rows: int) -> Tensor:

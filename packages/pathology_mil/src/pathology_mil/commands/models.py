@@ -46,8 +46,9 @@ def convert(checkpoint: Path, /, *, out: Path = Path("models"), classes: Names =
         classes: class names, in order.
     """
     from core_attention.checkpoints.folders import read_official
+    from pathology_mil.model.declaration import system
     from pathology_mil.model.folder import save
-    from pathology_mil.model.official import infer_config, system
+    from pathology_mil.model.official import infer_config
 
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another folder")

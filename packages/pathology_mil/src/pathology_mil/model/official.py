@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, Paper, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from pathology_mil.model.acmil import ACMIL_GA, ACMIL_MHA, ACMILConfig, MILOutput
 from pathology_mil.model.losses import acmil_loss
 from pathology_mil.model.official_slides import components as slide_components
@@ -116,16 +116,5 @@ _COMPONENTS = {
     ),
 }
 
-system = System(
-    "acmil",
-    _COMPONENTS | slide_components,
-    paper=Paper(
-        "Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification",
-        2024,
-        repository="dazhangyu123/ACMIL",
-        licence="MIT",
-        also="patching: mahmoodlab/CLAM, GPL-3",
-        components=("ACMIL_GA", "ACMIL_MHA", "WholeSlideImage", "visHeatmap"),
-    ),
-    page="acmil.md",
-)
+
+components = _COMPONENTS | slide_components

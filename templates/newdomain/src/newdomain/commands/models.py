@@ -19,8 +19,8 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model")) -> Described:
     """
     from core_attention.checkpoints.files import read_official
     from core_runtime.errors import named
+    from newdomain.model.declaration import system
     from newdomain.model.folder import save_model
-    from newdomain.model.official import system
 
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another folder")

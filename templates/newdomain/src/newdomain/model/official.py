@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.registry.systems import Component, Config, System
+from core_attention.registry.systems import Component, Config
 from newdomain.model.burst import BurstClassifier, BurstConfig
 
 
@@ -17,7 +17,4 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     return {"logits": module(inputs["windows"])}
 
 
-system = System(
-    "newdomain",
-    {"BurstClassifier": Component(run=_run, build=_build, batch={"windows": 0, "logits": 0})},
-)
+components = {"BurstClassifier": Component(run=_run, build=_build, batch={"windows": 0, "logits": 0})}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core_attention.mechanisms.biformer.attention import BiLevelRoutingAttention
 from core_attention.mechanisms.biformer.block import AttentionLePE, BiFormerBlock
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 RENAMED = {"qkv.qkv.": "qkv.", "router.emb.": "router.", "qkv_linear.": "qkv.", "output_linear.": "wo."}
 
@@ -103,40 +103,12 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
 
 BATCH = {"x": 0, "y": 0}
 
-system = System(
-    "biformer",
-    {
-        "BiLevelRoutingAttention": Component(
-            run=_run_attention, build=_build_legacy, convert=convert_attention, batch=BATCH
-        ),
-        "nchwBRA": Component(run=_run_nchw, build=_build_nchw, convert=convert_attention, batch=BATCH),
-        "AttentionLePE": Component(run=_run, build=_build_lepe, batch=BATCH),
-        "Block": Component(run=_run, build=_build_block, convert=convert_block, batch=BATCH),
-    },
-    paper=Paper(
-        "BiFormer: Vision Transformer with Bi-Level Routing Attention",
-        2023,
-        repository="rayleizhu/BiFormer",
-        licence="MIT",
-        components=(
-            "AttentionLePE",
-            "BiFormer",
-            "BiFormerSTL",
-            "BiLevelRoutingAttention",
-            "Block",
-            "nchwBRA",
-            "nchwBiFormerSTL",
-        ),
+
+components = {
+    "BiLevelRoutingAttention": Component(
+        run=_run_attention, build=_build_legacy, convert=convert_attention, batch=BATCH
     ),
-    examples={
-        "biformer": "core_attention.mechanisms.biformer.attention:example",
-    },
-    aliases={
-        "BiLevelRoutingAttention": "biformer",
-        "BRA": "biformer",
-    },
-    page="biformer.md",
-    converters={
-        "biformer": "core_attention.mechanisms.biformer.pretrained:for_layer",
-    },
-)
+    "nchwBRA": Component(run=_run_nchw, build=_build_nchw, convert=convert_attention, batch=BATCH),
+    "AttentionLePE": Component(run=_run, build=_build_lepe, batch=BATCH),
+    "Block": Component(run=_run, build=_build_block, convert=convert_block, batch=BATCH),
+}

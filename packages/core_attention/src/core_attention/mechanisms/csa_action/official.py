@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.csa_action.class_semantics import CSABlock
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 OPTIONS = ("hidden", "reduction", "kernel_size", "fuse", "self_se")
 
@@ -23,27 +23,5 @@ def run(module, inputs, *, config, mode):
 
 BATCH = {"R": 0, "F": 0, "F_attended": 0, "channel_weights": 0, "temporal_weights": 0}
 
-system = System(
-    "csa_action",
-    {"CSABlock": Component(run=run, build=build, batch=BATCH)},
-    paper=Paper(
-        "Class Semantics-based Attention for Action Detection",
-        2021,
-        also="detector: parts from JJBOY/BMN-Boundary-Matching-Network, MIT, and sming256/OpenTAD, Apache-2.0",
-        components=(
-            "BMN",
-            "CSABlock",
-            "average_precision_detection",
-            "average_recall",
-            "bmn_loss",
-            "soft_nms",
-        ),
-    ),
-    examples={
-        "class-semantics": "core_attention.mechanisms.csa_action.class_semantics:example",
-    },
-    aliases={
-        "CSABlock": "class-semantics",
-    },
-    page="class_semantics.md",
-)
+
+components = {"CSABlock": Component(run=run, build=build, batch=BATCH)}

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.davit.attention import ChannelBlock, SpatialBlock
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 _BOTH = ("mlp_ratio", "qkv_bias", "ffn", "cpe_act")
 
@@ -40,26 +40,9 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
 
 
 _axis = {"x": 0, "y": 0}
-system = System(
-    "davit",
-    {
-        "ChannelBlock": Component(run=_run, build=_channel, convert=_convert, batch=_axis),
-        "SpatialBlock": Component(run=_run, build=_spatial, convert=_convert, batch=_axis),
-    },
-    paper=Paper(
-        "DaViT: Dual Attention Vision Transformers",
-        2022,
-        repository="dingmyu/davit",
-        licence="MIT",
-        components=(
-            "ChannelBlock",
-            "DaViT",
-            "DaViT_dense",
-            "SpatialBlock",
-        ),
-    ),
-    examples={
-        "davit": "core_attention.mechanisms.davit.attention:example",
-    },
-    page="davit.md",
-)
+
+
+components = {
+    "ChannelBlock": Component(run=_run, build=_channel, convert=_convert, batch=_axis),
+    "SpatialBlock": Component(run=_run, build=_spatial, convert=_convert, batch=_axis),
+}

@@ -13,7 +13,7 @@ from core_attention.attention import attention
 from core_attention.masks import Causal
 from core_attention.mechanisms.deconstructing import attention as d
 from core_attention.parts.rotary import rotary_half
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def _run(module: nn.Module | None, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
@@ -45,25 +45,4 @@ def _run(module: nn.Module | None, inputs: Mapping[str, Any], *, config: Config,
     }
 
 
-system = System(
-    "deconstructing",
-    {"variant_cores": Component(run=_run)},
-    paper=Paper(
-        "Deconstructing Attention: Investigating Design Principles for Effective Language Modeling",
-        2025,
-        repository="HUIYINXUE/DeconAttn",
-        licence="not obtainable",
-        components=(
-            "LanguageModel",
-            "variant_cores",
-        ),
-    ),
-    examples={
-        "deconstructing-approx": "core_attention.mechanisms.deconstructing.attention:approximate_example",
-        "deconstructing-nonapprox": "core_attention.mechanisms.deconstructing.attention:nonapproximate_example",
-    },
-    aliases={
-        "DeconstructedAttention": "deconstructing-approx",
-    },
-    page="deconstructing.md",
-)
+components = {"variant_cores": Component(run=_run)}

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.dhvt.attention import DAFF, HeadInteractedAttention
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def _attention(config: Config) -> nn.Module:
@@ -27,38 +27,7 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     return {"y": module(inputs["x"])}
 
 
-system = System(
-    "dhvt",
-    {
-        "DAFF": Component(run=_run, build=_feed_forward, batch={"x": 0, "y": 0}),
-        "HI_Attention": Component(run=_run, build=_attention, batch={"x": 0, "y": 0}),
-    },
-    paper=Paper(
-        "Bridging the Gap Between Vision Transformers and Convolutional Neural Networks on Small Datasets",
-        2022,
-        repository="ArieSeirack/DHVT",
-        licence="Apache-2.0",
-        components=(
-            "DAFF",
-            "HI_Attention",
-            "VisionTransformer",
-        ),
-    ),
-    examples={
-        "dhvt-attention": "core_attention.mechanisms.dhvt.attention:attention_example",
-        "dhvt-feed-forward": "core_attention.mechanisms.dhvt.attention:feed_forward_example",
-    },
-    limits={
-        "dhvt-feed-forward": {
-            "dynamic length": "whether the tokens fill a square is found by a square root of their number, which a graph fixes",
-            "export": "whether the tokens fill a square is found by a square root of their number, which a graph fixes",
-            "one token": "batch normalisation in training has no variance of a single pixel of a single sample",
-        },
-    },
-    aliases={
-        "HeadInteractedAttention": "dhvt-attention",
-        "HI-MHSA": "dhvt-attention",
-        "DAFF": "dhvt-feed-forward",
-    },
-    page="dhvt.md",
-)
+components = {
+    "DAFF": Component(run=_run, build=_feed_forward, batch={"x": 0, "y": 0}),
+    "HI_Attention": Component(run=_run, build=_attention, batch={"x": 0, "y": 0}),
+}

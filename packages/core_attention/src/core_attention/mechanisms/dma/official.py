@@ -2,7 +2,7 @@
 
 from core_attention.mechanisms.dma.attention import create_mask, dynamic_mask, dynamic_mask_attention
 from core_attention.mechanisms.dma.layer import DynamicMaskAttention
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def _boolean(inputs):
@@ -53,35 +53,8 @@ def _layer(module: DynamicMaskAttention, inputs, *, config, mode):
     return {"y": module(x, mask=mask, positions=inputs.get("position_ids")), "kept": module.kept(x, mask=mask)}
 
 
-system = System(
-    "dma",
-    {
-        "dynamic_mask_attention": Component(run=_attention),
-        "create_mask": Component(run=_mask),
-        "DogeAttention": Component(run=_layer, build=_build_layer, batch={"x": 0, "y": 0}),
-    },
-    paper=Paper(
-        "Trainable Dynamic Mask Sparse Attention",
-        2025,
-        repository="SmallDoges/flash-dmattn",
-        licence="BSD-3",
-        also="Doge in transformers, Apache-2.0",
-        components=(
-            "DogeAttention",
-            "DogeForCausalLM",
-            "create_mask",
-            "dynamic_mask_attention",
-        ),
-    ),
-    examples={
-        "dma": "core_attention.mechanisms.dma.layer:example",
-    },
-    aliases={
-        "DynamicMaskAttention": "dma",
-        "DogeAttention": "dma",
-    },
-    page="dma.md",
-    converters={
-        "dma": "core_attention.mechanisms.dma.pretrained:for_layer",
-    },
-)
+components = {
+    "dynamic_mask_attention": Component(run=_attention),
+    "create_mask": Component(run=_mask),
+    "DogeAttention": Component(run=_layer, build=_build_layer, batch={"x": 0, "y": 0}),
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.dynsubspace.attention_layer import AttentionLayer
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build(config: Config) -> AttentionLayer:
@@ -14,33 +14,4 @@ def run(module, inputs, *, config, mode):
     return {"attention": module(inputs["x"])}
 
 
-system = System(
-    "dynsubspace",
-    {"AttentionLayer": Component(run=run, build=build, batch={"x": 0, "attention": 0})},
-    paper=Paper(
-        "Attention-based Dynamic Subspace Learners for Medical Image Analysis",
-        2022,
-        repository="adigasu/Dynamic_subspace_learners",
-        licence="MIT",
-        components=(
-            "AttentionLayer",
-            "MarginLoss",
-            "embedding_model",
-            "reassign_clusters",
-            "retrieval_metrics",
-            "split_neurons",
-        ),
-    ),
-    examples={
-        "subspace-attention-layer": "core_attention.mechanisms.dynsubspace.attention_layer:example",
-    },
-    aliases={
-        "AttentionLayer": "subspace-attention-layer",
-    },
-    limits={
-        "subspace-attention-layer": {
-            "dynamic length": "torch fixes a range of sizes for its convolution of 1,024 channels: one graph more than attention has",
-        },
-    },
-    page="feature_maps.md",
-)
+components = {"AttentionLayer": Component(run=run, build=build, batch={"x": 0, "attention": 0})}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core_attention.mechanisms.ela.attention import COMMUNITY, ELA
 from core_attention.parts.strips import strip_gate, strip_means
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 OPTIONS = ("variant", "kernel_size", "groups", "num_groups", "shared", "strict")
 
@@ -22,19 +22,4 @@ def run(module, inputs, *, config, mode):
     return {"y": strip_gate(inputs["x"], attn_h, attn_w), "attn_h": attn_h, "attn_w": attn_w}
 
 
-system = System(
-    "ela",
-    {"ELA": Component(run=run, build=build, convert=convert, batch={"x": 0, "y": 0, "attn_h": 0, "attn_w": 0})},
-    paper=Paper(
-        "ELA: Efficient Local Attention for Deep Convolutional Neural Networks",
-        2024,
-        components=("ELA",),
-    ),
-    examples={
-        "ela": "core_attention.mechanisms.ela.attention:example",
-    },
-    page="ela.md",
-    inserts={
-        "ela": "core_attention.mechanisms.ela.attention:ELA",
-    },
-)
+components = {"ELA": Component(run=run, build=build, convert=convert, batch={"x": 0, "y": 0, "attn_h": 0, "attn_w": 0})}

@@ -6,7 +6,7 @@ from torch import nn
 
 from core_attention.mechanisms.eurosat_bmta.balanced import BalancedMultiTaskAttention
 from core_attention.mechanisms.eurosat_bmta.cbam import CBAM
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build_balanced(config: Config) -> nn.Module:
@@ -23,49 +23,7 @@ def run(module, inputs, *, config, mode):
     return {"y": module(inputs["x"])}
 
 
-system = System(
-    "eurosat_bmta",
-    {
-        "BalancedMultiTaskAttention": Component(run=run, build=build_balanced, batch={"x": 0, "y": 0}),
-        "CBAM": Component(run=run, build=build_cbam, batch={"x": 0, "y": 0}),
-    },
-    paper=Paper(
-        "Balanced Multi-Task Attention for Satellite Image Classification",
-        2025,
-        repository="virAditya/satellite-image-classification-eurosat",
-        licence="MIT",
-        components=(
-            "Attention7LayerCNN",
-            "Balanced12LayerCNN",
-            "BalancedMultiTaskAttention",
-            "BalancedResidualBlock",
-            "Baseline3LayerCNN",
-            "CBAM",
-            "DropBlock2D",
-        ),
-    ),
-    examples={
-        "balanced": "core_attention.mechanisms.eurosat_bmta.balanced:example",
-        "cbam": "core_attention.mechanisms.eurosat_bmta.cbam:example",
-        "coordinate": "core_attention.mechanisms.eurosat_bmta.coordinate:example",
-        "squeeze-excitation": "core_attention.mechanisms.eurosat_bmta.squeeze_excitation:example",
-    },
-    aliases={
-        "BalancedMultiTaskAttention": "balanced",
-        "CoordinateAttention": "coordinate",
-        "se": "squeeze-excitation",
-    },
-    page="balanced.md",
-    pages={
-        "cbam": "feature_maps.md",
-        "coordinate": "feature_maps.md",
-        "squeeze-excitation": "feature_maps.md",
-    },
-    inserts={
-        "balanced": "core_attention.mechanisms.eurosat_bmta.balanced:BalancedMultiTaskAttention",
-        "cbam": "core_attention.mechanisms.eurosat_bmta.cbam:CBAM",
-        "coordinate": "core_attention.mechanisms.eurosat_bmta.coordinate:CoordinateAttention",
-        "eca": "core_attention.mechanisms.eurosat_bmta.squeeze_excitation:EfficientChannelAttention",
-        "se": "core_attention.mechanisms.eurosat_bmta.squeeze_excitation:SqueezeExcitation",
-    },
-)
+components = {
+    "BalancedMultiTaskAttention": Component(run=run, build=build_balanced, batch={"x": 0, "y": 0}),
+    "CBAM": Component(run=run, build=build_cbam, batch={"x": 0, "y": 0}),
+}

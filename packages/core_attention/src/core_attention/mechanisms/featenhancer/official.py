@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.featenhancer.scale_aware import ScaleAwareFeatureAggregation
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build(config: Config) -> ScaleAwareFeatureAggregation:
@@ -14,24 +14,4 @@ def run(module, inputs, *, config, mode):
     return {"y": module(inputs["x"], inputs["quarter"])}
 
 
-system = System(
-    "featenhancer",
-    {"ScaleAwareFeatureAggregation": Component(run=run, build=build, batch={"x": 0, "quarter": 0, "y": 0})},
-    paper=Paper(
-        "FeatEnHancer: Enhancing Hierarchical Features for Object Detection and Beyond Under Low-Light Vision",
-        2023,
-        repository="khurramHashmi/FeatEnHancer",
-        licence="CC BY-NC-ND 4.0",
-        components=(
-            "FeatEnHancer",
-            "ScaleAwareFeatureAggregation",
-        ),
-    ),
-    examples={
-        "scale-aware": "core_attention.mechanisms.featenhancer.scale_aware:example",
-    },
-    aliases={
-        "ScaleAwareFeatureAggregation": "scale-aware",
-    },
-    page="scale_aware.md",
-)
+components = {"ScaleAwareFeatureAggregation": Component(run=run, build=build, batch={"x": 0, "quarter": 0, "y": 0})}

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from core_attention.mechanisms.landmark.attention import grouped_softmax, landmark_attention
 from core_attention.mechanisms.landmark.memory import LandmarkMemory
-from core_attention.registry.systems import Component, Paper, System
+from core_attention.registry.systems import Component
 
 
 def _grouped_softmax(module, inputs, *, config, mode):
@@ -48,36 +48,8 @@ def _storage(module, inputs, *, config, mode):
     }
 
 
-system = System(
-    "landmark",
-    {
-        "MemLMCacheStorage": Component(run=_storage),
-        "fused_reference": Component(run=_fused),
-        "landmark_grouped_softmax": Component(run=_grouped_softmax),
-    },
-    paper=Paper(
-        "Landmark Attention: Random-Access Infinite Context Length for Transformers",
-        2023,
-        repository="epfml/landmark-attention",
-        licence="Apache-2.0",
-        components=(
-            "GPTBase",
-            "GPTBase_cached",
-            "LlamaForCausalLM",
-            "LlamaForCausalLM_generate",
-            "MemLMCacheStorage",
-            "fused_reference",
-            "landmark_grouped_softmax",
-        ),
-    ),
-    examples={
-        "landmark": "core_attention.mechanisms.landmark.layer:example",
-    },
-    aliases={
-        "LandmarkAttention": "landmark",
-    },
-    page="landmark.md",
-    attentions={
-        "landmark": "core_attention.mechanisms.landmark.pretrained:landmark",
-    },
-)
+components = {
+    "MemLMCacheStorage": Component(run=_storage),
+    "fused_reference": Component(run=_fused),
+    "landmark_grouped_softmax": Component(run=_grouped_softmax),
+}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from core_attention.mechanisms.moh.attention import MoHAttention
 from core_attention.mechanisms.moh.llama import MoHLlamaAttention, MoHLlamaLayer
 from core_attention.mechanisms.moh.vit import Coordinates, MoHAggregatedAttention, MoHCosineAttention
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System, same
+from core_attention.registry.systems import Component, Config, StateDict, same
 
 
 def _routed(official: StateDict, config: Config) -> StateDict:
@@ -126,39 +126,11 @@ def _decoder(module, inputs, *, config, mode):
 
 _BATCH = {"x": 0, "y": 0}
 
-system = System(
-    "moh",
-    {
-        "AggregatedAttention": Component(run=_vit, build=_build_aggregated, convert=_routed, batch=_BATCH),
-        "Attention": Component(run=_vit, build=_build_cosine, convert=_routed, batch=_BATCH),
-        "LlamaAttention": Component(run=_decoder, build=_build_llama, batch={**_BATCH, "position_ids": 0}),
-        "LlamaDecoderLayer": Component(run=_decoder, build=_build_layer, batch={**_BATCH, "position_ids": 0}),
-        "MoHAttention": Component(run=_dit, build=_build_dit, convert=_routed, batch=_BATCH),
-    },
-    paper=Paper(
-        "MoH: Multi-Head Attention as Mixture-of-Head Attention",
-        2025,
-        repository="SkyworkAI/MoH",
-        licence="Apache-2.0",
-        components=(
-            "AggregatedAttention",
-            "Attention",
-            "DiT",
-            "LlamaAttention",
-            "LlamaDecoderLayer",
-            "MoHAttention",
-            "TransNeXt",
-        ),
-    ),
-    examples={
-        "moh": "core_attention.mechanisms.moh.attention:example",
-    },
-    aliases={
-        "MoHAttention": "moh",
-        "mixture-of-head": "moh",
-    },
-    page="moh.md",
-    converters={
-        "moh": "core_attention.mechanisms.moh.pretrained:for_layer",
-    },
-)
+
+components = {
+    "AggregatedAttention": Component(run=_vit, build=_build_aggregated, convert=_routed, batch=_BATCH),
+    "Attention": Component(run=_vit, build=_build_cosine, convert=_routed, batch=_BATCH),
+    "LlamaAttention": Component(run=_decoder, build=_build_llama, batch={**_BATCH, "position_ids": 0}),
+    "LlamaDecoderLayer": Component(run=_decoder, build=_build_layer, batch={**_BATCH, "position_ids": 0}),
+    "MoHAttention": Component(run=_dit, build=_build_dit, convert=_routed, batch=_BATCH),
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.msdual.dual import CAM, PAM, PAMCAMLayer
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build_layer(config: Config) -> PAMCAMLayer:
@@ -16,41 +16,9 @@ def run(module, inputs, *, config, mode):
 
 BATCH = {"x": 0, "y": 0}
 
-system = System(
-    "msdual",
-    {
-        "PAM_Module": Component(run=run, build=lambda config: PAM(config["in_dim"]), batch=BATCH),
-        "CAM_Module": Component(run=run, build=lambda config: CAM(config["in_dim"]), batch=BATCH),
-        "PAM_CAM_Layer": Component(run=run, build=build_layer, batch=BATCH),
-    },
-    paper=Paper(
-        "Multi-scale Self-guided Attention for Medical Image Segmentation",
-        2020,
-        repository="sinAshish/Multi-Scale-Attention",
-        licence="none",
-        components=(
-            "CAM_Module",
-            "DAF_stack",
-            "MultiConv",
-            "PAM_CAM_Layer",
-            "PAM_Module",
-            "segmentation_metrics",
-            "semanticModule",
-        ),
-    ),
-    examples={
-        "channel-attention": "core_attention.mechanisms.msdual.dual:channel_example",
-        "position-attention": "core_attention.mechanisms.msdual.dual:position_example",
-    },
-    aliases={
-        "CAM": "channel-attention",
-        "CAM_Module": "channel-attention",
-        "PAM": "position-attention",
-        "PAM_Module": "position-attention",
-    },
-    page="position_channel_attention.md",
-    inserts={
-        "cam": "core_attention.mechanisms.msdual.dual:CAM",
-        "pam": "core_attention.mechanisms.msdual.dual:PAM",
-    },
-)
+
+components = {
+    "PAM_Module": Component(run=run, build=lambda config: PAM(config["in_dim"]), batch=BATCH),
+    "CAM_Module": Component(run=run, build=lambda config: CAM(config["in_dim"]), batch=BATCH),
+    "PAM_CAM_Layer": Component(run=run, build=build_layer, batch=BATCH),
+}

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from core_attention.mechanisms.mvpformer.mvpa import MVPFormerGQAAttention
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build(config: Config) -> MVPFormerGQAAttention:
@@ -37,35 +37,11 @@ def run(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> di
     return outputs
 
 
-system = System(
-    "mvpformer",
-    {
-        "MVPFormerGQAAttention": Component(
-            run=run,
-            build=build,
-            ignore=("time_bias", "masked_bias"),
-            batch={"hidden_states": 0, "attn_output": 0, "attn_weights": 0},
-        )
-    },
-    paper=Paper(
-        "A Foundation Model with Multi-Variate Parallel Attention to Generate Neuronal Activity",
-        2026,
-        repository="IBM/multi-variate-parallel-transformer",
-        licence="Apache-2.0",
-        components=(
-            "ClassificationHMVPFormer",
-            "EventScoring",
-            "HMVPFormer",
-            "MVPFormerGQAAttention",
-            "WaveEncoder",
-        ),
-    ),
-    examples={
-        "mvpa": "core_attention.mechanisms.mvpformer.mvpa:example",
-    },
-    aliases={
-        "MVPFormerGQAAttention": "mvpa",
-        "mvpformer": "mvpa",
-    },
-    page="mvpa.md",
-)
+components = {
+    "MVPFormerGQAAttention": Component(
+        run=run,
+        build=build,
+        ignore=("time_bias", "masked_bias"),
+        batch={"hidden_states": 0, "attn_output": 0, "attn_weights": 0},
+    )
+}

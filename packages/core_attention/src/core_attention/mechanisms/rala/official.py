@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.rala.attention import GateLinearAttentionNoSilu, VanillaSelfAttention
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def _component(kind: type[nn.Module]) -> Component:
@@ -19,26 +19,4 @@ def _component(kind: type[nn.Module]) -> Component:
     return Component(run=run, build=build, batch={"x": 0, "y": 0})
 
 
-system = System(
-    "rala",
-    {kind.__name__: _component(kind) for kind in (GateLinearAttentionNoSilu, VanillaSelfAttention)},
-    paper=Paper(
-        "Breaking the Low-Rank Dilemma of Linear Attention",
-        2025,
-        repository="qhfan/RALA",
-        licence="none",
-        components=(
-            "GateLinearAttentionNoSilu",
-            "RAVLT",
-            "RAVLT_dense",
-            "VanillaSelfAttention",
-        ),
-    ),
-    examples={
-        "rala": "core_attention.mechanisms.rala.attention:example",
-    },
-    aliases={
-        "GateLinearAttentionNoSilu": "rala",
-    },
-    page="rala.md",
-)
+components = {kind.__name__: _component(kind) for kind in (GateLinearAttentionNoSilu, VanillaSelfAttention)}

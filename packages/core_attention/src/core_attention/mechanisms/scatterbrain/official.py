@@ -10,7 +10,7 @@ from core_attention.mechanisms.scatterbrain.lsh import (
     asymmetric_transform,
     lsh_clustering,
 )
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System, same
+from core_attention.registry.systems import Component, Config, StateDict, same
 
 
 def _build_features(config: Config) -> SBPerformerFeatures:
@@ -119,34 +119,10 @@ def _convert(prefix: str):
 
 _LAYOUT = {"q": 0, "k": 0, "v": 0, "out": 0}
 
-system = System(
-    "scatterbrain",
-    {
-        "SBLocalAttention": Component(
-            run=_attention, build=_build_local, convert=_convert("feature_map."), batch=_LAYOUT
-        ),
-        "SBPerformerFeatures": Component(run=_features, build=_build_features, convert=_convert("")),
-        "SBSmyrfAttention": Component(run=_attention, build=_build_lsh, convert=_convert("feature_map.")),
-        "lsh_clustering": Component(run=_lsh),
-    },
-    paper=Paper(
-        "Scatterbrain: Unifying Sparse and Low-rank Attention Approximation",
-        2021,
-        repository="HazyResearch/fly",
-        licence="Apache-2.0",
-        components=(
-            "SBLocalAttention",
-            "SBPerformerFeatures",
-            "SBSmyrfAttention",
-            "T2T_ViT",
-            "lsh_clustering",
-        ),
-    ),
-    examples={
-        "scatterbrain": "core_attention.mechanisms.scatterbrain.local:example",
-    },
-    page="scatterbrain.md",
-    attentions={
-        "scatterbrain": "core_attention.mechanisms.scatterbrain.pretrained:scatterbrain",
-    },
-)
+
+components = {
+    "SBLocalAttention": Component(run=_attention, build=_build_local, convert=_convert("feature_map."), batch=_LAYOUT),
+    "SBPerformerFeatures": Component(run=_features, build=_build_features, convert=_convert("")),
+    "SBSmyrfAttention": Component(run=_attention, build=_build_lsh, convert=_convert("feature_map.")),
+    "lsh_clustering": Component(run=_lsh),
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core_attention.mechanisms.eurosat_bmta.squeeze_excitation import channel_gate
 from core_attention.mechanisms.sentence_attention.attention import SentenceAttention
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def build(config: Config) -> SentenceAttention:
@@ -17,21 +17,4 @@ def run(module, inputs, *, config, mode):
     return {"image": channel_gate(inputs["image"], gate), "attention": gate}
 
 
-system = System(
-    "sentence_attention",
-    {"SentenceAttention": Component(run=run, build=build, batch={"image": 0, "text": 0, "attention": 0})},
-    paper=Paper(
-        "Sentence Attention Blocks for Answer Grounding",
-        2023,
-        repository="khoshsirat/embedding-attention-blocks",
-        licence="none",
-        components=(
-            "Model",
-            "SentenceAttention",
-        ),
-    ),
-    examples={
-        "sentence-attention": "core_attention.mechanisms.sentence_attention.attention:example",
-    },
-    page="sentence_attention.md",
-)
+components = {"SentenceAttention": Component(run=run, build=build, batch={"image": 0, "text": 0, "attention": 0})}

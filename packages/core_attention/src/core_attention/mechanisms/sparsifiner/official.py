@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.sparsifiner.predictor import MaskPredictor
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 
 def predictor_options(config: Config) -> dict[str, Any]:
@@ -54,35 +54,4 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     }
 
 
-system = System(
-    "sparsifiner",
-    {"MaskPredictor": Component(run=_run, build=_build, convert=_convert)},
-    paper=Paper(
-        "Sparsifiner: Learning Sparse Instance-Dependent Attention for Efficient Vision Transformers",
-        2023,
-        repository="lim142857/Sparsifiner",
-        licence="MIT",
-        components=(
-            "MaskPredictor",
-            "Sparsifiner",
-            "SparsifinerLVViT",
-        ),
-    ),
-    examples={
-        "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:example",
-    },
-    limits={
-        "sparsifiner": {
-            "autocast": "an untrained predictor's scores are nearly equal, so that bf16 rounds them to other keys",
-            "dynamic length": "the paper's predictor has a row of weights for each token: another length is another module",
-            "export": "the paper's predictor has a row of weights for each token: it exports at its own length only",
-        },
-    },
-    aliases={
-        "SparsifinerAttention": "sparsifiner",
-    },
-    page="sparsifiner.md",
-    converters={
-        "sparsifiner": "core_attention.mechanisms.sparsifiner.attention:for_layer",
-    },
-)
+components = {"MaskPredictor": Component(run=_run, build=_build, convert=_convert)}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from core_attention.mechanisms.titans.attention import SegmentedAttention
 from core_attention.mechanisms.titans.layers import titans_layer
 from core_attention.mechanisms.titans.recurrence import neural_memory
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 # --- the paper's recurrence
 
@@ -134,54 +134,20 @@ def run_paper_layer(module: Any, inputs: dict[str, Any], *, config: Config, mode
     return out
 
 
-system = System(
-    "titans",
-    {
-        "SegmentedAttention": Component(
-            run=run_segmented_attention,
-            build=segmented_attention,
-            convert=segmented_attention_keys,
-            ignore=("rotary_emb.freqs",),  # always theta^(−2m/dim)
-            batch={"x": 0, "value_residual": 0, "y": 0, "values": 0},
-        ),
-        "paper_NeuralMemory": Component(run=run_paper_memory),
-        "paper_layer": Component(
-            run=run_paper_layer,
-            build=paper_layer,
-            convert=paper_layer_keys,
-            # recorded for every variant, without a place where there is no gate or no attention
-            ignore=("g1", "g2", "Wq", "Wk", "Wv", "Wo", "persist"),
-        ),
-    },
-    paper=Paper(
-        "Titans: Learning to Memorize at Test Time",
-        2025,
-        also="best known: lucidrains/titans-pytorch, MIT",
-        components=(
-            "MemoryAsContextTransformer",
-            "NeuralMemory",
-            "SegmentedAttention",
-            "paper_NeuralMemory",
-            "paper_layer",
-        ),
+components = {
+    "SegmentedAttention": Component(
+        run=run_segmented_attention,
+        build=segmented_attention,
+        convert=segmented_attention_keys,
+        ignore=("rotary_emb.freqs",),  # always theta^(−2m/dim)
+        batch={"x": 0, "value_residual": 0, "y": 0, "values": 0},
     ),
-    examples={
-        "titans-lmm": "core_attention.mechanisms.titans.layers:lmm_example",
-        "titans-mac": "core_attention.mechanisms.titans.layers:mac_example",
-        "titans-mag": "core_attention.mechanisms.titans.layers:mag_example",
-        "titans-mal": "core_attention.mechanisms.titans.layers:mal_example",
-    },
-    aliases={
-        "NeuralMemory": "titans-lmm",
-        "MemoryAsContext": "titans-mac",
-        "MemoryAsGate": "titans-mag",
-        "MemoryAsLayer": "titans-mal",
-    },
-    limits={
-        "titans-mac": {
-            "dynamic length": "its segments depend on one another: a loop of Python, which a graph holds unrolled for one length",
-            "export": "its segments depend on one another: a loop of Python, which a graph holds unrolled for one length",
-        },
-    },
-    page="titans.md",
-)
+    "paper_NeuralMemory": Component(run=run_paper_memory),
+    "paper_layer": Component(
+        run=run_paper_layer,
+        build=paper_layer,
+        convert=paper_layer_keys,
+        # recorded for every variant, without a place where there is no gate or no attention
+        ignore=("g1", "g2", "Wq", "Wk", "Wv", "Wo", "persist"),
+    ),
+}

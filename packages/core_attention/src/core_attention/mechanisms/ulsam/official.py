@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core_attention.mechanisms.ulsam.attention import ULSAM, stacked, subspace_gate
-from core_attention.registry.systems import Component, Config, Paper, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 
 def build(config: Config) -> ULSAM:
@@ -24,24 +24,4 @@ def run(module, inputs, *, config, mode):
     return {"y": subspace_gate(inputs["x"], attn), "attn": attn}
 
 
-system = System(
-    "ulsam",
-    {"ULSAM": Component(run=run, build=build, convert=convert, batch={"x": 0, "y": 0, "attn": 0})},
-    paper=Paper(
-        "ULSAM: Ultra-Lightweight Subspace Attention Module for Compact Convolutional Neural Networks",
-        2020,
-        repository="Nandan91/ULSAM",
-        licence="none",
-        components=("ULSAM",),
-    ),
-    examples={
-        "ulsam": "core_attention.mechanisms.ulsam.attention:example",
-    },
-    limits={
-        "ulsam": {"one token": "batch normalisation in training has no variance of a single pixel of a single sample"},
-    },
-    page="ulsam.md",
-    inserts={
-        "ulsam": "core_attention.mechanisms.ulsam.attention:ULSAM",
-    },
-)
+components = {"ULSAM": Component(run=run, build=build, convert=convert, batch={"x": 0, "y": 0, "attn": 0})}

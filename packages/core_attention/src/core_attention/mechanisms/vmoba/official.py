@@ -11,7 +11,7 @@ from torch import Tensor
 
 from core_attention.mechanisms.vmoba.attention import choose_blocks, mixture_of_blocks, partition
 from core_attention.mechanisms.vmoba.moba import moba_attention_packed
-from core_attention.registry.systems import Component, Config, Paper, System
+from core_attention.registry.systems import Component, Config
 
 
 def _chunk(config: Config) -> Any:
@@ -53,29 +53,4 @@ def _run_varlen(module: None, inputs: Mapping[str, Any], *, config: Config, mode
     return {"out": out}
 
 
-system = System(
-    "vmoba",
-    {"vmoba": Component(run=_run_vmoba), "moba_attn_varlen": Component(run=_run_varlen)},
-    paper=Paper(
-        "VMoBA: Mixture-of-Block Attention for Video Diffusion Models",
-        2026,
-        repository="KwaiVGI/VMoBA",
-        licence="none",
-        components=(
-            "moba_attn_varlen",
-            "vmoba",
-        ),
-    ),
-    examples={
-        "moba": "core_attention.mechanisms.vmoba.moba:example",
-        "vmoba": "core_attention.mechanisms.vmoba.attention:example",
-    },
-    aliases={
-        "MixtureOfBlocks": "vmoba",
-    },
-    page="vmoba.md",
-    attentions={
-        "moba": "core_attention.mechanisms.vmoba.pretrained:moba",
-        "vmoba": "core_attention.mechanisms.vmoba.pretrained:vmoba",
-    },
-)
+components = {"vmoba": Component(run=_run_vmoba), "moba_attn_varlen": Component(run=_run_varlen)}

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from core_attention.published.titans.memory import PublicNeuralMemory
-from core_attention.registry.systems import Component, Config, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 
 ARGUMENTS = (
     *("dim", "chunk_size", "batch_size", "num_kv_per_token", "activation"),
@@ -94,15 +94,12 @@ def run(module: Any, inputs: dict[str, Any], *, config: Config, mode: str) -> di
     return out
 
 
-system = System(
-    "titans",
-    {
-        "NeuralMemory": Component(
-            run=run,
-            build=build,
-            convert=convert,
-            ignore=("memory_model.*",),
-            batch={"x": 0, "store_mask": 0, "retrieved": 0, "surprise": 0, "adaptive_lr": 0},
-        ),
-    },
-)
+components = {
+    "NeuralMemory": Component(
+        run=run,
+        build=build,
+        convert=convert,
+        ignore=("memory_model.*",),
+        batch={"x": 0, "store_mask": 0, "retrieved": 0, "surprise": 0, "adaptive_lr": 0},
+    ),
+}

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from core_attention.registry.systems import Component, Config, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 from language_models.model.causal import next_token_loss
 from language_models.model.deconstructed import DeconstructedConfig, DeconstructedForCausalLM
 
@@ -70,7 +70,4 @@ def run(module: DeconstructedForCausalLM, inputs: Mapping[str, Any], *, config: 
     return {"logits": output.logits, "loss": next_token_loss(output.logits, inputs.get("labels", tokens)), **maps}
 
 
-system = System(
-    "deconstructing",
-    {"LanguageModel": Component(run=run, build=build, convert=convert, batch={"tokens": 0, "logits": 0})},
-)
+components = {"LanguageModel": Component(run=run, build=build, convert=convert, batch={"tokens": 0, "logits": 0})}

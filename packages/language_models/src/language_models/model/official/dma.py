@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.registry.systems import Component, Config, StateDict, System, same
+from core_attention.registry.systems import Component, Config, StateDict, same
 from language_models.model.causal import next_token_loss
 from language_models.model.doge import DogeConfig, DogeForCausalLM
 from language_models.model.rows import find_rows
@@ -55,15 +55,12 @@ def run(module: DogeForCausalLM, inputs: Mapping[str, Any], *, config: Config, m
     return {"logits": output.logits, "loss": loss, **found}
 
 
-system = System(
-    "dma",
-    {
-        "DogeForCausalLM": Component(
-            run=run,
-            build=build,
-            convert=convert,
-            ignore=("model.rotary_emb.*",),
-            batch={"input_ids": 0, "attention_mask": 0, "logits": 0},
-        )
-    },
-)
+components = {
+    "DogeForCausalLM": Component(
+        run=run,
+        build=build,
+        convert=convert,
+        ignore=("model.rotary_emb.*",),
+        batch={"input_ids": 0, "attention_mask": 0, "logits": 0},
+    )
+}

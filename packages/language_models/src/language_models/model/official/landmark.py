@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from core_attention.registry.systems import Component, Config, StateDict, System, same
+from core_attention.registry.systems import Component, Config, StateDict, same
 from language_models.model.causal import next_token_loss
 from language_models.model.landmark import (
     LandmarkConfig,
@@ -152,12 +152,10 @@ _LLAMA = {
     "ignore": ("model.layers.*.self_attn.rotary_emb.inv_freq",),
 }
 
-system = System(
-    "landmark",
-    {
-        "GPTBase": Component(run=run_gpt, batch={"idx": 0, "targets": 0, "logits": 0}, **_GPT),
-        "GPTBase_cached": Component(run=run_cached, batch={"idx": 0, "targets": 0, "logits": 0}, **_GPT),
-        "LlamaForCausalLM": Component(run=run_llama, batch={"input_ids": 0, "labels": 0, "logits": 0}, **_LLAMA),
-        "LlamaForCausalLM_generate": Component(run=run_generate, batch={"input_ids": 0, "step_logits": 0}, **_LLAMA),
-    },
-)
+
+components = {
+    "GPTBase": Component(run=run_gpt, batch={"idx": 0, "targets": 0, "logits": 0}, **_GPT),
+    "GPTBase_cached": Component(run=run_cached, batch={"idx": 0, "targets": 0, "logits": 0}, **_GPT),
+    "LlamaForCausalLM": Component(run=run_llama, batch={"input_ids": 0, "labels": 0, "logits": 0}, **_LLAMA),
+    "LlamaForCausalLM_generate": Component(run=run_generate, batch={"input_ids": 0, "step_logits": 0}, **_LLAMA),
+}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from core_attention.published.titans import official as memory
-from core_attention.registry.systems import Component, Config, StateDict, System
+from core_attention.registry.systems import Component, Config, StateDict
 from language_models.model.causal import next_token_loss
 from language_models.model.titans_lr import TitansLRForCausalLM, config_from_official
 
@@ -64,16 +64,13 @@ def run(module: TitansLRForCausalLM, inputs: Mapping[str, Any], *, config: Confi
     return {"logits": logits, "loss": next_token_loss(logits, ids)}
 
 
-system = System(
-    "titans",
-    {
-        "MemoryAsContextTransformer": Component(
-            run=run,
-            build=build,
-            convert=convert,
-            ignore=("layers.*.4.memory_model.*", "layers.*.5.rotary_emb.freqs", "zero"),
-            # the last layer's long-term tokens feed nothing behind it
-            batch={"ids": 0, "logits": 0},
-        )
-    },
-)
+components = {
+    "MemoryAsContextTransformer": Component(
+        run=run,
+        build=build,
+        convert=convert,
+        ignore=("layers.*.4.memory_model.*", "layers.*.5.rotary_emb.freqs", "zero"),
+        # the last layer's long-term tokens feed nothing behind it
+        batch={"ids": 0, "logits": 0},
+    )
+}

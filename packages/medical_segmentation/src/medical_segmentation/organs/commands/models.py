@@ -22,8 +22,8 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), classes: Names | 
     """
     from core_attention.checkpoints.folders import read_official
     from medical_segmentation.organs.cohort.layouts import CHAOS_CLASSES
+    from medical_segmentation.organs.model.declaration import system
     from medical_segmentation.organs.model.folder import save_model
-    from medical_segmentation.organs.model.official import system
     from medical_segmentation.organs.model.preparation import Preparation
 
     if out.exists():

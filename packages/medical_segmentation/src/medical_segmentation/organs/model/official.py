@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from medical_segmentation.organs.metrics.overlap import measure
 from medical_segmentation.organs.model.backbones import SCALES
 from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig
@@ -153,14 +153,11 @@ def run_metrics(module: None, inputs: Mapping[str, Any], *, config: Config, mode
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-system = System(
-    "msdual",
-    {
-        "DAF_stack": Component(
-            run=run_network, build=build_network, convert=convert, unused=("unused.*",), batch={"x": 0, "logits": 0}
-        ),
-        "semanticModule": Component(run=run_semantic, build=build_semantic),
-        "MultiConv": Component(run=run_fusion, build=build_fusion, batch={"x": 0, "y": 0}),
-        "segmentation_metrics": Component(run=run_metrics),
-    },
-)
+components = {
+    "DAF_stack": Component(
+        run=run_network, build=build_network, convert=convert, unused=("unused.*",), batch={"x": 0, "logits": 0}
+    ),
+    "semanticModule": Component(run=run_semantic, build=build_semantic),
+    "MultiConv": Component(run=run_fusion, build=build_fusion, batch={"x": 0, "y": 0}),
+    "segmentation_metrics": Component(run=run_metrics),
+}

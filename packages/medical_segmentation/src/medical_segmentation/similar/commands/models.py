@@ -52,8 +52,8 @@ def convert(
         image_size: pixels of a side.
     """
     from core_attention.checkpoints.folders import read_official
+    from medical_segmentation.similar.model.declaration import system
     from medical_segmentation.similar.model.folder import save_model
-    from medical_segmentation.similar.model.official import system
 
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another folder")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core_attention.systems import Component, Config, StateDict, System
+from core_attention.systems import Component, Config, StateDict
 from medical_segmentation.similar.metrics import nearest, nmi, recall_hits
 from medical_segmentation.similar.model.embedding import EmbeddingConfig, EmbeddingNet
 from medical_segmentation.similar.model.margin import MarginLoss
@@ -141,21 +141,18 @@ def run_retrieval(module: None, inputs: Mapping[str, Any], *, config: Config, mo
     }
 
 
-system = System(
-    "dynsubspace",
-    {
-        "embedding_model": Component(
-            run=run_embedding,
-            build=build_embedding,
-            convert=convert_embedding,
-            # the trunk once more under another name, and the last stage and classifier that the forward never runs
-            ignore=("features.*", "layer4.*", "fc.*"),
-            batch={"x28": 0, "attention": 0, "embedding": 0, "feature_mean": 0, "penultimate": 0},
-        ),
-        "MarginLoss": Component(run=run_margin, build=build_margin),
-        "reassign_clusters": Component(run=run_reassignment),
-        # rows are moved, not learned from
-        "split_neurons": Component(run=run_split, build=build_rows, unused=("weight", "bias")),
-        "retrieval_metrics": Component(run=run_retrieval),
-    },
-)
+components = {
+    "embedding_model": Component(
+        run=run_embedding,
+        build=build_embedding,
+        convert=convert_embedding,
+        # the trunk once more under another name, and the last stage and classifier that the forward never runs
+        ignore=("features.*", "layer4.*", "fc.*"),
+        batch={"x28": 0, "attention": 0, "embedding": 0, "feature_mean": 0, "penultimate": 0},
+    ),
+    "MarginLoss": Component(run=run_margin, build=build_margin),
+    "reassign_clusters": Component(run=run_reassignment),
+    # rows are moved, not learned from
+    "split_neurons": Component(run=run_split, build=build_rows, unused=("weight", "bias")),
+    "retrieval_metrics": Component(run=run_retrieval),
+}

@@ -22,8 +22,8 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), classes: Names | 
         classes: class names in order; default: EuroSAT's if there are ten.
     """
     from core_attention.checkpoints.folders import read_official
+    from remote_sensing.landuse.model.declaration import system
     from remote_sensing.landuse.model.folder import save_model
-    from remote_sensing.landuse.model.official import system
     from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, preprocessing
     from remote_sensing.landuse.scenes.classes import CLASSES
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from remote_sensing.landuse.model.dropblock import DropBlock2D
 from remote_sensing.landuse.model.eurosat import (
     Attention7LayerCNN,
@@ -66,16 +66,15 @@ def run_noisy(module, inputs, *, config, mode):
 
 
 _BATCH = {"x": 0, "y": 0}
-system = System(
-    "eurosat_bmta",
-    {
-        "Baseline3LayerCNN": Component(run=run, build=build_baseline, batch=_BATCH),
-        "Attention7LayerCNN": Component(run=run, build=build_cbam_network, batch=_BATCH),
-        # the squeeze has four hidden units in stage 1, and generated weights leave all of them below zero: their gradient is truly zero
-        "Balanced12LayerCNN": Component(
-            run=run, build=build_balanced_network, batch=_BATCH, unused=("*.se_attention.excitation.*",)
-        ),
-        "BalancedResidualBlock": Component(run=run_noisy, build=build_block, batch=_BATCH),
-        "DropBlock2D": Component(run=run_noisy, build=build_drop_block, batch={**_BATCH, "uniform": 0}),
-    },
-)
+
+
+components = {
+    "Baseline3LayerCNN": Component(run=run, build=build_baseline, batch=_BATCH),
+    "Attention7LayerCNN": Component(run=run, build=build_cbam_network, batch=_BATCH),
+    # the squeeze has four hidden units in stage 1, and generated weights leave all of them below zero: their gradient is truly zero
+    "Balanced12LayerCNN": Component(
+        run=run, build=build_balanced_network, batch=_BATCH, unused=("*.se_attention.excitation.*",)
+    ),
+    "BalancedResidualBlock": Component(run=run_noisy, build=build_block, batch=_BATCH),
+    "DropBlock2D": Component(run=run_noisy, build=build_drop_block, batch={**_BATCH, "uniform": 0}),
+}

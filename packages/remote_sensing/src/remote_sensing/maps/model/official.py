@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from core_attention.systems import Component, Config, Paper, System
+from core_attention.systems import Component, Config
 from remote_sensing.maps.model.dora import DoRAQKV
 from remote_sensing.maps.model.losses import dice_loss, focal_loss, mask_loss
 
@@ -148,27 +148,19 @@ def run_resize(module, inputs, *, config, mode):
 
 
 _UNTRAINED = ("prompt_encoder.mask_downscaling.*", "prompt_encoder.point_embeddings.[23].*")
-system = System(
-    "mapsam",
-    {
-        "DoRA_Sam": Component(run=run_mapsam, build=build_mapsam, unused=_UNTRAINED, batch={"image": 0, "masks": 0}),
-        "Sam": Component(run=run_sam, build=build_sam),
-        "_DoRA_qkv": Component(run=run_dora, build=build_dora, batch={"x": 0, "y": 0}),
-        "Attention": Component(
-            run=run_attention,
-            build=build_attention,
-            unused=("k_proj.bias",),
-            batch={"q": 0, "k": 0, "v": 0, "masked": 0, "none_allowed": 0, "unmasked": 0},
-        ),
-        "losses": Component(run=run_losses),
-        "calculate_metric": Component(run=run_metrics),
-        "load_from": Component(run=run_resize),
-    },
-    paper=Paper(
-        "MapSAM: Adapting Segment Anything Model for Automated Feature Detection in Historical Maps",
-        2024,
-        repository="Xue-Xia/MapSAM",
-        licence="MIT",
-        components=("Attention", "DoRA_Sam", "Sam", "_DoRA_qkv", "calculate_metric", "load_from", "losses"),
+
+
+components = {
+    "DoRA_Sam": Component(run=run_mapsam, build=build_mapsam, unused=_UNTRAINED, batch={"image": 0, "masks": 0}),
+    "Sam": Component(run=run_sam, build=build_sam),
+    "_DoRA_qkv": Component(run=run_dora, build=build_dora, batch={"x": 0, "y": 0}),
+    "Attention": Component(
+        run=run_attention,
+        build=build_attention,
+        unused=("k_proj.bias",),
+        batch={"q": 0, "k": 0, "v": 0, "masked": 0, "none_allowed": 0, "unmasked": 0},
     ),
-)
+    "losses": Component(run=run_losses),
+    "calculate_metric": Component(run=run_metrics),
+    "load_from": Component(run=run_resize),
+}

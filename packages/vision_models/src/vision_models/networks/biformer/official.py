@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.mechanisms.biformer.official import attention_options
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.biformer.network import BiFormer
 from vision_models.networks.layouts import Layout, converted_by
 
@@ -113,21 +113,20 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
 
 
 _BATCH = {"x": 0, "y": 0}
-system = System(
-    "biformer",
-    {
-        "BiFormer": Component(run=_run, build=_build, convert=converted_by(_build, layouts, "biformer"), batch=_BATCH),
-        "BiFormerSTL": Component(
-            run=_run,
-            build=_build_legacy_stl,
-            convert=converted_by(_build_legacy_stl, layouts, "biformer_stl"),
-            batch=_BATCH,
-        ),
-        "nchwBiFormerSTL": Component(
-            run=_run,
-            build=_build_nchw_stl,
-            convert=converted_by(_build_nchw_stl, layouts, "biformer_stl_nchw"),
-            batch=_BATCH,
-        ),
-    },
-)
+
+
+components = {
+    "BiFormer": Component(run=_run, build=_build, convert=converted_by(_build, layouts, "biformer"), batch=_BATCH),
+    "BiFormerSTL": Component(
+        run=_run,
+        build=_build_legacy_stl,
+        convert=converted_by(_build_legacy_stl, layouts, "biformer_stl"),
+        batch=_BATCH,
+    ),
+    "nchwBiFormerSTL": Component(
+        run=_run,
+        build=_build_nchw_stl,
+        convert=converted_by(_build_nchw_stl, layouts, "biformer_stl_nchw"),
+        batch=_BATCH,
+    ),
+}

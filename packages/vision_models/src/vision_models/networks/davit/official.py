@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.davit.network import DaViT
 from vision_models.networks.layouts import Layout, converted_by
 
@@ -98,15 +98,12 @@ def _run_dense(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, 
     return {f"stage{index}": out for index, out in enumerate(module(inputs["x"]))}
 
 
-system = System(
-    "davit",
-    {
-        "DaViT": Component(run=_run, build=_build, batch={"x": 0, "logits": 0}),
-        "DaViT_dense": Component(
-            run=_run_dense,
-            build=_build_dense,
-            convert=converted_by(_build_dense, layouts, "official"),
-            batch={"x": 0} | {f"stage{index}": 0 for index in range(4)},
-        ),
-    },
-)
+components = {
+    "DaViT": Component(run=_run, build=_build, batch={"x": 0, "logits": 0}),
+    "DaViT_dense": Component(
+        run=_run_dense,
+        build=_build_dense,
+        convert=converted_by(_build_dense, layouts, "official"),
+        batch={"x": 0} | {f"stage{index}": 0 for index in range(4)},
+    ),
+}

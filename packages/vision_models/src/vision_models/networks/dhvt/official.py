@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.dhvt.network import DHVT
 from vision_models.networks.layouts import Layout
 
@@ -27,4 +27,4 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     return {"y": module(inputs["x"])}
 
 
-system = System("dhvt", {"VisionTransformer": Component(run=_run, build=_build, batch={"x": 0, "y": 0})})
+components = {"VisionTransformer": Component(run=_run, build=_build, batch={"x": 0, "y": 0})}

@@ -1,4 +1,6 @@
 """FeatEnHancer, and any detector behind it."""
 
-from vision_models.networks.featenhancer.detector import EnhancedDetector as EnhancedDetector
-from vision_models.networks.featenhancer.network import FeatEnHancer as FeatEnHancer
+import lazy_loader
+
+# Named in __init__.pyi and loaded when first used: the paper's declaration, in this folder, is read without torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

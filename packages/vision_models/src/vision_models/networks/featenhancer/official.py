@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.featenhancer.network import FeatEnHancer
 from vision_models.networks.layouts import Layout
 
@@ -26,4 +26,4 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     return {"y": module(inputs["x"])}
 
 
-system = System("featenhancer", {"FeatEnHancer": Component(run=_run, build=_build, batch={"x": 0, "y": 0})})
+components = {"FeatEnHancer": Component(run=_run, build=_build, batch={"x": 0, "y": 0})}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from core_attention.measuring.example import Example
-from core_attention.systems import Component, Config, Paper, System
+from core_attention.systems import Component, Config
 from vision_models.networks.layouts import Layout, converted_by
 from vision_models.networks.mambaout.network import GatedCNNBlock, MambaOut
 
@@ -83,22 +83,10 @@ def example(tokens: int) -> Example:
 
 
 _BATCH = {"x": 0, "y": 0}
-system = System(
-    "mambaout",
-    {
-        "GatedCNNBlock": Component(run=_run, build=_block, batch=_BATCH),
-        "MambaOut": Component(run=_run, build=_build, batch=_BATCH),
-        "timm_MambaOut": Component(run=_run, build=_build, convert=converted_by(_build, layouts, "timm"), batch=_BATCH),
-    },
-    paper=Paper(
-        "MambaOut: Do We Really Need Mamba for Vision?",
-        2025,
-        repository="yuweihao/MambaOut",
-        licence="Apache-2.0",
-        also="timm, Apache-2.0",
-        components=("GatedCNNBlock", "MambaOut", "timm_MambaOut"),
-    ),
-    examples={"gated-cnn": "vision_models.networks.mambaout.official:example"},
-    aliases={"GatedCNNBlock": "gated-cnn"},
-    page="mambaout.md",
-)
+
+
+components = {
+    "GatedCNNBlock": Component(run=_run, build=_block, batch=_BATCH),
+    "MambaOut": Component(run=_run, build=_build, batch=_BATCH),
+    "timm_MambaOut": Component(run=_run, build=_build, convert=converted_by(_build, layouts, "timm"), batch=_BATCH),
+}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.layouts import Layout, converted_by
 from vision_models.networks.moh.dit import DiT
 from vision_models.networks.moh.transnext import TransNeXt
@@ -80,21 +80,18 @@ def _run_dit(module: DiT, inputs: Mapping[str, Any], *, config: Config, mode: st
     return outputs
 
 
-system = System(
-    "moh",
-    {
-        "DiT": Component(
-            run=_run_dit,
-            build=_build_dit,
-            convert=converted_by(_build_dit, layouts, "official"),
-            batch={"x": 0, "t": 0, "y": 0, "out": 0},
-            unused=("pos_embed",),
-        ),
-        "TransNeXt": Component(
-            run=_run_transnext,
-            build=_build_transnext,
-            convert=converted_by(_build_transnext, layouts, "official"),
-            batch={"x": 0, "logits": 0, "features": 0},
-        ),
-    },
-)
+components = {
+    "DiT": Component(
+        run=_run_dit,
+        build=_build_dit,
+        convert=converted_by(_build_dit, layouts, "official"),
+        batch={"x": 0, "t": 0, "y": 0, "out": 0},
+        unused=("pos_embed",),
+    ),
+    "TransNeXt": Component(
+        run=_run_transnext,
+        build=_build_transnext,
+        convert=converted_by(_build_transnext, layouts, "official"),
+        batch={"x": 0, "logits": 0, "features": 0},
+    ),
+}

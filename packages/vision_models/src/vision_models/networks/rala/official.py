@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.layouts import Layout, converted_by
 from vision_models.networks.rala.network import RAVLT
 
@@ -61,19 +61,18 @@ def _run_dense(module: RAVLT, inputs: Mapping[str, Any], *, config: Config, mode
 
 
 _PUBLISHED = ("logits", "pooled", "stage0_out", "stage3_out")
-system = System(
-    "rala",
-    {
-        "RAVLT": Component(
-            run=_run,
-            build=_build,
-            batch={"x": 0} | dict.fromkeys(_PUBLISHED, 0),
-        ),
-        "RAVLT_dense": Component(
-            run=_run_dense,
-            build=_build_dense,
-            convert=converted_by(_build_dense, layouts, "official"),
-            batch={"x": 0} | {f"c{index}": 0 for index in range(2, 6)},
-        ),
-    },
-)
+
+
+components = {
+    "RAVLT": Component(
+        run=_run,
+        build=_build,
+        batch={"x": 0} | dict.fromkeys(_PUBLISHED, 0),
+    ),
+    "RAVLT_dense": Component(
+        run=_run_dense,
+        build=_build_dense,
+        convert=converted_by(_build_dense, layouts, "official"),
+        batch={"x": 0} | {f"c{index}": 0 for index in range(2, 6)},
+    ),
+}

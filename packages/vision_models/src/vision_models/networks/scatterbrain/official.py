@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from core_attention.mechanisms.scatterbrain.attention import ScatterbrainAttention
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from core_attention.systems import system as system_of
 from vision_models.networks.layouts import Layout
 from vision_models.networks.scatterbrain.network import SPLITS, T2TViT
@@ -64,13 +64,10 @@ def _run(module: T2TViT, inputs: Mapping[str, Any], *, config: Config, mode: str
     return {"logits": logits, "patch_embed": made[0]}
 
 
-system = System(
-    "scatterbrain",
-    {
-        "T2T_ViT": Component(
-            run=_run,
-            build=_build,
-            batch={"x": 0, "logits": 0, "patch_embed": 0},
-        )
-    },
-)
+components = {
+    "T2T_ViT": Component(
+        run=_run,
+        build=_build,
+        batch={"x": 0, "logits": 0, "patch_embed": 0},
+    )
+}

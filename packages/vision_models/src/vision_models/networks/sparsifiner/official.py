@@ -13,7 +13,7 @@ from core_attention.mechanisms.sparsifiner.losses import (
     token_distillation,
 )
 from core_attention.mechanisms.sparsifiner.official import predictor_options
-from core_attention.systems import Component, Config, System
+from core_attention.systems import Component, Config
 from vision_models.networks.layouts import Layout
 from vision_models.networks.sparsifiner.network import Sparsified, Sparsifiner
 
@@ -121,10 +121,7 @@ def losses(found: Sparsified, inputs: Mapping[str, Any], options: Mapping[str, A
     return parts
 
 
-system = System(
-    "sparsifiner",
-    {
-        "Sparsifiner": Component(run=_run, build=_build),
-        "SparsifinerLVViT": Component(run=_run, build=_build_lvvit),
-    },
-)
+components = {
+    "Sparsifiner": Component(run=_run, build=_build),
+    "SparsifinerLVViT": Component(run=_run, build=_build_lvvit),
+}

@@ -1,10 +1,9 @@
 """TCPA (Token Coordinated Prompt Attention); its whole network is registered by the package that holds the backbones."""
 
-from core_attention.registry.systems import Paper, System
+from core_attention.systems import Paper, System
 
 system = System(
     "tcpa",
-    {},
     paper=Paper(
         "Token Coordinated Prompt Attention is Needed for Visual Prompting",
         2025,

@@ -1,0 +1,2 @@
+from .detector import EnhancedDetector as EnhancedDetector
+from .network import FeatEnHancer as FeatEnHancer
