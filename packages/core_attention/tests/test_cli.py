@@ -76,7 +76,16 @@ def test_list_says_verified_only_of_what_passed_here(toy, tmp_path, capsys):
     capsys.readouterr()
     shown = listed(capsys)["toy"]["components"]["Toy"]["verified"]
     assert not shown["ok"]
-    assert shown["failed"] == ["second"]
+    (failed,) = shown["failed"]
+    assert (failed["case"], failed["folder"]) == ("second", str(tmp_path))
+    assert failed["versions"]["torch"] == torch.__version__.partition("+")[0]
+    for command in (["list"], ["show", "toy"]):
+        assert cli.main(command) == 0
+        printed = capsys.readouterr().out
+        assert (
+            f"toy/Toy: second of {tmp_path} failed on {failed['date'][:10]} (torch {failed['versions']['torch']}"
+            in printed
+        )
 
 
 def test_a_case_cannot_make_records_elsewhere(toy, tmp_path):

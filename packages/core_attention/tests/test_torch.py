@@ -202,6 +202,45 @@ def test_dropout_is_seeded_and_the_same_everywhere(mask):
         attention(q, q, q, dropout=1.0)
 
 
+# --- second derivatives ------------------------------------------------------------------------------------------------
+
+
+def small_problem():
+    return [random(1, 2, 3, 2, seed=s).double().requires_grad_() for s in range(3)]
+
+
+@pytest.mark.parametrize("mask", [None, Causal(), Window(1, 0), KeyLengths(torch.tensor([2]))], ids=str)
+def test_the_reference_has_second_derivatives(mask):
+    assert torch.autograd.gradgradcheck(lambda *qkv: attention(*qkv, mask=mask, backend="reference"), small_problem())
+
+
+def second_gradients(mask, backend):
+    q, k, v = small_problem()
+    (first,) = torch.autograd.grad(attention(q, k, v, mask=mask, backend=backend).pow(3).sum(), q, create_graph=True)
+    first.square().sum().backward()
+    return q.grad, k.grad, v.grad
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa"])
+@pytest.mark.parametrize("mask", [Window(1, 0), KeyLengths(torch.tensor([2]))], ids=str)
+def test_pieces_refuse_second_derivatives(mask, backend):
+    assert all(gradient.isfinite().all() for gradient in second_gradients(mask, "reference"))
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second_gradients(mask, backend)
+
+
+@pytest.mark.parametrize("mask", [None, Causal()], ids=str)
+def test_second_derivatives_of_torchs_own_call_are_those_of_torch(mask):
+    """torch has them or says that it has none; never others."""
+    try:
+        ours = second_gradients(mask, "sdpa")
+    except RuntimeError as refusal:
+        assert "not implemented" in str(refusal)  # noqa: PT017
+    else:
+        for found, expected in zip(ours, second_gradients(mask, "reference"), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
 # --- masks: one vocabulary ------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,22 @@ def test_tiles_are_the_definition(name, tile, monkeypatch):
     same(gradients(got, q, k, v, tables), gradients(want, q, k, v, tables))
 
 
+def second_gradients(attend):
+    q, k, v, tables, reach = problem(next(iter(CASES)))
+    (first,) = torch.autograd.grad(attend(q, k, v, tables, reach).pow(3).sum(), q, create_graph=True)
+    first.square().sum().backward()
+    return q.grad, k.grad, v.grad
+
+
+def test_gradients_of_gradients_are_those_of_the_reference_or_refused():
+    """As docs/mechanisms/mvpa.md says: the definition has them, the tiles never answer without."""
+    for gradient in second_gradients(factorised_reference):
+        assert gradient.isfinite().all()
+        assert gradient.abs().sum() > 0
+    with pytest.raises(RuntimeError):
+        second_gradients(factorised_attention)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_narrow_dtypes(dtype):
     q, k, v, tables, reach = problem("window, last row full", dtype)

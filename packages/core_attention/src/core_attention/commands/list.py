@@ -16,7 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(*, as_json: bool) -> int:
-    from core_attention.commands.listing import systems_table
+    from core_attention.commands.listing import failed_lines, systems_table
     from core_attention.measuring.clock import table
     from core_attention.registry.catalogue import declared
 
@@ -30,6 +30,8 @@ def run(*, as_json: bool) -> int:
     for row in rows:
         for entry, why in row["failures"].items():
             print(f"{row['slug']}: {entry} could not be imported: {why}", file=sys.stderr)
+        for line in failed_lines(row):
+            print(line)
     print(f"\nmechanisms (core-attention show NAME, bench NAME): {', '.join(mechanisms)}")
     return 0
 

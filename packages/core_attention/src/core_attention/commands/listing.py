@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -42,6 +42,18 @@ def _row(slug: str, entries: list[EntryPoint], undeclared: systems.Paper | None)
     row["components"] = components
     row["failures"] = dict(whole.failures)
     return row
+
+
+def failed_lines(row: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each case that failed here: where it lay, when, and with which versions."""
+    for key, part in row["components"].items():
+        shown = part["verified"]
+        if shown is None or shown["ok"]:
+            continue
+        for case in shown["failed"]:
+            versions = ", ".join(f"{name} {version}" for name, version in case["versions"].items() if name != "python")
+            folder = case["folder"] or "a folder that was not recorded"
+            yield f"{row['slug']}/{key}: {case['case']} of {folder} failed on {case['date'][:10]} ({versions})"
 
 
 def paper_line(paper: Mapping[str, Any]) -> str:

@@ -51,13 +51,14 @@ def run(name: str, *, tokens: int, memory: bool, as_json: bool) -> int:
 
 
 def _system_lines(system: Mapping[str, Any]) -> list[str]:
-    from core_attention.commands.listing import paper_line
+    from core_attention.commands.listing import failed_lines, paper_line
 
     if "title" in system:
         lines = [f"{system['title']} ({system['year']})", f"  {paper_line(system)}"]
     else:
         lines = [f"{system['slug']}: its declaration names no paper"]
     lines += [f"  {key}: {_component_line(part)}" for key, part in system["components"].items()]
+    lines += [f"  {line}" for line in failed_lines(system)]
     lines += [f"  {entry} could not be imported: {why}" for entry, why in system["failures"].items()]
     return lines
 
@@ -68,7 +69,9 @@ def _component_line(part: Mapping[str, Any]) -> str:
     shown = part["verified"]
     if not shown:
         return f"{part['distribution']}; no run of verify here"
-    state = "verified" if shown["ok"] else f"FAILED {', '.join(shown['failed'])}"
+    state = "verified"
+    if not shown["ok"]:
+        state = f"FAILED {', '.join(case['case'] for case in shown['failed'])}"
     built = ", ".join(f"{key}={value}" for key, value in shown["config"].items())
     return (
         f"{part['distribution']}; {state} {shown['date'][:10]}, {shown['cases']} cases, torch {shown['versions'].get('torch')}\n"

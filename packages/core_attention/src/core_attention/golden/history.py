@@ -36,6 +36,7 @@ def record(results: Iterable[Result], *, device: str) -> None:
         row = {
             "component": result.component,
             "case": result.path.stem,
+            "folder": str(result.path.resolve().parent),
             "status": result.status,
             "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             "device": device,
@@ -66,13 +67,20 @@ def recorded(slug: str, component: str) -> list[dict[str, Any]]:
 def verified(slug: str, component: str) -> dict[str, Any] | None:
     """What the recorded runs showed of one component: ``ok`` only if every case that ran passed, with the oldest date.
 
-    None if no case of it was ever run here.
+    Returns:
+        the summary; where a case failed also ``failed``, its name, folder, date and versions. None if no case was ever run here.
     """
     rows = [row for row in recorded(slug, component) if row["status"] != "skipped"]
     if not rows:
         return None
     oldest = min(rows, key=lambda row: row["date"])
-    failed = [row["case"] for row in rows if row["status"] != "ok"]
+    failed = []
+    for row in rows:
+        if row["status"] != "ok":
+            # a record of an earlier release does not say where the case lay
+            failed.append(
+                {"case": row["case"], "folder": row.get("folder"), "date": row["date"], "versions": row["versions"]}
+            )
     summary = {"ok": not failed, "cases": len(rows)}
     for field in ("date", "device", "versions", "config", "parameters"):
         summary[field] = oldest[field]

@@ -324,3 +324,26 @@ module(x[:, :14, :14])
 """
     peak = peak_memory(setup, "module(x)")
     assert peak < 4e9
+
+
+@pytest.mark.parametrize("mode", ["avgpool", "maxpool"])
+def test_regions_thinner_than_the_pooling_are_refused_in_words(mode):
+    layer = BiLevelRoutingAttention(8, num_heads=2, n_win=2, topk=1, kv_downsample_mode=mode, kv_downsample_ratio=4)
+    assert layer(torch.randn(1, 8, 10, 8)).shape == (1, 8, 10, 8)  # regions of 4 × 5
+    with pytest.raises(ValueError, match="kv_downsample_ratio 4 leaves nothing of regions of 2 × 5 tokens"):
+        layer(torch.randn(1, 4, 10, 8))
+
+
+@pytest.mark.parametrize("mode", ["ada_avgpool", "ada_maxpool"])
+def test_thin_regions_are_pooled_adaptively(mode):
+    """A region of one row has the same row in every row of its pooled keys, and its output is a mean of its values."""
+    options = {"num_heads": 2, "n_win": 4, "topk": 4, "side_dwconv": 0, "output": False}
+    layer = BiLevelRoutingAttention(8, kv_downsample_mode=mode, kv_per_win=2, **options)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)  # regions of 1 × 2
+    y = layer(x)
+    assert y.shape == x.shape
+    same = BiLevelRoutingAttention(8, **options)  # each key counts twice in the pooled ones, which changes no softmax
+    same.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(y, same(x))
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()

@@ -221,7 +221,8 @@ class BiLevelRoutingAttention(nn.Module):
         """y of the shape of `x`; with `return_routing` also what each region chose. For `backend` see `routed_attention`.
 
         Raises:
-            ValueError: the width is not `dim`, the map is empty, or `pad_mode` refuses its size.
+            ValueError: the width is not `dim`, the map is empty, `pad_mode` refuses its size, or its regions are thinner than what
+                `kv_downsample_ratio` pools.
         """
         size, grid = self._regions(x)
         height, width = x.shape[1:3]
@@ -309,6 +310,11 @@ class BiLevelRoutingAttention(nn.Module):
         """Keys or values of each region, pooled on the region's own small image."""
         if self.pool is None:
             return x
+        if isinstance(self.pool, nn.AvgPool2d | nn.MaxPool2d) and min(size) < self.pool.kernel_size:
+            raise ValueError(
+                f"kv_downsample_ratio {self.pool.kernel_size} leaves nothing of regions of {size[0]} × {size[1]} tokens: choose a lower "
+                "ratio, fewer regions (n_win), or an adaptive kv_downsample_mode"
+            )
         batch, regions, _, dim = x.shape
         image = x.reshape(batch * regions, *size, dim).permute(0, 3, 1, 2)
         return self.pool(image).flatten(2).transpose(1, 2).reshape(batch, regions, -1, dim)

@@ -22,6 +22,18 @@ BASES = 2  # columns of the coefficients before those of the rows: momentum, mem
 
 
 @dataclass
+class Projection:
+    """The layers that a token passes first, joined into one product.
+
+    Attributes:
+        weight, bias: (outputs of all layers, dim) and (outputs of all layers).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass
 class Pending(Cache):
     """Tokens that are written and not yet folded into the weight sets.
 
@@ -29,6 +41,7 @@ class Pending(Cache):
         inputs, updates: rows of each matrix, (batch, heads, room, d_l) and (batch, heads, room, d_{l+1}); the first `count` hold tokens.
         memory, momentum: coefficients of the memory and of the momentum over (momentum, memory, rows), (batch, heads, 1, 2 + room).
         count: tokens that wait.
+        projection: of the layer, made anew for every chunk; it belongs to no sample and is neither reordered nor saved.
     """
 
     inputs: tuple[Tensor, ...] | None = None
@@ -36,6 +49,7 @@ class Pending(Cache):
     memory: Tensor | None = None
     momentum: Tensor | None = None
     count: int = 0
+    projection: Projection | None = None
 
     def open(self, k: Tensor, matrices: tuple[Tensor, ...], room: int) -> None:
         """Room for the rows of `room` tokens; the coefficients say that memory and momentum are as they were."""
