@@ -85,6 +85,9 @@ def factorised_attention(
         backend: "tiles" runs anywhere; "triton" is the fused kernel on CUDA; "flex" is FlexAttention, for comparison on CUDA;
             "auto" takes the kernel where it can run, else tiles.
 
+    Returns:
+        attention's output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, nothing to attend to, a sample without a visible column, or an unknown backend.
         RuntimeError: the backend asked for cannot compute this; says why.
@@ -183,6 +186,9 @@ def relative_bias(
     """The row part (q + w)·R[t′ − t] and the column part (q + z)·Q[c′ − c] of the bias, unscaled.
 
     Key rows after the query, for which a causal table has no entry, get 0.
+
+    Returns:
+        the row part, and the column part.
     """
     rows, columns = q.shape[2:4]
     row_q = column_q = q.unflatten(1, (kv_heads, -1))  # (batch, kv_heads, group, rows, columns, dim)

@@ -94,6 +94,9 @@ def read(
         k, u: the n writes.
         mix: coefficients as in `Mixing.memory`: one column per base, then one per write.
         bases: (..., dim, out) each; None stands for zero.
+
+    Returns:
+        what each row reads.
     """
     coefficients, weights = mix.split([len(bases), k.shape[-2]], -1)
     y = ((q @ k.mT) * weights) @ u
@@ -115,6 +118,9 @@ def carry(
         k, u: the n writes.
         row: a row as in `Mixing.memory[..., -1, :]` or `Mixing.momentum[j]`.
         bases: (..., dim, out) each; None stands for zero.
+
+    Returns:
+        the fast weight.
     """
     coefficients, weights = row.split([len(bases), k.shape[-2]], -1)
     out = (k * weights[..., None]).mT @ u
@@ -148,6 +154,9 @@ def linear_attention(
         causal: token i sees the keys j ≤ i; needs as many queries as keys.
         chunk_size: tokens computed at once with `causal`; changes the cost and not the result.
         eps: added to the mean in the denominator.
+
+    Returns:
+        the output of each query.
 
     Raises:
         ValueError: shapes that do not fit, or a chunk_size below 1.

@@ -54,7 +54,11 @@ def rotary_tables(
     pairing: Pairing = "half",
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Float[Tensor, "*lead length width"], Float[Tensor, "*lead length width"]]:
-    """cos and signed sin of every channel, for `turn`."""
+    """cos and signed sin of every channel, for `turn`.
+
+    Returns:
+        the cosines, and the signed sines.
+    """
     angles = rotary_angles(positions, width, theta, dtype)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     if pairing == "half":

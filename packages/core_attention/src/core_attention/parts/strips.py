@@ -25,7 +25,11 @@ PIECE = 2**18  # elements: 1 MiB of float32
 
 
 def strip_means(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "b c h"], Float[Tensor, "b c w"]]:
-    """The mean of each row (over the width) and of each column (over the height)."""
+    """The mean of each row (over the width) and of each column (over the height).
+
+    Returns:
+        the means of the rows, and those of the columns.
+    """
     return x.mean(3), x.mean(2)
 
 
@@ -52,6 +56,9 @@ def strip_gate(
         rows: one gate per row; cast to the dtype of `x`.
         columns: one gate per column, likewise.
         offset: one summand per channel, likewise; None: 0.
+
+    Returns:
+        the gated map, of the shape of `x`.
     """
     rows, columns = rows.to(x.dtype), columns.to(x.dtype)
     if offset is not None:
@@ -71,6 +78,9 @@ def strip_attention(
     Args:
         x: the feature map.
         gates: ``gates(row_means, column_means)`` → the `rows` and `columns` of `strip_gate`, and optionally its `offset`.
+
+    Returns:
+        the gated map, of the shape of `x`.
     """
     if torch.is_grad_enabled() and x.requires_grad and not transformed():
         x, *means = _StripMeans.apply(x)  # pyright: ignore[reportGeneralTypeIssues]

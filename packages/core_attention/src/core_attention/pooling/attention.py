@@ -59,6 +59,9 @@ def pool_rows(
 
     Args:
         lengths: instances of each bag, in order; None means one bag. A bag without instances, or whose scores are all −inf, pools to 0.
+
+    Returns:
+        one weighted mean per bag and row.
     """
     if lengths is None:
         return _pool_one(scores, h)[None]

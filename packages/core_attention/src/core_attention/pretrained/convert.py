@@ -215,7 +215,11 @@ class Converted(nn.Module):
         self.train(old.training)
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """See timm's ``Attention``; masks have no place here."""
+        """See timm's ``Attention``; masks have no place here.
+
+        Returns:
+            the layer's output, (batch, tokens, dim).
+        """
         if attn_mask is not None or is_causal:
             raise ValueError(f"{type(self.mechanism).__name__} in this layer computes no attention mask")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -228,7 +232,11 @@ class Converted(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, scale: float, module: nn.Module) -> Tensor:
-    """The attention function of converted transformers models (see `core_attention.pretrained.transformers`); layers left alone are plain."""
+    """The attention function of converted transformers models (see `core_attention.pretrained.transformers`); layers left alone are plain.
+
+    Returns:
+        attention's output, (batch, heads, queries, width).
+    """
     core = getattr(module, "mechanism", None)
     if core is None:
         return plain(q, k, v, mask=mask, scale=scale, module=module)

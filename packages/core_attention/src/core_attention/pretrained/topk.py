@@ -15,6 +15,9 @@ from core_attention.routed.topk import topk_block_attention
 def routed_topk(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
     """Each block of queries attends to the best blocks of keys. Options: block (64), topk (4).
 
+    Returns:
+        the output, (batch, heads, queries, width).
+
     Raises:
         ValueError: causal or cross attention.
     """

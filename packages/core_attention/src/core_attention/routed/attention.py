@@ -81,6 +81,10 @@ def routed_attention(
         return_lse: also return each row's log-sum-exp (float32; float64 for float64), with gradient, so that parts
             can be joined by `merge_attention`.
 
+    Returns:
+        the output, (batch, heads, queries, value_dim) in the dtype of `q`; with `return_lse` also the log-sum-exp, (batch, heads, queries),
+        in float32 or wider.
+
     Raises:
         ValueError: shapes that do not fit one another, or an unknown backend.
         RuntimeError: the backend asked for cannot compute this; says why.
@@ -127,7 +131,11 @@ def routed_attention_reference(
     key_bias: Float[Tensor, "bias_batch bias_heads keys"] | None = None,
     scale: float | None = None,
 ) -> tuple[Float[Tensor, "batch heads queries value_dim"], Float[Tensor, "batch heads queries"]]:
-    """The definition of `routed_attention`, dense, in at least float32: output and log-sum-exp."""
+    """The definition of `routed_attention`, dense, in at least float32: output and log-sum-exp.
+
+    Returns:
+        the output, and the log-sum-exp of each query.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     heads = q.shape[1]
 
@@ -153,6 +161,9 @@ def merge_attention(
 
     Args:
         parts: (output, log-sum-exp) of each part, as `routed_attention(..., return_lse=True)` gives them.
+
+    Returns:
+        the merged output, and its log-sum-exp.
 
     Raises:
         ValueError: no part.

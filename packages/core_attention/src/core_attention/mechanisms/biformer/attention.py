@@ -70,6 +70,9 @@ def bi_level_routing_attention(
         weight: soft routing: the keys *and* values of a chosen region are multiplied by its weight, differentiably.
         real: True for keys that are no padding.
         backend: see `routed_attention`.
+
+    Returns:
+        the output by region; a padded query's row has no meaning.
     """
     if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
         # an ONNX graph can hold no operator of ours: the definition, with its copies
@@ -135,7 +138,11 @@ def to_regions(x: Tensor, size: tuple[int, int]) -> Float[Tensor, "batch regions
 
 
 def from_regions(x: Float[Tensor, "batch regions tokens dim"], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of `to_regions` for a grid of regions: (batch, height, width, dim)."""
+    """The inverse of `to_regions` for a grid of regions: (batch, height, width, dim).
+
+    Returns:
+        the map, (batch, height, width, dim).
+    """
     x = x.reshape(x.shape[0], *grid, *size, x.shape[-1]).transpose(2, 3)
     return x.reshape(x.shape[0], grid[0] * size[0], grid[1] * size[1], x.shape[-1])
 
@@ -219,6 +226,9 @@ class BiLevelRoutingAttention(nn.Module):
         self, x: Float[Tensor, "batch height width dim"], *, return_routing: bool = False, backend: Backend = "auto"
     ) -> Tensor | tuple[Tensor, Routing]:
         """y of the shape of `x`; with `return_routing` also what each region chose. For `backend` see `routed_attention`.
+
+        Returns:
+            y, (batch, height, width, dim); with `return_routing` the pair (y, `Routing`).
 
         Raises:
             ValueError: the width is not `dim`, the map is empty, `pad_mode` refuses its size, or its regions are thinner than what

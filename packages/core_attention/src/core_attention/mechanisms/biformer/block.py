@@ -132,5 +132,9 @@ class OnMap(nn.Sequential):
     """Convolutions of (batch, channels, height, width), applied to (batch, height, width, channels)."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The sequence, between two permutations."""
+        """The sequence, between two permutations.
+
+        Returns:
+            the map, (batch, channels, height, width).
+        """
         return super().forward(input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

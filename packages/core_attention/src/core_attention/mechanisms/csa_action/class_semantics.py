@@ -136,6 +136,9 @@ class CSABlock(nn.Module):
             f: features of the localisation encoder.
             mask: True at valid steps of F; padded steps count in no mean and get the time weight 0.
 
+        Returns:
+            the attended features.
+
         Raises:
             ValueError: shapes that do not fit; they are quoted.
         """

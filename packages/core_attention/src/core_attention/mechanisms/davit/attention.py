@@ -134,6 +134,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
+        """The map after attention inside each window, of the shape of `x`."""
         _check(x, self.proj.in_features)
         h, w = x.shape[1:3]
         windows = partition(x, self.window_size)
@@ -184,6 +185,7 @@ class ChannelAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
+        """The map after attention between channels, of the shape of `x`."""
         _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
         long = tokens.shape[1] >= max(MANY, 4 * tokens.shape[2])
@@ -233,6 +235,7 @@ class ConvPosEnc(nn.Module):
         self.act = act
 
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
+        """The map and its convolved self, added."""
         image = x.permute(0, 3, 1, 2)
         if not self.act and _computes_in_float32(x) and _is_plain(self.proj, nn.Conv2d):
             # x + DWConv(x) is one convolution whose centre is larger by 1: a pass over the map less
@@ -254,6 +257,7 @@ class Mlp(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "*lead channels"]) -> Float[Tensor, "*lead channels"]:
+        """The tokens after both linear layers."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 

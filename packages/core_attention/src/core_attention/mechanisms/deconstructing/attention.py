@@ -360,6 +360,9 @@ class DeconstructedAttention(nn.Module):
                 tokens as have been seen, width); for ``static`` the (normalised) embeddings of the tokens of `x`, of the same shape.
             cache: go on after the tokens that it has seen; updated in place.
 
+        Returns:
+            the tokens after attention, of the shape of `x`.
+
         Raises:
             ValueError: another rank or width, no tokens, a missing or ill-shaped `source`, a sequence longer than the fixed stream.
         """

@@ -77,6 +77,9 @@ class HeadInteractedAttention(nn.Module):
         Args:
             x: class token and patch tokens.
 
+        Returns:
+            the tokens, of the shape of `x`.
+
         Raises:
             ValueError: not (batch, tokens, `dim`) with at least one token.
         """
@@ -144,6 +147,9 @@ class DAFF(nn.Module):
         Args:
             x: class token and patch tokens, row by row of their grid.
             grid_size: height and width of the grid; None: it is square.
+
+        Returns:
+            the tokens, of the shape of `x`.
 
         Raises:
             ValueError: not (batch, 1 + height · width, `dim`), or no `grid_size` and a number of patches that is not a square.

@@ -57,6 +57,9 @@ def dynamic_mask(
             kernel repository's model does: it looks at later keys while ranking, so it is not causal, and early queries may keep nothing.
         rows: only these queries; all of them by default.
 
+    Returns:
+        True where the query keeps the key.
+
     Raises:
         ValueError: `window` < 1, or a mask that does not broadcast.
     """
@@ -105,6 +108,9 @@ def dynamic_mask_attention(
         dropout: share of the attention weights dropped.
         backend: ``"reference"`` is the definition, with masks and scores of size queries × keys; ``"tiles"`` costs O(queries · window) and needs
             bias and mask to be the same for all queries; ``"sdpa"`` is for a window that covers all keys. ``"auto"`` takes the leanest that applies.
+
+    Returns:
+        the output, in the dtype of `q`; 0 for a query that keeps nothing.
 
     Raises:
         ValueError: shapes that do not fit, `window` < 1, or a backend that cannot compute what is asked.
@@ -263,6 +269,9 @@ def dynamic_mask_attention_varlen(
         query_starts, key_starts: where each sequence starts, and the total at the end (``cu_seqlens``).
         options: as in `dynamic_mask_attention`, except `mask`.
 
+    Returns:
+        the packed output, in the order of the packed queries.
+
     Raises:
         ValueError: starts that do not rise from 0 to the number of tokens, or that count different numbers of sequences.
     """
@@ -304,6 +313,9 @@ def create_mask(
             biases —, ``"relu"`` the positive ones.
         block: smooths along keys: a block (also the shorter last one) becomes wholly on if more than half of it is on, else wholly off. A key that
             `mask` forbids may thereby come on.
+
+    Returns:
+        True where a query keeps the key.
 
     Raises:
         ValueError: a mask whose shape fits neither form.

@@ -280,6 +280,9 @@ class DynamicMaskAttention(nn.Module):
             positions: rotary positions, (length,) or (batch, length); by default they go on from the cache.
             backend: as in `dynamic_mask_attention`.
 
+        Returns:
+            the tokens after attention, of the shape of `x`.
+
         Raises:
             ValueError: a width that differs, a mask that does not fit, or a cache made for another window.
         """

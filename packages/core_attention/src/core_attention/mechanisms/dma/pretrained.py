@@ -39,7 +39,11 @@ class DynamicMask(nn.Module):
         nn.init.normal_(self.dt_proj.weight, std=0.02)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
-        """Attention between the projections of the layer."""
+        """Attention between the projections of the layer.
+
+        Returns:
+            the output, (batch, heads, tokens, width).
+        """
         seen = visible("dma", q, k, mask, self)
         k, v, keys = cut_keys(seen, q, k, v)
         bias = importance(self.dt_proj(v.transpose(1, 2).flatten(2)), self.A, self.form)

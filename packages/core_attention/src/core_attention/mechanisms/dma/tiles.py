@@ -88,6 +88,9 @@ def attend_alive(
         bias: added to the scaled scores, one value a key.
         window: an upper bound on the keys that are alive at any one position.
         causal: False places every query at the last position.
+
+    Returns:
+        the output, and the log-sum-exp of each query.
     """
     # else every tile's gather would copy them whole
     k, v, bias, expiry = (x.contiguous() for x in (k, v, bias, expiry))

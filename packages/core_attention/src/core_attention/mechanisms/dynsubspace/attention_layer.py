@@ -54,6 +54,9 @@ def attention_pool(
         attention: the map A.
         normalise: divide by the sum of A instead of by the number of pixels (a weighted mean).
 
+    Returns:
+        one vector per picture.
+
     Raises:
         ValueError: the map does not fit the features.
     """

@@ -16,7 +16,11 @@ from core_attention.parts.placing import Device, placed
 
 
 def largest(x: Tensor, dim: int) -> Tensor:
-    """The maximum along `dim`; its gradient goes to the first of equal values, as published (amax would share it out)."""
+    """The maximum along `dim`; its gradient goes to the first of equal values, as published (amax would share it out).
+
+    Returns:
+        the maxima, without `dim`.
+    """
     if x.requires_grad and torch.is_grad_enabled():
         return x.max(dim).values
     return x.amax(dim)

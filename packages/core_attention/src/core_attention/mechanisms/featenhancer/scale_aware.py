@@ -22,6 +22,9 @@ def scale_blend(
 
     With d channels per head the logits are ``Q_m · K_m / √d`` and ``|K_m|² / √d``. A softmax over two is a sigmoid of their difference,
     ``w_K = σ((K_m − Q_m) · K_m / √d)``, and the blend is ``Q + w_K (K − Q)``: nothing is stacked.
+
+    Returns:
+        the blend, and w_K at each pixel and head.
     """
     b, c, h, w = q.shape
     d = c // heads
@@ -63,6 +66,9 @@ class ScaleAwareFeatureAggregation(nn.Module):
         Args:
             x: the full-scale map, at least 15×15.
             quarter: the quarter-scale map, ``⌊(H − 7) / 4⌋ + 1`` by ``⌊(W − 7) / 4⌋ + 1``.
+
+        Returns:
+            the aggregated map, of the shape of `x`.
 
         Raises:
             ValueError: a map that is too small, or maps that do not fit together; both shapes are quoted.

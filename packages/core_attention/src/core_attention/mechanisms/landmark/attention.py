@@ -113,6 +113,9 @@ def landmark_attention(
         backend: ``"blocks"`` needs `block` and no mask; it holds O(keys) scores for each tile of queries. ``"rows"`` is the definition for a few
             queries at a time, also O(keys). ``"reference"`` is the definition. ``"auto"`` takes blocks, or rows where blocks cannot be.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, both or neither of `block` and `is_landmark`, or a backend that cannot compute what is asked.
     """
@@ -194,6 +197,9 @@ def insert_landmarks(
         landmark: what to insert.
         before: tokens of the same stream that came before these: the count goes on.
 
+    Returns:
+        `x` with the landmarks in it.
+
     Raises:
         ValueError: `every` < 1.
     """
@@ -212,6 +218,9 @@ def strip_landmarks(
     Args:
         every: ordinary tokens in a block.
         before: ordinary tokens of the same stream before these.
+
+    Returns:
+        `x` without its landmarks.
     """
     flags = landmark_flags(before % every + x.shape[dim], every + 1, x.device)[before % every :]
     return x.index_select(dim, (~flags).nonzero().flatten())

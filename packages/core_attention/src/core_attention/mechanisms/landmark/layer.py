@@ -79,6 +79,9 @@ class LandmarkAttention(nn.Module):
             positions: rotary positions, (length,) or (batch, length), for instance `jumped_positions`; not with a cache, which has its own.
             backend: as in `landmark_attention`; not with a cache.
 
+        Returns:
+            the stream after attention, landmarks included, of the shape of `x`.
+
         Raises:
             ValueError: a width that differs, or an argument that a cache excludes.
         """

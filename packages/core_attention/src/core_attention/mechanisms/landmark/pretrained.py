@@ -27,6 +27,9 @@ def landmark(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float
 
     With padding, blocks are counted from each sample's first token.
 
+    Returns:
+        the output, (batch, heads, queries, width).
+
     Raises:
         ValueError: attention that is not causal, or a mask other than padding.
     """

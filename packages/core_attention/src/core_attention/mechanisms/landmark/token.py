@@ -49,6 +49,9 @@ def one_token(
         landmarks: keys of the finished blocks, oldest first.
         blocks: keys and values of chosen blocks, (batch, heads, 1, chosen, block, dim).
         shared: whether the heads choose together.
+
+    Returns:
+        the token's output.
     """
     batch, heads = q.shape[:2]
     kv_heads, block = k.shape[1], tail[0].shape[2]

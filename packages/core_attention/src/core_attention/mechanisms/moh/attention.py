@@ -182,6 +182,9 @@ def gated_heads(
         skip: computes a routed head only for the tokens that chose it. A mask with a value for each query, and False, compute every head and multiply
             by 0, as published: the definition.
 
+    Returns:
+        the outputs, each times its gate; 0 where a head was not chosen.
+
     Raises:
         ValueError: shapes that do not fit.
     """
@@ -320,6 +323,9 @@ class MoHAttention(nn.Module):
         Args:
             context: what keys and values come from, with `context_dim`.
             mask, skip: see `mixture_of_heads`.
+
+        Returns:
+            the tokens after attention, and the balance loss, a scalar.
 
         Raises:
             ValueError: a width that differs, or a context that is missing or not expected.

@@ -37,6 +37,9 @@ def selected_heads_attention(
         key_mask: True = may be seen.
         scale: defaults to dim^-1/2.
 
+    Returns:
+        the outputs of all heads.
+
     Raises:
         ValueError: shapes that do not fit.
     """

@@ -140,6 +140,9 @@ class MoHLlamaAttention(nn.Module):
             cache: what earlier calls left; updated in place.
             positions: rotary positions, (tokens,) or (batch, tokens); by default they go on from the cache.
             skip: see `mixture_of_heads`.
+
+        Returns:
+            the tokens after attention, and the balance loss, a scalar.
         """
         if x.ndim != 3 or x.shape[-1] != self.q_proj.in_features:
             raise ValueError(f"expected (batch, tokens, {self.q_proj.in_features}), got {tuple(x.shape)}")
@@ -174,6 +177,7 @@ class SwiGLU(nn.Module):
         self.down_proj = nn.Linear(inner, dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+        """The tokens after the gated feed-forward part."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -210,7 +214,11 @@ class MoHLlamaLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], **options
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
-        """The output and the balance loss; options as in `MoHLlamaAttention.forward`."""
+        """The output and the balance loss; options as in `MoHLlamaAttention.forward`.
+
+        Returns:
+            the tokens after the layer, and the balance loss, a scalar.
+        """
         out, loss = self.self_attn(self.input_layernorm(x), **options)
         x = x + out
         return x + self.mlp(self.post_attention_layernorm(x)), loss

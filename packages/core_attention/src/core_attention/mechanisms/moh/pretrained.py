@@ -73,7 +73,11 @@ class MixtureOfHeads(nn.Module):
         return self.router(x)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, scale: float, mask: Mask | None = None) -> Tensor:
-        """Gated head outputs between the projections of the layer."""
+        """Gated head outputs between the projections of the layer.
+
+        Returns:
+            the gated outputs, (batch, heads, tokens, width).
+        """
         visibility = visible("moh", q, k, mask, self)
         k, v, key_mask = cut_keys(visibility, q, k, v)
         routing = self.route(q)
@@ -148,6 +152,9 @@ def balance_loss(model: nn.Module) -> Tensor:
     """The mean balance loss of a converted model's last forward, over the layers that route; 0 if none does.
 
     transformers' and timm's layers have no place to return it; each keeps its own until its next call.
+
+    Returns:
+        a scalar.
 
     Raises:
         ValueError: the model has routed layers and has not been called yet.

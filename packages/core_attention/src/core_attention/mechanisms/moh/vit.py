@@ -185,7 +185,11 @@ class MoHCosineAttention(_CosineAttention):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], *, coordinates: Coordinates | None = None
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
-        """The output, and the balance loss. `coordinates` replace those of the grid."""
+        """The output, and the balance loss. `coordinates` replace those of the grid.
+
+        Returns:
+            the tokens after attention, and the balance loss, a scalar.
+        """
         self.check(x)
         q, k, v = self.qkv(x).unflatten(-1, (3 * self.num_heads, self.head_dim)).transpose(1, 2).chunk(3, dim=1)
         scale = F.softplus(self.temperature) * math.log(x.shape[1])
@@ -268,7 +272,11 @@ class MoHAggregatedAttention(_CosineAttention):
     def forward(
         self, x: Float[Tensor, "batch tokens width"], *, coordinates: Coordinates | None = None
     ) -> tuple[Float[Tensor, "batch tokens width"], Float[Tensor, ""]]:
-        """The output, and the balance loss. `coordinates` replace those of the grid."""
+        """The output, and the balance loss. `coordinates` replace those of the grid.
+
+        Returns:
+            the tokens after attention, and the balance loss, a scalar.
+        """
         self.check(x)
         q = F.normalize(self._heads(self.q(x), 1)[0], dim=-1)
         length_scale = self.length_scale.to(q.dtype)

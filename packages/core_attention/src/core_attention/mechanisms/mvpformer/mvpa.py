@@ -141,6 +141,9 @@ def mvpa(
         dropout, structured: of the weights: element-wise, or of whole segments and whole channels of keys (`structured_keep`).
         backend: see `factorised_attention`.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, no segment or channel, or a sample without a visible channel.
     """
@@ -206,6 +209,11 @@ class LoRALinear(nn.Linear):
         return self.weight + nn.functional.pad(update, (0, 0, self.out_features - len(update), 0))
 
     def forward(self, input: Tensor) -> Tensor:
+        """The projection with its low-rank addition.
+
+        Returns:
+            (…, out_features).
+        """
         out = super().forward(input)
         if not self.factor:
             return out
@@ -303,6 +311,9 @@ class MVPFormerGQAAttention(nn.Module):
             mask: as in `mvpa`.
             cache: past segments, updated in place.
             queries: only the last so many segments ask, and only they are returned; default all.
+
+        Returns:
+            the grid after attention, of the shape of `hidden_states`.
 
         Raises:
             ValueError: wrong ranks or widths, fewer rows than segments or channels, no segment or no channel.

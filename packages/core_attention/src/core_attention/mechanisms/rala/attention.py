@@ -27,6 +27,9 @@ def rotary_table(
     ``θ_m = 10000^(−m')`` with m' evenly spaced from 0 to 1 (both ends included, unlike the usual rotary embedding), each repeated for a pair of
     channels; the first half of the channels turns with y, the second with x. Tables are cached per grid.
 
+    Returns:
+        sine and cosine, (height · width, head_dim) each.
+
     Raises:
         ValueError: `head_dim` is not a multiple of 4.
     """

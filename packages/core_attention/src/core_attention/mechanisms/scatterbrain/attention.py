@@ -37,6 +37,9 @@ def orthogonal_projection(
 
     Args:
         ortho_scaling: 0: each row has the norm of a fresh Gaussian vector; 1: every row has the norm √dim.
+
+    Returns:
+        the directions, one per row.
     """
     blocks = []
     for _ in range(-(-rows // dim)):
@@ -324,6 +327,9 @@ class ScatterbrainAttention(nn.Module):
             mask: True = a key, False = padding; any pattern.
             choice: what `choose` returned before, to use it again.
 
+        Returns:
+            the output, in the dtype of `q`.
+
         Raises:
             ValueError: shapes that do not fit.
         """
@@ -379,7 +385,11 @@ class ScatterbrainAttention(nn.Module):
 
 
 def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in their common dtype, float32 at least."""
+    """The tensors in their common dtype, float32 at least.
+
+    Returns:
+        the tensors, in their order.
+    """
     dtype = torch.float32
     for x in tensors:
         dtype = torch.promote_types(dtype, x.dtype)

@@ -68,6 +68,9 @@ def scatterbrain_block_attention(
 
     The other arguments are those of `scatterbrain_local_attention`.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, or a layout of another number of blocks.
     """

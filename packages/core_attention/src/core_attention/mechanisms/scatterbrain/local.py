@@ -47,6 +47,9 @@ def scatterbrain_local_attention(
         key_mask: True = a key, False = padding.
         dropout: share of the exact weights dropped; the low-rank part is left alone.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, or `window` < 1.
     """

@@ -30,6 +30,9 @@ def asymmetric_transform(
     """Puts queries and keys on one sphere so that near means a large inner product: ``[q, 0, √(R − |q|²)]``, ``[k, √(R − |k|²), 0]``.
 
     R is the largest |q|² plus the largest |k|². Inner products stay as they are.
+
+    Returns:
+        the queries, and the keys, two channels wider.
     """
     norm_q, norm_k = q.square().sum(-1, keepdim=True), k.square().sum(-1, keepdim=True)
     if not q.shape[-2] or not k.shape[-2]:
@@ -55,6 +58,9 @@ def lsh_clustering(
         q, k: already transformed by `asymmetric_transform`, or any vectors on one sphere.
         alpha: Gaussian, one column a round.
         beta: shifts a whole round, queries and keys alike, and so changes no order; kept as published.
+
+    Returns:
+        for each round the positions in the order of their projection: of the queries, and of the keys.
     """
 
     def order(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -90,6 +96,9 @@ def scatterbrain_lsh_attention(
         q_cluster, k_cluster: queries and keys in a cluster.
 
     The other arguments are those of `scatterbrain_local_attention`.
+
+    Returns:
+        the output, in the dtype of `q`.
 
     Raises:
         ValueError: shapes that do not fit, or clusters that differ in number.

@@ -20,6 +20,9 @@ def scatterbrain(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: f
     Grouped key heads are repeated. Queries that continue a cache are computed by the definition, one row of scores each: the same
     numbers as in one pass over everything.
 
+    Returns:
+        the output, (batch, heads, queries, width).
+
     Raises:
         ValueError: a mask other than padding and causal.
     """

@@ -49,6 +49,9 @@ def sparse_attention(
         dropout: of the weights, on the mask path.
         mask: the connections, if they are known.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: dropout, or connections by a score threshold, on the gather path.
     """

@@ -29,6 +29,9 @@ def reconstruction(
             code lets the gradient through both).
         criterion: which distance.
 
+    Returns:
+        the loss, a scalar.
+
     Raises:
         ValueError: no layer, or numbers of layers that differ.
     """

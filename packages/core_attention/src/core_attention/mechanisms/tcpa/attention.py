@@ -42,6 +42,9 @@ def coordinated_attention(
         allowed: True where a token may use a prompt, the same for all heads.
         renormalise: strike out before the softmax, so that rows sum to 1.
 
+    Returns:
+        the tokens' outputs, in the dtype of `q`.
+
     Raises:
         ValueError: `allowed` does not have one entry per token and prompt; the shapes are quoted.
     """
@@ -99,6 +102,9 @@ def match(
         keys: one key per entry.
         k: entries that each token takes.
         draws: numbers whose k greatest decide instead of the cosine (uniform ones: the random phase of the training).
+
+    Returns:
+        which entries each token takes, and the distance, a scalar.
 
     Raises:
         ValueError: `k` is not between 1 and the number of entries.
@@ -260,6 +266,9 @@ class TokenCoordinatedPrompts(nn.Module):
             norm: the block's norm before attention.
             attn: its attention, with `qkv`, `proj` and `num_heads` (timm's, or any with these).
             random: see `coordinate`.
+
+        Returns:
+            what is added to `x`, and the matching distance, a scalar.
 
         Raises:
             ValueError: not (batch, tokens, `dim`) with at least one token.

@@ -36,6 +36,9 @@ def sliding_attention(
         window: at least 1; window ≥ keys is causal attention.
         prefix: keys and values (batch or 1, heads, persistent, dim) that every token sees.
 
+    Returns:
+        the output of the last `time` tokens.
+
     Raises:
         ValueError: fewer keys than queries, or a window below 1.
     """
@@ -160,6 +163,7 @@ class HeadRMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(num_heads, 1, dim))
 
     def forward(self, x: Float[Tensor, "batch heads tokens dim"]) -> Float[Tensor, "batch heads tokens dim"]:
+        """The normalised heads."""
         return nn.functional.rms_norm(x, x.shape[-1:]) * (self.gamma + 1)
 
 
@@ -281,6 +285,9 @@ class SegmentedAttention(nn.Module):
         """Attention of tokens (batch, time, dim); with `return_values` also this layer's values before mixing.
 
         Calls that continue one `cache` equal one call, wherever the sequence is cut.
+
+        Returns:
+            the tokens after attention; with `return_values` also (batch, heads, time, head_dim) values.
 
         Raises:
             ValueError: a wrong shape, or `first_values` given without the option or missing with it.

@@ -150,7 +150,11 @@ def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> Ten
 def settle(
     memory: tuple[Tensor, ...], momentum: tuple[Tensor, ...], pending: Pending
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Memory and momentum after the tokens that wait, which then wait no longer."""
+    """Memory and momentum after the tokens that wait, which then wait no longer.
+
+    Returns:
+        the matrices of the memory, and those of the momentum.
+    """
     if not pending.count or pending.inputs is None or pending.updates is None:
         return memory, momentum
     assert pending.memory is not None

@@ -49,6 +49,11 @@ class Gate(nn.Module):
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         # autocast mixes dtypes
+        """What attention and the memory say, as one.
+
+        Returns:
+            y ⊗ m, of the shape of either.
+        """
         y, m = (t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm)))
         return _rms_norm(y, self.core_norm).sigmoid() * _rms_norm(m, self.memory_norm)
 

@@ -43,7 +43,11 @@ class ShortConv(nn.Conv1d):
         super().__init__(channels, channels, kernel, groups=channels)
 
     def forward(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The convolved tokens, and the tail for the next call."""
+        """The convolved tokens, and the tail for the next call.
+
+        Returns:
+            the convolved tokens (batch, time, channels), and the tail (batch, kernel − 1, channels).
+        """
         before = self.kernel_size[0] - 1
         tail = x.new_zeros(x.shape[0], before, x.shape[2]) if tail is None else tail
         seen = torch.cat([tail, x], 1)
@@ -158,6 +162,9 @@ class NeuralMemory(nn.Module):
             x: tokens (batch, time, dim).
             mask: False marks tokens that leave the memory as it is.
             cache: the state, updated in place; calls that continue one cache equal one call, wherever the sequence is cut.
+
+        Returns:
+            what each token reads, of the shape of `x`.
 
         Raises:
             ValueError: wrong shapes.

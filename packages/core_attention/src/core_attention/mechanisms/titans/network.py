@@ -141,6 +141,9 @@ def read(
         rows: the writes, already multiplied by their rates.
         mix: coefficients over the bases and the writes, as in `core_attention.parts.fast_weights.Mixing`.
         bases: the weight sets (momentum of each order, memory) that the writes started from; None stands for zero.
+
+    Returns:
+        what each row reads.
     """
 
     def linear(layer: int, h: Tensor) -> Tensor:

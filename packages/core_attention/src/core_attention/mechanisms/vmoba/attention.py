@@ -268,6 +268,9 @@ def mixture_of_blocks(
         backend: see `routed_attention`.
         return_lse: also return each row's log-sum-exp, (batch, heads, tokens).
 
+    Returns:
+        the output, (batch, heads, tokens, value_dim) in the dtype of `q`; with `return_lse` also the log-sum-exp, (batch, heads, tokens).
+
     Raises:
         ValueError: the grid does not hold the tokens, shapes that do not fit, or options that exclude one another.
     """
@@ -340,7 +343,11 @@ class MixtureOfBlocks(nn.Module):
         self.options = options
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, grid: Grid) -> Tensor:
-        """See `mixture_of_blocks`."""
+        """See `mixture_of_blocks`.
+
+        Returns:
+            the output, (batch, heads, tokens, value_dim).
+        """
         return mixture_of_blocks(q, k, v, grid=grid, chunk=self.chunk, **self.options)
 
 

@@ -80,6 +80,9 @@ def select_blocks(
         pool: each sample for itself, or (as published) groups and budgets over the whole batch.
         exact_sort: sort every group (the definition) instead of bracketing the cut.
 
+    Returns:
+        True where a query attends to the block.
+
     Raises:
         ValueError: neither tau nor topk, values of them that are out of range, an unknown group or pool, or "block" with topk.
     """

@@ -122,6 +122,9 @@ def moba_attention(
         scale: of the scores, default ``dim ** -0.5``. Gates are unscaled.
         backend: see `routed_attention`.
 
+    Returns:
+        the output, in the dtype of `q`.
+
     Raises:
         ValueError: shapes that do not fit, more queries than keys, a block or topk below 1, a cache with another block.
     """
@@ -256,7 +259,11 @@ class MoBA(nn.Module):
         return MoBACache(self.block, rows=Rows())
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cache: MoBACache | None = None) -> Tensor:
-        """See `moba_attention`."""
+        """See `moba_attention`.
+
+        Returns:
+            the output, (batch, heads, queries, value_dim).
+        """
         options = {"block": self.block, "topk": self.topk, "full_below": self.full_below, "backend": self.backend}
         return moba_attention(q, k, v, cache=cache, **options)
 

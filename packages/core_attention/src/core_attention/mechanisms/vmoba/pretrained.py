@@ -29,6 +29,9 @@ _layer_numbers: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # of mo
 def moba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, module: nn.Module) -> Tensor:
     """Causal mixture of block attention. Options: block (512), topk (3), full_below (0).
 
+    Returns:
+        the output, (batch, heads, queries, width).
+
     Raises:
         ValueError: a mask that is not causal with padding (encoders, sliding windows, biases of positions).
     """
@@ -49,6 +52,9 @@ def vmoba(q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, scale: float, m
     grid: (time, height, width) of the tokens; None: one line. chunks: the partitions that layers take in turn (default 64 tokens of a
     line), by ``layer_idx`` or, where layers have none, in the order of their first call. prefix: leading tokens off the grid (class
     tokens), which see all and are seen by all.
+
+    Returns:
+        the output, (batch, heads, tokens, width).
 
     Raises:
         ValueError: causal or cross attention, or a grid that does not hold the tokens.

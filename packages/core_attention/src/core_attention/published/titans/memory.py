@@ -228,6 +228,9 @@ class PublicNeuralMemory(nn.Module):
             cache: what an earlier call left, updated in place; a fresh one tells what is left after this call.
             prev_weights: `weight_sets` of an earlier layer's cache, with `accept_weight_residual`.
 
+        Returns:
+            what each token reads.
+
         Raises:
             ValueError: wrong shapes, or `prev_weights` given without the option or missing with it.
         """

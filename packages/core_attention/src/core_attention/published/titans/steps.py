@@ -256,7 +256,11 @@ def _times(gate: Tensor, tensor: Tensor) -> Tensor:
 
 
 def orthogonalised(matrix: Tensor, coefficients: Sequence[float] = (3.4445, -4.7750, 2.0315), steps: int = 5) -> Tensor:
-    """Newton–Schulz iteration towards the nearest orthogonal matrix, on the smaller side (the Muon optimiser's)."""
+    """Newton–Schulz iteration towards the nearest orthogonal matrix, on the smaller side (the Muon optimiser's).
+
+    Returns:
+        the matrix, of the shape of the given one.
+    """
     wide = matrix.shape[-2] <= matrix.shape[-1]
     x = matrix if wide else matrix.mT
     # singular values of at most 1, from which the iteration converges
