@@ -95,9 +95,9 @@ def __getattr__(name: str) -> Any:
         return import_module(f"core_attention.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'core_attention' has no attribute {name!r}")
-    found = getattr(import_module(f"core_attention.{_MODULES.get(name, 'masks')}"), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(f"core_attention.{_MODULES.get(name, 'masks')}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -43,8 +43,8 @@ def factors(dropout: Dropout, size: Size, part: Part, device: torch.device) -> F
     keys = _scrambled(positions(part.keys, size.keys, device).int())
     bits = _scrambled(rows[..., None] ^ keys)
     # `bits` is uniform over all int32: the lowest share of them is dropped
-    kept = bits >= min(-(2**31) + round(dropout.share * 2**32), 2**31 - 1)
-    return kept.float() / (1 - dropout.share)
+    survives = bits >= min(-(2**31) + round(dropout.share * 2**32), 2**31 - 1)
+    return survives.float() / (1 - dropout.share)
 
 
 def _scrambled(bits: Int[Tensor, "..."]) -> Int[Tensor, "..."]:

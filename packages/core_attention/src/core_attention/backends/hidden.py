@@ -49,7 +49,7 @@ def _finite(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor
     k, v = k.masked_fill(bad_key[..., None], 0.0), v.masked_fill(bad_key[..., None], 0.0)
     # a query is lost if its id is among those of the bad keys
     bad_ids = key.masked_fill(~bad_key, -1).sort(-1).values
-    wanted = query.expand(-1, kv_heads, -1).contiguous()
-    place = torch.searchsorted(bad_ids, wanted).clamp(max=max(bad_ids.shape[-1] - 1, 0))
-    met = (bad_ids.gather(-1, place) == wanted).repeat_interleave(heads // max(kv_heads, 1), 1)
+    expanded = query.expand(-1, kv_heads, -1).contiguous()
+    place = torch.searchsorted(bad_ids, expanded).clamp(max=max(bad_ids.shape[-1] - 1, 0))
+    met = (bad_ids.gather(-1, place) == expanded).repeat_interleave(heads // max(kv_heads, 1), 1)
     return q, k, v, (met | bad_query) & (query >= 0)

@@ -80,16 +80,16 @@ def run(
 
 def _with_learned_written_out(mask: Mask | None, size: Size, device: torch.device) -> Mask | None:
     """`mask` with a learned bias of a user's own class as `Additive`: of how to differentiate it we know nothing."""
-    found: list[Mask] = []
+    masks: list[Mask] = []
     for part in parts(mask):
         own = type(part).bias is not Mask.bias and type(part).gradients is Mask.gradients
         bias = part.bias(size, Part(), device) if own else None
         if bias is None or not bias.requires_grad:
-            found.append(part)
+            masks.append(part)
             continue
         allowed = part.allowed(size, Part(), device)
-        found += [Additive(bias), *([] if allowed is None else [Dense(allowed)])]
-    return together(found)
+        masks += [Additive(bias), *([] if allowed is None else [Dense(allowed)])]
+    return together(masks)
 
 
 def _learned(mask: Mask) -> bool:
@@ -144,8 +144,8 @@ def _by_autograd(
         return _one(q, k, v, pieces[0], scale, size, return_lse, dropout)
     out = q.new_zeros(*q.shape[:3], v.shape[3])
     for piece in pieces:
-        found, _ = checkpoint(_one, q, k, v, piece, scale, size, False, dropout, use_reentrant=False)  # type: ignore[misc]
-        put(out, piece.batch, piece.rows, found)
+        answer, _ = checkpoint(_one, q, k, v, piece, scale, size, False, dropout, use_reentrant=False)  # type: ignore[misc]
+        put(out, piece.batch, piece.rows, answer)
     return out, None
 
 

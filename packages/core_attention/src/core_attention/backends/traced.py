@@ -22,17 +22,17 @@ from core_attention.masks import Additive, Dense, Mask, Part, Size, learnable, p
 
 def _portable(mask: Mask | None, size: Size, device: torch.device) -> Mask | None:
     """`mask` with masks of a user's own class written out: the operator could not make them again."""
-    found: list[Mask] = []
+    masks: list[Mask] = []
     for part in parts(mask):
         if _known(part):
-            found.append(part)
+            masks.append(part)
             continue
         allowed, bias = part.allowed(size, Part(), device), part.bias(size, Part(), device)
         if allowed is not None:
-            found.append(Dense(allowed))
+            masks.append(Dense(allowed))
         if bias is not None:
-            found.append(Additive(bias))
-    return together(found)
+            masks.append(Additive(bias))
+    return together(masks)
 
 
 def _known(mask: Mask) -> bool:
@@ -181,12 +181,12 @@ def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
                 return [at(one, where, place) for one, where in zip(value, dim, strict=True)]
             return value.select(dim, place) if isinstance(dim, int) else value
 
-        found = [
+        results = [
             operator(*(at(value, dim, place) for value, dim in zip(args, in_dims, strict=True)))
             for place in range(info.batch_size)
         ]
         outputs, dims = [], []
-        for each in zip(*found, strict=True):
+        for each in zip(*results, strict=True):
             if isinstance(each[0], Tensor):
                 outputs.append(torch.stack(each))
                 dims.append(0)

@@ -91,8 +91,8 @@ def _cost(name: str, tokens: int, *, with_memory: bool) -> dict[str, Any]:
     if len(layer) > 100:
         layer = type(example.module).__name__
     text = f"{price.parameters:,} parameters, {price.macs / 1e9:.3g} G MACs"
-    found = {"layer": layer, "tokens": example.tokens, **vars(price)}
+    facts = {"layer": layer, "tokens": example.tokens, **vars(price)}
     if with_memory:
-        found["memory"] = bench.memory(name, tokens)
-        text += f", {size(found['memory'])} beyond inputs and weights (forward, CPU)"
-    return found | {"text": text}
+        facts["memory"] = bench.memory(name, tokens)
+        text += f", {size(facts['memory'])} beyond inputs and weights (forward, CPU)"
+    return facts | {"text": text}

@@ -187,10 +187,10 @@ def _state_dict(weights: Mapping[str, Any], stored: Tensors) -> Tensors:
             raise CaseError(f"state_dict/{key} has shape {list(tensor.shape)}, weights.shapes says {shapes[key]}")
     try:
         factors = {pattern: float(factor) for pattern, factor in scale.items()}
-        made = generate(str(weights.get("rule")), shapes, gain=float(gain), scale=factors)
+        generated = generate(str(weights.get("rule")), shapes, gain=float(gain), scale=factors)
     except (ValueError, MemoryError, OverflowError) as error:
         raise CaseError(f"weights: {error}") from error
-    return {key: torch.from_numpy(array) for key, array in made.items()} | stored
+    return {key: torch.from_numpy(array) for key, array in generated.items()} | stored
 
 
 def _compare(fields: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:

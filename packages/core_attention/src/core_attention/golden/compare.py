@@ -135,14 +135,14 @@ def compare_tensors(
         if ours.numel() != 1 or recorded.numel() != 1:
             return failed(name, f"has shape {list(ours.shape)}, recorded {list(recorded.shape)}")
         ours = ours.reshape(recorded.shape)
-    chosen = torch.ones(recorded.shape, dtype=torch.bool) if where is None else spread(where, recorded)
-    if not chosen.any():
+    compared = torch.ones(recorded.shape, dtype=torch.bool) if where is None else spread(where, recorded)
+    if not compared.any():
         return Row(name, ok=True)
     # a recorded gradient is never a mask: one of zeros is a true zero with its own rounding noise
     masked = is_mask(recorded) and not name.startswith("grad/")
     if not recorded.is_floating_point() or masked:
-        return _compare_exact(name, ours, recorded, chosen, rule)
-    return _compare_floats(name, ours.double(), recorded, chosen, rule, norm_rule=norm_rule)
+        return _compare_exact(name, ours, recorded, compared, rule)
+    return _compare_floats(name, ours.double(), recorded, compared, rule, norm_rule=norm_rule)
 
 
 def is_mask(tensor: Tensor) -> bool:
@@ -255,7 +255,7 @@ def _first_difference(path: str, ours: Any, recorded: Any, rule: Rule) -> str | 
         return None if near else f"{path}: is {ours!r}, recorded {recorded!r}"
     else:
         return None if ours == recorded else f"{path}: is {_short(ours)}, recorded {_short(recorded)}"
-    return next((found for pair in pairs if (found := _first_difference(*pair, rule))), None)
+    return next((difference for pair in pairs if (difference := _first_difference(*pair, rule))), None)
 
 
 def spread(where: Tensor, recorded: Tensor) -> Tensor:

@@ -176,10 +176,10 @@ class Either(Mask):
             mask.check(size)
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        found = [mask.allowed(size, part, device) for mask in self.masks]
-        if any(one is None for one in found):
+        allowed = [mask.allowed(size, part, device) for mask in self.masks]
+        if any(one is None for one in allowed):
             return None
-        return joined(found, torch.logical_or)
+        return joined(allowed, torch.logical_or)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +201,7 @@ class Not(Mask):
         self.mask.check(size)
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
-        found = self.mask.allowed(size, part, device)
-        if found is None:  # everything was visible
+        allowed = self.mask.allowed(size, part, device)
+        if allowed is None:  # everything was visible
             return torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device)
-        return ~found
+        return ~allowed

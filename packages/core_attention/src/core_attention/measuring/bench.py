@@ -49,9 +49,9 @@ def example(name: str, tokens: int, *, device: str = "cpu", dtype: torch.dtype =
         raise ValueError(f"unknown mechanism {name!r}{catalogue.nearest(name, known)}: one of {', '.join(known)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        made = entry.load()(tokens)
-    inputs = tuple(_placed(item, device, dtype) for item in made.inputs)
-    return Example(made.module.eval().to(device, dtype), inputs, made.tokens, made.reference, made.softmax)
+        built = entry.load()(tokens)
+    inputs = tuple(_placed(item, device, dtype) for item in built.inputs)
+    return Example(built.module.eval().to(device, dtype), inputs, built.tokens, built.reference, built.softmax)
 
 
 def memory(name: str, tokens: int, *, which: str = "module", threads: int = 1) -> int:
@@ -99,17 +99,17 @@ def bench(
     """
     rows = []
     for count in tokens:
-        made = example(name, count, device=device, dtype=dtype)
-        difference = _difference(made)
-        runs = contestants(made, backward=backward)
+        built = example(name, count, device=device, dtype=dtype)
+        difference = _difference(built)
+        runs = contestants(built, backward=backward)
         times = paired(runs, rounds=rounds)
-        row: dict[str, Any] = {"tokens": made.tokens, "ms": f"{1000 * times['module'].median:.3g}"}
+        row: dict[str, Any] = {"tokens": built.tokens, "ms": f"{1000 * times['module'].median:.3g}"}
         for peer in ("reference", "softmax"):
             if peer in times:
                 row[f"time / {peer}"] = ratio(times["module"], times[peer])
         if difference is not None:
             row["difference"] = f"{difference:.1e}"
-        row["MACs"] = f"{profile(made.module, *made.inputs).macs:.3g}"
+        row["MACs"] = f"{profile(built.module, *built.inputs).macs:.3g}"
         if with_memory:
             row["memory"] = size(memory(name, count))
             row |= {f"memory of {peer}": size(memory(name, count, which=peer)) for peer in runs if peer != "module"}

@@ -45,14 +45,14 @@ def one_node(name: str, function: Function, empty: Function) -> Callable[..., li
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
             asked = [(outputs[place], grad) for place, grad in zip(places, grads, strict=True)]
             asked = [(output, grad) for output, grad in asked if output.requires_grad]
-            found = torch.autograd.grad(
+            gradients = torch.autograd.grad(
                 [output for output, _ in asked],
                 differentiable,
                 [grad for _, grad in asked],
                 allow_unused=True,
                 materialize_grads=True,
             )
-        return [grad.contiguous().clone() for grad in found]
+        return [grad.contiguous().clone() for grad in gradients]
 
     @forward.register_fake
     def _(tensors, settings):
@@ -71,8 +71,8 @@ def one_node(name: str, function: Function, empty: Function) -> Callable[..., li
         tensors = list(ctx.saved_tensors)
         places = [place for place, grad in enumerate(grads) if grad is not None]
         given = [grads[place].contiguous() for place in places]  # pyright: ignore[reportOptionalMemberAccess]
-        found = iter(getattr(torch.ops.core_attention, f"{name}_backward")(given, places, tensors, ctx.settings))
-        return [next(found) if t.is_floating_point() else None for t in tensors], None
+        gradients = iter(getattr(torch.ops.core_attention, f"{name}_backward")(given, places, tensors, ctx.settings))
+        return [next(gradients) if t.is_floating_point() else None for t in tensors], None
 
     forward.register_autograd(differentiate, setup_context=keep)
 

@@ -54,15 +54,15 @@ def conversions(model: nn.Module) -> list[dict[str, Any]]:
         One dictionary per mechanism and options, in the order of the layers: ``mechanism``, ``options``, ``layers``. Plain data:
         ``json.dumps`` takes it. An empty list for a model without converted layers.
     """
-    found: list[Conversion] = []
+    listed: list[Conversion] = []
     for name, module in model.named_modules():
         conversion = getattr(module, ATTRIBUTE, None)
         if not isinstance(conversion, Conversion):
             continue
-        for known in found:
+        for known in listed:
             if (known.mechanism, known.options) == (conversion.mechanism, conversion.options):
                 known.layers.append(name)
                 break
         else:
-            found.append(Conversion(conversion.mechanism, conversion.options, [name]))
-    return [asdict(conversion) for conversion in found]
+            listed.append(Conversion(conversion.mechanism, conversion.options, [name]))
+    return [asdict(conversion) for conversion in listed]

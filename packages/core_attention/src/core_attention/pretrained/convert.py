@@ -264,11 +264,11 @@ def _note_in_config(model: nn.Module) -> None:
     """Writes what was converted into the model's config, which `save_pretrained` saves, and has `from_pretrained` read it."""
     convert_while_loading()
     inner: Any = getattr(model, "base_model", model)  # shared by all heads
-    kept = conversions(inner)
-    if len(_names(kept)) < len(_names(conversions(model))):
-        inner, kept = model, conversions(model)  # some of the layers stand outside of it
+    noted = conversions(inner)
+    if len(_names(noted)) < len(_names(conversions(model))):
+        inner, noted = model, conversions(model)  # some of the layers stand outside of it
     config: Any = model.config
-    setattr(config, CONVERSIONS, [{"model": type(inner).__name__, **conversion} for conversion in kept])
+    setattr(config, CONVERSIONS, [{"model": type(inner).__name__, **conversion} for conversion in noted])
 
 
 def _names(kept: Sequence[dict[str, Any]]) -> list[str]:

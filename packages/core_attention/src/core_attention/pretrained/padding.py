@@ -40,9 +40,9 @@ def visible(name: str, q: Tensor, k: Tensor, mask: Mask | None, module: nn.Modul
     kinds = parts(mask)
     causal = [m for m in kinds if isinstance(m, Causal)]
     if not all(isinstance(m, Causal | KeyLengths) or is_padding(m) for m in kinds):
-        found = " & ".join(type(m).__name__ for m in kinds)
+        names = " & ".join(type(m).__name__ for m in kinds)
         raise ValueError(
-            f"{name} knows causal attention and padding; {type(module).__name__} asks for the mask {found}. "
+            f"{name} knows causal attention and padding; {type(module).__name__} asks for the mask {names}. "
             "Models with sliding windows or biases of positions keep their own attention"
         )
     if not size.queries or not size.keys:
@@ -92,11 +92,11 @@ def each_sample(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, run: Run) ->
     """Runs the batch at once, or where there is padding each sample on its own tokens; queries that are padding give 0."""
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     last = torch.tensor([size.queries - 1], device=q.device)
-    seen = None if mask is None else mask.allowed(size, Part(rows=last), q.device)
-    if seen is None or bool(seen.all()):
+    visible_keys = None if mask is None else mask.allowed(size, Part(rows=last), q.device)
+    if visible_keys is None or bool(visible_keys.all()):
         return run(q, k, v)
     out = torch.zeros(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
-    for b, row in enumerate(seen.expand(size.batch, 1, 1, size.keys)[:, 0, 0]):
+    for b, row in enumerate(visible_keys.expand(size.batch, 1, 1, size.keys)[:, 0, 0]):
         keys = row.nonzero()[:, 0]
         if not len(keys):
             continue

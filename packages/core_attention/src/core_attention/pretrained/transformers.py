@@ -107,9 +107,9 @@ def convert_while_loading() -> None:
     @wraps(build)
     def post_init(model: Any) -> None:
         build(model)
-        kept = getattr(model.config, CONVERSIONS, None)
-        if kept:
-            catalogue.load("core_attention.pretrained.convert:convert_loaded")(model, kept)
+        noted = getattr(model.config, CONVERSIONS, None)
+        if noted:
+            catalogue.load("core_attention.pretrained.convert:convert_loaded")(model, noted)
 
     PreTrainedModel.post_init = post_init  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -238,8 +238,8 @@ class Indexed(Mask):
         query = positions(part.rows, size.queries, device)[:, None] + self.query_offset
         key = positions(part.keys, size.keys, device) + self.key_offset
         head = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
-        found = self.function(sample, head, query[None, None], key[None, None, None])
-        return found.expand(torch.broadcast_shapes(found.shape, (1, 1, query.shape[0], key.shape[0])))
+        visible = self.function(sample, head, query[None, None], key[None, None, None])
+        return visible.expand(torch.broadcast_shapes(visible.shape, (1, 1, query.shape[0], key.shape[0])))
 
 
 def typed_mask(
@@ -274,7 +274,7 @@ def typed_mask(
     from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
     compiling = torch.compiler.is_compiling()
-    found: list[Mask] = []
+    masks: list[Mask] = []
     if compiling or use_vmap or q_length == 1:
         skip = options.get("allow_is_causal_skip", True)
         options |= {
@@ -296,16 +296,16 @@ def typed_mask(
     first = int(q_offset)
     shift = first - kv_offset
     if mask_function is None or mask_function is causal_mask_function:
-        found.append(Causal(shift))
+        masks.append(Causal(shift))
     elif mask_function is not bidirectional_mask_function:
         # wide enough for a sliding window either way and for a chunk; tells a backend where to look
         if local_size is not None:
-            found.append(Window(local_size, local_size, shift))
-        found.append(Indexed(mask_function, first, kv_offset))
+            masks.append(Window(local_size, local_size, shift))
+        masks.append(Indexed(mask_function, first, kv_offset))
     padding = _padding(attention_mask, kv_length, kv_offset)
     if padding is not None:
-        found.append(padding)
-    return MaskTensor.of(together(found), Size(batch_size, 1, q_length, kv_length), device)
+        masks.append(padding)
+    return MaskTensor.of(together(masks), Size(batch_size, 1, q_length, kv_length), device)
 
 
 def _padding(tokens: Tensor | None, keys: int, offset: int) -> Mask | None:

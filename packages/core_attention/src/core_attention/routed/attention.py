@@ -93,19 +93,19 @@ def routed_attention(
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     if torch.is_autocast_enabled(q.device.type):
         q, k, v = (t.to(torch.get_autocast_dtype(q.device.type)) for t in (q, k, v))
-    chosen = _chosen(backend, q, v)
-    if chosen == "reference":
+    implementation = _chosen(backend, q, v)
+    if implementation == "reference":
         out, lse = routed_attention_reference(
             q, k, v, routes, causal=causal, key_mask=key_mask, key_bias=key_bias, scale=factor
         )
-    elif chosen == "flex":
+    elif implementation == "flex":
         out, lse = flex.run(q, k, v, key_bias, routes, key_mask, causal, factor)
     else:
-        if key_bias is not None and chosen == "tiles":
+        if key_bias is not None and implementation == "tiles":
             q, k = _fold_bias(q, k, key_bias, factor)
             key_bias = None
         tensors, *sizes = as_tensors(routes)
-        out, lse = routed(q, k, v, key_bias, tensors, key_mask, *sizes, causal, factor, chosen == "triton")
+        out, lse = routed(q, k, v, key_bias, tensors, key_mask, *sizes, causal, factor, implementation == "triton")
     return (out, lse) if return_lse else out
 
 

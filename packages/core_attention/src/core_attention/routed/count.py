@@ -28,18 +28,18 @@ def seen_pairs(routes: Routes, q: Tensor, k: Tensor, *, causal: bool) -> int:
         for start in range(0, queries, ROWS):
             rows = slice(start, start + ROWS)
             limit = routes.threshold[..., rows, None]
-            seen = (routes.score[..., None, :] >= limit) & (limit < torch.inf) & (position <= last[rows, None])
-            count += int(seen.sum())
+            pairs = (routes.score[..., None, :] >= limit) & (limit < torch.inf) & (position <= last[rows, None])
+            count += int(pairs.sum())
     else:
-        chosen = block_mask(routes, k.shape[2])
-        shape = chosen.shape
-        start = torch.arange(chosen.shape[3], device=q.device) * routes.key_block
+        block_map = block_mask(routes, k.shape[2])
+        shape = block_map.shape
+        start = torch.arange(block_map.shape[3], device=q.device) * routes.key_block
         size = (k.shape[2] - start).clamp(max=routes.key_block)
         # keys of each block that each query may see
         visible = torch.minimum((last[:, None] - start + 1).clamp(min=0), size)
         short = blocks(queries, routes.query_block) * routes.query_block - queries
         visible = torch.nn.functional.pad(visible, (0, 0, 0, short)).unflatten(0, (-1, routes.query_block)).sum(1)
-        count = int((chosen * visible).sum())
+        count = int((block_map * visible).sum())
     return count * (batch // shape[0]) * (heads // shape[1])
 
 

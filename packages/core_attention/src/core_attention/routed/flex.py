@@ -42,7 +42,7 @@ def run(
     from torch.nn.attention.flex_attention import create_block_mask
 
     mask = visible(routes, q, k, key_mask, causal)
-    found = create_block_mask(mask, q.shape[0], q.shape[1], q.shape[2], k.shape[2], device=str(q.device))
+    block_mask = create_block_mask(mask, q.shape[0], q.shape[1], q.shape[2], k.shape[2], device=str(q.device))
     group = q.shape[1] // k.shape[1]
 
     def added(score: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def run(
         k,
         v,
         score_mod=None if bias is None else added,
-        block_mask=found,
+        block_mask=block_mask,
         scale=scale,
         enable_gqa=group > 1,
         return_lse=True,
@@ -82,10 +82,10 @@ def visible(
         return ((score > limit) | equal) & (limit < torch.inf)
 
     def mask(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        seen = chosen(b, h, i, j)
+        visible_pair = chosen(b, h, i, j)
         if causal:
-            seen = seen & (j <= i + late)
-        return seen if key_mask is None else seen & key_mask[b, j]
+            visible_pair = visible_pair & (j <= i + late)
+        return visible_pair if key_mask is None else visible_pair & key_mask[b, j]
 
     return mask
 

@@ -80,7 +80,7 @@ def make_lists(
         device = routes.score.device
         query_block = key_block = 1
         row, column = _side(queries, 1, tiles.rows, False, device), _side(keys, 1, tiles.keys, False, device)
-        meet, mode, chosen = _threshold_tiles(routes, row, column), 3, None
+        meet, mode, blocks = _threshold_tiles(routes, row, column), 3, None
     else:
         device = routes.mask.device if isinstance(routes, RouteMask) else routes.index.device
         query_block, key_block = routes.query_block, routes.key_block
@@ -88,8 +88,8 @@ def make_lists(
         row = _side(queries, query_block, tiles.rows, whole_rows, device)
         column = _side(keys, key_block, tiles.keys, whole_keys, device)
         mode = 2 if not whole_keys else 0 if whole_rows else 1
-        chosen = block_mask(routes, keys)
-        meet = _any(_any(chosen, 2, row, query_block), 3, column, key_block)
+        blocks = block_mask(routes, keys)
+        meet = _any(_any(blocks, 2, row, query_block), 3, column, key_block)
     # a tile past the end of a short last block holds nothing
     meet = meet & (row.first <= row.last)[:, None] & (column.first <= column.last)
     if causal:
@@ -106,9 +106,9 @@ def make_lists(
         key_tiles=len(column.first),
         query_block=query_block,
         key_block=key_block,
-        columns=0 if chosen is None else chosen.shape[3],
+        columns=0 if blocks is None else blocks.shape[3],
         causal=causal,
-        chosen=None if chosen is None or mode == 0 else chosen.to(torch.uint8).contiguous(),
+        chosen=None if blocks is None or mode == 0 else blocks.to(torch.uint8).contiguous(),
         score=routes.score.float().contiguous() if threshold else None,
         limit=routes.threshold.float().contiguous() if threshold else None,
         tie=routes.tie.long().contiguous() if threshold and routes.tie is not None else None,

@@ -123,17 +123,17 @@ def _query_major(problem: Problem, index: Tensor, elements: int) -> Iterator[Til
                 rows = range(start, stop) if order is None else order[start:stop, None]
                 cols = listed[start:stop, :wide] if order is None else listed[order[start:stop], :wide]
                 gaps = sizes[stop - 1] < wide
-                seen = problem.seen(b, rows, cols, gaps)
-                yield Tile(b, heads, kv_heads, rows, None if wide == every and not gaps else cols, seen)
+                visible = problem.seen(b, rows, cols, gaps)
+                yield Tile(b, heads, kv_heads, rows, None if wide == every and not gaps else cols, visible)
                 start = stop
 
 
 def _key_major(problem: Problem, routes: RouteIndex | RouteMask) -> Iterator[Tile]:
     every = blocks(problem.keys, problem.key_block)
-    chosen = routes.mask if isinstance(routes, RouteMask) else sorted_index(routes, problem.queries, problem.keys)
+    block_map = routes.mask if isinstance(routes, RouteMask) else sorted_index(routes, problem.queries, problem.keys)
     for b in range(problem.batch):
-        for h, heads, kv_heads in problem.head_groups(chosen.shape[1]):
-            table = chosen[b % chosen.shape[0], h]
+        for h, heads, kv_heads in problem.head_groups(block_map.shape[1]):
+            table = block_map[b % block_map.shape[0], h]
             if isinstance(routes, RouteMask):
                 column, row = table.T.nonzero(as_tuple=True)
             else:
@@ -156,10 +156,10 @@ def _threshold(problem: Problem, score: Tensor, threshold: Tensor, tie: Tensor |
                 start, stop = tile * QUERY_STRETCH, min((tile + 1) * QUERY_STRETCH, problem.queries)
                 end = stop + problem.late if problem.causal else problem.keys
                 low = limit[start:stop].nan_to_num(torch.inf, torch.inf, -torch.inf).amin()
-                kept = (s[:end] >= low) & (low < torch.inf)
+                above = (s[:end] >= low) & (low < torch.inf)
                 if problem.key_mask is not None:
-                    kept &= problem.key_mask[b, :end]
-                cols = kept.nonzero().T
+                    above &= problem.key_mask[b, :end]
+                cols = above.nonzero().T
                 if cols.shape[1]:
                     yield Tile(
                         b,

@@ -134,8 +134,8 @@ def block_mask(
         return routes.mask
     columns = blocks(keys, routes.key_block)
     slots = routes.index.long().masked_fill(routes.index < 0, columns)
-    chosen = torch.zeros(*slots.shape[:3], columns + 1, dtype=torch.bool, device=slots.device)
-    return chosen.scatter_(3, slots, True)[..., :columns]
+    block_map = torch.zeros(*slots.shape[:3], columns + 1, dtype=torch.bool, device=slots.device)
+    return block_map.scatter_(3, slots, True)[..., :columns]
 
 
 def dense_mask(
@@ -150,8 +150,8 @@ def dense_mask(
             mask = (score > threshold) | ((score == threshold) & late)
         mask &= threshold < torch.inf
     else:
-        chosen = block_mask(routes, keys)
-        mask = chosen.repeat_interleave(routes.query_block, 2).repeat_interleave(routes.key_block, 3)
+        blocks = block_mask(routes, keys)
+        mask = blocks.repeat_interleave(routes.query_block, 2).repeat_interleave(routes.key_block, 3)
         mask = mask[:, :, :queries, :keys]
     if causal:
         mask = mask & torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril(keys - queries)

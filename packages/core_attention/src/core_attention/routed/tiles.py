@@ -84,13 +84,13 @@ def _take(x: Tensor, ids: Ids | None, units: int, name: str = "") -> Tensor:
     tokens_first = _tokens_first(x)
     x, axis = (x.permute(1, 2, 0, 3), 0) if tokens_first else (x, 1)
     if not name:
-        found = x.index_select(axis, flat)
+        taken = x.index_select(axis, flat)
     else:
         shape = [*x.shape[:axis], flat.numel(), *x.shape[axis + 1 :]]
-        found = torch.index_select(x, axis, flat, out=_room.of(name, shape, x))
+        taken = torch.index_select(x, axis, flat, out=_room.of(name, shape, x))
     if tokens_first:
-        return found.view(units, rows, *x.shape[2:]).transpose(1, 2)
-    return found.view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
+        return taken.view(units, rows, *x.shape[2:]).transpose(1, 2)
+    return taken.view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
 
 
 def _put(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
@@ -153,8 +153,8 @@ def forward(
             before = _take(lse[tile.batch, tile.heads], tile.rows, units)
             after = torch.logaddexp(before, l)
             safe = after.masked_fill(after == -torch.inf, 0)
-            kept = _take(out[tile.batch, tile.heads], tile.rows, units)
-            o = kept * (before - safe).exp()[..., None] + o * (l - safe).exp()[..., None]
+            earlier = _take(out[tile.batch, tile.heads], tile.rows, units)
+            o = earlier * (before - safe).exp()[..., None] + o * (l - safe).exp()[..., None]
             l = after
         _put(out[tile.batch, tile.heads], tile.rows, o, add=False)
         _put(lse[tile.batch, tile.heads], tile.rows, l, add=False)

@@ -34,8 +34,8 @@ def topk_block_attention(
         means = [_means(t, block) for t in (q, k)]
         fits = means[0] @ means[1].repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(2, 3)
         fits = fits.masked_fill(fits.isnan(), -torch.inf)
-        chosen = fits.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
-    return routed_attention(q, k, v, RouteIndex(chosen, block, block), scale=scale, backend=backend)
+        best = fits.sort(dim=-1, descending=True, stable=True).indices[..., :topk]
+    return routed_attention(q, k, v, RouteIndex(best, block, block), scale=scale, backend=backend)
 
 
 def _means(x: Tensor, block: int) -> Tensor:

@@ -25,13 +25,13 @@ def _seen(
 ):  # fmt: skip
     """(rows, keys): which pairs of a tile are visible."""
     row, key = i < last_i, j < last_j
-    seen = row[:, None] & key[None, :]
+    visible = row[:, None] & key[None, :]
     if MODE == 1:  # ROWS
         bit = tl.load(CHOSEN + chosen + (i // QB).to(tl.int64) * COLUMNS + tl.min(j, 0) // KB, mask=row, other=0)
-        seen = seen & (bit != 0)[:, None]
+        visible = visible & (bit != 0)[:, None]
     if MODE == 2:  # PAIRS
         at = CHOSEN + chosen + (i // QB).to(tl.int64)[:, None] * COLUMNS + (j // KB)[None, :]
-        seen = seen & (tl.load(at, mask=seen, other=0) != 0)
+        visible = visible & (tl.load(at, mask=visible, other=0) != 0)
     if MODE == 3:  # THRESHOLD
         value = tl.load(SCORE + score + j, mask=key, other=float("-inf"))
         bound = tl.load(LIMIT + limit + i, mask=row, other=float("inf"))
@@ -39,12 +39,12 @@ def _seen(
         if HAS_TIE:
             oldest = tl.load(TIE + limit + i, mask=row, other=0)
             equal = equal & (j[None, :] >= oldest[:, None])
-        seen = seen & ((value[None, :] > bound[:, None]) | equal) & (bound < float("inf"))[:, None]
+        visible = visible & ((value[None, :] > bound[:, None]) | equal) & (bound < float("inf"))[:, None]
     if HAS_KEYS:
-        seen = seen & (tl.load(KEYS + keys + j, mask=key, other=0) != 0)[None, :]
+        visible = visible & (tl.load(KEYS + keys + j, mask=key, other=0) != 0)[None, :]
     if CAUSAL:
-        seen = seen & (j[None, :] <= i[:, None] + late)
-    return seen
+        visible = visible & (j[None, :] <= i[:, None] + late)
+    return visible
 
 
 @triton.jit
@@ -75,14 +75,14 @@ def _forward(
         cols = (j < last_j)[:, None]
         k = tl.load(K + b * kb + g * kh + j[:, None] * kn + d[None, :] * kd, mask=cols & wide, other=0.0)
         v = tl.load(V + b * vb + g * vh + j[:, None] * vn + e[None, :] * vd, mask=cols & tall, other=0.0)
-        seen = _seen(
+        visible = _seen(
             i, j, last_i, last_j, CHOSEN, SCORE, LIMIT, TIE, KEYS, b * cb + r * ch, b * sb + r * sh, b * tb + r * th,
             b * keysb, COLUMNS, QB, KB, late, MODE, HAS_TIE, HAS_KEYS, CAUSAL,
         )  # fmt: skip
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         if HAS_BIAS:
             s += tl.load(BIAS + b * biasb + g * biash + j, mask=j < last_j, other=0.0)[None, :]
-        s = tl.where(seen, s * 1.4426950408889634, float("-inf"))
+        s = tl.where(visible, s * 1.4426950408889634, float("-inf"))
         higher = tl.maximum(top, tl.max(s, 1))
         base = tl.where(higher == float("-inf"), 0.0, higher)
         p = tl.exp2(s - base[:, None])
@@ -134,14 +134,14 @@ def _backward_queries(
         cols = (j < last_j)[:, None]
         k = tl.load(K + b * kb + g * kh + j[:, None] * kn + d[None, :] * kd, mask=cols & wide, other=0.0)
         v = tl.load(V + b * vb + g * vh + j[:, None] * vn + e[None, :] * vd, mask=cols & tall, other=0.0)
-        seen = _seen(
+        visible = _seen(
             i, j, last_i, last_j, CHOSEN, SCORE, LIMIT, TIE, KEYS, b * cb + r * ch, b * sb + r * sh, b * tb + r * th,
             b * keysb, COLUMNS, QB, KB, late, MODE, HAS_TIE, HAS_KEYS, CAUSAL,
         )  # fmt: skip
         s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         if HAS_BIAS:
             s += tl.load(BIAS + b * biasb + g * biash + j, mask=j < last_j, other=0.0)[None, :]
-        p = _weights(s, lse, seen)
+        p = _weights(s, lse, visible)
         ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None]) * scale
         dq += tl.dot(ds.to(k.dtype), k, input_precision=PRECISION)
     tl.store(DQ + (bh * NQ + i[:, None]) * D + d[None, :], dq.to(DQ.dtype.element_ty), mask=rows & wide)
@@ -185,12 +185,12 @@ def _backward_keys(
             some = (lse != float("-inf"))[:, None]  # whatever a row that sees nothing holds, it moves nothing
             q = tl.load(Q + b * qb + h * qh + i[:, None] * qn + d[None, :] * qd, mask=rows & wide & some, other=0.0)
             do = tl.load(DO + b * ob + h * oh + i[:, None] * on + e[None, :] * od, mask=rows & tall, other=0.0)
-            seen = _seen(
+            visible = _seen(
                 i, j, last_i, last_j, CHOSEN, SCORE, LIMIT, TIE, KEYS, b * cb + r * ch, b * sb + r * sh,
                 b * tb + r * th, b * keysb, COLUMNS, QB, KB, late, MODE, HAS_TIE, HAS_KEYS, CAUSAL,
             )  # fmt: skip
             s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale + added[None, :]
-            p = _weights(s, lse, seen)
+            p = _weights(s, lse, visible)
             dv += tl.dot(tl.trans(p).to(do.dtype), do, input_precision=PRECISION)
             ds = p * (tl.dot(do, tl.trans(v), input_precision=PRECISION) - delta[:, None])
             dk += tl.dot(tl.trans(ds * scale).to(q.dtype), q, input_precision=PRECISION)

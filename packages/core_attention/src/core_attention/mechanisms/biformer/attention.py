@@ -125,8 +125,8 @@ def bi_level_routing_attention_reference(
         chosen_k, chosen_v = (t * weight[..., None, None] for t in (chosen_k, chosen_v))
     scores = by_head(q) * scale @ by_head(chosen_k.flatten(2, 3)).transpose(-2, -1)
     if real is not None:
-        seen = gathered(real[..., None])[..., 0].flatten(2)
-        scores = scores.masked_fill(~seen[:, :, None, None], -torch.inf)
+        real_keys = gathered(real[..., None])[..., 0].flatten(2)
+        scores = scores.masked_fill(~real_keys[:, :, None, None], -torch.inf)
     return (scores.softmax(-1) @ by_head(chosen_v.flatten(2, 3))).transpose(2, 3).flatten(3)
 
 
@@ -268,12 +268,20 @@ class BiLevelRoutingAttention(nn.Module):
             q, k, v = (t * real.to(t.dtype) for t in (q, k, v))
         routing = self._route(q, k, real)
         positions = self._positions(v, grid, size, crop)
-        seen = (real[..., 0] > 0).expand(q.shape[0], -1, -1) if real is not None and self.pad_mode == "masked" else None
+        real_tokens = (
+            (real[..., 0] > 0).expand(q.shape[0], -1, -1) if real is not None and self.pad_mode == "masked" else None
+        )
         key, value = self._pooled(k, size), self._pooled(v, size)
         weight = routing.affinity.softmax(-1) if self.soft_routing else None
         if active():
-            self._record(q, key, routing, weight, seen, grid, size, crop)
-        options = {"num_heads": self.num_heads, "scale": self.scale, "weight": weight, "real": seen, "backend": backend}
+            self._record(q, key, routing, weight, real_tokens, grid, size, crop)
+        options = {
+            "num_heads": self.num_heads,
+            "scale": self.scale,
+            "weight": weight,
+            "real": real_tokens,
+            "backend": backend,
+        }
         return bi_level_routing_attention(q, key, value, routing.index, **options), positions, routing
 
     def _regions(self, x: Tensor) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -285,8 +293,8 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         if self.pad_mode == "refuse" and (height % self.n_win or width % self.n_win):
             raise ValueError(f"{tuple(x.shape)}: height and width must be multiples of n_win = {self.n_win}")
-        wanted = [side // self.n_win if self.pad_mode == "nchw" else -(-side // self.n_win) for side in (height, width)]
-        size = max(1, wanted[0]), max(1, wanted[1])
+        sides = [side // self.n_win if self.pad_mode == "nchw" else -(-side // self.n_win) for side in (height, width)]
+        size = max(1, sides[0]), max(1, sides[1])
         if self.pad_mode == "legacy":
             return size, (self.n_win, self.n_win)
         return size, (-(-height // size[0]), -(-width // size[1]))
@@ -346,18 +354,18 @@ class BiLevelRoutingAttention(nn.Module):
         y, x = place // crop[1], place % crop[1]
         region, token = y // size[0] * grid[1] + x // size[1], y % size[0] * size[1] + x % size[1]
         share = torch.ones_like(routing.affinity) if weight is None else weight
-        chosen = share.new_zeros(batch, regions, regions).scatter(2, routing.index, share)
-        visible = torch.zeros_like(chosen, dtype=torch.bool).scatter(2, routing.index, True)
+        shares = share.new_zeros(batch, regions, regions).scatter(2, routing.index, share)
+        visible = torch.zeros_like(shares, dtype=torch.bool).scatter(2, routing.index, True)
 
         def weights(rows: Tensor, heads: Tensor) -> Tensor:
             query = q[:, region[rows], token[rows]].unflatten(2, (self.num_heads, -1))[:, :, heads]
             key = k.unflatten(3, (self.num_heads, -1))[:, :, :, heads]
             scores = torch.einsum("bnhd,brthd->bhnrt", query.float(), key.float()) * self.scale
-            scores = scores * chosen[:, None, region[rows], :, None]
-            seen = visible[:, None, region[rows], :, None]
+            scores = scores * shares[:, None, region[rows], :, None]
+            visible_keys = visible[:, None, region[rows], :, None]
             if real is not None:
-                seen = seen & real[:, None, None]
-            maps = scores.masked_fill(~seen, -torch.inf).flatten(3).softmax(3)
+                visible_keys = visible_keys & real[:, None, None]
+            maps = scores.masked_fill(~visible_keys, -torch.inf).flatten(3).softmax(3)
             return maps if self.pool is not None else maps[..., region * keys + token]
 
         columns = regions * keys if self.pool is not None else len(place)

@@ -70,18 +70,18 @@ class RoutedPatches(nn.Module):
         inner = [
             to_regions(t[:, :, prefix:].transpose(1, 2).flatten(2).unflatten(1, self.grid), size) for t in (q, k, v)
         ]
-        chosen = route_regions(inner[0].detach().mean(2), inner[1].detach().mean(2), topk=self.topk, scale=scale).index
+        routed = route_regions(inner[0].detach().mean(2), inner[1].detach().mean(2), topk=self.topk, scale=scale).index
         rows, keys, values = (t.flatten(1, 2).unflatten(2, (heads, -1)).transpose(1, 2) for t in inner)
         block = size[0] * size[1]
         parts = [
             routed_attention(
-                rows, keys, values, RouteIndex(chosen[:, None], block, block), scale=scale, return_lse=True
+                rows, keys, values, RouteIndex(routed[:, None], block, block), scale=scale, return_lse=True
             )
         ]
         if prefix:
-            seen = RouteMask(torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device), patches, prefix)
+            routes = RouteMask(torch.ones(1, 1, 1, 1, dtype=torch.bool, device=q.device), patches, prefix)
             front = (k[:, :, :prefix], v[:, :, :prefix])
-            parts.append(routed_attention(rows, *front, seen, scale=scale, return_lse=True))
+            parts.append(routed_attention(rows, *front, routes, scale=scale, return_lse=True))
         out = merge_attention(parts)[0] if prefix else parts[0][0]
         out = from_regions(out.transpose(1, 2).flatten(2).unflatten(1, (-1, block)), regions, size)
         if self.lepe is not None:

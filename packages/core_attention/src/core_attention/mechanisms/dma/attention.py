@@ -184,13 +184,13 @@ def _weights(q: Tensor, k: Tensor, bias: Tensor, scale: float, *, rows: Tensor |
     def grouped(x: Tensor) -> Tensor:  # one head or kv_heads of them broadcast over the group
         return x.unflatten(1, (kv_heads, -1)) if x.shape[1] == heads else x[:, :, None]
 
-    kept = dynamic_mask(bias, queries=queries, rows=rows, **choice)
+    mask = dynamic_mask(bias, queries=queries, rows=rows, **choice)
     if rows is not None:
         q = q[:, :, rows]
         bias = bias if bias.shape[2] == 1 else bias[:, :, rows]
     score = torch.einsum("bhgqd,bhkd->bhgqk", q.unflatten(1, (kv_heads, -1)), k) * scale + grouped(bias)
-    empty = ~grouped(kept).any(-1, keepdim=True)
-    score = score.masked_fill(~grouped(kept), -torch.inf).masked_fill(empty, 0)
+    empty = ~grouped(mask).any(-1, keepdim=True)
+    score = score.masked_fill(~grouped(mask), -torch.inf).masked_fill(empty, 0)
     return score.softmax(-1).masked_fill(empty, 0)
 
 
@@ -328,16 +328,16 @@ def create_mask(
     ranked = bias.detach()
     if allowed is not None:
         ranked, allowed = torch.broadcast_tensors(ranked, allowed)
-    kept = torch.ones_like(ranked, dtype=torch.bool) if allowed is None else allowed.clone()
+    result = torch.ones_like(ranked, dtype=torch.bool) if allowed is None else allowed.clone()
     if kind == "relu":
-        kept &= ranked > 0
+        result &= ranked > 0
     elif keys > window:
-        kept = dynamic_mask(ranked, window=window, queries=ranked.shape[2], causal=False, mask=allowed)
-        kept &= ranked != torch.finfo(ranked.dtype).min
+        result = dynamic_mask(ranked, window=window, queries=ranked.shape[2], causal=False, mask=allowed)
+        result &= ranked != torch.finfo(ranked.dtype).min
     if block is None:
-        return kept
+        return result
     blocks = -(-keys // block)
-    on = F.pad(kept, (0, blocks * block - keys)).unflatten(-1, (blocks, block)).sum(-1)
+    on = F.pad(result, (0, blocks * block - keys)).unflatten(-1, (blocks, block)).sum(-1)
     sizes = torch.full((blocks,), block, device=bias.device)
     sizes[-1:] -= blocks * block - keys
     return (2 * on > sizes).repeat_interleave(block, dim=-1)[..., :keys]

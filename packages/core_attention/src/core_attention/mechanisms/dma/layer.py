@@ -105,15 +105,15 @@ class DynamicMaskCache(Cache):
         if count == 1 and held is not None and held.keys.shape[2] == self.window and not torch.is_grad_enabled():
             _insert(held, new, self.padded)
             return held
-        seen = Kept(*self.rows.extend(*new))
+        rows = Kept(*self.rows.extend(*new))
         if self.length - count > self.window or count > 1:
-            seen = seen.at(seen.position.argsort(dim=-1))  # the tie rule needs them by age
-        if seen.keys.shape[2] > self.window:
-            lifetimes = key_lifetimes(seen.bias, self.window, seen.allowed)
-            kept = Kept(*(x.detach() for x in seen)).at(lifetimes.topk(self.window, dim=-1, sorted=False).indices)
+            rows = rows.at(rows.position.argsort(dim=-1))  # the tie rule needs them by age
+        if rows.keys.shape[2] > self.window:
+            lifetimes = key_lifetimes(rows.bias, self.window, rows.allowed)
+            survivors = Kept(*(x.detach() for x in rows)).at(lifetimes.topk(self.window, dim=-1, sorted=False).indices)
             self.rows = Rows()
-            self.rows.extend(*kept)
-        return seen
+            self.rows.extend(*survivors)
+        return rows
 
 
 def _insert(held: Kept, new: Kept, padded: bool) -> None:
@@ -248,15 +248,15 @@ class DynamicMaskAttention(nn.Module):
         angles = cache.length * _frequencies(self.head_dim, self.theta, x.dtype, x.device)
         turned = turn(torch.cat([q, k], 1), angles.cos().repeat(2), _signed(angles.sin()))
         q, k = turned.split([self.num_heads, self.num_kv_heads], 1)
-        seen = cache.extend(k, self._split(v).transpose(1, 2), bias.squeeze(2))
-        rows = (seen.keys.shape[0] * self.num_kv_heads, -1)
+        held = cache.extend(k, self._split(v).transpose(1, 2), bias.squeeze(2))
+        rows = (held.keys.shape[0] * self.num_kv_heads, -1)
         scores = torch.baddbmm(
-            seen.bias.reshape(rows[0], 1, -1),
+            held.bias.reshape(rows[0], 1, -1),
             q.reshape(*rows, self.head_dim),
-            seen.keys.flatten(0, 1).mT,
+            held.keys.flatten(0, 1).mT,
             alpha=self.head_dim**-0.5,
         )
-        out = torch.bmm(scores.softmax(-1), seen.values.flatten(0, 1))
+        out = torch.bmm(scores.softmax(-1), held.values.flatten(0, 1))
         return self.o_proj(out.view(x.shape[0], 1, -1))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -301,9 +301,9 @@ class DynamicMaskAttention(nn.Module):
                 raise ValueError(
                     f"with a cache the mask must be (batch, length) = {tuple(x.shape[:2])}, got {tuple(mask.shape)}"
                 )
-            seen = cache.extend(k, v, bias.squeeze(2), mask)
-            k, v, bias = seen.keys, seen.values, seen.bias[:, :, None]
-            mask = seen.allowed[:, :, None] if cache.padded and not bool(seen.allowed.all()) else None
+            rows = cache.extend(k, v, bias.squeeze(2), mask)
+            k, v, bias = rows.keys, rows.values, rows.bias[:, :, None]
+            mask = rows.allowed[:, :, None] if cache.padded and not bool(rows.allowed.all()) else None
         out = dynamic_mask_attention(
             q,
             k,
@@ -323,8 +323,8 @@ class DynamicMaskAttention(nn.Module):
     ) -> Bool[Tensor, "batch heads length length"]:
         """Which keys each query keeps: a matrix, for looking at."""
         bias = self.project(x)[3]
-        kept = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
-        return kept.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
+        mask_of_keys = dynamic_mask(bias, window=self.window, mask=mask, selection=self.selection)
+        return mask_of_keys.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
 
 
 def _normed(x: Tensor, norm: nn.RMSNorm) -> Tensor:

@@ -13,13 +13,13 @@ def _attention(module, inputs, *, config, mode):
     q, k, v, bias = (inputs[name] for name in ("q", "k", "v", "attn_bias"))
     options = {"window": config["window_size"], "causal": config["is_causal"], "mask": _boolean(inputs)}
     out = dynamic_mask_attention(q, k, v, bias, scale=config.get("scaling"), **options)
-    kept = dynamic_mask(bias, queries=q.shape[2], **options)
-    kept = kept.expand(q.shape[0], max(kept.shape[1], k.shape[1]), -1, -1)
-    return {"out": out.transpose(1, 2), "mask": kept}
+    selection = dynamic_mask(bias, queries=q.shape[2], **options)
+    selection = selection.expand(q.shape[0], max(selection.shape[1], k.shape[1]), -1, -1)
+    return {"out": out.transpose(1, 2), "mask": selection}
 
 
 def _mask(module, inputs, *, config, mode):
-    kept = create_mask(
+    selection = create_mask(
         inputs["attn_bias"],
         queries=config["query_len"],
         window=config["window_size"],
@@ -27,7 +27,7 @@ def _mask(module, inputs, *, config, mode):
         kind=config.get("type", "topk"),
         block=config.get("block_size"),
     )
-    return {"mask": kept}
+    return {"mask": selection}
 
 
 def _build_layer(config: Config) -> DynamicMaskAttention:

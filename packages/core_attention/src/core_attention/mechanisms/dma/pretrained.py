@@ -44,11 +44,11 @@ class DynamicMask(nn.Module):
         Returns:
             the output, (batch, heads, tokens, width).
         """
-        seen = visible("dma", q, k, mask, self)
-        k, v, keys = cut_keys(seen, q, k, v)
+        visible_keys = visible("dma", q, k, mask, self)
+        k, v, keys = cut_keys(visible_keys, q, k, v)
         bias = importance(self.dt_proj(v.transpose(1, 2).flatten(2)), self.A, self.form)
         return dynamic_mask_attention(
-            q, k, v, bias, window=self.window, causal=seen.causal and q.shape[2] > 1, mask=keys, scale=scale
+            q, k, v, bias, window=self.window, causal=visible_keys.causal and q.shape[2] > 1, mask=keys, scale=scale
         )
 
 

@@ -130,8 +130,8 @@ def _forward(
     out = out * ((own_lse - safe).exp() / (1 - dropout))[..., None]
     for run, first in _blocks(q, keys, block):
         share = _landmark_scores(q, k, block, run, first, scale).sub_(safe[:, :, first:, None]).exp_()
-        kept = _kept(share, dropout, seed + run.start)
-        share = share if kept is None else share.mul_(kept)
+        dropout_factors = _kept(share, dropout, seed + run.start)
+        share = share if dropout_factors is None else share.mul_(dropout_factors)
         for g in range(run.start, run.stop if block > 1 else run.start):
             after = max(0, (g + 1) * block - (keys - queries))
             key, value = (_shared(x[:, g * block : (g + 1) * block - 1], group) for x in (k, v))
@@ -161,17 +161,17 @@ def _gradients(
     if block > 1:
         # dL/dscore = p (dL/dp − row) of the own block, which is what a tile of a longer row computes; dropout scales it, not `row`
         own_k, own_v = (_own_blocks(q, x, block) for x in (k, v))
-        wanted, query, result, weight = (
+        grad_rows, query, result, weight = (
             _by_block(x, block) for x in (grad / (1 - dropout), q, out * (1 - dropout), lse[..., None])
         )
         so_far = _tokens_so_far(block, q.device)
-        parts = tile_backward(wanted, query, own_k, own_v, result, weight[..., 0], so_far, scale)
+        parts = tile_backward(grad_rows, query, own_k, own_v, result, weight[..., 0], so_far, scale)
         grad_q += _whole(parts[0], rows)
         for total, part in ((grad_k, parts[1]), (grad_v, parts[2])):
             total[:, offset:].unflatten(1, (-1, block))[:, :, : block - 1] += part.sum(1).unflatten(0, (rows, -1))
     for run, first in _blocks(q, keys, block):
         share = _landmark_scores(q, k, block, run, first, scale).sub_(safe[:, :, first:, None]).exp_()
-        kept = _kept(share, dropout, seed + run.start)
+        dropout_factors = _kept(share, dropout, seed + run.start)
         grad_share = torch.zeros_like(share)
         for g in range(run.start, run.stop if block > 1 else run.start):
             after = max(0, (g + 1) * block - offset)
@@ -180,11 +180,11 @@ def _gradients(
             query, key, value = q[:, :, after:], _shared(k[:, tokens], group), _shared(v[:, tokens], group)
             part, part_lse = tile_forward(query, key, value, None, scale)
             weight, inner = share[place], (grad[:, :, after:] * part).sum(-1)
-            if kept is not None:
-                weight, inner = weight * kept[place], inner * kept[place]
+            if dropout_factors is not None:
+                weight, inner = weight * dropout_factors[place], inner * dropout_factors[place]
             grad_share[place] = inner
-            wanted = grad[:, :, after:] * weight[..., None]
-            parts = tile_backward(wanted, query.contiguous(), key, value, part, part_lse, None, scale)
+            grad_rows = grad[:, :, after:] * weight[..., None]
+            parts = tile_backward(grad_rows, query.contiguous(), key, value, part, part_lse, None, scale)
             grad_q[:, :, after:] += parts[0]
             grad_k[:, tokens] += parts[1].sum(1)
             grad_v[:, tokens] += parts[2].sum(1)
@@ -232,9 +232,11 @@ def _landmark_blocks_backward(
     keys = slice(k.shape[1])
     for rows in _pieces(q):
         query, key, value = frame.of_queries(q[rows]), frame.of_keys(k[rows]), frame.of_keys(v[rows])
-        wanted, result = frame.of_queries(grad[rows]), frame.of_queries(out[rows])
+        grad_rows, result = frame.of_queries(grad[rows]), frame.of_queries(out[rows])
         weight = F.pad(lse[rows], (frame.before, frame.after), value=-torch.inf)
-        parts = _gradients(wanted, query, key, value, result, weight, block, scale, dropout, seed + (rows.start << 32))
+        parts = _gradients(
+            grad_rows, query, key, value, result, weight, block, scale, dropout, seed + (rows.start << 32)
+        )
         grad_q[rows], grad_k[rows], grad_v[rows] = parts[0][:, :, frame.real], parts[1][:, keys], parts[2][:, keys]
     return grad_q, grad_k, grad_v
 

@@ -159,14 +159,14 @@ class LandmarkMemory(Cache):
         place = torch.arange(self._places, self._places + queries, device=q.device)
         chunk_k, chunk_v = self._rotated(k.to(wide), place), v.to(wide)
         flags = landmark_flags(self._places + queries, self.block, q.device)[self._places :]
-        chosen = self._choose(q.to(wide), place, factor)
+        blocks = self._choose(q.to(wide), place, factor)
         width = (min(self.top_k, self.count) + 1) * self.block * (dim + v.shape[-1])
         step = max(1, queries if self.choice == "max_over_tokens" else SCRATCH // max(1, batch * heads * width))
         parts = []
         for begin in range(0, queries, step):
             end = min(begin + step, queries)
             rows = q[:, :, begin:end].to(wide)
-            index = None if chosen is None else chosen if chosen.shape[2] == 1 else chosen[:, :, begin:end]
+            index = None if blocks is None else blocks if blocks.shape[2] == 1 else blocks[:, :, begin:end]
             scores, values, prefix_flags = self._read(rows, place[begin:end], index, factor)
             grouped = self._rotated(rows, place[begin:end]).unflatten(1, (kv_heads, -1))
             own = torch.einsum("bhgqd,bhkd->bhgqk", grouped, chunk_k[:, :, :end]).flatten(1, 2) * factor
@@ -270,10 +270,10 @@ class LandmarkMemory(Cache):
 
         def grown(old: Tensor | None, like: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
             pin = self.offload and torch.cuda.is_available() and device.type == "cpu"
-            made = torch.empty(*like.shape[:2], room, *like.shape[3:], device=device, dtype=dtype, pin_memory=pin)
+            larger = torch.empty(*like.shape[:2], room, *like.shape[3:], device=device, dtype=dtype, pin_memory=pin)
             if old is not None:
-                made[:, :, : self.count] = old[:, :, live]
-            return made
+                larger[:, :, : self.count] = old[:, :, live]
+            return larger
 
         place = torch.device("cpu") if self.offload else keys.device
         self.keys = grown(self.keys, keys, place, self.dtype or keys.dtype)

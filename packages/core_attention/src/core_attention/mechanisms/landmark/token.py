@@ -58,21 +58,21 @@ def one_token(
     count = 0 if landmarks is None else landmarks.shape[2]
     new = min(top_k, count)
     # queries as seen from every slot: 0 is the unfinished block, 1 … K the newest blocks, newest first, and the next one all older blocks
-    seen = turn(torch.cat([q, k], 1), tables.cos[: new + 2, place], tables.sin[: new + 2, place], tables.pairing)
-    tail[0][:, :, place], tail[1][:, :, place] = seen[:, heads:, 0], v[:, :, 0]
-    queries = seen[:, :heads].unflatten(1, (kv_heads, -1))
+    rotated = turn(torch.cat([q, k], 1), tables.cos[: new + 2, place], tables.sin[: new + 2, place], tables.pairing)
+    tail[0][:, :, place], tail[1][:, :, place] = rotated[:, heads:, 0], v[:, :, 0]
+    queries = rotated[:, :heads].unflatten(1, (kv_heads, -1))
     is_landmark = place == block - 1
     local = slice(0, place + (not is_landmark))  # the landmark of the own block is hidden
     scores = (queries[:, :, :, 0] @ tail[0][:, :, local].mT).flatten(1, 2)
     if landmarks is None or not count:
         return _grouped(scores.softmax(-1), tail[1][:, :, local])
-    chosen = _choose(queries, landmarks.to(q.dtype), new, shared)
-    keys, values = blocks(chosen)
-    slot = new - torch.arange(new, device=q.device) + (chosen < count - new).long() if count > new else None
+    best = _choose(queries, landmarks.to(q.dtype), new, shared)
+    keys, values = blocks(best)
+    slot = new - torch.arange(new, device=q.device) + (best < count - new).long() if count > new else None
     if slot is None:
-        turned = seen[:, :heads, 1 : new + 1].flip(2)
+        turned = rotated[:, :heads, 1 : new + 1].flip(2)
     else:
-        turned = seen[:, :heads].gather(
+        turned = rotated[:, :heads].gather(
             2, slot.expand(batch, heads, 1, new)[:, :, 0, :, None].expand(-1, -1, -1, q.shape[-1])
         )
     score = (keys[:, :, 0] @ turned[..., None])[..., 0]  # (batch, heads, chosen, block)

@@ -85,13 +85,13 @@ def _computed(
         return torch.cat([attention(q[:, :, :1], k, v, scale=scale), rest], 2)
     if mask is None:
         with torch.no_grad():
-            seen = predictor(q, k, token_mask=token_mask).mask
+            connected = predictor(q, k, token_mask=token_mask).mask
     else:
-        seen = mask
+        connected = mask
     if not dropout:
-        return attention(q, k, v, mask=seen, scale=scale)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
-    return out.masked_fill(~seen.any(-1, keepdim=True), 0)
+        return attention(q, k, v, mask=connected, scale=scale)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=connected, dropout_p=dropout, scale=scale)
+    return out.masked_fill(~connected.any(-1, keepdim=True), 0)
 
 
 class Sparse(NamedTuple):
@@ -183,7 +183,7 @@ class SparsifinerAttention(nn.Module):
             alive = F.pad(token_mask, (1, 0), value=True)[:, None, :, None]
             q, k, v = (t.masked_fill(~alive, 0) for t in (q, k, v))
         predictor = self.mask_predictor if predictor is None else predictor
-        found = predictor(q, k, token_mask=token_mask, warm_up=warm_up) if details else None
+        connections = predictor(q, k, token_mask=token_mask, warm_up=warm_up) if details else None
         if warm_up:
             out = attention(q, k, v, scale=self.scale)
         else:
@@ -196,13 +196,13 @@ class SparsifinerAttention(nn.Module):
                 token_mask=token_mask,
                 path=self.path,
                 dropout=self.attn_drop if self.training else 0.0,
-                mask=None if found is None else found.mask,
+                mask=None if connections is None else connections.mask,
             )
         weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1) if details else None
         y = self.proj(out.transpose(1, 2).flatten(2))
         if self.token_keep_rate is not None and not warm_up:
             token_mask = self._pruned(q, k, token_mask, math.ceil(self.token_keep_rate * (x.shape[1] - 1)))
-        return Sparse(y, token_mask, found, weights)
+        return Sparse(y, token_mask, connections, weights)
 
     def _pruned(self, q: Tensor, k: Tensor, token_mask: Tensor | None, count: int) -> Bool[Tensor, "batch patches"]:
         """The `count` patches that the class token attends to most, over all heads; of equal ones the first."""

@@ -42,12 +42,12 @@ def _run(module: nn.Module, inputs: Mapping[str, Any], *, config: Config, mode: 
     warm_up = mode == "train" and config["cfg"]["LOSS"]["USE_ATTN_RECON"]
     alive = inputs.get("token_mask")
     alive = None if alive is None else alive.bool()
-    found = module(inputs["q"], inputs["k"], token_mask=alive, warm_up=warm_up)
-    sparsity = found.sparsity()
+    connections = module(inputs["q"], inputs["k"], token_mask=alive, warm_up=warm_up)
+    sparsity = connections.sparsity()
     return {
-        "basis_coef": found.coefficients,
-        "approx_attn": found.scores,
-        "attn_mask": found.mask.to(found.scores.dtype),
+        "basis_coef": connections.coefficients,
+        "approx_attn": connections.scores,
+        "attn_mask": connections.mask.to(connections.scores.dtype),
         "basis_sparsity": sparsity["basis"],
         "basis_coef_sparsity": sparsity["coefficients"],
         "attn_mask_sparsity": sparsity["mask"],

@@ -328,10 +328,10 @@ class SegmentedAttention(nn.Module):
         keys, rows = cache.extend(k, v)
         outs = []
         if first:
-            seen = slice(place + first)
+            segment = slice(place + first)
             visible = torch.ones(first, place + first, dtype=torch.bool, device=q.device).tril(place)
             outs.append(
-                masked_attention(q[:, :, :first], keys[:, :, seen], rows[:, :, seen], mask=visible, prefix=prefix)
+                masked_attention(q[:, :, :first], keys[:, :, segment], rows[:, :, segment], mask=visible, prefix=prefix)
             )
         if first < time:
             later = (t[:, :, first:] for t in (q, k, v))

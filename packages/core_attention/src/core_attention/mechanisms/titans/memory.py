@@ -50,9 +50,9 @@ class ShortConv(nn.Conv1d):
         """
         before = self.kernel_size[0] - 1
         tail = x.new_zeros(x.shape[0], before, x.shape[2]) if tail is None else tail
-        seen = torch.cat([tail, x], 1)
-        out = conv1d(seen.mT, self.weight, self.bias, groups=self.groups).mT
-        return out, seen[:, seen.shape[1] - before :]
+        window = torch.cat([tail, x], 1)
+        out = conv1d(window.mT, self.weight, self.bias, groups=self.groups).mT
+        return out, window[:, window.shape[1] - before :]
 
 
 def _convolved(conv: ShortConv | None, projected: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor | None]:

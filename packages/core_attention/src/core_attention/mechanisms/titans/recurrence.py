@@ -131,8 +131,8 @@ def neural_memory(
         queries = [None] * len(sizes) if q is None else q.to(dtype).split(sizes, 2)
         parts = list(zip(queries, *(t.split(sizes, 2) for t in (k, v, theta)), mixes, strict=True))
         if recompute is None:
-            kept = 2 * len(parts) * batch * heads * sum(w[0].numel() for w in weights) * k.element_size()
-            recompute = kept > RECOMPUTE_ABOVE
+            stored_bytes = 2 * len(parts) * batch * heads * sum(w[0].numel() for w in weights) * k.element_size()
+            recompute = stored_bytes > RECOMPUTE_ABOVE
         group = math.ceil(math.sqrt(len(parts))) if recompute and torch.is_grad_enabled() else len(parts)
         ys, losses = [], []
         for start in range(0, len(parts), group):
@@ -222,11 +222,11 @@ def _mixings(keep: Tensor, eta: Tensor, active: Tensor | None, sizes: list[int])
     pieces = [t.split(sizes, -1) for t in gates]
     out: list[Mixing] = [Mixing(keep, ())] * len(sizes)
     for size in dict.fromkeys(sizes):
-        chosen = [i for i, s in enumerate(sizes) if s == size]
-        stacked = [torch.stack([piece[i] for i in chosen]) for piece in pieces]
+        members = [i for i, s in enumerate(sizes) if s == size]
+        stacked = [torch.stack([piece[i] for i in members]) for piece in pieces]
         # a masked token adds no momentum to the memory either
         solved = mixing(stacked[0], [stacked[1]], None if active is None else [stacked[2]])
-        for i, memory, momentum in zip(chosen, solved.memory, solved.momentum[0], strict=True):
+        for i, memory, momentum in zip(members, solved.memory, solved.momentum[0], strict=True):
             out[i] = Mixing(memory, (momentum,))
     return out
 
