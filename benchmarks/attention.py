@@ -1,6 +1,6 @@
 """`core_attention.attention` against its definition and against torch's SDPA with a written-out mask, in one run.
 
-Times leave the writing of SDPA's mask out (a person may keep it); its memory counts, because it must exist. A definition or a mask of
+Times leave the writing of SDPA's mask out (a user may keep it); its memory counts, because it must exist. A definition or a mask of
 more than --most GiB is not run.
 
     uv run python benchmarks/attention.py               # times and peak memory of every mask, forward and forward + backward
@@ -86,7 +86,7 @@ def given(case: str, tokens: int, device: str = "cpu", dtype: torch.dtype = torc
 
 
 def written(mask: Mask | None, q: Tensor, k: Tensor) -> Tensor | None:
-    """The mask as a person writes it out for torch's SDPA."""
+    """The mask as a user writes it out for torch's SDPA."""
     if mask is None or (isinstance(mask, Causal) and mask.offset == 0):
         return None
     extent = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])

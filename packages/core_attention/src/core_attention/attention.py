@@ -1,4 +1,4 @@
-"""The front door: one call for scaled dot-product attention, whatever computes it.
+"""The front door: one call for scaled dot-product attention, however it is computed.
 
 ``softmax(scale · q kᵀ + bias) v`` with typed masks, grouped-query heads, values of another width, and rows without a visible key
 giving 0. `backend="auto"` follows one rule (`core_attention.backends.choice.auto_order`); `explain` says what it takes and why each other was not.

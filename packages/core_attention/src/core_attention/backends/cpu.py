@@ -70,8 +70,14 @@ def _cuts(q: Tensor, k: Tensor, v: Tensor, call: Call, size: Size) -> Iterator[_
 def _evened(*tensors: Tensor) -> list[Tensor]:
     """Tensors of one width, zeros behind, whose rows lie in one place: the kernel takes both for granted."""
     wide = max(t.shape[-1] for t in tensors)
-    same = [F.pad(t, (0, wide - t.shape[-1])) if t.shape[-1] < wide else t for t in tensors]
-    return [t if t.stride(-1) == 1 else t.contiguous() for t in same]
+    evened = []
+    for tensor in tensors:
+        if tensor.shape[-1] < wide:
+            tensor = F.pad(tensor, (0, wide - tensor.shape[-1]))
+        if tensor.stride(-1) != 1:
+            tensor = tensor.contiguous()
+        evened.append(tensor)
+    return evened
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, call: Call) -> tuple[Tensor, Tensor]:
@@ -177,7 +183,9 @@ class _Biases:
     def __init__(self, mask: Mask | None, dtype: torch.dtype):
         self.masks = parts(mask)
         self.tensors = [learnable(tensors_of(part)) for part in self.masks]
-        self.totals = [[torch.zeros_like(t, dtype=dtype).contiguous() for t in own] for own in self.tensors]
+        self.totals = []
+        for own in self.tensors:
+            self.totals.append([torch.zeros_like(t, dtype=dtype).contiguous() for t in own])
 
     def add(self, piece: Piece, scores: Tensor, size: Size) -> None:
         for mask, totals in zip(self.masks, self.totals, strict=True):
@@ -225,7 +233,11 @@ def put(total: Tensor, batch: Run | None, where: Where, part: Tensor, *, add: bo
     if batch is not None:
         total = total[batch.start : batch.stop]
     if isinstance(where, Tensor):
-        (total.index_add_ if add else total.index_copy_)(2, where, part.to(total.dtype))
+        write = total.index_add_ if add else total.index_copy_
+        write(2, where, part.to(total.dtype))
         return
     positions = place(total, None, where)
-    (positions.add_ if add else positions.copy_)(part)
+    if add:
+        positions.add_(part)
+    else:
+        positions.copy_(part)

@@ -110,7 +110,10 @@ def plan(
     if values:
         # segments first: each then has its own run of keys, which lengths and the band cut further
         for cut in (_by_segment, _by_length):
-            pieces = [smaller for piece in pieces for smaller in cut(piece, size)]
+            smaller: list[Piece] = []
+            for piece in pieces:
+                smaller += cut(piece, size)
+            pieces = smaller
     cut_pieces: list[Piece] = []
     for piece in pieces:
         if isinstance(piece.rows, Tensor):
@@ -171,14 +174,17 @@ def _by_segment(piece: Piece, size: Size) -> Iterator[Piece]:
                 yield Piece(batch, rows, keys[name], masks=rest)
 
 
+def _stacked(ids: list[Tensor]) -> Tensor:
+    """(batch or 1, length, sets): the ids of several sets of segments side by side."""
+    return torch.stack(torch.broadcast_tensors(*[of_one.cpu().long() for of_one in ids]), -1)
+
+
 def _ids_of(segments: list[Segments]) -> tuple[Tensor, Tensor]:
     """(batch or 1, length): ids of queries and keys; of several sets of segments, one id per combination that occurs."""
     if len(segments) == 1:
         return segments[0].query.cpu(), segments[0].keys.cpu()
-    query, key = (
-        torch.stack(torch.broadcast_tensors(*[ids.cpu().long() for ids in sides]), -1)
-        for sides in ([m.query for m in segments], [m.keys for m in segments])
-    )
+    query = _stacked([mask.query for mask in segments])
+    key = _stacked([mask.keys for mask in segments])
     every = torch.cat([query.flatten(0, 1), key.flatten(0, 1)])
     combined = torch.unique(every, dim=0, return_inverse=True)[1].masked_fill((every < 0).any(-1), -1)
     count = query.shape[0] * query.shape[1]

@@ -88,7 +88,9 @@ def _with_learned_written_out(mask: Mask | None, size: Size, device: torch.devic
             masks.append(part)
             continue
         allowed = part.allowed(size, Part(), device)
-        masks += [Additive(bias), *([] if allowed is None else [Dense(allowed)])]
+        masks.append(Additive(bias))
+        if allowed is not None:
+            masks.append(Dense(allowed))
     return together(masks)
 
 
@@ -156,13 +158,20 @@ def _one(
     q, k, v = place(q, piece.batch, piece.rows), *(place(t, piece.batch, piece.keys) for t in (k, v))
     added = written(piece, size, q) if masked(piece) else None
     if return_lse:
-        mask = Causal() if piece.causal else None if added is None else Additive(added)
+        mask = None
+        if piece.causal:
+            mask = Causal()
+        elif added is not None:
+            mask = Additive(added)
         return reference.run(q, k, v, mask=mask, scale=scale, return_lse=True, dropout=dropout)
     given = added
     if added is not None:  # some kernels divide by the empty sum
         given = added.masked_fill(~seeing(added)[..., None], 0.0).expand(-1, -1, q.shape[2], k.shape[2])
+    share = 0.0 if dropout is None else dropout.share
+    grouped = q.shape[1] != k.shape[1]
     out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=given, dropout_p=0.0 if dropout is None else dropout.share, scale=scale, is_causal=piece.causal,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )  # fmt: skip
-    return (out if added is None else out.masked_fill(~seeing(added)[..., None], 0.0)), None
+        q, k, v, attn_mask=given, dropout_p=share, scale=scale, is_causal=piece.causal, enable_gqa=grouped
+    )
+    if added is not None:
+        out = out.masked_fill(~seeing(added)[..., None], 0.0)
+    return out, None

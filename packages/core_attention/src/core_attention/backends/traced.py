@@ -7,7 +7,7 @@ when it runs. Masks cross into the operator as tensors, whole numbers and a desc
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -38,8 +38,16 @@ def _portable(mask: Mask | None, size: Size, device: torch.device) -> Mask | Non
 def _known(mask: Mask) -> bool:
     if not type(mask).__module__.startswith(f"{masks.__name__}."):
         return False
-    inner = [mask.mask] if isinstance(mask, masks.Not) else mask.masks if isinstance(mask, masks.Either) else []
-    return all(_known(part) for one in inner for part in parts(one))
+    inner: Sequence[Mask] = ()
+    if isinstance(mask, masks.Not):
+        inner = [mask.mask]
+    elif isinstance(mask, masks.Either):
+        inner = mask.masks
+    return all(_all_known(one) for one in inner)
+
+
+def _all_known(mask: Mask) -> bool:
+    return all(_known(part) for part in parts(mask))
 
 
 def _described(value: Any, tensors: list[Tensor], numbers: list[int]) -> str:
@@ -75,7 +83,11 @@ def _made(described: Any, tensors: list[Tensor], numbers: list[int]) -> Any:
         ((name, fields),) = described.items()
         return getattr(masks, name)(*_made(fields, tensors, numbers))
     kind, rest = described[0], described[1:]
-    return rest if kind == "s" else (tensors if kind == "t" else numbers)[int(rest)]
+    if kind == "s":
+        return rest
+    if kind == "t":
+        return tensors[int(rest)]
+    return numbers[int(rest)]
 
 
 def run(
@@ -181,10 +193,10 @@ def _one_by_one(operator: Callable[..., Any]) -> Callable[..., Any]:
                 return [at(one, where, place) for one, where in zip(value, dim, strict=True)]
             return value.select(dim, place) if isinstance(dim, int) else value
 
-        results = [
-            operator(*(at(value, dim, place) for value, dim in zip(args, in_dims, strict=True)))
-            for place in range(info.batch_size)
-        ]
+        results = []
+        for place in range(info.batch_size):
+            of_sample = [at(value, dim, place) for value, dim in zip(args, in_dims, strict=True)]
+            results.append(operator(*of_sample))
         outputs, dims = [], []
         for each in zip(*results, strict=True):
             if isinstance(each[0], Tensor):

@@ -155,7 +155,7 @@ def _record_call(query: Tensor, key: Tensor, mask: Mask | None, scale: float | N
     batch = max(query.shape[0], key.shape[0])
     query, key = query.expand(batch, -1, -1, -1), key.expand(batch, -1, -1, -1)
     if _thread.heads is not None and query.shape[1] < _thread.heads == query.shape[1] * query.shape[2]:
-        # transformers decodes one token of grouped heads with the group in the place of the queries
+        # transformers decodes one token of grouped heads with the group in place of the queries
         query = query.reshape(batch, _thread.heads, 1, query.shape[3])
         if isinstance(mask, Dense) and mask.visible.shape[1] > 1:
             mask = Dense(_heads_from_groups(mask.visible, _thread.heads))

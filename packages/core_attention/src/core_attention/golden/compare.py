@@ -84,10 +84,11 @@ def parse_rules(compare: Any) -> dict[str, dict[str, Any]]:
             raise ValueError(f"compare {pattern!r}: rows is {rule['rows']!r}; only 'set' is known")
         if not isinstance(rule.get("optional", False), bool) or not isinstance(rule.get("where", ""), str):
             raise ValueError(f"compare {pattern!r}: optional is true or false, where is a name; got {rule!r}")
-    return {
-        pattern: {key: float(v) if key in ("rtol", "atol", "mismatch") else v for key, v in rule.items()}
-        for pattern, rule in compare.items()
-    }
+    rules = {}
+    for pattern, rule in compare.items():
+        tolerances = {key: float(rule[key]) for key in ("rtol", "atol", "mismatch") if key in rule}
+        rules[pattern] = dict(rule) | tolerances
+    return rules
 
 
 def is_tolerance(value: Any) -> bool:
@@ -178,7 +179,7 @@ def _compare_floats(name: str, ours: Tensor, recorded: Tensor, chosen: Tensor, r
         counts = chosen & comparable & (recorded.abs() < MASK_FILL)
         distance = float((ours - recorded)[counts].norm())
         allowed = max(0.02, 20 * rule.rtol) * float(recorded[counts].norm())
-        norm_ratio = 0.0 if distance == 0 else distance / allowed if allowed else math.inf
+        norm_ratio = _ratio(distance, allowed)
         if norm_ratio > max(1.0, worst_ratio):
             problem = f"the norm of the difference is {distance:.3g}, allowed {allowed:.3g}"
             return Row(name, ok=False, error=distance, limit=allowed, ratio=norm_ratio, index=index, problem=problem)
@@ -276,8 +277,14 @@ def spread(where: Tensor, recorded: Tensor) -> Tensor:
 
 
 def _share_row(name: str, share: float, allowed: float, index: tuple[int, ...] | None) -> Row:
-    ratio = 0.0 if share == 0 else share / allowed if allowed else math.inf
-    return Row(name, ok=share <= allowed, error=share, limit=allowed, ratio=ratio, index=index)
+    return Row(name, ok=share <= allowed, error=share, limit=allowed, ratio=_ratio(share, allowed), index=index)
+
+
+def _ratio(error: float, allowed: float) -> float:
+    """The share of its limit that an error takes up; nothing is no share of a limit of 0, anything else exceeds it."""
+    if error == 0:
+        return 0.0
+    return error / allowed if allowed else math.inf
 
 
 def _row_set(tensor: Tensor) -> set[tuple[float | int, ...]]:

@@ -48,7 +48,7 @@ class Result:
 
     Attributes:
         status: ``ok``, ``differs`` (a value differs, or the component raised), ``skipped`` (an input file is not here),
-            ``unknown`` (no such component) or ``unusable`` (the file is no valid case, or its keys do not fit).
+            ``unknown`` (no such component) or ``unusable`` (the file is not a valid case, or its keys do not fit).
         message: why, for every status but ``ok`` and plain differences.
         rows: one comparison a recorded value.
         config: the case's official configuration.
@@ -175,8 +175,12 @@ def _replay(
     """Runs the component on the case and yields every comparison."""
     official = _official(case, device)
     twins = _twins(case, official)
-    traced = case.grad_state.keys() | {twin for same in twins.values() for twin in same}
-    leaves = {key: tensor.clone().requires_grad_() if key in traced else tensor for key, tensor in official.items()}
+    traced = set(case.grad_state)
+    for same in twins.values():
+        traced.update(same)
+    leaves = dict(official)
+    for key in traced & official.keys():
+        leaves[key] = official[key].clone().requires_grad_()
     inputs: dict[str, Any] = {key: tensor.to(device, copy=True) for key, tensor in case.input.items()}
     for key in case.grad_input:
         inputs[key].requires_grad_()
@@ -231,7 +235,7 @@ def _fitted(ours: StateDict, module: nn.Module) -> StateDict:
     tied: set[int] = set()
     for key, tensor in ours.items():
         if key not in known:
-            raise StateError(f"{key!r} is no parameter or buffer: its official gradient cannot be traced")
+            raise StateError(f"{key!r} is neither a parameter nor a buffer: its official gradient cannot be traced")
         if id(known[key]) in tied:
             continue
         tied.add(id(known[key]))
@@ -246,12 +250,11 @@ def _fitted(ours: StateDict, module: nn.Module) -> StateDict:
 
 def _twins(case: Case, official: StateDict) -> dict[str, list[str]]:
     """For each graded official key the other keys that hold the same values: it may be tied to one of them."""
-    return {
-        key: [
-            other for other, tensor in official.items() if other != key and systems.same_values(tensor, official[key])
-        ]
-        for key in case.grad_state
-    }
+    twins = {}
+    for key in case.grad_state:
+        others = (other for other in official if other != key)
+        twins[key] = [other for other in others if systems.same_values(official[other], official[key])]
+    return twins
 
 
 def _gradients(case: Case, outputs: Mapping[str, Any], leaves: Tensors) -> dict[str, Tensor | None]:
@@ -336,7 +339,7 @@ def _state_rows(
             if name in after:
                 yield compare.compare_tensors(row, after[name], expected[name], rule, where=_where(case, rule))
             elif not rule.optional:
-                yield compare.failed(row, f"our {name} is no parameter or buffer")
+                yield compare.failed(row, f"our {name} is neither a parameter nor a buffer")
 
 
 def _rule(case: Case, name: str) -> tuple[str, compare.Rule]:

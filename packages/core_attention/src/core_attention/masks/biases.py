@@ -126,7 +126,7 @@ class Alibi(Mask):
 
     @classmethod
     def geometric(cls, heads: int, offset: int = 0) -> Alibi:
-        """The paper's slopes, ``2 ** (-8 h / heads)``; where `heads` is no power of two, those of every other place between them follow."""
+        """The paper's slopes, ``2 ** (-8 h / heads)``; where `heads` is not a power of two, those of every other place between them follow."""
         power = 2 ** ((heads).bit_length() - 1)
         slopes = [2 ** (-8 * (h + 1) / power) for h in range(power)]
         slopes += [2 ** (-4 * (2 * h + 1) / power) for h in range(heads - power)]

@@ -32,7 +32,7 @@ def readable(tensor: Tensor) -> bool:
 
 
 def transformed(tensor: Tensor) -> bool:
-    """Whether `tensor` has no values of its own: under vmap and its kin, FakeTensorMode, or make_fx."""
+    """Whether `tensor` has no values of its own: under vmap and the other transforms, FakeTensorMode, or make_fx."""
     modes = torch._C._TorchDispatchModeKey
     return (
         torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore[reportAttributeAccessIssue]

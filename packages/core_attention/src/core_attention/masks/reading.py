@@ -51,7 +51,7 @@ def as_mask(
 
 
 def _refuse_ambiguous(mask: Tensor, size: Size) -> None:
-    """A (batch, keys) mask of padding is no (queries, keys) mask, and where batch == queries nobody can tell."""
+    """A (batch, keys) mask of padding is not a (queries, keys) mask; where batch == queries the two cannot be told apart."""
     shape, as_pairs, as_keys = tuple(mask.shape), (size.queries, size.keys), (size.batch, size.keys)
     if shape != as_keys or size.batch == 1:
         return

@@ -120,8 +120,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of text under the keys of the first."""
     if not rows:
         return "nothing measured"
-    heads = list(rows[0])
-    cells = [heads, *([str(row.get(head, "")) for head in heads] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    columns = {}
+    for head in rows[0]:
+        cells = [head, *(str(row.get(head, "")) for row in rows)]
+        width = max(map(len, cells))
+        # the head, a rule under it, and the rows
+        columns[head] = [cell.ljust(width) for cell in (cells[0], "-" * width, *cells[1:])]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns.values(), strict=True))

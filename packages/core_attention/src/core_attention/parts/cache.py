@@ -19,7 +19,7 @@ SETTING = {"setting": True}
 
 @dataclass
 class Cache:
-    """Base of the caches; every field that is no setting needs a default, which is the empty state."""
+    """Base of the caches; every field that is not a setting needs a default, which is the empty state."""
 
     def reset(self) -> None:
         """Forgets everything: the next call begins a new sequence."""

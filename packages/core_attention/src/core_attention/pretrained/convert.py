@@ -223,7 +223,10 @@ class Converted(nn.Module):
         if attn_mask is not None or is_causal:
             raise ValueError(f"{type(self.mechanism).__name__} in this layer computes no attention mask")
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k = (t if norm is None else norm(t) for t, norm in ((q, self.q_norm), (k, self.k_norm)))
+        if self.q_norm is not None:
+            q = self.q_norm(q)
+        if self.k_norm is not None:
+            k = self.k_norm(k)
         out = self.mechanism(q, k, v, scale=self.scale).transpose(1, 2).flatten(2)
         out = out if self.norm is None else self.norm(out)
         out = out if self.gate is None else out * self.gate(x).sigmoid()
@@ -293,7 +296,10 @@ def _layers(model: nn.Module, patterns: str | Sequence[str] | None) -> list[Laye
     if patterns is None:
         return every
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    matching = [layer for layer in every if any(fnmatchcase(layer.name, pattern) for pattern in patterns)]
+    matching = []
+    for layer in every:
+        if any(fnmatchcase(layer.name, pattern) for pattern in patterns):
+            matching.append(layer)
     if not matching:
         raise ValueError(
             f"no attention layer is called {', '.join(patterns)}; there are {', '.join(layer.name for layer in every)}"

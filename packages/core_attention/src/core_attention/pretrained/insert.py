@@ -105,7 +105,7 @@ def insert(
 
 
 def replace(model: nn.Module, mechanism: Mechanism, *, at: str | Sequence[str], **options: Any) -> nn.Module:
-    """Puts an attention in the place of whole blocks, as ULSAM does to slim MobileNets, and returns the same model.
+    """Puts an attention in place of whole blocks, as ULSAM does to slim MobileNets, and returns the same model.
 
     Args:
         model: any module.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from core_attention.masks import Causal, Dense, KeyLengths, Mask, Part, Size, parts
+from core_attention.parts.transforms import readable
 
 Run = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -49,13 +50,20 @@ def visible(name: str, q: Tensor, k: Tensor, mask: Mask | None, module: nn.Modul
         return Visible(bool(causal), 0, None)
     last = torch.tensor([size.queries - 1], device=q.device)
     row = None if mask is None else mask.allowed(size, Part(rows=last), q.device)
-    keys = None if row is None or bool(row.all()) else row.expand(size.batch, 1, 1, size.keys)[:, 0, 0]
+    keys = None
+    # in a graph whether there is padding is not known, so it is taken to be there
+    if row is not None and not (readable(row) and bool(row.all())):
+        keys = row.expand(size.batch, 1, 1, size.keys)[:, 0, 0]
     if causal:
         return Visible(True, causal[0].offset, keys)
     # one decoded token comes without a causal mask: it stands at the last key that it sees
     single = size.queries == 1 and bool(getattr(module, "is_causal", False))
-    behind = size.keys if keys is None else int(keys.any(0).nonzero().max()) + 1 if bool(keys.any()) else 1
-    return Visible(single, behind - 1 if single else 0, keys)
+    if not single:
+        return Visible(False, 0, keys)
+    last_key = size.keys - 1
+    if keys is not None:
+        last_key = int(keys.any(0).nonzero().max()) if bool(keys.any()) else 0
+    return Visible(True, last_key, keys)
 
 
 def cut_keys(seen: Visible, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:

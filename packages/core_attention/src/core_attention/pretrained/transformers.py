@@ -183,6 +183,8 @@ def _given(mask: Tensor | None, causal: bool) -> Mask | None:
         return mask.typed
     if mask is None:
         return Causal() if causal else None
+    if mask.ndim == 3:  # of `_mask_for_graph`: transformers and models hand around two or four axes
+        return together([Causal(), Dense(mask[:, None])])
     return Dense(mask) if mask.dtype == torch.bool else Additive(mask)
 
 
@@ -257,7 +259,8 @@ def typed_mask(
 ) -> Tensor | None:
     """The mask function of transformers' registry, which makes a typed mask of what the others write out.
 
-    Written out, as the others do, it is only for a single query, for a user's own pattern, and while torch compiles or traces.
+    Written out, as the others do, it is only for a single query, for a user's own pattern, and, while torch compiles or traces, for
+    anything but padding and the causal rule over a whole sequence.
 
     Args:
         batch_size: samples.
@@ -275,6 +278,15 @@ def typed_mask(
 
     compiling = torch.compiler.is_compiling()
     masks: list[Mask] = []
+    if compiling and not use_vmap and 1 < q_length == kv_length and kv_offset == 0:
+        tokens = attention_mask
+        if tokens is None:
+            tokens = torch.ones(batch_size, kv_length, dtype=torch.bool, device=device)
+        if tokens.shape[1] == kv_length:
+            if mask_function is None or mask_function is causal_mask_function:
+                return _mask_for_graph(tokens, causal=True)
+            if mask_function is bidirectional_mask_function:
+                return None if attention_mask is None else _mask_for_graph(tokens, causal=False)
     if compiling or use_vmap or q_length == 1:
         skip = options.get("allow_is_causal_skip", True)
         options |= {
@@ -306,6 +318,18 @@ def typed_mask(
     if padding is not None:
         masks.append(padding)
     return MaskTensor.of(together(masks), Size(batch_size, 1, q_length, kv_length), device)
+
+
+def _mask_for_graph(tokens: Tensor, *, causal: bool) -> Tensor:
+    """Padding, with the causal rule or without, as a plain tensor: a compiled graph carries no typed mask.
+
+    Mechanisms that know nothing else than these two could not read them out of a mask of (queries, keys), whose values a graph does not have.
+
+    Returns:
+        (batch, 1, keys) with the causal rule, as `_given` reads it; (batch, 1, 1, keys) without.
+    """
+    tokens = tokens.bool()[:, None]
+    return tokens if causal else tokens[:, None]
 
 
 def _padding(tokens: Tensor | None, keys: int, offset: int) -> Mask | None:

@@ -87,14 +87,23 @@ def make_lists(
         whole_rows, whole_keys = query_block >= LEAST_BLOCK, key_block >= LEAST_BLOCK
         row = _side(queries, query_block, tiles.rows, whole_rows, device)
         column = _side(keys, key_block, tiles.keys, whole_keys, device)
-        mode = 2 if not whole_keys else 0 if whole_rows else 1
+        mode = 2
+        if whole_keys:
+            mode = 0 if whole_rows else 1
         blocks = block_mask(routes, keys)
         meet = _any(_any(blocks, 2, row, query_block), 3, column, key_block)
     # a tile past the end of a short last block holds nothing
     meet = meet & (row.first <= row.last)[:, None] & (column.first <= column.last)
     if causal:
         meet = meet & (column.first <= (row.last + keys - queries)[:, None])
-    threshold = isinstance(routes, RouteThreshold)
+    chosen = score = limit = tie = None
+    if isinstance(routes, RouteThreshold):
+        score, limit = routes.score.float().contiguous(), routes.threshold.float().contiguous()
+        if routes.tie is not None:
+            tie = routes.tie.long().contiguous()
+    elif mode != 0:  # of whole blocks the lists say it all
+        assert blocks is not None
+        chosen = blocks.to(torch.uint8).contiguous()
     return Lists(
         mode=mode,
         tiles=tiles,
@@ -108,10 +117,10 @@ def make_lists(
         key_block=key_block,
         columns=0 if blocks is None else blocks.shape[3],
         causal=causal,
-        chosen=None if blocks is None or mode == 0 else blocks.to(torch.uint8).contiguous(),
-        score=routes.score.float().contiguous() if threshold else None,
-        limit=routes.threshold.float().contiguous() if threshold else None,
-        tie=routes.tie.long().contiguous() if threshold and routes.tie is not None else None,
+        chosen=chosen,
+        score=score,
+        limit=limit,
+        tie=tie,
         keys=None if key_mask is None else key_mask.to(torch.uint8).contiguous(),
     )
 

@@ -1,4 +1,4 @@
-"""Routed attention as two opaque operators, so that `torch.compile` does not look inside, whatever computes it."""
+"""Routed attention as two opaque operators, so that `torch.compile` does not look inside, however it is computed."""
 
 from collections.abc import Sequence
 

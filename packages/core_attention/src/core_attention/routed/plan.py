@@ -26,7 +26,7 @@ Ids = Tensor | range
 class Tile(NamedTuple):
     """A dense attention between query blocks `rows` and key blocks `cols`, for the heads of one batch item.
 
-    `rows` is (units, row blocks) and `cols` (units, key blocks); a range has one block a unit, in order; None as `cols` are all
+    `rows` is (units, row blocks) and `cols` (units, key blocks); a range has one block per unit, in order; None as `cols` are all
     keys in order. `seen(start, stop)` is the boolean (units, 1 or rows, keys) of the query rows start…stop of each unit,
     None where everything is seen.
     """
@@ -86,7 +86,7 @@ class Problem:
         if not (self.causal or gaps or short or self.key_mask is not None):
             return None
         device = next((t.device for t in (self.key_mask, rows, cols) if isinstance(t, Tensor)), None)
-        rows, cols = (torch.tensor(t, device=device)[:, None] if isinstance(t, range) else t for t in (rows, cols))
+        rows, cols = _as_tensor(rows, device), _as_tensor(cols, device)
         future = self.causal and bool(
             ((cols.amax(-1) + 1) * self.key_block - 1 > rows.amin(-1) * self.query_block + self.late).any()
         )
@@ -100,6 +100,11 @@ class Problem:
             return lambda start, stop: allowed[:, None, :]
         query = _positions(rows, self.query_block) + self.late
         return lambda start, stop: allowed[:, None, :] & (key[:, None, :] <= query[:, start:stop, None])
+
+
+def _as_tensor(ids: Ids, device: torch.device | None) -> Tensor:
+    """A range as one block per unit."""
+    return torch.tensor(ids, device=device)[:, None] if isinstance(ids, range) else ids
 
 
 def _positions(ids: Tensor, size: int) -> Tensor:

@@ -68,7 +68,7 @@ def bi_level_routing_attention(
         num_heads: heads that share the choice.
         scale: of the scores.
         weight: soft routing: the keys *and* values of a chosen region are multiplied by its weight, differentiably.
-        real: True for keys that are no padding.
+        real: True for keys that are not padding.
         backend: see `routed_attention`.
 
     Returns:
@@ -159,7 +159,7 @@ class BiLevelRoutingAttention(nn.Module):
         scale: of scores and affinities; default ``qk_dim ** -0.5``, the full width, which the published weights depend on;
             ``(qk_dim / num_heads) ** -0.5`` is the paper's.
         side_dwconv: kernel size of LePE; 0 leaves it out.
-        pad_mode: what happens where the height or width is no multiple of `n_win`:
+        pad_mode: what happens where the height or width is not a multiple of `n_win`:
             "masked": padding takes part in nothing;
             "legacy": zero-padded *before* the projection; the bias vectors there count as tokens, in means too;
             "nchw": regions of ``floor(size / n_win)``, so possibly more than `n_win` a side; zero-padded *after* the
@@ -250,7 +250,9 @@ class BiLevelRoutingAttention(nn.Module):
         regions = to_regions(F.pad(x, pad) if padded else x, size)
         out, positions, routing = self._attend(regions, real, grid, size, (height, width), backend)
         out = from_regions(out, grid, size)[:, :height, :width]
-        out = self.wo(out if positions is None else positions.add_(out))
+        if positions is not None:
+            out = positions.add_(out)
+        out = self.wo(out)
         return (out, routing) if return_routing else out
 
     def _attend(
@@ -268,9 +270,9 @@ class BiLevelRoutingAttention(nn.Module):
             q, k, v = (t * real.to(t.dtype) for t in (q, k, v))
         routing = self._route(q, k, real)
         positions = self._positions(v, grid, size, crop)
-        real_tokens = (
-            (real[..., 0] > 0).expand(q.shape[0], -1, -1) if real is not None and self.pad_mode == "masked" else None
-        )
+        real_tokens = None
+        if real is not None and self.pad_mode == "masked":
+            real_tokens = (real[..., 0] > 0).expand(q.shape[0], -1, -1)
         key, value = self._pooled(k, size), self._pooled(v, size)
         weight = routing.affinity.softmax(-1) if self.soft_routing else None
         if active():
@@ -293,8 +295,10 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         if self.pad_mode == "refuse" and (height % self.n_win or width % self.n_win):
             raise ValueError(f"{tuple(x.shape)}: height and width must be multiples of n_win = {self.n_win}")
-        sides = [side // self.n_win if self.pad_mode == "nchw" else -(-side // self.n_win) for side in (height, width)]
-        size = max(1, sides[0]), max(1, sides[1])
+        if self.pad_mode == "nchw":
+            size = max(1, height // self.n_win), max(1, width // self.n_win)
+        else:
+            size = -(-height // self.n_win), -(-width // self.n_win)
         if self.pad_mode == "legacy":
             return size, (self.n_win, self.n_win)
         return size, (-(-height // size[0]), -(-width // size[1]))

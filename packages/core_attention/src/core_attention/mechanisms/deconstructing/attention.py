@@ -449,7 +449,7 @@ def approximate_example(tokens: int) -> Example:
 
 
 def nonapproximate_example(tokens: int) -> Example:
-    """A layer of the 70M model with one score a key, for `core_attention.registry.catalogue`."""
+    """A layer of the 70M model with one score per key, for `core_attention.registry.catalogue`."""
     return _example("nonapprox", tokens)
 
 

@@ -4,6 +4,7 @@ A learned importance of every key, computed from its value vector, is added to t
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -30,7 +31,9 @@ def importance(
     """
     # turned before, not after: compiled, the gradient of softplus has other strides than the graph expects
     delta = a[:, None] * F.softplus(u.transpose(1, 2).contiguous())
-    return (delta.exp() if form == "exp" else delta)[:, :, None]
+    if form == "exp":
+        delta = delta.exp()
+    return delta[:, :, None]
 
 
 def dynamic_mask(
@@ -101,7 +104,7 @@ def dynamic_mask_attention(
 
     Args:
         q: queries, the last one aligned with the last key. `heads` is a multiple of `kv_heads`; keys are never repeated.
-        bias: importance, ({batch|1}, {heads|kv_heads|1}, {queries|1}, keys). One value a query makes the definition the only way to compute it.
+        bias: importance, ({batch|1}, {heads|kv_heads|1}, {queries|1}, keys). One value per query makes the definition the only way to compute it.
         window: keys to keep for each query; may exceed the number of keys.
         mask: True = may be seen; (batch, keys) or four axes that broadcast.
         scale: defaults to dim^-1/2.
@@ -126,7 +129,10 @@ def dynamic_mask_attention(
     # torch's causal flag aligns the first query with the first key, and its mask would have to be a matrix
     whole = window >= keys and padding is None and not dropout and (not causal or queries == keys) and keys > 0
     if backend == "auto":
-        backend = "reference" if by_query else "sdpa" if whole else "tiles"
+        if by_query:
+            backend = "reference"
+        else:
+            backend = "sdpa" if whole else "tiles"
     if backend == "tiles" and by_query:
         raise ValueError(
             f"backend 'tiles' needs bias and mask to be the same for all queries, got bias {tuple(bias.shape)} and mask "
@@ -134,7 +140,7 @@ def dynamic_mask_attention(
         )
     if backend == "sdpa" and (by_query or not whole):
         raise ValueError(
-            f"backend 'sdpa' needs a window of at least the {keys} keys (got {window}), no mask, no dropout, one bias a key, and as many "
+            f"backend 'sdpa' needs a window of at least the {keys} keys (got {window}), no mask, no dropout, one bias per key, and as many "
             f"queries as keys when causal (got {queries})"
         )
     out_dtype = v.dtype
@@ -171,7 +177,10 @@ def _compute(
     if torch.compiler.is_compiling() and not dropout:
         mask = choice["mask"]
         settings = {name: choice[name] for name in ("window", "causal", "selection")} | {"scale": scale}
-        (out,) = _tiled_in_graph([q, k, v, bias, *([] if mask is None else [mask])], settings)
+        tensors = [q, k, v, bias]
+        if mask is not None:
+            tensors.append(mask)
+        (out,) = _tiled_in_graph(tensors, settings)
         return out
     return _tiled(q, k, v, bias, scale, dropout, **choice)
 
@@ -239,7 +248,8 @@ def _tiled_of(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Te
     """`_tiled` on a list of tensors: ranks and tiles are loops, which a graph holds as one node."""
     q, k, v, bias, *mask = tensors
     options = {name: settings[name] for name in ("window", "causal", "selection")}
-    out = _tiled(q, k, v, bias, settings["scale"], 0.0, mask=mask[0] if mask else None, **options)
+    options["mask"] = mask[0] if mask else None
+    out = _tiled(q, k, v, bias, settings["scale"], 0.0, **options)
     return [out.contiguous()]
 
 
@@ -275,24 +285,31 @@ def dynamic_mask_attention_varlen(
     Raises:
         ValueError: starts that do not rise from 0 to the number of tokens, or that count different numbers of sequences.
     """
-    ends = [[int(x) for x in starts] for starts in (query_starts, key_starts)]
-    for name, starts, tokens in zip(("query_starts", "key_starts"), ends, (q.shape[0], k.shape[0]), strict=True):
-        if starts[:1] != [0] or starts[-1] != tokens or sorted(starts) != starts:
-            raise ValueError(f"{name} must rise from 0 to the {tokens} tokens, got {starts}")
-    if len(ends[0]) != len(ends[1]):
-        raise ValueError(f"query_starts counts {len(ends[0]) - 1} sequences, key_starts {len(ends[1]) - 1}")
-    parts = [
-        dynamic_mask_attention(
-            q[a:b].transpose(0, 1)[None],
-            k[c:d].transpose(0, 1)[None],
-            v[c:d].transpose(0, 1)[None],
-            bias[c:d].T[None, :, None],
-            window=window,
-            **options,
-        )[0].transpose(0, 1)
-        for a, b, c, d in zip(ends[0], ends[0][1:], ends[1], ends[1][1:], strict=False)
-    ]
-    return torch.cat(parts) if parts else q.new_zeros(0, q.shape[1], v.shape[-1])
+    of_queries = _sequences("query_starts", query_starts, q.shape[0])
+    of_keys = _sequences("key_starts", key_starts, k.shape[0])
+    if len(of_queries) != len(of_keys):
+        raise ValueError(f"query_starts counts {len(of_queries)} sequences, key_starts {len(of_keys)}")
+    outs = [q.new_zeros(0, q.shape[1], v.shape[-1])]
+    for rows, columns in zip(of_queries, of_keys, strict=True):
+        # heads first, a batch of one
+        query = q[rows].transpose(0, 1)[None]
+        key, value = k[columns].transpose(0, 1)[None], v[columns].transpose(0, 1)[None]
+        importance_of_keys = bias[columns].T[None, :, None]
+        out = dynamic_mask_attention(query, key, value, importance_of_keys, window=window, **options)
+        outs.append(out[0].transpose(0, 1))
+    return torch.cat(outs)
+
+
+def _sequences(name: str, starts: Sequence[int] | Tensor, tokens: int) -> list[slice]:
+    """Where each of the packed sequences lies.
+
+    Raises:
+        ValueError: starts that do not rise from 0 to the number of tokens.
+    """
+    places = [int(start) for start in starts]
+    if places[:1] != [0] or places[-1] != tokens or sorted(places) != places:
+        raise ValueError(f"{name} must rise from 0 to the {tokens} tokens, got {places}")
+    return [slice(first, stop) for first, stop in pairwise(places)]
 
 
 def create_mask(
@@ -312,7 +329,7 @@ def create_mask(
         kind: ``"topk"`` keeps the `window` largest — never one that is the lowest number of its type, the usual fill of masked
             biases —, ``"relu"`` the positive ones.
         block: smooths along keys: a block (also the shorter last one) becomes wholly on if more than half of it is on, else wholly off. A key that
-            `mask` forbids may thereby come on.
+            `mask` forbids may come on in this way.
 
     Returns:
         True where a query keeps the key.
@@ -368,7 +385,7 @@ def _four_axes(mask: Tensor | None, shape: Sequence[int], queries: int) -> Tenso
 
 
 def _same_heads(bias: Tensor, mask: Tensor | None, kv_heads: int, heads: int) -> tuple[Tensor, Tensor | None]:
-    """Bias and mask with as many heads as each other: where one has a value a query head, one a key head is repeated for its group.
+    """Bias and mask with as many heads as each other: where one has a value per query head, one per key head is repeated for its group.
 
     Raises:
         ValueError: a mask of another number of heads.
@@ -379,10 +396,13 @@ def _same_heads(bias: Tensor, mask: Tensor | None, kv_heads: int, heads: int) ->
         raise ValueError(
             f"a mask with four axes has 1, {kv_heads} (keys') or {heads} (queries') heads, got {tuple(mask.shape)}"
         )
-    if heads in (bias.shape[1], mask.shape[1]):
-        bias, mask = (
-            x.repeat_interleave(heads // kv_heads, dim=1) if 1 < x.shape[1] == kv_heads else x for x in (bias, mask)
-        )
+    if heads not in (bias.shape[1], mask.shape[1]):
+        return bias, mask
+    group = heads // kv_heads
+    if 1 < bias.shape[1] == kv_heads:
+        bias = bias.repeat_interleave(group, dim=1)
+    if 1 < mask.shape[1] == kv_heads:
+        mask = mask.repeat_interleave(group, dim=1)
     return bias, mask
 
 

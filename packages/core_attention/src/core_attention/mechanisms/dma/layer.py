@@ -117,7 +117,7 @@ class DynamicMaskCache(Cache):
 
 
 def _insert(held: Kept, new: Kept, padded: bool) -> None:
-    """Puts one token in the place of the least important key, the oldest of equals, unless the token itself is the least."""
+    """Puts one token in place of the least important key, the oldest of equals, unless the token itself is the least."""
     rank, new_rank = (x.bias.nan_to_num(nan=torch.inf) for x in (held, new))
     if padded:
         rank, new_rank = rank.masked_fill(~held.allowed, -torch.inf), new_rank.masked_fill(~new.allowed, -torch.inf)

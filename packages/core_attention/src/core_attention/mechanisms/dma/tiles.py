@@ -1,7 +1,7 @@
 """Exact attention over the keys that are alive: cost O(queries · (window + tile)), never a queries × keys matrix.
 
 Under a causal mask the w most important keys of a growing prefix change by one key a step, and a key that has been outranked by w others never
-comes back. So what a query may see is said by one integer a key: its *expiry*, the first position at which it is no longer kept.
+comes back. So what a query may see is said by one integer per key: its *expiry*, the first position at which it is no longer kept.
 Query i keeps key j exactly when ``j <= i < expiry[j]``.
 """
 
@@ -81,11 +81,11 @@ def attend_alive(
     """Softmax attention of query i (at key position i + keys - queries) over the keys j with ``j <= i < expiry[j]``, and its log-sum-exp.
 
     Queries are read `tile` at a time. A tile needs at most `window` older keys, carried from the tile before and gathered, and its own.
-    Nothing of the scores is stored for the backward pass, which gathers again. Rows that keep no key give 0 and log-sum-exp -inf.
+    None of the scores are stored for the backward pass, which gathers again. Rows that keep no key give 0 and log-sum-exp -inf.
 
     Args:
         q: queries; `group` of them share each row of keys (grouped-query attention).
-        bias: added to the scaled scores, one value a key.
+        bias: added to the scaled scores, one value per key.
         window: an upper bound on the keys that are alive at any one position.
         causal: False places every query at the last position.
 

@@ -99,7 +99,7 @@ def landmark_attention(
     group_dropout: float = 0.0,
     backend: Backend = "auto",
 ) -> Float[Tensor, "batch heads queries value_dim"]:
-    """Causal landmark attention, in the place of ``scaled_dot_product_attention(q, k, v, is_causal=True)``.
+    """Causal landmark attention, in place of ``scaled_dot_product_attention(q, k, v, is_causal=True)``.
 
     The weights are those of `grouped_softmax`. Half precision is computed in float32. Without any landmark this is causal attention.
 

@@ -166,7 +166,9 @@ class LandmarkMemory(Cache):
         for begin in range(0, queries, step):
             end = min(begin + step, queries)
             rows = q[:, :, begin:end].to(wide)
-            index = None if blocks is None else blocks if blocks.shape[2] == 1 else blocks[:, :, begin:end]
+            index = blocks
+            if blocks is not None and blocks.shape[2] > 1:
+                index = blocks[:, :, begin:end]
             scores, values, prefix_flags = self._read(rows, place[begin:end], index, factor)
             grouped = self._rotated(rows, place[begin:end]).unflatten(1, (kv_heads, -1))
             own = torch.einsum("bhgqd,bhkd->bhgqk", grouped, chunk_k[:, :, :end]).flatten(1, 2) * factor

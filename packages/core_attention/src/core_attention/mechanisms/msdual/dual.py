@@ -47,7 +47,7 @@ def _as_one_head(x: Float[Tensor, "b d h w"], width: int) -> Float[Tensor, "b 1 
 def channel_attention(x: Float[Tensor, "b c h w"], gamma: Float[Tensor, "1"] | None = None) -> Float[Tensor, "b c h w"]:
     """``A x`` with ``A = softmax(rowmax(E) − E)``, ``E = x xᵀ`` over the pixels: *dissimilar* channels get the weight; with γ, ``γ A x + x``.
 
-    The softmax is computed as that of −E, which is the same (it knows no shift), and like E in float32 at least, whatever autocast
+    The softmax is computed as that of −E, which is the same (a shift does not change it), and like E in float32 at least, whatever autocast
     says: E sums over all pixels and overflows float16.
     """
     with torch.autocast(x.device.type, enabled=False):

@@ -56,7 +56,7 @@ def lsh_clustering(
 
     Args:
         q, k: already transformed by `asymmetric_transform`, or any vectors on one sphere.
-        alpha: Gaussian, one column a round.
+        alpha: Gaussian, one column per round.
         beta: shifts a whole round, queries and keys alike, and so changes no order; kept as published.
 
     Returns:

@@ -15,7 +15,7 @@ from core_attention.parts.placing import Device, placed
 class SentenceAttention(nn.Module):
     """``SAB(F, t)_c = g_c · F_c`` with ``g = softmax over channels of W₂ ReLU(LN(W₁ t + b₁)) + b₂``, hidden size 4E.
 
-    Differs from squeeze-and-excitation by the sentence in the place of pooled features, expansion instead of reduction, layer norm,
+    Differs from squeeze-and-excitation by the sentence in place of pooled features, expansion instead of reduction, layer norm,
     and a softmax. The gate of the published code sees the sentence only, though the paper speaks of the image too.
 
     Args:

@@ -192,7 +192,7 @@ class MaskPredictor(nn.Module):
             ValueError: the predictor connects by `score_threshold`, so that rows have no common length.
         """
         if self.score_threshold is not None:
-            raise ValueError("keys above a score threshold are no list of a fixed length: use the mask")
+            raise ValueError("keys above a score threshold are not a list of a fixed length: use the mask")
         with torch.no_grad():
             coefficients, basis = self.factors(q, k, token_mask=token_mask)
             batch, heads, rows, _ = coefficients.shape
@@ -267,7 +267,7 @@ def predictor_at(predictor: MaskPredictor, old: tuple[int, int], new: tuple[int,
         return predictor
     view = copy.copy(predictor)
     view._parameters = {}
-    # plain attributes: they are no parameters of the view, but computed from those of the predictor
+    # plain attributes: they are not parameters of the view, but computed from those of the predictor
     tables = zip(("proj_n", "proj_back_n"), _resampled(predictor, old, new), strict=True)
     view.__dict__.update(tables)
     _count_tokens(view, new)

@@ -98,7 +98,8 @@ def write_and_read(
     q, k, v = (t.flatten(0, 1) for t in (q, k, v))
     # at most of a chunk's tokens the memory is the reference, and its first matrix is read once for both
     together = torch.bmm(torch.cat([k, q], 1), memory[0].flatten(0, 1)) if reference is memory else None
-    rows = _writes(k, v, [w.flatten(0, 1) for w in reference], None if together is None else together[:, :1])
+    of_key = None if together is None else together[:, :1]
+    rows = _writes(k, v, [w.flatten(0, 1) for w in reference], of_key)
     factors = _step_sizes(rows, theta.flatten(0, 1), max_grad_norm)
     for i, (h, update) in enumerate(zip(rows.inputs, rows.updates, strict=True)):
         pending.inputs[i][:, :, place] = h.view(*lead, -1)
@@ -139,12 +140,13 @@ def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> Ten
     """θ, times the soft clamp of the token's gradient of each matrix: the norm of an outer product is the product of the norms."""
     if bound is None:
         return [theta] * len(rows.updates)
-    norms = [
-        torch.stack([torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in xs])
-        for xs in (rows.inputs, rows.updates)
-    ]
-    norm = (norms[0] * norms[1]).square_().add_(1e-20).sqrt_()
+    norm = (_norms(rows.inputs) * _norms(rows.updates)).square_().add_(1e-20).sqrt_()
     return (norm / bound).tanh_().mul_(bound).div_(norm).mul_(theta)
+
+
+def _norms(rows: tuple[Tensor, ...]) -> Tensor:
+    """The norms of one row of each matrix, (matrices, rows, 1, 1)."""
+    return torch.stack([torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in rows])
 
 
 def settle(
@@ -159,16 +161,13 @@ def settle(
         return memory, momentum
     assert pending.memory is not None
     assert pending.momentum is not None
-    coefficients = (pending.memory, pending.momentum)
-    after = [
-        tuple(
-            _folded(pending.inputs[i], pending.updates[i], row[..., : BASES + pending.count], momentum[i], memory[i])
-            for i in range(len(memory))
-        )
-        for row in coefficients
-    ]
+    of_memory, of_momentum = (row[..., : BASES + pending.count] for row in (pending.memory, pending.momentum))
+    memory_after, momentum_after = [], []
+    for h, u, old_momentum, old_memory in zip(pending.inputs, pending.updates, momentum, memory, strict=True):
+        memory_after.append(_folded(h, u, of_memory, old_momentum, old_memory))
+        momentum_after.append(_folded(h, u, of_momentum, old_momentum, old_memory))
     pending.reset()
-    return after[0], after[1]
+    return tuple(memory_after), tuple(momentum_after)
 
 
 def _folded(h: Tensor, u: Tensor, row: Tensor, momentum: Tensor, memory: Tensor) -> Tensor:

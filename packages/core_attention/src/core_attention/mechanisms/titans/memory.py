@@ -200,7 +200,8 @@ class NeuralMemory(nn.Module):
         """
         self.check(x, cache)
         tail = "read_tail" if stream == "read" else "q_tail"
-        q, after = self._projected(self.to_q, self.q_conv, x, None if cache is None else getattr(cache, tail))
+        before = None if cache is None else getattr(cache, tail)
+        q, after = self._projected(self.to_q, self.q_conv, x, before)
         if cache is not None:
             setattr(cache, tail, after)
         with network.full_precision(q):

@@ -2,7 +2,7 @@
 
 The memory is an MLP without bias, `a_l = h_l W⁽ˡ⁾`, `h_{l+1} = GELU(a_l)`, weights multiplying from the right. One token's gradient of
 the loss ‖M(k) − v‖² with respect to W⁽ˡ⁾ is the outer product h_lᵀ δ_l, so a chunk of tokens is kept as its rows (h_l, −δ_l) and never as
-one weight set a token. Everything here is a plain differentiable formula: training differentiates through the inner gradients.
+one weight set per token. Everything here is a plain differentiable formula: training differentiates through the inner gradients.
 
 With a gain γ the network is M(x) = x + LayerNorm(f(x)) (γ + 1), the form of the public implementation, and γ is written too.
 """
@@ -33,8 +33,11 @@ class Weights(NamedTuple):
 
     def map(self, change: Callable[..., Tensor], *others: "Weights") -> "Weights":
         """`change` applied tensor by tensor, to this set and the others."""
-        matrices = tuple(change(*parts) for parts in zip(self.matrices, *(o.matrices for o in others), strict=True))
-        return Weights(matrices, None if self.gain is None else change(self.gain, *(o.gain for o in others)))
+        together = zip(self.matrices, *(other.matrices for other in others), strict=True)
+        matrices = tuple(change(*parts) for parts in together)
+        if self.gain is None:
+            return Weights(matrices)
+        return Weights(matrices, change(self.gain, *(other.gain for other in others)))
 
     def flat(self) -> tuple[Tensor, ...]:
         """The matrices, then the gain if there is one."""
@@ -67,7 +70,7 @@ class Writes(NamedTuple):
         )
 
     def scaled(self, factors: Sequence[Tensor]) -> "Writes":
-        """Multiplied by a factor a token, (..., tokens), one for each matrix and, where there is a gain, one for it."""
+        """Multiplied by a factor per token, (..., tokens), one for each matrix and, where there is a gain, one for it."""
         updates = tuple(update * factor[..., None] for update, factor in zip(self.updates, factors, strict=False))
         return self._replace(updates=updates, gain=None if self.gain is None else self.gain * factors[-1][..., None])
 

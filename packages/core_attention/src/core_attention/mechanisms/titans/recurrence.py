@@ -106,11 +106,15 @@ def neural_memory(
     k, v, alpha, eta, theta = (t.to(dtype) for t in (k, v, alpha, eta, theta))
     begins = state is None or state.memory is None or state.momentum is None or state.reference is None
     if begins and torch.compiler.is_compiling():
-        tensors = [k, v, alpha, eta, theta, *([] if q is None else [q]), *([] if mask is None else [mask]), *weights]
+        # one node of the graph, whose number of tensors depends on what is there
+        tensors = [k, v, alpha, eta, theta]
+        tensors += [t for t in (q, mask) if t is not None]
+        tensors += weights
         settings = {"reads": q is not None, "masked": mask is not None, "chunk_size": chunk_size}
         settings |= {"max_grad_norm": max_grad_norm, "recompute": recompute}
         return _as_output(_in_graph(tensors, settings), settings, time % chunk_size)
     if state is None or state.memory is None or state.momentum is None or state.reference is None:
+        # no momentum yet: None is cheaper than a set of zeros that is added
         memory = network.Weights(tuple(w.to(dtype).expand(batch, *w.shape) for w in weights))
         momentum, reference, position = None, memory, 0
     else:
@@ -123,29 +127,39 @@ def neural_memory(
             )
     active = None
     if mask is not None:
+        # a masked token forgets nothing, writes nothing and leaves the momentum as it is
         active = mask[:, None].to(dtype).expand(batch, heads, time)
         alpha, eta, theta = alpha * active, eta * active + (1 - active), theta * active
     with network.full_precision(k):
         sizes = _chunk_sizes(time, chunk_size, position)
         mixes = _mixings(1 - alpha, eta, active, sizes)
         queries = [None] * len(sizes) if q is None else q.to(dtype).split(sizes, 2)
-        parts = list(zip(queries, *(t.split(sizes, 2) for t in (k, v, theta)), mixes, strict=True))
+        keys, values, steps = (t.split(sizes, 2) for t in (k, v, theta))
+        chunks = list(zip(queries, keys, values, steps, mixes, strict=True))
         if recompute is None:
-            stored_bytes = 2 * len(parts) * batch * heads * sum(w[0].numel() for w in weights) * k.element_size()
-            recompute = stored_bytes > RECOMPUTE_ABOVE
-        group = math.ceil(math.sqrt(len(parts))) if recompute and torch.is_grad_enabled() else len(parts)
+            # a memory and a momentum for every chunk
+            set_size = batch * heads * sum(w[0].numel() for w in weights)
+            recompute = 2 * len(chunks) * set_size * k.element_size() > RECOMPUTE_ABOVE
+        group = len(chunks)
+        if recompute and torch.is_grad_enabled():
+            group = math.ceil(math.sqrt(len(chunks)))
         ys, losses = [], []
-        for start in range(0, len(parts), group):
-            fresh = start > 0 or position == 0
-            arguments = (parts[start : start + group], memory, momentum, memory if fresh else reference, max_grad_norm)
-            done = recomputed(_run, *arguments, use_reentrant=False) if group < len(parts) else _run(*arguments)
+        for start in range(0, len(chunks), group):
+            if start > 0 or position == 0:
+                reference = memory  # a chunk begins: its gradients are taken at the memory as it now is
+            arguments = (chunks[start : start + group], memory, momentum, reference, max_grad_norm)
+            if group < len(chunks):
+                done = recomputed(_run, *arguments, use_reentrant=False)
+            else:
+                done = _run(*arguments)
             y, loss, memory, momentum, reference = done  # pyright: ignore[reportGeneralTypeIssues]
             ys.append(y)
             losses.append(loss)
     assert momentum is not None
     matrices = (memory.matrices, momentum.matrices, reference.matrices)
     state = MemoryState(*matrices, (position + time) % chunk_size, Pending())
-    return MemoryOutput(None if q is None else torch.cat(ys, 2), torch.cat(losses, 2), state)
+    y = None if q is None else torch.cat(ys, 2)
+    return MemoryOutput(y, torch.cat(losses, 2), state)
 
 
 def _from_the_start(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
@@ -161,41 +175,49 @@ def _from_the_start(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> l
     assert state.reference is not None
     # the reference may be the memory itself, or the weights that were given
     sets = [t.clone() for t in (*state.memory, *state.momentum, *state.reference)]
-    return [*([] if done.y is None else [done.y]), done.surprise, *sets]
+    if done.y is None:
+        return [done.surprise, *sets]
+    return [done.y, done.surprise, *sets]
 
 
 def _empty(tensors: Sequence[Tensor], settings: Mapping[str, Any]) -> list[Tensor]:
     k, weights = tensors[0], tensors[5 + settings["reads"] + settings["masked"] :]
-    sets = [k.new_empty(k.shape[0], *w.shape) for w in weights] * 3
-    return [*([torch.empty_like(k)] if settings["reads"] else []), k.new_empty(k.shape[:3]), *(t.clone() for t in sets)]
+    out = [k.new_empty(k.shape[:3])]  # the surprise
+    if settings["reads"]:
+        out.insert(0, torch.empty_like(k))
+    for _ in ("memory", "momentum", "reference"):
+        out += [k.new_empty(k.shape[0], *w.shape) for w in weights]
+    return out
 
 
 _in_graph = one_node("neural_memory", _from_the_start, _empty)
 
 
-def _as_output(found: Sequence[Tensor], settings: Mapping[str, Any], position: int) -> MemoryOutput:
-    y = found[0] if settings["reads"] else None
-    surprise, *sets = found[1:] if settings["reads"] else found
+def _as_output(results: Sequence[Tensor], settings: Mapping[str, Any], position: int) -> MemoryOutput:
+    y = None
+    if settings["reads"]:
+        y, *results = results
+    surprise, *sets = results
     layers = len(sets) // 3
     memory, momentum, reference = (tuple(sets[i * layers : (i + 1) * layers]) for i in range(3))
     return MemoryOutput(y, surprise, MemoryState(memory, momentum, reference, position, Pending()))
 
 
-def _run(parts, memory, momentum, reference, max_grad_norm):
+def _run(chunks, memory, momentum, reference, max_grad_norm):
     """Chunk after chunk; the first one's gradients are taken at `reference`."""
     ys, losses = [], []
-    for index, (q, k, v, theta, mix) in enumerate(parts):
-        reference = memory if index else reference
+    for index, (q, k, v, theta, mix) in enumerate(chunks):
+        if index:
+            reference = memory
         rows = network.writes(k, v, reference)
         losses.append(rows.loss)
         rows = rows.scaled(_step_sizes(rows, theta, max_grad_norm))
         if q is not None:
             ys.append(network.read(q, rows, mix.memory, (momentum, memory)))
-        last = mix.memory[..., -1, :]
-        memory, momentum = (
-            network.carry(rows, last, (momentum, memory)),
-            network.carry(rows, mix.momentum[0], (momentum, None)),
-        )
+        # both from the sets before this chunk
+        next_memory = network.carry(rows, mix.memory[..., -1, :], (momentum, memory))
+        momentum = network.carry(rows, mix.momentum[0], (momentum, None))
+        memory = next_memory
     return torch.cat(ys, 2) if ys else None, torch.cat(losses, 2), memory, momentum, reference
 
 
@@ -213,7 +235,8 @@ def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> lis
 def _chunk_sizes(time: int, chunk_size: int, position: int) -> list[int]:
     first = min(chunk_size - position, time)
     whole, tail = (time - first) // chunk_size, (time - first) % chunk_size
-    return [first] + [chunk_size] * whole + ([tail] if tail else [])
+    sizes = [first] + [chunk_size] * whole
+    return [*sizes, tail] if tail else sizes
 
 
 def _mixings(keep: Tensor, eta: Tensor, active: Tensor | None, sizes: list[int]) -> list[Mixing]:
@@ -223,9 +246,11 @@ def _mixings(keep: Tensor, eta: Tensor, active: Tensor | None, sizes: list[int])
     out: list[Mixing] = [Mixing(keep, ())] * len(sizes)
     for size in dict.fromkeys(sizes):
         members = [i for i, s in enumerate(sizes) if s == size]
-        stacked = [torch.stack([piece[i] for i in members]) for piece in pieces]
+        stacked = []
+        for piece in pieces:
+            stacked.append(torch.stack([piece[i] for i in members]))
         # a masked token adds no momentum to the memory either
-        solved = mixing(stacked[0], [stacked[1]], None if active is None else [stacked[2]])
+        solved = mixing(stacked[0], [stacked[1]], stacked[2:] or None)
         for i, memory, momentum in zip(members, solved.memory, solved.momentum[0], strict=True):
             out[i] = Mixing(memory, (momentum,))
     return out
