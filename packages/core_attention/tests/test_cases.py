@@ -171,6 +171,91 @@ def test_every_converter_compiles_and_exports_in_a_vit(mechanism, unhooked):
     ask(unhooked, f"cases.converted_vit_graphs({mechanism!r}, **cases.CONVERTED[{mechanism!r}])")
 
 
+TEXT = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+CONVERTED_LANGUAGE = {"moh": {"shared": 1, "routed": 1}, "dma": {"window": 4}}
+BY_NAME = {
+    "moba": ("llama", {"block": 8, "topk": 2}),
+    "landmark": ("llama", {"block": 8}),
+    "scatterbrain": ("bert", {"window": 8}),
+    "core_attention": ("llama", {}),
+}
+
+
+def transformers_model(kind):
+    import transformers
+
+    torch.manual_seed(0)
+    if kind == "llama":
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**TEXT, num_key_value_heads=2)).eval()
+    if kind == "bert":
+        return transformers.BertModel(transformers.BertConfig(**TEXT)).eval()
+    sizes = {name: size for name, size in TEXT.items() if name != "vocab_size"}
+    return transformers.ViTModel(transformers.ViTConfig(image_size=32, patch_size=8, **sizes)).eval()
+
+
+def same_compiled(model, kind, padded=False):
+    """A compiled transformers model gives what it gives without; where there is padding, at the tokens."""
+    there = ...
+    if kind == "vit":
+        call = {"pixel_values": random(2, 3, 32, 32)}
+    else:
+        mask = torch.ones(2, 24, dtype=torch.long)
+        mask[0, : 9 * padded] = 0
+        there = mask.bool()
+        call = {"input_ids": torch.randint(3, 50, (2, 24)), "attention_mask": mask}
+        call |= {"use_cache": False} if kind == "llama" else {}
+    with torch.no_grad():
+        expected = model(**call)[0]
+        compiled = torch.compile(model, backend="aot_eager")(**call)[0]
+    torch.testing.assert_close(compiled[there], expected[there], rtol=1e-4, atol=1e-5)
+
+
+def converted_transformers_graphs(mechanism, kind, padded=False, **options):
+    same_compiled(convert_model(transformers_model(kind), mechanism, **options), kind, padded)
+
+
+def named_transformers_graphs(name, padded):
+    register_with_transformers(name)
+    kind, options = BY_NAME[name]
+    model = transformers_model(kind)
+    model.config.core_attention = {name: options}
+    model.set_attn_implementation(name)
+    same_compiled(model, kind, padded)
+
+
+def test_a_converted_llama_compiles_with_padding(unhooked):
+    """A graph knows no values: what of a mask is padding and what the causal rule, it is told otherwise."""
+    pytest.importorskip("transformers")
+    ask(unhooked, "cases.converted_transformers_graphs('dma', 'llama', True, window=4)")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("mechanism", CONVERTED_LANGUAGE)
+def test_every_converter_compiles_in_a_language_model(mechanism, padded, unhooked):
+    pytest.importorskip("transformers")
+    ask(
+        unhooked,
+        f"cases.converted_transformers_graphs({mechanism!r}, 'llama', {padded}, **cases.CONVERTED_LANGUAGE[{mechanism!r}])",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mechanism", CONVERTED)
+def test_every_converter_compiles_in_a_vit_of_transformers(mechanism, unhooked):
+    pytest.importorskip("transformers")
+    ask(unhooked, f"cases.converted_transformers_graphs({mechanism!r}, 'vit', **cases.CONVERTED[{mechanism!r}])")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_every_name_compiles_in_transformers(name, padded, unhooked):
+    """Blocks are counted on each sample's own tokens: those that do so end the graph where they look at the padding."""
+    pytest.importorskip("transformers")
+    ask(unhooked, f"cases.named_transformers_graphs({name!r}, {padded})")
+
+
 def vmoba_graphs():
     of_64 = example("vmoba")
     whole_graph_and_export(of_64.module.eval(), of_64.inputs)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import core_attention
 from core_attention.attention import attention
@@ -70,6 +71,34 @@ def test_vmap_fake_tensors_and_make_fx(name):
         assert run(torch.empty(1, 2, 6, 8)).shape == (1, 2, 6, 8)
     graph = make_fx(run, tracing_mode="fake")(many[0])
     torch.testing.assert_close(graph(many[1]), run(many[1]))
+
+
+class NoValueRead(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: an operator whose result the host waits for."""
+
+    READS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "masked_select", "unique", "equal")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not name.startswith(self.READS), f"{func} reads a value"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["no mask", "causal"])
+def test_the_plain_case_reads_no_value(name):
+    """What a CUDA graph needs, asked without one; `backends/test_cuda.py` captures one where there is a GPU.
+
+    Pieces of other masks are cut by values on the CPU; on CUDA kernels take them whole.
+    """
+    q, k, v = (random(1, 2, 40, 8, seed=s).requires_grad_() for s in range(3))
+    with NoValueRead():
+        out = attention(q, k, v, mask=MASKS[name]())
+        torch.autograd.grad(out.sum(), (q, k, v))
+
+
+def test_a_value_that_is_read_is_found():
+    with pytest.raises(AssertionError, match="reads a value"), NoValueRead():
+        bool(torch.ones(2).sum() > 0)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

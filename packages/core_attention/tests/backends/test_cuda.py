@@ -38,3 +38,33 @@ def test_equals_the_definition():
     done = subprocess.run([sys.executable, "-c", SCRIPT, str(cases)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {name: by for name, by in json.loads(done.stdout).items() if not by <= 1} == {}
+
+
+GRAPH = """
+import torch
+from core_attention.attention import attention
+from core_attention.masks import Causal, Window
+
+for mask in (None, Causal(), Window(16, 0)):
+    q, k, v = (torch.randn(1, 4, 128, 64, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # kernels are chosen and compiled before a capture
+        for _ in range(3):
+            attention(q, k, v, mask=mask)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # raises where the host waits for a value
+        out = attention(q, k, v, mask=mask)
+    for _ in range(2):
+        for tensor in (q, k, v):
+            tensor.normal_()
+        graph.replay()
+        torch.testing.assert_close(out, attention(q, k, v, mask=mask))
+print("replayed")
+"""
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_captures_and_replays():
+    done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True, check=False)
+    assert done.stdout == "replayed\n", done.stderr[-2000:]
