@@ -93,19 +93,20 @@ def routed_backward(
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), zeros
     route = _routes(routes, query_block, key_block)
     if kernel:
-        grads = triton.backward(grad, grad_lse, q, k, v, bias, out, lse, route, key_mask, causal, scale)
-        return *grads[:3], no_bias if grads[3] is None else grads[3]
+        *grads, dbias = triton.backward(grad, grad_lse, q, k, v, bias, out, lse, route, key_mask, causal, scale)
+        return *grads, no_bias if dbias is None else dbias
     return *tiles.backward(grad, grad_lse, q, k, v, out, lse, route, key_mask, causal, scale), no_bias
 
 
 @routed_backward.register_fake
 def _(grad, grad_lse, q, k, v, bias, *rest):
-    grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    return *grads, q.new_empty(0, dtype=torch.float32) if bias is None else torch.empty_like(bias)
+    of_bias = q.new_empty(0, dtype=torch.float32) if bias is None else torch.empty_like(bias)
+    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), of_bias
 
 
 def _setup(ctx, inputs, output):
     q, k, v, bias, routes, key_mask, *ctx.numbers = inputs
+    # routes are one to three tensors, so what is optional stands before them
     ctx.has_bias, ctx.has_mask = bias is not None, key_mask is not None
     ctx.set_materialize_grads(False)
     optional = [t for t in (bias, key_mask) if t is not None]
@@ -119,9 +120,12 @@ def _backward(ctx, grad, grad_lse):
     routes, others = [None] * len(rest), (None,) * (1 + len(ctx.numbers))
     if grad is None and grad_lse is None:
         return None, None, None, None, routes, *others
-    grad = torch.zeros_like(out) if grad is None else grad
+    if grad is None:  # the log-sum-exp alone was used
+        grad = torch.zeros_like(out)
     *grads, dbias = routed_backward(grad, grad_lse, q, k, v, bias, out, lse, rest, key_mask, *ctx.numbers)
-    return *grads, dbias if ctx.has_bias else None, routes, *others
+    if not ctx.has_bias:
+        dbias = None
+    return *grads, dbias, routes, *others
 
 
 routed.register_autograd(_backward, setup_context=_setup)

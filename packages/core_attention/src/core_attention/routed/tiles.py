@@ -62,15 +62,15 @@ class _Room(threading.local):
 
     def shrink(self) -> None:
         """Gives back what is larger than a usual tile."""
-        self.held = {
-            key: held for key, held in self.held.items() if held.numel() <= GATHERED // 2 and held.device.type == "cpu"
-        }
+        for key, held in list(self.held.items()):
+            if held.numel() > GATHERED // 2 or held.device.type != "cpu":
+                del self.held[key]
 
 
 _room = _Room()
 
 
-def _take(x: Tensor, ids: Ids | None, units: int, name: str = "") -> Tensor:
+def _gather_blocks(x: Tensor, ids: Ids | None, units: int, name: str = "") -> Tensor:
     """(heads, blocks, size, dim), (units, n) → (units, heads, n·size, dim); a view where `ids` is a range or everything.
 
     With a `name` the result lasts until the next of that name.
@@ -93,18 +93,23 @@ def _take(x: Tensor, ids: Ids | None, units: int, name: str = "") -> Tensor:
     return taken.view(x.shape[0], units, rows, *x.shape[3:]).transpose(0, 1)
 
 
-def _put(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
-    """The reverse of `_take`, in place: value (units, heads, n·size, …) into x (heads, blocks, size, …)."""
+def _scatter_blocks(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
+    """The reverse of `_gather_blocks`, in place: value (units, heads, n·size, …) into x (heads, blocks, size, …)."""
     if isinstance(ids, range):
         place = x[:, ids.start : ids.stop]
-        place.add_(value.transpose(0, 1)) if add else place.copy_(value.transpose(0, 1))
+        if add:
+            place.add_(value.transpose(0, 1))
+        else:
+            place.copy_(value.transpose(0, 1))
         return
-    value, flat = value.to(x.dtype), ids.flatten().clamp(min=0)
+    value = value.to(x.dtype)
+    flat = ids.flatten().clamp(min=0)  # an empty slot adds zeros to block 0
     if _tokens_first(x):
-        x = x.permute(1, 2, 0, 3)
-        value, axis = value.transpose(1, 2).reshape(flat.numel(), *x.shape[1:]), 0
+        x, axis = x.permute(1, 2, 0, 3), 0
+        value = value.transpose(1, 2).reshape(flat.numel(), *x.shape[1:])
     else:
-        value, axis = value.transpose(0, 1).reshape(x.shape[0], flat.numel(), *x.shape[2:]), 1
+        axis = 1
+        value = value.transpose(0, 1).reshape(x.shape[0], flat.numel(), *x.shape[2:])
     if add:
         x.index_add_(axis, flat, value)
     else:
@@ -114,16 +119,22 @@ def _put(x: Tensor, ids: Ids, value: Tensor, *, add: bool) -> None:
 def _whole(x: Tensor, like: Tensor) -> Tensor:
     """(batch, heads, blocks, size, dim) → the shape, memory order and dtype of `like`."""
     x = x.flatten(2, 3)[:, :, : like.shape[2], : like.shape[3]]
-    return x if x.stride() == like.stride() and x.dtype == like.dtype else torch.empty_like(like).copy_(x)
+    if x.stride() == like.stride() and x.dtype == like.dtype:
+        return x
+    return torch.empty_like(like).copy_(x)
 
 
 def _spread(x: Tensor, heads: slice) -> Tensor:
     """One key head for a group of query heads, without a copy."""
-    return x if x.shape[1] == heads.stop - heads.start else x.expand(-1, heads.stop - heads.start, -1, -1)
+    count = heads.stop - heads.start
+    return x if x.shape[1] == count else x.expand(-1, count, -1, -1)
 
 
 def _slabs(tile: Tile, rows: int, keys: int) -> Iterator[tuple[int, int]]:
-    step = rows if tile.seen is None else max(1, BIASED // (len(tile.rows) * keys))
+    """Stretches of a tile's rows; where some pairs are hidden, short enough that a mask of them stays small."""
+    step = rows
+    if tile.seen is not None:
+        step = max(1, BIASED // (len(tile.rows) * keys))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)
 
@@ -141,23 +152,28 @@ def forward(
     lse = q.new_full(qs.shape[:4], -torch.inf, dtype=wide)
     for tile in tiles:
         units = len(tile.rows)
-        query = _take(qs[tile.batch, tile.heads], tile.rows, units)
-        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
-        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
-        parts = [
-            tile_forward(query[:, :, a:b], key, value, tile.seen and tile.seen(a, b), scale)
-            for a, b in _slabs(tile, query.shape[2], key.shape[2])
-        ]
-        o, l = parts[0] if len(parts) == 1 else (torch.cat(part, 2) for part in zip(*parts, strict=True))
+        query = _gather_blocks(qs[tile.batch, tile.heads], tile.rows, units)
+        key = _spread(_gather_blocks(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
+        value = _spread(_gather_blocks(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
+        outs, lses = [], []
+        for start, stop in _slabs(tile, query.shape[2], key.shape[2]):
+            visible = tile.seen and tile.seen(start, stop)
+            o, l = tile_forward(query[:, :, start:stop], key, value, visible, scale)
+            outs.append(o)
+            lses.append(l)
+        o, l = outs[0], lses[0]
+        if len(outs) > 1:
+            o, l = torch.cat(outs, 2), torch.cat(lses, 2)
         if merging:
-            before = _take(lse[tile.batch, tile.heads], tile.rows, units)
+            # these rows have met other keys in an earlier tile: both parts are weighed by their log-sum-exp
+            before = _gather_blocks(lse[tile.batch, tile.heads], tile.rows, units)
             after = torch.logaddexp(before, l)
             safe = after.masked_fill(after == -torch.inf, 0)
-            earlier = _take(out[tile.batch, tile.heads], tile.rows, units)
+            earlier = _gather_blocks(out[tile.batch, tile.heads], tile.rows, units)
             o = earlier * (before - safe).exp()[..., None] + o * (l - safe).exp()[..., None]
             l = after
-        _put(out[tile.batch, tile.heads], tile.rows, o, add=False)
-        _put(lse[tile.batch, tile.heads], tile.rows, l, add=False)
+        _scatter_blocks(out[tile.batch, tile.heads], tile.rows, o, add=False)
+        _scatter_blocks(lse[tile.batch, tile.heads], tile.rows, l, add=False)
     _room.shrink()
     return _whole(out, final), lse.flatten(2, 3)[:, :, : q.shape[2]].contiguous()
 
@@ -191,30 +207,26 @@ def backward(
     dk, dv = torch.zeros_like(ks, dtype=wide), torch.zeros_like(vs, dtype=wide)
     for tile in tiles:
         units = len(tile.rows)
-        query, o, g, l = (_take(t[tile.batch, tile.heads], tile.rows, units) for t in (qs, outs, grads, lses))
-        key = _spread(_take(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
-        value = _spread(_take(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
-        shares = [
-            tile_backward(
-                g[:, :, a:b],
-                query[:, :, a:b],
-                key,
-                value,
-                o[:, :, a:b],
-                l[:, :, a:b],
-                tile.seen and tile.seen(a, b),
-                scale,
-            )
-            for a, b in _slabs(tile, query.shape[2], key.shape[2])
-        ]
-        _put(dq[tile.batch, tile.heads], tile.rows, torch.cat([share[0] for share in shares], 2), add=merging)
-        for total, part in ((dk, 1), (dv, 2)):
-            share = functools.reduce(torch.add, [s[part] for s in shares])
+        query, o, g, l = (_gather_blocks(t[tile.batch, tile.heads], tile.rows, units) for t in (qs, outs, grads, lses))
+        key = _spread(_gather_blocks(ks[tile.batch, tile.kv_heads], tile.cols, units, "k"), tile.heads)
+        value = _spread(_gather_blocks(vs[tile.batch, tile.kv_heads], tile.cols, units, "v"), tile.heads)
+        of_queries, of_keys, of_values = [], [], []
+        for start, stop in _slabs(tile, query.shape[2], key.shape[2]):
+            g_rows, q_rows, o_rows, l_rows = (t[:, :, start:stop] for t in (g, query, o, l))
+            visible = tile.seen and tile.seen(start, stop)
+            d_query, d_key, d_value = tile_backward(g_rows, q_rows, key, value, o_rows, l_rows, visible, scale)
+            of_queries.append(d_query)
+            of_keys.append(d_key)
+            of_values.append(d_value)
+        _scatter_blocks(dq[tile.batch, tile.heads], tile.rows, torch.cat(of_queries, 2), add=merging)
+        for total, parts in ((dk, of_keys), (dv, of_values)):
+            share = functools.reduce(torch.add, parts)
+            # query heads that share a key head add up
             if share.shape[1] != tile.kv_heads.stop - tile.kv_heads.start:
                 share = share.sum(1, keepdim=True)
             if tile.cols is None:
                 total[tile.batch, tile.kv_heads] += share.sum(0).unflatten(1, total.shape[2:4])
             else:
-                _put(total[tile.batch, tile.kv_heads], tile.cols, share, add=True)
+                _scatter_blocks(total[tile.batch, tile.kv_heads], tile.cols, share, add=True)
     _room.shrink()
     return _whole(dq, q), _whole(dk, k), _whole(dv, values)

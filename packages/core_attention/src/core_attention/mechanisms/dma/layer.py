@@ -118,18 +118,24 @@ class DynamicMaskCache(Cache):
 
 def _insert(held: Kept, new: Kept, padded: bool) -> None:
     """Puts one token in place of the least important key, the oldest of equals, unless the token itself is the least."""
-    rank, new_rank = (x.bias.nan_to_num(nan=torch.inf) for x in (held, new))
+    # NaN ranks first, as in `dynamic_mask`; padding ranks last
+    rank, new_rank = held.bias.nan_to_num(nan=torch.inf), new.bias.nan_to_num(nan=torch.inf)
     if padded:
-        rank, new_rank = rank.masked_fill(~held.allowed, -torch.inf), new_rank.masked_fill(~new.allowed, -torch.inf)
+        rank = rank.masked_fill(~held.allowed, -torch.inf)
+        new_rank = new_rank.masked_fill(~new.allowed, -torch.inf)
     lowest = rank.amin(-1, keepdim=True)
     slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
     enters = new_rank >= lowest
     if padded:
         enters = enters & new.allowed
-    of_row, enters_row = (x[..., None] for x in (slot, enters))
-    for x, y in zip(held[: 5 if padded else 4], new, strict=False):
-        place = of_row.expand(-1, -1, -1, x.shape[-1]) if x.ndim == 4 else slot
-        x.scatter_(2, place, torch.where(enters_row if x.ndim == 4 else enters, y, x.gather(2, place)))
+    # without padding every key may be seen, and `allowed` stays as it is
+    changing = held if padded else held[:4]
+    for rows, row in zip(changing, new, strict=False):
+        place, replaces = slot, enters
+        if rows.ndim == 4:
+            place = slot[..., None].expand(-1, -1, -1, rows.shape[-1])
+            replaces = enters[..., None]
+        rows.scatter_(2, place, torch.where(replaces, row, rows.gather(2, place)))
 
 
 class DynamicMaskAttention(nn.Module):
@@ -241,14 +247,14 @@ class DynamicMaskAttention(nn.Module):
         """One more token, in as few operations as it takes."""
         v = self.v_proj(x)
         bias = importance(self.dt_proj(v), self.A, self.form)
-        q, k = (
-            _normed(self._split(project(x)), norm).transpose(1, 2)
-            for project, norm in ((self.q_proj, self.q_norm), (self.k_proj, self.k_norm))
-        )
+        q = _normed(self._split(self.q_proj(x)), self.q_norm).transpose(1, 2)
+        k = _normed(self._split(self.k_proj(x)), self.k_norm).transpose(1, 2)
+        # queries and keys of one token turn by the same angles: one rotation for both
         angles = cache.length * _frequencies(self.head_dim, self.theta, x.dtype, x.device)
         turned = turn(torch.cat([q, k], 1), angles.cos().repeat(2), _signed(angles.sin()))
         q, k = turned.split([self.num_heads, self.num_kv_heads], 1)
         held = cache.extend(k, self._split(v).transpose(1, 2), bias.squeeze(2))
+        # the query heads of a key head become rows, so that one product serves the group
         rows = (held.keys.shape[0] * self.num_kv_heads, -1)
         scores = torch.baddbmm(
             held.bias.reshape(rows[0], 1, -1),

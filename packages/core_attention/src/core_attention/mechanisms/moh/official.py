@@ -1,6 +1,7 @@
 """Components of MoH: the attentions of MoH-DiT, MoH-ViT and MoH-LLaMA3."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from core_attention.mechanisms.moh.attention import MoHAttention
 from core_attention.mechanisms.moh.llama import MoHLlamaAttention, MoHLlamaLayer
@@ -45,15 +46,22 @@ def _pretrain_grid(config: Config) -> tuple[int, int] | None:
     return _grid(size) if size else None
 
 
+def _heads_and_grid(config: Config) -> dict[str, Any]:
+    """What both attentions of the vision transformers take."""
+    return {
+        "shared": config["shared_head"],
+        "routed": config["routed_head"],
+        "bias": config.get("qkv_bias", True),
+        "pretrain": _pretrain_grid(config),
+    }
+
+
 def _build_cosine(config: Config) -> MoHCosineAttention:
     return MoHCosineAttention(
         config["dim"],
         config.get("num_heads", 8),
         _grid(config["input_resolution"]),
-        shared=config["shared_head"],
-        routed=config["routed_head"],
-        bias=config.get("qkv_bias", True),
-        pretrain=_pretrain_grid(config),
+        **_heads_and_grid(config),
     )
 
 
@@ -62,12 +70,9 @@ def _build_aggregated(config: Config) -> MoHAggregatedAttention:
         config["dim"],
         config.get("num_heads", 8),
         _grid(config["input_resolution"]),
-        shared=config["shared_head"],
-        routed=config["routed_head"],
+        **_heads_and_grid(config),
         window=config.get("window_size", 3),
         pool=config.get("sr_ratio", 1),
-        bias=config.get("qkv_bias", True),
-        pretrain=_pretrain_grid(config),
     )
 
 

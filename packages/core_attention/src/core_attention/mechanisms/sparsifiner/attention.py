@@ -75,22 +75,25 @@ def _computed(
 ) -> Tensor:
     gathers = path == "gather"
     if path == "auto":
+        # lists of keys win where they are short; they need a fixed length, and know neither dropout nor a given mask
         few = predictor.budget <= GATHER_BELOW * predictor.num_tokens
         gathers = few and predictor.score_threshold is None and not dropout and mask is None
     if gathers:
         if dropout:
             raise ValueError("dropout of the weights exists on the mask path only")
+        # the class token attends to all, so only patches have lists
         lists = predictor.index(q, k, token_mask=token_mask)
         rest = routed_attention(q[:, :, 1:], k, v, RouteIndex(lists, 1, 1), scale=scale)
         return torch.cat([attention(q[:, :, :1], k, v, scale=scale), rest], 2)
     if mask is None:
-        with torch.no_grad():
+        with torch.no_grad():  # the predictor learns from its own losses
             connected = predictor(q, k, token_mask=token_mask).mask
     else:
         connected = mask
     if not dropout:
         return attention(q, k, v, mask=connected, scale=scale)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=connected, dropout_p=dropout, scale=scale)
+    # torch's answer for a row without keys depends on the kernel
     return out.masked_fill(~connected.any(-1, keepdim=True), 0)
 
 
@@ -198,7 +201,9 @@ class SparsifinerAttention(nn.Module):
                 dropout=self.attn_drop if self.training else 0.0,
                 mask=None if connections is None else connections.mask,
             )
-        weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1) if details else None
+        weights = None
+        if details:
+            weights = (q * self.scale @ k.transpose(2, 3)).softmax(-1)
         y = self.proj(out.transpose(1, 2).flatten(2))
         if self.token_keep_rate is not None and not warm_up:
             token_mask = self._pruned(q, k, token_mask, math.ceil(self.token_keep_rate * (x.shape[1] - 1)))

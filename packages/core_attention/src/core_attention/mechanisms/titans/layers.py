@@ -65,9 +65,20 @@ def _rms_norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
 
 
 class _Branches(nn.Module):
-    """The three branches that every layer has."""
+    """The three branches that every layer has; arguments as in `MemoryAsContext`."""
 
-    def __init__(self, dim: int, *, memory: NeuralMemory, window: int, num_heads: int, num_persistent: int) -> None:
+    @placed
+    def __init__(
+        self,
+        dim: int,
+        *,
+        memory: NeuralMemory,
+        window: int,
+        num_heads: int = 1,
+        num_persistent: int = 4,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
         if window < 1 or num_persistent < 0 or memory.dim != dim:
             raise ValueError(
@@ -266,20 +277,6 @@ class MemoryAsGate(_Branches):
 
 class MemoryAsLayer(_Branches):
     """MAL (paper eq. 29–31): sliding-window attention on what the memory made of [P ‖ x]; no gate. Args as in `MemoryAsGate`."""
-
-    @placed
-    def __init__(
-        self,
-        dim: int,
-        *,
-        memory: NeuralMemory,
-        window: int,
-        num_heads: int = 1,
-        num_persistent: int = 4,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(dim, memory=memory, window=window, num_heads=num_heads, num_persistent=num_persistent)
 
     def forward(
         self,
