@@ -178,7 +178,8 @@ def test_old_and_odd_qupath_fields(tmp_path):
     tissue = feature(RING, tissue_id=3)
     path.write_text(json.dumps([old, nested, tissue, {"type": "Feature", "geometry": None, "properties": {}}]))
     regions = read_annotations(path)
-    assert [r.name for r in regions] == ["Tumor: invasive", "Tumor: in situ", "tissue"]
+    assert [r.name for r in regions] == ["Tumor: invasive", "Tumor: in situ", "tissue", ""]
+    assert not regions[-1].is_area
     assert regions[0].measurements == {"a": 2}
 
 
@@ -243,3 +244,114 @@ def test_what_is_no_annotation_is_said_plainly(tmp_path):
         assert len(str(error.value).splitlines()) == 1
     with pytest.raises(UserError, match="no such file"):
         read_annotations(tmp_path / "absent.xml")
+
+
+def features(*parts):
+    return json.dumps({"type": "FeatureCollection", "features": list(parts)})
+
+
+def classified(name, shape, kind="annotation"):
+    geometry = None if shape is None else shapely.geometry.mapping(shape)
+    properties = {"objectType": kind, "classification": {"name": name}}
+    return {"type": "Feature", "geometry": geometry, "properties": properties}
+
+
+BOX = shapely.box(0, 0, 100, 100)
+OTHER_BOX = shapely.box(200, 0, 300, 100)
+LINE = shapely.LineString(SQUARE)
+
+
+@pytest.mark.reliability("tumour that is drawn as points or lines, or has no shape", "said, or refused", cases=4)
+def test_what_has_no_area_is_said(tmp_path):
+    file = tmp_path / "a.geojson"
+    for shape in (LINE, shapely.Point(5, 5), None):
+        file.write_text(features(classified("Tumor", shape)))
+        with pytest.raises(UserError, match=r"names as tumour has no area: .* Tumor \(1\)"):
+            truth_area(read_annotations(file), where="x")
+    file.write_text(features(classified("Tumor", LINE), classified("Tumor", BOX), classified("Stroma", None)))
+    area = truth_area(read_annotations(file), where="x")
+    assert area.shape.area == 1e4
+    assert area.without_area == {"Tumor": 1, "Stroma": 1}
+    assert "points and lines, which have no area: Tumor (1), Stroma (1)" in area.words("truth", None)
+    assert "which have no area" in tissue_area(read_annotations(file), where="x").words("tissue", None)
+
+
+@pytest.mark.reliability("computed objects of QuPath beside annotations", "not counted, said", cases=3)
+def test_computed_objects_count_only_where_nothing_is_annotated(tmp_path):
+    file = tmp_path / "a.geojson"
+    for kind in ("cell", "tile", "detection"):
+        computed = classified("Tumor", OTHER_BOX, kind)
+        file.write_text(features(computed, classified("Tumor", BOX)))
+        area = truth_area(read_annotations(file), where="x")
+        assert area.shape.equals(BOX)
+        assert f"computed objects, not counted: {kind} (1)" in area.words("truth", None)
+        assert tissue_area(read_annotations(file), where="x").shape.equals(BOX)
+        file.write_text(features(computed))
+        assert tumour(read_annotations(file)).equals(OTHER_BOX)
+
+
+@pytest.mark.parametrize("name", ["Tumor?", "suspected tumor", "outside tumor", "rest (no tumour)", "near_tumor"])
+def test_a_class_that_is_not_surely_tumour_does_not_count(name):
+    assert not says_tumour(name)
+    area = truth_area([Region(BOX, "Tumor"), Region(OTHER_BOX, name)], where="x")
+    assert area.other == {name: 1e4}
+
+
+@pytest.mark.reliability("coordinates that are not pixels of the slide", "refused", cases=2)
+def test_coordinates_that_are_not_pixels_are_refused(tmp_path):
+    with pytest.raises(UserError, match="within 1 pixels") as refused:
+        outside([Region(shapely.box(0, 0, 0.5, 1), "Tumor")], (2000, 2000), "x")
+    assert "shares of the slide or millimetres" in refused.value.hint
+    file = tmp_path / "map.geojson"
+    content = json.loads(features(classified("Tumor", BOX)))
+    file.write_text(json.dumps(content | {"crs": {"type": "name", "properties": {"name": "EPSG:4326"}}}))
+    with pytest.raises(UserError, match="those of a map"):
+        read_annotations(file)
+
+
+@pytest.mark.reliability("archives with several annotation files", "refused", cases=2)
+def test_archives_hold_one_annotation_file(tmp_path):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("__MACOSX/._a.geojson", b"\0\5")
+        archive.writestr("a.geojson", features(classified("Tumor", BOX)))
+    assert len(read_annotations(file)) == 1
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("b.geojson", features(classified("Tumor", OTHER_BOX)))
+    with pytest.raises(UserError, match="holds 2 annotation files"):
+        read_annotations(file)
+
+
+def test_bare_geometries_have_no_class(tmp_path):
+    file = tmp_path / "a.geojson"
+    file.write_text(json.dumps(shapely.geometry.mapping(shapely.MultiPolygon([BOX, OTHER_BOX]))))
+    (region,) = read_annotations(file)
+    assert (region.name, region.shape.area) == ("", 2e4)
+
+
+def imagescope(points, *, layer="", text="", attributes=""):
+    vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in points)
+    return (
+        f'<?xml version="1.0" encoding="ISO-8859-1"?><Annotations><Annotation Name="{layer}">{attributes}<Regions>'
+        f'<Region Type="0" Text="{text}"><Vertices>{vertices}</Vertices></Region></Regions></Annotation></Annotations>'
+    )
+
+
+ATTRIBUTE = '<Attributes><Attribute Name="Description" Value="Tümor"/></Attributes>'
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"layer": "Tümor", "text": "a note"}, "Tümor"),
+        ({"text": "Tümor"}, "Tümor"),
+        ({"attributes": ATTRIBUTE, "text": "a note"}, "Tümor"),
+        ({}, ""),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_imagescope_keeps_classes_in_three_places(tmp_path, options, name, encoding):
+    file = tmp_path / "a.xml"
+    file.write_bytes(imagescope([("0,5", "0"), ("100,5", "0"), ("100,5", "100")], **options).encode(encoding))
+    (region,) = read_annotations(file)
+    assert (region.name, region.shape.area) == (name, 5000)

@@ -8,7 +8,15 @@ import pytest
 from core_runtime.errors import UserError
 from pathology_mil.cohort.labels import Labels, labels_of_bags, read_labels, sorted_classes
 from pathology_mil.cohort.options import MERGES, LabelOptions
-from pathology_mil.cohort.splits import Split, check_splits, few_shot, make_splits, read_splits, write_splits
+from pathology_mil.cohort.splits import (
+    Split,
+    camelyon16,
+    check_splits,
+    few_shot,
+    make_splits,
+    read_splits,
+    write_splits,
+)
 from pathology_mil.slides.formats import slide_id
 
 
@@ -164,3 +172,53 @@ def test_few_shots_a_class():
     assert few_shot(split, labels, 3, seed=1) == few
     with pytest.raises(UserError, match="100 training slides per class"):
         few_shot(split, labels, 100, seed=1)
+
+
+def note_of(tmp_path, *lines, options=LabelOptions()):
+    return " | ".join(read_labels(write(tmp_path / "l.csv", *lines), options).notes)
+
+
+@pytest.mark.reliability(
+    "labels that say that there is none", "left out and counted, or named a class by the user", cases=4
+)
+@pytest.mark.parametrize("word", ["unknown", "Not assessed", "not_reported", "[Not Available]"])
+def test_labels_that_say_there_is_none_are_left_out(tmp_path, word):
+    lines = ("slide_id,label", "a,tumour", "b,normal", f"c,{word}")
+    labels = read_labels(write(tmp_path / "l.csv", *lines))
+    assert labels.classes == ("normal", "tumour")
+    assert "1 left out" in " ".join(labels.notes)
+    if not word.startswith("["):
+        options = LabelOptions(label_map=(f"{word}=not examined",))
+        assert "not examined" in read_labels(tmp_path / "l.csv", options).classes
+
+
+@pytest.mark.reliability("labels and patients spelled in two ways (0 and 0.0, P1 and p1, 1 and 001)", "said", cases=3)
+def test_one_thing_in_two_spellings_is_said(tmp_path):
+    assert "'0' and '0.0' count as 2 classes" in note_of(tmp_path, "slide_id,label", "a,0", "b,0.0", "c,1")
+    for one, other in (("P1", "p1"), ("1", "001")):
+        said = note_of(tmp_path, "slide_id,label,patient", f"a,x,{one}", f"b,y,{other}", "c,x,zz")
+        assert f"count as different ones: {min(one, other)!r} and {max(one, other)!r}" in said
+    assert "almost the same" not in note_of(tmp_path, "slide_id,label,patient", "a,x,P1", "b,y,P2")
+
+
+def test_of_two_columns_the_surer_one_names_the_patient_and_is_said(tmp_path):
+    lines = ("slide_id,label,case_id,patient_id", "a,x,c1,p1", "b,y,c2,p1", "c,x,c3,p2")
+    file = write(tmp_path / "l.csv", *lines)
+    labels = read_labels(file)
+    assert labels.case == {"a": "p1", "b": "p1", "c": "p2"}
+    assert "'patient_id', not of 'case_id'" in " ".join(labels.notes)
+    assert read_labels(file, LabelOptions(patient_col="case_id")).case["b"] == "c2"
+    assert "not of" not in note_of(tmp_path, "slide_id,label,case_id,patient_id", "a,x,c1,p1", "b,y,c2,p2")
+
+
+def test_slides_in_no_part_are_counted(tmp_path):
+    said = note_of(tmp_path, "slide_id,label,split", "a,x,train", "b,y,", "c,x,test")
+    assert "1 of 3 slides have no value in the column 'split'" in said
+
+
+def test_the_published_camelyon_split_never_trains_on_its_test():
+    label = {f"{kind}_{i:03}": i % 2 for kind in ("normal", "test", "tumor") for i in range(20)}
+    split = camelyon16(Labels(label, ("a", "b"), {slide: slide for slide in label}), seed=0)
+    assert set(split.test) == {slide for slide in label if slide.startswith("test")}
+    assert not set(split.test) & {*split.train, *split.val}
+    assert len(split.train) + len(split.val) == 40

@@ -3,18 +3,14 @@
 The quick run takes thirty of each format; ``-m slow`` takes a thousand.
 """
 
-import copy
 import json
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from mutating import changed, mutate_json, mutated, try_changes, try_mutations
 
 from core_runtime.errors import UserError
 from pathology_mil.cohort.labels import read_labels
@@ -29,90 +25,9 @@ from pathology_mil.slides.reading import find_slides
 from pathology_mil.slides.regions import tissue_area, truth_area
 from pathology_mil.slides.tiles import Tiles, read_tiles, write_tiles
 
-TOKENS = [
-    b"", b"0", b"-1", b"1", b"nan", b"inf", b"-inf", b"1e308", b"99999999999999999999", b"NA", b"null", b"true", b"[]", b"{}", b'"', b"'",
-    b"\t", b",", b";", b"\n", b"\r\n", b"\0", b"\xff\xfe", b"\xb5", "µ".encode(), b" ", b"<", b"</", b"&", b"../x", b"Polygon", b"%s",
-]  # fmt: skip
-SECONDS, MEBIBYTES = 20, 600  # of one mutation; of all of a format
-
-
-def mutated(raw: bytes, rng: np.random.Generator) -> bytes:
-    """One to three changes: bytes turned, pieces left out, repeated, replaced or reversed, the end cut off."""
-    for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(0, len(raw) + 1))
-        end = min(len(raw), at + int(rng.integers(1, 12)))
-        token = TOKENS[rng.integers(len(TOKENS))]
-        kind = rng.integers(0, 7)
-        if kind == 0:
-            raw = raw[:at] + bytes([rng.integers(256)]) + raw[at + 1 :]
-        elif kind == 1:
-            raw = raw[:at] + raw[end:]
-        elif kind == 2:
-            raw = raw[:end] + raw[at:end] * int(rng.integers(1, 5)) + raw[end:]
-        elif kind == 3:
-            raw = raw[:at] + token + raw[at:]
-        elif kind == 4:
-            raw = raw[:at] + token + raw[end:]
-        elif kind == 5:
-            raw = raw[:at] + raw[at:end][::-1] + raw[end:]
-        elif rng.integers(4) == 0:
-            raw = raw[:at]
-    return raw
-
-
-@contextmanager
-def within(seconds: int):
-    def stop(*_):
-        raise TimeoutError(f"longer than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def survives(path: Path, use: Callable[[], object], count: int) -> int:
-    """Mutates a file `count` times and uses it each time; how many were used after all."""
-    whole = path.read_bytes()
-    beside = set(path.parent.iterdir())
-    use()  # as it is; and imports are no part of the time and memory of a mutation
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    used, messages = 0, []
-    for seed in range(count):
-        path.write_bytes(mutated(whole, np.random.default_rng([seed, len(path.name)])))
-        try:
-            with within(SECONDS):
-                use()
-            used += 1
-        except UserError as error:
-            messages.append(str(error))
-        except Exception as error:
-            raise AssertionError(f"mutation {seed} of {path.name}: {type(error).__name__}: {error}") from error
-    path.write_bytes(whole)
-    assert all(len(message.splitlines()) <= 2 for message in messages), "plain lines"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
-    assert grown < MEBIBYTES, f"{path.name}: {grown:.0f} MiB"
-    assert set(path.parent.iterdir()) == beside, "nothing is left beside it"
-    return used
-
-
-def _tried(number: int):
-    return pytest.mark.reliability(
-        "mutations of annotations, tables, features and configs",
-        "an answer or one line, bounded time and memory",
-        cases=number,
-    )
-
-
-@pytest.fixture(
-    params=[pytest.param(30, marks=_tried(30)), pytest.param(1000, marks=[_tried(1000), pytest.mark.slow])],
-    ids=["quick", "slow"],
+mutations = mutated(
+    "mutations of annotations, tables, features and configs", "an answer or one line, bounded time and memory", quick=30
 )
-def count(request):
-    return request.param
 
 
 ASAP = """<?xml version="1.0"?>
@@ -150,6 +65,7 @@ def geojson() -> str:
     return json.dumps({"type": "FeatureCollection", "features": features})
 
 
+@mutations
 @pytest.mark.parametrize("name", ["asap.xml", "imagescope.xml", "qupath.geojson"])
 def test_annotations(tmp_path, count, name):
     path = tmp_path / name
@@ -161,7 +77,10 @@ def test_annotations(tmp_path, count, name):
             assert area.shape.is_valid
             assert area.words("tissue", 0.25)
 
-    assert survives(path, use, count) > 0
+    used = try_mutations(path, use, count)
+    if path.suffix == ".geojson":
+        used += try_mutations(path, use, count, mutate=mutate_json)
+    assert used > 0
 
 
 TABLES = {
@@ -176,13 +95,15 @@ TABLES = {
 }  # fmt: skip
 
 
+@mutations
 @pytest.mark.parametrize("name", TABLES)
 def test_tables(tmp_path, count, name):
     text, read = TABLES[name]
     (tmp_path / name).write_text(text)
-    assert survives(tmp_path / name, lambda: read(tmp_path / name), count) > 0
+    assert try_mutations(tmp_path / name, lambda: read(tmp_path / name), count) > 0
 
 
+@mutations
 def test_tables_of_slides(tmp_path, count):
     folder = tmp_path / "slides"
     folder.mkdir()
@@ -190,9 +111,10 @@ def test_tables_of_slides(tmp_path, count):
         (folder / f"{name}.svs").write_bytes(b"II*\0")
     table = folder / "slides.csv"
     table.write_text("wsi,mpp\na.svs,0.25\nb.svs,0.5\n")
-    assert survives(table, lambda: find_slides(table), count) > 0
+    assert try_mutations(table, lambda: find_slides(table), count) > 0
 
 
+@mutations
 def test_files_of_features(cohort, tmp_path, count):
     path = Path(shutil.copy(next(cohort[0].iterdir()), tmp_path / "a.h5"))
 
@@ -202,9 +124,10 @@ def test_files_of_features(cohort, tmp_path, count):
         assert len(read_features(bag.features, "a")) == len(bag)
         find_bags(path)
 
-    assert survives(path, use, count) > 0
+    assert try_mutations(path, use, count) > 0
 
 
+@mutations
 def test_files_of_tiles(tmp_path, count):
     coords = np.arange(20, dtype=np.int64).reshape(10, 2) * 256
     path = tmp_path / "a_patches.h5"
@@ -214,9 +137,10 @@ def test_files_of_tiles(tmp_path, count):
         tiles = read_tiles(path)
         assert len(tiles.coords) == 0 or tiles.side > 0
 
-    assert survives(path, use, count) > 0
+    assert try_mutations(path, use, count) > 0
 
 
+@mutations
 def test_own_scores(tmp_path, count):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
@@ -226,76 +150,23 @@ def test_own_scores(tmp_path, count):
     def use():
         assert abs(read_scores(path).attention.sum() - 1) < 1e-3
 
-    assert survives(path, use, count) > 0
+    assert try_mutations(path, use, count) > 0
 
 
+@mutations
 def test_configs_of_models(trained, tmp_path, count):
     folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
-    survives(folder / "config.json", lambda: load(folder), count)
+    try_mutations(folder / "config.json", lambda: load(folder), count)
 
 
-def changed_configs(described: dict, outer: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
-    """A config.json with one field changed at a time: left out, misspelt, of another value or type; and which that is, in words."""
-    inner = described
-    for name in outer:
-        inner = inner[name]
-    for name, value in inner.items():
-        others = [None, "x", -1, 0, 1.5, 1e9, True, [], {}, [1, 2]]
-        if isinstance(value, list):
-            others += [value[::-1], value[:-1]]
-        elif isinstance(value, (int, float)):
-            others += [-value, 2 * value, str(value)]
-        for i, other in enumerate(["left out", "misspelt", *others]):
-            changed = copy.deepcopy(described)
-            place = changed
-            for key in outer:
-                place = place[key]
-            if i == 0:
-                del place[name]
-            elif i == 1:
-                place[f"{name}s"] = place.pop(name)
-            else:
-                place[name] = other
-            if changed != described:
-                yield f"{'.'.join((*outer, name))} {other!r}", changed
-        if isinstance(value, dict):
-            yield from changed_configs(described, (*outer, name))
-
-
-def _changes(step: int):
-    marks = [
-        pytest.mark.reliability(
-            "a model's config.json: each field left out, misspelt, of another value",
-            "one line, or a word",
-            cases=300 // step,
-        )
-    ]
-    if step == 1:
-        marks.append(pytest.mark.slow)
-    return pytest.param(step, marks=marks)
-
-
-@pytest.mark.parametrize("step", [_changes(10), _changes(1)], ids=["quick", "slow"])
-def test_no_change_of_a_model_goes_unsaid(trained, tmp_path, capsys, step):
+@changed(300)
+def test_no_change_of_a_model_goes_unsaid(trained, tmp_path, capsys, changes):
     folder = Path(shutil.copytree(trained.model, tmp_path / "model"))
-    config = folder / "config.json"
     assert load(folder).classes == ("normal", "tumour")
-    assert not capsys.readouterr().err
-    tried = 0
-    for words, changed in list(changed_configs(json.loads(config.read_text())))[::step]:
-        config.write_text(json.dumps(changed))
-        lines = []
-        try:
-            load(folder)
-        except UserError as error:
-            lines = str(error).splitlines()
-        else:
-            assert "config.json" in capsys.readouterr().err, words
-        assert len(lines) <= 2, words
-        tried += 1
-    assert tried >= 300 // step
+    try_changes(folder / "config.json", lambda: load(folder), capsys, changes)
 
 
+@mutations
 def test_config_files(tmp_path, cli, count):
     """A run's config.yaml with --config: refused in a line, and no run folder is left."""
     config = tmp_path / "config.yaml"
@@ -308,7 +179,7 @@ def test_config_files(tmp_path, cli, count):
         assert "unexpected" not in err, err
         assert not (tmp_path / "run").exists()
 
-    assert survives(config, use, count) == count
+    assert try_mutations(config, use, count) == count
 
 
 @pytest.mark.reliability(

@@ -6,7 +6,7 @@ from core_runtime.errors import UserError
 from pathology_mil.samples.pyramid import write_pyramid
 from pathology_mil.slides.options import ScanOptions
 from pathology_mil.slides.reading import Slide, find_slides
-from pathology_mil.slides.resolution import magnification, resolution
+from pathology_mil.slides.resolution import magnification, odd_objective, resolution
 
 
 @pytest.fixture
@@ -204,3 +204,56 @@ def test_a_real_slide(cmu, tcga):
             slide.known_mpp()
         assert "--slide-mpp" in error.value.hint
         assert "--slide-mag" in error.value.hint
+
+
+OME = "<OME><Image><Pixels SizeX='9' PhysicalSizeX='{size}' PhysicalSizeXUnit = \"{unit}\"/></Image></OME>"
+
+
+@pytest.mark.reliability("sizes of a pixel that contradict each other or cannot be", "refused, or said", cases=5)
+def test_sizes_of_a_pixel_that_contradict_each_other(tmp_path, picture):
+    properties = {"openslide.mpp-x": "1", "tiff.ImageDescription": OME.format(size="0.25", unit="µm")}
+    found = resolution(properties)
+    assert (found.mpp, found.conflict) == (None, "1 µm per pixel (TIFF) and 0.25 (OME-XML)")
+    assert resolution(properties, mpp=0.25).conflict == ""
+    assert resolution(properties | {"openslide.mpp-x": "0.251"}).mpp == pytest.approx(0.251)
+    assert odd_objective({"aperio.AppMag": "40"}, 0.5) == 40
+    assert odd_objective({"aperio.AppMag": "40"}, 0.2529) is None
+    assert odd_objective({"openslide.objective-power": "20"}, 0.499) is None
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    with Slide(tmp_path / "a.png") as slide:
+        slide.mpp, slide.conflict = None, found.conflict
+        with pytest.raises(UserError, match="states two resolutions"):
+            slide.known_mpp()
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"openslide.mpp-x": "0.001"},
+        {"tiff.ImageDescription": OME.format(size="0.001", unit="µm")},
+        {"tiff.XResolution": "10000000", "tiff.ResolutionUnit": "centimeter"},
+        {"aperio.MPP": "0.0001"},
+    ],
+)
+def test_no_microscope_has_such_pixels(properties):
+    assert resolution(properties).mpp is None
+
+
+def test_ome_in_any_quotes_and_units():
+    for size, unit in (("0.25", "&#181;m"), ("250", "nm"), ("0.00984252e-3", "in"), ("250000", "pm")):
+        found = resolution({"openslide.comment": OME.format(size=size, unit=unit)})
+        assert found.mpp == pytest.approx(0.25, rel=1e-4), unit
+
+
+def test_measurements_of_16_bits_are_no_stained_tissue(tmp_path):
+    for name, values in (("a.png", np.full((60, 60), 3000, np.uint16)), ("a.tif", np.full((60, 60), 0.5, np.float32))):
+        Image.fromarray(values).save(tmp_path / name)
+        with pytest.raises(UserError, match="more than 8 bits"):
+            Slide(tmp_path / name)
+
+
+def test_tiles_are_read_from_the_coarsest_level_that_is_fine_enough(pyramid):
+    with Slide(pyramid) as slide:
+        slide.downsamples = [(1.0, 1.0), (4.0003, 4.0), (16.1, 16.0)]
+        levels = {downsample: slide.best_level(downsample) for downsample in (1, 2, 3.5, 4, 8, 14.5, 16, 64)}
+    assert levels == {1: 0, 2: 0, 3.5: 0, 4: 1, 8: 1, 14.5: 1, 16: 2, 64: 2}

@@ -16,7 +16,7 @@ from core_runtime.options import RunOptions
 from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.cohort.labels import read_labels
 from pathology_mil.cohort.options import LabelOptions, SplitOptions
-from pathology_mil.cohort.splits import make_splits, read_splits
+from pathology_mil.cohort.splits import Split, make_splits, read_splits
 from pathology_mil.commands.evaluate import evaluate
 from pathology_mil.commands.sweep import sweep
 from pathology_mil.commands.train import train
@@ -293,3 +293,18 @@ def test_what_is_dropped_differs_from_step_to_step_and_is_the_same_under_a_seed(
         train(*cohort, run=run_in(tmp_path / name, seed=5), **options)
     assert len(set(drawn["a"])) == len(drawn["a"]) == 12
     assert drawn["a"] == drawn["b"]
+
+
+def test_every_epoch_reads_the_training_slides_in_another_order(cohort):
+    opened = open_cohort(*cohort)
+    slides = tuple(sorted(opened.labels.label))
+    data = BagData(opened, Split(slides[:16], slides[16:20], slides[20:]), seed=3)
+    loader = data.train_dataloader()
+    orders = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        orders.append([slide for batch in loader for slide in batch.slides])
+    assert sorted(orders[0]) == list(slides[:16])
+    assert orders[0] != orders[1]
+    assert orders[0] == orders[2]
+    assert [slide for batch in data.val_dataloader() for slide in batch.slides] == list(slides[16:20])

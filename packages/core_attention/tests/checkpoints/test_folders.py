@@ -235,6 +235,7 @@ def test_without_a_separator_it_is_a_hub_name(tmp_path, monkeypatch, folder):
     assert isinstance(load_model("tiny", Tiny), Tiny)
     assert isinstance(load_model("hub:owner/tiny", Tiny), Tiny)
     assert isinstance(load_model("./model", Tiny), Tiny)
+    assert isinstance(load_model("model", Tiny), Tiny)  # a folder that is here comes before the hub
     assert isinstance(load_model(Path("model"), Tiny), Tiny)
     assert asked == ["tiny", "tiny", "owner/tiny", "owner/tiny"] or asked == ["tiny", "owner/tiny"]
     with pytest.raises(OSError, match=r"'absent': 404$"):
@@ -243,8 +244,8 @@ def test_without_a_separator_it_is_a_hub_name(tmp_path, monkeypatch, folder):
     with pytest.raises(OSError, match=r"notes\.txt is a file, not a model folder"):
         load_model("notes.txt", Tiny)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match=r"'model' is a hub name \(the folder here is \./model\).*pip install"):
-        load_model("model", Tiny)
+    with pytest.raises(ValueError, match=r"'tiny' is a hub name \(there is no folder tiny here\).*pip install"):
+        load_model("tiny", Tiny)
 
 
 def test_what_cannot_be_saved(tmp_path):

@@ -78,6 +78,21 @@ class BulkOutcome(Outcome):
         return failures(self.attempts)
 
 
+def read_results(items: Sequence[Item], attempts: Sequence[Attempt], name: str) -> list[Any]:
+    """What the items that succeeded wrote as JSON, in order.
+
+    Args:
+        items: whose outputs are folders.
+        attempts: what became of each.
+        name: of the file in each folder.
+    """
+    results = []
+    for item, attempt in zip(items, attempts, strict=True):
+        if attempt.ok:
+            results.append(json.loads((item.output / name).read_text(encoding="utf-8")))
+    return results
+
+
 class Skipped(Exception):
     """Raised by a work function for an item that can be read but holds nothing to work on; `status` is the word recorded for it.
 

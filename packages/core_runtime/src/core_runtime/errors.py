@@ -28,6 +28,13 @@ def clean(text: str) -> str:
     return " ".join("".join(printable).split())
 
 
+def shorten(text: str, most: int = 400) -> str:
+    """A message of at most so many characters: a list of a thousand missing tensors is no line that anybody reads."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 1]}…"
+
+
 def named(path: Path, error: Exception) -> str:
     """The message of an error, with the file in front where the message does not name it."""
     message = str(error)

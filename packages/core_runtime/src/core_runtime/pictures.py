@@ -4,6 +4,7 @@ Needs Pillow and NumPy (``attention-suite-core-runtime[pictures]``).
 """
 
 import io
+import struct
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,19 @@ if TYPE_CHECKING:
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
+# What Pillow raises for damaged files, beside DecompressionBombError: its readers trust the sizes and tags that a file states.
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+)
 MOST_PIXELS = 100_000_000  # ten times the largest screens; beyond it a file is a mistake or an attack
 _DEEP = ("I;16", "I;16B", "I;16L", "I", "F")  # Pillow's modes of more than 8 bits
 _GREY = ("1", "L", "LA", "La", *_DEEP)
@@ -74,7 +88,7 @@ def read_picture(content: bytes, name: str, *, what: str = "pictures") -> Pictur
     Raises:
         UserError: as `open_picture`.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -85,7 +99,7 @@ def read_picture(content: bytes, name: str, *, what: str = "pictures") -> Pictur
             f"{name} has far more than {MOST_PIXELS // 10**6} megapixels, which is the most that is read",
             "scale it down",
         ) from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+    except DAMAGED:
         raise UserError(f"{name} is not a picture", f"{what} are {KINDS}") from None
     width, height = picture.size
     if width < 1 or height < 1:
@@ -96,16 +110,17 @@ def read_picture(content: bytes, name: str, *, what: str = "pictures") -> Pictur
             "scale it down",
         )
     notes = []
-    if getattr(picture, "n_frames", 1) > 1:
-        notes.append(f"it is an animation of {getattr(picture, 'n_frames', 1)} pictures; the first is taken")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            frames = getattr(picture, "n_frames", 1)  # reads on in the file
+            if frames > 1:
+                notes.append(f"it is an animation of {frames} pictures; the first is taken")
             turned = ImageOps.exif_transpose(picture)
             if turned.size != picture.size or picture.getexif().get(0x0112, 1) != 1:
                 notes.append("it was turned upright, as its EXIF says")
             image = _as_rgb(turned, name, notes)
-    except (OSError, ValueError, SyntaxError, MemoryError, EOFError) as error:
+    except DAMAGED as error:
         raise UserError(f"{name} is damaged: {error}", "save it again") from None
     return Picture(name, image, tuple(notes), picture.mode in _GREY)
 

@@ -17,6 +17,10 @@ from typing import Any
 from core_runtime.errors import UserError, clean
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "--", "?"})
+# In brackets these are the missing values of clinical tables (TCGA, cBioPortal): [Not Available], [Unknown].
+_BRACKETED = frozenset(
+    {"not available", "not applicable", "not evaluated", "unknown", "pending", "discrepancy", "not reported"}
+)
 _SEPARATORS = (",", ";", "\t", "|")
 _LARGEST = 512 * 1024 * 1024  # bytes: far beyond any table that is written by hand
 _HINT = "save it as CSV (UTF-8) with a header line"
@@ -156,6 +160,8 @@ def read_table(path: Path, *, comment: str = "") -> Table:
         if not (comment and line.startswith(comment)):
             numbered.append((number, line))
     filled = [(number, line) for number, line in numbered if line.strip()]
+    if filled and re.fullmatch(r"sep=.", filled[0][1].strip()):  # for Excel alone: the header is the next line
+        filled.pop(0)
     if not filled:
         raise UserError(f"{path} is empty", _HINT)
     head_line, head = filled[0]
@@ -202,9 +208,13 @@ def _row(line: str, separator: str, width: int) -> tuple[str, list[str | None]]:
     values = [cell.strip() for cell in cells]
     cleaned: list[str | None] = []
     for value in values:
-        missing = value.lower() in MISSING
+        missing = value.lower() in MISSING or _is_bracketed(value)
         cleaned.append(None if missing else value)
     return "", cleaned
+
+
+def _is_bracketed(value: str) -> bool:
+    return value.startswith("[") and value.endswith("]") and value[1:-1].strip().lower() in _BRACKETED
 
 
 def _drop_blank_end(table: Table, numbered: Sequence[tuple[int, str]]) -> None:
@@ -272,10 +282,13 @@ def _folded(name: str) -> str:
 
 
 def near_equal(names: Iterable[Any]) -> list[list[str]]:
-    """Groups of names that differ only in case, blanks, hyphens or underscores: usually one name, spelled in two ways."""
+    """Groups of names that differ only in case, blanks, hyphens or underscores, or are the same number (1, 1.0, 001): usually one name, spelled in two ways."""
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys(map(str, names)):  # each spelling once, in order
-        groups.setdefault(_folded(name), []).append(name)
+        key = _folded(name)
+        if re.fullmatch(r"\d+(\.\d+)?", name.strip()):
+            key = str(float(name))
+        groups.setdefault(key, []).append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 

@@ -5,9 +5,10 @@ gives the position within that.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from string import Template
 
 from core_runtime.errors import UserError
 from gui_grounding.coordinates import Position, Space, View
@@ -20,18 +21,18 @@ class Format:
     Attributes:
         name: how it is asked for.
         space: in which it counts.
+        click: text of one point, with $x and $y in the places of its numbers.
+        drag: text of two points, from $x and $y to $to_x and $to_y; None: the tool has no such action.
         units: steps from one edge of the screenshot to the other; 0: units of the space.
         whole: whether it writes whole numbers.
-        click: text of one point.
-        drag: text of two points; None: the tool has no such action.
     """
 
     name: str
     space: Space
-    units: int
-    whole: bool
-    click: Callable[[str, str], str]
-    drag: Callable[[str, str, str, str], str] | None = None
+    click: str
+    drag: str | None = None
+    units: int = 0
+    whole: bool = True
 
     def numbers(self, position: Position) -> tuple[str, str]:
         """x and y as the format spells them."""
@@ -50,12 +51,15 @@ class Format:
         Raises:
             UserError: a drag, and the tool has none.
         """
-        spelled = [number for position in positions for number in self.numbers(position)]
-        if len(spelled) == 2:
-            return self.click(spelled[0], spelled[1])
-        if self.drag is None:
-            raise UserError(f"{self.name} has no drag", f"formats with a drag: {', '.join(_with_drag())}")
-        return self.drag(spelled[0], spelled[1], spelled[2], spelled[3])
+        template = self.click
+        if len(positions) == 2:
+            if self.drag is None:
+                raise UserError(f"{self.name} has no drag", f"formats with a drag: {', '.join(_with_drag())}")
+            template = self.drag
+        numbers = {}
+        for names, position in zip((("x", "y"), ("to_x", "to_y")), positions, strict=False):
+            numbers |= dict(zip(names, self.numbers(position), strict=True))
+        return Template(template).substitute(numbers)
 
     def read(self, text: str, view: View) -> list[Position]:
         """The positions of an action that was written in this format.
@@ -63,11 +67,12 @@ class Format:
         Raises:
             UserError: there is no such action in the text.
         """
-        pattern = _pattern(self.click("{0}", "{1}"))
-        dragged = _pattern(self.drag("{0}", "{1}", "{2}", "{3}")) if self.drag else None
-        match = pattern.search(text) or (dragged.search(text) if dragged else None)
+        match = _pattern(self.click).search(text)
+        if match is None and self.drag is not None:
+            match = _pattern(self.drag).search(text)
         if match is None:
-            raise UserError(f"{text!r} is not a click of {self.name}", f"it writes {self.click('X', 'Y')}")
+            example = Template(self.click).substitute(x="X", y="Y")
+            raise UserError(f"{text!r} is not a click of {self.name}", f"it writes {example}")
         numbers = [Fraction(number) / (self.units or 1) for number in match.groups()]
         pairs = zip(numbers[::2], numbers[1::2], strict=True)
         return [view.place(x, y, self.space) for x, y in pairs]
@@ -78,9 +83,9 @@ def _nearest(value: Fraction) -> int:
     return round(value)
 
 
-def _pattern(example: str) -> re.Pattern[str]:
+def _pattern(template: str) -> re.Pattern[str]:
     """What finds the numbers of an action, whatever the blanks around them."""
-    parts = re.split(r"\{\d\}", example)
+    parts = re.split(r"\$\w+", template)
     number = r"\s*(-?\d+(?:\.\d+)?(?:e-?\d+)?)\s*"
     return re.compile(number.join(re.escape(part).replace(r"\ ", r"\s*") for part in parts))
 
@@ -89,58 +94,37 @@ def _with_drag() -> list[str]:
     return [name for name, each in FORMATS.items() if each.drag is not None]
 
 
+_UI_TARS_CLICK = "click(point='<point>$x $y</point>')"
+_UI_TARS_DRAG = "drag(start_point='<point>$x $y</point>', end_point='<point>$to_x $to_y</point>')"
 _DECLARED = (
     Format(
         "pyautogui",
         "screen",
-        0,
-        True,
-        lambda x, y: f"pyautogui.click(x={x}, y={y})",
-        lambda a, b, c, d: f"pyautogui.moveTo(x={a}, y={b}); pyautogui.dragTo(x={c}, y={d}, button='left')",
+        "pyautogui.click(x=$x, y=$y)",
+        "pyautogui.moveTo(x=$x, y=$y); pyautogui.dragTo(x=$to_x, y=$to_y, button='left')",
     ),
     Format(
         "playwright",
         "css",
-        0,
-        False,
-        lambda x, y: f"await page.mouse.click({x}, {y})",
-        lambda a, b, c, d: (
-            f"await page.mouse.move({a}, {b}); await page.mouse.down(); await page.mouse.move({c}, {d}); await page.mouse.up()"
-        ),
+        "await page.mouse.click($x, $y)",
+        "await page.mouse.move($x, $y); await page.mouse.down(); await page.mouse.move($to_x, $to_y); await page.mouse.up()",
+        whole=False,
     ),
-    Format(
-        "ui-tars",
-        "normalised",
-        1000,
-        True,
-        lambda x, y: f"click(point='<point>{x} {y}</point>')",
-        lambda a, b, c, d: f"drag(start_point='<point>{a} {b}</point>', end_point='<point>{c} {d}</point>')",
-    ),
-    Format(
-        "ui-tars-absolute",
-        "image",
-        0,
-        True,
-        lambda x, y: f"click(point='<point>{x} {y}</point>')",
-        lambda a, b, c, d: f"drag(start_point='<point>{a} {b}</point>', end_point='<point>{c} {d}</point>')",
-    ),
-    Format("os-atlas", "normalised", 1000, True, lambda x, y: f"CLICK <point>[[{x}, {y}]]</point>"),
-    Format("seeclick", "normalised", 0, False, lambda x, y: f"({x}, {y})"),
+    Format("ui-tars", "normalised", _UI_TARS_CLICK, _UI_TARS_DRAG, units=1000),
+    Format("ui-tars-absolute", "image", _UI_TARS_CLICK, _UI_TARS_DRAG),
+    Format("os-atlas", "normalised", "CLICK <point>[[$x, $y]]</point>", units=1000),
+    Format("seeclick", "normalised", "($x, $y)", whole=False),
     Format(
         "anthropic",
         "image",
-        0,
-        True,
-        lambda x, y: f'{{"action": "left_click", "coordinate": [{x}, {y}]}}',
-        lambda a, b, c, d: f'{{"action": "left_click_drag", "start_coordinate": [{a}, {b}], "coordinate": [{c}, {d}]}}',
+        '{"action": "left_click", "coordinate": [$x, $y]}',
+        '{"action": "left_click_drag", "start_coordinate": [$x, $y], "coordinate": [$to_x, $to_y]}',
     ),
     Format(
         "openai",
         "image",
-        0,
-        True,
-        lambda x, y: f'{{"type": "click", "button": "left", "x": {x}, "y": {y}}}',
-        lambda a, b, c, d: f'{{"type": "drag", "path": [{{"x": {a}, "y": {b}}}, {{"x": {c}, "y": {d}}}]}}',
+        '{"type": "click", "button": "left", "x": $x, "y": $y}',
+        '{"type": "drag", "path": [{"x": $x, "y": $y}, {"x": $to_x, "y": $to_y}]}',
     ),
 )
 FORMATS: Mapping[str, Format] = {each.name: each for each in _DECLARED}

@@ -63,7 +63,9 @@ def judge(
         covered = covered_cells(item.targets, scores.shape)
         mass = float(scores[covered].sum())
         overlap = float(covered.ravel()[int(scores.argmax())])
-    distance = min(distance_of(points[0], target) for target in item.targets) if points else np.nan
+    distance = np.nan
+    if points:
+        distance = min(distance_of(points[0], target) for target in item.targets)
     return Judged(float(any(hits[:1])), float(any(hits)), mass, overlap, distance)
 
 

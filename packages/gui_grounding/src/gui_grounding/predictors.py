@@ -84,7 +84,9 @@ class Network:
                     grounding.resized,
                 )
             )
-        return answers * len(items) if self.blind else answers
+        if self.blind:
+            return answers * len(items)
+        return answers
 
 
 def by_screenshot(items: Sequence[Item]) -> Mapping[str, list[Item]]:

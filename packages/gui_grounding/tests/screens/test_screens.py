@@ -1,6 +1,7 @@
 """Screenshots of all kinds, and which files are taken for screenshots."""
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,17 @@ def test_the_published_clicks_on_a_real_screen():
             "0.59", "0.5900"
         ).replace("0.82", "0.8200").replace("0.06", "0.0600")
     assert claim(SHARED / "data" / "v2p" / "seeclick" / "calendar_macos.png").kind == "screenshot"
+
+
+@pytest.mark.parametrize("tag", [256, 257])
+def test_a_tiff_without_its_size_is_one_line(tmp_path, tag):
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (20, 10)).save(path)
+    raw = path.read_bytes()
+    for kind in (3, 4):  # whole numbers of two and of four bytes
+        raw = raw.replace(struct.pack("<HH", tag, kind), struct.pack("<HH", 65_000, kind), 1)
+    path.write_bytes(raw)
+    claim(path)
+    with pytest.raises(UserError) as refused:
+        read_screenshot(raw, "a.tif")
+    assert "\n" not in refused.value.message

@@ -1,6 +1,7 @@
 """What a run, a model and an evaluation were made from: options, tiles, epochs."""
 
 import dataclasses
+import io
 import json
 import shutil
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file as save_weights
 
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
+from remote_sensing.landuse.cohort import Split, classes_in_words, copies_in_words
 from remote_sensing.landuse.commands.evaluate import EvaluationOptions, evaluate
 from remote_sensing.landuse.commands.predict import Work, _scene_item, _tiles_item
 from remote_sensing.landuse.commands.train import train
@@ -20,6 +23,7 @@ from remote_sensing.landuse.model.networks import build_network
 from remote_sensing.landuse.model.sizes import NetworkOptions
 from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.scenes.layouts import TileOptions
+from remote_sensing.landuse.scenes.store import decode
 from remote_sensing.landuse.training.module import LandUseTraining
 from remote_sensing.landuse.training.recipe import Recipe
 
@@ -263,3 +267,22 @@ def test_digests_of_tiles_are_of_their_pixels(trained):
     lengths = {part: len(text) // 16 for part, text in provenance["tiles"].items()}
     assert lengths == {part: trained.values["split"][part] for part in ("train", "val", "test")}
     assert torch.is_tensor(load_model(trained.model)(torch.zeros(1, 3, 64, 64)))
+
+
+@pytest.mark.reliability("copies of a tile in two parts or classes; classes spelled in two ways", "said", cases=3)
+def test_copies_of_tiles_are_said():
+    split = Split("drawn", (0, 1, 2), (3,), (4, 5))
+    words = list(copies_in_words(["a", "b", "c", "a", "d", "e"], [0, 0, 1, 1, 0, 1], split))
+    assert words[0].startswith("1 tiles are there under two classes")
+    assert words[1].startswith("1 of 1 validation tiles have the same pixels as a training tile")
+    assert len(words) == 2
+    assert not list(copies_in_words("abcdef", [0] * 6, split))
+    assert "'Forest' and 'forest ' count as 2 classes" in next(classes_in_words(("Forest", "River", "forest ")))
+
+
+@pytest.mark.reliability("pictures of 16 bits as tiles", "refused", cases=1)
+def test_tiles_of_16_bits_are_refused():
+    file = io.BytesIO()
+    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(file, "PNG")
+    with pytest.raises(UserError, match="more than 8 bits"):
+        decode("a.png", file.getvalue())

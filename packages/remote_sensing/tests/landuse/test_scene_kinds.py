@@ -404,3 +404,96 @@ def test_shared_cases_give_what_their_rows_say(shared, tmp_path, model_folder):
         with pytest.raises(UserError, match=name):
             Scene(cases / name)
     assert map_scene_file(cases / "s2_scaled.tif", load_model(model_folder), tmp_path / "map").covered > 0
+
+
+@pytest.mark.reliability("pixels that are not square on the ground", "refused, both sides named", cases=2)
+@pytest.mark.parametrize(
+    ("transform", "crs", "sides"),
+    [
+        (Affine(5, 0, 600_000, 0, -20, 5_200_000), "EPSG:32632", "4.99 × 20"),
+        (Affine(1e-4, 0, 10, 0, -1e-4, 60), "EPSG:4326", "5.5"),
+    ],
+)
+def test_pixels_that_are_not_square_are_refused(tmp_path, landscape, model_folder, transform, crs, sides):
+    path = write(tmp_path / "s.tif", landscape, transform=transform, crs=crs)
+    with pytest.raises(UserError, match=rf"its pixels are {sides}.* m, the model was trained on pixels of 10 m"):
+        map_scene_file(path, load_model(model_folder), tmp_path / "out", PredictionOptions(stride=64))
+    assert " × " in examine(path).details["pixel"]
+
+
+@pytest.mark.reliability("a scene without a coordinate system", "said: the size of its pixels is not known", cases=1)
+def test_pixels_of_unknown_size_are_said(tmp_path, landscape, model_folder):
+    path = write(tmp_path / "s.tif", landscape, crs=None)
+    made = map_scene_file(path, load_model(model_folder), tmp_path / "out", PredictionOptions(stride=64))
+    assert any("size of its pixels is not known" in warning for warning in made.warnings)
+
+
+@pytest.mark.reliability("scales that give no reflectances (0, negative)", "refused", cases=2)
+@pytest.mark.parametrize("scale", [0.0, -1e-4])
+def test_scales_that_give_no_reflectances_are_refused(tmp_path, landscape, scale):
+    path = write(tmp_path / "s.tif", landscape, scale=scale, offset=0.0)
+    with pytest.raises(UserError, match="has the scale"):
+        Scene(path)
+
+
+@pytest.mark.reliability("bands of different units in one file", "refused", cases=1)
+def test_bands_of_different_units_are_refused(tmp_path, landscape):
+    mixed = landscape.astype(np.float32)
+    mixed[:6] /= 10_000
+    with pytest.raises(UserError, match=r"different units: up to \d+, but the bands B01, B02, B03"):
+        Scene(write(tmp_path / "s.tif", mixed))
+
+
+@pytest.mark.reliability("values that no surface reflects (−1 as a filling)", "missing data, said", cases=2)
+@pytest.mark.parametrize("unit", [1, 10_000])
+def test_values_that_no_surface_reflects_are_missing_data(tmp_path, landscape, unit):
+    filled = landscape.astype(np.float32) * (unit / 10_000)
+    filled[:, :, :90] = -unit
+    pixels, valid, warnings = read_all(write(tmp_path / "s.tif", filled))
+    assert not valid[:, :90].any()
+    assert valid[:, 90:].all()
+    assert pixels.min() >= 0
+    assert any("below a reflectance of −0.1" in warning for warning in warnings)
+    filled[:, :, :90] = -0.01 * unit  # what haze removal leaves is data
+    _, valid, warnings = read_all(write(tmp_path / "t.tif", filled))
+    assert valid.all()
+    assert not any("below" in warning for warning in warnings)
+
+
+@pytest.mark.reliability("bands without data", "named", cases=1)
+def test_bands_without_data_are_named(tmp_path, landscape):
+    emptied = landscape.copy()
+    emptied[[2, 9]] = 0
+    warnings = read_all(write(tmp_path / "s.tif", emptied))[2]
+    assert "the bands B03, B10 hold nothing but zeros or missing data" in warnings
+    assert not read_all(write(tmp_path / "t.tif", landscape))[2]
+
+
+def write_bands(folder, landscape, name_of=lambda band: band, more=None):
+    folder.mkdir()
+    for i, band in enumerate(FILE_ORDER):
+        layers = [i] if band != more else [i, 0]
+        write(folder / f"{name_of(band)}.tif", landscape[layers], names=())
+    return folder
+
+
+@pytest.mark.reliability("band files of several bands, or of two dates in any spelling", "refused", cases=4)
+def test_band_files_of_several_bands_or_dates_are_refused(tmp_path, landscape):
+    with pytest.raises(UserError, match=r"B04\.tif holds 2 bands"):
+        Scene(write_bands(tmp_path / "several", landscape, more="B04"))
+    for i, spelling in enumerate(("2022-{}-01_{}", "S2_2022{}01_{}", "{1}_2022_{0}_01")):
+        folder = tmp_path / f"dates{i}"
+        write_bands(folder, landscape, lambda band, s=spelling: s.format("08" if band < "B06" else "09", band))
+        with pytest.raises(UserError, match="of 2 dates"):
+            Scene(folder)
+
+
+@pytest.mark.reliability("a world file that contradicts the GeoTIFF's own coordinates", "said", cases=1)
+def test_a_world_file_beside_a_geotiff_that_says_otherwise_is_said(tmp_path, landscape):
+    path = write(tmp_path / "s.tif", landscape)
+    world = tmp_path / "s.tfw"
+    world.write_text("10\n0\n0\n-10\n600005\n5199995\n")
+    assert not read_all(path)[2]
+    for text in ("20\n0\n0\n-20\n600010\n5199990\n", "10,0\n0\n0\n-10,0\n700005\n5199995\n"):
+        world.write_text(text)
+        assert any("those of s.tfw beside it are others" in warning for warning in read_all(path)[2])

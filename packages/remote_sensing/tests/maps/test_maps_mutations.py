@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from mutating import QUICK, THOROUGH, try_changes, try_mutations
+from mutating import changed, mutated, try_changes, try_mutations
 from PIL import Image
 from shapely.geometry import box, mapping
 from written import HERE, LV95, write_raster
 
+from core_runtime.errors import UserError
 from remote_sensing.maps.model.folder import load
 from remote_sensing.maps.sheets.grid import Grid, to_map
 from remote_sensing.maps.sheets.labels import rasterised, read_label
@@ -87,7 +88,10 @@ def read_config(folder):
     from core_runtime.cli import _call
     from remote_sensing.cli import app
 
-    _call(app, ["maps", "train", str(folder / "absent"), "--config", str(folder / "config.yaml")])
+    with pytest.raises(UserError) as refused:
+        _call(app, ["maps", "train", str(folder / "absent"), "--config", str(folder / "config.yaml")])
+    if "absent" not in refused.value.message:
+        raise refused.value
 
 
 def read_mask(folder):
@@ -117,42 +121,22 @@ FORMATS = {
 
 def try_format(originals, folder, kind, count):
     """Reads `count` mutations of a format."""
-    copied, changed, read, written = FORMATS[kind]
+    copied, changed_file, read, written = FORMATS[kind]
     for name in copied:
         if (originals / name).is_dir():
             shutil.copytree(originals / name, folder / name)
         else:
             shutil.copy(originals / name, folder)
-    try_mutations(kind, count, folder / changed, lambda: read(folder), folder, written)
+    try_mutations(folder / changed_file, lambda: read(folder), count, folder=folder, allowed=written)
 
 
-@pytest.mark.reliability("mutations of map inputs (quick)", "an answer or one line", cases=QUICK)
+@mutated("mutations of map inputs", "an answer or one line", quick=12)
 @pytest.mark.parametrize("kind", FORMATS)
-def test_some_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
-    try_format(originals, tmp_path, kind, QUICK)
+def test_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind, count):
+    try_format(originals, tmp_path, kind, count)
 
 
-@pytest.mark.slow
-@pytest.mark.reliability("mutations of map inputs", "an answer or one line", cases=THOROUGH)
-@pytest.mark.parametrize("kind", FORMATS)
-def test_a_thousand_mutations_end_in_an_answer_or_one_line(originals, tmp_path, kind):
-    try_format(originals, tmp_path, kind, THOROUGH)
-
-
-def _changes(step):
-    marks = [
-        pytest.mark.reliability(
-            "a model's config.json: each field left out, misspelt, of another value",
-            "one line, or a word",
-            cases=400 // step,
-        )
-    ]
-    if step == 1:
-        marks.append(pytest.mark.slow)
-    return pytest.param(step, marks=marks)
-
-
-@pytest.mark.parametrize("step", [_changes(20), _changes(1)], ids=["quick", "slow"])
-def test_no_change_of_a_model_goes_unsaid(model_folder, tmp_path, capsys, step):
+@changed(400, step=20)
+def test_no_change_of_a_model_goes_unsaid(model_folder, tmp_path, capsys, changes):
     folder = shutil.copytree(model_folder, tmp_path / "model")
-    try_changes(folder / "config.json", lambda: load(folder), capsys, 400, step)
+    try_changes(folder / "config.json", lambda: load(folder), capsys, changes)

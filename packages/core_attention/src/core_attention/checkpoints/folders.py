@@ -156,7 +156,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 
 
 def find_folder(name: Path | str) -> Path:
-    """The folder that an argument means: a path if it is one or holds a path separator, else the name of a hub repository.
+    """The folder that an argument means: a folder that is there, a path if it holds a path separator, else the name of a hub repository.
 
     ``hub:owner/name`` names a repository with an owner. A hub repository is downloaded once, into huggingface_hub's own cache.
 
@@ -172,22 +172,22 @@ def find_folder(name: Path | str) -> Path:
     if Path(name).is_file():
         raise NotADirectoryError(f"{name} is a file, not a model folder")
     repository = str(name).removeprefix(HUB)
-    # a folder of that name means that the user may have wanted it
-    here = f" (the folder here is ./{name})" if Path(name).exists() else ""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ValueError(f"{name!r} is a hub name{here}: that needs `pip install huggingface_hub`") from error
+        raise ValueError(
+            f"{name!r} is a hub name (there is no folder {name} here): that needs `pip install huggingface_hub`"
+        ) from error
     try:
         return Path(snapshot_download(repository, allow_patterns=[WEIGHTS, CONFIG]))
     except Exception as error:
         message = str(error).strip()
         reason = message.splitlines()[0] if message else type(error).__name__
-        raise OSError(f"the hub does not give {repository!r}{here}: {reason}") from error
+        raise OSError(f"the hub does not give {repository!r}: {reason}") from error
 
 
 def _names_hub(name: Path | str) -> bool:
-    if not isinstance(name, str):
+    if not isinstance(name, str) or Path(name).is_dir():
         return False
     separators = [separator for separator in (os.sep, os.altsep, "/") if separator]
     return name.startswith(HUB) or not any(separator in name for separator in separators)

@@ -35,7 +35,9 @@ def unit_of(trial: Trial, by: SplitBy) -> Hashable:
     if by == "subject":
         return trial.subject
     if by == "target":
-        return trial.scanpath.task if trial.scanpath.task is not None else trial.target
+        if trial.scanpath.task is not None:
+            return trial.scanpath.task
+        return trial.target
     return trial.name
 
 

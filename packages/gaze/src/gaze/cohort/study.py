@@ -198,7 +198,9 @@ def _areas(path: Path, objects: ObjectOptions):
 
 
 def _areas_beside(path: Path) -> Path | None:
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent
+    if path.is_dir():
+        folder = path
     for name in ("areas.json", "areas.csv"):
         if (folder / name).is_file():
             return folder / name
@@ -250,7 +252,9 @@ def find_picture(folder: Path | None, stimulus: str) -> Path | None:
 
 
 def _size(picture: Path | None) -> tuple[int, int] | None:
-    return None if picture is None else picture_size(picture)
+    if picture is None:
+        return None
+    return picture_size(picture)
 
 
 def _trial(
@@ -285,10 +289,14 @@ def _target(scanpath: Scanpath, scene: Scene) -> int | None:
         return None
     if scanpath.target_box is not None:
         overlaps = _overlap(np.asarray(scanpath.target_box), scene.boxes)
-        return int(overlaps.argmax()) if overlaps.max() > 0 else None
+        if overlaps.max() > 0:
+            return int(overlaps.argmax())
+        return None
     if scanpath.task:
         name = match_name(scanpath.task, list(scene.names))
-        return None if name is None else list(scene.names).index(name)
+        if name is None:
+            return None
+        return list(scene.names).index(name)
     return None
 
 

@@ -63,10 +63,12 @@ def _tables(runs: Sequence[Path], predictors: Sequence[str] | None) -> dict[str,
             raise UserError(f"{path} is not the table of an evaluation", "evaluate again")
         names = list(dict.fromkeys(line["predictor"] for line in lines))
         known |= set(names)
-        chosen = predictors or (names if len(runs) == 1 else [_model_of(names)])
+        compared = predictors or (names if len(runs) == 1 else [_model_of(names)])
         for name in names:
-            if name in chosen:
-                label = name if len(runs) == 1 else f"{run.name}: {name}"
+            if name in compared:
+                label = name
+                if len(runs) != 1:
+                    label = f"{run.name}: {name}"
                 if label in tables:
                     label = f"{run}: {name}"
                 # a trial is known by its fixations, too: other data sets have trials of the same names

@@ -101,7 +101,9 @@ def evaluate(
         network = NetworkPredictor(loaded, prepared)
         if prepared.looks and objects.images is None and objects.crops is None:
             raise UserError("this model was trained with pictures", "give --images FOLDER or --crops FOLDER")
-        crop = loaded.config.crop if prepared.looks else None
+        crop = None
+        if prepared.looks:
+            crop = loaded.config.crop
     study = load_study(scanpaths, objects, reading, crop=crop)
     learned, judged, words = _parts(study, model, part)
     scenes = dict(study.scenes)
@@ -170,8 +172,8 @@ def _parts(study: Any, model: str | None, part: str) -> tuple[list[Any], list[An
     # a trial is known by its fixations as they were read: other data sets have subjects and pictures of the same names
     by_part: dict[str, list[Any]] = {}
     for name, sources in known.items():
-        wanted = set(sources)
-        by_part[name] = [trial for trial in study.trials if trial.source in wanted]
+        part_sources = set(sources)
+        by_part[name] = [trial for trial in study.trials if trial.source in part_sources]
     everything = {source for sources in known.values() for source in sources}
     new = [trial for trial in study.trials if trial.source not in everything]
     of_test = "the model's test part"

@@ -41,7 +41,9 @@ def _inspect_folder(folder: Path, files: Sequence[Path], options: ReadOptions) -
     names = [str(file.relative_to(folder)) for file in read]
     findings = []
     for (file, content), repeats in zip(read.items(), find_repeats(list(read.values())), strict=True):
-        warnings = [describe_repeats(repeats, content, names)] if repeats else []
+        warnings = []
+        if repeats:
+            warnings = [describe_repeats(repeats, content, names)]
         findings.append(describe(file, content, warnings=warnings))
     return FolderFindings(findings=findings, unreadable=unreadable)
 
@@ -78,7 +80,9 @@ def describe(path: Path, content: Any, *, warnings: Sequence[str] = (), pictures
     }
     if content.left_out:
         details["left out"] = dict(content.left_out)
-    drawn = _pictures(scanpaths) if pictures else []
+    drawn = []
+    if pictures:
+        drawn = _pictures(scanpaths)
     commands = [f"gaze export '{path}' --out fixations.csv", f"gaze plot '{path}' --out figures"]
     usable = fixations > 0
     return Findings(
@@ -110,8 +114,12 @@ def _measures(scanpaths: Any) -> dict[str, Any]:
     known = durations[np.isfinite(durations)]
     outside = sum(int((~scanpath.on_screen()).sum()) for scanpath in scanpaths)
     displays = {scanpath.display.size for scanpath in scanpaths}
-    size = next(iter(displays)) if len(displays) == 1 else None
-    screen = "not known" if displays == {None} else f"{len(displays)} different sizes"
+    size = None
+    if len(displays) == 1:
+        size = next(iter(displays))
+    screen = "not known"
+    if displays != {None}:
+        screen = f"{len(displays)} different sizes"
     if size is not None:
         screen = f"{size[0]} × {size[1]} px"
     return {

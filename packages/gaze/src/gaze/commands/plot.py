@@ -90,8 +90,12 @@ def plot(
 
 def title_of(scanpath: "Scanpath") -> str:
     """The path's name, what was searched, the eye, and how long it is."""
-    searched = f", searching {scanpath.task}" if scanpath.task else ""
-    eye = f", {scanpath.eye} eye" if scanpath.eye in ("left", "right") else ""
+    searched = ""
+    if scanpath.task:
+        searched = f", searching {scanpath.task}"
+    eye = ""
+    if scanpath.eye in ("left", "right"):
+        eye = f", {scanpath.eye} eye"
     return f"{scanpath.name}{searched}{eye}: {counted(len(scanpath), 'fixation')}"
 
 

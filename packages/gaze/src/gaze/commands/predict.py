@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
@@ -46,7 +46,9 @@ class Predictions(BulkOutcome):
 
     def lines(self) -> Iterable[str]:
         for prediction in self.predictions:
-            aim = f", searching {prediction['target']}" if prediction["target"] else ""
+            aim = ""
+            if prediction["target"]:
+                aim = f", searching {prediction['target']}"
             path = " → ".join(str(prediction["objects"][index]) for index in prediction["likeliest"])
             yield f"{prediction['scene']}{aim}: {path}"
             yield from say_cut(prediction)
@@ -141,9 +143,7 @@ def predict(
         skip_errors=skip_errors and len(items) > 1,
         overwrite=overwrite,
     )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
-    return Predictions(out, predictions, attempts)
+    return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 
 
 def find_pictures(path: Path) -> list[Path]:
@@ -186,7 +186,9 @@ def predict_item(item: Item) -> dict[str, Any]:
     if asked["target_position"] is not None:
         network = copy(network)  # it shares the weights; the one in the cache stays as it is
         network.config = replace(network.config, target_position=asked["target_position"])
-    crop = network.config.crop if prepared.looks else None
+    crop = None
+    if prepared.looks:
+        crop = network.config.crop
     scene = read_scene(
         file,
         areas=asked["areas"],
@@ -242,9 +244,15 @@ def object_table(prediction: Any) -> str:
     lines = ["object,looked_at,first_at,place_in_likeliest,dwell_ms"]
     for index, name in enumerate(prediction.objects):
         first = prediction.first_at[index]
-        shown = "" if first != first else f"{first:g}"
-        place = prediction.likeliest.index(index) + 1 if index in prediction.likeliest else ""
+        shown = ""
+        if first == first:
+            shown = f"{first:g}"
+        place = ""
+        if index in prediction.likeliest:
+            place = prediction.likeliest.index(index) + 1
         quoted = '"' + str(name).replace('"', '""') + '"'
-        dwell = "" if prediction.dwell is None else f"{prediction.dwell[index]:g}"
+        dwell = ""
+        if prediction.dwell is not None:
+            dwell = f"{prediction.dwell[index]:g}"
         lines.append(f"{quoted},{prediction.looked_at[index]:g},{shown},{place},{dwell}")
     return "\n".join(lines) + "\n"

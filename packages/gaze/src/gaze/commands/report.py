@@ -52,8 +52,12 @@ class Described(Outcome):
         for note in self.notes:
             yield f"Note: {note}"
         for subject in self.subjects:
-            strategy = f"; {subject['strategy']}" if subject.get("strategy") else ""
-            correct = "" if subject["correct"] is None else f", correct {subject['correct']:.0%}"
+            strategy = ""
+            if subject.get("strategy"):
+                strategy = f"; {subject['strategy']}"
+            correct = ""
+            if subject["correct"] is not None:
+                correct = f", correct {subject['correct']:.0%}"
             yield (
                 f"{subject['subject'] or 'not named'}: {counted(subject['paths'], 'path')} of {subject['length']:.1f} fixations"
                 f"{correct}, revisits {subject['revisit']:.2f}{strategy}"
@@ -174,7 +178,9 @@ def path_rows(study: Any) -> list[dict[str, Any]]:
 
 def _described(trial: Any, scene: Any) -> dict[str, Any]:
     """What both tables say of a path, so that they can be joined by ``trial``."""
-    target = None if trial.target is None else scene.names[trial.target]
+    target = None
+    if trial.target is not None:
+        target = scene.names[trial.target]
     return {"trial": trial.name, "stimulus": trial.scene, "subject": trial.subject, "target": target}
 
 

@@ -36,7 +36,9 @@ class Trained(Outcome):
             yield f"Note: {note}"
         counts = ", ".join(f"{count} {part}" for part, count in values["parts"].items())
         yield f"Split by {values['split']}: {counts}"
-        delta = f", delta {values['val_delta']:.3f}" if "val_delta" in values else ""
+        delta = ""
+        if "val_delta" in values:
+            delta = f", delta {values['val_delta']:.3f}"
         yield f"Epoch {values['epoch']} of {values['epochs']} kept (validation loss {values['val_loss']:.3f}{delta})"
         yield f"Model folder: {self.model}"
         yield f"Next: gaze evaluate '{values['source']}'{values['objects']} --model '{self.model}'"
@@ -75,16 +77,18 @@ def train(
     use_threads(run.threads)
     config = network_config(sizes)
     looks = objects.images is not None or objects.crops is not None
-    crop = config.crop if looks else None
+    crop = None
+    if looks:
+        crop = config.crop
     study = load_study(scanpaths, objects, reading, crop=crop)
     split = split_study(study, recipe, seed=run.seed)
     longest = max(len(trial.objects) for trial in split.train)
-    learned, chosen, scenes = list(split.train), list(split.valid), dict(study.scenes)
+    learned, validating, scenes = list(split.train), list(split.valid), dict(study.scenes)
     if sizes.patches is not None:
         rows, columns = sizes.patches
         patches = {name: patch_scene(scene, rows, columns, config.crop) for name, scene in scenes.items()}
         learned = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in learned]
-        chosen = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in chosen]
+        validating = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in validating]
         scenes = patches
     config = fitted(config, scenes)
     sources = [path.resolve() for path in (scanpaths, objects.areas, objects.images, objects.crops) if path is not None]
@@ -103,7 +107,7 @@ def train(
     by_delta = recipe.score == "delta"
     left = fit(
         ScanpathTraining(model, recipe.lr, run.seed, longest=longest, behaviour=by_delta),
-        ScanpathData(learned, chosen, scenes, batch=recipe.batch, workers=run.workers, seed=run.seed),
+        ScanpathData(learned, validating, scenes, batch=recipe.batch, workers=run.workers, seed=run.seed),
         run.out,
         epochs=recipe.epochs,
         score=(lambda row: -row["val_delta"]) if by_delta else (lambda row: -row["val_loss"]),
@@ -136,7 +140,9 @@ def train(
     durations = fit_durations(split.train)
     prepared = Prepared(looks, longest, sizes.patches or (0, 0), durations)
     folder = save_model(model.cpu(), run.out / "model", prepared=prepared, provenance=provenance)
-    panels = [["train_loss", "val_loss"], ["val_delta"]] if by_delta else [["train_loss", "val_loss"]]
+    panels = [["train_loss", "val_loss"]]
+    if by_delta:
+        panels = [["train_loss", "val_loss"], ["val_delta"]]
     if len(panels) > 1:
         draw_history(left.history, run.out / "figures" / "training.png", panels)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")

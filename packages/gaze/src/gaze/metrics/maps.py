@@ -41,7 +41,8 @@ def auc(density: NDArray[np.float64], fixated: NDArray[np.bool_], weights: NDArr
     Returns:
         NaN where all places, or none, were looked at.
     """
-    weights = np.ones(len(density)) if weights is None else weights
+    if weights is None:
+        weights = np.ones(len(density))
     positive, negative = weights * fixated, weights * ~fixated
     if not positive.sum() or not negative.sum():
         return float("nan")

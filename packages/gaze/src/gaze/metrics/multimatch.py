@@ -184,7 +184,9 @@ def _walk_back_one(
     way = [(row, column)]
     while row or column:
         s = row + column
-        diagonal = costs[s - 1][row] if s > 1 else math.inf
+        diagonal = math.inf
+        if s > 1:
+            diagonal = costs[s - 1][row]
         up, left = costs[s][row], costs[s][row + 1]
         if diagonal <= up and diagonal <= left:
             row, column = row - 1, column - 1

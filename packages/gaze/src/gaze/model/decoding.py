@@ -159,11 +159,15 @@ def _decode(model: OAT, tokens: Tokens, rows: int, steps: int, choose, keep: boo
             going, running = going[left], running[left]
     lengths = (choices != decoder.stop).sum(-1).tolist()
     totals = total.tolist()
-    thinking = torch.stack(thoughts, 1) if keep else None
+    thinking = None
+    if keep:
+        thinking = torch.stack(thoughts, 1)
     paths = []
-    for row, (chosen, length) in enumerate(zip(choices.tolist(), lengths, strict=True)):
-        thought = None if thinking is None else thinking[row, : min(length + 1, thinking.shape[1])]
-        paths.append(Path(chosen[:length], totals[row], length < steps, thought))
+    for row, (steps_taken, length) in enumerate(zip(choices.tolist(), lengths, strict=True)):
+        thought = None
+        if thinking is not None:
+            thought = thinking[row, : min(length + 1, thinking.shape[1])]
+        paths.append(Path(steps_taken[:length], totals[row], length < steps, thought))
     return [paths[scene * rows : (scene + 1) * rows] for scene in range(scenes)]
 
 
@@ -178,12 +182,12 @@ def follow_paths(model: OAT, tokens: Tokens, paths: Sequence[Sequence[int]], *, 
         steps: largest length of a path.
     """
     stop = tokens.source.shape[1] - 1
-    wanted = torch.full((len(paths), steps), stop, device=tokens.source.device)
+    targets = torch.full((len(paths), steps), stop, device=tokens.source.device)
     for row, path in enumerate(paths):
-        wanted[row, : len(path)] = torch.tensor(list(path), device=wanted.device)
+        targets[row, : len(path)] = torch.tensor(list(path), device=targets.device)
 
     def given(logs: Tensor, step: int, rows: Tensor) -> Tensor:
-        return wanted[rows, step]
+        return targets[rows, step]
 
     return [followed[0] for followed in _decode(model, tokens, 1, steps, given, True)]
 
@@ -227,9 +231,11 @@ def search_beams(model: OAT, tokens: Tokens, *, beams: int, steps: int) -> list[
         for beam in range(beams):
             if totals[scene, beam].isinf():  # fewer different paths than beams
                 continue
-            chosen = choices[scene, beam].tolist()
-            length = chosen.index(stop) if stop in chosen else steps
-            beams_here.append(Path(chosen[:length], totals[scene, beam].item(), bool(ended[scene, beam])))
+            objects = choices[scene, beam].tolist()
+            length = steps
+            if stop in objects:
+                length = objects.index(stop)
+            beams_here.append(Path(objects[:length], totals[scene, beam].item(), bool(ended[scene, beam])))
         paths.append(beams_here)
     return paths
 

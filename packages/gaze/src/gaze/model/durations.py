@@ -78,7 +78,9 @@ def fit_durations(trials: Sequence[Trial]) -> Durations | None:
 
 
 def _fit(logs: NDArray[np.float64], everything: NDArray[np.float64]) -> LogNormal:
-    enough = logs if len(logs) >= _LEAST else everything
+    enough = everything
+    if len(logs) >= _LEAST:
+        enough = logs
     return LogNormal(float(enough.mean()), float(enough.std()), len(enough))
 
 

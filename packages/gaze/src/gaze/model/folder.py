@@ -1,16 +1,16 @@
 """Model folders of this domain: saving, strict loading, and what the model was made for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from core_attention.checkpoints.folders import find_folder, read_config
 from core_attention.checkpoints.folders import load_model as load_strictly
-from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
-from core_runtime.errors import UserError
-from core_runtime.fields import read_field
-from core_runtime.models import choose_model
+from core_runtime.errors import UserError, shorten
+from core_runtime.fields import check_names, read_field
+from core_runtime.models import choose_model, seal, warn_if_changed
 from gaze.model.durations import Durations, read_durations
 from gaze.model.oat import OAT
 
@@ -36,10 +36,11 @@ class Prepared:
 
 def save_model(model: OAT, folder: Path, *, prepared: Prepared, provenance: Mapping[str, Any]) -> Path:
     """Writes a model folder that knows what it was trained on."""
-    durations = None if prepared.durations is None else prepared.durations.to_json()
+    durations = None
+    if prepared.durations is not None:
+        durations = prepared.durations.to_json()
     preprocessing = {**prepared.__dict__, "durations": durations}
-    save_folder(model, folder, preprocessing=preprocessing, provenance=dict(provenance))
-    return folder
+    return seal(save_folder(model, folder, preprocessing=preprocessing, provenance=dict(provenance)))
 
 
 def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
@@ -53,8 +54,9 @@ def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
         network = load_strictly(name, OAT).to(device).eval()
         config = read_config(name)
     except (OSError, ValueError) as error:
-        raise UserError(str(error), ADVICE) from None
+        raise UserError(shorten(str(error)), ADVICE) from None
     where = f"{name}/config.json"
+    check_names(config, "preprocessing", [field.name for field in fields(Prepared)], where=where, hint=ADVICE)
     patches = read_field(config, "preprocessing.patches", list, where=where)
     if len(patches) != 2 or not all(isinstance(count, int) and count >= 0 for count in patches):
         raise UserError(f"{where}: preprocessing.patches is {patches}, expected two whole numbers", ADVICE)
@@ -64,6 +66,7 @@ def load_model(model: str | None, device: str = "cpu") -> tuple[OAT, Prepared]:
         patches=(patches[0], patches[1]),
         durations=read_durations(config, where),
     )
+    warn_if_changed(config, find_folder(name))
     return network, prepared
 
 

@@ -48,8 +48,8 @@ def predict_scenes(
         model, tokens, samples=samples, steps=steps, seeds=[seed] * len(scenes), temperature=temperature
     )
     if beams:
-        found = [paths[0].objects for paths in search_beams(model, tokens, beams=beams, steps=steps)]
-        best = follow_paths(model, tokens, found, steps=steps)
+        paths_of_scenes = [paths[0].objects for paths in search_beams(model, tokens, beams=beams, steps=steps)]
+        best = follow_paths(model, tokens, paths_of_scenes, steps=steps)
     else:
         best = [paths[0] for paths in decode_greedily(model, tokens, steps=steps, probabilities=True)]
     predictions = []

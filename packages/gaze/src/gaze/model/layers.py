@@ -86,7 +86,9 @@ class _Layer(nn.Module):
     @property
     def weight_dropout(self) -> float:
         """Dropout of attention weights, as in torch's layers."""
-        return self.dropout if self.training else 0.0
+        if self.training:
+            return self.dropout
+        return 0.0
 
 
 class EncoderLayer(_Layer):

@@ -54,6 +54,9 @@ class OATConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "crop", tuple(self.crop))  # JSON has lists
+        for name in ("width", "heads", "feedforward", "pointer_heads", "pointer_width", "table_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, got {getattr(self, name)}")
         feature_count(self.pyramid, self.crop)  # raises where crops are too small
         if self.width % 2:
             raise ValueError(f"width is even (half of it says where a token is), got {self.width}")
@@ -180,7 +183,9 @@ class OAT(nn.Module):
         source_places = self.locate(F.pad(places, (0, 1)))
         target_place = places.gather(1, index.expand(-1, 1, 2))
         target_where = self.locate(F.pad(target_place, (0, 1), value=1.0))
-        is_told = present if self.config.target_position == "known" else torch.zeros_like(present)
+        is_told = present
+        if self.config.target_position != "known":
+            is_told = torch.zeros_like(present)
         target_where = target_where * is_told[:, None, None].to(target_where.dtype)
 
         specials_look = blank.expand(scenes, 4, -1)
@@ -209,7 +214,9 @@ class OAT(nn.Module):
 
     def encode_scene(self, tokens: Tokens) -> Float[Tensor, "scenes tokens width"]:
         """The encoder's output."""
-        mask = None if bool(tokens.valid.all()) else tokens.valid
+        mask = tokens.valid
+        if bool(tokens.valid.all()):
+            mask = None
         x = tokens.source
         for layer in self.encoder:
             x = layer(x, mask)
@@ -227,8 +234,8 @@ class OAT(nn.Module):
     ) -> Float[Tensor, "batch steps width"]:
         """Decoder tokens of object indices; the batch holds as many rows of each scene, one scene after the other."""
         scenes = len(tokens.vectors)
-        chosen = steps.reshape(scenes, -1)[..., None].expand(-1, -1, tokens.vectors.shape[-1])
-        vectors = tokens.vectors.gather(1, chosen).reshape(*steps.shape, -1)
+        positions = steps.reshape(scenes, -1)[..., None].expand(-1, -1, tokens.vectors.shape[-1])
+        vectors = tokens.vectors.gather(1, positions).reshape(*steps.shape, -1)
         time = time_encoding(start + steps.shape[1], self.config.width).to(vectors)[start:]
         return F.dropout(vectors + time, self.config.dropout, self.training)
 
@@ -243,9 +250,13 @@ class OAT(nn.Module):
     ) -> Float[Tensor, "batch steps width"]:
         """The decoder's output for `step_tokens`; with caches those of new steps only."""
         valid = encoded.tokens.valid
-        scene_mask = None if bool(valid.all()) else valid
+        scene_mask = valid
+        if bool(valid.all()):
+            scene_mask = None
         for i, layer in enumerate(self.decoder):
-            cache = caches[i] if caches is not None else None
+            cache = None
+            if caches is not None:
+                cache = caches[i]
             x = layer(x, encoded.memory[i], step_mask=step_mask, scene_mask=scene_mask, cache=cache, room=room)
         return x
 
@@ -275,7 +286,9 @@ class OAT(nn.Module):
         encoded = self.encode(tokens)
         padding = tokens.vectors.shape[1] - 3
         there = steps != padding
-        mask = None if bool(there.all()) else there
+        mask = there
+        if bool(there.all()):
+            mask = None
         return self.point(encoded, self.decode(encoded, self.step_tokens(tokens, steps), step_mask=mask))
 
 

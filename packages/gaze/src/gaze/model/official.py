@@ -28,7 +28,9 @@ def model_config(config: Config) -> OATConfig:
     function, version = config.get("functionChoice", "learned"), config.get("CA_version", 3)
     if function != "learned" or version != 3:
         raise ValueError(f"functionChoice {function!r} with CA_version {version}: OAT is 'learned' with 3")
-    crop = tuple(config["img_hw"]) if "img_hw" in config else OATConfig.crop
+    crop = OATConfig.crop
+    if "img_hw" in config:
+        crop = tuple(config["img_hw"])
     return OATConfig(
         width=config.get("emb_size", 512),
         heads=config.get("nhead", 4),

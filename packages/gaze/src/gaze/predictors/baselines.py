@@ -155,8 +155,8 @@ def _reach_and_staying(trials: Sequence[Trial], scenes: dict[str, Scene]) -> tup
         for i, reach in enumerate(reaches):
             # shifted by the nearest, so that far objects of a short reach do not all vanish
             shifted = (distance.min(1, initial=np.inf, keepdims=True) - distance) / reach
-            chosen = shifted[np.arange(len(last)), following]
-            scores[i] += (chosen - np.log(np.exp(shifted).sum(1))).sum()
+            scores_of_next = shifted[np.arange(len(last)), following]
+            scores[i] += (scores_of_next - np.log(np.exp(shifted).sum(1))).sum()
     return float(reaches[int(np.argmax(scores))]), stays / max(steps, 1)
 
 

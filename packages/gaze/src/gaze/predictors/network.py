@@ -115,7 +115,9 @@ class PatchPredictor:
         drawn = [patches[id(scene)] for scene in scenes]
         aims = []
         for scene, target in zip(scenes, targets, strict=True):
-            aim = None if target is None else nearest(patches[id(scene)].centres, scene.centres[target])
+            aim = None
+            if target is not None:
+                aim = nearest(patches[id(scene)].centres, scene.centres[target])
             aims.append(aim)
         paths = self.network.sample(drawn, aims, samples=samples, seeds=seeds, longest=longest)
         result = []
@@ -151,7 +153,9 @@ def patch_trial(trial: Trial, scene: Scene, patches: Scene) -> Trial:
     """The same path as patches: where the fixations are, not where the objects' middles are."""
     points = trial.scanpath.points
     distance = np.linalg.norm(points[:, None] - patches.centres, axis=-1)
-    target = None if trial.target is None else nearest(patches.centres, scene.centres[trial.target])
+    target = None
+    if trial.target is not None:
+        target = nearest(patches.centres, scene.centres[trial.target])
     return replace(trial, objects=distance.argmin(1).tolist(), target=target)
 
 

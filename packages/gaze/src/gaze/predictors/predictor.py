@@ -41,6 +41,6 @@ class Predictor(Protocol):
 
 def log_likelihood(probabilities: NDArray[np.float64], objects: Sequence[int]) -> NDArray[np.float64]:
     """Natural log-probability of each fixation, and last of the stop: (steps + 1,)."""
-    chosen = np.append(np.asarray(objects, np.int64), probabilities.shape[1] - 1)
+    steps = np.append(np.asarray(objects, np.int64), probabilities.shape[1] - 1)
     with np.errstate(divide="ignore"):
-        return np.log(probabilities[np.arange(len(chosen)), chosen])
+        return np.log(probabilities[np.arange(len(steps)), steps])

@@ -78,7 +78,9 @@ def _behaviour(results: Sequence[Judged]) -> list[list[Any]]:
     rows: list[list[Any]] = []
     for result in results:
         means = behaviour_means(result.behaviours)
-        delta = None if np.isnan(result.delta) else result.delta
+        delta = result.delta
+        if np.isnan(result.delta):
+            delta = None
         rows.append([result.name, *(means[name] for name in BEHAVIOUR), delta])
     return rows
 

@@ -54,11 +54,17 @@ def draw_prediction(scene: Scene, prediction: Any, target: int | None) -> Figure
     shares = np.asarray(prediction.looked_at)
     _shade(axes, scene.boxes, 0.7 * shares / max(shares.max(initial=0), 1e-9))
     points = np.column_stack([prediction.x, prediction.y])
-    durations = None if prediction.durations is None else np.asarray(prediction.durations)
+    durations = None
+    if prediction.durations is not None:
+        durations = np.asarray(prediction.durations)
     show_path(axes, points, durations=durations, colour=_COLOURS[0])
     _frame(axes, scene, target)
-    aim = f", searching {prediction.target}" if prediction.target else ""
-    kind = f"likeliest path of {prediction.beams} beams" if prediction.beams else "greedy path"
+    aim = ""
+    if prediction.target:
+        aim = f", searching {prediction.target}"
+    kind = "greedy path"
+    if prediction.beams:
+        kind = f"likeliest path of {prediction.beams} beams"
     cut = "" if prediction.stopped else f", cut at {prediction.longest}"
     most = max(prediction.looked_at, default=0.0)
     axes.set_title(
@@ -148,10 +154,14 @@ def show_path(
     axes.scatter(points[:, 0], points[:, 1], s=sizes, color=colour, alpha=0.85, edgecolor="white", zorder=3)
     if not numbers:
         return
-    every = 1 if len(points) <= _CROWDED else 10
+    every = 10
+    if len(points) <= _CROWDED:
+        every = 1
     for number, (x, y) in enumerate(points, 1):
         if number in (1, len(points)) or number % every == 0:
-            size = 7 if number < 100 else 5
+            size = 5
+            if number < 100:
+                size = 7
             axes.annotate(str(number), (x, y), color="white", fontsize=size, ha="center", va="center", zorder=4)
 
 

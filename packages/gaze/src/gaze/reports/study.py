@@ -26,6 +26,8 @@ def write_study(folder: Path, study: Study, subjects: Sequence[Mapping[str, Any]
         target = trials[0].target
         same = [trial for trial in trials if trial.target == target][:3]
         panels = {f"subject {trial.subject or '?'}": [trial.scanpath.points] for trial in same}
-        searched = "" if target is None else f", searching {study.scenes[name].names[target]}"
+        searched = ""
+        if target is not None:
+            searched = f", searching {study.scenes[name].names[target]}"
         report.picture(draw_compared(study.scenes[name], panels, target), f"{name}{searched}")
     report.write(folder / "report.html")

@@ -79,7 +79,9 @@ def _display(size: Any) -> Display:
 
 def _box(boxes: Any) -> tuple[float, float, float, float] | None:
     """Left, top, width and height of the target; the first box, should there be several."""
-    box = boxes[0] if isinstance(boxes, list) and boxes else None
+    box = None
+    if isinstance(boxes, list) and boxes:
+        box = boxes[0]
     if not isinstance(box, dict):
         return None
     corners = [box.get(name) for name in ("xmin", "ymin", "xmax", "ymax")]

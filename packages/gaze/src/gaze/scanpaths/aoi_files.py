@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
+from core_runtime.pictures import DAMAGED
 from core_runtime.tables import match_name
 from gaze.scanpaths.aois import Areas
 from gaze.scanpaths.assignment import assign, dwell, in_polygon, object_of_box
@@ -310,7 +311,7 @@ def _from_label_image(path: Path) -> Areas:
     try:
         with Image.open(path) as image:
             labels = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be read as a picture: {error}") from error
     if labels.ndim != 2 or labels.dtype.kind not in "iub":
         raise UserError(

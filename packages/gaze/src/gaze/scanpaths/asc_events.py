@@ -152,7 +152,9 @@ def _take(line: bytes, state: AscState) -> None:
 
 def _take_start(line: bytes, state: AscState) -> None:
     parts = line.split()
-    start = number_in(parts[1]) if len(parts) > 1 else nan
+    start = nan
+    if len(parts) > 1:
+        start = number_in(parts[1])
     eyes = eyes_in(parts)
     if not isfinite(start):
         state.account.leave_out(_UNREADABLE)
@@ -248,7 +250,9 @@ def _take_message(line: bytes, state: AscState) -> None:
         ends = re.search(options.trial_end, text) is not None
     else:
         ends = options.trial_start is None and _TRIAL_RESULT.search(text) is not None
-    running = state.trials[-1] if state.trials else None
+    running = None
+    if state.trials:
+        running = state.trials[-1]
     if ends and running is not None:
         running.end = min(running.end, time)
     picture, variable = _PICTURE.search(text), _TRIAL_VARIABLE.search(text)
@@ -265,7 +269,9 @@ def _take_message(line: bytes, state: AscState) -> None:
 
 def _trial_name(match: re.Match[str], number: int) -> str:
     """The first group of the expression, else the number of the trial."""
-    named = (match.group(1) or "").strip() if match.re.groups else ""
+    named = ""
+    if match.re.groups:
+        named = (match.group(1) or "").strip()
     return named or str(number + 1)
 
 

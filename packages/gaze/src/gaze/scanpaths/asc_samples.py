@@ -25,7 +25,9 @@ def number_in(text: bytes) -> float:
         value = float(text)
     except ValueError:
         return nan
-    return value if abs(value) < LARGEST else nan
+    if abs(value) < LARGEST:
+        return value
+    return nan
 
 
 def eyes_in(words: Sequence[bytes]) -> tuple[Eye, ...]:
@@ -51,7 +53,9 @@ def read_samples(path: Path) -> Samples:
         table = np.full((len(values), 6), np.nan)
         table[:, 0], table[:, 5] = values[:, 0], block
         for place, eye in enumerate(eyes):
-            first = 1 if eye == "left" else 3
+            first = 3
+            if eye == "left":
+                first = 1
             table[:, first : first + 2] = values[:, 1 + 3 * place : 3 + 3 * place]
         parts.append(table)
     if not parts or not sum(map(len, parts)):

@@ -78,7 +78,9 @@ def _write_lines(file: IO[str], eyes: dict[Eye, Scanpath], start: int, end: int,
     step = 1000 / rate
     times = np.arange(start, end, step)
     pairs = [sampled(scanpath, times - start) for scanpath in eyes.values()]
-    dots = "..." if len(eyes) == 1 else "....."
+    dots = "....."
+    if len(eyes) == 1:
+        dots = "..."
     events = sorted(event for eye, scanpath in eyes.items() for event in _events(scanpath, _LETTERS[eye], start, step))
     spelled = _spell(times, step)
     at = 0

@@ -205,7 +205,9 @@ def _look_for_normalised(points: list[tuple[NDArray[np.float64], NDArray[np.floa
     near: NDArray[np.bool_] = np.all(np.abs(positions - 0.5) <= 1.0, axis=1)
     if near.mean() <= _UNIT_SQUARE and np.abs(positions).max() > 2:
         return
-    inside = positions[near] if near.any() else positions
+    inside = positions
+    if near.any():
+        inside = positions[near]
     raise UserError(
         f"{path}: {near.sum()} of {len(positions)} positions lie between {inside.min():.3g} and {inside.max():.3g}: they are not pixels",
         "--units normalised with --screen WIDTH,HEIGHT; --units px if they are pixels all the same",

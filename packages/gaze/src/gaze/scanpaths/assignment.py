@@ -99,7 +99,9 @@ def object_of_box(areas: Areas, box: Sequence[float]) -> int:
     common = np.clip(across, 0, None) * np.clip(down, 0, None)
     union = width * height + box[2] * box[3] - common
     best = int(np.argmax(common / union))
-    return best if common[best] > 0 else -1
+    if common[best] > 0:
+        return best
+    return -1
 
 
 def dwell(indices: Sequence[int] | NDArray[np.int64], scanpath: Scanpath, names: Sequence[str]) -> list[dict[str, Any]]:

@@ -147,7 +147,9 @@ def _position_unit(recording: BidsRecording, account: Account) -> str | None:
     for name in ("x_coordinate", "y_coordinate"):
         for where, sidecar in described_in:
             described = sidecar.get(name)
-            spelled = described.get("Units") if isinstance(described, dict) else None
+            spelled = None
+            if isinstance(described, dict):
+                spelled = described.get("Units")
             if spelled is None and where == "samples":
                 spelled = recording.sidecar.get("SampleCoordinateUnits")
             if spelled is not None:
@@ -200,7 +202,9 @@ def _display(recording: BidsRecording, options: ReadOptions, account: Account) -
         raise UserError(f"{recording.path}: StimulusPresentation of its events.json is not an object")
     sizes = {}
     for name in ("ScreenSize", "ScreenResolution"):
-        size = numbers(screen.get(name)) if screen.get(name) not in (None, "n/a") else [None, None]
+        size = [None, None]
+        if screen.get(name) not in (None, "n/a"):
+            size = numbers(screen.get(name))
         if size is None or len(size) != 2 or not all(side is None or 0 < side < 1e6 for side in size):
             raise UserError(
                 f"{recording.path}: {name} of its events.json is {screen.get(name)!r}, expected two numbers"

@@ -44,7 +44,9 @@ def read_fixations(
         # BIDS wants seconds; converters that copy the tracker's milliseconds are met.
         duration = values[:, 1]
         account.note(f"{path.name}: durations are taken as ms: in s, fixations would last for minutes")
-    median = float(np.nanmedian(duration)) if np.isfinite(duration).any() else 200.0
+    median = 200.0
+    if np.isfinite(duration).any():
+        median = float(np.nanmedian(duration))
     if not 5 <= median <= 20_000:
         raise UserError(
             f"{path}: if durations are in {duration_unit}, as its JSON says, half of the fixations last {'less' if median < 5 else 'more'} "

@@ -125,7 +125,9 @@ def has_content(path: Path) -> bool:
 
 
 def _open(path: Path) -> Any:
-    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    if path.name.endswith(".gz"):
+        return gzip.open(path, "rb")
+    return path.open("rb")
 
 
 def unit_of(sidecar: Mapping[str, Any], column: str, default: str) -> str:
@@ -135,7 +137,9 @@ def unit_of(sidecar: Mapping[str, Any], column: str, default: str) -> str:
         UserError: one that is not known.
     """
     described = sidecar.get(column)
-    unit = described.get("Units") if isinstance(described, dict) else None
+    unit = None
+    if isinstance(described, dict):
+        unit = described.get("Units")
     if unit is None:
         return default
     if not isinstance(unit, str) or unit.strip().lower() not in _UNITS:

@@ -32,7 +32,9 @@ def read_coco_search18(path: Path, options: ReadOptions = ReadOptions()) -> Read
             account.leave_out("records that are not objects")
             continue
         x, y = numbers(record.get("X")), numbers(record.get("Y"))
-        duration = numbers(record.get("T")) if record.get("T") is not None else None
+        duration = None
+        if record.get("T") is not None:
+            duration = numbers(record.get("T"))
         if x is None or y is None or (duration is None and record.get("T") is not None):
             account.leave_out("trials whose X, Y or T is not a list of numbers")
             continue
@@ -61,7 +63,9 @@ def _trial(
     onset = numbers(record.get("onset"))
     condition = record.get("condition")
     box = numbers(record.get("bbox"))
-    present = {"present": True, "absent": False}.get(condition) if isinstance(condition, str) else None
+    present = None
+    if isinstance(condition, str):
+        present = {"present": True, "absent": False}.get(condition)
     target = None
     if box is not None and len(box) == 4 and present is not False:
         target = (box[0], box[1], box[2], box[3])

@@ -63,7 +63,9 @@ class Columns:
         Raises:
             UserError: there is none of that name.
         """
-        match = column if column in self.names else self.find(column)
+        match = column
+        if column not in self.names:
+            match = self.find(column)
         if match is None:
             raise UserError(
                 f"{self.path} has no column {column!r}", f"its columns are {', '.join(map(repr, self.names[:40]))}"
@@ -81,7 +83,9 @@ class Columns:
         with open_text(self.path, self.encoding) as file:
             for _ in range(self.header_line):
                 file.readline()
-            quoting = csv.QUOTE_NONE if self.separator == "\t" else csv.QUOTE_MINIMAL
+            quoting = csv.QUOTE_MINIMAL
+            if self.separator == "\t":
+                quoting = csv.QUOTE_NONE
             try:
                 for cells in csv.reader(file, delimiter=self.separator, quoting=quoting):
                     if not cells or (len(cells) == 1 and not cells[0].strip()):
@@ -116,7 +120,9 @@ class Columns:
                 value = float(text.replace(",", "."))
             except ValueError:
                 return _NAN
-        return value if abs(value) < LARGEST else _NAN
+        if abs(value) < LARGEST:
+            return value
+        return _NAN
 
 
 def is_missing(text: str) -> bool:
@@ -160,7 +166,9 @@ def encoding_of(head: bytes) -> str:
         return "utf-16"
     sample = head[:400]
     if sample.count(b"\0") > len(sample) // 4:
-        return "utf-16-le" if sample[1::2].count(b"\0") > sample[::2].count(b"\0") else "utf-16-be"
+        if sample[1::2].count(b"\0") > sample[::2].count(b"\0"):
+            return "utf-16-le"
+        return "utf-16-be"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -215,5 +223,7 @@ def open_columns(path: Path) -> Columns:
     if repeated:
         raise UserError(f"{path}: the column {repeated[0]!r} is there twice", "rename one of them")
     names = [name or f"column {place}" for place, name in enumerate(names, 1)]
-    notes = [] if encoding.startswith("utf-8") else [f"the file is in {encoding}"]
+    notes = [f"the file is in {encoding}"]
+    if encoding.startswith("utf-8"):
+        notes = []
     return Columns(path, names, separator, encoding, number, notes=notes)

@@ -53,7 +53,9 @@ def detect(
 
     Blocks are split where samples are missing for longer than two intervals: no fixation spans such a gap.
     """
-    method = "idt" if options.detect == "idt" else "ivt"
+    method = "ivt"
+    if options.detect == "idt":
+        method = "idt"
     need_geometry(where, display)
     rate = samples.rate()
     if not SLOWEST <= rate <= FASTEST:
@@ -64,11 +66,11 @@ def detect(
     shortest = max(options.min_duration, _SHORTEST)
     least = max(2, round(shortest * rate / 1000))
     if method == "ivt":
-        said = f"detected: I-VT, {options.velocity_threshold:g}°/s, ≥ {shortest:g} ms"
+        detection = f"detected: I-VT, {options.velocity_threshold:g}°/s, ≥ {shortest:g} ms"
     else:
-        said = f"detected: I-DT, {options.dispersion_threshold:g}°, ≥ {shortest:g} ms"
+        detection = f"detected: I-DT, {options.dispersion_threshold:g}°, ≥ {shortest:g} ms"
     account.note(
-        f"the fixations are {said} (pymovements) at {rate:g} Hz and {display.pixels_per_degree():.1f} pixels per degree"
+        f"the fixations are {detection} (pymovements) at {rate:g} Hz and {display.pixels_per_degree():.1f} pixels per degree"
     )
     _look_at_positions(samples, where, display)
     eyes_seen = samples.eyes()
@@ -94,7 +96,7 @@ def detect(
                 trial=names.get("trial", f"block {block + 1}"),
                 eye=eye,
                 display=display,
-                provenance=said,
+                provenance=detection,
                 details={"block": int(block), "begins at (ms)": float(time[0])},
             )
 

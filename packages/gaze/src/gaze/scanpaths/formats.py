@@ -47,17 +47,27 @@ _PARQUET_MARK = b"attention-suite scanpaths"
 def kind_of(path: Path) -> str | None:
     """What kind of recording a path holds, from its name and first bytes; None: none, or it cannot be read."""
     if path.is_dir():
-        return BIDS if _is_bids(path) else None
+        if _is_bids(path):
+            return BIDS
+        return None
     name = path.name.lower()
     if name.endswith(".parquet"):
-        return PARQUET if _PARQUET_MARK in _tail(path) else None
-    head = read_head(path, 64 * 1024) if name.endswith((".json", ".jsonl", ".asc", *_TABLES)) else b""
+        if _PARQUET_MARK in _tail(path):
+            return PARQUET
+        return None
+    head = b""
+    if name.endswith((".json", ".jsonl", ".asc", *_TABLES)):
+        head = read_head(path, 64 * 1024)
     if name.endswith(".asc"):
-        return ASC if _EVENT_LINE.search(head) else None
+        if _EVENT_LINE.search(head):
+            return ASC
+        return None
     if name.endswith((".json", ".jsonl")):
         return _kind_of_json(head, name)
     if re.search(r"_(physio|physioevents)\.tsv(\.gz)?$", name):
-        return BIDS if "_physioevents." in name or _says_eyetrack(path) else None
+        if "_physioevents." in name or _says_eyetrack(path):
+            return BIDS
+        return None
     if not head.strip():
         return None
     if name.endswith(".txt") and _EVENT_LINE.search(head):
@@ -69,11 +79,17 @@ def _kind_of_json(head: bytes, name: str) -> str | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if name.endswith(".jsonl"):
         line = start.split(b"\n", 1)[0]
-        return JSON_LINES if all(f'"{key}"'.encode() in line for key in ("x", "y", "provenance")) else None
+        if all(f'"{key}"'.encode() in line for key in ("x", "y", "provenance")):
+            return JSON_LINES
+        return None
     if start.startswith(b"["):
-        return COCO_SEARCH18 if b'"X"' in start and b'"Y"' in start else None
+        if b'"X"' in start and b'"Y"' in start:
+            return COCO_SEARCH18
+        return None
     if start.startswith(b"{"):
-        return AMAZON if b'"fixations"' in start else None
+        if b'"fixations"' in start:
+            return AMAZON
+        return None
     return None
 
 

@@ -29,7 +29,9 @@ def read_json(path: Path) -> Any:
 def without_surrogates(value: Any) -> Any:
     """The value with ``?`` for halves of characters, which JSON can spell and no file can hold."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() if not value.isascii() else value
+        if not value.isascii():
+            return value.encode("utf-8", "replace").decode()
+        return value
     if isinstance(value, list):
         return [without_surrogates(entry) for entry in value]
     if isinstance(value, dict):
@@ -62,5 +64,7 @@ def text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if is_number(value):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, float):
+            return f"{value:g}"
+        return str(value)
     return ""

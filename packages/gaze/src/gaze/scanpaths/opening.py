@@ -47,7 +47,9 @@ def read_scanpaths(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
     mapped = options.mapped_columns()
     if kind in (None, formats.FIXATIONS, formats.SAMPLES, formats.MULTIMATCH) and {"x", "y"} <= mapped.keys():
         has_fixations = "duration" in mapped or "end" in mapped or kind == formats.FIXATIONS or "onset" not in mapped
-        kind = formats.FIXATIONS if has_fixations and options.detect not in ("ivt", "idt") else formats.SAMPLES
+        kind = formats.SAMPLES
+        if has_fixations and options.detect not in ("ivt", "idt"):
+            kind = formats.FIXATIONS
     if kind is None:
         raise UserError(f"{path} is of no known format", _hint(path))
     return _reader(kind)(path, options)

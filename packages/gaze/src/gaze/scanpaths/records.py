@@ -33,7 +33,9 @@ def to_record(scanpath: Scanpath) -> dict[str, Any]:
 
 
 def _or_null(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    if np.isnan(value):
+        return None
+    return float(value)
 
 
 def from_record(record: Any, where: str) -> Scanpath:
@@ -57,7 +59,9 @@ def from_record(record: Any, where: str) -> Scanpath:
     if texts["eye"] not in get_args(Eye):
         raise UserError(f"{where}: eye is {texts['eye']!r}, expected one of {', '.join(get_args(Eye))}")
     display, details, present = record.get("display") or {}, record.get("details") or {}, record.get("target_present")
-    box = numbers(record["target_box"]) if record.get("target_box") is not None else None
+    box = None
+    if record.get("target_box") is not None:
+        box = numbers(record["target_box"])
     if (
         not isinstance(display, dict)
         or not all(value is None or is_number(value) for value in display.values())
@@ -69,7 +73,9 @@ def from_record(record: Any, where: str) -> Scanpath:
         raise UserError(f"{where}: details or target_present are not understood")
     if record.get("target_box") is not None and (box is None or len(box) != 4):
         raise UserError(f"{where}: target_box is {record['target_box']!r}, expected four numbers")
-    target = None if box is None else (box[0], box[1], box[2], box[3])
+    target = None
+    if box is not None:
+        target = (box[0], box[1], box[2], box[3])
     try:
         return Scanpath(
             **arrays, **texts, display=Display(**display), details=details, target_box=target, target_present=present

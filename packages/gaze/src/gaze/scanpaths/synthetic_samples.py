@@ -20,7 +20,9 @@ def with_onsets(scanpath: Scanpath, gap: float = 30.0) -> Scanpath:
     """The same with onsets, where they are not known: fixations one after the other, `gap` ms between them."""
     if np.isfinite(scanpath.onset).all():
         return scanpath
-    onset = np.concatenate([[0.0], np.cumsum(scanpath.duration + gap)[:-1]]) if len(scanpath) else scanpath.onset
+    onset = scanpath.onset
+    if len(scanpath):
+        onset = np.concatenate([[0.0], np.cumsum(scanpath.duration + gap)[:-1]])
     return Scanpath(**{**scanpath.__dict__, "onset": onset})
 
 

@@ -47,7 +47,9 @@ def read_table_of_fixations(path: Path, options: ReadOptions = ReadOptions()) ->
         duration=options.time_unit or unit_in(columns.get("duration", ""), "time") or "ms",
         origin="bottom-left" if pupil else None,
     )
-    kind = "EyeLink fixation report" if folded(columns["x"]) == "currentfixx" else "table of fixations"
+    kind = "table of fixations"
+    if folded(columns["x"]) == "currentfixx":
+        kind = "EyeLink fixation report"
     groups: dict[tuple[str, ...], dict[str, array[float]]] = {}
     meanings: list[Meaning] = list(columns)
     order = {meaning: place for place, meaning in enumerate(meanings)}

@@ -90,7 +90,9 @@ def read_tobii(path: Path, options: ReadOptions = ReadOptions()) -> Reading:
         if "duration" not in columns:
             duration = np.array(group.last) * MS_PER[time_unit] - onset
         shown = Display() if group.size is None else Display(round(group.size[0]), round(group.size[1]))
-        begin = group.start * MS_PER[time_unit] if np.isfinite(group.start) else 0.0
+        begin = 0.0
+        if np.isfinite(group.start):
+            begin = group.start * MS_PER[time_unit]
         trials.append(
             Trial(
                 group.x,
@@ -145,7 +147,9 @@ def _read_groups(table: Columns, columns: dict[str, str]) -> tuple[dict[tuple[st
     current: _Fixations | None = None
 
     def cell(cells: list[str], meaning: str) -> str:
-        return cells[place[meaning]] if meaning in place else ""
+        if meaning in place:
+            return cells[place[meaning]]
+        return ""
 
     for cells in table.rows(list(columns.values())):
         rows += 1
@@ -194,7 +198,9 @@ def _size(cells: list[str], cell: Callable[[list[str], str], str], table: Column
         if len(parts) != 2:
             return None
         width, height = (table.number(part.strip()) for part in parts)
-    return (width, height) if 1 <= width < 1e6 and 1 <= height < 1e6 else None
+    if 1 <= width < 1e6 and 1 <= height < 1e6:
+        return (width, height)
+    return None
 
 
 def _unit_of_timestamps(
@@ -218,15 +224,21 @@ def _unit_of_timestamps(
     ratio = float(np.median(ratios)) if ratios else None  # timestamps per ms
     named = options.time_unit or unit_in(column, "time")
     if named is not None:
-        per_ms = None if ratio is None else ratio * MS_PER[named]
+        per_ms = None
+        if ratio is not None:
+            per_ms = ratio * MS_PER[named]
         if per_ms is not None and not 1 / 30 < per_ms < 30:
             raise UserError(
                 f"{path}: if {column!r} is in {named}, the rows of a fixation span {per_ms:.3g} times its duration",
                 "name the unit of the timestamps: --time-unit s, ms or us",
             )
         return named
-    unit = "us" if ratio is not None and ratio > 30 else "ms"
-    how = "as nothing says otherwise" if ratio is None else "as the fixations' durations show"
+    unit = "ms"
+    if ratio is not None and ratio > 30:
+        unit = "us"
+    how = "as the fixations' durations show"
+    if ratio is None:
+        how = "as nothing says otherwise"
     account.note(f"timestamps are taken as {'µs' if unit == 'us' else 'ms'}, {how}")
     return unit
 
@@ -234,4 +246,6 @@ def _unit_of_timestamps(
 def _version(columns: dict[str, str], table: Columns) -> str:
     if folded(columns["type"]) == "gazeeventtype":
         return "Tobii Studio table"
-    return "Tobii Pro Lab table (v2)" if "[" in columns["x"] else "Tobii Pro Lab table (v1)"
+    if "[" in columns["x"]:
+        return "Tobii Pro Lab table (v2)"
+    return "Tobii Pro Lab table (v1)"

@@ -106,7 +106,9 @@ def _lost(scanpaths: Sequence[Scanpath], kind: str, **attributes: bool) -> list[
     for name in attributes:
         if any(getattr(scanpath, name) not in unknown for scanpath in scanpaths):
             lost.append(name)
-    return [f"{kind} holds no {few(lost)}"] if lost else []
+    if lost:
+        return [f"{kind} holds no {few(lost)}"]
+    return []
 
 
 def write_csv(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
@@ -124,7 +126,9 @@ def write_csv(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
 
 
 def _spelled(value: float) -> str:
-    return "" if value != value else repr(float(value)).removesuffix(".0")
+    if value != value:
+        return ""
+    return repr(float(value)).removesuffix(".0")
 
 
 def write_multimatch(scanpaths: Sequence[Scanpath], path: Path) -> list[str]:
@@ -151,7 +155,9 @@ def _renamed(scanpaths: Sequence[Scanpath]) -> list[str]:
     for name in sorted({scanpath.subject for scanpath in scanpaths if scanpath.subject}):
         if _label(name) != name.removeprefix("sub-"):
             changed.append(f"{name!r} is {_label(name)!r}")
-    return [f"subjects are named by letters and digits alone: {few(changed)}"] if changed else []
+    if changed:
+        return [f"subjects are named by letters and digits alone: {few(changed)}"]
+    return []
 
 
 def _write_vectors(scanpath: Scanpath, path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from core_runtime.errors import UserError
+from core_runtime.pictures import DAMAGED
 from gaze.scanpaths.aoi_files import areas_of, read_areas
 from gaze.scenes.grids import equal_grid
 from gaze.scenes.scene import Layout, Scene, cut_crops, free_layout, read_crops
@@ -23,7 +24,7 @@ def picture_size(picture: Path) -> tuple[int, int]:
     try:
         with Image.open(picture) as image:
             return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UserError(f"{picture} cannot be read as a picture: {error}") from None
 
 

@@ -64,7 +64,9 @@ def _promote_peaks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     values = (values - values.min()) / span
     peaks = values[(ndimage.maximum_filter(values, 7) == values) & (values > 0.1)]
     others = peaks[peaks < 1]
-    mean = others.mean() if len(others) else 0.0
+    mean = 0.0
+    if len(others):
+        mean = others.mean()
     return values * (1 - mean) ** 2
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from core_runtime.pictures import DAMAGED
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import Grid
 
@@ -133,7 +134,7 @@ def cut_crops(
     try:
         image = Image.open(picture)
         image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UserError(f"{picture} cannot be read as a picture: {error}") from None
     image = image.convert("RGB")
     scale = np.array([image.width / size[0], image.height / size[1]])
@@ -182,7 +183,7 @@ def read_crops(folder: Path, stimulus: str, names: Sequence[str], crop: tuple[in
         try:
             with Image.open(file) as image:
                 cut = image.convert("RGB").resize((crop[1], crop[0]), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except (*DAMAGED, Image.DecompressionBombError) as error:
             raise UserError(f"{file} cannot be read as a picture: {error}") from None
         crops[number] = np.asarray(cut, np.float32).transpose(2, 0, 1)
     return _stretched(crops)

@@ -42,9 +42,9 @@ def find_chromium(path: Path | None) -> Path:
             raise UserError(f"--browser {path}: no such file", "give the path of Chromium or Chrome")
         return path
     for name in NAMES:
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        executable = shutil.which(name)
+        if executable:
+            return Path(executable)
     raise UserError(
         "no Chromium is installed", "install it (Debian: apt-get install chromium), or give its path with --browser"
     )

@@ -57,8 +57,12 @@ class Hit:
     trusted: bool
 
     def __str__(self) -> str:
-        name = f"#{self.id}" if self.id else ""
-        words = f" “{self.text}”" if self.text else ""
+        name = ""
+        if self.id:
+            name = f"#{self.id}"
+        words = ""
+        if self.text:
+            words = f" “{self.text}”"
         return f"<{self.tag}{name}>{words}"
 
 

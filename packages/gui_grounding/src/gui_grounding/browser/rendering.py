@@ -82,8 +82,12 @@ def _write_element(element: Element, chance: random.Random) -> str:
     colour = COLOURS[element.colour]
     place = f"left:{x1}px;top:{y1}px;width:{x2 - x1}px;height:{y2 - y1}px;background:rgb{colour}"
     if element.kind == "button":
-        ink = "#000" if sum(colour) > 330 else "#fff"
+        ink = "#fff"
+        if sum(colour) > 330:
+            ink = "#000"
         radius = chance.choice((0, 4, 10))
         return f'<button data-element style="{place};color:{ink};border-radius:{radius}px">{html.escape(element.word)}</button>'
-    shape = "border-radius:50%" if element.kind == "circle" else f"clip-path:{_CORNERS.get(element.kind, 'none')}"
+    shape = "border-radius:50%"
+    if element.kind != "circle":
+        shape = f"clip-path:{_CORNERS.get(element.kind, 'none')}"
     return f'<div data-element role="button" style="{place};{shape}"></div>'

@@ -31,7 +31,9 @@ class Calibration(Outcome):
 
     @property
     def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 0 if self.landed else 1
+        if self.landed:
+            return 0
+        return 1
 
     def facts(self) -> dict[str, Any]:
         return {"landed": self.landed, **self.__dict__}
@@ -69,16 +71,16 @@ def calibrate(*, browser: BrowserOptions = BrowserOptions()) -> Calibration:
     with tempfile.TemporaryDirectory() as folder:
         page_file = write_marks(Path(folder) / "marks.html")
         with opened(page_file.as_uri(), **window) as page:
-            seen = look(page)
+            view = look(page)
             rows = []
             for name, colour in COLOURS.items():
                 centre = (PLACES[name][0] + SIDE / 2, PLACES[name][1] + SIDE / 2)
-                found = find_colour(seen.screenshot.image, colour)
-                if found is None:
+                mark = find_colour(view.screenshot.image, colour)
+                if mark is None:
                     rows.append({"mark": name, "css": centre, "off": math.inf, "hit": None})
                     continue
-                position = seen.view.place(*found, "image")
+                position = view.view.place(*mark, "image")
                 hit = click(page, position)
                 off = math.dist(position.css, centre)
                 rows.append({"mark": name, "css": centre, "off": off, "hit": hit.id if hit else None})
-            return Calibration(rows, seen.screenshot.size, seen.view.pixel_ratio, page.notes)
+            return Calibration(rows, view.screenshot.size, view.view.pixel_ratio, page.notes)

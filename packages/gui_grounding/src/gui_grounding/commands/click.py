@@ -59,7 +59,9 @@ class Clicked(Outcome):
 
     @property
     def code(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 1 if self.grounding["abstains"] else 0
+        if self.grounding["abstains"]:
+            return 1
+        return 0
 
     def facts(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -75,7 +77,9 @@ class Clicked(Outcome):
         else:
             what = "nothing that a frame saw"
             if self.hit is not None:
-                name = f"#{self.hit['id']}" if self.hit["id"] else ""
+                name = ""
+                if self.hit["id"]:
+                    name = f"#{self.hit['id']}"
                 what = f"<{self.hit['tag']}{name}> {self.hit['text']}".rstrip()
             yield f"Clicked at ({x:.1f}, {y:.1f}) CSS px on {what}"
         yield f"Pictures: {self.out}"
@@ -136,10 +140,10 @@ def click(
         if scroll:
             page.page.mouse.wheel(0, scroll)
             page.page.wait_for_function("() => window.scrollY > 0")
-        seen = look(page)
+        view_of_page = look(page)
         asking = Asking(abstain_below=abstain, max_pixels=max_pixels)
-        (grounding,) = grounder.ground(seen.screenshot.image, [instruction], asking, view=seen.view)
-        draw_grounding(seen.screenshot.image, grounding).save(part / "before.png")
+        (grounding,) = grounder.ground(view_of_page.screenshot.image, [instruction], asking, view=view_of_page.view)
+        draw_grounding(view_of_page.screenshot.image, grounding).save(part / "before.png")
         # a page may have sent the browser elsewhere: its address now decides, not the one that was given
         allowed = yes or is_local(page.page.url)
         hit = None

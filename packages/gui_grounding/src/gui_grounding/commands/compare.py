@@ -53,9 +53,13 @@ def _tables(runs: Sequence[Path], measure: str) -> dict[str, dict[str, Mapping[s
             raise UserError(f"{run} is not an evaluation: it has no predictions.jsonl", _HINT)
         rows = _read_rows(path, measure)
         predictors = list(dict.fromkeys(row["predictor"] for row in rows))
-        chosen = predictors if len(runs) == 1 else predictors[-1:]
-        for predictor in chosen:
-            label = predictor if len(runs) == 1 else str(run)
+        compared = predictors
+        if len(runs) != 1:
+            compared = predictors[-1:]
+        for predictor in compared:
+            label = predictor
+            if len(runs) != 1:
+                label = str(run)
             tables[label] = {row["id"]: row for row in rows if row["predictor"] == predictor}
     if len(tables) < 2:
         raise UserError("there is one evaluation alone, nothing to compare it with", _HINT)

@@ -52,7 +52,9 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     report = Report("gui-grounding demo", lead=headline)
     pictures = []
     for number, grounding in enumerate(predictions.predictions[0]["groundings"], 1):
-        judgement = "hit" if hit[grounding["instruction"]] else "a miss"
+        judgement = "a miss"
+        if hit[grounding["instruction"]]:
+            judgement = "hit"
         caption = f"“{grounding['instruction']}” → {grounding['written']}: {judgement}; warm: where the model looks."
         pictures.append((predictions.out / page.stem / f"overlay_{number:03}.png", caption))
         report.picture(*pictures[-1], width=336)

@@ -112,13 +112,13 @@ def evaluate(
     from gui_grounding.predictors import by_screenshot
     from gui_grounding.reports.evaluation import write_evaluation
 
-    found = read_items(annotations, images=images, boxes=boxes)
+    items_read = read_items(annotations, images=images, boxes=boxes)
     where = resolve_device(device)
     made_from: dict[str, Any] = {"model": None, "ask": plain(ask.__dict__), "options": [blind, precision]}
     if model is not None:
         load(model, where, precision)
         made_from["model"] = model_identity(Path(model))
-    groups = list(by_screenshot(found.items).items())[:most]
+    groups = list(by_screenshot(items_read.items).items())[:most]
     jobs = []
     for number, (image, items) in enumerate(groups):
         questions = [[item.name, item.instruction] for item in items]
@@ -150,10 +150,10 @@ def evaluate(
     table = tabulate(rows, resamples=resamples, seed=seed)
     judged = [row for row in rows if row["predictor"] == "model"]
     values = {
-        "account": found.account(),
-        "notes": list(found.notes),
-        "conventions": dict(found.conventions),
-        "left_out": dict(found.left_out),
+        "account": items_read.account(),
+        "notes": list(items_read.notes),
+        "conventions": dict(items_read.conventions),
+        "left_out": dict(items_read.left_out),
         "screenshots": len(groups),
         "failed": [attempt.name for attempt in attempts if not attempt.ok],
         "failed_items": failed_items,
@@ -255,13 +255,13 @@ def slices(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any
     """All rows, and those of each group, platform, type, group × type, size and application; one with a single part is left out."""
     parts: dict[str, list[Mapping[str, Any]]] = {"all": list(rows)}
     for by in BY:
-        made: dict[str, list[Mapping[str, Any]]] = {}
+        rows_of: dict[str, list[Mapping[str, Any]]] = {}
         for row in rows:
             keys = [row[name] for name in by.split(" × ")]
             if all(keys):
-                made.setdefault(f"{by}: {' × '.join(keys)}", []).append(row)
-        if len(made) > 1:
-            parts |= dict(sorted(made.items(), key=_order))
+                rows_of.setdefault(f"{by}: {' × '.join(keys)}", []).append(row)
+        if len(rows_of) > 1:
+            parts |= dict(sorted(rows_of.items(), key=_order))
     return parts
 
 
@@ -294,4 +294,6 @@ def provenance(model: str | None, device: str, precision: str) -> dict[str, Any]
 def _mean(numbers: Any) -> float:
     """The mean of those that are known; NaN of none."""
     known = numbers[~(numbers != numbers)]
-    return float(known.mean()) if len(known) else float("nan")
+    if len(known):
+        return float(known.mean())
+    return float("nan")

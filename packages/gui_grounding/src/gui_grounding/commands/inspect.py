@@ -46,10 +46,10 @@ def glance(path: Path) -> Findings:
     from gui_grounding.screens.formats import ANNOTATIONS, annotation_kind, find_screenshots
 
     if path.is_dir():
-        found = [
+        screenshots = [
             file for file in sorted(path.rglob("*")) if file.suffix.lower() in ANNOTATIONS and annotation_kind(file)
         ]
-        path = (found or find_screenshots(path))[0]
+        path = (screenshots or find_screenshots(path))[0]
     return examine(path, None, None, pictures=True)
 
 
@@ -99,28 +99,30 @@ def _examine_screenshot(path: Path, *, pictures: bool) -> Findings:
 def _examine_items(path: Path, kind: str, images: Path | None, boxes: Convention | None, *, pictures: bool) -> Findings:
     from gui_grounding.items.reading import read_annotations
 
-    found = read_annotations(path, images=images, boxes=boxes)
-    usable = len(found.items) > 0
-    screens = {item.image for item in found.items}
-    sizes = Counter(item.bucket for item in found.items)
+    annotations = read_annotations(path, images=images, boxes=boxes)
+    usable = len(annotations.items) > 0
+    screens = {item.image for item in annotations.items}
+    sizes = Counter(item.bucket for item in annotations.items)
     details: dict[str, Any] = {
-        "items": found.read,
-        "usable": len(found.items),
+        "items": annotations.read,
+        "usable": len(annotations.items),
         "screenshots": len(screens),
-        "boxes": ", ".join(found.conventions.values()) or "as OSWorld-G says",
-        "groups": dict(Counter(item.group or "none" for item in found.items)),
-        "types": dict(Counter(item.ui_type or "none" for item in found.items)),
+        "boxes": ", ".join(annotations.conventions.values()) or "as OSWorld-G says",
+        "groups": dict(Counter(item.group or "none" for item in annotations.items)),
+        "types": dict(Counter(item.ui_type or "none" for item in annotations.items)),
         "targets by share of the screenshot": {name: sizes[name] for name in BUCKET_NAMES if sizes[name]},
     }
-    drawn = _draw_first(found.items) if pictures and usable else []
+    drawn = []
+    if pictures and usable:
+        drawn = _draw_first(annotations.items)
     commands = [f"gui-grounding evaluate '{path}' --model run/model", f"gui-grounding train '{path}' --out run"]
     return Findings(
         title=path.name,
         kind=f"{kind} annotations",
-        summary=found.account(),
+        summary=annotations.account(),
         usable=usable,
         details=details,
-        warnings=found.notes,
+        warnings=annotations.notes,
         next_commands=commands if usable else [],
         pictures=drawn,
     )

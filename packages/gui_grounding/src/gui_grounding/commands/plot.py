@@ -64,12 +64,12 @@ def plot(
     from gui_grounding.reports.overlay import mark, shade
     from gui_grounding.screens.pictures import open_screenshot
 
-    found = read_items(annotations, images=images, boxes=boxes)
-    groups = by_screenshot(found.items)
+    annotations_read = read_items(annotations, images=images, boxes=boxes)
+    groups = by_screenshot(annotations_read.items)
     refuse_foreign_folder(out, [annotations, *map(Path, groups)], overwrite=overwrite)
-    notes = [*found.notes, found.account()]
-    page = Report("Targets", lead=found.account())
-    for note in found.notes:
+    notes = [*annotations_read.notes, annotations_read.account()]
+    page = Report("Targets", lead=annotations_read.account())
+    for note in annotations_read.notes:
         page.text(note)
     drawn = list(groups.items())[:most]
     names = []

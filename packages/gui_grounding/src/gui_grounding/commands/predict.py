@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
@@ -163,7 +163,9 @@ def predict(
         "ask": plain(ask.__dict__),
         "options": [write, precision],
     }
-    folder = screenshots if screenshots.is_dir() else screenshots.parent
+    folder = screenshots.parent
+    if screenshots.is_dir():
+        folder = screenshots
     names = [name_in(folder, image) for image, _ in questions]
     items = []
     for (image, asked), name, output in zip(questions, names, output_names(names, taken=["log.jsonl"]), strict=True):
@@ -180,14 +182,14 @@ def predict(
         skip_errors=skip_errors and len(items) > 1,
         overwrite=overwrite,
     )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
-    return Predictions(out, predictions, attempts)
+    return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 
 
 def name_in(folder: Path, file: Path) -> str:
     """What a file is called: its path in the folder, where it is in it."""
-    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.as_posix()
+    if file.is_relative_to(folder):
+        return file.relative_to(folder).as_posix()
+    return file.as_posix()
 
 
 def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:
@@ -208,7 +210,8 @@ def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, 
             folder = path.parent
             if image is None:  # a benchmark's annotations
                 image, folder = record.get("img_filename") or record.get("image_path"), image_folder(path, None)
-            asked = [asked] if isinstance(asked, str) else asked
+            if isinstance(asked, str):
+                asked = [asked]
             if not isinstance(image, str) or not isinstance(asked, list) or not all(isinstance(a, str) for a in asked):
                 raise UserError(
                     f"{path}, item {number}: expected image and instruction",
@@ -232,7 +235,9 @@ def load(model: str, device: str, precision: str) -> Any:
     from gui_grounding.model.folder import load_model
     from gui_grounding.model.inference import Grounder
 
-    dtype = None if precision == "as-saved" else getattr(torch, precision)
+    dtype = None
+    if precision != "as-saved":
+        dtype = getattr(torch, precision)
     return Grounder(load_model(model, device, dtype))
 
 
@@ -247,8 +252,8 @@ def predict_item(item: Item) -> dict[str, Any]:
     image, instructions, model, device, precision, view, ask, write = item.source
     screenshot = open_screenshot(image)
     grounder = load(model, device, precision)
-    seen = View(*screenshot.size, view.pixel_ratio, view.crop, view.scroll, view.origin)
-    groundings = grounder.ground(screenshot.image, instructions, ask.asking(), view=seen)
+    page_view = View(*screenshot.size, view.pixel_ratio, view.crop, view.scroll, view.origin)
+    groundings = grounder.ground(screenshot.image, instructions, ask.asking(), view=page_view)
     written = []
     with writing(item.output) as part:
         part.mkdir()

@@ -24,7 +24,9 @@ class Sampled(Outcome):
         return dict(self.__dict__)
 
     def lines(self) -> Iterable[str]:
-        how = "rendered in Chromium" if self.rendered == "chromium" else "drawn"
+        how = "drawn"
+        if self.rendered == "chromium":
+            how = "rendered in Chromium"
         yield f"{self.pages} pages, {how}, with {self.items} instructions: {self.annotations} (ScreenSpot-Pro), {self.training} (training)"
         yield f"Next: gui-grounding train '{self.training}' --out run"
 

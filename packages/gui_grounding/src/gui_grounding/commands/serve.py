@@ -54,7 +54,9 @@ def serve(
     endpoints = {"/ground": answerer(model, resolve_device(device))}
     hosts = (*LOOPBACK, host)
     app = local_app("gui-grounding", page(), endpoints, token=secret, limits=limits, hosts=hosts)
-    shown = f"[{host}]" if ":" in host else host
+    shown = host
+    if ":" in host:
+        shown = f"[{host}]"
     note.print(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)", markup=False)
     answer_until_stopped(app, listening, limits=limits)
 

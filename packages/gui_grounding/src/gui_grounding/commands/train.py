@@ -33,8 +33,8 @@ class Trained(Outcome):
             yield f"Note: {note}"
         yield self.values["account"]
         parameters, learning = self.values["parameters"], self.values["learning"]
-        kept = f"epoch {self.values['epoch'] + 1} of {self.values['epochs']} is kept"
-        yield f"{parameters:,} parameters, {learning:,} of them learned; {kept}"
+        best_epoch = f"epoch {self.values['epoch'] + 1} of {self.values['epochs']} is kept"
+        yield f"{parameters:,} parameters, {learning:,} of them learned; {best_epoch}"
         if "val_hit" in self.values:
             yield f"Held out: hit {self.values['val_hit']:.3f}, loss {self.values['val_loss']:.3f}"
         yield f"Model: {self.model}"
@@ -75,7 +75,9 @@ def train(
     use_threads(run.threads)
     recipe = recipe.filled(on_base=start.base is not None)
     data = read_training(items, images=images, seed=run.seed)
-    held_out = None if valid is None else read_training(valid, seed=run.seed)
+    held_out = None
+    if valid is not None:
+        held_out = read_training(valid, seed=run.seed)
     learned, judged = split_screens(data, held_out, recipe, run.seed)
     loaded = start_model(start, recipe, data, run.seed)
     prepared = fitted_pixels(loaded.prepared, start)
@@ -176,9 +178,9 @@ def split_screens(data: Any, held_out: Any, recipe: Recipe, seed: int) -> tuple[
     images = sorted({example.image for example in data.examples})
     random.Random(seed).shuffle(images)
     count = int(len(images) * recipe.share)
-    chosen = set(images[:count])
-    learned = [example for example in data.examples if example.image not in chosen]
-    return learned, [example for example in data.examples if example.image in chosen]
+    held_out = set(images[:count])
+    learned = [example for example in data.examples if example.image not in held_out]
+    return learned, [example for example in data.examples if example.image in held_out]
 
 
 def start_model(start: Start, recipe: Recipe, data: Any, seed: int) -> Any:

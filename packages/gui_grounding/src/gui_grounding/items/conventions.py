@@ -72,7 +72,9 @@ def problem_of(box: RawBox, convention: Convention) -> str | None:
         return "the size of its screenshot is not known"
     x1, y1, x2, y2 = corners(box, convention)
     # annotators draw a pixel or two beyond the edge
-    slack = 0.01 if box.size is None else max(0.002, 2 / min(box.size))
+    slack = 0.01
+    if box.size is not None:
+        slack = max(0.002, 2 / min(box.size))
     if x2 <= x1 or y2 <= y1:
         return "it has no area"
     if min(x1, y1) < -slack or max(x2, y2) > 1 + slack:
@@ -112,15 +114,15 @@ def detect(boxes: Sequence[RawBox], where: str) -> Detected:
     possible: Sequence[Convention] = [convention for convention, impossible in counts.items() if not impossible]
     hint = f"say --boxes {'|'.join(CONVENTIONS)}"
     if len(possible) == 1:
-        chosen = possible[0]
+        convention = possible[0]
         rivals: dict[Convention, Convention] = {
             "xyxy": "xywh",
             "xywh": "xyxy",
             "xyxy-normalised": "xywh-normalised",
             "xywh-normalised": "xyxy-normalised",
         }
-        rival = first.get(rivals[chosen], "")
-        return Detected(chosen, f"boxes are read as {chosen}: {rival or 'no other reading is possible'}")
+        rival = first.get(rivals[convention], "")
+        return Detected(convention, f"boxes are read as {convention}: {rival or 'no other reading is possible'}")
     if not possible:
         nearest = min(CONVENTIONS, key=lambda convention: counts[convention])
         raise UserError(f"{where}: no reading fits all of its boxes; {first[nearest]}", f"mend the file, or {hint}")

@@ -109,7 +109,9 @@ def _read_mixture(path: Path, seed: int) -> TrainingSet:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    sets = content.get("datasets") if isinstance(content, Mapping) else None
+    sets = None
+    if isinstance(content, Mapping):
+        sets = content.get("datasets")
     if not isinstance(sets, list) or not sets:
         raise UserError(
             f"{path} has no list 'datasets'", "each entry has json_path, images_folder and sampling_strategy"
@@ -121,11 +123,13 @@ def _read_mixture(path: Path, seed: int) -> TrainingSet:
         if not isinstance(entry, Mapping) or not isinstance(entry.get("json_path"), str):
             raise UserError(f"{where} has no json_path")
         file = path.parent / entry["json_path"]
-        folder = path.parent / entry["images_folder"] if entry.get("images_folder") else None
+        folder = None
+        if entry.get("images_folder"):
+            folder = path.parent / entry["images_folder"]
         part = read_training(file, images=folder, seed=seed)
-        chosen = sample(part.examples, str(entry.get("sampling_strategy", "all")), seed, where)
-        examples += chosen
-        accounts.append(f"{file.name}: {part.account}, {len(chosen)} screenshots taken")
+        examples_taken = sample(part.examples, str(entry.get("sampling_strategy", "all")), seed, where)
+        examples += examples_taken
+        accounts.append(f"{file.name}: {part.account}, {len(examples_taken)} screenshots taken")
         notes += part.notes
     return TrainingSet(examples, "; ".join(accounts), notes)
 
@@ -179,29 +183,33 @@ def _boxes_of(value: Any, pointers: int, where: str) -> list[list[Box]]:
     """The boxes of each pointer: one box for one pointer, a list of boxes for several."""
     if not pointers:
         return []
-    boxes = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
-    numbers = boxes if isinstance(boxes, list) else []
+    boxes = value
+    if isinstance(value, list) and value and not isinstance(value[0], list):
+        boxes = [value]
+    numbers = []
+    if isinstance(boxes, list):
+        numbers = boxes
     if len(numbers) != pointers:
         raise UserError(f"{where}: {pointers} positions in the answer and {len(numbers)} boxes in bbox_gt")
-    made: list[list[Box]] = []
+    boxes_of_turns: list[list[Box]] = []
     for box in numbers:
         fits = isinstance(box, list) and len(box) == 4 and all(isinstance(edge, (int, float)) for edge in box)
         if not fits or not (-0.01 <= box[0] < box[2] <= 1.01 and -0.01 <= box[1] < box[3] <= 1.01):
             raise UserError(f"{where}: bbox_gt holds {box}, expected shares x1 < x2, y1 < y2 of the screenshot")
-        made.append([(box[0], box[1], box[2], box[3])])
-    return made
+        boxes_of_turns.append([(box[0], box[1], box[2], box[3])])
+    return boxes_of_turns
 
 
 def _from_items(path: Path, images: Path | None) -> TrainingSet:
     """The items of a benchmark, a question each; refusals teach nothing."""
-    found = read_items(path, images=images)
+    annotations = read_items(path, images=images)
     by_image: dict[Path, list[Question]] = {}
-    for item in found.items:
+    for item in annotations.items:
         if item.refuses:
             continue
         boxes = [target.box for target in item.targets]
         by_image.setdefault(item.image, []).append(Question(item.instruction, ANSWERS["click"], [boxes]))
     examples = [Example(image, questions) for image, questions in sorted(by_image.items())]
     if not examples:
-        raise UserError(f"{path}: nothing can be learned from it ({found.account()})")
-    return TrainingSet(examples, found.account(), found.notes)
+        raise UserError(f"{path}: nothing can be learned from it ({annotations.account()})")
+    return TrainingSet(examples, annotations.account(), annotations.notes)

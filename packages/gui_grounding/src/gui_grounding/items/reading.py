@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError, few
+from core_runtime.pictures import DAMAGED
 from gui_grounding.items.conventions import CONVENTIONS, Convention, RawBox, corners, detect, problem_of
 from gui_grounding.items.item import Item, Target
 
@@ -83,12 +84,12 @@ def read_items(path: Path, *, images: Path | None = None, boxes: Convention | No
     Raises:
         UserError: as `read_annotations`; or no item can be used.
     """
-    found = read_annotations(path, images=images, boxes=boxes)
-    if not found.items:
+    annotations = read_annotations(path, images=images, boxes=boxes)
+    if not annotations.items:
         raise UserError(
-            f"{path}: no item can be used: {found.account()}", "--images names the folder of the screenshots"
+            f"{path}: no item can be used: {annotations.account()}", "--images names the folder of the screenshots"
         )
-    return found
+    return annotations
 
 
 def read_annotations(path: Path, *, images: Path | None = None, boxes: Convention | None = None) -> ItemSet:
@@ -110,8 +111,8 @@ def read_annotations(path: Path, *, images: Path | None = None, boxes: Conventio
     for file in find_annotations(path):
         records = read_records(file)
         names += [_name(file, number, record) for number, record in enumerate(records)]
-        found = _read_file(file, records, images, boxes, left_out, notes, conventions)
-        items += found
+        items_of_file = _read_file(file, records, images, boxes, left_out, notes, conventions)
+        items += items_of_file
     duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
         raise UserError(
@@ -205,7 +206,7 @@ def _read_file(
         notes.append(
             f"{file.name}: img_size of {len(scaled)} items is not the size of the picture ({scaled[0]}): boxes are read as parts of img_size"
         )
-    found = []
+    items = []
     for number, record in enumerate(records):
         name = _name(file, number, record)
         instruction = record.get("instruction")
@@ -228,7 +229,7 @@ def _read_file(
             continue
         source = str(record.get("data_source") or record.get("platform") or "").lower()
         group = str(record.get("group") or _group_of_name(file) or DOMAINS.get(source, ""))
-        found.append(
+        items.append(
             Item(
                 name,
                 image,
@@ -241,7 +242,7 @@ def _read_file(
                 application=str(record.get("application") or ""),
             )
         )
-    return found
+    return items
 
 
 def image_folder(file: Path, images: Path | None) -> Path:
@@ -258,7 +259,9 @@ def image_folder(file: Path, images: Path | None) -> Path:
 
 def _name(file: Path, number: int, record: Mapping[str, Any]) -> str:
     identity = record.get("id")
-    return f"{file.stem}:{number}" if identity in (None, "") else str(identity)
+    if identity in (None, ""):
+        return f"{file.stem}:{number}"
+    return str(identity)
 
 
 def _picture_of(record: Mapping[str, Any], folder: Path) -> Path:
@@ -282,9 +285,11 @@ def _size_of_picture(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as picture:
             width, height = picture.size
             turned = picture.getexif().get(ORIENTATION, 1) in SIDEWAYS
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return None
-    return (height, width) if turned else (width, height)
+    if turned:
+        return (height, width)
+    return (width, height)
 
 
 def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
@@ -296,7 +301,9 @@ def _same_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
 def _raw_boxes(file: Path, name: str, record: Mapping[str, Any], size: tuple[int, int] | None) -> list[RawBox]:
     """Four numbers, or several boxes of four."""
     value = record.get("bbox")
-    boxes = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+    boxes = [value]
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        boxes = value
     raw = []
     for box in boxes:
         if not (isinstance(box, list) and len(box) == 4 and all(_is_number(number) for number in box)):
@@ -356,7 +363,9 @@ def area_of(corners: Sequence[tuple[float, float]]) -> float:
 
 def _gui_type(record: Mapping[str, Any]) -> str:
     kinds = record.get("GUI_types")
-    return str(kinds[0]) if isinstance(kinds, list) and kinds else ""
+    if isinstance(kinds, list) and kinds:
+        return str(kinds[0])
+    return ""
 
 
 def _group_of_name(file: Path) -> str:

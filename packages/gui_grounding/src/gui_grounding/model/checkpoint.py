@@ -79,7 +79,9 @@ def pixel_limits_of(folder: Path) -> tuple[int | None, int | None]:
             continue
         values = read_json(folder / name)
         values = values.get("image_processor", values)
-        size = values.get("size") if isinstance(values, dict) else None
+        size = None
+        if isinstance(values, dict):
+            size = values.get("size")
         if not isinstance(values, dict) or not isinstance(size, dict | None):
             raise ValueError(f"{folder / name}: its image processor or its size is not an object")
         size = size or {}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,10 @@ from tokenizers import Tokenizer
 from core_attention.checkpoints.folders import find_folder, read_config
 from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import save_model as save_folder
-from core_runtime.errors import UserError
-from core_runtime.fields import read_field
+from core_runtime.errors import UserError, shorten
+from core_runtime.fields import check_names, read_field
 from core_runtime.folders import writing
-from core_runtime.models import choose_model
+from core_runtime.models import choose_model, seal, warn_if_changed
 from core_runtime.pictures import MOST_PIXELS
 from core_runtime.terminal import warn
 from gui_grounding.model.answers import END, PAD, START
@@ -29,6 +29,7 @@ from gui_grounding.model.tokens import SYSTEM_MESSAGE, Tokens
 
 ADVICE = "'gui-grounding train ITEMS --out RUN' makes RUN/model; 'gui-grounding models' lists published ones"
 TOKENIZER = "tokenizer.json"
+DIGEST = "system_message_digest"
 LARGEST_LEAST = 12_845_056  # pixels that a small screenshot may be enlarged to: Qwen's own upper limit
 PUBLISHED = "Qwen2_5_VLForConditionalGenerationWithPointer"
 
@@ -70,10 +71,11 @@ def save_model(
     network: PointerModel, tokens: Tokens, folder: Path, *, prepared: Prepared, provenance: Mapping[str, Any]
 ) -> Path:
     """Writes a model folder, whole or not at all: weights, configuration, tokenizer."""
-    preprocessing = asdict(prepared) | {"system_message_digest": prepared.message_digest}
+    preprocessing = asdict(prepared) | {DIGEST: prepared.message_digest}
     with writing(folder) as part:
         save_folder(network, part, preprocessing=preprocessing, provenance=provenance)
         tokens.save(part / TOKENIZER)
+        seal(part)
     return folder
 
 
@@ -94,7 +96,7 @@ def load_model(model: str | None, device: str = "cpu", dtype: torch.dtype | None
         loaded = load_checkpoint(folder) if is_checkpoint(folder) else _load_own(folder)
         check_tokens(loaded.network, loaded.tokens, folder)
     except (OSError, ValueError) as error:
-        raise UserError(_short(str(error)), ADVICE) from None
+        raise UserError(shorten(str(error)), ADVICE) from None
     network = loaded.network.to(device)
     if dtype is not None:
         network = network.to(dtype)
@@ -109,6 +111,8 @@ def _load_own(folder: Path) -> Loaded:
     def field(name: str, kind: type, **more: Any) -> Any:
         return read_field(described, f"preprocessing.{name}", kind, where=where, **more)
 
+    names = [name.name for name in fields(Prepared)]
+    check_names(described, "preprocessing", [*names, DIGEST], where=where, hint=ADVICE)
     scoring = field("scoring", str)
     if scoring not in ("max", "mean"):
         raise ValueError(f"{where}: preprocessing.scoring is {scoring!r}, expected max or mean")
@@ -122,9 +126,9 @@ def _load_own(folder: Path) -> Loaded:
         slope=field("slope", float, default=None),
         offset=field("offset", float, default=None),
     )
-    return Loaded(
-        network, read_tokens(folder), prepared, read_field(described, "provenance", dict, where=where, default={})
-    )
+    provenance = read_field(described, "provenance", dict, where=where, default={})
+    warn_if_changed(described, folder)
+    return Loaded(network, read_tokens(folder), prepared, provenance)
 
 
 def check_pixels(least: Any, most: Any, where: str) -> None:
@@ -215,8 +219,3 @@ def check_tokens(network: PointerModel, tokens: Tokens, folder: Path) -> None:
     rows = network.backbone.get_input_embeddings().num_embeddings
     if tokens.size > rows:
         raise ValueError(f"{folder}: its tokenizer has {tokens.size} tokens, its model {rows}")
-
-
-def _short(message: str) -> str:
-    """A list of a thousand missing tensors, cut to one line."""
-    return message if len(message) <= 400 else f"{message[:397]}…"

@@ -40,7 +40,9 @@ class PointerHead(nn.Module):
 
     def keys(self, visual: Float[Tensor, "cells width"]) -> Float[Tensor, "cells inner"]:
         """K' of one screenshot, from the vision tower's outputs."""
-        dropout = self.dropout if self.training else 0.0
+        dropout = 0.0
+        if self.training:
+            dropout = self.dropout
         projected = self.project(visual).unflatten(-1, (3, self.heads, self.width // self.heads))
         query, key, value = projected.permute(1, 2, 0, 3)[:, None]
         mixed = attention(query, key, value, dropout=dropout)
@@ -63,5 +65,7 @@ class PointerHead(nn.Module):
 
 def scores_of(logits: Float[Tensor, "targets cells"]) -> Float[Tensor, "targets cells"]:
     """A: the softmax over cells, at least in float32."""
-    exact = logits if logits.dtype == torch.float64 else logits.float()
+    exact = logits
+    if logits.dtype != torch.float64:
+        exact = logits.float()
     return exact.softmax(-1)

@@ -279,7 +279,9 @@ class Grounder:
             entropy = max(entropy, entropy_of(row))
             maps.append(row.reshape(patches.rows, patches.columns))
         probability = self.probability(entropy)
-        judged = confidence if probability is None else probability
+        judged = probability
+        if probability is None:
+            judged = confidence
         return Grounding(
             instruction,
             asking.action,
@@ -321,10 +323,10 @@ class Grounder:
             encoded = self.encode(enlarged, cached=False, max_pixels=asking.max_pixels)
             scores = self.attend(encoded, grounding.instruction, "click")
             part = grounding.view.cut(left, top, wide, tall)
-            seen = self._grounding(grounding.instruction, scores, encoded.patches, part, asking)
-            rank = seen.confidence * candidate.mass
+            closer = self._grounding(grounding.instruction, scores, encoded.patches, part, asking)
+            rank = closer.confidence * candidate.mass
             if rank > best_rank:
-                best, best_rank = seen, rank
+                best, best_rank = closer, rank
         moved = [_seen_from(each, grounding.view) for each in best.targets[0]]
         return replace(grounding, targets=[moved])
 

@@ -38,7 +38,9 @@ def pointer_loss(
     target = labels / (labels.sum(-1, keepdim=True) + EPSILON)
     kl = (torch.special.xlogy(target, target) - target * log_scores).sum() / len(labels)
     suppression = suppression_of(log_scores.exp(), labels)
-    total = kl + suppression if suppress else kl
+    total = kl
+    if suppress:
+        total = kl + suppression
     return PointerLoss(total, kl, suppression)
 
 

@@ -66,8 +66,8 @@ def cut_patches(image: "Image", *, min_pixels: int = MIN_PIXELS, max_pixels: int
         UserError: one side is more than 200 times the other.
     """
     size = resized_size(*image.size, min_pixels=min_pixels, max_pixels=max_pixels)
-    made = _processor(min_pixels, max_pixels)(image, return_tensors="pt")
-    return Patches(made["pixel_values"].to(torch.float32), made["image_grid_thw"], size)
+    processed = _processor(min_pixels, max_pixels)(image, return_tensors="pt")
+    return Patches(processed["pixel_values"].to(torch.float32), processed["image_grid_thw"], size)
 
 
 @lru_cache(4)

@@ -46,6 +46,12 @@ class PointerConfig:
     lm_weight: float = 1.0
     pointer_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"heads is {self.heads}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}, expected 0 to 1")
+
 
 @dataclass(frozen=True)
 class Screen:
@@ -232,7 +238,9 @@ class PointerModel(nn.Module):
             losses = []
             for sample, target in enumerate(targets):
                 logits = output.logits[sample]
-                count = 0 if target is None else len(target)
+                count = 0
+                if target is not None:
+                    count = len(target)
                 if len(logits) != count:
                     raise ValueError(f"sample {sample} has {len(logits)} pointer tokens and {count} targets")
                 if target is None or not count:

@@ -30,7 +30,9 @@ def write_evaluation(folder: Path, evaluation: Any, rows: Sequence[Mapping[str, 
     write_text(folder / "metrics.json", json.dumps(plain(evaluation.facts()), ensure_ascii=False, indent=1) + "\n")
     table = table_rows(evaluation.table)
     write_text(folder / "table.csv", _csv(table))
-    unjudged = f"\n{evaluation.unjudged}\n" if evaluation.values["failed_items"] else ""
+    unjudged = ""
+    if evaluation.values["failed_items"]:
+        unjudged = f"\n{evaluation.unjudged}\n"
     write_text(folder / "table.md", _markdown(table) + unjudged)
     write_text(folder / "table.tex", _latex(table))
     _page(evaluation, rows, table).write(folder / "report.html")
@@ -71,7 +73,9 @@ def _page(evaluation: Any, rows: Sequence[Mapping[str, Any]], table: Sequence[Se
     page.table(COLUMNS, cells, caption=INTERVALS)
     if values["calibration"] is not None:
         page.heading("Can its probabilities be believed?").facts(values["calibration"].items())
-    last = rows[-1]["predictor"] if rows else ""
+    last = ""
+    if rows:
+        last = rows[-1]["predictor"]
     missed = [row for row in rows if row["predictor"] == last and not row["hit@1"]]
     missed.sort(key=lambda row: -(row["confidence"] or 0.0))
     page.heading(f"Misses of {last}: {len(missed)}, the most confident first")
@@ -83,15 +87,21 @@ def _page(evaluation: Any, rows: Sequence[Mapping[str, Any]], table: Sequence[Se
 def draw_row(row: Mapping[str, Any]) -> Any:
     """One judged item: targets in green, points as crosses."""
     targets = [Target(target["shape"], [(x, y) for x, y in target["points"]]) for target in row["targets"]]
-    points = [[(x, y) for x, y in row["points"]]] if row["points"] else []
+    points = []
+    if row["points"]:
+        points = [[(x, y) for x, y in row["points"]]]
     shown = shade(open_screenshot(Path(row["image"])).image, None, longest=720)
     return mark(shown, points, [], targets, abstains=bool(row["abstains"]))
 
 
 def _caption(row: Mapping[str, Any]) -> str:
     confidence = row["confidence"]
-    sure = "" if confidence is None else f", confidence {confidence:.2f}"
-    answer = "said: not here" if row["abstains"] else "missed"
+    sure = ""
+    if confidence is not None:
+        sure = f", confidence {confidence:.2f}"
+    answer = "missed"
+    if row["abstains"]:
+        answer = "said: not here"
     return f"{row['id']}: “{row['instruction'][:200]}”, {answer}{sure}"
 
 
@@ -121,5 +131,7 @@ def _latex(rows: Sequence[Sequence[Any]]) -> str:
 
 def _short(cell: Any) -> str:
     if isinstance(cell, float):
-        return "–" if cell != cell else f"{cell:.3f}"
+        if cell != cell:
+            return "–"
+        return f"{cell:.3f}"
     return str(cell)

@@ -80,14 +80,18 @@ def mark(
                 draw.text((x1 * width + 3, y1 * height), str(number), fill=(30, 90, 220), font=font, **halo)
     for pointer, candidates in enumerate(points):
         x, y = candidates[0][0] * width, candidates[0][1] * height
-        colour = (120, 120, 120) if abstains else (220, 0, 60)
+        colour = (220, 0, 60)
+        if abstains:
+            colour = (120, 120, 120)
         arm = max(5, min(shown.size) // 40)
         for thick, fill in ((4, "white"), (2, colour)):
             draw.line((x - arm, y, x + arm, y), fill=fill, width=thick)
             draw.line((x, y - arm, x, y + arm), fill=fill, width=thick)
         words = ""
         if len(points) > 1:
-            words = "from" if pointer == 0 else "to"
+            words = "to"
+            if pointer == 0:
+                words = "from"
         elif boxes:
             words = "1"
         if not words:

@@ -30,4 +30,6 @@ class Element:
 
     @property
     def ui_type(self) -> str:
-        return "text" if self.kind == "button" else "icon"
+        if self.kind == "button":
+            return "text"
+        return "icon"

@@ -8,6 +8,7 @@ from typing import Any
 from core_runtime.domains import Claim
 from core_runtime.errors import UserError
 from core_runtime.identity import is_own_output
+from core_runtime.pictures import DAMAGED
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 ANNOTATIONS = (".json", ".jsonl")
@@ -77,9 +78,15 @@ def _first_record(path: Path) -> Any:
         text = begin.decode("utf-8-sig", "ignore").lstrip()
         if text.startswith("["):
             start = text.find("{")
-            return json.JSONDecoder().raw_decode(text[start:])[0] if start > 0 else None
-        first = json.JSONDecoder().raw_decode(text)[0] if text.startswith("{") else None
-        return first if first is None or "images" not in first else None
+            if start > 0:
+                return json.JSONDecoder().raw_decode(text[start:])[0]
+            return None
+        first = None
+        if text.startswith("{"):
+            first = json.JSONDecoder().raw_decode(text)[0]
+        if first is None or "images" not in first:
+            return first
+        return None
     except (OSError, ValueError, RecursionError):
         return None
 
@@ -117,7 +124,7 @@ def _is_flat(path: Path) -> bool:
             if picture.mode not in ("RGB", "RGBA") or picture.width * picture.height > 40_000_000:
                 return False
             middle = picture.convert("RGB").crop((0, picture.height // 4, picture.width, picture.height // 4 + 200))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return False
     colours = middle.getcolors(middle.width * middle.height) or []
     if len(colours) < 24:

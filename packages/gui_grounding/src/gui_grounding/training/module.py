@@ -143,4 +143,6 @@ def fit_calibration(pairs: list[tuple[float, bool]]) -> tuple[float, float] | No
 
 def _mean(parts: Any, name: str) -> float:
     values = [getattr(part, name).item() for part in parts]
-    return sum(values) / len(values) if values else 0.0
+    if values:
+        return sum(values) / len(values)
+    return 0.0

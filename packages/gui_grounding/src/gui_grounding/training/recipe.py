@@ -47,7 +47,9 @@ class Recipe:
 
     def filled(self, *, on_base: bool) -> "Recipe":
         """With what was left open: on a base the published warm-up, else what lets random weights learn small pages in a minute."""
-        defaults = WARM_UP if on_base else FROM_NOTHING
+        defaults = FROM_NOTHING
+        if on_base:
+            defaults = WARM_UP
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 

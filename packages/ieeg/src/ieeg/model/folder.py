@@ -8,7 +8,7 @@ from typing import Any
 from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, shorten
 from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.folders import write_text
 from core_runtime.models import choose_model, seal, warn_if_changed
@@ -104,7 +104,7 @@ def load_model(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
             raise UserError(f"{folder} holds {described.get('class')}, not an MVPFormer", ADVICE)
         network = load_strictly(folder, MVPFormer)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(str(error), ADVICE) from None
+        raise UserError(shorten(str(error)), ADVICE) from None
     where = Path(folder) / "config.json"
     check_names(described, "preprocessing", PREPROCESSING, where=where, hint=ADVICE)
     window = read_field(

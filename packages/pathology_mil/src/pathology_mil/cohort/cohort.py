@@ -4,7 +4,7 @@ import hashlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +85,14 @@ def open_cohort(
                 f"{labels.name} names {few(absent)}, but {features} holds no features of them",
                 "encode these slides, or leave them out with --ignore-missing",
             )
-        files = {slide: file for slide, file in files.items() if slide in table.label}
-        # Unlabelled slides are common (a folder holds a whole archive) and pass without a word; no overlap at all is a mix-up.
-        if not files:
+        labelled = {slide: file for slide, file in files.items() if slide in table.label}
+        # Slides without a label are common (a folder holds a whole archive); no overlap at all is a mix-up.
+        if not labelled:
             raise UserError(f"{features} and {labels} have no slide in common")
+        if len(labelled) < len(files):
+            unused = f"{len(files) - len(labelled)} of {len(files)} slides in {Path(features).name} have no label and are not used"
+            table = replace(table, notes=(*table.notes, unused))
+        files = labelled
     bags = {slide: files[slide].open() for slide in track(files, "Opening features")}
     if table is None:
         numbers = {slide: bag.label for slide, bag in bags.items()}

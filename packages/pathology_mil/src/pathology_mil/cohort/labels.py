@@ -6,14 +6,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
 from core_runtime.tables import Table, near_equal, read_table
 from pathology_mil.cohort.options import LabelOptions
 from pathology_mil.slides.formats import slide_id
 
+# The surest first: a "case" is a patient in CLAM's tables, and an accession of a patient in others.
 _PATIENT_COLUMNS = (
-    "case_id", "patient_id", "patient", "case", "subject_id", "subject", "participant_id", "participant", "case_submitter_id",
+    "patient_id", "patient", "subject_id", "subject", "participant_id", "participant", "case_submitter_id", "case_id", "case",
 )  # fmt: skip
+# Labels that say that there is no label.
+_NO_LABEL = frozenset({
+    "unknown", "not known", "not available", "not assessed", "not evaluated", "not reported", "not done", "not determined", "undetermined",
+    "missing", "pending", "tbd", "to be determined",
+})  # fmt: skip
 # A barcode's first three parts (project, site, participant) name the patient: TCGA-AA-0001 of TCGA-AA-0001-01Z-00-DX1.
 _TCGA = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}(?=-|$)", re.IGNORECASE)
 
@@ -104,6 +110,9 @@ def read_labels(
             continue
         slide = slide_id(name)
         value = merged.get(value, value)
+        if " ".join(re.split(r"[\s_\-]+", value.casefold())) in _NO_LABEL:
+            table.leave_out(row, f"labelled {value!r}, which is no label (--label-map '{value}=NAME' makes it a class)")
+            continue
         if label.setdefault(slide, value) != value:
             raise UserError(f"{path.name}: slide {slide} has two labels, {label[slide]!r} and {value!r}")
         owner = row.get(patient_column) or tcga_patient(slide)
@@ -125,7 +134,18 @@ def read_labels(
     for slide, value in label.items():
         numbers[slide] = names.index(value)
         cases[slide] = patient.get(slide, slide)  # a slide of unknown patient is its own case
-    notes = [*table.notes, table.account(), *_spelling_notes(label.values()), *_patient_notes(label, patient)]
+    notes = [
+        *table.notes,
+        table.account(),
+        *_spelling_notes(label.values()),
+        *_patient_column_notes(table, patient_column),
+        *_patient_notes(label, patient),
+    ]
+    without_part = len(label) - len(split.keys() & label.keys())
+    if split and without_part:
+        notes.append(
+            f"{without_part} of {len(label)} slides have no value in the column {split_column!r}: they are in no part"
+        )
     return Labels(numbers, names, cases, split, tuple(notes), frozenset(patient))
 
 
@@ -134,6 +154,18 @@ def _patient_column(table: Table, asked_for: str | None) -> str | None:
     if asked_for is not None:
         return table.column(asked_for)
     return table.column(*_PATIENT_COLUMNS, required=False)
+
+
+def _patient_column_notes(table: Table, column: str | None) -> Iterable[str]:
+    """Which column names the patients, where several could."""
+    if column is None:
+        return
+    others = {table.column(name, required=False) for name in _PATIENT_COLUMNS} - {column, None}
+    for other in sorted(map(str, others)):
+        pairs = {(row[column], row[other]) for row in table}
+        # the same patients under other names are nothing to say
+        if not len(pairs) == len({one for one, _ in pairs}) == len({two for _, two in pairs}):
+            yield f"patients are those of the column {column!r}, not of {other!r} (--patient-col names another)"
 
 
 def tcga_patient(slide: str) -> str | None:
@@ -153,6 +185,10 @@ def _spelling_notes(labels: Iterable[str]) -> Iterable[str]:
 
 def _patient_notes(slides: Collection[str], patient: Mapping[str, str]) -> Iterable[str]:
     """Whether patients are known: where they are not, slides of one patient may land on both sides of a split."""
+    similar = near_equal(sorted(set(patient.values())))
+    if similar:
+        names = few([" and ".join(map(repr, group)) for group in similar])
+        yield f"patients whose names are almost the same count as different ones: {names}: if they are one, spell them alike"
     unknown = [slide for slide in slides if slide not in patient]
     if unknown:
         fact = f"the patients of {len(unknown)} of {len(slides)} slides are not known"

@@ -23,7 +23,7 @@ class LabelOptions:
 
     Attributes:
         label_col: column of LABELS to learn.
-        patient_col: column of the patient; default: case_id, patient_id, patient, subject …, else TCGA barcodes.
+        patient_col: column of the patient; default: patient_id, patient, subject … case_id, else TCGA barcodes.
         label_map: merge labels, '2=1,3=1'.
         ignore_missing: leave out labelled slides that have no features.
     """

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from core_attention.checkpoints.folders import load_model, read_config, save_model
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, shorten
 from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.models import seal, warn_if_changed
 from pathology_mil.features.bags import Bag, differing
@@ -112,7 +112,7 @@ def load(folder: Path | str, *, device: str = "cpu") -> LoadedModel:
             raise UserError(f"{folder} holds {config.get('class')}, which is not a slide classifier", _MADE_BY)
         network = load_model(folder, form)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(str(error), _MADE_BY) from None
+        raise UserError(shorten(str(error)), _MADE_BY) from None
     where = f"{Path(folder) / 'config.json'}"
     check_names(config, "preprocessing", ("classes", "features"), where=where, hint=_MADE_BY)
     n_class = network.config.n_class

@@ -16,7 +16,7 @@ from pathology_mil.slides.options import PRESETS, TileOptions, Tiling
 from pathology_mil.slides.pictures import DARK, advice, picture_kind
 from pathology_mil.slides.reading import Slide, find_slides
 from pathology_mil.slides.regions import NO_CLASS, tissue_area, truth_area
-from pathology_mil.slides.resolution import magnification
+from pathology_mil.slides.resolution import magnification, odd_objective
 from pathology_mil.slides.tiles import Tiles, make_tiles, open_h5, read_tiles
 from pathology_mil.slides.tissue import Tissue, segment
 
@@ -281,9 +281,19 @@ def _scan_warnings(slide: Slide) -> list[str]:
             f"the pixels are not square ({slide.axes[0]:g} × {slide.axes[1]:g} µm): resample the file; "
             f"--slide-mpp {slide.axes[0]:g} treats them as square"
         )
+    elif slide.conflict:
+        warnings.append(f"the file states two resolutions: {slide.conflict}: --slide-mpp says which one is right")
     elif slide.mpp is None:
         warnings.append(
             "the file does not state its resolution: give it with --slide-mpp 0.25 (µm per pixel) or --slide-mag 40 (objective)"
+        )
+    power = None
+    if slide.mpp is not None:
+        power = odd_objective(slide.properties, slide.mpp)
+    if power is not None:
+        warnings.append(
+            f"the file states {slide.mpp:g} µm per pixel and an objective of {power:g}×, which do not go together; the first is used "
+            "(--slide-mpp gives another)"
         )
     if {"label", "macro"} & set(slide.other_images):
         warnings.append(

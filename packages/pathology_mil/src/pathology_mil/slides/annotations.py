@@ -1,5 +1,6 @@
 """Regions drawn by hand or by models on a slide: ASAP and ImageScope XML, GeoJSON of QuPath and TRIDENT. Level-0 pixels."""
 
+import codecs
 import gzip
 import json
 import uuid
@@ -30,13 +31,13 @@ _BROKEN = (
     AttributeError,
     OSError,
     EOFError,
-    StopIteration,
     ElementTree.ParseError,
     zipfile.BadZipFile,
     shapely.errors.ShapelyError,
 )
 _AREAS = (shapely.Polygon, shapely.MultiPolygon)
 _MULTIPLE = (shapely.MultiPolygon, shapely.MultiLineString, shapely.MultiPoint)
+_GEOMETRIES = ("Polygon", "MultiPolygon", "GeometryCollection", "LineString", "MultiLineString", "Point", "MultiPoint")
 # Groups in CAMELYON16's and CAMELYON17's own files, which are ASAP's.
 _CAMELYON = {"_0": "truth", "_1": "truth", "_2": "cut out", "metastases": "truth", "normal": "cut out"}
 _IMAGESCOPE = {"0": "Polygon", "1": "Rectangle", "2": "Ellipse"}  # other types are arrows and rulers
@@ -84,7 +85,7 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
         if text.lstrip().startswith("<"):
             regions = _xml(text, path.name)
         else:
-            regions = _geojson(json.loads(text))
+            regions = _geojson(json.loads(text), path.name)
     except _BROKEN as error:
         raise UserError(
             f"{path.name}: not a readable annotation file ({type(error).__name__})",
@@ -101,13 +102,29 @@ def read_annotations(path: Path | str, *, offset: tuple[float, float] = (0, 0)) 
 
 def _text(path: Path) -> str:
     if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-            return file.read()
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            name = next(member for member in archive.namelist() if member.endswith(("json", "xml")))
-            return archive.read(name).decode("utf-8-sig")
-    return path.read_text(encoding="utf-8-sig")
+        return _decoded(gzip.decompress(path.read_bytes()))
+    if path.suffix != ".zip":
+        return _decoded(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        # macOS puts a "._" companion of each file into the archives that it makes
+        names = [name for name in archive.namelist() if not name.startswith("__MACOSX/")]
+        names = [name for name in names if name.endswith(("json", "xml"))]
+        if len(names) != 1:
+            raise UserError(
+                f"{path.name} holds {len(names)} annotation files, expected one",
+                "unpack it and give the one of the slide",
+            )
+        return _decoded(archive.read(names[0]))
+
+
+def _decoded(raw: bytes) -> str:
+    """Text as annotation programs write it: UTF-8, UTF-16 with its mark, or the code page of Windows."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252")
 
 
 def _xml(text: str, name: str) -> list[Region]:
@@ -126,9 +143,7 @@ def _asap(root: ElementTree.Element) -> Iterable[Region]:
     for annotation in root.iter("Annotation"):
         points = []
         for coordinate in annotation.iter("Coordinate"):
-            # ASAP writes decimal commas under some locales
-            x, y = (float(coordinate.attrib[axis].replace(",", ".")) for axis in "XY")
-            points.append((float(coordinate.attrib["Order"]), x, y))
+            points.append((float(coordinate.attrib["Order"]), *_position(coordinate)))
         points.sort(key=lambda point: point[0])
         outline = [(x, y) for _, x, y in points]
         name = annotation.get("PartOfGroup", "")
@@ -140,15 +155,25 @@ def _asap(root: ElementTree.Element) -> Iterable[Region]:
 
 def _imagescope(root: ElementTree.Element) -> Iterable[Region]:
     for annotation in root.iter("Annotation"):
+        layer = annotation.get("Name", "")
+        for attribute in annotation.iterfind("./Attributes/Attribute"):
+            # the name of a layer, as ImageScope itself stores it
+            if attribute.get("Name") == "Description":
+                layer = layer or attribute.get("Value", "")
         for region in annotation.iter("Region"):
             points = []
             for vertex in region.iter("Vertex"):
-                points.append((float(vertex.attrib["X"]), float(vertex.attrib["Y"])))
+                points.append(_position(vertex))
             role = ""
             if region.get("NegativeROA") == "1":
                 role = "cut out"
             kind = _IMAGESCOPE.get(region.get("Type", "0"), "Line")
-            yield from _drawn(points, annotation.get("Name", ""), kind, role)
+            yield from _drawn(points, layer or region.get("Text", ""), kind, role)
+
+
+def _position(vertex: ElementTree.Element) -> tuple[float, float]:
+    """X and Y, which have decimal commas under some locales."""
+    return float(vertex.attrib["X"].replace(",", ".")), float(vertex.attrib["Y"].replace(",", "."))
 
 
 def _drawn(points: list[tuple[float, float]], name: str, kind: str, role: str = "") -> Iterable[Region]:
@@ -186,18 +211,22 @@ def _valid(shape: shapely.Geometry) -> shapely.Geometry:
     return polygonal(shapely.make_valid(shape))
 
 
-def _geojson(content: Any) -> list[Region]:
-    if isinstance(content, dict):
-        if content.get("type") == "FeatureCollection":
-            content = content["features"]
-        else:
-            content = [content]
+def _geojson(content: Any, name: str) -> list[Region]:
+    if isinstance(content, dict) and content.get("type") == "FeatureCollection":
+        if content.get("crs") is not None:
+            raise UserError(
+                f"{name}: its coordinates are those of a map (it names a coordinate system), not of a slide's pixels",
+                "export it from the program in which the slide was annotated",
+            )
+        content = content["features"]
+    elif isinstance(content, dict):
+        if content.get("type") in _GEOMETRIES:  # bare, without a class
+            content = {"type": "Feature", "geometry": content}
+        content = [content]
     regions = []
     for feature in content:
         if feature.get("type") != "Feature":
             raise ValueError("not a feature")
-        if feature.get("geometry") is None:
-            continue
         properties = feature.get("properties") or {}
         measurements = properties.get("measurements") or {}
         if isinstance(measurements, list):  # QuPath before 0.4
@@ -206,7 +235,9 @@ def _geojson(content: Any) -> list[Region]:
         for name, value in measurements.items():
             if isinstance(value, (int, float)):
                 numbers[name] = float(value)
-        shape = _valid(shapely.geometry.shape(feature["geometry"]))
+        shape = shapely.GeometryCollection()  # an object without a shape has no area, and is said
+        if feature["geometry"] is not None:
+            shape = _valid(shapely.geometry.shape(feature["geometry"]))
         kind = str(properties.get("objectType") or properties.get("object_type") or "annotation")
         regions.append(Region(shape, _class_name(properties), kind, numbers))
     return regions

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from core_runtime.domains import Claim
+from core_runtime.pictures import DAMAGED
 
 PLAIN_IMAGES = frozenset({".png", ".jpg", ".jpeg"})
 SLIDE_SUFFIXES = PLAIN_IMAGES | {
@@ -70,7 +71,7 @@ def _claim_pyramid(path: Path, suffix: str) -> Claim | None:
         with Image.open(path) as image:
             tags = getattr(image, "tag_v2", {})
             is_map = _GEO_KEYS in tags or tags.get(_COLOURS, 1) not in (3, 4)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return surest
     if is_map:
         return None

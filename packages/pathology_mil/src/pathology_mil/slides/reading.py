@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from core_runtime.errors import UserError, few
+from core_runtime.pictures import DAMAGED
 from core_runtime.tables import Table, read_table
 from core_runtime.terminal import note
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
@@ -46,6 +47,7 @@ class Slide:
         downsamples: (x, y) scale of each level against level 0, as the ratio of their sizes.
         mpp: µm per pixel of level 0, or None.
         axes: µm per pixel along x and y, where the file states that its pixels are not square.
+        conflict: the resolutions of a file that states two of them.
         bad_regions: number of reads that failed and were answered with background.
 
     Raises:
@@ -63,7 +65,7 @@ class Slide:
         # from the sizes, not as stated: converters round, and state one factor for both axes
         self.downsamples = [(width / w, height / h) for w, h in self.levels]
         scan = resolution(self.properties, mpp=mpp, mpp_keys=mpp_keys)
-        self.mpp, self.mpp_source, self.axes = scan.mpp, scan.source, scan.axes
+        self.mpp, self.mpp_source, self.axes, self.conflict = scan.mpp, scan.source, scan.axes, scan.conflict
         color = self.properties.get("openslide.background-color", "FFFFFF")
         red, green, blue = (int(color[i : i + 2], 16) for i in (0, 2, 4))
         self.background = np.array([red, green, blue], np.float32)
@@ -100,6 +102,11 @@ class Slide:
             raise UserError(
                 f"{self.path.name}: its pixels are not square ({x:g} × {y:g} µm), so that tiles would be distorted",
                 f"resample it, or treat them as square with --slide-mpp {x:g}",
+            )
+        if self.conflict:
+            raise UserError(
+                f"{self.path.name}: the file states two resolutions: {self.conflict}",
+                "--slide-mpp says which one is right",
             )
         if self.mpp is None:
             raise UserError(
@@ -246,6 +253,11 @@ def _open_plain(path: Path) -> openslide.ImageSlide:
                     "convert it to a pyramidal tiled TIFF",
                 )
             with image:
+                if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
+                    raise UserError(
+                        f"{path.name}: grey values of more than 8 bits: not a picture of stained tissue",
+                        "fluorescence and other measurements are not read; convert a scan to 8-bit RGB",
+                    )
                 return openslide.ImageSlide(image.convert("RGBA"))  # decodes: a truncated image shows here
     except UnidentifiedImageError as error:
         modality = _dicom_modality(path)
@@ -258,7 +270,7 @@ def _open_plain(path: Path) -> openslide.ImageSlide:
             f"{path.name}: not a slide (neither OpenSlide nor Pillow recognises its content)",
             "check that it was copied whole",
         ) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise UserError(f"{path.name}: damaged or unusable image ({_first_line(error)})") from error
 
 

@@ -6,8 +6,9 @@ Hole, ImageScope's negative regions and CAMELYON's ``_2`` in its own files are c
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import shapely
 
@@ -17,6 +18,8 @@ from pathology_mil.slides.annotations import Region
 from pathology_mil.slides.tissue import polygonal
 
 NO_CLASS = "(no class)"
+_COMPUTED = {"detection", "tile", "cell"}
+_LEAST_EXTENT = 4  # pixels: all regions together are wider, unless their coordinates are not pixels
 _CUT_OUT = {
     "ignore",
     "ignored",
@@ -32,10 +35,26 @@ _CUT_OUT = {
 _TUMOUR = {
     "tumor", "tumour", "tumors", "tumours", "metastasis", "metastases", "metastatic", "carcinoma", "adenocarcinoma", "cancer", "nest", "nests",
 }  # fmt: skip
+# A class with one of these words may be tumour: the user says.
+_UNSURE = {
+    "suspected",
+    "suspicious",
+    "suspect",
+    "possible",
+    "possibly",
+    "probable",
+    "probably",
+    "unsure",
+    "uncertain",
+    "maybe",
+    "query",
+    "atypical",
+}
 # A class with one of these words is not tumour, whatever its other words.
 _OTHERWISE = {
     "non", "no", "not", "without", "free", "negative", "neg", "normal", "benign", "healthy", "stroma", "stromal", "associated",
-    "adjacent", "peritumoral", "margin", "border", "edge", "bed", "necrosis", "necrotic", "lymphocytes", "infiltrate", "til", "tils",
+    "adjacent", "peritumoral", "extratumoral", "margin", "border", "edge", "bed", "necrosis", "necrotic", "lymphocytes", "infiltrate", "til", "tils",
+    "outside", "around", "near", "surrounding", "beside", "distant", "background", "other", "except", "excluding", "rest",
 }  # fmt: skip
 
 
@@ -46,12 +65,16 @@ class Area:
     Attributes:
         shape: the regions that count, without those cut out.
         counted, cut_out, other: area by class, level-0 pixels²; `other` neither counts nor is cut out.
+        without_area: regions by class that are points, lines or nothing.
+        computed: QuPath's tiles, cells and detections beside what was annotated, by kind.
     """
 
     shape: shapely.MultiPolygon
     counted: Mapping[str, float]
     cut_out: Mapping[str, float]
     other: Mapping[str, float]
+    without_area: Mapping[str, int] = field(default_factory=dict)
+    computed: Mapping[str, int] = field(default_factory=dict)
 
     def words(self, what: str, mpp: float | None) -> str:
         """The classes with their areas: ``truth: Tumor 1.20 mm²; cut out: Ignore* 0.03 mm²``."""
@@ -60,6 +83,10 @@ class Area:
             parts.append(f"cut out: {_listed(self.cut_out, mpp)}")
         if self.other:
             parts.append(f"not counted: {_listed(self.other, mpp)}")
+        if self.without_area:
+            parts.append(f"points and lines, which have no area: {_numbered(self.without_area)}")
+        if self.computed:
+            parts.append(f"computed objects, not counted: {_numbered(self.computed)}")
         return "; ".join(parts)
 
 
@@ -73,10 +100,14 @@ def _listed(areas: Mapping[str, float], mpp: float | None) -> str:
     return ", ".join(words)
 
 
+def _numbered(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count})" for name, count in counts.items())
+
+
 def says_tumour(name: str) -> bool:
     """Whether the name of a class says that it is tumour."""
     words = _words(name)
-    return bool(words & _TUMOUR) and not words & _OTHERWISE
+    return bool(words & _TUMOUR) and not words & (_OTHERWISE | _UNSURE) and "?" not in name
 
 
 def _says_other(name: str) -> bool:
@@ -107,7 +138,7 @@ def truth_area(
     Raises:
         UserError: a requested class does not exist, or there are classes and none states whether it is tumour.
     """
-    areas = [region for region in regions if region.is_area]
+    areas, without_area, computed = _sorted_out(regions)
     classes = list(dict.fromkeys(map(_label, areas)))
     truth, excluded = _match_names(truth_class, classes, where), _match_names(exclude_class, classes, where)
     counted, cut_out, other = [], [], []
@@ -122,6 +153,12 @@ def truth_area(
             counted.append(region)
         else:
             other.append(region)
+    drawn = {name: count for name, count in without_area.items() if name in truth or says_tumour(name)}
+    if not counted and drawn:
+        raise UserError(
+            f"{where}: what it names as tumour has no area: points, lines or nothing of {_numbered(drawn)}",
+            "annotate tumour as closed outlines",
+        )
     # No tumour may be right (a normal slide), but not where the names leave it open.
     unknown = [region for region in other if not _says_other(region.name)]
     if not truth and not counted and unknown:
@@ -129,12 +166,12 @@ def truth_area(
         raise UserError(
             f"{where}: none of its classes is named as tumour: {names}", "--truth-class NAME says which one is"
         )
-    return _area(counted, cut_out, other)
+    return replace(_area(counted, cut_out, other), without_area=without_area, computed=computed)
 
 
 def tissue_area(regions: Sequence[Region], *, exclude_class: Sequence[str] = (), where: str) -> Area:
     """The area annotated as tissue: every class that is not cut out."""
-    areas = [region for region in regions if region.is_area]
+    areas, without_area, computed = _sorted_out(regions)
     excluded = _match_names(exclude_class, list(dict.fromkeys(map(_label, areas))), where)
     counted, cut_out = [], []
     for region in areas:
@@ -142,7 +179,22 @@ def tissue_area(regions: Sequence[Region], *, exclude_class: Sequence[str] = (),
             cut_out.append(region)
         else:
             counted.append(region)
-    return _area(counted, cut_out, [])
+    return replace(_area(counted, cut_out, []), without_area=without_area, computed=computed)
+
+
+def _sorted_out(regions: Sequence[Region]) -> tuple[list[Region], dict[str, int], dict[str, int]]:
+    """The regions that have an area; by class how many have none; by kind the computed objects beside them.
+
+    QuPath exports tiles, cells and detections with what was annotated. They carry classes, too, but are a program's answer: they count only in
+    a file that holds nothing else.
+    """
+    annotated = [region for region in regions if region.kind not in _COMPUTED]
+    computed = [region for region in regions if region.kind in _COMPUTED]
+    if not any(region.is_area for region in annotated):
+        annotated, computed = list(regions), []
+    without_area = Counter(_label(region) for region in annotated if not region.is_area)
+    areas = [region for region in annotated if region.is_area]
+    return areas, dict(without_area), dict(Counter(region.kind for region in computed))
 
 
 def _match_names(names: Sequence[str], classes: Sequence[str], where: str) -> set[str]:
@@ -184,6 +236,12 @@ def outside(regions: Sequence[Region], dimensions: tuple[int, int], where: str) 
     drawn = shapely.union_all(areas).area
     if not drawn:
         return ""
+    left, top, right, bottom = shapely.total_bounds(shapely.MultiPolygon(shapely.get_parts(areas).tolist()))
+    if max(right - left, bottom - top) < _LEAST_EXTENT:
+        raise UserError(
+            f"{where}: all its regions lie within {max(right - left, bottom - top):.2g} pixels",
+            "coordinates are pixels of the full resolution, not shares of the slide or millimetres",
+        )
     inside = shapely.union_all(areas).intersection(shapely.box(0, 0, *dimensions)).area
     size = f"{dimensions[0]} × {dimensions[1]}"
     if not inside:

@@ -17,15 +17,20 @@ class Resolution:
         mpp: micrometres per pixel, or None where the file does not state it.
         source: where it was found (a property of the file, or "given").
         axes: µm per pixel along x and y, where the file states that pixels are not square; `mpp` is then None.
+        conflict: the values of a file that states two of them; `mpp` is then None.
     """
 
     mpp: float | None
     source: str
     axes: tuple[float, float] | None = None
+    conflict: str = ""
 
 
-_SQUARE = 0.1  # sides of a pixel that differ by less are averaged
-_MICROMETRES = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6}
+_SQUARE = 0.1  # sides of a pixel that differ by less are averaged, and values of two places are the same
+_FINEST = 0.02  # µm per pixel: no light microscope samples more finely, so that a smaller number is no measurement
+_MICROMETRES = {
+    "pm": 1e-6, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4, "m": 1e6, "in": 25_400.0, "thou": 25.4,
+}  # fmt: skip
 
 
 def number(text: object) -> float | None:
@@ -54,7 +59,7 @@ def _tiff(properties: Mapping[str, str]) -> float | None:
     if per_unit is None or unit is None:
         return None
     mpp = unit / per_unit
-    if mpp > 10:  # 72 or 300 dpi: written by an image editor, not measured by a scanner
+    if not _FINEST <= mpp <= 10:  # 72 or 300 dpi: written by an image editor, not measured by a scanner
         return None
     return mpp
 
@@ -76,14 +81,13 @@ def _ome_size(properties: Mapping[str, str], axis: str) -> float | None:
     pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", text)
     if pixels is None:
         return None
-    size = re.search(rf'\bPhysicalSize{axis}="([^"]*)"', pixels.group())
-    unit = re.search(rf'\bPhysicalSize{axis}Unit="([^"]*)"', pixels.group())
-    if size is None:
+    # XML allows both kinds of quotes
+    attributes = {name: value for name, _, value in re.findall(r"""\b(\w+)\s*=\s*(["'])(.*?)\2""", pixels.group())}
+    if f"PhysicalSize{axis}" not in attributes:
         return None
-    factor: float | None = 1.0
-    if unit is not None:
-        factor = _MICROMETRES.get(html.unescape(unit.group(1)))  # a µ may be written as &#181;
-    value = number(size.group(1))
+    unit = html.unescape(attributes.get(f"PhysicalSize{axis}Unit", "µm"))  # a µ may be written as &#181;
+    factor = _MICROMETRES.get(unit)
+    value = number(attributes[f"PhysicalSize{axis}"])
     if value is None or factor is None:
         return None
     return value * factor
@@ -100,11 +104,15 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
             raise UserError(f"a slide's resolution must be a positive number of µm per pixel, got {mpp}")
         return Resolution(float(mpp), "given")
     x, y = number(properties.get("openslide.mpp-x")), number(properties.get("openslide.mpp-y"))
-    if x is not None and x <= 10:  # OpenSlide also takes it from the TIFF resolution, which may be an editor's dpi
+    ome_x, ome_y = _ome_size(properties, "X"), _ome_size(properties, "Y")
+    if (
+        x is not None and _FINEST <= x <= 10
+    ):  # OpenSlide also takes it from the TIFF resolution, which may be an editor's dpi
+        if ome_x is not None and abs(x - ome_x) > _SQUARE * max(x, ome_x):
+            return Resolution(None, "two values", conflict=f"{x:g} µm per pixel (TIFF) and {ome_x:g} (OME-XML)")
         return _of_axes(x, y, "openslide.mpp-x")
-    x, y = _ome_size(properties, "X"), _ome_size(properties, "Y")
-    if x is not None:
-        return _of_axes(x, y, "OME PhysicalSizeX")
+    if ome_x is not None and ome_x >= _FINEST:
+        return _of_axes(ome_x, ome_y, "OME PhysicalSizeX")
     plain: list[tuple[str, Callable[[float], float]]] = [
         ("openslide.mirax.MPP", float),
         ("aperio.MPP", float),
@@ -114,7 +122,7 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
     for key in mpp_keys:
         plain.append((key, float))
     for key, convert in plain:
-        if (value := number(properties.get(key))) is not None:
+        if (value := number(properties.get(key))) is not None and convert(value) >= _FINEST:
             return Resolution(convert(value), key)
     if (value := _tiff(properties)) is not None:
         return Resolution(value, "tiff.XResolution")
@@ -123,6 +131,15 @@ def resolution(properties: Mapping[str, str], *, mpp: float | None = None, mpp_k
         if (value := number(properties.get(key))) is not None:
             return Resolution(10 / value, key)
     return Resolution(None, "not recorded")
+
+
+def odd_objective(properties: Mapping[str, str], mpp: float) -> float | None:
+    """The objective power that a file states, where it does not go with its resolution: files that were shrunk keep that of the scan."""
+    for key in ("openslide.objective-power", "aperio.AppMag"):
+        power = number(properties.get(key))
+        if power is not None and not 0.6 < mpp * power / 10 < 1.6:
+            return power
+    return None
 
 
 def magnification(mpp: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, get_args
@@ -11,6 +11,7 @@ import numpy as np
 
 from core_runtime.errors import UserError
 from core_runtime.fields import read_field
+from core_runtime.tables import near_equal
 from remote_sensing.landuse.scenes.layouts import SplitName, TileSet
 
 DIGEST = 16  # characters of a tile's digest
@@ -137,3 +138,30 @@ def _stratified(labels: Sequence[int], seed: int) -> Split:
             part += members
     train, val, test = parts
     return Split("stratified", tuple(rng.permutation(train).tolist()), tuple(val), tuple(test))
+
+
+def classes_in_words(classes: Sequence[str]) -> Iterator[str]:
+    """Classes whose names are almost the same."""
+    for group in near_equal(classes):
+        yield f"{' and '.join(map(repr, group))} count as {len(group)} classes: if they are one, put their tiles into one folder"
+
+
+def copies_in_words(contents: Sequence[str], labels: Sequence[int], split: Split) -> Iterator[str]:
+    """Tiles with the same pixels, where that misleads: of two classes, or of training and of what judges it.
+
+    Args:
+        contents: a digest of the pixels of each tile.
+        labels: class numbers.
+        split: of the tiles.
+    """
+    classes_of: dict[str, set[int]] = {}
+    for content, label in zip(contents, labels, strict=True):
+        classes_of.setdefault(content, set()).add(label)
+    ambiguous = sum(len(classes) > 1 for classes in classes_of.values())
+    if ambiguous:
+        yield f"{ambiguous} tiles are there under two classes or more, with the same pixels"
+    trained = {contents[number] for number in split.part("train")}
+    for part, words in (("val", "validation"), ("test", "test")):
+        copies = sum(contents[number] in trained for number in split.part(part))
+        if copies:
+            yield f"{copies} of {len(split.part(part))} {words} tiles have the same pixels as a training tile: measures on them are too good"

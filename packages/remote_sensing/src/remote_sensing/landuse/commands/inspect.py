@@ -52,7 +52,7 @@ def examine(path: Path, *, pictures: bool = False) -> Findings:
 
 
 def _examine_download(path: Path, pictures: bool) -> Findings:
-    from remote_sensing.landuse.cohort import split_tiles
+    from remote_sensing.landuse.cohort import classes_in_words, split_tiles
     from remote_sensing.landuse.scenes.store import decode
 
     tiles = find_tiles(path)
@@ -69,7 +69,7 @@ def _examine_download(path: Path, pictures: bool) -> Findings:
         split = split_tiles(tiles, name)
         details[f"split {name}"] = f"{len(split.train)} train, {len(split.val)} validate, {len(split.test)} test"
     rare = [name for name, count in counts.items() if count < FEW]
-    warnings, drawn = [], []
+    warnings, drawn = list(classes_in_words(tiles.classes)), []
     if rare:
         warnings.append(f"fewer than {FEW} tiles of {', '.join(rare)}")
     if pictures:
@@ -163,6 +163,9 @@ def _examine_scene(path: Path, pictures: bool) -> Findings:
             crs = scene.crs.to_string()
         if size is not None:
             pixel = f"{size:.3g} m"
+            across, down = scene.pixel_sides or (size, size)
+            if max(across, down) > 1.05 * min(across, down):
+                pixel = f"{across:.3g} × {down:.3g} m"
         details = {
             "format": scene.kind,
             "size": f"{scene.width} × {scene.height}",

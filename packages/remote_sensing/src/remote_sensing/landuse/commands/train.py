@@ -10,6 +10,7 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import Names, RunOptions, flat, resolve_device, use_threads
+from core_runtime.terminal import warn
 from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
 from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
@@ -76,7 +77,7 @@ def train(
     from core_runtime.folders import fingerprint, open_run, write_text
     from core_runtime.identity import identity
     from core_runtime.training import fit
-    from remote_sensing.landuse.cohort import split_tiles
+    from remote_sensing.landuse.cohort import classes_in_words, copies_in_words, split_tiles
     from remote_sensing.landuse.metrics import measure
     from remote_sensing.landuse.model.folder import save_model
     from remote_sensing.landuse.model.inference import LandUseModel, predict_tiles
@@ -101,6 +102,8 @@ def train(
     loss_weights = class_weights(recipe.class_weights, download, split)
     store = decoded(download, tiles.cache)
     contents, size = digests(store), store.shape[2]
+    for words in (*classes_in_words(download.classes), *copies_in_words(contents, download.labels, split)):
+        warn(words)
     torch.manual_seed(run.seed)  # the same initial weights for every run with this seed
     model = build_network(
         network.network,

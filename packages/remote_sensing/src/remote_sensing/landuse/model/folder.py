@@ -11,7 +11,7 @@ from torch import nn
 from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, shorten
 from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.models import choose_model, seal, warn_if_changed
 from remote_sensing.landuse.model.eurosat import Attention7LayerCNN, Balanced12LayerCNN, Baseline3LayerCNN, folded
@@ -68,7 +68,7 @@ def load_model(model: str | Path | None, *, device: str = "cpu", fold: bool = Tr
             raise UserError(f"{folder} holds {name}, which is not a land-use network", _MADE_BY)
         network = load_strictly(folder, CLASSES_OF_NETWORKS[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(str(error), _MADE_BY) from None
+        raise UserError(shorten(str(error)), _MADE_BY) from None
     if fold:
         network = folded(network)
     return _ready(network.to(device).eval(), described, folder)

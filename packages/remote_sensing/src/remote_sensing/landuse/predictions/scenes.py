@@ -34,15 +34,22 @@ def check_scene(path: Path, model: Any, options: PredictionOptions) -> None:
 
 def check_resolution(scene: Any, model: Any, options: PredictionOptions) -> None:
     """Refuses a scene whose pixels differ in size from those of the training tiles: texture would mean something else."""
-    if model.pixel_size is None or scene.pixel_size is None or options.any_resolution:
+    if model.pixel_size is None or options.any_resolution:
         return
-    ratio = scene.pixel_size / model.pixel_size
-    if not 1 / TOLERANCE <= ratio <= TOLERANCE:
-        size = f"{model.pixel_size:g}"
-        raise UserError(
-            f"{scene.path}: its pixels are {scene.pixel_size:.3g} m, the model was trained on pixels of {size} m",
-            f"resample the scene first (gdalwarp -tr {size} {size}), or take it as it is with --any-resolution",
-        )
+    size = f"{model.pixel_size:g}"
+    if scene.pixel_sides is None:
+        scene.warnings.append(f"the size of its pixels is not known; the model was trained on pixels of {size} m")
+        return
+    across, down = scene.pixel_sides
+    if all(1 / TOLERANCE <= side / model.pixel_size <= TOLERANCE for side in (across, down)):
+        return
+    pixels = f"{scene.pixel_size:.3g} m"
+    if max(across, down) > 1.05 * min(across, down):
+        pixels = f"{across:.3g} × {down:.3g} m"
+    raise UserError(
+        f"{scene.path}: its pixels are {pixels}, the model was trained on pixels of {size} m",
+        f"resample the scene first (gdalwarp -tr {size} {size}), or take it as it is with --any-resolution",
+    )
 
 
 def map_scene_file(path: Path, model: Any, folder: Path, options: PredictionOptions = PredictionOptions()) -> SceneMap:

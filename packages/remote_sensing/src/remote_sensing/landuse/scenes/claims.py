@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core_runtime.domains import Claim
 from core_runtime.errors import UserError
+from core_runtime.pictures import DAMAGED
 from remote_sensing.landuse.scenes.bands import band_of
 from remote_sensing.landuse.scenes.classes import CLASSES
 from remote_sensing.landuse.scenes.formats import PICTURES, SCENES, SIDE, find_inputs, is_safe, is_scene_folder
@@ -72,7 +73,7 @@ def _claim_picture(path: Path) -> Claim | None:
     try:
         with Image.open(path) as image:
             size = image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*DAMAGED, Image.DecompressionBombError):
         return None
     if size != (SIDE, SIDE):
         return None

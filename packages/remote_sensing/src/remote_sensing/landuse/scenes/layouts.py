@@ -143,7 +143,7 @@ def _class_folders(base: Path) -> list[str]:
     """``Class/file`` of every picture or raster (only one of the two) in the folders below `base`."""
     if not base.is_dir():
         return []
-    folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     names: list[str] = []
     for folder in sorted(folders):
         files = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES | RASTERS]

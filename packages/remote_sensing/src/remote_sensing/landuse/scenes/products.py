@@ -12,7 +12,7 @@ from remote_sensing.landuse.scenes.bands import FILE_ORDER, band_of_file
 from remote_sensing.landuse.scenes.formats import SCENES, is_safe
 from remote_sensing.landuse.scenes.sources import UNIT, Source, reflectance_scale
 
-_DATE = re.compile(r"(?<!\d)(20\d{2}[01]\d[0-3]\d)(?:T\d{6})?(?!\d)")
+_DATE = re.compile(r"(?<!\d)(20\d{2})[-_.]?([01]\d)[-_.]?([0-3]\d)(?:T\d{6})?(?!\d)")
 _METADATA_ORDER = (
     "B01",
     "B02",
@@ -67,6 +67,12 @@ def sources_of_folder(
             raise UserError(f"{path}: the band {name} is there twice ({names})", "give a folder of one scene")
         finest[name] = best
     opened = {name: open_band(finest[name]) for name in FILE_ORDER if name in finest}
+    for name, file in opened.items():
+        if file.count > 1:
+            raise UserError(
+                f"{path}: {finest[name].name} holds {file.count} bands, expected {name} alone",
+                "give a file of several bands by itself, or one file per band",
+            )
     _refuse_mixed_places(path, opened)
     offsets, unit = _metadata(path)
     is_product = is_safe(path)
@@ -102,7 +108,7 @@ def _refuse_mixed_dates(path: Path, files: Iterable[Path]) -> None:
     for file in files:
         match = _DATE.search(file.name)
         if match:
-            different_dates.add(match[1])
+            different_dates.add("-".join(match.groups()))
     dates = sorted(different_dates)
     if len(dates) > 1:
         raise UserError(

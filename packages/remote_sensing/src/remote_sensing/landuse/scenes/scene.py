@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from rasterio.windows import Window
 from core_runtime.errors import UserError
 from remote_sensing.landuse.scenes.bands import RGB, RGB_BANDS, picture, stretched
 from remote_sensing.landuse.scenes.formats import is_safe
-from remote_sensing.landuse.scenes.places import check_place, pixel_size
+from remote_sensing.landuse.scenes.places import check_place, pixel_sides
 from remote_sensing.landuse.scenes.products import sources_of_folder
-from remote_sensing.landuse.scenes.sources import Source, sources_of
+from remote_sensing.landuse.scenes.sources import LEAST, Source, sources_of
 from remote_sensing.rasters import UNREADABLE, open_raster, reflected
 
 MISSING = -9999  # this and anything below mean "no data" in many products, even if the file does not say so
@@ -30,7 +31,7 @@ class Scene:
         kind: "GeoTIFF", "band files" or "SAFE".
         bands: names of its bands, ("R", "G", "B") for 8-bit pictures.
         height, width, transform, crs: of the finest band's grid.
-        pixel_size: side of a pixel in metres; None if the file does not state it.
+        pixel_sides: of a pixel in metres, across and down; None if the file does not state them.
         warnings: what the user should know.
     """
 
@@ -66,11 +67,18 @@ class Scene:
         except UserError:
             self.close()
             raise
-        self.pixel_size = pixel_size(self.transform, self.crs, self.height, self.width)
+        self.pixel_sides = pixel_sides(self.transform, self.crs, self.height, self.width)
 
     @property
     def bands(self) -> tuple[str, ...]:
         return tuple(self._sources)
+
+    @property
+    def pixel_size(self) -> float | None:
+        """Side of a square of a pixel's area in metres."""
+        if self.pixel_sides is None:
+            return None
+        return math.sqrt(self.pixel_sides[0] * self.pixel_sides[1])
 
     def __enter__(self) -> Scene:
         return self
@@ -183,7 +191,11 @@ class Scene:
         if source.zero_is_empty:
             valid &= ~is_zero
         if source.scale != 1 or source.offset:
-            layer = np.maximum(layer.astype(np.float32) * source.scale + source.offset, 0)
+            layer = layer.astype(np.float32) * source.scale + source.offset
+        if source.is_reflectance and layer.dtype.kind != "u":
+            # far below 0 there is no reflectance, but a value that stands for missing data; noise and haze removal give small ones
+            valid &= layer >= LEAST
+            layer = np.maximum(layer, 0)
         return layer, valid, is_zero
 
     def _open(self, path: Path) -> Any:

@@ -21,6 +21,7 @@ from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, RGB_BANDS, band
 from remote_sensing.rasters import UNREADABLE
 
 UNIT = 10_000.0  # the value of a reflectance of 1 here
+LEAST = -0.1 * UNIT  # no surface reflects less
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Source:
         file: opened.
         index: of the band in it, from 1.
         zero_is_empty: whether the value 0 means "no data", as in Sentinel-2 products.
+        is_reflectance: False for the bands of an 8-bit picture.
     """
 
     file: Any
@@ -38,6 +40,7 @@ class Source:
     scale: float = 1.0
     offset: float = 0.0
     zero_is_empty: bool = False
+    is_reflectance: bool = True
 
 
 def sources_of(
@@ -67,7 +70,7 @@ def sources_of(
     if tuple(named) == RGB:
         if file.dtypes[0] != "uint8":
             raise UserError(f"{path}: R, G, B must be 8-bit pictures, these values are {file.dtypes[0]}")
-        return {name: Source(file, index + 1) for name, index in named.items()}
+        return {name: Source(file, index + 1, is_reflectance=False) for name, index in named.items()}
     scale = reflectance_scale(file, list(named.values()), path, quantification, warnings)
     sources = {}
     for name, i in named.items():
@@ -142,27 +145,47 @@ def reflectance_scale(
     if quantification is not None:
         return UNIT / quantification
     hint = "--quantification gives the value that stands for a reflectance of 1"
+    for i in indices:
+        if not file.scales[i] > 0:
+            raise UserError(f"{path}: band {i + 1} has the scale {file.scales[i]:g}, which gives no reflectances", hint)
     if all(file.dtypes[i] in ("uint8", "int8") for i in indices):
         raise UserError(f"{path}: {len(indices)} bands of 8-bit values are not reflectances", hint)
-    values = _sample(file, indices)
-    if not len(values):
-        return 1.0  # only missing data, which is reported when the scene is read
     # not the maximum: a few saturated pixels must not decide
-    high = float(np.percentile(values, 99.9))
-    if high > 100 and high <= 30_000:
-        return 1.0
+    samples = _sample(file, indices)
+    highest = {i: float(np.percentile(values, 99.9)) for i, values in samples.items() if len(values)}
+    if not highest:
+        return 1.0  # only missing data, which is reported when the scene is read
+    empty = [file.descriptions[i] or str(i + 1) for i in indices if i not in highest]
+    if empty:
+        warnings.append(f"the bands {', '.join(empty)} hold nothing but zeros or missing data")
+    high = float(np.percentile(np.concatenate(list(samples.values())), 99.9))
     is_whole = file.dtypes[indices[0]].startswith(("int", "uint")) and file.scales[indices[0]] == 1
-    if high <= 2 and not is_whole:
+    if high > 100 and high <= 30_000:
+        scale = 1.0
+        small = [file.descriptions[i] or str(i + 1) for i, value in highest.items() if value <= 2]
+        if small and not is_whole:
+            raise UserError(
+                f"{path}: values of different units: up to {high:g}, but the bands {', '.join(small)} up to 2", hint
+            )
+    elif high <= 2 and not is_whole:
         warnings.append("reflectances of 0 to 1 are taken × 10,000")
-        return UNIT
-    if high <= 100 and is_whole:  # a dark scene
-        return 1.0
-    raise UserError(f"{path}: values up to {high:g} are neither reflectances of 0 to 1 nor these × 10,000", hint)
+        scale = UNIT
+    elif high <= 100 and is_whole:  # a dark scene
+        scale = 1.0
+    else:
+        raise UserError(f"{path}: values up to {high:g} are neither reflectances of 0 to 1 nor these × 10,000", hint)
+    everything = np.concatenate(list(samples.values())) * scale
+    below = float(np.mean(everything < LEAST))
+    if below:
+        warnings.append(
+            f"{below:.0%} of the values are below a reflectance of −0.1, which no surface has: taken as missing data"
+        )
+    return scale
 
 
-def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64) -> NDArray[np.float64]:
-    """Values from windows spread over a file, with its own scale and offset; without missing ones and zeros."""
-    values = []
+def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64) -> dict[int, NDArray[np.float64]]:
+    """Each band's values from windows spread over a file, with its own scale and offset; without missing ones and zeros."""
+    values: dict[int, list[NDArray]] = {i: [] for i in indices}
     bands = [i + 1 for i in indices]
     for row in range(windows):
         for column in range(windows):
@@ -178,5 +201,5 @@ def _sample(file: Any, indices: Sequence[int], windows: int = 4, side: int = 64)
                 ) from None
             for layer, has_data, i in zip(layers, valid, indices, strict=True):
                 usable = has_data & np.isfinite(layer) & (layer != 0)
-                values.append(layer[usable] * file.scales[i] + file.offsets[i])
-    return np.concatenate(values)
+                values[i].append(layer[usable] * file.scales[i] + file.offsets[i])
+    return {i: np.concatenate(parts) for i, parts in values.items()}

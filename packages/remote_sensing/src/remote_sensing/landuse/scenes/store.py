@@ -57,6 +57,8 @@ def _picture(data: bytes) -> NDArray:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
+            raise ValueError("its values have more than 8 bits, which pictures of tiles do not have")
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core_attention.checkpoints.folders import find_folder, load_model, read_config, save_model
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, shorten
 from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.models import choose_model, seal, warn_if_changed
 from remote_sensing.maps.model.mapsam import MapSAM
@@ -104,12 +104,10 @@ def find_model(model: str | None) -> Path:
         UserError: none was given, or it does not exist.
     """
     name = choose_model(model, advice=ADVICE)
-    if Path(name).is_dir():
-        return Path(name)
     try:
         return find_folder(name)
     except (OSError, ValueError) as error:
-        raise UserError(str(error), ADVICE) from None
+        raise UserError(shorten(str(error)), ADVICE) from None
 
 
 def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-true") -> SheetModel:
@@ -126,7 +124,7 @@ def load(model: Path | str | None, *, device: str = "cpu", precision: str = "32-
         config = read_config(folder)
         network = load_model(folder, MapSAM)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(str(error), ADVICE) from None
+        raise UserError(shorten(str(error)), ADVICE) from None
     check_names(config, "preprocessing", ("classes", "side", "channel_order", "temperature"), where=where, hint=ADVICE)
     channel_order = read_field(config, "preprocessing.channel_order", str, where=where, hint=ADVICE)
     if channel_order not in ("rgb", "bgr"):
