@@ -3,7 +3,6 @@
     uv run python benchmarks/medical.py network --side 256      # the whole self-guided network, PAM with and without its N×N array
     uv run python benchmarks/medical.py triplets                # the sampler against the loop over anchors
     uv run python benchmarks/medical.py volume --slices 300     # streamed windows against MONAI's, memory and time
-    uv run python benchmarks/medical.py retrieval DATA.npz      # subspace learners, one learner, cross entropy, raw pixels
     uv run python benchmarks/medical.py overfit IMAGE LABELS    # crops of one volume, to a Dice above 0.95
 
 A memory figure is the peak of a fresh process minus what it held once input and weights existed.
@@ -17,6 +16,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,16 +36,34 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
-def ratio(slow: Callable[[], object], fast: Callable[[], object], repeats: int) -> str:
-    """How many times longer the first takes, median and spread of alternating pairs, in processor time."""
+def spread(values: list[float]) -> list[float]:
+    """Median, least and greatest."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def child(verb: str, options: argparse.Namespace, kind: str, result: Path, *names: str) -> dict[str, float]:
+    """What a fresh process measures; what it computes, it leaves at `result`."""
+    command = [sys.executable, __file__, verb, "--only", kind, "--result", str(result)]
+    for name in names:
+        command += [f"--{name}", str(getattr(options, name))]
+    return json.loads(subprocess.check_output(command))
+
+
+def ratio(slow: Callable[[], object], fast: Callable[[], object], repeats: int, *, calls: int = 20) -> list[float]:
+    """How many times longer the first takes, median and range of alternating rounds, in processor time.
+
+    Args:
+        calls: of the fast one in a round: one alone would be over before the clock is read well.
+    """
     ratios = []
     for _ in range(repeats):
         began = time.process_time()
         slow()
         middle = time.process_time()
-        fast()
-        ratios.append((middle - began) / (time.process_time() - middle))
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        for _ in range(calls):
+            fast()
+        ratios.append((middle - began) / (time.process_time() - middle) * calls)
+    return spread(ratios)
 
 
 def plain_position_attention(q, k, v):
@@ -54,7 +72,26 @@ def plain_position_attention(q, k, v):
     return (v.flatten(2) @ weights.mT).view(v.shape)
 
 
-def network(options: argparse.Namespace) -> None:
+def network(options: argparse.Namespace) -> dict[str, Any]:
+    """Each form of PAM in fresh processes, in turn: outputs, peak memory, processor time."""
+    with tempfile.TemporaryDirectory() as folder:
+        rounds: dict[str, list[dict[str, float]]] = {"plain": [], "ours": []}
+        for _ in range(options.repeats):
+            for kind, measured in rounds.items():
+                measured.append(child("network", options, kind, Path(folder) / kind, "side", "backbone"))
+        outputs = {kind: torch.load(Path(folder) / kind) for kind in rounds}
+    pairs = list(zip(rounds["plain"], rounds["ours"], strict=True))
+    return {
+        "side": options.side,
+        "backbone": options.backbone,
+        "outputs differ by": float((outputs["plain"] - outputs["ours"]).abs().max()),
+        "time, N×N / ours": spread([plain["seconds"] / ours["seconds"] for plain, ours in pairs]),
+        "memory, ours / N×N": spread([ours["megabytes"] / plain["megabytes"] for plain, ours in pairs]),
+        "rounds": rounds,
+    }
+
+
+def network_child(options: argparse.Namespace) -> dict[str, float]:
     from core_attention.mechanisms.msdual import dual
     from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig
 
@@ -64,40 +101,20 @@ def network(options: argparse.Namespace) -> None:
         if name.endswith("gamma"):
             parameter.data.fill_(0.5)
     x = torch.rand(1, 1, options.side, options.side)
-    fused = dual.position_attention
-
-    def run(attention) -> torch.Tensor:
-        dual.position_attention = attention
-        with torch.inference_mode():
-            return net(x)
-
-    if options.only:
-        with torch.inference_mode():
-            net(torch.rand(1, 1, 32, 32))
+    if options.only == "plain":
+        dual.position_attention = plain_position_attention
+    with torch.inference_mode():
+        net(torch.rand(1, 1, 32, 32))
         before = held()
-        run(plain_position_attention if options.only == "plain" else fused)
-        print(json.dumps({"megabytes": peak() - before}))
-        return
-    same = float((run(plain_position_attention) - run(fused)).abs().max())
-    print(
-        f"outputs differ by {same:.2g}; time of the definition / ours: {ratio(lambda: run(plain_position_attention), lambda: run(fused), options.repeats)}"
-    )
-    for kind in ("plain", "ours"):
-        command = [
-            sys.executable,
-            __file__,
-            "network",
-            "--side",
-            str(options.side),
-            "--backbone",
-            options.backbone,
-            "--only",
-            kind,
-        ]
-        print(kind, "peak beyond input and weights:", json.loads(subprocess.check_output(command))["megabytes"], "MB")
+        began = time.process_time()
+        output = net(x)
+        seconds = time.process_time() - began
+    measured = {"megabytes": peak() - before, "seconds": seconds}
+    torch.save(output, options.result)
+    return measured
 
 
-def triplets(options: argparse.Namespace) -> None:
+def triplets(options: argparse.Namespace) -> dict[str, Any]:
     import torch.nn.functional as F
 
     from medical_segmentation.similar.model.margin import distance, pairwise_distances, sample_triplets
@@ -128,100 +145,71 @@ def triplets(options: argparse.Namespace) -> None:
 
     def ours():
         found = sample_triplets(x, labels)
-        return (*found, distance(x[found.anchor], x[found.positive]) - distance(x[found.anchor], x[found.negative]))
+        anchors = x.index_select(0, found.anchor)
+        near = distance(anchors, x.index_select(0, found.positive))
+        far = distance(anchors, x.index_select(0, found.negative))
+        return (*found, near - far)
 
     same = all(torch.equal(a, b) for a, b in zip(loop()[:3], ours()[:3], strict=True))
-    print(f"batch {options.batch}: same triplets {same}; time of the loop / ours: {ratio(loop, ours, options.repeats)}")
+    return {"batch": options.batch, "same triplets": same, "time, loop / ours": ratio(loop, ours, options.repeats)}
 
 
-def volume(options: argparse.Namespace) -> None:
+def volume(options: argparse.Namespace) -> dict[str, Any]:
+    """Windows of 96³ over a volume, arg-maxed as they come or after all scores are there, each in a fresh process."""
+    import numpy as np
+
+    measured, labels = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("ours",) if options.ours else ("ours", "monai"):
+            place = Path(folder) / kind
+            measured[kind] = child("volume", options, kind, place, "slices", "side", "classes")
+            with np.load(place.with_suffix(".npz")) as saved:
+                labels[kind] = dict(saved)
+    result: dict[str, Any] = {"slices": options.slices, "side": options.side, "classes": options.classes, **measured}
+    if not options.ours:
+        differ = labels["ours"]["labels"] != labels["monai"]["labels"]
+        result["labels that differ"] = int(differ.sum())
+        result["of those, where MONAI's two best scores are 1e-5 or more apart"] = int(
+            (differ & ~labels["monai"]["close"]).sum()
+        )
+        result["time, ours / MONAI"] = measured["ours"]["seconds"] / measured["monai"]["seconds"]
+    return result
+
+
+def volume_child(options: argparse.Namespace) -> dict[str, float]:
+    import numpy as np
+
     from medical_segmentation.organs.model.networks import quiet_monai
     from medical_segmentation.organs.model.streaming import answer, window_scores
 
     torch.manual_seed(0)
-    side = options.side
-    image = torch.randn(1, side, side, options.slices)
+    size = (options.side, options.side, options.slices)
+    image = torch.randn(1, *size)
     head = torch.nn.Conv3d(1, options.classes, 3, padding=1).eval()
-
-    @torch.inference_mode()
-    def predictor(x):
-        return head(x)
-
     window = (96, 96, 96)
+    close = np.zeros(size, bool)
+    with torch.inference_mode(), quiet_monai():
+        from monai.inferers.utils import sliding_window_inference
 
-    def ours():
-        slabs = window_scores(predictor, image, window, overlap=0.25, batch=1)
-        return answer(slabs, (side, side, options.slices), options.slices, probabilities=True).labels
-
-    def theirs():
-        with quiet_monai():
-            from monai.inferers.utils import sliding_window_inference
-        with torch.inference_mode():
-            scores: Any = sliding_window_inference(image[None], window, 1, predictor, overlap=0.25, mode="gaussian")
-            return scores.argmax(1)[0].to(torch.uint8).numpy()
-
-    if options.only:
-        predictor(torch.zeros(1, 1, 16, 16, 16))
-        with quiet_monai():
-            import monai.inferers.utils  # noqa: F401
+        head(torch.zeros(1, 1, 16, 16, 16))
         before = held()
         began = time.process_time()
-        labels = {"ours": ours, "monai": theirs}[options.only]()
-        seconds = time.process_time() - began
-        print(
-            json.dumps(
-                {"gigabytes": (peak() - before) / 1e3, "seconds": seconds, "sum": int(labels.astype("int64").sum())}
-            )
-        )
-        return
-    for kind in ("ours", "monai") if not options.ours else ("ours",):
-        command = [
-            sys.executable,
-            __file__,
-            "volume",
-            "--slices",
-            str(options.slices),
-            "--side",
-            str(side),
-            "--classes",
-            str(options.classes),
-            "--only",
-            kind,
-        ]
-        print(kind, subprocess.check_output(command).decode().strip())
-    if options.compare:
-        differ = ours() != theirs()
-        print(f"labels differ in {int(differ.sum())} of {differ.size} voxels")
+        if options.only == "ours":
+            slabs = window_scores(head, image, window, overlap=0.25, batch=1)
+            labels = answer(slabs, size, options.slices, probabilities=True).labels
+        else:
+            scores: Any = sliding_window_inference(image[None], window, 1, head, overlap=0.25, mode="gaussian")
+            labels = scores.argmax(1)[0].to(torch.uint8).numpy()
+        measured = {"gigabytes": (peak() - before) / 1e3, "seconds": time.process_time() - began}
+        if options.only == "monai":
+            for x in range(size[0]):
+                best = scores[0, :, x].topk(2, dim=0).values
+                close[x] = (best[0] - best[1] < 1e-5).numpy()
+    np.savez(Path(options.result).with_suffix(".npz"), labels=labels, close=close)
+    return measured
 
 
-def retrieval(options: argparse.Namespace) -> None:
-    import tempfile
-
-    from core_runtime.options import RunOptions
-    from medical_segmentation.similar.commands.evaluate import evaluate
-    from medical_segmentation.similar.commands.train import train
-    from medical_segmentation.similar.options import EmbeddingOptions, Recipe
-    from medical_segmentation.similar.results import judgement_lines
-
-    embedding = EmbeddingOptions(backbone=options.backbone, size=64, image_size=options.image_size, train_norms=True)
-    recipes = {
-        "dynamic learners": Recipe(epochs=options.epochs, lr=1e-3, patience=4),
-        "one learner": Recipe(epochs=options.epochs, lr=1e-3, dynamic=False),
-        "cross entropy": Recipe(epochs=options.epochs, lr=1e-3, loss="cross-entropy", dynamic=False),
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        for name, recipe in recipes.items():
-            run = Path(folder) / name.replace(" ", "-")
-            trained = train(
-                options.data, embedding=embedding, recipe=recipe, run=RunOptions(out=run, device="cpu", threads=1)
-            )
-            judged = evaluate(options.data, model=str(trained.model), out=run / "evaluation", device="cpu")
-            points = "penultimate features" if recipe.loss == "cross-entropy" else "embedding"
-            print(judgement_lines(f"{name} ({len(trained.values['learners'])})", judged.measures[points]), flush=True)
-        print(judgement_lines("raw pixels", judged.measures["raw pixels"]))
-
-
-def overfit(options: argparse.Namespace) -> None:
+def overfit(options: argparse.Namespace) -> dict[str, Any]:
     """Trains on crops of one volume until it knows them by heart."""
     import numpy as np
 
@@ -235,15 +223,22 @@ def overfit(options: argparse.Namespace) -> None:
     values = image.array.astype(np.float32)
     low, high = np.percentile(values, [2, 99.5])
     values = np.clip((values - low) / (high - low), 0, 1).astype(np.float32)
+    crop = options.crop
     busiest = np.argsort((labels > 0).sum((0, 1)))[-4:]
     rows, columns = (np.flatnonzero((labels > 0).any(axis)) for axis in ((1, 2), (0, 2)))
     corner = [
-        int(np.clip((ends[0] + ends[-1]) // 2 - 64, 0, max(side - 128, 0)))
+        int(np.clip((ends[0] + ends[-1] - crop) // 2, 0, max(side - crop, 0)))
         for ends, side in ((rows, values.shape[0]), (columns, values.shape[1]))
     ]
-    box = (slice(corner[0], corner[0] + 128), slice(corner[1], corner[1] + 128))
+    box = (slice(corner[0], corner[0] + crop), slice(corner[1], corner[1] + crop))
     x = torch.from_numpy(np.stack([values[..., k][box] for k in busiest]))[:, None]
     y = torch.from_numpy(np.stack([labels[..., k][box] for k in busiest]).astype(np.int64))
+    result: dict[str, Any] = {
+        "crop": list(x.shape),
+        "share of the organ": float(y.float().mean()),
+        "Dice of a full mask": dice(np.ones(y.shape, bool), y.numpy() == 1),
+        "Dice after steps": {},
+    }
     torch.manual_seed(0)
     net: Any = GuidedAttentionNet(GuidedConfig(n_classes=2, backbone=options.backbone, width=16)).train()
     initialise(net)
@@ -258,39 +253,45 @@ def overfit(options: argparse.Namespace) -> None:
             with torch.inference_mode():
                 score = dice(net(x).argmax(1).numpy() == 1, y.numpy() == 1)
             net.train()
-            print(f"step {step + 1}: loss {loss.item():.3f}, Dice in evaluation {score:.3f}", flush=True)
+            result["Dice after steps"][step + 1] = score
+            print(f"step {step + 1}: loss {loss.item():.3f}, Dice in evaluation {score:.3f}", file=sys.stderr)
             if score > 0.95:
-                return
+                break
+    return result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True)
-    for function in (network, triplets, volume, retrieval, overfit):
+    for function in (network, triplets, volume, overfit):
         verb = verbs.add_parser(function.__name__)
         verb.set_defaults(function=function)
         verb.add_argument("--repeats", type=int, default=3)
         verb.add_argument("--side", type=int, default=512 if function is volume else 256)
         verb.add_argument("--backbone", default="resnext101_32x8d" if function is network else "test_resnet")
-        verb.add_argument("--only", default="")
+        verb.add_argument("--json", type=Path, help="also write the figures here")
+        # how a verb starts itself as a fresh process
+        verb.add_argument("--only", default="", help=argparse.SUPPRESS)
+        verb.add_argument("--result", default="", help=argparse.SUPPRESS)
         if function is triplets:
             verb.add_argument("--batch", type=int, default=128)
         if function is volume:
             verb.add_argument("--slices", type=int, default=300)
             verb.add_argument("--classes", type=int, default=25)
-            verb.add_argument("--ours", action="store_true")
-            verb.add_argument("--compare", action="store_true")
-        if function is retrieval:
-            verb.add_argument("data", type=Path)
-            verb.add_argument("--epochs", type=int, default=20)
-            verb.add_argument("--image-size", type=int, default=32)
+            verb.add_argument("--ours", action="store_true", help="without MONAI, which keeps every score")
         if function is overfit:
             verb.add_argument("image", type=Path)
             verb.add_argument("labels", type=Path)
             verb.add_argument("--steps", type=int, default=150)
+            verb.add_argument("--crop", type=int, default=128)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    options.function(options)
+    children = {network: network_child, volume: volume_child}
+    function = children[options.function] if options.only else options.function
+    text = json.dumps(function(options), indent=None if options.only else 1, ensure_ascii=False)
+    if options.json:
+        options.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

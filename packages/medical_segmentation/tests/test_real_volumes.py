@@ -69,3 +69,19 @@ def test_cord_masks_that_are_floats_are_labels(shared):
         image = open_volume(folder / f"sub-unf01_{kind}.nii.gz")
         labels, _ = read_labels(folder / f"sub-unf01_{kind}_seg.nii.gz", image)
         assert set(np.unique(labels).tolist()) == {0, 1}
+
+
+@pytest.mark.slow
+def test_slices_of_the_spleen_are_learnt_by_heart(shared, tmp_path):
+    """To a Dice above 0.95 in evaluation, in a crop of which the spleen is the smaller part: the benchmark's own check."""
+    import sys
+    from pathlib import Path
+
+    script = Path(__file__).resolve().parents[3] / "benchmarks" / "medical.py"
+    folder = shared / "data" / "msdual"
+    command = [sys.executable, script, "overfit", folder / "spleen2_ct.nii.gz", folder / "spleen2_seg.nii.gz"]
+    end = subprocess.run([*command, "--crop", "112", "--steps", "200"], capture_output=True, text=True)
+    assert end.returncode == 0, end.stderr[-2000:]
+    result = json.loads(end.stdout)
+    assert result["share of the organ"] < 0.5
+    assert max(result["Dice after steps"].values()) > 0.95

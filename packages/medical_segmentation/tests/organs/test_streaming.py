@@ -42,7 +42,7 @@ def test_slabs_are_the_weighted_mean_of_all_windows(shape, overlap):
     torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [(20, 16, 12), (10, 33, 25), (20, 16, 5)])
+@pytest.mark.parametrize("size", [(20, 16, 12), (10, 33, 25), (20, 16, 5), (20, 16, 30), (20, 8, 12)])
 def test_the_answer_is_that_of_resampling_all_scores(size):
     torch.manual_seed(0)
     scores = torch.randn(3, 20, 16, 12)

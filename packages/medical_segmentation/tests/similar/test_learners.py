@@ -272,3 +272,99 @@ def test_tables_lists_and_folders(tmp_path):
     (tmp_path / "bad.csv").write_text("path,label\nnowhere.png,x\n")
     with pytest.raises(UserError, match="not there"):
         find_images(tmp_path / "bad.csv")
+
+
+def test_similar_images_stand_beside_a_mask(cli, lesions, trained, untrained, abdomens, tmp_path):
+    index = tmp_path / "index"
+    assert cli("similar", "index", lesions, "--model", trained.model, "--out", index)[0] == 0
+    path = abdomens / "imagesTr" / "abdomen_001_0000.nii.gz"
+    options = ["--model", untrained, "--out", tmp_path / "out", "--json", "--similar"]
+    code, out, err = cli("organs", "predict", path, *options, index)
+    assert code == 0, err
+    (case,) = json.loads(out)["cases"]
+    assert (tmp_path / "out" / case["case"] / case["files"]["similar"]).is_file()
+    assert [row["rank"] for row in case["similar"]] == [1, 2, 3, 4, 5]
+    assert all(row["name"] in set(find_images(lesions).names) for row in case["similar"])
+    code, _, err = cli("organs", "predict", path, *options, tmp_path / "nothing", "--overwrite")
+    assert code == 2
+    assert "is no index" in err
+
+
+def training_of(images, **recipe):
+    from medical_segmentation.similar.options import Recipe
+    from medical_segmentation.similar.training.module import SubspaceTraining
+
+    torch.manual_seed(0)
+    net = EmbeddingNet(EmbeddingConfig("test_resnet", 16, recipe.pop("learners", ()), frozen_norms=False))
+    numbers = images.numbers("train")
+    return SubspaceTraining(net, Recipe(**recipe), images, numbers, images.numbers("val"), image_size=24, seed=0)
+
+
+def test_one_learner_is_plain_training_with_the_margin_loss(lesions):
+    images = find_images(lesions)
+    training = training_of(images, epochs=10, dynamic=False)
+    assert all(training.clusters_of(epoch) is None for epoch in range(10))
+    x, labels = torch.randn(12, 3, 24, 24), torch.arange(12) % 3
+    training.model.eval()
+    batch = {"image": x, "label": labels, "learner": torch.full((12,), -1)}
+    loss = training.training_step(batch, 0)
+    expected = MarginLoss(len(images.classes))(F.normalize(training.model(x).embedding, dim=1), labels)
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_class_with_one_image_in_a_cluster_leaves_it_and_an_emptied_cluster_is_passed_over(lesions):
+    from medical_segmentation.similar.model.subspaces import without_singletons
+    from medical_segmentation.similar.training.data import SubspaceData
+
+    clusters, labels = np.array([0, 0, 0, 1, 1]), np.array([5, 5, 6, 5, 5])
+    assert without_singletons(clusters, labels).tolist() == [0, 0, -1, 1, 1]
+    images = find_images(lesions)
+    training = training_of(images, epochs=10, learners=((0, 8), (8, 16)))
+    data = SubspaceData(images, training.train_numbers, training.recipe, size=24, workers=0, seed=0)
+    everything = np.zeros(len(training.train_numbers), np.int64)
+    everything[0] = 1  # the second learner has one image, of one class: nothing to learn from
+    training.clusters_of = lambda epoch: everything
+    training.trainer = data.trainer = type(
+        "Trainer", (), {"lightning_module": training, "current_epoch": 0, "callbacks": []}
+    )()
+    learners = {learner for items in data.train_dataloader().batch_sampler for learner, _, _ in items}
+    assert learners == {0}
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_learners_goes_on_as_if_it_had_not_been(lesions, tmp_path, monkeypatch):
+    """Ranges, clusters and Adam's moments are in the checkpoint: the weights are equal bit for bit."""
+    from safetensors.numpy import load_file
+
+    from core_runtime.options import RunOptions
+    from medical_segmentation.similar.commands.train import train
+    from medical_segmentation.similar.options import EmbeddingOptions, Recipe
+    from medical_segmentation.similar.training.module import SubspaceTraining
+
+    def start(name, **more):
+        return train(
+            lesions,
+            embedding=EmbeddingOptions(backbone="test_resnet", size=24, image_size=24, learners=2, train_norms=True),
+            recipe=Recipe(epochs=4, finetune=1, lr=1e-3, batch=16, patience=1),
+            run=RunOptions(out=tmp_path / name, device="cpu", threads=1, **more),
+        )
+
+    whole = start("whole")
+    original, calls = SubspaceTraining.training_step, []
+    steps = 5
+
+    def killed(self, batch, index):
+        calls.append(1)
+        if len(calls) == steps:
+            raise KeyboardInterrupt
+        return original(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SubspaceTraining, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            start("killed")
+    resumed = start("killed", resume=True)
+    assert resumed.values["learners"] == whole.values["learners"]
+    weights, again = (load_file(run.model / "model.safetensors") for run in (whole, resumed))
+    for name, tensor in weights.items():
+        assert np.array_equal(tensor, again[name]), name

@@ -32,7 +32,7 @@ def test_two_series_in_a_folder_and_the_choice_of_one(series):
 
 def test_a_missing_slice(series):
     series.change(lambda dataset: None)[2].unlink()
-    with pytest.raises(UserError, match="about 1 slices are missing"):
+    with pytest.raises(UserError, match="about 1 slice is missing"):
         read_series(series.folder)
 
 
@@ -202,3 +202,45 @@ def test_labels_in_pictures_belong_to_the_files_of_their_names(series, tmp_path)
         Image.fromarray(np.ascontiguousarray(expected[:, :, k].T)).save(ground / f"{path.stem}.png")
     labels, _ = read_labels(ground, volume)
     assert np.array_equal(labels, expected)
+
+
+def multi_frame(series, path, order):
+    """The slices of a series as one enhanced object, its frames in any order."""
+    from pydicom.dataset import Dataset
+    from pydicom.uid import EnhancedCTImageStorage, generate_uid
+
+    sources = [pydicom.dcmread(file) for file in series.change(lambda dataset: None)]
+    whole = sources[0].copy()
+    whole.SOPClassUID = whole.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    whole.SOPInstanceUID = whole.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    shared = Dataset()
+    measures, turn, values = Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = whole.PixelSpacing, "2.5"
+    turn.ImageOrientationPatient = whole.ImageOrientationPatient
+    values.RescaleSlope, values.RescaleIntercept, values.RescaleType = whole.RescaleSlope, whole.RescaleIntercept, "HU"
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [turn]
+    shared.PixelValueTransformationSequence = [values]
+    whole.SharedFunctionalGroupsSequence = [shared]
+    frames = []
+    for number in order:
+        place, own = Dataset(), Dataset()
+        place.ImagePositionPatient = sources[number].ImagePositionPatient
+        own.PlanePositionSequence = [place]
+        frames.append(own)
+    for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
+        delattr(whole, name)
+    whole.PerFrameFunctionalGroupsSequence, whole.NumberOfFrames = frames, len(frames)
+    whole.PixelData = b"".join(sources[number].PixelData for number in order)
+    whole.save_as(path)
+    return path
+
+
+def test_frames_of_one_object_are_sorted_like_slices_and_its_segmentation_too(series, tmp_path):
+    from medical_segmentation.volumes.dicom_seg import read_dicom_seg, write_dicom_seg
+
+    volume = read_series(multi_frame(series, tmp_path / "enhanced.dcm", [3, 0, 5, 1, 4, 2]))
+    assert np.array_equal(volume.array, series.values)
+    assert np.allclose(volume.geometry.affine, series.affine, atol=1e-5)
+    labels = np.random.default_rng(0).integers(0, 2, volume.geometry.shape).astype(np.uint8)
+    path = write_dicom_seg(labels, volume, ("background", "liver"), tmp_path / "seg.dcm", model="test")
+    assert np.array_equal(read_dicom_seg(path, volume), labels)

@@ -31,11 +31,13 @@ class OutputOptions:
             segmentation and NIfTI, else NIfTI. The last two need a DICOM series.
         segmentation: one bit plane per class, which every viewer shows, or one map of labels (DICOM 2024).
         deidentify: replace what names patient, visit and place in DICOM outputs.
+        similar: folder that 'similar index' wrote: the images most like the slice with the most organ are drawn beside the mask.
     """
 
     format: Literal["auto", "nifti", "dicom-seg", "rtstruct"] = "auto"
     segmentation: Literal["binary", "labelmap"] = "binary"
     deidentify: bool = False
+    similar: str | None = None
 
 
 @options

@@ -96,9 +96,16 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     from medical_segmentation.volumes.volume import require_image, require_single
 
     volume = require_single(require_image(open_volume(path), path), path)
-    middle = volume.array[:, :, volume.array.shape[2] // 2].T.astype(np.float32)
-    low, high = np.percentile(middle, [0.5, 99.5])
-    grey = (np.clip((middle - low) / max(float(high - low), 1e-6), 0, 1) * 255).astype(np.uint8)
+    return slice_picture(volume.array, volume.array.shape[2] // 2)
+
+
+def slice_picture(array: NDArray, k: int) -> NDArray[np.uint8]:
+    """A slice of a volume (x, y, z) as red, green and blue, from its 0.5th to its 99.5th percentile."""
+    import numpy as np
+
+    values = array[:, :, k].T.astype(np.float32)
+    low, high = np.percentile(values, [0.5, 99.5])
+    grey = (np.clip((values - low) / max(float(high - low), 1e-6), 0, 1) * 255).astype(np.uint8)
     return np.stack([grey] * 3, -1)
 
 

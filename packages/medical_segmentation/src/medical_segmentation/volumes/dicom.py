@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings as python_warnings
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,25 @@ def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volum
     Raises:
         UserError: what hinders: several series, no pixels, missing, doubled or uneven slices, an unknown compression …
     """
+    try:
+        return _read_series(path, options)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, NotImplementedError) as error:
+        # pydicom converts a value when it is first asked for: any of them may turn out to be none
+        reason = shorten(str(error), 160, placeholder=" …")
+        raise UserError(f"{path}: its headers are damaged: {reason}", "copy or export the files again") from None
+
+
+def _read_series(path: Path, options: ReadingOptions) -> Volume:
     files = [path] if path.is_file() else dicom_files(path)
     if not files:
         raise UserError(f"{path} holds no DICOM files", "give the folder of one series")
-    headers = _headers(files)
+    headers, notes = _headers(files)
+    if path.is_dir():
+        notes += _others(path, files)
     chosen = _choose_series(headers, path, options)
-    chosen, notes = _without_doubles_and_localisers(chosen, path)
+    _check_one_body(chosen, path)
+    chosen, more = _without_doubles_and_localisers(chosen)
+    notes += more
     frames: list[Frame] = []
     for file, header in chosen:
         frames += frames_of(file, header)
@@ -57,13 +71,20 @@ def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volum
     return finish(volume, options, path)
 
 
-def _headers(files: Sequence[Path]) -> list[tuple[Path, Any]]:
-    """Every file's header without pixels; what is no DICOM is named."""
+def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
+    """Every file's header without pixels, and notes on what was passed over.
+
+    Raises:
+        UserError: files that cannot be read as DICOM; names them.
+    """
     import pydicom
     from pydicom.errors import InvalidDicomError
 
-    headers, broken = [], []
+    headers, broken, notes = [], [], []
     for file in files:
+        if not file.stat().st_size:
+            broken.append(f"{file.name} (empty)")
+            continue
         try:
             with python_warnings.catch_warnings():
                 python_warnings.simplefilter("ignore")
@@ -79,15 +100,31 @@ def _headers(files: Sequence[Path]) -> list[tuple[Path, Any]]:
         ) as error:
             broken.append(f"{file.name} ({type(error).__name__})")
             continue
-        if not header.get("SOPClassUID") and not header.get("Rows"):
+        if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+            notes.append(f"{file.name} is a table of contents (DICOMDIR) and is left out")
+        elif not header.get("SOPClassUID") and not header.get("Rows"):
             broken.append(f"{file.name} (no image)")
         else:
             headers.append((file, header))
     if broken:
         raise UserError(
-            f"{len(broken)} of {len(files)} files cannot be read as DICOM: {few(broken)}", "remove or mend them"
+            f"{len(broken)} of {len(files)} files cannot be read as DICOM: {few(broken)}",
+            "export them again, or remove them",
         )
-    return headers
+    if not headers:
+        raise UserError(f"{files[0]} is a table of contents (DICOMDIR)", "give the folder of an image series")
+    return headers, notes
+
+
+def _others(folder: Path, files: Sequence[Path]) -> list[str]:
+    """A note on files without an ending that are not DICOM among slices without one: a slice that is cut short looks like that."""
+    if all(file.suffix for file in files):
+        return []
+    known = set(files)
+    others = [
+        each.name for each in sorted(folder.iterdir()) if not each.suffix and each.is_file() and each not in known
+    ]
+    return [f"{len(others)} file(s) that are not DICOM are left out: {few(others)}"] if others else []
 
 
 def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: ReadingOptions) -> list[tuple[Path, Any]]:
@@ -98,6 +135,13 @@ def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: Rea
     if not images:
         kind = getattr(headers[0][1].get("SOPClassUID"), "name", "an object of unknown class")
         raise UserError(f"{path} holds no pixel data: it is {kind}", "give the folder of an image series (CT or MR)")
+    for uid, items in list(images.items()):
+        if items[0][1].get("Modality") == "SEG":
+            if len(images) == 1:
+                raise UserError(
+                    f"{path} is a DICOM segmentation: labels, not an image", "give the series that it was drawn on"
+                )
+            del images[uid]
     order = sorted(images, key=lambda uid: (int(images[uid][0][1].get("SeriesNumber") or 0), uid))
     if options.series is not None:
         for number, uid in enumerate(order, 1):
@@ -111,6 +155,24 @@ def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: Rea
     return images[order[0]]
 
 
+def _check_one_body(chosen: Sequence[tuple[Path, Any]], path: Path) -> None:
+    """One patient and one frame of reference.
+
+    Raises:
+        UserError: the images are of several; names none of them.
+    """
+    for name, words in (
+        ("PatientID", "patients"),
+        ("FrameOfReferenceUID", "frames of reference, which share no coordinates"),
+    ):
+        values = {str(header.get(name, "")) for _, header in chosen}
+        if len(values) > 1:
+            raise UserError(
+                f"{path}: the images of one series are of {len(values)} {words}",
+                "separate them, or export the series again",
+            )
+
+
 def _listed(images: dict[str, list[tuple[Path, Any]]], order: Sequence[str]) -> str:
     """Series by number, modality and count: nothing that could name a patient."""
     words = []
@@ -120,9 +182,7 @@ def _listed(images: dict[str, list[tuple[Path, Any]]], order: Sequence[str]) -> 
     return "; ".join(words)
 
 
-def _without_doubles_and_localisers(
-    chosen: list[tuple[Path, Any]], path: Path
-) -> tuple[list[tuple[Path, Any]], list[str]]:
+def _without_doubles_and_localisers(chosen: list[tuple[Path, Any]]) -> tuple[list[tuple[Path, Any]], list[str]]:
     notes = []
     by_instance: dict[str, tuple[Path, Any]] = {}
     for file, header in chosen:
@@ -135,6 +195,8 @@ def _without_doubles_and_localisers(
             kept.append((file, header))
     if kept and len(kept) < len(by_instance):
         notes.append(f"{len(by_instance) - len(kept)} localiser images (scouts) are left out")
+    elif not kept:
+        notes.append("every image is flagged as a localiser (a scout): is this the series that was meant?")
     return kept or list(by_instance.values()), notes
 
 
@@ -196,6 +258,7 @@ def _decode(path: Path, pydicom: Any) -> NDArray:
                     if dataset.original_encoding[0]
                     else pydicom.uid.ExplicitVRLittleEndian
                 )
+            _check_length(dataset, path)
             return dataset.pixel_array
     except UserError:
         raise
@@ -207,8 +270,29 @@ def _decode(path: Path, pydicom: Any) -> NDArray:
             raise UserError(
                 f"{path.name} is compressed as {syntax.name}, and no decoder for it is installed", COMPRESSED
             ) from None
-        reason = " ".join(str(error).split())[:160]
+        reason = shorten(str(error), 160, placeholder=" …")
         raise UserError(f"{path.name}: its pixels cannot be read: {reason}", "copy or export the file again") from None
+
+
+def _check_length(dataset: Any, path: Path) -> None:
+    """Plain pixels are as many as the header describes.
+
+    Raises:
+        UserError: they are fewer, or more by a row or beyond: sizes or bits in the header are wrong, and so would be every voxel.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_compressed:
+        return
+    from pydicom.pixels.utils import get_expected_length
+
+    described, stored = get_expected_length(dataset), len(dataset.PixelData)
+    row = int(dataset.Columns) * int(dataset.BitsAllocated) // 8
+    if stored < described or stored >= described + max(row, 2):
+        word = "is truncated" if stored < described else "contradicts itself"
+        raise UserError(
+            f"{path.name} {word}: {stored:,} bytes of pixels, its header describes {described:,}",
+            "copy or export the file again",
+        )
 
 
 def _decodes(syntax: Any, pydicom: Any) -> bool:

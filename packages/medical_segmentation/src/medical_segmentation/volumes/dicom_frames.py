@@ -15,6 +15,7 @@ from core_runtime.errors import UserError, few
 from medical_segmentation.volumes.geometry import LPS
 
 UNEVEN = 0.01  # relative deviation of a gap between slices that is no longer rounding
+SPARSE = 1.9  # times its thickness that a slice may be from the next without a word
 TILT = 0.5  # degrees between the stack's direction and the slices' normal
 
 
@@ -50,10 +51,9 @@ def frames_of(file: Path, header: Any) -> list[Frame]:
     if not header.get("Rows") or not header.get("Columns"):
         kind = getattr(header.get("SOPClassUID"), "name", "an object of unknown class")
         raise UserError(f"{file.name} holds no pixel data: it is {kind}", "take it out of the folder")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
-        raise UserError(
-            f"{file.name} is a colour picture ({header.get('PhotometricInterpretation')}), not a volume's slice"
-        )
+    colours = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+    if int(header.get("SamplesPerPixel", 1)) != 1 or not colours.startswith("MONOCHROME"):
+        raise UserError(f"{file.name} is a colour picture ({colours}), not a volume's slice", "choose a grey series")
     count = int(header.get("NumberOfFrames", 1) or 1)
     if count == 1 and "PerFrameFunctionalGroupsSequence" not in header:
         return [_frame(file, 0, header, header, header, header)]
@@ -109,6 +109,8 @@ def _frame(
     if not np.allclose(np.linalg.norm(turned.reshape(2, 3), axis=1), 1, atol=1e-2):
         raise UserError(f"{file.name}: ImageOrientationPatient holds no unit vectors", "export the series again")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
+    if slope not in (None, "") and float(slope) == 0:
+        raise UserError(f"{file.name}: its RescaleSlope is 0, which leaves no values", "export the series again")
     return Frame(
         file,
         index,
@@ -176,6 +178,12 @@ def affine_of(frames: list[Frame], path: Path) -> tuple[NDArray[np.float64], lis
     affine[:3, 2] = step
     cosine = float(np.clip(step @ first.normal / np.linalg.norm(step), -1, 1))
     tilt = float(np.degrees(np.arccos(cosine)))
+    thickness = float(first.dataset.get("SliceThickness") or 0)
+    apart = float(step @ first.normal)
+    if 0 < thickness < apart / SPARSE:
+        warnings.append(
+            f"slices of {thickness:g} mm lie {apart:g} mm apart: if that is not how it was taken, slices are missing throughout"
+        )
     if tilt > TILT:
         warnings.append(
             f"the gantry was tilted by {tilt:.1f}°: the slices are sheared against each other, which is kept exactly"
@@ -192,7 +200,8 @@ def _check_gaps(frames: list[Frame], path: Path) -> None:
     if wide.any():
         missing = int(np.round(gaps[wide] / usual).sum() - wide.sum())
         at = few([f"{places[i]:.1f} mm" for i in np.flatnonzero(wide).tolist()])
-        raise UserError(f"{path}: about {missing} slices are missing (after {at})", "export the series again, whole")
+        lost = "1 slice is" if missing == 1 else f"{missing} slices are"
+        raise UserError(f"{path}: about {lost} missing (after {at})", "export the series again, whole")
     uneven = np.abs(gaps - usual) > UNEVEN * usual
     # positions are often rounded to hundredths of a millimetre
     if uneven.any() and np.abs(gaps - usual).max() > 0.02:

@@ -94,6 +94,8 @@ def write_dicom_seg(
         raise UserError(
             f"a DICOM segmentation needs a DICOM series as input, this is {like.kind}", "use --format nifti"
         )
+    if why := why_no_segmentation(like):
+        raise UserError(f"no DICOM segmentation can be written: {why}", "use --format nifti")
     if len(names) < 2:
         raise UserError("the model has no class beside the background: there is nothing to segment")
     import highdicom as hd
@@ -133,6 +135,18 @@ def write_dicom_seg(
     with writing(path) as part:
         segmentation.save_as(part)
     return path
+
+
+def why_no_segmentation(like: Volume) -> str:
+    """What the series lacks that the standard demands of every segmentation; "" where nothing is missing."""
+    import pydicom
+
+    if not like.frames:
+        return f"the input is no DICOM series but {like.kind}"
+    header = pydicom.dcmread(like.frames[0][0], stop_before_pixels=True, force=True)
+    needed = ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+    absent = [name for name in needed if not header.get(name)]
+    return f"the series has no {', '.join(absent)}" if absent else ""
 
 
 def source_datasets(like: Volume, *, deidentify: bool = False) -> tuple[list[Any], list[int]]:
@@ -199,12 +213,24 @@ def read_dicom_seg(path: Path, like: Volume) -> NDArray[np.uint8]:
     dataset = pydicom.dcmread(path)
     if getattr(dataset, "Modality", "") != "SEG":
         raise UserError(f"{path} is no DICOM segmentation", "give the SEG object")
+    if (int(dataset.Columns), int(dataset.Rows)) != like.geometry.shape[:2]:
+        raise UserError(
+            f"{path} has {dataset.Columns} × {dataset.Rows} pixels, the series {like.geometry.shape[0]} × {like.geometry.shape[1]}",
+            "give the series it was drawn on",
+        )
+    if str(dataset.SegmentationType) == "FRACTIONAL":
+        raise UserError(f"{path} holds probabilities (FRACTIONAL), not labels", "export it as BINARY or LABELMAP")
     labels = np.zeros(like.geometry.shape, np.uint8)
     pixels = dataset.pixel_array.reshape(-1, int(dataset.Rows), int(dataset.Columns))
     to_index = np.linalg.inv(like.geometry.affine)
     shared: Any = (dataset.get("SharedFunctionalGroupsSequence") or [{}])[0]
     for frame, own in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
         planes: Any = own.get("PlanePositionSequence") or shared.get("PlanePositionSequence")
+        turns: Any = own.get("PlaneOrientationSequence") or shared.get("PlaneOrientationSequence")
+        turned = np.array([float(value) for value in turns[0].ImageOrientationPatient]).reshape(2, 3) * [-1, -1, 1]
+        own_axes = like.geometry.affine[:3, :2].T / np.linalg.norm(like.geometry.affine[:3, :2], axis=0)[:, None]
+        if np.abs(turned - own_axes).max() > 1e-2:
+            raise UserError(f"{path}: a frame is turned against the series", "give the series it was drawn on")
         position = planes[0].ImagePositionPatient
         ras = np.array([-float(position[0]), -float(position[1]), float(position[2]), 1.0])
         index = (to_index @ ras)[:3]
@@ -214,6 +240,14 @@ def read_dicom_seg(path: Path, like: Volume) -> NDArray[np.uint8]:
         if str(dataset.SegmentationType) == "LABELMAP":
             labels[:, :, number] = frame.T
         else:
-            segment = int(own.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
-            labels[:, :, number][frame.T > 0] = segment
+            # of a single segment it may stand among what all frames share
+            named: Any = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
+            segment = int(named[0].ReferencedSegmentNumber)
+            plane, drawn = labels[:, :, number], frame.T > 0
+            if ((plane > 0) & (plane != segment) & drawn).any():
+                raise UserError(
+                    f"{path}: segments overlap (at segment {segment}): a voxel can have one label",
+                    "export the segments that do not overlap",
+                )
+            plane[drawn] = segment
     return labels

@@ -11,6 +11,7 @@ METAIMAGE = (".mha", ".mhd")
 NRRD = (".nrrd", ".nhdr")
 ARRAYS = (".npy",)
 ENDINGS = (*NIFTI, *METAIMAGE, *NRRD, *ARRAYS)
+DICOM_ENDINGS = (".dcm", ".ima")
 PICTURES = (".png", ".tif", ".tiff")
 READ = "volumes are .nii, .nii.gz, .mha, .mhd, .nrrd, .nhdr, .npy, DICOM files or a folder of one DICOM series"
 
@@ -36,7 +37,7 @@ def stem(path: Path) -> str:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its preamble, or by its ending where it has none."""
+    """Whether a file is DICOM, by its preamble, or by its ending where it has none (an empty one is a damaged slice)."""
     if is_hidden(path) or not path.is_file():
         return False
     try:
@@ -44,7 +45,7 @@ def is_dicom(path: Path) -> bool:
             head = file.read(132)
     except OSError:
         return False
-    return head[128:132] == b"DICM" or (path.suffix.lower() in (".dcm", ".ima") and len(head) > 0)
+    return head[128:132] == b"DICM" or path.suffix.lower() in DICOM_ENDINGS
 
 
 def dicom_files(folder: Path) -> list[Path]:

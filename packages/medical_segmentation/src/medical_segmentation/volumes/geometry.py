@@ -17,6 +17,8 @@ from core_runtime.errors import UserError
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from LPS to RAS and back
 SHEAR = 0.5  # degrees off a right angle from which axes count as sheared
 OBLIQUE = 0.5  # degrees between an axis of the array and the nearest axis of the body
+PLAUSIBLE = (0.01, 50.0)  # millimetres of a voxel's side
+FAR = 1e5  # millimetres from the origin, where single precision no longer tells slices apart
 ITK_SHEAR = 1e-4  # deviation from orthonormal that ITK refuses
 
 
@@ -125,6 +127,12 @@ def warnings_of(geometry: Geometry) -> list[str]:
         )
     elif _off_orthonormal(geometry) > ITK_SHEAR:
         warnings.append("its axes are not exactly at right angles: ITK's readers may refuse it")
+    if min(geometry.spacing) < PLAUSIBLE[0] or max(geometry.spacing) > PLAUSIBLE[1]:
+        warnings.append(f"voxels of {_millimetres(geometry.spacing)} are hardly those of a body: is its unit right?")
+    if np.abs(geometry.affine[:3, 3]).max() > FAR:
+        warnings.append(
+            f"it lies {np.abs(geometry.affine[:3, 3]).max() / 1000:.3g} m from the origin of its coordinates"
+        )
     ratio = max(geometry.spacing) / min(geometry.spacing)
     if ratio > 8:
         warnings.append(f"voxels are {ratio:.0f} times longer than wide: a 2-D or 2.5-D model suits such slices")

@@ -15,6 +15,8 @@ from core_runtime.folders import writing
 from medical_segmentation.volumes.geometry import Geometry, check_affine, warnings_of
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, finish
 
+CHUNK = 1 << 20
+GZIP_MOST = 1100  # times its own size that a gzip file can hold at most
 TEXTS = ("descrip", "aux_file", "intent_name", "db_name")  # fields in which tools keep names of patients
 
 
@@ -24,28 +26,18 @@ def read_nifti(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume
     Raises:
         UserError: it cannot be read (a truncated one is said to be), is not three- or four-dimensional, or has an affine that is no affine.
     """
-    import nibabel as nib
-    from nibabel.filebasedimages import ImageFileError
-
-    try:
-        image: Any = nib.load(path)
-    except (OSError, EOFError, zlib.error, ValueError, ImageFileError) as error:
-        raise UserError(f"{path} cannot be read: {_reason(error)}", "copy or download it again") from None
-    header = image.header
-    if not isinstance(image, nib.Nifti1Pair):
-        raise UserError(f"{path} is {type(image).__name__}, not NIfTI", "convert it: nib-convert, dcm2niix")
-    shape = image.shape
-    while len(shape) > 4 and shape[-1] == 1:  # trailing axes of one are spelled out by some tools
-        shape = shape[:-1]
-    if len(shape) == 5 and shape[3] == 1:  # channels on the fifth axis, as the standard has vectors
-        shape = (*shape[:3], shape[4])
-    if len(shape) not in (2, 3, 4) or min(shape, default=0) < 1:
-        raise UserError(f"{path} has {len(image.shape)} axes {image.shape}: three or four are needed")
-    affine, warnings = _affine(header, path, options)
-    try:
-        array = np.asanyarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise UserError(f"{path} is damaged: {_reason(error)}", "copy or download it again") from None
+    with _open_stream(path) as stream:
+        image = _open_image(path, stream)
+        header = image.header
+        shape = _plain_shape(image.shape, path)
+        affine, warnings = _affine(header, path, options)
+        _check_size(header, shape, path, packed=isinstance(stream, gzip.GzipFile))
+        try:
+            array = np.asanyarray(image.dataobj).reshape(shape)
+            while stream.read(CHUNK):
+                pass  # the checksum stands at the end of gzip: what was read may be wrong until then
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise UserError(f"{path} is damaged: {_reason(error)}", "copy or download it again") from None
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim == 4 and array.shape[3] == 1:
@@ -56,7 +48,7 @@ def read_nifti(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False))
     x, y, z = array.shape[:3]
     geometry = Geometry((x, y, z), affine)
-    unit = header.get_xyzt_units()[0]
+    unit = _unit(header)
     if unit not in ("mm", "unknown"):
         factor = {"meter": 1000.0, "micron": 0.001}[unit]
         warnings.append(f"its unit is {unit}: lengths are read as such (× {factor:g} mm)")
@@ -68,6 +60,82 @@ def read_nifti(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume
     if header.endianness == ">":
         volume.facts["byte order"] = "big-endian"
     return finish(volume, options, path)
+
+
+def _open_stream(path: Path) -> Any:
+    """The content of a file, unpacked where its first bytes say gzip, whatever it is called."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")
+
+
+def _open_image(path: Path, stream: Any) -> Any:
+    """The image, its voxels still unread: those of a pair by its name, else those of the stream.
+
+    Raises:
+        UserError: it is not NIfTI, or damaged.
+    """
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
+
+    try:
+        if path.suffix.lower() in (".hdr", ".img"):
+            image: Any = nib.load(path)
+            if not isinstance(image, nib.Nifti1Pair):
+                raise UserError(f"{path} is {type(image).__name__}, not NIfTI", "convert it: nib-convert, dcm2niix")
+            return image
+        head = stream.read(4)
+        stream.seek(0)
+        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+            size = int(kind.header_class.sizeof_hdr).to_bytes(4, "little")
+            if head in (size, size[::-1]):
+                return kind.from_file_map({"image": nib.FileHolder(str(path), stream)})
+        raise ImageFileError("it is empty" if not head else "it is not NIfTI")
+    except (OSError, EOFError, zlib.error, ValueError, ImageFileError, WrapStructError, HeaderDataError) as error:
+        raise UserError(f"{path} cannot be read: {_reason(error)}", "copy or download it again") from None
+
+
+def _plain_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    """Two to four axes, without trailing ones of length one.
+
+    Raises:
+        UserError: there are others.
+    """
+    plain = shape
+    while len(plain) > 4 and plain[-1] == 1:  # spelled out by some tools
+        plain = plain[:-1]
+    if len(plain) == 5 and plain[3] == 1:  # channels on the fifth axis, as the standard has vectors
+        plain = (*plain[:3], plain[4])
+    if len(plain) not in (2, 3, 4) or min(plain, default=0) < 1:
+        raise UserError(f"{path} has {len(shape)} axes {shape}: three or four are needed")
+    return plain
+
+
+def _unit(header: Any) -> str:
+    """The unit of lengths; "unknown" for a code that the standard does not have."""
+    try:
+        return str(header.get_xyzt_units()[0])
+    except KeyError:
+        return "unknown"
+
+
+def _check_size(header: Any, shape: tuple[int, ...], path: Path, *, packed: bool) -> None:
+    """The voxels that the header describes can be in the file: nothing is allocated for those that cannot.
+
+    Raises:
+        UserError: they cannot.
+    """
+    described = int(np.prod(shape, dtype=object)) * header.get_data_dtype().itemsize
+    data = path.with_suffix(".img") if path.suffix.lower() == ".hdr" else path
+    stored = data.stat().st_size if data.exists() else 0
+    most = stored * GZIP_MOST if packed else stored
+    if described > most:
+        raise UserError(
+            f"{path} is damaged: it is truncated, or its header is wrong ({described:,} bytes of voxels described, {stored:,} in the file)",
+            "copy or download it again",
+        )
 
 
 def _affine(header: Any, path: Path, options: ReadingOptions) -> tuple[NDArray[np.float64], list[str]]:
@@ -148,6 +216,11 @@ def write_nifti(mask: NDArray, like: Volume, path: Path) -> Path:
 
 def _reason(error: BaseException) -> str:
     text = str(error)
-    if isinstance(error, (EOFError, zlib.error)) or "end-of-stream" in text or "Expected" in text:
+    if (
+        isinstance(error, (EOFError, zlib.error))
+        or "end-of-stream" in text
+        or "Expected" in text
+        or "wrong size" in text
+    ):
         return "it is truncated"
     return text.splitlines()[0] if text else type(error).__name__

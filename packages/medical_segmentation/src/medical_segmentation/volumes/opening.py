@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -125,7 +126,7 @@ def read_labels(
     """The labels of an image: whole numbers on its grid.
 
     Args:
-        path: any format of volume, or a DICOM segmentation is not among them.
+        path: any format of volume, or a DICOM segmentation, whose frames are matched to the image by where they lie.
         image: whose grid they must have; None: any.
         names: the values that are known; None: any.
         mapping: values → values, applied first.
@@ -137,8 +138,17 @@ def read_labels(
     if path.is_dir() and not dicom_files(path) and image is not None and reading.spacing is None:
         x, y, z = image.geometry.spacing
         reading = ReadingOptions(spacing=(x, y, z))
-    volume = require_single(open_volume(path, reading), path)
-    values = volume.array
+    segmentation = _segmentation(path)
+    if segmentation is not None:
+        from medical_segmentation.volumes.dicom_seg import read_dicom_seg
+
+        if image is None:
+            raise UserError(f"{path} is a DICOM segmentation: it needs the image that it belongs to", "give both")
+        values = read_dicom_seg(segmentation, image)
+        volume = replace(image, array=values, kind="DICOM segmentation", files=[segmentation], frames=(), warnings=[])
+    else:
+        volume = require_single(open_volume(path, reading), path)
+        values = volume.array
     if volume.kind == "slices" and image is not None and volume.geometry.shape == image.geometry.shape:
         # slices as pictures belong to the files of their series by name, whatever order these lie in
         values = values[:, :, slices_of_files(image)]
@@ -161,6 +171,17 @@ def read_labels(
     present, counts = np.unique(values, return_counts=True)
     table = {int(value): int(count) for value, count in zip(present, counts, strict=True)}
     return _checked(values, table, path, names, dict(mapping or {})), volume
+
+
+def _segmentation(path: Path) -> Path | None:
+    """The DICOM segmentation at a path: the file, or the only one in a folder."""
+    files = dicom_files(path) if path.is_dir() else [path] * is_dicom(path)
+    if len(files) != 1:
+        return None
+    import pydicom
+
+    header = pydicom.dcmread(files[0], stop_before_pixels=True, force=True, specific_tags=["Modality"])
+    return files[0] if header.get("Modality") == "SEG" else None
 
 
 def slices_of_files(image: Volume) -> list[int]:

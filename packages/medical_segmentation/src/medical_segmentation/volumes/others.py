@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tokenize
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,7 @@ def read_nrrd(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume:
 
     try:
         array, header = nrrd.read(str(path), index_order="F")
-    except (OSError, ValueError, nrrd.NRRDError, EOFError) as error:
+    except (OSError, ValueError, KeyError, TypeError, nrrd.NRRDError, EOFError, zlib.error, MemoryError) as error:
         raise UserError(f"{path} cannot be read: {_last_line(error)}", "copy or download it again") from None
     warnings = []
     directions = header.get("space directions")
@@ -88,8 +90,8 @@ def read_array(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} cannot be read: {_last_line(error)}") from None
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError, TypeError, MemoryError) as error:
+        raise UserError(f"{path} cannot be read: {_last_line(error)}", "save it again with numpy.save") from None
     return _without_place(array, "NumPy array", [path], path, options)
 
 

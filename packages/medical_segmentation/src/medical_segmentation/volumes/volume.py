@@ -99,11 +99,14 @@ def finish(volume: Volume, options: ReadingOptions, where: object) -> Volume:
     array = volume.array
     if 0 in array.shape:
         raise UserError(f"{where} holds no voxels ({' × '.join(map(str, array.shape))})")
+    if array.dtype.kind not in "biuf":
+        what = "colours" if array.dtype.names else f"{array.dtype} values"
+        raise UserError(f"{where} holds {what}: a volume has one real number per voxel", "convert it to such numbers")
     if options.channel is not None:
         if array.ndim != 4 or options.channel >= array.shape[3]:
             raise UserError(f"{where} has {volume.channels} channel(s): there is no --channel {options.channel}")
         volume.array = array = array[..., options.channel]
-    if array.dtype.kind in "fc":
+    if array.dtype.kind == "f":
         count = int(array.size - np.isfinite(array).sum())
         if count:
             volume.facts["voxels that are not finite"] = count

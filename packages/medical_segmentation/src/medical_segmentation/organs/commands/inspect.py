@@ -10,9 +10,10 @@ from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings, FolderFindings
 from medical_segmentation.volumes.opening import find_volumes, open_volume
-from medical_segmentation.volumes.volume import ReadingOptions
+from medical_segmentation.volumes.volume import ReadingOptions, Volume
 
 CLASSES_FORECAST = 25  # classes that the forecast assumes where no labels say
+LABELS = 30  # whole values, 0 among them, up to which a volume is taken for labels
 SHOWN = 12  # volumes of a folder that are reported one by one
 
 
@@ -107,6 +108,7 @@ def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Fi
         usable = False
         warnings.append(f"{volume.facts['not finite']}: --fill 0 (or -1024 for CT) gives them a value")
     labels = _label_counts(array)
+    is_segmentation = labels is not None and 1 < len(labels) <= LABELS and "0" in labels
     if labels is not None:
         details["labels"] = labels
     details |= {name: value for name, value in volume.facts.items() if name not in ("not finite",)}
@@ -115,9 +117,11 @@ def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Fi
     forecast = memory_forecast(geometry.shape, CLASSES_FORECAST, preparation, geometry.shape)
     held = forecast["input"] + forecast["scores"] + forecast["answer"]
     details["memory forecast"] = (
-        f"{held:.2g} GB beyond the network for {CLASSES_FORECAST} classes in windows of {window[0]}³, "
+        f"{held:.2g} GB beyond the network for {CLASSES_FORECAST} classes in windows of {' × '.join(map(str, window))}, "
         f"{forecast['if every score were kept']:.2g} GB if every score were kept (as others do)"
     )
+    if is_segmentation:
+        del details["memory forecast"]
     drawn = []
     if pictures:
         from medical_segmentation.organs.reports.figures import montage
@@ -136,9 +140,21 @@ def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Fi
         details=details,
         data={"geometry_exact": geometry.plain(), "forecast_gb": forecast},
         warnings=warnings,
-        next_commands=[f"medical-segmentation organs predict {quote(str(path))} --model run/model"],
+        next_commands=_next(path, volume, is_segmentation=is_segmentation, usable=usable),
         pictures=drawn,
     )
+
+
+def _next(path: Path, volume: Volume, *, is_segmentation: bool, usable: bool) -> list[str]:
+    """The command that goes on from here; none for what a network cannot take."""
+    command = f"medical-segmentation organs predict {quote(str(path))} --model run/model"
+    if is_segmentation:
+        return ["put labels into labels/ and their images into images/: medical-segmentation organs train FOLDER"]
+    if "not finite" in volume.facts:
+        return [f"{command} --fill {-1024 if volume.modality == 'CT' else 0}"]
+    if not usable:
+        return []
+    return [command + (" --channel 0" if volume.channels > 1 else "")]
 
 
 def _label_counts(array: Any) -> dict[str, int] | None:

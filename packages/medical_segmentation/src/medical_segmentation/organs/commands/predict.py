@@ -17,6 +17,8 @@ from medical_segmentation.organs.options import InferenceOptions, OutputOptions
 from medical_segmentation.volumes.opening import case_name, find_volumes
 from medical_segmentation.volumes.volume import ReadingOptions
 
+SIMILAR = 5  # images that are shown beside a mask
+
 
 @dataclass(frozen=True)
 class Work:
@@ -82,7 +84,7 @@ def predict(
 
     Args:
         path: a volume (NIfTI, MHA, NRRD, a folder of one DICOM series), or a folder of volumes. Files NAME_0000, NAME_0001 … are the
-            channels of one case. Several models with commas between them are an ensemble.
+            channels of one case. Several folders with commas between them in --model are an ensemble.
         viewer: also write a page to scroll through image, mask and confidence.
     """
     from core_runtime.identity import model_identity
@@ -99,6 +101,10 @@ def predict(
             "the model has no threshold to abstain below: it was held out too few cases, or is an ensemble",
             "train with more held-out cases, or a higher --risk",
         )
+    if output.similar is not None:
+        from medical_segmentation.similar.searching import open_index
+
+        open_index(Path(output.similar))  # a mistake shows before the first case
     version = json.dumps([model_identity(Path(folder)) for folder in folders])
     cases = group_channels(volumes, path, len(loaded.channels))
     items = []
@@ -157,6 +163,7 @@ def _item(work: Work, out: Path) -> Item:
         "model": json.loads(work.version),
         "inference": {name: value for name, value in asdict(work.settings).items() if name != "batch"},
         "output": asdict(work.output),
+        "similar": identity(Path(work.output.similar) / "index.json") if work.output.similar else None,
         "reading": asdict(work.reading),
         "viewer": work.viewer,
     }
@@ -169,6 +176,32 @@ def _load(model: str, version: str, device: str) -> Any:
     from medical_segmentation.organs.model.folder import load_model
 
     return load_model(model, device=device)
+
+
+@lru_cache(1)
+def _index(folder: str, device: str) -> Any:
+    """The index, once in each process."""
+    from medical_segmentation.similar.searching import open_index
+
+    return open_index(Path(folder), device=device)
+
+
+def draw_similar(work: Work, volume: Any, labels: Any, path: Path) -> list[Mapping[str, Any]]:
+    """Draws the images of the index that are most like the slice with the most organ (the middle one where there is none).
+
+    Returns:
+        Rank, name, class and distance of each.
+    """
+    from medical_segmentation.similar.images import slice_picture
+
+    index = _index(work.output.similar or "", work.device)
+    areas = (labels > 0).sum((0, 1))
+    k = int(areas.argmax()) if areas.any() else labels.shape[2] // 2
+    array = volume.array[..., 0] if volume.array.ndim == 4 else volume.array
+    picture = slice_picture(array, k)
+    found = index.nearest(picture, min(SIMILAR, len(index.gallery)))
+    index.draw(picture, f"slice {k + 1}", found, path)
+    return list(found.rows)
 
 
 def predict_item(item: Item) -> dict[str, Any]:
@@ -185,6 +218,13 @@ def predict_item(item: Item) -> dict[str, Any]:
     model = _load(work.model, work.version, work.device)
     formats = chosen_formats(work)
     volume = open_case(Case(work.name, work.name, work.images), work.reading)
+    without = ""
+    if work.output.format == "auto" and "dicom-seg" in formats:
+        from medical_segmentation.volumes.dicom_seg import why_no_segmentation
+
+        without = why_no_segmentation(volume)
+        if without:
+            formats = ["nifti"]
     if {"dicom-seg", "rtstruct"} & set(formats) and not volume.frames:
         raise UserError(
             f"--format {work.output.format} needs a DICOM series as input, {item.name} is {volume.kind}",
@@ -253,6 +293,10 @@ def predict_item(item: Item) -> dict[str, Any]:
                 attention=attention,
                 title=item.name,
             )
+        similar = None
+        if work.output.similar:
+            files["similar"] = "similar.png"
+            similar = draw_similar(work, volume, labels, part / files["similar"])
         summary = {
             "case": item.name,
             "files": files,
@@ -261,9 +305,14 @@ def predict_item(item: Item) -> dict[str, Any]:
                 for number, name in enumerate(model.classes)
                 if number
             },
+            "similar": similar,
             "abstained_share": None if abstained is None else float(abstained.mean()),
             "geometry": volume.geometry.plain(),
-            "warnings": [*volume.warnings, *model.doubts(volume)],
+            "warnings": [
+                *volume.warnings,
+                *model.doubts(volume),
+                *([f"no DICOM segmentation is written: {without}"] if without else []),
+            ],
         }
         write_text(part / "summary.json", json.dumps(summary, indent=1))
     return {"volumes_ml": summary["volumes_ml"]}

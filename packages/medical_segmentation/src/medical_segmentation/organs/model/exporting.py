@@ -40,6 +40,11 @@ def export_model(folder: str, out: Path, form: str) -> dict[str, Any]:
     example = torch.rand(2, len(model.channels) * model.preparation.slices, *sides)
     with torch.inference_mode():
         expected = network(example)
+    if form == "bundle" and model.preparation.slices > 1:
+        raise UserError(
+            "MONAI's slice inferer gives a network one slice, this 2.5-D model needs its neighbours as well",
+            "--form torch or --form onnx exports the network",
+        )
     if form == "bundle":
         difference = _bundle(model, network, example, expected, out)
     elif form == "onnx":
@@ -198,12 +203,17 @@ def inference_config(model: OrganModel) -> dict[str, Any]:
         transforms.append({"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True})
     else:
         transforms.append({"_target_": "ScaleIntensityd", "keys": "image", "channel_wise": True})
+    spacing = list(preparation.spacing)
+    if preparation.dims == 2:
+        spacing[preparation.axis] = 0  # slices are taken as they are
+    if any(spacing):
+        # 0 leaves an axis as it is, here and there
+        transforms.append({"_target_": "Spacingd", "keys": "image", "pixdim": spacing, "mode": "bilinear"})
     if preparation.dims == 2:
         inferer: dict[str, Any] = {
             "_target_": "SliceInferer",
-            "roi_size": list(preparation.window),
+            "roi_size": [-1, -1],  # whole slices, as `predict` takes them
             "spatial_dim": preparation.axis,
-            "overlap": 0.25,
         }
     else:
         inferer = {
@@ -211,6 +221,7 @@ def inference_config(model: OrganModel) -> dict[str, Any]:
             "roi_size": list(preparation.window),
             "overlap": 0.25,
             "mode": "gaussian",
+            "sw_batch_size": 1,
         }
     return {
         "imports": ["$import glob", "$from medical_segmentation.organs.model.folder import load_model"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
+
+ROWS = 16  # classified at a time: what argmax makes is eight times as large as a label
 
 Predictor = Callable[[Tensor], Tensor]
 
@@ -80,9 +83,9 @@ def window_scores(
             scores = predictor(windows.to(device)).float().cpu()
             if slab is None:
                 slab = torch.zeros(scores.shape[1], full[0], full[1], window[2])
-            scores = scores * weight  # not in place: predictors may work under inference mode
             for (x, y), each in zip(part, scores, strict=True):
-                slab[:, x : x + window[0], y : y + window[1]] += each
+                # one pass over memory; the scores themselves stay as they are, for predictors may work under inference mode
+                slab[:, x : x + window[0], y : y + window[1]].addcmul_(each, weight)
                 mass[x : x + window[0], y : y + window[1]] += weight
             del windows, scores
         assert slab is not None
@@ -128,7 +131,7 @@ def answer(
     confidence: bool = False,
     probabilities: bool = False,
 ) -> Answer:
-    """Resamples scores to other sides, slice by slice, and keeps the class of the greatest.
+    """Resamples scores to other sides where these differ, and keeps the class of the greatest.
 
     Args:
         slabs: scores in order along the last axis, as `window_scores` gives them.
@@ -139,7 +142,14 @@ def answer(
     """
     labels = np.zeros(tuple(size), np.uint8)
     sure = np.zeros(tuple(size), np.float16) if confidence else None
-    stream = _Slices(slabs, depth, (int(size[0]), int(size[1])))
+    in_plane = (int(size[0]), int(size[1]))
+    foremost = next(slabs)
+    slabs = chain([foremost], slabs)
+    if depth == size[2] and tuple(foremost[1].shape[1:3]) == in_plane:
+        for first, slab in slabs:
+            _classify(slab, labels[..., first:], None if sure is None else sure[..., first:], probabilities)
+        return Answer(labels, sure)
+    stream = _Slices(slabs, depth, in_plane)
     scale = depth / size[2]
     for z in range(int(size[2])):
         # voxel edges aligned, as interpolate does with corners not aligned
@@ -149,12 +159,27 @@ def answer(
         scores = stream.get(below)
         if share > 0 and below + 1 < depth:
             scores = torch.lerp(scores, stream.get(below + 1), share)
-        best = scores.argmax(0)
-        labels[..., z] = best.to(torch.uint8).numpy()
-        if sure is not None:
-            shares = scores if probabilities else scores.softmax(0)
-            sure[..., z] = shares.gather(0, best[None])[0].numpy()
+        chosen = slice(z, z + 1)
+        _classify(scores[..., None], labels[..., chosen], None if sure is None else sure[..., chosen], probabilities)
     return Answer(labels, sure)
+
+
+def _classify(
+    scores: Float[Tensor, "k a b d"],
+    labels: NDArray[np.uint8],
+    confidence: NDArray[np.float16] | None,
+    probabilities: bool,
+) -> None:
+    """Writes the class of the greatest score, and its probability, into the first d slices of the given arrays."""
+    depth = scores.shape[3]
+    for begin in range(0, scores.shape[1], ROWS):
+        rows = slice(begin, begin + ROWS)
+        part = scores[:, rows]
+        best = part.argmax(0)
+        labels[rows, :, :depth] = best.to(torch.uint8).numpy()
+        if confidence is not None:
+            shares = part if probabilities else part.softmax(0)
+            confidence[rows, :, :depth] = shares.gather(0, best[None])[0].numpy()
 
 
 class _Slices:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Annotated, Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Device, Threads, resolve_device, use_threads
-from medical_segmentation.similar.images import find_images, read_picture
-
-_HINT = "'medical-segmentation similar index IMAGES --model run/model --out index' makes one"
+from medical_segmentation.similar.images import read_picture
+from medical_segmentation.similar.searching import open_index
 
 
 @dataclass(frozen=True)
@@ -62,42 +60,9 @@ def find(
     if not image.exists():
         raise UserError(f"no such file: {image}")
     query = read_picture(image)
-    where = index / "index.json"
-    if not where.is_file():
-        raise UserError(f"{index} is no index", _HINT)
-    from safetensors.torch import load_file
-
-    from medical_segmentation.similar.metrics import nearest
-    from medical_segmentation.similar.model.folder import load_model
-
     use_threads(threads)
-    try:
-        described = json.loads(where.read_text(encoding="utf-8"))
-        gallery = load_file(index / "embeddings.safetensors")["embeddings"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{index} is damaged: {error}", _HINT) from None
-    if len(gallery) != len(described["names"]):
-        raise UserError(f"{index} is damaged: {len(gallery)} embeddings of {len(described['names'])} images", _HINT)
-    if k > len(gallery):
-        raise UserError(f"--k {k}: the index holds {len(gallery)} images", f"--k {len(gallery)} is the most")
-    model = load_model(index / "model", device=resolve_device(device))
-    result = model([query])
-    distances, numbers = nearest(result.embedding, gallery, k)
-    labels = described["labels"]
-    rows = []
-    for rank, (distance, number) in enumerate(zip(distances[0].tolist(), numbers[0].tolist(), strict=True), 1):
-        label = labels[number] if labels else ""
-        rows.append({"rank": rank, "name": described["names"][number], "class": label, "distance": distance})
+    opened = open_index(index, device=resolve_device(device))
+    found = opened.nearest(query, k)
     if picture is not None:
-        from medical_segmentation.similar.proxies import seen_map
-        from medical_segmentation.similar.reports.figures import neighbour_sheet
-
-        source = Path(described["source"])
-        if not source.exists():
-            raise UserError(f"the indexed images are no longer at {source}", "leave out --picture, or index them again")
-        images = find_images(source)
-        near = [images.read(number) for number in numbers[0].tolist()]
-        titles = [image.name, *(f"{row['class']} {row['distance']:.2f}".strip() for row in rows)]
-        seen = seen_map(result.attention[0], (query.shape[0], query.shape[1]), model.image_size)
-        neighbour_sheet([query], [seen], [near], [titles], [["#5577aa"] * k], picture)
-    return Neighbours(rows, picture)
+        opened.draw(query, image.name, found, picture)
+    return Neighbours(found.rows, picture)

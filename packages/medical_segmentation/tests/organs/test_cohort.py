@@ -1,0 +1,98 @@
+"""Cases that lack a class, hold none, or were interrupted: said, counted right, never done twice."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from core_runtime.errors import UserError
+from medical_segmentation.organs.judging import Judgement, summarise
+from medical_segmentation.organs.training.planning import named_classes
+from medical_segmentation.volumes.geometry import Geometry
+
+NAMES = {0: "background", 1: "liver", 2: "spleen"}
+
+
+def held(*numbers):
+    return SimpleNamespace(places=dict.fromkeys(numbers))
+
+
+def test_a_class_in_one_part_of_the_fold_only():
+    classes, notes = named_classes(NAMES, [held(1), held(2)], [held(1)])
+    assert classes == ("background", "liver", "spleen")
+    assert notes == ["no held-out case holds spleen: nothing is known of its quality"]
+    with pytest.raises(UserError, match="no training case holds spleen"):
+        named_classes(NAMES, [held(1)], [held(1, 2)])
+    with pytest.raises(UserError, match="background alone"):
+        named_classes(NAMES, [held()], [held(1)])
+
+
+def test_gaps_in_labels_without_names():
+    with pytest.raises(UserError, match="no training case holds label 1"):
+        named_classes({}, [held(2)], [held(2)])
+
+
+def test_what_is_nowhere_counts_neither_way_and_patients_are_resampled():
+    judgement, grid = Judgement(), Geometry((4, 4, 4), np.eye(4))
+    empty, full = np.zeros((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8)
+    judgement.add("a1", "a", full, full, grid, ["background", "liver"])
+    judgement.add("a2", "a", full, full, grid, ["background", "liver"])
+    judgement.add("b", "b", empty, full, grid, ["background", "liver"])
+    judgement.add("c", "c", empty, empty, grid, ["background", "liver"])
+    (dice,) = [row for row in summarise(judgement.rows) if row["class"] == "liver" and row["measure"] == "dice"]
+    assert dice["mean"] == pytest.approx(2 / 3)
+    assert (dice["cases"], dice["patients"]) == (3, 2)
+    assert judgement.rows[3]["dice"] is None
+    # twice the same patient is no second witness: with two patients the interval spans everything
+    assert (dice["low"], dice["high"]) == (0, 1)
+
+
+def test_an_interrupted_prediction_goes_on_and_does_nothing_twice(cli, abdomens, untrained, tmp_path, monkeypatch):
+    from medical_segmentation.organs.model.inference import OrganModel
+
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    for number in (1, 2, 3):
+        shutil.copy(abdomens / "imagesTr" / f"abdomen_00{number}_0000.nii.gz", folder / f"case{number}.nii.gz")
+    original, calls = OrganModel.predict, []
+
+    def killed(self, *arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    arguments = ["organs", "predict", folder, "--model", untrained, "--out", tmp_path / "out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(OrganModel, "predict", killed)
+        cli(*arguments)
+    done = sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir() and path.name[0] != ".")
+    assert done == ["case1"]
+    before = (tmp_path / "out" / "case1" / "case1.nii.gz").stat().st_mtime_ns
+    calls.clear()
+
+    def counted(self, *arguments):
+        calls.append(1)
+        return original(self, *arguments)
+
+    monkeypatch.setattr(OrganModel, "predict", counted)
+    code, out, err = cli(*arguments, "--json")
+    assert code == 0, err
+    assert len(calls) == 2
+    assert len(json.loads(out)["cases"]) == 3
+    assert (tmp_path / "out" / "case1" / "case1.nii.gz").stat().st_mtime_ns == before
+
+
+def test_channels_on_other_grids_and_a_case_of_two_files(cli, abdomens, untrained, tmp_path):
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    image = nib.load(abdomens / "imagesTr" / "abdomen_001_0000.nii.gz")
+    for name in ("case_0000", "case_0001"):
+        nib.save(image, folder / f"{name}.nii.gz")
+    code, out, err = cli("organs", "predict", folder, "--model", untrained, "--out", tmp_path / "out", "--json")
+    # one channel is what the model takes: the second file is a case of its own, not lost
+    assert code == 0, err
+    assert sorted(case["case"] for case in json.loads(out)["cases"]) == ["case", "case_0001"]
