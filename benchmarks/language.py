@@ -241,7 +241,7 @@ def memory(rounds: int) -> list[dict[str, str]]:
     rows = []
     for name, make in makes.items():
         peak = peak_memory(
-            SETUP.format(make=make), "model(ids, cache=model.new_cache(), logits_to_keep=1)", timeout=280
+            SETUP.format(make=make), "model(ids, cache=model.new_cache(), logits_to_keep=1)", timeout=1800
         )
         rows.append({"what": f"{name}, prompt of 65,536 tokens", "peak": size(peak)})
     return rows

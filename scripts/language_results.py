@@ -3,6 +3,7 @@
 python scripts/language_results.py corpus library.txt            # the interpreter's own library as one text
 language-models arena --text library.txt --out arena-library …
 python scripts/language_results.py page shakespeare=arena-shakespeare library=arena-library
+python scripts/language_results.py findings findings       # the folder of scripts/language_findings.py
 """
 
 from __future__ import annotations
@@ -14,10 +15,18 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 BEGIN, END = "<!-- arena -->", "<!-- /arena -->"
+FINDINGS = ("<!-- findings -->", "<!-- /findings -->")
+TITLES = {
+    "recall": "Associative recall (accuracy by pairs; 8 pairs were never trained)",
+    "rescue": "A quarter of Standard layers (bits per byte of held-out text, by context)",
+    "titans": "Titans beside a window of equal length",
+    "landmark": "Pass keys up to 16 times the training length",
+}
 
 
 def write_corpus(out: Path) -> str:
@@ -78,10 +87,46 @@ def write_pages(named: Sequence[str]) -> None:
             f"## {name}\n\n{arena['bytes']:,} bytes, {arena['seeds']} seeds; {budget}.\n\n{(Path(folder) / 'arena.md').read_text()}"
         )
         which.append(f"## {name}, trained on windows of {arena['context']}\n\n{advice(arena)}\n")
-    for page, parts in ((DOCS / "results-language.md", results), (DOCS / "language-which.md", which)):
-        text = page.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        page.write_text(before + BEGIN + "\n\n" + "\n".join(parts) + "\n" + END + rest.split(END)[1], encoding="utf-8")
+    replace_between(DOCS / "results-language.md", (BEGIN, END), results)
+    replace_between(DOCS / "language-which.md", (BEGIN, END), which)
+
+
+def replace_between(page: Path, marks: tuple[str, str], parts: Sequence[str]) -> None:
+    """Replaces what stands between two marks of a page."""
+    begin, end = marks
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    text = before + begin + "\n\n" + "\n".join(parts) + "\n" + end + rest.split(end)[1]
+    page.write_text(text, encoding="utf-8")
+
+
+def write_findings(folder: Path) -> None:
+    """The small targeted runs, a table each."""
+    parts = []
+    for name, title in TITLES.items():
+        cells = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / name).glob("*.json"))]
+        if cells:
+            parts.append(f"### {title}\n\n{finding_table(cells)}\n")
+    replace_between(DOCS / "results-language.md", FINDINGS, parts)
+
+
+def finding_table(cells: Sequence[dict[str, Any]]) -> str:
+    """A row per kind and seed; accuracies of needles are means over their depths."""
+    rows = []
+    for cell in cells:
+        row: dict[str, str] = {"kind": cell["kind"], "seed": str(cell["seed"]), "parameters": f"{cell['parameters']:,}"}
+        row["steps"] = str(cell["steps"])
+        for pairs, share in cell.get("recall", {}).items():
+            row[f"{pairs} pairs"] = f"{share:.2f}"
+        for context, bits in cell.get("bits_per_byte", {}).items():
+            row[f"bits/byte @ {context}"] = f"{bits:.3f}"
+        for length, grid in cell.get("needles", {}).items():
+            row[f"needle {length}"] = f"{mean(grid.values()):.2f}"
+        rows.append(row)
+    titles = list(dict.fromkeys(title for row in rows for title in row))
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for row in rows:
+        lines.append("| " + " | ".join(row.get(title, "–") for title in titles) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -90,6 +135,8 @@ def main() -> None:
         print(write_corpus(Path(words[0])))
     elif verb == "page":
         write_pages(words)
+    elif verb == "findings":
+        write_findings(Path(words[0]))
     else:
         raise SystemExit(__doc__)
 

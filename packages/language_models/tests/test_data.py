@@ -68,14 +68,17 @@ def test_any_tokenizer_json_will_do():
 BAD = {
     "empty.txt": (b"", "holds no text"),
     "binary.txt": (b"text\0more", "byte 4 is 0"),
-    "latin.txt": ("café".encode("latin-1"), "byte 3 is no UTF-8"),
-    "broken.jsonl": (b'{"text": "a"}\nnot json\n', "line 2 is no JSON"),
+    "latin.txt": ("café".encode("latin-1"), "byte 3 is not UTF-8"),
+    "broken.jsonl": (b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
     "other.jsonl": (b'{"body": "a"}\n', "no text under 'text'"),
     "damaged.gz": (b"no gzip at all", "damaged.gz"),
+    "cut.jsonl.gz": (gzip.compress(json.dumps({"text": "a" * 50_000}).encode())[:-20], "cut.jsonl.gz"),
+    "flipped.jsonl.gz": (gzip.compress(b'{"text": "a"}')[:12] + b"\xff" * 20, "flipped.jsonl.gz"),
+    "half.jsonl": (b'{"text": "a\\ud800"}', r"half of a character \(.ud800\)"),
     "damaged.npy": (b"\x93NUMPY\x01", "damaged.npy"),
     "empty.bin": (b"", "empty.bin"),
     "outside.bin": (np.array([1, 300], np.uint16).tobytes(), "1 of 2 ids are outside"),
-    "unknown.xyz": (b"text", "no text or token file"),
+    "unknown.xyz": (b"text", "does not have the name of a text or token file"),
 }
 
 
@@ -87,6 +90,19 @@ def test_unusable_files_are_named(tmp_path, name):
         read_corpus(tmp_path / name, BYTE_TOKENIZER)
     assert "\n" not in caught.value.message
     assert caught.value.hint
+
+
+def test_a_zstandard_file_may_have_frames_and_no_cut(tmp_path):
+    compress = pytest.importorskip("zstandard").ZstdCompressor().compress
+    lines = [json.dumps({"text": f"record {i} " * 40}) + "\n" for i in range(50)]
+    whole = compress("".join(lines[:30]).encode()) + compress("".join(lines[30:]).encode())
+    file = tmp_path / "a.jsonl.zst"
+    file.write_bytes(whole)
+    assert decoded(read_corpus(file, BYTE_TOKENIZER)) == [json.loads(line)["text"] for line in lines]
+    for content, message in ((whole[:-10], "was cut"), (b"plain text", "frame"), (whole[:40] + b"\xff" * 60, "zst")):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            read_corpus(file, BYTE_TOKENIZER)
 
 
 def test_a_very_long_line_is_refused_and_a_long_text_is_not(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from language_models.model.declarations import dma, titans
+from language_models.model.official import deconstructing, dma, titans
 
 MEMORY = {"dim_head": 8, "heads": 4, "default_step_transform_max_lr": 0.1}
 SIZES = {
@@ -78,3 +78,22 @@ def test_doge_with_one_key_head_and_another_base(tied):
     ids = torch.randperm(41)[:22].view(1, -1)
     with torch.no_grad():
         torch.testing.assert_close(ours(ids, labels=ids).logits, theirs(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "kinds", [["rnd", "standard"], ["fixedseq", "rnd", "static"]], ids=lambda kinds: " ".join(kinds)
+)
+def test_the_fixed_stream_is_as_long_as_the_state_says(tied, kinds):
+    sizes = {"vocab": 19, "hidden": 12, "intermediate": 20, "heads": 3, "kinds": kinds, "tie_embeddings": tied}
+    component = deconstructing.components["LanguageModel"]
+    torch.manual_seed(0)
+    made = deconstructing.DeconstructedForCausalLM(deconstructing.build({**sizes, "fixed_length": 17}).config).eval()
+    official = {key.removeprefix("model."): value.clone() for key, value in made.state_dict().items()}
+    loaded = component.load(sizes, official).eval()
+    ids = torch.randint(0, 19, (2, 17))
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, made(ids).logits)
+    assert loaded.config.fixed_length == 17
+    with pytest.raises(ValueError, match="fixed stream of 17"):
+        loaded(torch.zeros(1, 18, dtype=torch.long))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny
 
 from core_runtime.cli import run as run_app
 from core_runtime.errors import UserError
@@ -22,6 +24,7 @@ from language_models.commands.generate import DecodingOptions, generate
 from language_models.commands.inspect import inspect
 from language_models.commands.train import train
 from language_models.model.folder import load_model
+from language_models.model.inference import check_positions
 from language_models.samples import make_samples
 from language_models.tasks.options import TaskOptions
 from language_models.training.module import TextTraining
@@ -92,18 +95,37 @@ def test_generate_continues_and_streams_the_same(trained, capsys):
     assert beams.text
 
 
-def test_beyond_the_trained_positions_a_line_says_so(trained, capsys):
-    generate("In the morning", model=str(trained.model), decoding=DecodingOptions(new_tokens=9), device="cpu")
-    assert "beyond the 16 that the model was trained with" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [("standard", True), ("moba", True), ("moh-norm", True), ("static", True), ("sliding", False), ("doge", False), ("titans-mag", False)],
+)  # fmt: skip
+def test_whole_attention_does_not_go_beyond_its_trained_positions_unasked(name, refused, capsys):
+    model = tiny(name, max_position_embeddings=16)
+    check_positions(model, 7, 9, beyond=False)
+    if not refused:
+        check_positions(model, 7, 100, beyond=False)
+        return
+    with pytest.raises(UserError, match="beyond the 16") as error:
+        check_positions(model, 7, 10, beyond=False)
+    assert "--new-tokens 9 fits" in error.value.hint
+    check_positions(model, 7, 10, beyond=True)
+    assert "beyond the 16" in capsys.readouterr().err
+
+
+def test_generate_goes_on_with_a_mechanism_that_is_made_for_it(trained):
+    text = generate(
+        "In the morning", model=str(trained.model), decoding=DecodingOptions(new_tokens=9), device="cpu"
+    ).text
+    assert len(text) <= 9
 
 
 def test_every_task_gives_its_measures(story, trained, tmp_path):
     tasks = ("text", "needle", "passkey", "ruler", "recall", "attention")
-    asked = TaskOptions(tasks=tasks, lengths=(64, 128), each=1, windows=3, depths=(0.0, 1.0))
+    asked = TaskOptions(tasks=tasks, lengths=(300, 400), each=1, windows=3, depths=(0.0, 1.0))
     found = evaluate(story, model=str(trained.model), task=asked, out=tmp_path / "out", device="cpu")
     assert set(found.bits_per_byte) == {4, 8, 16, 32, 64}
     assert 0 < found.bits_per_byte[64] < 9
-    assert set(found.needles) == {64, 128}
+    assert set(found.needles) == {300, 400}
     assert set(found.recall) == {2, 4, 8}
     assert set(found.worded) == {"passkey", "ruler 1", "ruler 2", "ruler 3"}
     assert len(found.attention) == 2
@@ -176,7 +198,7 @@ def test_an_arena_goes_on_where_it_was_stopped_and_takes_a_users_file(story, tmp
     assert kept.stat().st_mtime_ns == at
     after = json.loads(lost.read_text())
     assert after["bits_per_byte"] == before["bits_per_byte"], "a cell is a function of its seed"
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="another budget: lr"):
         arena(
             text=story,
             kinds=kinds,
@@ -238,6 +260,42 @@ BAD = {
     "absent data set": ["train", "hf:no/such", "--out", "{out}"],
     "another kind of checkpoint": ["generate", "a", "--model", "{other}"],
     "damaged checkpoint": ["generate", "a", "--model", "{damaged}"],
+    "cut checkpoint": ["generate", "a", "--model", "{cut}"],
+    "weights that are not finite": ["generate", "a", "--model", "{nan}"],
+    "other shapes than config.json says": ["inspect", "{shapes}"],
+    "pattern of absent layers": ["train", "{story}", "--out", "{out}", "--kind", "hybrid:9:mlp"],
+    "contexts that are too short": ["evaluate", "{story}", "--model", "{model}", "--contexts", "1", "--out", "{out}"],
+    "contexts in fractions": ["evaluate", "{story}", "--model", "{model}", "--contexts", "8.5", "--out", "{out}"],
+    "needles that do not fit": ["evaluate", "{story}", "--model", "{model}", "--lengths", "3", "--out", "{out}"],
+    "depth beyond the end": ["evaluate", "{story}", "--model", "{model}", "--depths", "2", "--out", "{out}"],
+    "more pairs than keys": [
+        "evaluate",
+        "{story}",
+        "--model",
+        "{model}",
+        "--tasks",
+        "recall",
+        "--pairs",
+        "33",
+        "--out",
+        "{out}",
+    ],
+    "worded needles that do not fit": [
+        "evaluate",
+        "{story}",
+        "--model",
+        "{model}",
+        "--tasks",
+        "ruler",
+        "--lengths",
+        "10",
+        "--out",
+        "{out}",
+    ],
+    "arena with needles that do not fit": ["arena", "--text", "{story}", "--needle-lengths", "2", "--out", "{out}"],
+    "arena with negative lengths": ["arena", "--text", "{story}", "--speed-lengths", "-5", "--out", "{out}"],
+    "tokenizer that is not there": ["train", "{story}", "--tokenizer", "absent.json", "--out", "{out}"],
+    "user's kind that ends Python": ["train", "{story}", "--kind", "{quits}", "--out", "{out}"],
     "no model": ["generate", "a"],
     "beams that draw": ["generate", "a", "--model", "{model}", "--beams", "2", "--temperature", "1"],
     "unknown task": ["evaluate", "{story}", "--model", "{model}", "--tasks", "texts"],
@@ -256,9 +314,21 @@ def test_bad_input_is_one_line_and_nothing_is_left(story, trained, tmp_path, cap
     import shutil
 
     shutil.copytree(trained.model, tmp_path / "damaged")
-    file = tmp_path / "damaged" / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:5000])
-    places = {name: tmp_path / name for name in ("out", "other", "damaged")} | {"story": story, "model": trained.model}
+    folders = ("damaged", "cut", "nan", "shapes")
+    for name in folders[1:]:
+        shutil.copytree(trained.model, tmp_path / name)
+    for name, size in (("damaged", 5000), ("cut", -4)):
+        file = tmp_path / name / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:size])
+    state = load_file(tmp_path / "nan" / "model.safetensors")
+    state["model.norm.weight"][3] = float("nan")
+    save_file(state, tmp_path / "nan" / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tmp_path / "shapes" / "config.json").read_text())
+    config["intermediate_size"] += 1
+    (tmp_path / "shapes" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "quits.py").write_text("raise SystemExit(3)")
+    places = {name: tmp_path / name for name in ("out", "other", *folders)} | {"story": story, "model": trained.model}
+    places["quits"] = tmp_path / "quits.py"
     places |= {name: tmp_path / f"{name}.txt" for name in ("short", "empty", "binary")}
     assert code_of(*[word.format(**places) for word in BAD[what]]) == 2
     error = capsys.readouterr().err

@@ -50,3 +50,30 @@ def test_a_foreign_state_is_refused():
         Outer().load_state_dict({"inner.nothing": torch.zeros(1)})
     with pytest.raises(ValueError, match="no place for other"):
         Outer().load_state_dict({"other": torch.zeros(1)})
+
+
+@dataclass
+class Shared(Cache):
+    """Holds one stream for all samples, which no beam changes."""
+
+    own: Tensor | None = None
+    stream: Tensor | None = None
+
+    def reorder(self, index: Tensor) -> None:
+        assert self.own is not None
+        self.own = self.own[index]
+
+
+@dataclass
+class Holder(Cache):
+    inner: Shared = field(default_factory=Shared)
+    keys: tuple[Tensor, ...] | None = None
+
+
+def test_a_nested_cache_reorders_itself():
+    cache = Holder(Shared(torch.arange(2), torch.randn(1, 5)), (torch.arange(2), torch.arange(2, 4)))
+    stream = cache.inner.stream
+    cache.reorder(torch.tensor([1, 1, 0]))
+    assert cache.inner.own.tolist() == [1, 1, 0]
+    assert cache.inner.stream is stream
+    assert [part.tolist() for part in cache.keys] == [[1, 1, 0], [3, 3, 2]]

@@ -32,7 +32,14 @@ class Cache:
 
     def reorder(self, index: Int[Tensor, " beams"]) -> None:
         """Sample i of the batch goes on as a copy of what was sample `index[i]`: beams of a search, or a batch that grows or shrinks."""
-        self.map(lambda t: t.index_select(0, index.to(t.device)))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Cache):
+                value.reorder(index)  # it may hold what all samples share
+            elif isinstance(value, Tensor):
+                setattr(self, field.name, _chosen(value, index))
+            elif isinstance(value, tuple):
+                setattr(self, field.name, tuple(_chosen(part, index) for part in value))
 
     def crop(self, length: int) -> None:
         """Forgets the tokens from `length` on, as if they had never been read: drafts that are not accepted.
@@ -184,6 +191,10 @@ def _pop_under(state: dict[str, Tensor], name: str) -> dict[str, Tensor]:
         if key.startswith(prefix):
             under[key.removeprefix(prefix)] = state.pop(key)
     return under
+
+
+def _chosen(x: Tensor, index: Tensor) -> Tensor:
+    return x.index_select(0, index.to(x.device))
 
 
 def _copied(x: Tensor) -> Tensor:

@@ -74,9 +74,8 @@ def read_windows(text: str, context: int, tokenizer: str | None) -> Windows:
 def sizes_of(budget: Budget, windows: Windows) -> Sizes:
     """The sizes that all kinds share."""
     tokenizer = windows.corpus.tokenizer
-    longest = (
-        max((*budget.needle_lengths, *budget.speed_lengths, 4 * budget.pairs, 4 * budget.context)) + budget.steps + 2
-    )
+    # what is trained and judged fits a fixed stream; beyond it, speed says that the stream ends
+    longest = max(*budget.needle_lengths, 4 * budget.pairs, 4 * budget.context) + budget.steps + 2
     return sizes_for(
         budget.params,
         vocab_size=max(tokenizer.size, 64),
@@ -141,7 +140,7 @@ def text_cell(kind: str, seed: int, budget: Budget, windows: Windows, device: st
 def recall_cell(kind: str, seed: int, budget: Budget, windows: Windows, device: str, precision: str) -> dict[str, Any]:
     """Trains a fresh model on associative recall with 2 to `pairs` pairs, and measures it by pairs."""
     model = model_of(kind, budget, windows, seed).to(device)
-    numbers = [n for n in (2, 4, 8, 16, 32) if n <= budget.pairs]
+    numbers = sorted({*(n for n in (2, 4, 8, 16, 32) if n < budget.pairs), budget.pairs})
 
     def batches():
         for step in range(budget.recall_steps):
@@ -169,7 +168,7 @@ def train_plainly(
     Raises:
         UserError: a loss that is not finite.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, Cosine(steps, 0.05))
     model.train()
     losses, seconds = [], 0.0
@@ -190,7 +189,7 @@ def train_plainly(
         losses.append(loss.item())
         seconds += time.perf_counter() - begun
         if not math.isfinite(losses[-1]):
-            raise UserError(f"the loss at step {step} is {losses[-1]}", f"try a lower --lr than {lr:g}")
+            raise UserError(f"the loss at step {step} is {losses[-1]}", f"try a lower learning rate than {lr:g}")
     model.eval()
     return losses, seconds
 

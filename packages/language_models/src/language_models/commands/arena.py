@@ -1,13 +1,26 @@
 """``language-models arena``."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome
 from core_runtime.errors import UserError
-from core_runtime.options import Above, AtLeast, Device, Names, Numbers, Overwrite, Precision, Threads, Workers, options
+from core_runtime.options import (
+    Above,
+    AtLeast,
+    Between,
+    Device,
+    Names,
+    Numbers,
+    Overwrite,
+    Precision,
+    Threads,
+    Workers,
+    options,
+)
+from language_models.tasks.options import NEEDLE, PAIRS, whole_numbers
 
 
 @options
@@ -42,7 +55,7 @@ class ArenaOptions:
     text_windows: Annotated[int, AtLeast(1)] = 16
     recall_steps: Annotated[int, AtLeast(0)] = 1000
     recall_lr: Annotated[float, Above(0)] = 3e-3
-    pairs: Annotated[int, AtLeast(2)] = 8
+    pairs: Annotated[int, Between(2, PAIRS)] = 8
     speed_lengths: Numbers = (1024, 4096, 16384, 65536)
     tokenizer: Path | None = None
 
@@ -132,30 +145,25 @@ def arena(
         model_of(kind, shared, windows, 0)
     made_from = {
         "text": [identity(file) for file in files],
-        "budget": str(shared),
+        # a field each, so that a refusal names what differs
+        **{f"budget: {name}": value for name, value in asdict(shared).items()},
         "tokenizer": tokenizer,
         "precision": precision,
     }
+    own_files = {kind: {"file": identity(Path(kind.split(".py")[0] + ".py"))} for kind in chosen if ".py" in kind}
+    # every kind's first seed comes before any second one: an arena that is stopped early compares all kinds
+    parts = [("speed", 0)] if shared.speed_lengths else []
+    for seed in range(budget.seeds):
+        parts.append(("text", seed))
+        if shared.recall_steps:
+            parts.append(("recall", seed))
     items = []
-    for kind in chosen:
-        own = {"file": identity(Path(kind.split(".py")[0] + ".py"))} if ".py" in kind else {}
-        for part, seeds in (
-            ("text", budget.seeds),
-            ("recall", budget.seeds if shared.recall_steps else 0),
-            ("speed", 1 if shared.speed_lengths else 0),
-        ):
-            for seed in range(seeds):
-                source = (part, kind, seed, shared, str(text), tokenizer, where, precision)
-                output = cell_path(out, part, kind, seed)
-                items.append(
-                    Item(
-                        f"{part} · {kind} · {seed}",
-                        source,
-                        output,
-                        key={**made_from, **own, "kind": kind},
-                        inputs=list(files),
-                    )
-                )
+    for part, seed in sorted(parts, key=lambda each: each[1]):
+        for kind in chosen:
+            source = (part, kind, seed, shared, str(text), tokenizer, where, precision)
+            key = {**made_from, **own_files.get(kind, {}), "kind": kind}
+            output = cell_path(out, part, kind, seed)
+            items.append(Item(f"{part} · {kind} · {seed}", source, output, key=key, inputs=list(files)))
     attempts = bulk(
         run_cell,
         items,
@@ -187,6 +195,7 @@ def arena(
 
 def _budget(given: ArenaOptions, kind: Any) -> Any:
     lengths = given.needle_lengths or tuple(given.context * factor for factor in (1, 2, 4, 8, 16))
+    speed_lengths = [n for n in given.speed_lengths if n != 0]
     return kind(
         params=given.params,
         tokens=given.tokens,
@@ -196,10 +205,10 @@ def _budget(given: ArenaOptions, kind: Any) -> Any:
         recall_steps=given.recall_steps,
         recall_lr=given.recall_lr,
         pairs=given.pairs,
-        needle_lengths=tuple(int(n) for n in lengths),
+        needle_lengths=whole_numbers(lengths, "--needle-lengths", NEEDLE),
         needles=given.needles,
         text_windows=given.text_windows,
-        speed_lengths=tuple(int(n) for n in given.speed_lengths if n > 0),
+        speed_lengths=whole_numbers(tuple(speed_lengths), "--speed-lengths", 1),
     )
 
 

@@ -21,6 +21,7 @@ class DecodingOptions:
         top_k: draws among so many most probable tokens; 0: all.
         beams: paths of a beam search; 1: none.
         tokenizer: bytes or a tokenizer.json, where the model folder has none.
+        beyond: go on past the positions that whole attention was trained with; other mechanisms are made for it.
     """
 
     new_tokens: Annotated[int, AtLeast(1)] = 100
@@ -28,6 +29,7 @@ class DecodingOptions:
     top_k: Annotated[int, AtLeast(0)] = 0
     beams: Annotated[int, AtLeast(1)] = 1
     tokenizer: Path | None = None
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,4 +99,4 @@ def decoding_of(options: DecodingOptions, seed: int) -> Any:
 
     if options.beams > 1 and options.temperature > 0:
         raise UserError("a beam search draws nothing", "give --beams or --temperature, not both")
-    return Decoding(options.new_tokens, options.temperature, options.top_k, options.beams, seed)
+    return Decoding(options.new_tokens, options.temperature, options.top_k, options.beams, seed, options.beyond)

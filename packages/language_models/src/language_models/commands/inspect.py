@@ -80,10 +80,11 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
 
         drawn = [(draw_text(path.name, ids, lengths, chosen), "Which tokens there are, and how long the documents are")]
     kind = {"text": "text", "records": "text records", "bytes": "bytes", "tokens": "token ids"}[kind_of(path) or "text"]
+    documents = "1 document" if len(corpus.starts) == 1 else f"{len(corpus.starts):,} documents"
     return Findings(
         title=path.name,
         kind=kind,
-        summary=f"{len(corpus.ids):,} tokens in {len(corpus.starts):,} documents",
+        summary=f"{len(corpus.ids):,} tokens in {documents}",
         details=details,
         warnings=warnings,
         next_commands=[f"language-models train '{path}' --params 100000 --tokens 200000 --out run"],

@@ -70,7 +70,7 @@ def _places(name: str, layers: int) -> set[int]:
     try:
         places = {int(number) for number in name.split("+")}
     except ValueError:
-        raise ValueError(f"{name!r} are no layers: {', '.join(named)}, or numbers such as 1+3") from None
+        raise ValueError(f"{name!r} names no layers: {', '.join(named)}, or numbers such as 1+3") from None
     if not places <= set(every):
         raise ValueError(f"layers {name} are not all from 1 to {layers}")
     return places
@@ -121,11 +121,11 @@ class DeconstructedConfig(SuiteConfig):
 
 @dataclass
 class LayerCache(Cache):
-    """What a layer keeps, and for the kinds with a fixed stream its hidden states at this layer, computed once a generation.
+    """What a layer keeps, and for the kinds with a fixed stream its hidden states at this layer.
 
     Attributes:
         attention: the layer's own cache.
-        stream: the normalised fixed stream, (1, fixed length, width).
+        stream: the normalised fixed stream, (1, at least the tokens read, width).
     """
 
     attention: DeconstructedCache = field(default_factory=DeconstructedCache)
@@ -202,7 +202,7 @@ class DeconstructedStack(Decoder):
         if caches is None:
             sources = self.streams(ids.shape[1])
         else:
-            self._fill(caches)
+            self._fill(caches, begin + ids.shape[1])
             sources = {i: caches[i].stream for i in self.kept}  # pyright: ignore[reportAttributeAccessIssue]
         x = embedded
         for i in self.kept:
@@ -219,12 +219,15 @@ class DeconstructedStack(Decoder):
                 f"{length} tokens are longer than the fixed stream of {self.config.fixed_length}, from which this model's maps come"
             )
 
-    def _fill(self, caches: Sequence[Any]) -> None:
-        """The streams of a generation, once."""
+    def _fill(self, caches: Sequence[Any], length: int) -> None:
+        """The streams of a generation, to twice the tokens read: a short text does not pay for a long stream."""
         assert self.config.kinds is not None
         needing = [i for i in self.kept if self.config.kinds[i] in FIXED]
-        if needing and caches[needing[0]].stream is None:
-            streams = self.streams(self.config.fixed_length)
+        if not needing:
+            return
+        stream = caches[needing[0]].stream
+        if stream is None or stream.shape[1] < length:
+            streams = self.streams(min(self.config.fixed_length, max(64, 2 * length)))
             for i in needing:
                 caches[i].stream = streams[i]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
@@ -52,6 +53,7 @@ def load_model(folder: str | None, device: str = "cpu") -> Loaded:
     """
     chosen = Path(choose_model(folder, advice=ADVICE))
     model = read_folder(chosen).to(device).eval()
+    check_finite(model, chosen)
     described: Mapping[str, Any] = {}
     if (chosen / SUITE).is_file():
         described = json.loads((chosen / SUITE).read_text(encoding="utf-8"))
@@ -63,20 +65,32 @@ def load_model(folder: str | None, device: str = "cpu") -> Loaded:
     return Loaded(model, tokenizer, described)
 
 
+def check_finite(model: torch.nn.Module, where: Path) -> None:
+    """Raises UserError where a weight is not a finite number: such a model answers with nonsense."""
+    wrong = {name: int((~x.isfinite()).sum()) for name, x in model.state_dict().items() if x.is_floating_point()}
+    wrong = {name: count for name, count in wrong.items() if count}
+    if wrong:
+        name = next(iter(wrong))
+        raise UserError(
+            f"{where}: {sum(wrong.values())} weights are not finite, the first in {name}",
+            "the training has diverged: train again with a lower --lr",
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """What ``config.json`` holds.
 
     Raises:
-        UserError: it is missing or no JSON object.
+        UserError: it is missing or not a JSON object.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} holds no config.json: it is no model folder", ADVICE) from None
+        raise UserError(f"{folder} holds no config.json: it is not a model folder", ADVICE) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/config.json cannot be read: {error}", ADVICE) from None
     if not isinstance(config, dict):
-        raise UserError(f"{folder}/config.json is no JSON object", ADVICE)
+        raise UserError(f"{folder}/config.json is not a JSON object", ADVICE)
     return config
 
 
@@ -101,8 +115,10 @@ def read_folder(folder: Path) -> SuiteForCausalLM:
                 folder, dtype="auto", use_safetensors=True, local_files_only=True, output_loading_info=True
             )
             model, report = loaded
-    except (OSError, ValueError, RuntimeError, TypeError, KeyError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        text = "the weights have other shapes than config.json says"
+        if "ignore_mismatched_sizes" not in str(error):
+            text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{folder}: {text}", "the folder is damaged: convert or train again") from None
     problems = {what: sorted(map(str, names)) for what, names in report.items() if names and what.endswith("_keys")}
     if problems:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core_runtime.errors import UserError
 from core_runtime.terminal import warn
+from language_models.model.causal import SuiteForCausalLM
 from language_models.model.folder import Loaded, quiet_transformers
 from language_models.texts.tokens import Tokenizer
 
@@ -24,6 +25,7 @@ class Decoding:
         top_k: draws among so many most probable ones; 0: all.
         beams: paths of a beam search; 1: none.
         seed: of the draws.
+        beyond: go on past the positions that whole attention was trained with.
     """
 
     new_tokens: int = 100
@@ -31,6 +33,7 @@ class Decoding:
     top_k: int = 0
     beams: int = 1
     seed: int = 0
+    beyond: bool = False
 
 
 def tokenizer_for(loaded: Loaded, given: Tokenizer | None) -> Tokenizer:
@@ -51,11 +54,11 @@ def tokenizer_for(loaded: Loaded, given: Tokenizer | None) -> Tokenizer:
     return tokenizer
 
 
-def encode_prompt(loaded: Loaded, tokenizer: Tokenizer, prompt: str, new_tokens: int) -> Tensor:
+def encode_prompt(loaded: Loaded, tokenizer: Tokenizer, prompt: str, new_tokens: int, beyond: bool = False) -> Tensor:
     """Ids of a prompt, (1, tokens); an empty one begins with the end of text.
 
     Raises:
-        UserError: prompt and answer together are longer than the model can read.
+        UserError: prompt and answer together are longer than the model can read, or (without `beyond`) than it has learned to.
     """
     ids = torch.from_numpy(tokenizer.encode(prompt).astype("int64"))
     if not len(ids):
@@ -66,18 +69,51 @@ def encode_prompt(loaded: Loaded, tokenizer: Tokenizer, prompt: str, new_tokens:
             f"{len(ids)} tokens of prompt and {new_tokens} new ones reach beyond the model's fixed stream of {loaded.model.config.fixed_length}",
             "shorten the prompt or --new-tokens",
         )
-    trained = loaded.model.config.max_position_embeddings
-    if len(ids) + new_tokens > trained:
-        warn(
-            f"{len(ids)} tokens of prompt and {new_tokens} new ones go beyond the {trained} that the model was trained with"
-        )
+    check_positions(loaded.model, len(ids), new_tokens, beyond)
     return ids[None]
+
+
+def check_positions(model: SuiteForCausalLM, prompt: int, new_tokens: int, beyond: bool) -> None:
+    """What becomes of positions that training has never shown.
+
+    A mechanism whose tokens see a bounded stretch, or a memory, is made to go on; whole attention is not, and answers with noise.
+
+    Raises:
+        UserError: whole attention, and `beyond` is False.
+    """
+    trained = model.config.max_position_embeddings
+    if prompt + new_tokens <= trained or reads_any_length(model):
+        return
+    message = (
+        f"{prompt} tokens of prompt and {new_tokens} new ones go beyond the {trained} that the model was trained with"
+    )
+    if beyond:
+        warn(message)
+        return
+    room = trained - prompt
+    advice = f"--new-tokens {room} fits" if room > 0 else f"shorten the prompt to less than {trained} tokens"
+    raise UserError(message, f"{advice}; --beyond goes on all the same")
+
+
+def reads_any_length(model: SuiteForCausalLM) -> bool:
+    """Whether the mechanism is made for texts longer than those it was trained on."""
+    config = model.config
+    if config.model_type == "plain-llama":
+        return config.attention == "sliding"
+    return config.model_type in (
+        "landmark-llama",
+        "landmark-gpt",
+        "suite-doge",
+        "titans",
+        "titans-lr",
+        "scatterbrain-lm",
+    )
 
 
 @torch.inference_mode()
 def continue_text(loaded: Loaded, tokenizer: Tokenizer, prompt: str, decoding: Decoding) -> str:
     """The continuation of a prompt."""
-    ids = encode_prompt(loaded, tokenizer, prompt, decoding.new_tokens)
+    ids = encode_prompt(loaded, tokenizer, prompt, decoding.new_tokens, decoding.beyond)
     device = next(loaded.model.parameters()).device
     options = {"max_new_tokens": decoding.new_tokens, "eos_token_id": tokenizer.end, "pad_token_id": tokenizer.end}
     if decoding.temperature > 0:
@@ -94,7 +130,9 @@ def continue_text(loaded: Loaded, tokenizer: Tokenizer, prompt: str, decoding: D
 @torch.inference_mode()
 def stream_text(loaded: Loaded, tokenizer: Tokenizer, prompt: str, decoding: Decoding) -> Iterator[str]:
     """The same piece by piece, as soon as a piece is text; without beams."""
-    ids = encode_prompt(loaded, tokenizer, prompt, decoding.new_tokens).to(next(loaded.model.parameters()).device)
+    ids = encode_prompt(loaded, tokenizer, prompt, decoding.new_tokens, decoding.beyond).to(
+        next(loaded.model.parameters()).device
+    )
     generator = torch.Generator().manual_seed(decoding.seed)
     cache, given, shown = loaded.model.new_cache(), [], ""
     for _ in range(decoding.new_tokens):

@@ -114,6 +114,20 @@ def _deconstructed(pattern: str, sizes: Sizes) -> SuiteConfig:
     return _config("deconstructed", sizes, pattern=pattern, fixed_length=sizes.longest)
 
 
+def _pattern(pattern: str, sizes: Sizes) -> SuiteConfig:
+    """A pattern that the user wrote.
+
+    Raises:
+        UserError: it cannot be read, or names layers that the model does not have.
+    """
+    try:
+        return _deconstructed(pattern, sizes)
+    except ValueError as error:
+        raise UserError(
+            str(error), f"this model has {sizes.layers} layers; write such as hybrid:even:nonapprox"
+        ) from None
+
+
 RELAXED = ("mlp", "approx", "nonapprox", "rnd", "fixedseq", "static")
 
 KINDS: Mapping[str, Make] = {
@@ -140,7 +154,7 @@ def find_kind(name: str) -> Make:
     if ".py" in name:
         return _from_file(name)
     if name.startswith("hybrid:") or name.startswith("uniform:"):
-        return partial(_deconstructed, name)
+        return partial(_pattern, name)
     if name not in KINDS:
         near = [pair for pair in near_equal([name, *KINDS]) if name in pair]
         hint = f"known are {', '.join(KINDS)}, hybrid:PLACES:KIND, and FILE.py of your own"
@@ -151,14 +165,14 @@ def find_kind(name: str) -> Make:
 def _from_file(name: str) -> Make:
     file = Path(name)
     if not file.is_file():
-        raise UserError(f"{name} is not there", "a kind of your own is a Python file that defines config(sizes)")
+        raise UserError(f"{name} does not exist", "a kind of your own is a Python file that defines config(sizes)")
     spec = importlib.util.spec_from_file_location(f"language_models_kind_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's own code
+    except (Exception, SystemExit) as error:  # a user's own code
         raise UserError(
             f"{name} cannot be imported: {type(error).__name__}: {error}", "run it with python to see where"
         ) from None

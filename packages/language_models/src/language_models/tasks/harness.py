@@ -54,7 +54,9 @@ def adapter(model: SuiteForCausalLM, tokenizer: Tokenizer) -> Any:
             answers = []
             for request in requests:
                 context, options = request.args
-                text = continue_text(loaded, tokenizer, context, Decoding(int(options.get("max_gen_toks", 64))))
+                text = continue_text(
+                    loaded, tokenizer, context, Decoding(int(options.get("max_gen_toks", 64)), beyond=True)
+                )
                 for stop in options.get("until", ()):
                     text = text.split(stop)[0]
                 answers.append(text)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from core_runtime.errors import UserError
 from language_models.texts.tokens import Tokenizer
 
 
@@ -78,10 +79,24 @@ def pass_key(length: int, depth: float, seed: int) -> Prompt:
     )
     needle = f"\nThe pass key is {key}. Remember it. {key} is the pass key.\n"
     question = "\nWhat is the pass key? The pass key is"
-    room = max(0, length - len(task) - len(needle) - len(question))
+    room = _room(length, task + needle + question)
     filler = (FILLER * (room // len(FILLER) + 1))[:room]
     place = round(depth * room)
     return Prompt(task + filler[:place] + needle + filler[place:] + question, str(key), length, depth)
+
+
+def _room(length: int, words: str) -> int:
+    """Characters of filler in a prompt of `length`.
+
+    Raises:
+        UserError: the words of the prompt alone are longer.
+    """
+    if length < len(words):
+        raise UserError(
+            f"a worded needle of {length} tokens cannot be made: its words alone have {len(words)} characters",
+            "give --lengths from 300 on, or ask for --tasks needle",
+        )
+    return length - len(words)
 
 
 WORDS = (
@@ -110,7 +125,7 @@ def ruler(number: int, length: int, depth: float, seed: int, haystack: str) -> P
         kind, value = "number", str(draw.randint(1_000_000, 9_999_999))
     needle = f" One of the special magic {kind}s for {key} is: {value}. "
     question = f"\nThe special magic {kind} for {key} mentioned in the text is:"
-    room = max(0, length - len(needle) - len(question))
+    room = _room(length, needle + question)
     source = FILLER if number == 1 else haystack or FILLER
     filler = (source * (room // max(1, len(source)) + 1))[:room]
     place = round(depth * room)

@@ -12,7 +12,7 @@ from core_runtime.errors import UserError
 from language_models.model.causal import SuiteForCausalLM
 from language_models.tasks import measures
 from language_models.tasks.needles import grid, pass_key, ruler
-from language_models.tasks.options import TaskOptions
+from language_models.tasks.options import NEEDLE, PAIRS, TaskOptions, check_depths, whole_numbers
 from language_models.texts.reading import Corpus
 from language_models.texts.windows import Windows, windows_of
 
@@ -20,10 +20,14 @@ from language_models.texts.windows import Windows, windows_of
 def run_tasks(model: SuiteForCausalLM, corpus: Corpus, task: TaskOptions, seed: int) -> dict[str, Any]:
     """The measures of the tasks asked for, and under ``windows`` a table (CSV) of every held-out window."""
     context = model.config.max_position_embeddings
-    contexts = [
-        int(n) for n in task.contexts or (context // 4, context // 2, context, 2 * context, 4 * context) if n >= 2
-    ]
-    lengths = [int(n) for n in task.lengths or (context * factor for factor in (1, 2, 4, 8, 16))]
+    contexts = [max(2, n) for n in (context // 4, context // 2, context, 2 * context, 4 * context)]
+    if task.contexts:
+        contexts = list(whole_numbers(task.contexts, "--contexts", 2))
+    lengths = [context * factor for factor in (1, 2, 4, 8, 16)]
+    if task.lengths:
+        lengths = list(whole_numbers(task.lengths, "--lengths", NEEDLE))
+    pairs = whole_numbers(task.pairs, "--pairs", 1, PAIRS)
+    check_depths(task.depths)
     windows = windows_of(corpus, max(2, min(contexts)))
     found: dict[str, Any] = {
         **{name: {} for name in ("bits_per_byte", "perplexity", "needles", "recall", "worded", "harness")},
@@ -36,7 +40,7 @@ def run_tasks(model: SuiteForCausalLM, corpus: Corpus, task: TaskOptions, seed: 
         _check_marks(model, corpus)
         found["needles"] = measures.marked_needles(model, windows, lengths, task.depths, task.each, seed)
     if "recall" in task.tasks:
-        found["recall"] = measures.recall(model, [int(n) for n in task.pairs], 32 * task.each, seed)
+        found["recall"] = measures.recall(model, pairs, 32 * task.each, seed)
     tokenizer = corpus.tokenizer
     if "passkey" in task.tasks:
         prompts = grid(lengths, task.depths, pass_key, task.each, seed)

@@ -31,11 +31,13 @@ def find_texts(path: Path) -> Sequence[Path]:
     """
     if path.is_file():
         if kind_of(path) is None:
-            raise UserError(f"{path} is no text or token file by its name", f"known are {', '.join(ALL)}; rename it")
+            raise UserError(
+                f"{path} does not have the name of a text or token file", f"known are {', '.join(ALL)}; rename it"
+            )
         return [path]
     if not path.is_dir():
         raise UserError(
-            f"{path} is not there", "give a text file, a folder of them, or hf:NAME for a Hugging Face data set"
+            f"{path} does not exist", "give a text file, a folder of them, or hf:NAME for a Hugging Face data set"
         )
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and kind_of(file) is not None]
     if not files:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from core_runtime.errors import UserError, named
 from core_runtime.terminal import track
 from language_models.texts.formats import DATASET, find_texts, kind_of
 from language_models.texts.tokens import Tokenizer
+from language_models.texts.zstd import ZstdStream
 
 LONGEST_LINE = 64 * 2**20  # bytes of one record
 
@@ -53,7 +56,7 @@ def read_corpus(path: Path | str, tokenizer: Tokenizer, *, field: str = "text") 
         field: of records: what holds the text.
 
     Raises:
-        UserError: nothing readable, a damaged file, text that is no UTF-8, ids outside the vocabulary.
+        UserError: nothing readable, a damaged file, text that is not UTF-8, ids outside the vocabulary.
     """
     if str(path).startswith(DATASET):
         documents = _dataset(str(path).removeprefix(DATASET), field)
@@ -74,8 +77,13 @@ def _joined(documents: Iterator[bytes | str], files: Sequence[Path], tokenizer: 
             ids = tokenizer.encode(document)
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{name}: byte {error.start} of a document is no UTF-8, which this tokenizer needs",
+                f"{name}: byte {error.start} of a document is not UTF-8, which this tokenizer needs",
                 "use the byte tokenizer",
+            ) from None
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{name}: a record holds half of a character (\\u{ord(error.object[error.start]):04x})",
+                "repair the escapes of the file, or write it as UTF-8",
             ) from None
         if len(ids):
             starts.append(length)
@@ -102,8 +110,16 @@ def _documents(files: Sequence[Path], field: str) -> Iterator[bytes | str]:
                 raise UserError(
                     f"{file} holds token ids, other files of the folder text", "read token files by themselves"
                 )
-        except (OSError, EOFError) as error:
+        except damage_errors() as error:
             raise UserError(named(file, error), "the file is damaged or cannot be opened") from None
+
+
+def damage_errors() -> tuple[type[Exception], ...]:
+    """What reading a damaged file raises; decompressors have errors of their own."""
+    errors: list[type[Exception]] = [OSError, EOFError, zlib.error]
+    if "zstandard" in sys.modules:
+        errors.append(sys.modules["zstandard"].ZstdError)
+    return tuple(errors)
 
 
 def _plain(file: Path) -> bytes:
@@ -112,11 +128,11 @@ def _plain(file: Path) -> bytes:
         data.decode()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{file}: byte {error.start} is no UTF-8", "convert it, or name it .bytes to read its bytes as they are"
+            f"{file}: byte {error.start} is not UTF-8", "convert it, or name it .bytes to read its bytes as they are"
         ) from None
     if b"\0" in data:
         raise UserError(
-            f"{file} is no text: byte {data.index(0)} is 0",
+            f"{file} is not text: byte {data.index(0)} is 0",
             "name it .bytes to read its bytes as they are, .bin if it holds token ids",
         )
     return data
@@ -137,7 +153,7 @@ def _records(file: Path, field: str) -> Iterator[str]:
             try:
                 record = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{file}: line {number} is no JSON: {error}", "each line is one record") from None
+                raise UserError(f"{file}: line {number} is not JSON: {error}", "each line is one record") from None
             if not isinstance(record, dict) or not isinstance(record.get(field), str):
                 known = ", ".join(map(str, record)) if isinstance(record, dict) else type(record).__name__
                 raise UserError(f"{file}: line {number} has no text under {field!r}", f"--field names one of: {known}")
@@ -150,12 +166,11 @@ def _opened(file: Path) -> IO[bytes]:
     if file.suffix != ".zst":
         return file.open("rb")
     try:
-        import zstandard  # pyright: ignore[reportMissingImports]
+        return io.BufferedReader(ZstdStream(file))
     except ImportError:
         raise UserError(
             f"{file} needs zstandard", "pip install 'attention-suite-language-models[zstd]', or decompress it"
         ) from None
-    return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file.open("rb")))  # pyright: ignore
 
 
 def _dataset(name: str, field: str) -> Iterator[str]:
@@ -169,7 +184,10 @@ def _dataset(name: str, field: str) -> Iterator[str]:
     try:
         data = load_dataset(name, split=split or "train", streaming=True)
     except Exception as error:  # whatever the hub or the network says
-        raise UserError(f"hf:{name} cannot be read: {error}", "check the name, the split and the network") from None
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"hf:{name} cannot be read: {first_line}", "check the name, the split and the network"
+        ) from None
     for record in data:
         if field not in record:
             raise UserError(f"hf:{name} has no field {field!r}", f"--field names one of: {', '.join(record)}")

@@ -68,7 +68,7 @@ class Tokenizer:
         """Ids of a text, without the end.
 
         Raises:
-            UnicodeDecodeError: bytes that are no UTF-8, where the tokenizer needs text.
+            UnicodeDecodeError: bytes that are not UTF-8, where the tokenizer needs text.
         """
         if self.inner is None:
             data = text.encode() if isinstance(text, str) else text
@@ -102,6 +102,8 @@ def read_tokenizer(path: Path | str | None) -> Tokenizer:
         return BYTE_TOKENIZER
     try:
         text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist", "give a tokenizer.json of the tokenizers library, or bytes") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(named(Path(path), error), "give a tokenizer.json of the tokenizers library, or bytes") from None
     return tokenizer_of(text, str(path))
@@ -115,7 +117,7 @@ def tokenizer_of(text: str, where: str = "tokenizer.json") -> Tokenizer:
         inner = Inner.from_str(text)
     except Exception as error:  # the library raises plain exceptions
         raise UserError(
-            f"{where} is no tokenizer: {error}", "give a tokenizer.json of the tokenizers library"
+            f"{where} is not a tokenizer: {error}", "give a tokenizer.json of the tokenizers library"
         ) from None
     found = [inner.token_to_id(name) for name in ENDS]
     ends = [number for number in found if number is not None]
