@@ -27,6 +27,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 import core_attention.mechanisms.biformer.attention as bi_level  # noqa: E402
+import core_attention.parts.linear as fused  # noqa: E402
 from core_attention.mechanisms.moh.vit import MoHAggregatedAttention  # noqa: E402
 from vision_models.networks import create  # noqa: E402
 from vision_models.networks.converting import published_state  # noqa: E402
@@ -64,17 +65,18 @@ def biformer(side: int) -> nn.Module:
 
 @contextmanager
 def gathering() -> Iterator[None]:
-    """While it lasts, bi-level routing attention gathers the keys and values of the chosen regions, as published."""
+    """While it lasts, bi-level routing attention gathers the keys and values of the chosen regions, and linear layers are torch's: as published."""
 
     def gather(*arguments: Any, backend: str = "auto", **options: Any) -> Tensor:
         return bi_level.bi_level_routing_attention_reference(*arguments, **options)
 
-    own = bi_level.bi_level_routing_attention
+    own, own_rule = bi_level.bi_level_routing_attention, fused._only_numbers
     bi_level.bi_level_routing_attention = gather
+    fused._only_numbers = lambda x, weight: False
     try:
         yield
     finally:
-        bi_level.bi_level_routing_attention = own
+        bi_level.bi_level_routing_attention, fused._only_numbers = own, own_rule
 
 
 def gathered(model: nn.Module, x: Tensor) -> Tensor:

@@ -42,6 +42,20 @@ def test_class_folders_of_parts(tmp_path):
     assert images.counts([0, 1, 2]) == {"cat": 2, "dog": 1}
 
 
+def test_a_folder_that_wraps_the_classes_is_looked_into(tmp_path):
+    folders(tmp_path / "download" / "data" / "images", ("train", "test"))
+    draw(tmp_path / "download" / "overview.png")
+    images = open_images(tmp_path / "download")
+    assert images.classes == ("cat", "dog")
+    assert images.parts.count("train") == 4
+    assert images.notes == ("data/images of download is read: nothing else there holds classes",)
+    folders(tmp_path / "one")
+    for number in range(2):
+        (tmp_path / "one" / "dog" / f"{number}.png").unlink()
+    (tmp_path / "one" / "dog").rmdir()
+    assert open_images(tmp_path / "one").classes == ("cat",)
+
+
 def test_pictures_without_classes(tmp_path):
     draw(tmp_path / "a.png")
     images = open_images(tmp_path)
@@ -262,3 +276,19 @@ def test_coco_files_that_cannot_be_used(tmp_path):
         write_text(tmp_path / "set.json", json.dumps(good | change))
         with pytest.raises(UserError, match=words):
             read_coco(tmp_path / "set.json")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04rubbish", b"\x93NUMPY", b"text"])
+def test_damaged_npz_files_are_one_line(tmp_path, content):
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"set\.npz"):
+        open_images(tmp_path / "set.npz")
+
+
+def test_an_npz_that_was_cut_or_changed_is_one_line(tmp_path):
+    np.savez_compressed(tmp_path / "set.npz", images=np.zeros((4, 6, 6), np.uint8), labels=np.arange(4))
+    whole = (tmp_path / "set.npz").read_bytes()
+    for number in range(0, len(whole), max(1, len(whole) // 25)):
+        (tmp_path / "set.npz").write_bytes(whole[:number])
+        with pytest.raises(UserError, match=r"set\.npz"):
+            open_images(tmp_path / "set.npz")

@@ -121,9 +121,16 @@ def test_a_resumed_run_remembers_its_best_epoch(tmp_path):
 
 def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
     with pytest.raises(UserError, match="of the line is inf") as caught:
-        fit(Line(broken=True), Data(), tmp_path, epochs=2, show=False)
+        fit(Line(broken=True), Data(), tmp_path / "run", epochs=2, show=False)
     assert "--lr" in str(caught.value.hint)
-    assert not list((tmp_path / "checkpoints").iterdir())
+    assert not (tmp_path / "run").exists()
+
+
+def test_notes_of_the_user_stay_where_a_run_is_taken_away(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError):
+        fit(Line(broken=True), Data(), tmp_path, epochs=2, show=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_an_order_is_a_function_of_seed_and_epoch():

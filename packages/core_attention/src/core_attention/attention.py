@@ -164,6 +164,8 @@ def _attention(
     drop = drawn(dropout)
     problem = problem_of(q, k, v, full_mask, return_lse, dropout)
     module = BACKENDS[choose(problem, backend)[0]]
+    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+        module = reference  # an ONNX graph can hold no operator of ours: the definition, written out
     if not torch.compiler.is_compiling() and _LOG.isEnabledFor(logging.INFO):
         _log_choice(problem, backend)
     lost = None

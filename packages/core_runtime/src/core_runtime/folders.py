@@ -202,6 +202,14 @@ def open_run(
     return folder
 
 
+def abandon_run(folder: Path) -> None:
+    """Takes away a run that failed before there was anything to go on with; what else stands in the folder stays."""
+    for name in ("checkpoints", "metrics.csv", "config.yaml"):
+        _remove(folder / name)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _version(distribution: str) -> str:
     try:
         return version(distribution)

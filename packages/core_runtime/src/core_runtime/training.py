@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from core_runtime.errors import UserError
-from core_runtime.folders import write_text, writing
+from core_runtime.folders import abandon_run, write_text, writing
 from core_runtime.terminal import progress
 
 Row = Mapping[str, float]
@@ -214,7 +214,8 @@ def fit(
             before and after runs once; validation items are then shared out, and a few count twice where they do not divide evenly.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a loss that is not finite, or what a loader raises of an input that cannot be used; before the first checkpoint the run
+            is taken away again.
     """
     files = RunFiles(folder, epochs=epochs, score=score, patience=patience, show=show)
     last = folder / "checkpoints" / "last.ckpt"
@@ -242,6 +243,10 @@ def fit(
             runner.fit(training, data, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
+        except UserError:
+            if not last.exists():
+                abandon_run(folder)
+            raise
     # From files, not from `training`: under ddp_spawn the training happened in other processes.
     best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)
     weights = {}

@@ -10,7 +10,7 @@ from PIL import Image
 from core_runtime.errors import UserError
 from core_runtime.image_sets import ImageSetOptions, open_images
 from core_runtime.options import RunOptions
-from vision_models.classify.cohort import KnownImages, SplitOptions, copies_between_parts, record, split_images
+from vision_models.classify.cohort import SplitOptions, split_images
 from vision_models.classify.commands.compare import compare
 from vision_models.classify.commands.evaluate import EvaluationOptions, choose_images, evaluate
 from vision_models.classify.commands.inspect import examine
@@ -23,6 +23,7 @@ from vision_models.classify.model.attention_maps import attention_maps
 from vision_models.classify.model.folder import load_model
 from vision_models.classify.samples import CLASSES
 from vision_models.classify.training.recipe import Recipe
+from vision_models.membership import KnownImages, copies_between_parts, record
 
 from .classify_nets import QUICK, TINY, vit
 
@@ -259,3 +260,17 @@ def test_a_published_checkpoint_becomes_a_model_folder(tmp_path):
     (tmp_path / "noise.pth").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"noise\.pth"):
         convert(tmp_path / "noise.pth", network="vit_tiny_patch16_224", out=tmp_path / "other")
+
+
+def test_an_image_that_cannot_be_read_leaves_no_run_behind(samples, tmp_path):
+    shutil.copytree(samples["folders"], tmp_path / "images")
+    file = next((tmp_path / "images" / "train").rglob("*.png"))
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match=f"{file.name} is damaged"):
+        train(
+            tmp_path / "images",
+            network=TINY,
+            recipe=Recipe(**(QUICK | {"epochs": 1})),
+            run=RunOptions(out=tmp_path / "run", device="cpu"),
+        )
+    assert not (tmp_path / "run").exists()

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from vision_models.detect.model.detectors import Detector, DetectorConfig
 from vision_models.detect.model.inference import before_and_after
 from vision_models.detect.model.options import DetectorOptions
 from vision_models.detect.results import FoundBox
+from vision_models.detect.scenes.opening import open_boxes
 from vision_models.detect.training.recipe import Recipe, learning_rate_factor
 
 from .detect_nets import BACKBONE, TINY
@@ -154,6 +156,38 @@ def test_a_run_and_its_evaluation(trained, scenes, tmp_path):
     judged = evaluate(scenes, model=str(trained.model), out=tmp_path / "all", options=every, device="cpu")
     assert "trained on 6 of these 10" in judged.origin
     assert check(str(trained.model)).values["enhancer"] is True
+
+
+def test_training_pictures_are_known_by_content_under_any_name(trained, scenes, tmp_path):
+    known = open_boxes(scenes)
+    described = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 1, "name": name} for name in ["Bottle"]],
+    }
+    folder = tmp_path / "renamed"
+    folder.mkdir()
+    for number, image in enumerate(picture for picture in known.images if picture.part == "train"):
+        shutil.copy(image.file, folder / f"other{number}.png")
+        width, height = image.size
+        described["images"].append({"id": number, "file_name": f"other{number}.png", "width": width, "height": height})
+        described["annotations"].append({"id": number, "image_id": number, "category_id": 1, "bbox": [1, 1, 9, 9]})
+    (folder / "boxes.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match="no test pictures of the model are here"):
+        evaluate(folder / "boxes.json", model=str(trained.model), out=tmp_path / "out", device="cpu")
+    every = EvaluationOptions(part="all")
+    judged = evaluate(
+        folder / "boxes.json", model=str(trained.model), out=tmp_path / "out", options=every, device="cpu"
+    )
+    assert "trained on 6 of these 6 pictures" in judged.origin
+    # other pictures under the names of the training pictures are strangers
+    rng = np.random.default_rng(0)
+    for file in folder.glob("*.png"):
+        Image.fromarray(rng.integers(0, 40, (48, 64, 3), np.uint8)).save(file)
+    judged = evaluate(
+        folder / "boxes.json", model=str(trained.model), out=tmp_path / "new", options=every, device="cpu"
+    )
+    assert judged.origin.startswith("None of these 6 pictures")
 
 
 def test_predict_names_what_it_cannot_use_and_goes_on(trained, tmp_path):

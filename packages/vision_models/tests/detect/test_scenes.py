@@ -145,6 +145,18 @@ def test_a_picture_turned_by_exif_has_the_size_that_is_shown(tmp_path):
     assert "pictures turned upright by their EXIF" in scenes.notes
 
 
+def test_random_splits_keep_copies_together(exdark):
+    files = sorted((exdark / "ExDark").rglob("*.png"))
+    for copy in files[1:4]:
+        copy.write_bytes(files[0].read_bytes())
+    copies = {file.name for file in files[:4]}
+    for seed in range(6):
+        split = split_boxes(open_boxes(exdark), SplitOptions(split="random", split_seed=seed))
+        parts = [{image.name.split("/")[-1] for image in split.part(part)} for part in ("train", "val", "test")]
+        assert sum(bool(part & copies) for part in parts) == 1
+        assert sum(map(len, parts)) == 10
+
+
 def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):
     split = split_boxes(open_boxes(exdark))
     assert [len(split.part(part)) for part in ("train", "val", "test")] == [6, 2, 2]

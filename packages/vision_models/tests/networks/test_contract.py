@@ -35,16 +35,14 @@ def test_features_only_gives_the_maps_of_the_stages(name, options):
         maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True
     ):
         side = [math.ceil(80 / reduction), math.ceil(64 / reduction)]
-        if name.startswith("biformer_stl"):
-            side = [80 // reduction, 64 // reduction]
         assert out.shape == (2, channels, *side)
     if not is_plain(name) and "ulsam" not in name:
         assert model.feature_info.reduction() == [4, 8, 16, 32]
 
 
 def test_sizes_are_rounded_up(name, options):
-    if is_plain(name) or name.startswith("biformer_stl"):
-        return  # patches that are cut without overlap are rounded down
+    if is_plain(name):
+        return  # their patches are cut without overlap, and the rest is left out
     model = timm.create_model(name, features_only=True, **options).eval()
     for out, reduction in zip(model(torch.randn(1, 3, 33, 70)), model.feature_info.reduction(), strict=True):
         assert out.shape[2:] == (math.ceil(33 / reduction), math.ceil(70 / reduction))
@@ -135,6 +133,33 @@ def test_a_local_folder_restores_the_network(name, options, tmp_path):
     assert loaded.num_classes == 4
 
 
+def test_the_learning_rate_can_decay_from_layer_to_layer(name, options):
+    from timm.optim import param_groups_layer_decay
+
+    model = timm.create_model(name, num_classes=3, **options)
+    groups = param_groups_layer_decay(model, layer_decay=0.5)
+    scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    assert scales.keys() == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    order = [scales[id(parameter)] for parameter in model.get_classifier().parameters()]
+    assert set(order) == {1.0} == {max(scales.values())}
+    assert min(scales.values()) == scales[id(next(model.parameters()))] < 0.5
+
+
+def test_tokens_and_tables_do_not_decay(name, options):
+    model = timm.create_model(name, num_classes=3, **options)
+    if "ulsam" in name:
+        return  # timm's own network
+    undecayed = model.no_weight_decay()
+    assert undecayed <= {name for name, _ in model.named_parameters()}
+    if is_plain(name):
+        assert "cls_token" in undecayed
+    elif name.startswith("moh"):
+        kinds = ("query_embedding", "relative_pos_bias_local", "cpb_fc1.weight", "temperature")
+        assert all(any(kind in entry for entry in undecayed) for kind in kinds)
+    else:
+        assert not undecayed
+
+
 def test_other_pictures_are_refused_with_their_shape(name, options):
     if "ulsam" in name:
         return  # timm's own network
@@ -148,3 +173,11 @@ def test_exported_for_any_batch_they_are_the_same(small):
     script = Path(__file__).with_name("exporting.py")
     done = subprocess.run([sys.executable, "-W", "ignore", script], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [f"{name} ok" for name in small]
+
+
+@pytest.mark.slow
+def test_onnx_files_for_any_batch_are_the_same(small):
+    pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
+    script = Path(__file__).with_name("exporting.py")
+    done = subprocess.run([sys.executable, "-W", "ignore", script, "onnx"], capture_output=True, text=True, check=True)
+    assert [line for line in done.stdout.splitlines() if line.endswith("ok")] == [f"{name} ok" for name in small]

@@ -45,9 +45,15 @@ def test_padding_of_biformer_by_each_code_is_another(small):
         refusing(x)
 
 
-def test_biformer_with_more_regions_than_there_are_takes_them_all(small):
-    options = dict(small["biformer_tiny"]) | {"topks": (400, 400, 400, -2)}
-    assert create("biformer_tiny", num_classes=3, **options).eval()(torch.randn(1, 3, 32, 32)).isfinite().all()
+def test_biformer_with_more_regions_than_there_are_takes_them_all_and_says_so_once(small, caplog):
+    options = dict(small["biformer_tiny"]) | {"topks": (401, 402, 403, -2)}
+    model, x = create("biformer_tiny", num_classes=3, **options).eval(), torch.randn(1, 3, 32, 32)
+    assert model(x).isfinite().all()
+    assert "topk = 401, but there are 16 regions: all are taken" in caplog.text
+    assert "n_win = 7 regions per side of a map of 4 × 4" in caplog.text
+    said = len(caplog.records)
+    model(x)
+    assert len(caplog.records) == said
 
 
 def test_dense_biformer_normalises_outputs_alone(small):
@@ -73,6 +79,14 @@ def test_a_window_over_the_whole_map_is_full_attention():
     wider = shared_weights(model, create("suite_davit_tiny", num_classes=3, window_size=16, mask_pad=True, **options))
     x = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(wider(x), model(x))
+
+
+def test_a_window_larger_than_the_map_is_said_once(caplog):
+    options = {"depths": (1,), "embed_dims": (16,), "num_heads": (2,), "attention_types": ("spatial",)}
+    model = create("suite_davit_tiny", num_classes=3, window_size=11, **options).eval()
+    model(torch.randn(1, 3, 32, 40))
+    model(torch.randn(1, 3, 32, 40))
+    assert caplog.text.count("windows of 11 × 11 hold a map of 8 × 10 whole; its padding is seen") == 1
 
 
 # MambaOut

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,11 @@ def read_npz(path: Path, how: ImageSetOptions) -> ImageSet:
     import numpy as np
 
     try:
+        with zipfile.ZipFile(path):  # NumPy leaves a damaged archive open
+            pass
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError) as error:
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {error}", "an .npz holds arrays of numbers, no objects") from None
     pairs = _pairs(path, arrays)
     images, labels, parts, names = [], [], [], []

@@ -11,7 +11,12 @@ from core_runtime.pictures import ENDINGS, find_pictures
 
 
 def read_folders(root: Path) -> ImageSet:
-    """Class folders, also below folders of parts; or pictures without classes."""
+    """Class folders, also below folders of parts; or pictures without classes. A folder that wraps all this is looked into."""
+    given_root, notes = root, []
+    while (inside := _wrapped_by(root)) is not None:
+        root = inside
+    if root != given_root:
+        notes.append(f"{root.relative_to(given_root)} of {given_root.name} is read: nothing else there holds classes")
     parts = {"": root}
     below = {folder.name: folder for folder in _folders_in(root)}
     if below and all(name.lower() in PART_NAMES for name in below):
@@ -36,11 +41,12 @@ def read_folders(root: Path) -> ImageSet:
         files = find_pictures(root)
         names = tuple(file.relative_to(root).as_posix() for file in files)
         return ImageSet(root, "pictures", (), names, (UNKNOWN,) * len(files), ("",) * len(files), tuple(files))
-    files, labels, given, notes = [], [], [], []
+    files, labels, given = [], [], []
     for part, folder in parts.items():
         loose = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
         if loose:
-            notes.append(f"{len(loose)} pictures of {folder.name} are in no class folder and are left out")
+            noun = "picture is" if len(loose) == 1 else "pictures are"
+            notes.append(f"{folder.name}: {len(loose)} {noun} in no class folder and left out")
         for class_folder in _folders_in(folder):
             try:
                 members = find_pictures(class_folder)
@@ -55,6 +61,17 @@ def read_folders(root: Path) -> ImageSet:
     return ImageSet(
         root, "folder", tuple(classes), names, tuple(labels), tuple(given), tuple(files), notes=tuple(notes)
     )
+
+
+def _wrapped_by(root: Path) -> Path | None:
+    """The only folder in `root`, if it holds folders and no picture of its own: then it is no class, but what was packed or downloaded."""
+    folders = _folders_in(root)
+    if len(folders) != 1 or folders[0].name.lower() in PART_NAMES:
+        return None
+    (inside,) = folders
+    if not _folders_in(inside) or any(file.suffix.lower() in ENDINGS for file in inside.iterdir()):
+        return None
+    return inside
 
 
 def _folders_in(path: Path) -> list[Path]:

@@ -1,19 +1,16 @@
-"""Which images train, validate and test, and which of them a model has seen."""
+"""Which images train, validate and test."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from core_runtime.errors import UserError, few
-from core_runtime.fields import read_field
 from core_runtime.image_sets import PARTS, UNKNOWN, ImageSet
 from core_runtime.options import AtLeast, options
-
-DIGEST = 16  # characters of an image's digest
 
 
 @options
@@ -34,7 +31,7 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of images; no number is in two parts, though a stated split may hold copies (`copies_between_parts`)."""
+    """Numbers of images; no number is in two parts, though a stated split may hold copies (`membership.copies_between_parts`)."""
 
     name: str
     train: tuple[int, ...]
@@ -109,8 +106,9 @@ def _cut(images: ImageSet, numbers: Sequence[int], share: float, seed: int) -> t
         total = sum(map(len, groups.values()))
         if len(groups) < 2:
             raise UserError(
-                f"{images.root}: the class {images.classes[label]!r} has {total} images",
-                "too few to split: add images, or state the parts",
+                f"{images.root}: the class {images.classes[label]!r} has too few images to be split: {total}"
+                + (", all of them copies" if total > 1 else ""),
+                "add images, or state the parts",
             )
         wanted = max(1, round(share * total))
         order = list(groups)
@@ -132,56 +130,3 @@ def _few_of_each(images: ImageSet, numbers: Sequence[int], most: int, seed: int)
         members = [number for number in numbers if images.labels[number] == label]
         chosen += rng.permutation(members)[:most].tolist()
     return tuple(sorted(int(number) for number in chosen))
-
-
-def copies_between_parts(images: ImageSet, split: Split) -> str:
-    """A sentence about validation and test images that are also training images, as in some published splits; "" without any."""
-    trained = {images.digests[number] for number in split.train}
-    sentences = []
-    for part in ("val", "test"):
-        both = [images.names[number] for number in split.part(part) if images.digests[number] in trained]
-        if both:
-            sentences.append(
-                f"{len(both)} of {len(split.part(part))} {part} images are also training images: {few(both)}"
-            )
-    return "; ".join(sentences)
-
-
-@dataclass(frozen=True)
-class KnownImages:
-    """The images that a model was made from, by digest."""
-
-    train: frozenset[str]
-    val: frozenset[str]
-    test: frozenset[str]
-
-    @classmethod
-    def of(cls, provenance: Mapping[str, Any], where: object) -> KnownImages | None:
-        """The images that a model folder records; None if it has no record, like a converted one.
-
-        Raises:
-            UserError: the record is damaged.
-        """
-        if "images" not in provenance:
-            return None
-        parts = []
-        for part in PARTS:
-            # digests one after another: a list would make config.json many times as long
-            text = read_field(provenance, f"images.{part}", str, where=where)
-            if len(text) % DIGEST:
-                raise UserError(f"{where}: provenance.images.{part} is cut short", "the model folder is damaged")
-            parts.append(frozenset(text[i : i + DIGEST] for i in range(0, len(text), DIGEST)))
-        return cls(*parts)
-
-    def numbers(self, part: str, images: ImageSet) -> list[int]:
-        """The images that belong to a part, by their digests."""
-        members: frozenset[str] = getattr(self, part)
-        return [number for number, digest in enumerate(images.digests) if digest in members]
-
-
-def record(images: ImageSet, split: Split) -> dict[str, str]:
-    """What `KnownImages.of` reads."""
-    texts = {}
-    for part in PARTS:
-        texts[part] = "".join(images.digests[number] for number in split.part(part))
-    return texts

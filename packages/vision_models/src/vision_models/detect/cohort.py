@@ -1,8 +1,12 @@
-"""Which pictures train, validate and test."""
+"""Which pictures train, validate and test, and what recognises them."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,6 +15,7 @@ from core_runtime.boxes import BoxedImage, BoxSet
 from core_runtime.errors import UserError, few
 from core_runtime.options import AtLeast, options
 from vision_models.detect.scenes.sizes import check_size
+from vision_models.membership import DIGEST
 
 
 @options
@@ -41,19 +46,79 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}[name]
 
 
+class PicturesByContent:
+    """The pictures of a set as `vision_models.membership` knows them."""
+
+    def __init__(self, scenes: BoxSet) -> None:
+        self.scenes = scenes
+
+    @property
+    def root(self) -> Path:
+        return self.scenes.root
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(image.name for image in self.scenes.images)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(image.part for image in self.scenes.images)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """A digest of each file's content: the same picture is recognised under any name; "" of one that is not there."""
+        digests = []
+        for image in self.scenes.images:
+            digest = ""
+            if image.file.is_file():
+                digest = hashlib.sha256(image.file.read_bytes()).hexdigest()[:DIGEST]
+            digests.append(digest)
+        return tuple(digests)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A split by the numbers of its pictures."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def part(self, name: str) -> tuple[int, ...]:
+        return {"train": self.train, "val": self.val, "test": self.test}[name]
+
+
+def numbers_of(scenes: BoxSet, split: Split) -> Numbers:
+    """The numbers of a split's pictures in their set."""
+    places = {id(image): number for number, image in enumerate(scenes.images)}
+    parts = []
+    for part in ("train", "val", "test"):
+        parts.append(tuple(places[id(image)] for image in split.part(part)))
+    return Numbers(*parts)
+
+
+def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
+    """Makes sure that the pictures are there and large enough.
+
+    Raises:
+        UserError: they are not.
+    """
+    absent = [image.name for image in images if not image.file.is_file()]
+    if absent:
+        raise UserError(
+            f"{scenes.root}: {len(absent)} pictures are not there: {few(absent)}", "--images names their folder"
+        )
+    for image in images:
+        check_size(image.file, image.size)
+
+
 def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
     """The parts of pictures with boxes.
 
     Raises:
         UserError: files that are not there or too small, parts that are not stated, too few pictures, no box to learn from.
     """
-    absent = [image.name for image in scenes.images if not image.file.is_file()]
-    if absent:
-        raise UserError(
-            f"{scenes.root}: {len(absent)} pictures are not there: {few(absent)}", "--images names their folder"
-        )
-    for image in scenes.images:
-        check_size(image.file, image.size)
+    check_files(scenes, scenes.images)
     stated = any(image.part == "train" for image in scenes.images)
     name = how.split
     if name == "auto":
@@ -71,14 +136,8 @@ def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
         if not members["test"]:
             raise UserError(f"{scenes.root} states no test part", "--split random makes a split")
     else:
-        order = np.random.default_rng(how.split_seed).permutation(len(scenes.images)).tolist()
-        first_val, first_test = round(0.7 * len(order)), round(0.85 * len(order))
-        for part, numbers in (
-            ("train", order[:first_val]),
-            ("val", order[first_val:first_test]),
-            ("test", order[first_test:]),
-        ):
-            members[part] = [scenes.images[number] for number in sorted(numbers)]
+        for part, numbers in _random_parts(PicturesByContent(scenes).digests, how.split_seed).items():
+            members[part] = [scenes.images[number] for number in numbers]
     if how.most is not None:
         chosen = np.random.default_rng(how.split_seed).permutation(len(members["train"]))[: how.most]
         members["train"] = [members["train"][number] for number in sorted(chosen.tolist())]
@@ -88,3 +147,22 @@ def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
                 f"{scenes.root}: none of {len(images)} {part} pictures has a box", "more pictures, or another --split"
             )
     return Split(name, tuple(members["train"]), tuple(members["val"]), tuple(members["test"]))
+
+
+def _random_parts(digests: Sequence[str], seed: int) -> dict[str, list[int]]:
+    """70, 15 and 15 % of the pictures; identical ones stay together, so that none is both learned and judged."""
+    copies: dict[str, list[int]] = {}
+    for number, digest in enumerate(digests):
+        copies.setdefault(digest, []).append(number)
+    groups = list(copies.values())
+    order = np.random.default_rng(seed).permutation(len(groups)).tolist()
+    first_val, first_test = round(0.7 * len(order)), round(0.85 * len(order))
+    parts: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+    for place, group in enumerate(order):
+        part = "train"
+        if place >= first_test:
+            part = "test"
+        elif place >= first_val:
+            part = "val"
+        parts[part] += groups[group]
+    return {part: sorted(numbers) for part, numbers in parts.items()}

@@ -73,6 +73,14 @@ class Backbone(nn.Module):
         """The last layer."""
         return self.head
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves out, beside biases and norms: tokens and tables of positions."""
+        return {"cls_token", "pos_embed"} & {name for name, _ in self.named_parameters()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of parameters from the stem to the head, by which timm lets the learning rate decay from layer to layer."""
+        raise NotImplementedError
+
     def make_head(self, num_classes: int) -> nn.Module:
         """A fresh last layer; none for 0 classes."""
         return nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
@@ -243,6 +251,11 @@ class Pyramid(Backbone):
             self.reset_classifier(0, "", reset_other=True)
         return wanted
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """By stage, whether `coarse` or not."""
+        stages = [(rf"^{name}\.(\d+)", None) for name in self.per_stage]
+        return {"stem": rf"^{self.per_stage[0]}\.0\.", "blocks": [*stages, (r"^norms?\.|^proj\.", (99999,))]}
+
     def remove_norm(self) -> None:
         """Leaves out the final norm."""
 
@@ -272,6 +285,13 @@ class PlainTransformer(Backbone):
         self.feature_info = []
         for index in range(depth):
             self.feature_info.append({"num_chs": dim, "reduction": patch_size, "module": f"blocks.{index}"})
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """By block."""
+        return {
+            "stem": r"^cls_token|^pos_embed|^patch_embed",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^norm\.", (99999,))],
+        }
 
     def embed(self, x: Tensor) -> tuple[Tensor, Any]:
         """Tokens (batch, 1 + patches, channels), the class token first; and what the layers pass on: it has `grid`, (height, width)."""

@@ -36,7 +36,7 @@ def build(name: str, **options: Any) -> "nn.Module":
         return _entry_point(BY_NAME[name], name)(**options)
     if name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name.split(".")[0]):
         return timm.create_model(name, **options)
-    close = get_close_matches(name, [*BY_NAME, *timm.list_models()], n=3)
+    close = get_close_matches(name, sorted({*BY_NAME, *timm.list_models()}), n=3)
     hint = f"; did you mean {', '.join(close)}?" if close else ""
     raise ValueError(f"there is no network {name!r}{hint}")
 

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from core_attention.capture.recording import active, record
 from core_attention.measuring.example import Example
 from core_attention.parts.largest import largest
+from core_attention.parts.linear import linear, product
 from core_attention.parts.placing import Device, placed
+from core_attention.parts.saying import can_say, say_once
 from core_attention.routed.attention import Backend, merge_attention, routed_attention
 from core_attention.routed.routes import RouteIndex
 
@@ -37,9 +39,12 @@ def route_regions(
 ) -> Routing:
     """The `topk` regions with the largest ``scale · q_r · k_s`` of each region r (paper, eq. 3–4).
 
-    `topk` beyond the number of regions takes them all. An affinity that is not a number is never preferred; of equal
+    `topk` beyond the number of regions takes them all, which is said once. An affinity that is not a number is never preferred; of equal
     ones the lower number wins.
     """
+    regions = k.shape[1]
+    if can_say() and topk > regions:
+        say_once(f"bi-level routing: topk = {topk}, but there are {regions} regions: all are taken")
     affinity = (scale * q) @ k.transpose(1, 2)
     affinity = affinity.masked_fill(affinity.isnan(), -torch.inf)
     best, index = largest(affinity, topk)
@@ -252,7 +257,7 @@ class BiLevelRoutingAttention(nn.Module):
         out = from_regions(out, grid, size)[:, :height, :width]
         if positions is not None:
             out = positions.add_(out)
-        out = self.wo(out)
+        out = linear(self.wo, out) if isinstance(self.wo, nn.Linear) else self.wo(out)
         return (out, routing) if return_routing else out
 
     def _attend(
@@ -295,6 +300,10 @@ class BiLevelRoutingAttention(nn.Module):
         height, width = x.shape[1:3]
         if self.pad_mode == "refuse" and (height % self.n_win or width % self.n_win):
             raise ValueError(f"{tuple(x.shape)}: height and width must be multiples of n_win = {self.n_win}")
+        if can_say() and self.n_win > max(height, width):
+            say_once(
+                f"bi-level routing: n_win = {self.n_win} regions per side of a map of {height} × {width}: a token is a region"
+            )
         if self.pad_mode == "nchw":
             size = max(1, height // self.n_win), max(1, width // self.n_win)
         else:
@@ -307,7 +316,7 @@ class BiLevelRoutingAttention(nn.Module):
         """q, k, v; three products instead of one, so that nothing of three times the width is ever alive."""
         widths = [self.qk_dim, self.qk_dim, self.dim]
         parts = zip(self.qkv.weight.split(widths), self.qkv.bias.split(widths), strict=True)
-        return [F.linear(x, weight, bias) for weight, bias in parts]
+        return [product(x, weight, bias) for weight, bias in parts]
 
     def _route(self, q: Tensor, k: Tensor, real: Tensor | None) -> Routing:
         if not self.diff_routing:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from core_attention.attention import attention
 from core_attention.mechanisms.biformer.attention import BiLevelRoutingAttention, depthwise
+from core_attention.parts.linear import is_plain, linear
 from core_attention.parts.placing import Device, placed
 from core_attention.parts.stochastic_depth import stochastic_depth
 
@@ -51,13 +52,13 @@ class AttentionLePE(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch height width dim"]) -> Float[Tensor, "batch height width dim"]:
         """y of the shape of `x`."""
-        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = linear(self.qkv, x).chunk(3, -1)
         heads = (t.flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, v))
         out = attention(*heads, scale=self.scale).transpose(1, 2).reshape(x.shape)
         if self.lepe is not None:
             image = x if self.lepe_of == "input" else v
             out = out + self.lepe(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.proj(out)
+        return linear(self.proj, out)
 
 
 class BiFormerBlock(nn.Module):
@@ -108,7 +109,7 @@ class BiFormerBlock(nn.Module):
             raise ValueError(f"topk is positive, 0, −1 or −2, got {topk}")
         hidden = int(mlp_ratio * dim)
         between = OnMap(depthwise(hidden, 3)) if mlp_dwconv else nn.Identity()
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), between, nn.GELU(), nn.Linear(hidden, dim))
+        self.mlp = Mlp(nn.Linear(dim, hidden), between, nn.GELU(), nn.Linear(hidden, dim))
         if layer_scale is not None:
             self.gamma1, self.gamma2 = (nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2))
         else:
@@ -126,6 +127,20 @@ class BiFormerBlock(nn.Module):
             if not self.pre_norm:
                 x = norm(x)
         return x.permute(0, 3, 1, 2)
+
+
+class Mlp(nn.Sequential):
+    """Linear, something between or nothing, GELU, linear."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The sequence; the first two steps in one where nothing stands between them."""
+        first, between, activation, last = self
+        exact = is_plain(activation, nn.GELU) and activation.approximate == "none"
+        if isinstance(first, nn.Linear) and is_plain(between, nn.Identity) and exact:
+            hidden = linear(first, input, gelu=True)
+        else:
+            hidden = activation(between(first(input)))
+        return linear(last, hidden) if isinstance(last, nn.Linear) else last(hidden)
 
 
 class OnMap(nn.Sequential):

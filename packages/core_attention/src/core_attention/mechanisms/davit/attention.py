@@ -12,7 +12,9 @@ from torch.nn import functional as F
 from core_attention.attention import attention
 from core_attention.capture.recording import record
 from core_attention.measuring.example import Example
+from core_attention.parts.linear import is_plain, linear
 from core_attention.parts.placing import Device, placed
+from core_attention.parts.saying import can_say, say_once
 from core_attention.parts.stochastic_depth import stochastic_depth
 
 MANY = 512  # tokens from which their products are worth folding together (`ChannelAttention`)
@@ -68,11 +70,6 @@ def _record_map(m: Float[Tensor, "batch heads d d"]) -> None:
 def _computes_in_float32(x: Tensor) -> bool:
     """Whether products of x are computed in float32 or wider."""
     return x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-
-
-def _is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether a layer is its weight and bias alone: no adapter, quantisation or hook, which a folded form would bypass."""
-    return type(layer) is kind and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def partition(x: Float[Tensor, "batch height width channels"], window: int) -> Float[Tensor, "windows tokens channels"]:
@@ -137,11 +134,14 @@ class WindowAttention(nn.Module):
         """The map after attention inside each window, of the shape of `x`."""
         _check(x, self.proj.in_features)
         h, w = x.shape[1:3]
+        if can_say() and self.window_size > max(h, w) and not self.mask_pad:
+            side = self.window_size
+            say_once(f"window attention: windows of {side} × {side} hold a map of {h} × {w} whole; its padding is seen")
         windows = partition(x, self.window_size)
-        q, k, v = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = linear(self.qkv, windows).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         mask = self._padding_mask(x) if self.mask_pad else None
         y = attention(q, k, v, mask=mask)
-        return self.proj(merge(y.transpose(1, 2).flatten(2), self.window_size, h, w))
+        return linear(self.proj, merge(y.transpose(1, 2).flatten(2), self.window_size, h, w))
 
     def _padding_mask(self, x: Tensor) -> Bool[Tensor, "windows 1 1 tokens"] | None:
         """True at tokens of the map; None where windows need no padding."""
@@ -189,12 +189,12 @@ class ChannelAttention(nn.Module):
         _check(x, self.proj.in_features)
         tokens = x.flatten(1, 2)
         long = tokens.shape[1] >= max(MANY, 4 * tokens.shape[2])
-        plain = _is_plain(self.qkv, nn.Linear) and _is_plain(self.proj, nn.Linear)
+        plain = is_plain(self.qkv, nn.Linear) and is_plain(self.proj, nn.Linear)
         if long and _computes_in_float32(tokens) and plain:
             return self._folded(tokens).view(x.shape)
-        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = linear(self.qkv, tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         y = channel_attention(q, k, v, scaling=self.scaling)
-        return self.proj(y.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
+        return linear(self.proj, y.transpose(1, 2).flatten(2)).unflatten(1, x.shape[1:3])
 
     def _folded(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
         """The same with two products over the tokens instead of six, for maps of many more tokens than channels.
@@ -237,7 +237,7 @@ class ConvPosEnc(nn.Module):
     def forward(self, x: Float[Tensor, "batch height width channels"]) -> Float[Tensor, "batch height width channels"]:
         """The map and its convolved self, added."""
         image = x.permute(0, 3, 1, 2)
-        if not self.act and _computes_in_float32(x) and _is_plain(self.proj, nn.Conv2d):
+        if not self.act and _computes_in_float32(x) and is_plain(self.proj, nn.Conv2d):
             # x + DWConv(x) is one convolution whose centre is larger by 1: a pass over the map less
             weight = self.proj.weight + F.pad(x.new_ones(1, 1, 1, 1), (1, 1, 1, 1))
             y = F.conv2d(image, weight, self.proj.bias, padding=1, groups=self.proj.groups)
@@ -258,7 +258,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*lead channels"]) -> Float[Tensor, "*lead channels"]:
         """The tokens after both linear layers."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return linear(self.fc2, linear(self.fc1, x, gelu=True))
 
 
 class _Block(nn.Module):

@@ -35,7 +35,7 @@ class Plan:
     epochs: int
 
 
-QUICK, FULL = Plan(per_class=48, epochs=8), Plan(per_class=200, epochs=60)
+QUICK, FULL = Plan(per_class=40, epochs=6), Plan(per_class=200, epochs=60)
 RECIPE = {"batch": 16, "lr": 6e-2, "warmup": 1, "mixup": 0.0, "cutmix": 0.0, "erasing": 0.0, "augment": "crop"}
 
 

@@ -13,10 +13,11 @@ from core_runtime.errors import UserError
 from core_runtime.image_sets import UNKNOWN, ImageSet, ImageSetOptions, open_images
 from core_runtime.options import Device, Model, Out, Overwrite, Threads, options, resolve_device, use_threads
 from vision_models.classify.commands.train import Images
+from vision_models.membership import choose
 
 if TYPE_CHECKING:
-    from vision_models.classify.cohort import KnownImages
     from vision_models.classify.metrics import Metrics
+    from vision_models.membership import KnownImages
 
 
 @options
@@ -78,11 +79,11 @@ def evaluate(
     Example: vision-models classify evaluate flowers/ --model run/model --out evaluation
     """
     from core_runtime.folders import write_text
-    from vision_models.classify.cohort import KnownImages
     from vision_models.classify.metrics import measure
     from vision_models.classify.model.folder import load_model
     from vision_models.classify.model.inference import predict_images
     from vision_models.classify.reports.evaluation import write_evaluation
+    from vision_models.membership import KnownImages
 
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
@@ -143,37 +144,4 @@ def choose_images(images: ImageSet, known: KnownImages | None, part: str) -> tup
     labelled = [number for number, label in enumerate(images.labels) if label != UNKNOWN]
     if not labelled:
         raise UserError(f"{images.root} has no labels", "'vision-models classify predict' needs none")
-    chosen = labelled
-    stated = [number for number in labelled if images.parts[number] == part]
-    if known is None:
-        if part != "all" and stated:
-            chosen = stated
-        return chosen, "The model has no record of the images that it was trained on: some of these may be among them."
-    trained, tuned = set(known.numbers("train", images)), set(known.numbers("val", images))
-    own = []
-    if part != "all":
-        # a copy that the files put into another part is not one of this part's images
-        own = [number for number in known.numbers(part, images) if images.parts[number] in ("", part)]
-    if own:
-        chosen = own
-    elif part != "all" and stated:
-        chosen = stated
-    elif part != "all" and (trained or tuned):
-        raise UserError(f"{images.root}: no {part} images of the model are here", "--part all evaluates every image")
-    on_trained, on_tuned = len(trained & set(chosen)), len(tuned & set(chosen))
-    if on_trained and own and part in ("val", "test"):
-        return (
-            chosen,
-            f"The model's own {part} images; {on_trained} of these {len(chosen)} have a copy among its training images.",
-        )
-    if on_trained and part in ("val", "test"):
-        raise UserError(
-            f"the model was trained on {on_trained} of these {len(chosen)} images",
-            "ask for them with --part train or all",
-        )
-    count = len(chosen)
-    if on_trained:
-        return chosen, f"The model was trained on {on_trained} of these {count} images: the figures are too good."
-    if on_tuned:
-        return chosen, f"{on_tuned} of these {count} images selected the model's epoch; none trained it."
-    return chosen, f"None of these {count} images trained the model or selected its epoch."
+    return choose(images, labelled, known, part, noun="images")

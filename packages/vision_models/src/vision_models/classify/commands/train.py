@@ -82,7 +82,8 @@ def train(
         weights: a file of published weights to start from ('vision-models classify models').
     """
     # unusable data are reported before Lightning is loaded, which alone takes seconds
-    from vision_models.classify.cohort import copies_between_parts, split_images
+    from vision_models.classify.cohort import split_images
+    from vision_models.membership import copies_between_parts, record
 
     opened = open_images(data, images)
     parts = split_images(opened, split)
@@ -95,7 +96,6 @@ def train(
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import identity
     from core_runtime.training import draw_history, fit
-    from vision_models.classify.cohort import record
     from vision_models.classify.metrics import measure
     from vision_models.classify.model.classifier import Classifier, ClassifierConfig, check_network
     from vision_models.classify.model.folder import save_model

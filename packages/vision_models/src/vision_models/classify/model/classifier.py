@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from core_runtime.errors import UserError
 from vision_models import networks
 
+_PLACES = "ResNets and MobileNets have the places residual and depthwise; of others --insert-at names modules"
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
@@ -70,7 +72,7 @@ def build_network(config: ClassifierConfig) -> nn.Module:
         try:
             insert(network, config.insert, after=config.insert_at)
         except ValueError as error:
-            raise UserError(f"--insert {config.insert} into {config.network}: {error}") from None
+            raise UserError(f"--insert {config.insert} into {config.network}: {error}", _PLACES) from None
     return network
 
 

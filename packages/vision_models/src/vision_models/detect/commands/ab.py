@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from core_runtime.boxes import BoxedImage
 from core_runtime.cli import Outcome
@@ -15,9 +15,6 @@ from vision_models.detect.cohort import SplitOptions
 from vision_models.detect.commands.train import ImageFolder, Scenes, Trained, train
 from vision_models.detect.model.options import DetectorOptions
 from vision_models.detect.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from vision_models.detect.metrics import Judge
 
 SHOWN = 4  # test pictures in the report
 ARMS = {"featenhancer": "with FeatEnHancer", "none": "without"}
@@ -77,7 +74,7 @@ def ab(
     """
     from core_runtime.folders import write_text
     from vision_models.detect.cohort import split_boxes
-    from vision_models.detect.metrics import differences
+    from vision_models.detect.metrics import Judge, differences
     from vision_models.detect.scenes.opening import open_boxes
 
     scenes = open_boxes(data, images)
@@ -92,7 +89,7 @@ def ab(
             chosen = replace(detector, enhancer=arm)
             trained = train(data, detector=chosen, recipe=recipe, split=split, images=images, weights=weights, run=own)
             runs.setdefault(arm, trained)
-            judges[arm] = _judge(trained.model, test, scenes.classes)
+            judges[arm] = Judge(test, trained.found, scenes.classes)
             measured = trained.values["test"]
             rows.append(
                 {
@@ -116,15 +113,6 @@ def ab(
     return Trial(rows, gaps, report, runs)
 
 
-def _judge(model: Path, test: Sequence[BoxedImage], classes: Sequence[str]) -> Judge:
-    """The test pictures matched with what a run's model finds."""
-    from vision_models.detect.metrics import Judge
-    from vision_models.detect.model.folder import load_model
-    from vision_models.detect.predictions import find_boxes
-
-    return Judge(test, find_boxes(load_model(model), test), classes)
-
-
 def _report(
     out: Path,
     rows: Sequence[dict[str, Any]],
@@ -134,13 +122,14 @@ def _report(
 ) -> Path:
     from core_runtime.report import Report
     from vision_models.detect.model.folder import load_model
-    from vision_models.detect.predictions import find_boxes
     from vision_models.detect.reports.figures import scene_sheet
     from vision_models.detect.reports.scenes import scene_row
 
     sheet = []
     with_enhancer, without = load_model(runs["featenhancer"].model), load_model(runs["none"].model)
-    for image, one, other in zip(shown, find_boxes(with_enhancer, shown), find_boxes(without, shown), strict=True):
+    first = len(shown)
+    found, found_without = runs["featenhancer"].found[:first], runs["none"].found[:first]
+    for image, one, other in zip(shown, found, found_without, strict=True):
         row = scene_row(image, one, with_enhancer, 0.3)
         row[-1] = ("found with FeatEnHancer", *row[-1][1:])
         _, picture, boxes, drawn = scene_row(image, other, without, 0.3)[-1]

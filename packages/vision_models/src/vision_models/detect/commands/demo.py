@@ -25,7 +25,7 @@ class Plan:
     seeds: int
 
 
-QUICK, FULL = Plan(scenes=45, epochs=5, seeds=1), Plan(scenes=200, epochs=30, seeds=3)
+QUICK, FULL = Plan(scenes=40, epochs=5, seeds=1), Plan(scenes=200, epochs=30, seeds=3)
 DETECTOR = DetectorOptions(
     enhancer_width=8,
     detector="fcos",

@@ -26,10 +26,12 @@ from core_runtime.options import (
 )
 from core_runtime.terminal import warn
 from vision_models.detect.commands.train import ImageFolder, Scenes
+from vision_models.membership import choose
 
 if TYPE_CHECKING:
     from vision_models.detect.metrics import Metrics
     from vision_models.detect.model.inference import ReadyDetector
+    from vision_models.membership import KnownImages
 
 SHOWN = 5  # pictures in the report
 
@@ -98,6 +100,7 @@ def evaluate(
     from vision_models.detect.model.folder import load_model
     from vision_models.detect.predictions import find_boxes
     from vision_models.detect.scenes.opening import open_boxes
+    from vision_models.membership import KnownImages
 
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
@@ -106,7 +109,8 @@ def evaluate(
     scenes = in_classes_of(open_boxes(data, images), detector.classes)
     for warning in scenes.warnings():
         warn(warning)
-    chosen, origin = choose_pictures(scenes, detector.provenance, options.part)
+    known = KnownImages.of(detector.provenance, f"{detector.path}/config.json")
+    chosen, origin = choose_pictures(scenes, known, options.part)
     found = find_boxes(detector, chosen, most=options.most)
     metrics = Judge(chosen, found, detector.classes, options.most).metrics(seed=seed)
     write_text(out / "metrics.json", json.dumps(metrics.plain(), indent=1) + "\n")
@@ -138,39 +142,25 @@ def in_classes_of(scenes: BoxSet, classes: tuple[str, ...]) -> BoxSet:
     return replace(scenes, classes=classes, images=tuple(images), category_ids=())
 
 
-def choose_pictures(scenes: BoxSet, provenance: Mapping[str, Any], part: str) -> tuple[tuple[BoxedImage, ...], str]:
-    """The pictures to evaluate, and their relation to the model's training (by their names).
+def choose_pictures(scenes: BoxSet, known: KnownImages | None, part: str) -> tuple[tuple[BoxedImage, ...], str]:
+    """The pictures to evaluate, and their relation to the model's training.
+
+    Args:
+        known: the pictures that the model was made from, by their content, if it has a record.
+        part: of the model's own split, if it knows these pictures; else of the files.
 
     Raises:
-        UserError: none is left, or a file is not there.
+        UserError: pictures that the model was trained on are asked for as others; none is left, or a file is not there or too small.
     """
-    from vision_models.detect.scenes.sizes import check_size
+    from vision_models.detect.cohort import PicturesByContent, check_files
 
-    known = provenance.get("pictures", {})
-    trained, own = set(known.get("train", ())), set(known.get(part, ()))
-    chosen = scenes.images
-    if part != "all":
-        stated = tuple(image for image in scenes.images if image.part == part)
-        members = tuple(image for image in scenes.images if image.name in own)
-        chosen = members or stated or scenes.images
+    every = range(len(scenes.images))
+    numbers, origin = choose(PicturesByContent(scenes), every, known, part, noun="pictures")
+    chosen = tuple(scenes.images[number] for number in numbers)
+    check_files(scenes, chosen)
     if not any(image.boxes for image in chosen):
         raise UserError(f"{scenes.root}: none of {len(chosen)} pictures has a box", "'detect predict' needs none")
-    absent = [image.name for image in chosen if not image.file.is_file()]
-    if absent:
-        raise UserError(
-            f"{scenes.root}: {len(absent)} pictures are not there: {few(absent)}", "--images names their folder"
-        )
-    for image in chosen:
-        check_size(image.file, image.size)
-    learned = sum(image.name in trained for image in chosen)
-    if not known:
-        return (
-            chosen,
-            "The model has no record of the pictures that it was trained on: some of these may be among them.",
-        )
-    if learned:
-        return chosen, f"The model was trained on {learned} of these {len(chosen)} pictures: the figures are too good."
-    return chosen, f"None of these {len(chosen)} pictures trained the model, by their names."
+    return chosen, origin
 
 
 def _write_report(

@@ -18,6 +18,7 @@ from vision_models.detect.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from vision_models.detect.model.detectors import DetectorConfig
+    from vision_models.detect.results import FoundBox
 
 Scenes = Annotated[
     Path, Parameter(help="Pictures with boxes: a COCO file or a folder with one, an ExDark or a DARK FACE folder.")
@@ -35,6 +36,7 @@ class Trained(Outcome):
         values: counts, parameters, measures of the test pictures.
         history: one row per epoch.
         data: the pictures that it was trained on.
+        found: boxes in each test picture.
     """
 
     model: Path
@@ -42,6 +44,7 @@ class Trained(Outcome):
     values: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
     data: Path
+    found: Sequence[Sequence["FoundBox"]]
 
     def facts(self) -> dict[str, Any]:
         return {"model": self.model, "epoch": self.epoch, **self.values}
@@ -82,13 +85,16 @@ def train(
         weights: a file of published weights to start from ('vision-models detect models'); what is loaded is printed.
     """
     # unusable data are reported before Lightning is loaded, which alone takes seconds
-    from vision_models.detect.cohort import split_boxes
+    from vision_models.detect.cohort import PicturesByContent, numbers_of, split_boxes
     from vision_models.detect.scenes.opening import open_boxes
+    from vision_models.membership import copies_between_parts, record
 
     scenes = open_boxes(data, images)
     parts = split_boxes(scenes, split)
-    for warning in scenes.warnings():
-        warn(warning)
+    by_content, numbers = PicturesByContent(scenes), numbers_of(scenes, parts)
+    for warning in (*scenes.warnings(), copies_between_parts(by_content, numbers)):
+        if warning:
+            warn(warning)
     import torch
 
     from core_runtime.folders import fingerprint, open_run, write_text
@@ -167,12 +173,12 @@ def train(
         "start": start,
         "arguments": {name: value for name, value in arguments.items() if name not in private},
         "test_ap50": metrics.ap50,
-        "pictures": {part: [image.name for image in parts.part(part)] for part in ("train", "val", "test")},
+        "images": record(by_content, numbers),
     }
     folder = save_model(model.cpu(), run.out / "model", classes=scenes.classes, provenance=provenance)
     draw_history(history, run.out / "figures" / "training.png", (("train_loss",), ("val_ap50",)))
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
-    return Trained(folder, int(best["epoch"]), values, history, data)
+    return Trained(folder, int(best["epoch"]), values, history, data, found)
 
 
 def config_of(detector: DetectorOptions, num_classes: int) -> tuple["DetectorConfig", Path | None]:

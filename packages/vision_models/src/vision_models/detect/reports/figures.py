@@ -29,7 +29,8 @@ def save(figure: Figure, path: Path) -> Path:
 
 def draw_boxes(axes: Any, image: Any, boxes: Sequence[tuple[Any, int, str]], *, dashed: bool = False) -> None:
     """Boxes (box, number of the class, words) over a picture."""
-    axes.imshow(np.asarray(image))
+    image = np.asarray(image)
+    axes.imshow(image)
     axes.set_axis_off()
     for (left, top, right, bottom), label, words in boxes:
         colour = TRUE if dashed else _COLOURS[label % len(_COLOURS)]
@@ -38,9 +39,11 @@ def draw_boxes(axes: Any, image: Any, boxes: Sequence[tuple[Any, int, str]], *, 
             Rectangle((left, top), right - left, bottom - top, fill=False, color=colour, linestyle=style, linewidth=1.6)
         )
         if words:
-            axes.text(
-                left, max(0, top - 1), words, color="black", fontsize=6, va="bottom", backgroundcolor=colour
-            ).set_bbox({"facecolor": colour, "pad": 0.8, "linewidth": 0})
+            place, side = max(0, top - 1), "bottom"
+            if top < 0.08 * image.shape[0]:  # above the box it would cover the picture's title
+                place, side = top, "top"
+            label_text = axes.text(left, place, words, color="black", fontsize=6, va=side, backgroundcolor=colour)
+            label_text.set_bbox({"facecolor": colour, "pad": 0.8, "linewidth": 0})
 
 
 def brightened(image: Any) -> NDArray[np.uint8]:
@@ -59,7 +62,12 @@ def stretched(features: Tensor) -> NDArray[np.uint8]:
 def scene_sheet(rows: Sequence[Sequence[tuple[str, Any, Sequence[tuple[Any, int, str]], bool]]], path: Path) -> Path:
     """Pictures in rows; each is (title, picture, boxes, whether its boxes are the drawn ones)."""
     columns = max(map(len, rows))
-    figure = Figure(figsize=(3.1 * columns, 2.55 * len(rows)), layout="constrained")
+    height = 2.55 * len(rows)
+    figure = Figure(figsize=(3.1 * columns, height))
+    # pictures without axes need no layout engine, which takes seconds for a sheet; the first row's titles take a quarter of an inch
+    figure.subplots_adjust(
+        left=0.005, right=0.995, bottom=0.05 / height, top=1 - 0.25 / height, wspace=0.03, hspace=0.05
+    )
     axes = np.reshape(figure.subplots(len(rows), columns), (len(rows), columns))
     for ax in axes.ravel():
         ax.set_axis_off()

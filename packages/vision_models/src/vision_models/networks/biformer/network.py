@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from core_attention.mechanisms.biformer.block import AttentionLePE, BiFormerBlock
 from vision_models.networks.backbone import ChannelNorm, Pyramid, drop_path_rates, init_linear
@@ -21,6 +22,8 @@ class BiFormer(Pyramid):
         n_win: regions per side, for all stages or by stage.
         qk_dims: channels of queries and keys by stage; None: those of the stage.
         stem: "convolutions" (T, S, B: overlapping, and a position convolution in each block) or "patches" (STL, the layout of Swin-T).
+        round_up: zero-pad what STL's patches do not divide, right and below, so that no pixel is lost and maps are rounded up as in all our
+            pyramids; the published code cuts the rest away.
         refactored: the last stage's full attention as in the authors' second code: its LePE convolves the values.
         pad_mode: what happens to maps that `n_win` does not divide, see `BiLevelRoutingAttention`.
         before_attn_dwconv: kernel of the position convolution; None: 3, and none in STL.
@@ -44,6 +47,7 @@ class BiFormer(Pyramid):
         n_win: int | Sequence[int] = 7,
         qk_dims: Sequence[int | None] | None = None,
         stem: Literal["convolutions", "patches"] = "convolutions",
+        round_up: bool = True,
         refactored: bool = False,
         pad_mode: str = "masked",
         before_attn_dwconv: int | None = None,
@@ -76,7 +80,8 @@ class BiFormer(Pyramid):
         self.stages = nn.ModuleList()
         for i, dim in enumerate(embed_dim):
             before = embed_dim[i - 1] if i else in_chans
-            self.downsample_layers.append(_downsample(before, dim, first=i == 0, patches=patches, norm=norm))
+            step = _downsample(before, dim, first=i == 0, patches=patches, norm=norm, round_up=round_up)
+            self.downsample_layers.append(step)
             qk_dim = (qk_dims[i] if qk_dims is not None else None) or dim
             options: dict[str, Any] = {
                 "num_heads": qk_dim // head_dim,
@@ -124,12 +129,12 @@ def _norm(kind: str, dim: int) -> nn.Module:
     return nn.BatchNorm2d(dim) if kind == "batch" else ChannelNorm(dim, eps=1e-6)
 
 
-def _downsample(before: int, dim: int, *, first: bool, patches: bool, norm: str) -> nn.Sequential:
+def _downsample(before: int, dim: int, *, first: bool, patches: bool, norm: str, round_up: bool) -> nn.Sequential:
     """The stem, or what stands between two stages."""
     if patches and first:
-        return nn.Sequential(nn.Conv2d(before, dim, 4, stride=4), _norm(norm, dim))
+        return nn.Sequential(Patches(before, dim, 4, round_up=round_up), _norm(norm, dim))
     if patches:
-        return nn.Sequential(_norm(norm, before), nn.Conv2d(before, dim, 2, stride=2))
+        return nn.Sequential(_norm(norm, before), Patches(before, dim, 2, round_up=round_up))
     if first:
         half = dim // 2
         return nn.Sequential(
@@ -140,3 +145,25 @@ def _downsample(before: int, dim: int, *, first: bool, patches: bool, norm: str)
             _norm(norm, dim),
         )
     return nn.Sequential(nn.Conv2d(before, dim, 3, stride=2, padding=1), _norm(norm, dim))
+
+
+class Patches(nn.Conv2d):
+    """A convolution of patches that do not overlap.
+
+    Args:
+        before: channels of the map.
+        dim: channels of the smaller map.
+        side: of a patch.
+        round_up: zero-pad maps that `side` does not divide, right and below; otherwise the rest is cut away.
+    """
+
+    def __init__(self, before: int, dim: int, side: int, *, round_up: bool) -> None:
+        super().__init__(before, dim, side, stride=side)
+        self.side, self.round_up = side, round_up
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The smaller map."""
+        height, width = input.shape[2:]
+        if self.round_up and (height % self.side or width % self.side):
+            input = F.pad(input, (0, -width % self.side, 0, -height % self.side))
+        return super().forward(input)

@@ -94,6 +94,7 @@ def _build_stl(config: Config, refactored: bool) -> BiFormer:
         head_dim=config.get("head_dim", 32),
         n_win=config.get("n_wins", (7, 7, 7, 7)),
         stem="patches",
+        round_up=False,
         refactored=refactored,
         pad_mode="nchw" if refactored else "legacy",
         norm="batch" if "BatchNorm" in norm else "layer",

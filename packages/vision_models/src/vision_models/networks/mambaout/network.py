@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from core_attention.parts.linear import linear
 from core_attention.parts.stochastic_depth import stochastic_depth
 from vision_models.networks.backbone import Pyramid, drop_path_rates
 
@@ -59,7 +60,7 @@ class GatedCNNBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """y of the shape of `x`, (batch, height, width, channels)."""
-        gate, identity, convolved = self.fc1(self.norm(x)).split(self.split, -1)
+        gate, identity, convolved = linear(self.fc1, self.norm(x)).split(self.split, -1)
         # a channels-last view: nothing is copied around the convolution
         convolved = self.conv(convolved.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if torch.is_grad_enabled():
@@ -68,7 +69,7 @@ class GatedCNNBlock(nn.Module):
             product = self.act(gate)
             product[..., : self.split[1]].mul_(identity)
             product[..., self.split[1] :].mul_(convolved)
-        y = self.fc2(product)
+        y = linear(self.fc2, product)
         if self.gamma is not None:
             y = y * self.gamma
         return x + stochastic_depth(y, self.drop_path, self.training)

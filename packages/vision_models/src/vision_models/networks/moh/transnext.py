@@ -153,6 +153,10 @@ class TransNeXt(Pyramid):
         self.head = self.make_head(num_classes)
         self.apply(_init)
 
+    def no_weight_decay(self) -> set[str]:
+        undecayed = ("query_embedding", "relative_pos_bias_local", "cpb", "temperature")  # as published
+        return {name for name, _ in self.named_parameters() if any(part in name for part in undecayed)}
+
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Computes the tables of positions once for pictures of another size, instead of in each call."""
         height, width = _pair(img_size)

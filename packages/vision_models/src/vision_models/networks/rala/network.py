@@ -207,6 +207,9 @@ class RAVLT(Pyramid):
         self.head = self.make_head(self.num_classes)
         self.apply(_init)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        return super().group_matcher(coarse) | {"stem": r"^patch_embed\."}
+
     @property
     def head_hidden_size(self) -> int:
         return self.num_features if self.proj is None else self.projection
