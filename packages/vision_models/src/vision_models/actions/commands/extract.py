@@ -1,0 +1,121 @@
+"""``vision-models actions extract``."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.errors import UserError
+from core_runtime.identity import identity
+from core_runtime.options import Device, Out, Overwrite, SkipErrors, Threads, Workers, flat, resolve_device
+from vision_models.actions.backbones import BackboneOptions
+from vision_models.actions.commands.predict import FEATURE_ENDINGS, _inputs
+
+
+@dataclass(frozen=True)
+class Work:
+    """One video."""
+
+    path: Path
+    backbone: BackboneOptions
+    device: str
+
+
+@dataclass(frozen=True)
+class Extracted(BulkOutcome):
+    """The features of videos, and the videos that could not be used.
+
+    Attributes:
+        out: their folder.
+        shapes: video → snippets and channels.
+    """
+
+    attempts: Sequence[Attempt]
+    out: Path
+    shapes: Mapping[str, Sequence[int]]
+
+    def facts(self) -> dict[str, Any]:
+        return {"out": self.out, "features": dict(self.shapes), "failed": self.failed}
+
+    def lines(self) -> Iterable[str]:
+        for name, (snippets, channels) in list(self.shapes.items())[:8]:
+            yield f"{name}: {snippets} snippets × {channels} channels"
+        if len(self.shapes) > 8:
+            yield f"… and {len(self.shapes) - 8} more"
+        yield f"Next: vision-models actions train {self.out} --annotations FILE --out run"
+
+
+def extract(
+    path: Path,
+    /,
+    *,
+    out: Out = Path("features"),
+    backbone: BackboneOptions = BackboneOptions(),
+    device: Device = "auto",
+    workers: Workers = 1,
+    threads: Threads = None,
+    skip_errors: SkipErrors = True,
+    overwrite: Overwrite = False,
+) -> Extracted:
+    """Makes snippet features of videos, by any image or video network or by plain statistics of motion; a killed run goes on.
+
+    Example: vision-models actions extract videos/ --backbone resnet18 --weights resnet18.safetensors --out features
+
+    Args:
+        path: a video, or a folder of videos.
+    """
+    from core_runtime.terminal import warn
+    from vision_models.actions.annotations import plain_name
+    from vision_models.actions.features import Source, read_features
+
+    inputs = [each for each in _inputs(path) if each.suffix.lower() not in FEATURE_ENDINGS]
+    if not inputs:
+        raise UserError(f"{path} holds features already", "give videos")
+    place = resolve_device(device)
+    built = _build(backbone, place)
+    if backbone.backbone not in ("motion",) and backbone.weights is None and not Path(backbone.backbone).is_dir():
+        warn(f"{backbone.backbone} has random weights: name a file of trained ones with --weights")
+    names = [plain_name(each.name) for each in inputs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} holds two videos called {twice[0]!r}", "rename one")
+    items = []
+    for each, name in zip(inputs, names, strict=True):
+        key = {"input": identity(each), "options": flat(backbone=backbone), "backbone": built.description}
+        items.append(Item(name, Work(each, backbone, place), out / f"{name}.npz", key=key, inputs=[each]))
+    attempts = bulk(
+        extract_item,
+        items,
+        log=out / "log.jsonl",
+        description="Extracting",
+        workers=workers,
+        threads=threads,
+        skip_errors=skip_errors,
+        overwrite=overwrite,
+    )
+    if not any(attempt.ok for attempt in attempts):
+        raise UserError(f"{attempts[0].name}: {attempts[0].message}")
+    shapes: dict[str, Sequence[int]] = {}
+    for item, attempt in zip(items, attempts, strict=True):
+        if attempt.ok:
+            shapes[item.name] = read_features(item.name, Source(item.output)).values.shape
+    return Extracted(attempts, out, shapes)
+
+
+@lru_cache(1)
+def _build(how: BackboneOptions, device: str) -> Any:
+    """The backbone, once in each process."""
+    from vision_models.actions.backbones import build_backbone
+
+    return build_backbone(how, device=device)
+
+
+def extract_item(item: Item) -> dict[str, Any]:
+    """Writes the features of one video, whole or not at all."""
+    from vision_models.actions.snippets import extract as extract_features
+
+    work: Work = item.source
+    found = extract_features(work.path, _build(work.backbone, work.device), item.output)
+    return {"snippets": len(found.values), "channels": found.values.shape[1]}

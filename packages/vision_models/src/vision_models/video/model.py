@@ -1,0 +1,135 @@
+"""A Wan transformer as a model folder: built by diffusers, small ones from scratch, published ones from their folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from core_runtime.errors import UserError, clean
+from vision_models.video.formats import claim
+
+
+@dataclass(frozen=True)
+class WanConfig:
+    """The sizes of a small Wan, by diffusers' names.
+
+    Attributes:
+        num_layers, num_attention_heads, attention_head_dim, ffn_dim: of the transformer.
+        in_channels: of the latents; 3: frames themselves.
+        text_dim, text_tokens: of the condition, which small models get as zeros.
+        patch_size: (time, height, width) of a token.
+        frames, height, width: of the latents that it is trained on.
+    """
+
+    num_layers: int = 3
+    num_attention_heads: int = 2
+    attention_head_dim: int = 24
+    ffn_dim: int = 96
+    in_channels: int = 3
+    text_dim: int = 8
+    text_tokens: int = 2
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    frames: int = 12
+    height: int = 24
+    width: int = 32
+
+
+class SmallWan(nn.Module):
+    """diffusers' Wan transformer of small sizes; ``forward(latents, timestep)`` predicts the flow.
+
+    Raises:
+        UserError: diffusers is not installed.
+    """
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.config = config
+        values = asdict(config)
+        self.text = values.pop("text_tokens"), config.text_dim
+        for name in ("frames", "height", "width"):
+            del values[name]
+        self.transformer = _wan_class()(out_channels=config.in_channels, freq_dim=32, rope_max_seq_len=128, **values)
+
+    def forward(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The flow of (batch, channels, time, height, width) at timesteps from 0 to 1000."""
+        text = latents.new_zeros(len(latents), *self.text)
+        return self.transformer(latents, timestep, text, return_dict=False)[0]
+
+
+def need_diffusers() -> Any:
+    """diffusers.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import diffusers
+    except ImportError:
+        raise UserError(
+            "Wan models need diffusers, which is not installed",
+            "pip install 'attention-suite-vision-models[video]' (or pip install diffusers)",
+        ) from None
+    diffusers.utils.logging.set_verbosity_error()
+    return diffusers
+
+
+def _wan_class() -> Any:
+    return need_diffusers().WanTransformer3DModel
+
+
+def transformer_folder(path: Path) -> Path | None:
+    """The folder of the transformer inside a model's or a pipeline's folder; None where there is none of Wan's kind."""
+    for place in (path, path / "transformer"):
+        config = place / "config.json"
+        if claim(config) is not None:
+            return place
+    return None
+
+
+def read_sizes(folder: Path) -> dict[str, Any]:
+    """What config.json says of a Wan, by diffusers' names."""
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return dict(content.get("config", content))
+
+
+def load_transformer(path: Path) -> Any:
+    """The transformer of a folder: ours, or diffusers' own.
+
+    Raises:
+        UserError: it holds none of Wan's kind, or it cannot be loaded.
+    """
+    folder = transformer_folder(path)
+    if folder is None:
+        kind = ""
+        config = path / "config.json"
+        if config.is_file():
+            kind = " (its config.json describes another model)"
+        raise UserError(
+            f"{path} holds no Wan transformer{kind}",
+            "expected a folder saved by diffusers, of WanTransformer3DModel or a pipeline with one, or a run's model",
+        )
+    if (folder / "model.safetensors").is_file():
+        return load_small(folder).transformer
+    cls: Any = need_diffusers().WanTransformer3DModel
+    try:
+        return cls.from_pretrained(str(folder), local_files_only=True).eval()
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        raise UserError(f"{folder} cannot be loaded: {clean(str(error))[:200]}", "copy the folder again") from None
+
+
+def load_small(model: str | Path) -> SmallWan:
+    """A model that 'vision-models video train' wrote.
+
+    Raises:
+        UserError: it holds another class, or is damaged.
+    """
+    from core_attention.checkpoints.folders import load_model
+
+    try:
+        return load_model(model, SmallWan)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(str(error), "'vision-models video train' makes a model folder") from None

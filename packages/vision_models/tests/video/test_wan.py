@@ -1,0 +1,173 @@
+"""VMoBA inside diffusers' Wan, on tiny random models."""
+
+import math
+
+import pytest
+import torch
+
+from core_runtime.errors import UserError
+from vision_models.video.chunks import auto_chunks
+from vision_models.video.flops import PUBLISHED, count_flops, grid_of
+from vision_models.video.options import VMoBAOptions
+from vision_models.video.wan import VMoBAProcessor, apply_vmoba, attention_report, remove_vmoba
+
+diffusers = pytest.importorskip("diffusers", reason="the extra 'video' is not installed")
+SIZES = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "in_channels": 4,
+    "out_channels": 4,
+}
+SIZES |= {"text_dim": 8, "freq_dim": 16, "ffn_dim": 32, "num_layers": 4, "rope_max_seq_len": 64}
+
+
+@pytest.fixture
+def wan():
+    torch.manual_seed(0)
+    return diffusers.WanTransformer3DModel(**SIZES).eval()
+
+
+def latents(time=6, height=12, width=16, batch=1):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(batch, 4, time, height, width, generator=generator)
+    return x, torch.full((batch,), 500.0), torch.randn(batch, 5, 8, generator=generator)
+
+
+def run(model, *inputs, **named):
+    with torch.inference_mode():
+        return model(*inputs, return_dict=False, **named)[0]
+
+
+def test_all_blocks_are_full_attention(wan):
+    inputs = latents()
+    full = run(wan, *inputs)
+    torch.testing.assert_close(run(apply_vmoba(wan, VMoBAOptions(tau=1.0)), *inputs), full, atol=1e-5, rtol=1e-4)
+    few = run(apply_vmoba(wan, VMoBAOptions(tau=0.1)), *inputs)
+    assert (few - full).norm() > 1e-3 * full.norm()
+    torch.testing.assert_close(run(remove_vmoba(wan), *inputs), full, atol=0, rtol=0)
+
+
+def test_only_self_attention_changes_and_no_weight(wan):
+    before = {name: tensor.clone() for name, tensor in wan.state_dict().items()}
+    own = [type(block.attn2.processor) for block in wan.blocks]
+    apply_vmoba(wan)
+    assert all(isinstance(block.attn1.processor, VMoBAProcessor) for block in wan.blocks)
+    assert [type(block.attn2.processor) for block in wan.blocks] == own
+    assert wan.state_dict().keys() == before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wan.state_dict().items())
+
+
+def test_image_to_video_keeps_its_image_branch():
+    torch.manual_seed(0)
+    model = diffusers.WanTransformer3DModel(**SIZES, image_dim=6, added_kv_proj_dim=48).eval()
+    x, timestep, _ = latents()
+    text, image = torch.randn(1, 512, 8), torch.randn(1, 9, 6)  # the image's keys stand before 512 of text
+    full = run(model, x, timestep, text, encoder_hidden_states_image=image)
+    apply_vmoba(model, VMoBAOptions(tau=1.0))
+    ours = run(model, x, timestep, text, encoder_hidden_states_image=image)
+    torch.testing.assert_close(ours, full, atol=1e-5, rtol=1e-4)
+    other = run(model, x, timestep, text, encoder_hidden_states_image=image + 1)
+    assert not torch.allclose(other, ours)
+
+
+def test_timesteps_for_every_token_of_wan_2_2(wan):
+    x, _, text = latents()
+    by_token = torch.full((1, 6 * 6 * 8), 500.0)
+    full = run(wan, x, by_token, text)
+    torch.testing.assert_close(
+        run(apply_vmoba(wan, VMoBAOptions(tau=1.0)), x, by_token, text), full, atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("sides", [(5, 14, 22), (3, 10, 26), (1, 8, 8)])
+def test_grids_that_no_block_divides(wan, sides):
+    inputs = latents(*sides)
+    full = run(wan, *inputs)
+    torch.testing.assert_close(run(apply_vmoba(wan, VMoBAOptions(tau=1.0)), *inputs), full, atol=1e-5, rtol=1e-4)
+    assert torch.isfinite(run(apply_vmoba(wan, VMoBAOptions(chunks="2/4x4/2x4x4")), *inputs)).all()
+
+
+def test_each_forward_reads_its_own_grid(wan):
+    apply_vmoba(wan, VMoBAOptions(tau=0.2))
+    wide, tall = latents(4, 8, 16), latents(4, 16, 8)  # as many tokens, other grids
+    first = run(wan, *wide)
+    run(wan, *tall)
+    torch.testing.assert_close(run(wan, *wide), first, atol=0, rtol=0)
+
+
+def test_a_second_sample_changes_nothing(wan):
+    apply_vmoba(wan, VMoBAOptions(tau=0.2))
+    both = latents(batch=2)
+    alone = tuple(part[:1] for part in both)
+    torch.testing.assert_close(run(wan, *both)[:1], run(wan, *alone), atol=1e-5, rtol=1e-4)
+
+
+def test_dense_steps_layers_and_lengths(wan):
+    inputs = latents()
+    full = run(wan, *inputs)
+    for options in (VMoBAOptions(tau=0.1, dense_layers=4), VMoBAOptions(tau=0.1, full_below=10_000)):
+        torch.testing.assert_close(run(apply_vmoba(wan, options), *inputs), full)
+    apply_vmoba(wan, VMoBAOptions(tau=0.1, dense_steps=2))
+    x, _, text = inputs
+    outputs = []
+    for moment in (900.0, 900.0, 700.0, 500.0, 900.0):  # guidance calls twice; a greater one begins anew
+        outputs.append(run(wan, x, torch.tensor([moment]), text))
+    remove_vmoba(wan)
+    for moment, output, dense in zip((900.0, 900.0, 700.0, 500.0, 900.0), outputs, (1, 1, 1, 0, 1), strict=True):
+        same = torch.allclose(run(wan, x, torch.tensor([moment]), text), output, atol=1e-6)
+        assert same == bool(dense), moment
+
+
+def test_gradients_go_through_and_fused_projections_give_the_same(wan):
+    inputs = latents()
+    apply_vmoba(wan, VMoBAOptions(tau=0.3))
+    wan(*inputs, return_dict=False)[0].square().mean().backward()
+    assert all(block.attn1.to_q.weight.grad.abs().sum() > 0 for block in wan.blocks)
+    apart = run(wan, *inputs)
+    for block in wan.blocks:
+        block.attn1.fuse_projections()
+    torch.testing.assert_close(run(wan, *inputs), apart, atol=1e-5, rtol=1e-4)
+
+
+def test_the_report_falls_with_tau(wan):
+    inputs = latents()
+    rows = [attention_report(apply_vmoba(wan, VMoBAOptions(tau=tau)), *inputs) for tau in (0.1, 0.4, 0.8, 1.0)]
+    for layer in range(4):
+        densities = [report[layer].density for report in rows]
+        assert densities == sorted(densities)
+        assert densities[0] >= 1 / rows[0][layer].blocks - 1e-6
+        assert rows[2][layer].recall > rows[0][layer].recall
+        assert rows[3][layer].error == 0
+
+
+def test_other_models_are_refused():
+    with pytest.raises(UserError, match="not built like Wan"):
+        apply_vmoba(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match="not applied"):
+        attention_report(torch.nn.Linear(2, 2))
+    with pytest.raises(UserError, match="--chunks"):
+        VMoBAOptions(chunks="2/4x/1")
+
+
+PAPER = [(13440, 67.734, 40.477, 42.838, 51.166), (55296, 705.015, 243.052, 282.627, 423.549)]
+
+
+@pytest.mark.parametrize("row", PAPER)
+def test_the_published_table_of_operations(row):
+    tokens, *expected = row
+    sizes = PUBLISHED["wan2.1-t2v-1.3b"]
+    counted = [count_flops(sizes, tokens, kind) / 1e12 for kind in ("full", "vmoba", "moba", "svg")]
+    assert counted == pytest.approx(expected, abs=6e-4)
+
+
+def test_grids_of_published_sizes_and_blocks_that_divide():
+    sizes = PUBLISHED["wan2.1-t2v-1.3b"]
+    assert grid_of(sizes, 93, 576, 1024) == (24, 36, 64)
+    for grid in ((21, 20, 32), (24, 36, 64)):
+        slab, tile, cube = auto_chunks(grid)
+        assert grid[0] % slab == 0
+        assert all(side % length == 0 for side, length in zip(grid[1:], tile, strict=True))
+        assert all(side % length == 0 for side, length in zip(grid, cube, strict=True))
+        assert 25 <= math.prod(grid) / math.prod((grid[0], *tile)) <= 60
+        assert 40 <= math.prod(grid) / math.prod(cube) <= 90
