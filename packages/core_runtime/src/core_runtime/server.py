@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -190,6 +191,23 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
 def _reply(status: int, value: Any) -> Response:
     text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
     return Response(text, status, media_type="application/json", headers=_HEADERS)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The secret of ``--token``.
+
+    Raises:
+        UserError: the file cannot be read or holds nothing.
+    """
+    if path is None:
+        return None
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--token {path}: cannot be read ({error})", "give a text file that holds the secret") from None
+    if not secret:
+        raise UserError(f"--token {path} is empty", "write a secret into it")
+    return secret
 
 
 def bind(host: str, port: int, token: str | None) -> socket.socket:

@@ -10,8 +10,10 @@ from core_runtime.options import RunOptions
 from explainability.commands.evaluate import evaluate
 from explainability.commands.explain import MapOptions, explain
 from explainability.commands.inspect import inspect
+from explainability.commands.locate import locate
 from explainability.commands.models import check, convert
 from explainability.commands.train import train
+from explainability.commands.traits import traits
 from explainability.commands.words import words
 from explainability.models.network import Network, NetworkConfig
 from explainability.training.recipe import Recipe
@@ -49,13 +51,14 @@ def runs(shapes, tmp_path_factory):
 @pytest.mark.parametrize("method", ["plain", "prompt-cam", "tcpa", "sat"])
 def test_trained_models_are_explained(runs, shapes, tmp_path, method):
     picture = shapes / "val" / "dark" / "0.png"
-    maps = MapOptions(method=("gradcam", "ig"), steps=3, target="dark")
+    maps = MapOptions(method=("gradcam", "ig", "own"), steps=3, target="dark")
     result = explain(picture, model=str(runs[method]), maps=maps, out=tmp_path)
     assert result.code == 0, result.failed
     (made,) = result.explanations
     assert made["target_name"] == "dark"
-    assert set(made["methods"]) | set(made["refused"]) == {"gradcam", "ig", "random"}
-    folder = tmp_path / "0_png"
+    assert set(made["methods"]) | set(made["refused"]) == {"gradcam", "ig", "own", "random"}
+    assert ("own" in made["methods"]) == (method != "plain"), made["refused"]
+    folder = tmp_path / "0"
     assert {file.name for file in folder.iterdir()} == {"maps.npz", "maps.png", "report.html", "explanation.json"}
     assert np.load(folder / "maps.npz")["ig_upsampled"].shape == (32, 32)
     again = explain(picture, model=str(runs[method]), maps=maps, out=tmp_path)
@@ -185,3 +188,66 @@ def test_words_of_lines(tmp_path):
     path.write_text('{"tokens": ["a"]}')
     with pytest.raises(UserError, match="line 1: not usable"):
         words(path)
+
+
+def test_pictures_whose_names_differ_by_a_dot(runs, shapes, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("a.b.png", "a_b.png", "a.b.jpg"):
+        Image.open(shapes / "val" / "dark" / "0.png").save(folder / name)
+    maps = MapOptions(method=("rollout",), steps=1, randomisation=False)
+    result = explain(folder, model=str(runs["plain"]), maps=maps, out=tmp_path / "out")
+    assert len(result.explanations) == 3
+
+
+def test_traits_of_prompt_cam(runs, shapes, tmp_path):
+    picture = shapes / "val" / "dark" / "0.png"
+    result = traits(picture, model=str(runs["prompt-cam"]), heads=1, out=tmp_path)
+    (made,) = result.pictures
+    assert sorted(made["order"]) == [0, 1]
+    assert made["most_important"] == [made["order"][-1]]
+    assert made["kept"] == made["probabilities"][0]
+    assert {file.name for file in (tmp_path / "0").iterdir()} == {"traits.json", "traits.npz", "traits.png"}
+    with pytest.raises(UserError, match="has no class prompts"):
+        traits(picture, model=str(runs["plain"]), out=tmp_path / "other")
+    with pytest.raises(UserError, match="no such class"):
+        traits(picture, model=str(runs["prompt-cam"]), target="zebra", out=tmp_path / "other")
+
+
+def test_locate_with_masks_and_boxes(runs, shapes, tmp_path):
+    folder = tmp_path / "pictures"
+    images, annotations = [], []
+    for number in range(2):
+        place = folder / "dark" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((shapes / "val" / "dark" / f"{number}.png").read_bytes())
+        mask = np.zeros((20, 30), np.uint8)
+        mask[5:15, 4:20] = 255
+        drawn = tmp_path / "masks" / "dark" / f"{number}.png"
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(drawn)
+        images.append({"id": number, "file_name": f"dark/{number}.png", "width": 30, "height": 20})
+        annotations.append({"id": number, "image_id": number, "category_id": 1, "bbox": [4, 5, 16, 10]})
+    result = locate(folder, model=str(runs["sat"]), masks=tmp_path / "masks", out=tmp_path / "a")
+    assert result.method == "own"
+    assert result.judged == 2
+    assert 0 <= result.measures.pxap <= 1
+    coco = tmp_path / "boxes.json"
+    described = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "object"}]}
+    coco.write_text(json.dumps(described))
+    same = locate(folder, model=str(runs["sat"]), boxes=coco, out=tmp_path / "b")
+    assert same.measures.pxap is None
+    assert same.measures.max_box_acc == result.measures.max_box_acc
+    assert same.measures.gt_known == result.measures.gt_known
+    assert len(list((tmp_path / "b" / "pictures").iterdir())) == 2
+    with pytest.raises(UserError, match="already there"):
+        locate(folder, model=str(runs["sat"]), out=tmp_path / "b")
+    with pytest.raises(UserError, match="no map of its own"):
+        locate(folder, model=str(runs["plain"]), method="own", out=tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "masks" / "dark" / "1.png")
+    with pytest.raises(UserError, match="all black"):
+        locate(folder, model=str(runs["sat"]), masks=tmp_path / "masks", out=tmp_path / "c")
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "masks" / "dark" / "1.png")
+    with pytest.raises(UserError, match="is 9 × 9 pixels, its picture 30 × 20"):
+        locate(folder, model=str(runs["sat"]), masks=tmp_path / "masks", out=tmp_path / "c")

@@ -12,13 +12,13 @@ from core_runtime.errors import UserError
 from gui_grounding.browser.chromium import can_open, opened
 from gui_grounding.cli import app
 from gui_grounding.commands.predict import predict
-from gui_grounding.commands.serve import answerer, page, read_token
+from gui_grounding.commands.serve import answerer, page
 from gui_grounding.model.folder import Prepared, save_model
 from gui_grounding.model.tiny import TinySizes, tiny_model
 
 pytest.importorskip("fastapi", reason="needs FastAPI and uvicorn (the extra `serve`)")
 
-from core_runtime.server import Call, Limits, bind, local_app, server_of
+from core_runtime.server import Call, Limits, bind, local_app, read_token, server_of
 
 
 @pytest.fixture(scope="module")

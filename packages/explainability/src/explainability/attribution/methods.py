@@ -63,7 +63,10 @@ def find_layer(model: nn.Module, name: str | None) -> tuple[str, nn.Module]:
             from difflib import get_close_matches
 
             near = get_close_matches(name, modules, 3)
-            raise ValueError(f"the model has no layer {name!r}; near it: {', '.join(near) or 'none'}")
+            words = f"near it: {', '.join(near)}"
+            if not near:
+                words = f"it has {', '.join(child for child, _ in model.named_children())}"
+            raise ValueError(f"the model has no layer {name!r}; {words}")
         return name, modules[name]
     norms = [n for n in modules if n.endswith((".norm1", ".ln_1", ".layernorm_before", ".norm_before"))]
     convolutions = [n for n, m in modules.items() if isinstance(m, nn.Conv2d)]
@@ -308,6 +311,50 @@ class SalientRelevance:
 
 
 @dataclass
+class OwnMap:
+    """The map that a model of this package makes while it answers: what the target's prompt attends to, the mean over heads (Prompt-CAM);
+    where the spatial token sees the object (SAT, the same for all classes); what the class token attends to among the patches in the last
+    block, where its role's prompts compete (TCPA, the same for all classes).
+
+    Args:
+        model: a `PromptCAM`, `SAT` or `TCPA`.
+    """
+
+    model: nn.Module
+
+    def attribute(
+        self, inputs: Tensor, target: Target = None, *, internal_batch_size: int | None = None
+    ) -> Attribution:
+        """A map at the resolution of the patches. Raises ValueError: a model without a map of its own."""
+        from explainability.promptcam.model import PromptCAM
+        from explainability.sat_wsol.model import SAT
+        from explainability.tcpa.model import TCPA
+
+        model = unwrapped(self.model)
+        maps, classes = [], []
+        for part, of_part in _parts(inputs, target, internal_batch_size):
+            chosen = _predicted(model, part, of_part)
+            with torch.no_grad():
+                if isinstance(model, PromptCAM):
+                    if callable(of_part) or isinstance(of_part, tuple):
+                        raise ValueError("Prompt-CAM's map belongs to a class: the target is a number")
+                    different = sorted(set(chosen.tolist()))
+                    of_classes = model.class_maps(part, different).mean(2)
+                    places = torch.tensor([different.index(number) for number in chosen.tolist()])
+                    maps.append(of_classes[torch.arange(len(part)), places])
+                elif isinstance(model, SAT):
+                    maps.append(model.locate(part).map)
+                elif isinstance(model, TCPA):
+                    maps.append(model.last_map(part))
+                else:
+                    raise ValueError(
+                        f"a {type(model).__name__} has no map of its own: Prompt-CAM, SAT and TCPA have ('explainability train')"
+                    )
+            classes.append(chosen)
+        return Attribution(torch.cat(maps), tuple(inputs.shape), torch.cat(classes), "own")
+
+
+@dataclass
 class RandomMap:
     """A map of uniform random numbers at the resolution of a 14 × 14 grid: what every other map has to beat.
 
@@ -339,6 +386,7 @@ METHODS: dict[str, Callable[..., Any]] = {
     "sr": SalientRelevance,
     "rollout": Rollout,
     "attention": RawAttention,
+    "own": OwnMap,
     "random": RandomMap,
 }
 

@@ -44,55 +44,81 @@ def correlate6d(
 def convolve6d(
     x: Float[Tensor, "b s t h w h2 w2"], kernel: Float[Tensor, "ks kt k k k k"]
 ) -> Float[Tensor, "b s t h w h2 w2"]:
-    """Zero-padded 6-D cross-correlation of one channel, as 2-D convolutions over the target and shifted sums over the source.
+    """Zero-padded 6-D cross-correlation of one channel, its four axes of places in the frequency domain.
 
-    The pairs of scales are channels: out[s, t] takes in[s', t'] with kernel[s' − s + 1, t' − t + 1].
+    The pairs of scales are channels: out[s, t] takes in[s', t'] with kernel[s' − s + 1, t' − t + 1]. Kernels that are equal for several
+    scale offsets (`SCALE_SETS`) cost nothing more: a product per pair of scales is all that is left of each.
     """
-    _, s, t, h, w, h2, w2 = x.shape
-    ks, kt, k = kernel.shape[:3]
-    weight = x.new_zeros(k, k, s, t, s, t, k, k)  # source offset, output scales, input scales, target offset
-    for out_s in range(s):
-        for out_t in range(t):
-            for in_s in range(s):
-                for in_t in range(t):
-                    offset = in_s - out_s + ks // 2, in_t - out_t + kt // 2
-                    if 0 <= offset[0] < ks and 0 <= offset[1] < kt:
-                        weight[:, :, out_s, out_t, in_s, in_t] = kernel[offset]
-    weight = weight.view(k * k * s * t, s * t, k, k)
+    _, s, t, *places = x.shape
+    ks, kt = kernel.shape[:2]
+    sizes = _padded_sizes(places, kernel.shape[-1])
+    kernels = _spectrum_of_kernel(kernel, sizes)
     results = []
-    # the votes of one pair fill the caches already
+    # the spectrum of one pair of images fills the caches already
     for pair in x.split(1):
-        planes = pair.permute(0, 3, 4, 1, 2, 5, 6).reshape(h * w, s * t, h2, w2)
-        votes = F.conv2d(planes, weight, padding=k // 2).view(1, h, w, k, k, s, t, h2, w2)
-        results.append(_add_shifted(votes))
-    return torch.cat(results).permute(0, 3, 4, 1, 2, 5, 6)
-
-
-def _add_shifted(votes: Float[Tensor, "b h w ky kx ..."]) -> Float[Tensor, "b h w ..."]:
-    """Sum over source offsets: the output at (y, x) takes the votes of offset (dy, dx) computed at (y + dy, x + dx)."""
-    b, h, w, k = votes.shape[:4]
-    total = votes.new_zeros(b, h, w, *votes.shape[5:])
-    for i in range(k):
-        for j in range(k):
-            dy, dx = i - k // 2, j - k // 2
-            to_y = slice(max(0, -dy), h - max(0, dy))
-            to_x = slice(max(0, -dx), w - max(0, dx))
-            from_y = slice(max(0, dy), h - max(0, -dy))
-            from_x = slice(max(0, dx), w - max(0, -dx))
-            total[:, to_y, to_x] += votes[:, from_y, from_x, i, j]
-    return total
+        spectrum = _spectrum(pair, sizes)
+        total = torch.zeros_like(spectrum)
+        for out_s in range(s):
+            for out_t in range(t):
+                for in_s in range(s):
+                    for in_t in range(t):
+                        offset = in_s - out_s + ks // 2, in_t - out_t + kt // 2
+                        if 0 <= offset[0] < ks and 0 <= offset[1] < kt:
+                            total[:, out_s, out_t].addcmul_(spectrum[:, in_s, in_t], kernels[offset])
+        results.append(_from_spectrum(total, sizes, places, x.dtype))
+    return torch.cat(results)
 
 
 def convolve4d(x: Float[Tensor, "b h w h2 w2"], kernel: Float[Tensor, "k k k k"]) -> Float[Tensor, "b h w h2 w2"]:
-    """Zero-padded 4-D cross-correlation of one channel."""
-    _, h, w, h2, w2 = x.shape
-    k = kernel.shape[0]
-    weight = kernel.reshape(k * k, 1, k, k)
+    """Zero-padded 4-D cross-correlation of one channel, in the frequency domain."""
+    places = list(x.shape[1:])
+    sizes = _padded_sizes(places, kernel.shape[-1])
+    spectrum_of_kernel = _spectrum_of_kernel(kernel, sizes)
     results = []
     for pair in x.split(1):
-        votes = F.conv2d(pair.reshape(-1, 1, h2, w2), weight, padding=k // 2)
-        results.append(_add_shifted(votes.view(1, h, w, k, k, h2, w2)))
+        results.append(_from_spectrum(_spectrum(pair, sizes) * spectrum_of_kernel, sizes, places, x.dtype))
     return torch.cat(results)
+
+
+AXES = (-4, -3, -2, -1)  # of places
+
+
+def _padded_sizes(places: Sequence[int], side: int) -> list[int]:
+    """Lengths for the Fourier transform: half a kernel of zeros keeps both ends of an axis apart; then the next product of 2, 3 and 5."""
+    sizes = []
+    for length in places:
+        size = length + side // 2
+        while not _is_smooth(size):
+            size += 1
+        sizes.append(max(size, side))
+    return sizes
+
+
+def _is_smooth(number: int) -> bool:
+    for prime in (2, 3, 5):
+        while number % prime == 0:
+            number //= prime
+    return number == 1
+
+
+def _spectrum(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    if x.dtype in (torch.float16, torch.bfloat16):
+        x = x.float()
+    return torch.fft.rfftn(x, s=list(sizes), dim=AXES)
+
+
+def _spectrum_of_kernel(kernel: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Of the kernel with its middle at the origin; conjugated, since a cross-correlation does not turn the kernel round."""
+    length = kernel.shape[-1]
+    padding = [n for size in reversed(sizes) for n in (0, size - length)]
+    centred = F.pad(kernel, padding).roll([-(length // 2)] * 4, AXES)
+    return _spectrum(centred, sizes).conj().resolve_conj()
+
+
+def _from_spectrum(spectrum: Tensor, sizes: Sequence[int], places: Sequence[int], dtype: torch.dtype) -> Tensor:
+    whole = torch.fft.irfftn(spectrum, s=list(sizes), dim=AXES)
+    inside = tuple(slice(0, length) for length in places)
+    return whole[(..., *inside)].to(dtype)
 
 
 def filter_mutual(correlation: Float[Tensor, "b n m"]) -> Float[Tensor, "b n m"]:

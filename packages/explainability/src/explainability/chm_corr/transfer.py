@@ -8,6 +8,8 @@ GRID = 7  # cells a side, and points
 MARGIN = 18  # pixels between the border of a 240-pixel image and its first point
 SIGMA = 17.0  # of the window around the best target, cells
 REACH = 0.1  # how far from a point source cells count, in half images
+# cell in row-major order of each point, whose slow index is x
+CELLS_OF_POINTS = torch.arange(GRID * GRID).view(GRID, GRID).T.flatten()
 
 
 def source_keypoints(image_size: int = 240) -> Float[Tensor, "2 49"]:

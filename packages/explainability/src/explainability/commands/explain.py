@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import (
     AtLeast,
     Device,
@@ -27,7 +27,7 @@ from core_runtime.options import (
     resolve_device,
 )
 
-KNOWN = ("gradcam", "ig", "lrp", "sr", "rollout", "attention", "random")
+KNOWN = ("gradcam", "ig", "lrp", "sr", "rollout", "attention", "own", "random")
 
 
 @options
@@ -35,7 +35,7 @@ class MapOptions:
     """Which maps, and of what.
 
     Attributes:
-        method: gradcam, ig, lrp, sr, rollout, attention, or several of them.
+        method: gradcam, ig, lrp, sr, rollout, attention, own (of Prompt-CAM, SAT and TCPA), or several of them.
         target: class that is explained, by name or number; default: the predicted one.
         grid: ROWS,COLUMNS of the model's tokens, where they cannot be inferred.
         layer: of Grad-CAM, by its name in the model; default: the last one that leads to the answer.
@@ -108,6 +108,7 @@ def explain(
     Args:
         path: a picture, or a folder of them.
     """
+    from core_runtime.folders import output_names
     from core_runtime.identity import identity
     from core_runtime.pictures import open_picture
     from explainability.images.formats import find_images
@@ -121,12 +122,11 @@ def explain(
     where = resolve_device(device)
     classifier = load(model, where)
     made_from = {"model": classifier.identity, "maps": plain(maps.__dict__), "seed": seed}
+    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
     items = []
-    for file in files:
-        name = str(file.relative_to(path)) if path.is_dir() else file.name
-        folder = out / name.replace("/", "_").replace(".", "_")
+    for file, name, folder in zip(files, names, output_names(names, ["log.jsonl"]), strict=True):
         key = {"input": identity(file), **made_from}
-        items.append(Item(name, (file, model, where, maps, seed), folder, key=key, inputs=[file]))
+        items.append(Item(name, (file, model, where, maps, seed), out / folder, key=key, inputs=[file]))
     attempts = bulk(
         explain_item,
         items,
@@ -142,7 +142,7 @@ def explain(
     return Explanations(out, explanations, attempts)
 
 
-@lru_cache(1)
+@keep_latest
 def load(model: str, device: str) -> Any:
     """The model, once in each process."""
     from explainability.models.loading import load_classifier
@@ -176,7 +176,7 @@ def explain_item(item: Item) -> dict[str, Any]:
     )
     asked = [method for method in maps.method if method in explanations]
     if not asked:
-        raise UserError(f"{item.name}: {next(iter(refused.values()))}", "choose another --method")
+        raise UserError(next(iter(refused.values())), "choose another --method, --layer or --grid")
     methods = {}
     for name, explanation in explanations.items():
         unchanged = explanation.unchanged

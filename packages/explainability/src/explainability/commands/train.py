@@ -52,13 +52,13 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     from core_runtime.folders import open_run
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import fit
-    from explainability.models.loading import Classifier, save_network
+    from explainability.models.loading import Classifier, save_adapter, save_network
     from explainability.models.network import NetworkConfig
     from explainability.training.data import Pictures, PictureSet, split
     from explainability.training.module import NetworkTraining
 
     use_threads(run.threads)
-    classes, training, validation = split(folder, run.seed)
+    classes, training, validation = split(folder, run.seed, select=recipe.select)
     config = NetworkConfig(
         classes=classes,
         kind=recipe.method,
@@ -68,7 +68,18 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
         width=recipe.width,
         depth=recipe.depth,
         heads=recipe.heads,
+        prompts=recipe.prompts,
+        taken=recipe.taken,
+        dropout=recipe.dropout,
     )
+    if recipe.taken > recipe.prompts:
+        raise UserError(f"--taken {recipe.taken} of --prompts {recipe.prompts}", "a token takes at most all of a pool")
+    if recipe.adapter and recipe.method not in ("prompt-cam", "tcpa"):
+        raise UserError(f"--adapter: {recipe.method} trains its backbone too", "prompt-cam and tcpa leave it frozen")
+    if recipe.adapter and not (recipe.start or recipe.backbone):
+        raise UserError(
+            "--adapter needs a backbone that can be loaded again", "give --start RUN/model or --backbone NAME"
+        )
     torch.manual_seed(run.seed)
     network = build(config, recipe)
     open_run(
@@ -97,6 +108,8 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method}
     model = save_network(network, run.out / "model", provenance)
+    if recipe.adapter:
+        save_adapter(network, run.out / "adapter", Path(recipe.start) if recipe.start else None, provenance)
     return Trained(model, left.best.get("accuracy"), trained)
 
 
@@ -126,7 +139,19 @@ def build(config: "NetworkConfig", recipe: Recipe) -> "Network":
     elif recipe.start:
         other = load_network(recipe.start)
         _take_over(network, getattr(other.model, "backbone", other.model))
+    if recipe.drop_path:
+        drop_paths(getattr(network.model, "backbone", network.model), recipe.drop_path)
     return network
+
+
+def drop_paths(backbone: Any, most: float) -> None:
+    """Stochastic depth while the model trains: linearly from 0 in the first block to `most` in the last. No part of a model folder."""
+    from timm.layers.drop import DropPath
+
+    last = max(1, len(backbone.blocks) - 1)
+    for number, block in enumerate(backbone.blocks):
+        block.drop_path1 = DropPath(most * number / last)
+        block.drop_path2 = DropPath(most * number / last)
 
 
 def _take_over(network: "Network", backbone: Any) -> None:

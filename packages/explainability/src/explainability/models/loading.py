@@ -1,21 +1,26 @@
 """Any classifier by name or folder, with what its pictures must look like."""
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from core_attention.checkpoints.folders import load_model as load_folder
 from core_attention.checkpoints.folders import save_model
 from core_runtime.errors import UserError
+from core_runtime.folders import writing
 from core_runtime.hub import hub_errors
 from core_runtime.identity import model_identity
 from core_runtime.models import choose_model
-from explainability.models.network import Network
+from explainability.models.network import Network, NetworkConfig
 from explainability.promptcam.model import PromptCAM
+from explainability.vit.backbone import adapter_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -127,6 +132,8 @@ def load_network(folder: str) -> Network:
     Raises:
         UserError: it is not a model folder of this package.
     """
+    if (Path(folder) / "adapter.json").is_file():
+        return load_adapter(Path(folder))
     try:
         return load_folder(folder, Network)
     except (OSError, ValueError) as error:
@@ -137,6 +144,71 @@ def save_network(network: Network, folder: Path, provenance: dict[str, Any]) -> 
     """Writes a model folder."""
     save_model(network, folder, provenance=provenance)
     return folder
+
+
+def save_adapter(network: Network, folder: Path, base: Path | None, provenance: dict[str, Any]) -> Path:
+    """Writes what was trained beside a frozen backbone, a few MB; it is taken as a model folder is.
+
+    Args:
+        network: of Prompt-CAM or TCPA.
+        folder: where.
+        base: model folder that the backbone is from; None: timm's published weights of ``config.backbone``.
+        provenance: how it was trained.
+    """
+    inner: Any = network.model
+    described = {
+        "config": asdict(network.config),
+        "base": None if base is None else str(base.resolve()),
+        "backbone_sum": _checksum(inner.backbone),
+        "provenance": provenance,
+    }
+    with writing(folder) as part:
+        part.mkdir()
+        tensors = {name: tensor.contiguous() for name, tensor in adapter_of(inner).items()}
+        save_file(tensors, part / "adapter.safetensors")
+        (part / "adapter.json").write_text(json.dumps(described, ensure_ascii=False, indent=1), encoding="utf-8")
+    return folder
+
+
+def load_adapter(folder: Path) -> Network:
+    """A network of an adapter folder, with its backbone from where it was.
+
+    Raises:
+        UserError: damaged, or its backbone is not there or not the same.
+    """
+    try:
+        described = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
+        values = described["config"] | {"classes": tuple(described["config"]["classes"])}
+        config = NetworkConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        network = Network(config)
+        tensors = load_file(folder / "adapter.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder} is a damaged adapter ({type(error).__name__}: {error})", "train it again") from None
+    inner: Any = network.model
+    expected = set(adapter_of(inner))
+    if set(tensors) != expected:
+        raise UserError(f"{folder}: adapter.safetensors holds {len(tensors)} tensors, expected {len(expected)}")
+    if described["base"] is not None:
+        other = load_network(described["base"])
+        published = getattr(other.model, "backbone", other.model)
+    else:
+        import timm
+
+        with hub_errors(f"timm:{config.backbone}", config.backbone, "use RUN/model, which holds its backbone"):
+            published = timm.create_model(config.backbone, pretrained=True, num_classes=0, img_size=config.image_size)
+    state = {name: tensor for name, tensor in published.state_dict().items() if not name.startswith("head.")}
+    inner.backbone.load_state_dict(state)
+    if abs(_checksum(inner.backbone) - described["backbone_sum"]) > 1e-3 * abs(described["backbone_sum"]):
+        raise UserError(
+            f"{folder}: its backbone is not the one that it was trained with", "use RUN/model of the same run"
+        )
+    inner.load_state_dict(tensors, strict=False)  # names were compared above
+    return network.eval()
+
+
+def _checksum(module: nn.Module) -> float:
+    """A sum that tells weights apart."""
+    return float(sum(tensor.double().abs().sum() for tensor in module.state_dict().values()))
 
 
 def _load_timm(name: str) -> Classifier:

@@ -12,9 +12,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+MARGIN = 0.02  # of an area: two random maps of one picture differ by as much
+
+
 def verdict(scores: Mapping[str, Any], random: Mapping[str, Any]) -> str:
     """What a method's scores say, in words."""
-    better = (scores["insertion"] > random["insertion"]) + (scores["deletion"] < random["deletion"])
+    better = (scores["insertion"] > random["insertion"] + MARGIN) + (scores["deletion"] < random["deletion"] - MARGIN)
     words = ("no better than a random map", "better than a random map on one curve of two", "better than a random map")[
         better
     ]

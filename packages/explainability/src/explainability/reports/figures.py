@@ -19,6 +19,7 @@ TITLES = {
     "sr": "Salient relevance",
     "rollout": "Rollout",
     "attention": "Raw attention",
+    "own": "The model's own map",
     "random": "Random map",
 }
 SIGNED = ("ig", "lrp")
@@ -80,4 +81,56 @@ def draw_examples(rows: Sequence[tuple["Image", str]]) -> "Figure":
         axis.imshow(image)
         axis.set_title(caption, fontsize=9)
         axis.set_axis_off()
+    return figure
+
+
+def draw_traits(image: "Image", maps: Any, heads: Sequence[int], label: str) -> "Figure":
+    """The picture, and what a class's prompt looks at through its most important heads; one colour scale for all.
+
+    Args:
+        image: the picture.
+        maps: (heads, rows, columns), in the order of `heads`.
+        heads: their numbers, the most important first.
+        label: name of the class.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(heads) + 1
+    figure = Figure(figsize=(2.5 * count, 2.9), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, count))
+    axes[0].imshow(image)
+    axes[0].set_title(label, fontsize=10)
+    grey = np.asarray(image.convert("L"))
+    height, width = grey.shape
+    top = max(float(maps.max()), 1e-12)
+    drawn = None
+    for axis, values, head in zip(axes[1:], maps, heads, strict=True):
+        axis.imshow(grey, cmap="gray", vmin=-120, vmax=375)
+        extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+        drawn = axis.imshow(values, cmap="magma", vmin=0, vmax=top, alpha=0.6, extent=extent, interpolation="bilinear")
+        axis.set_title(f"head {head}", fontsize=9)
+    for axis in axes:
+        axis.set_axis_off()
+    if drawn is not None:
+        figure.colorbar(drawn, ax=axes.tolist(), shrink=0.7, label="attention")
+    return figure
+
+
+def draw_boxes(image: "Image", values: Any, box: Sequence[float], truths: Sequence[Sequence[float]]) -> "Figure":
+    """A map over its picture with the box found (solid) and the true boxes (dashed)."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(4, 4 * image.size[1] / image.size[0]), layout="constrained")
+    axis = figure.subplots()
+    width, height = image.size
+    axis.imshow(image)
+    axis.imshow(values, cmap="magma", alpha=0.45, extent=(-0.5, width - 0.5, height - 0.5, -0.5))
+    for each, colour, style in [(box, "cyan", "-"), *((truth, "white", "--") for truth in truths)]:
+        x0, y0, x1, y1 = each
+        shape = Rectangle(
+            (x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linestyle=style, linewidth=2
+        )
+        axis.add_patch(shape)
+    axis.set_axis_off()
     return figure

@@ -165,11 +165,20 @@ def find_hits(
         salient &= (windows >= 0).astype(float) @ weights == 0
         salient &= filters.all(1)
     found: dict[tuple[int, ...], float] = {}
-    picked = [np.flatnonzero(row) for row in filters]
-    for window, number in zip(*np.nonzero(salient), strict=True):
-        indices = tuple((picked[number] + window).tolist())
-        found.setdefault(indices, float(values[window, number]))
-    hits = [Hit(indices, value, coverage(attributions, indices)) for indices, value in found.items()]
+    # plain numbers from here on: sets of a few tokens are cheaper without arrays
+    picked = [np.flatnonzero(row).tolist() for row in filters]
+    places, numbers = np.nonzero(salient)
+    for window, number, value in zip(places.tolist(), numbers.tolist(), values[salient].tolist(), strict=True):
+        indices = tuple([window + offset for offset in picked[number]])
+        found.setdefault(indices, value)
+    positive = float(attributions[attributions > 0].sum())
+    plain = attributions.tolist()
+    hits = []
+    for indices, value in found.items():
+        share = 0.0
+        if positive:
+            share = max(0.0, sum([plain[index] for index in indices]) / positive)
+        hits.append(Hit(indices, value, share))
     if official:
         return sorted(hits, key=lambda hit: (hit.indices, hit.value), reverse=True)
     return sorted(hits, key=lambda hit: (-hit.coverage, hit.indices))

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from core_attention import capture
 from core_attention.mechanisms.tcpa.attention import TokenCoordinatedPrompts
-from explainability.vit.backbone import add_attention, add_mlp, blocks_of, check_backbone, embed
+from explainability.vit.backbone import add_attention, add_mlp, blocks_of, check_backbone, embed, grid_of
 
 
 class Coordinated(NamedTuple):
@@ -120,6 +121,16 @@ class TCPA(nn.Module):
             masks.append(self.prompts.coordinate(layer, x)[0])
             x, _ = self._block(layer, x)
         return masks
+
+    @torch.no_grad()
+    def last_map(self, image: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b rows columns"]:
+        """What CLS attends to among the patches in the last block, the mean over heads; prompts and registers left out."""
+        grid = grid_of(self.backbone, image)
+        with capture(self, rows=[0]) as maps:
+            self(image)
+        weights = maps[next(reversed(list(maps)))][:, :, 0].mean(1)
+        # keys are the prompts, CLS and registers, patches
+        return weights[:, -grid[0] * grid[1] :].unflatten(1, grid)
 
     def forward(self, image: Float[Tensor, "b 3 height width"]) -> Float[Tensor, "b classes"]:
         """Logits of the classes."""

@@ -43,9 +43,24 @@ def read_folder(folder: Path, classes: Sequence[str]) -> Labelled:
     return Labelled(files, labels)
 
 
-def split(folder: Path, seed: int) -> tuple[tuple[str, ...], Labelled, Labelled]:
-    """Classes, training and validation pictures: ``train`` and ``val``, or a fifth of each class drawn for validation."""
+def split(folder: Path, seed: int, *, select: str = "validation") -> tuple[tuple[str, ...], Labelled, Labelled]:
+    """Classes, training and validation pictures: ``train`` and ``val``, or a fifth of each class drawn for validation.
+
+    Args:
+        folder: of pictures by class, or with parts.
+        seed: of what is drawn.
+        select: ``"test"``: the part ``test`` stands for validation, as published codes choose their epoch.
+
+    Raises:
+        UserError: an unusable folder; there is no part ``test`` to choose on.
+    """
     training, validation = parts_of(folder)
+    if select == "test":
+        validation = folder / "test"
+        if not validation.is_dir():
+            from core_runtime.errors import UserError
+
+            raise UserError(f"{folder} has no folder test to choose the epoch on", "--select validation needs none")
     classes = tuple(find_classes(training))
     whole = read_folder(training, classes)
     if validation is not None:
@@ -81,7 +96,7 @@ class PictureSet(Dataset):
 
 
 class Pictures(lightning.LightningDataModule):
-    """Training pictures in an order of their own for every epoch, half of them mirrored; validation pictures in order."""
+    """Training pictures in an order of their own for every epoch; validation pictures in order."""
 
     def __init__(self, training: PictureSet, validation: PictureSet, batch_size: int, workers: int, seed: int) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """What a training step does."""
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +27,7 @@ class NetworkTraining(Training):
         if isinstance(network, SAT):
             return network.losses(network.locate(images), labels, area=self.recipe.area).total
         if isinstance(network, TCPA):
-            result = network.coordinate(images)
+            result = network.coordinate(images, random=self.current_epoch < self.recipe.random_epochs)
             return nn.functional.cross_entropy(result.logits, labels) + self.recipe.pool_weight * result.distance
         return nn.functional.cross_entropy(self.model(images), labels)
 
@@ -45,6 +48,27 @@ class NetworkTraining(Training):
         self.right = []
         return row
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
+        recipe = self.recipe
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, self.recipe.lr, weight_decay=self.recipe.weight_decay)
+        if recipe.optimiser == "sgd":
+            optimiser: torch.optim.Optimizer = torch.optim.SGD(
+                trained, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay
+            )
+        else:
+            optimiser = torch.optim.AdamW(trained, recipe.lr, weight_decay=recipe.weight_decay)
+        if recipe.schedule == "constant" and not recipe.warmup:
+            return optimiser
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda epoch: rate(recipe, epoch))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+
+def rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of an epoch as a share of ``--lr``: a linear warm-up, then constant or half a cosine."""
+    if epoch < recipe.warmup:
+        return (epoch + 1) / recipe.warmup
+    if recipe.schedule == "constant":
+        return 1.0
+    done = (epoch - recipe.warmup) / max(1, recipe.epochs - recipe.warmup)
+    least = min(1.0, recipe.lr_min / recipe.lr)
+    return least + (1 - least) * (1 + math.cos(math.pi * min(1.0, done))) / 2

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from core_runtime.options import Above, AtLeast, options
+from core_runtime.options import Above, AtLeast, Between, options
 
 
 @options
@@ -20,8 +20,19 @@ class Recipe:
         start: run or model folder whose backbone is taken over, without --backbone.
         epochs: passes over the training pictures.
         batch_size: pictures per step.
-        lr: learning rate of AdamW.
-        weight_decay: of AdamW.
+        lr: learning rate.
+        weight_decay: of the optimiser.
+        prompts: prompts in each pool, of CLS and of the patches (tcpa).
+        taken: of them, how many a token takes; as many as there are: roles alone tell tokens apart (tcpa).
+        random_epochs: first epochs in which prompts are drawn instead of matched (tcpa).
+        optimiser: adamw, or sgd with momentum 0.9.
+        schedule: constant, or cosine down to --lr-min.
+        warmup: epochs of linear warm-up.
+        lr_min: where the cosine ends.
+        drop_path: stochastic depth in the last block; linearly less before.
+        dropout: of prompts (prompt-cam, tcpa).
+        select: kept epoch: the best on validation pictures, or, as the papers have it, on the test pictures (folder test, or val).
+        adapter: also write RUN/adapter, what was trained without the frozen backbone (prompt-cam, tcpa).
         area: share of a picture that objects cover on average (sat).
         pool_weight: of the matching distance in the loss (tcpa).
     """
@@ -38,5 +49,16 @@ class Recipe:
     batch_size: Annotated[int, AtLeast(1)] = 30
     lr: Annotated[float, Above(0)] = 2e-3
     weight_decay: Annotated[float, AtLeast(0)] = 0.01
+    prompts: Annotated[int, AtLeast(1)] = 8
+    taken: Annotated[int, AtLeast(1)] = 4
+    random_epochs: Annotated[int, AtLeast(0)] = 0
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[int, AtLeast(0)] = 0
+    lr_min: Annotated[float, AtLeast(0)] = 1e-6
+    drop_path: Annotated[float, Between(0, 1)] = 0.0
+    dropout: Annotated[float, Between(0, 1)] = 0.1
+    select: Literal["validation", "test"] = "validation"
+    adapter: bool = False
     area: Annotated[float, Above(0)] = 0.25
     pool_weight: Annotated[float, AtLeast(0)] = 0.01

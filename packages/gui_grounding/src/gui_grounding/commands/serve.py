@@ -42,7 +42,7 @@ def serve(
     if model is None:
         raise UserError("no --model was given", ADVICE)
     try:
-        from core_runtime.server import LOOPBACK, Limits, bind, local_app
+        from core_runtime.server import LOOPBACK, Limits, bind, local_app, read_token
         from core_runtime.server import serve as answer_until_stopped
     except ImportError:
         raise UserError(
@@ -59,23 +59,6 @@ def serve(
         shown = f"[{host}]"
     note.print(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C stops)", markup=False)
     answer_until_stopped(app, listening, limits=limits)
-
-
-def read_token(path: Path | None) -> str | None:
-    """The secret of ``--token``.
-
-    Raises:
-        UserError: the file cannot be read or holds nothing.
-    """
-    if path is None:
-        return None
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--token {path}: cannot be read ({error})", "give a text file that holds the secret") from None
-    if not secret:
-        raise UserError(f"--token {path} is empty", "write a secret into it")
-    return secret
 
 
 def page() -> str:
