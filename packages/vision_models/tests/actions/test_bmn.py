@@ -9,7 +9,8 @@ import torch
 from vision_models.actions.model.bmn import BMN, BMNConfig
 from vision_models.actions.model.cells import Cells, Sampling, dense_mask
 from vision_models.actions.model.loss import bmn_loss
-from vision_models.actions.model.official import convert, system, without_prefix
+from vision_models.actions.model.declaration import system
+from vision_models.actions.model.official import convert, without_prefix
 from vision_models.actions.model.targets import Targets, targets_of
 
 SMALL = {"channels": 8, "steps": 11, "bins": 4, "points": 2, "hidden": 8, "map_3d": 12, "map_2d": 6}

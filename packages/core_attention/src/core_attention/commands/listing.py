@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 from core_attention.golden.history import verified
-from core_attention.registry import catalogue, systems
+from core_attention.registry import systems
 
 
 def systems_table(only: str | None = None) -> list[dict[str, Any]]:
@@ -15,20 +15,19 @@ def systems_table(only: str | None = None) -> list[dict[str, Any]]:
 
     Imports the packages that register components; one that fails is named under ``failures`` with the reason.
     """
-    undeclared = catalogue.undeclared_papers()
     by_slug = systems.entries_by_slug()  # one look at what is installed: it reads the metadata of every distribution
     if only is None:
-        slugs = sorted({*undeclared, *by_slug})
+        slugs = sorted(by_slug)
     else:
         slugs = [only]
-    return [_row(slug, by_slug.get(slug, []), undeclared.get(slug)) for slug in slugs]
+    return [_row(slug, by_slug.get(slug, [])) for slug in slugs]
 
 
-def _row(slug: str, entries: list[EntryPoint], undeclared: systems.Paper | None) -> dict[str, Any]:
+def _row(slug: str, entries: list[EntryPoint]) -> dict[str, Any]:
     """A system: its slug, the facts of its paper, and its components."""
     whole = systems.merged(slug, entries)
     holders = systems.holders(entries)
-    paper = whole.paper or undeclared
+    paper = whole.paper
     keys = set(holders)
     row: dict[str, Any] = {"slug": slug}
     if paper is not None:

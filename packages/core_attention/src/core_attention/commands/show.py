@@ -24,7 +24,7 @@ def run(name: str, *, tokens: int, memory: bool, as_json: bool) -> int:
     from core_attention.commands.listing import systems_table
     from core_attention.registry import catalogue, systems
 
-    known = {*catalogue.undeclared_papers(), *systems.slugs()}
+    known = set(systems.slugs())
     if name in known:
         slug = name
         of_system = systems.system(slug)

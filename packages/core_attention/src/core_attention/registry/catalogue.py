@@ -6,11 +6,10 @@ Every name stands in the `System` that declares it, whichever package that is in
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module, resources
+from importlib import import_module
 from typing import Any, Literal
 
 from core_attention.registry import systems
@@ -87,15 +86,9 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def undeclared_papers() -> dict[str, Paper]:
-    """The published systems that no package declares yet (``papers.toml``), by slug."""
-    text = resources.files("core_attention.registry").joinpath("papers.toml").read_text(encoding="utf-8")
-    return {slug: Paper(**facts) for slug, facts in tomllib.loads(text).items()}
-
-
 def papers() -> dict[str, Paper]:
-    """Every published system that is declared or planned, by slug; imports all declarations."""
-    by_slug = undeclared_papers()
+    """Every published system that is declared, by slug; imports all declarations."""
+    by_slug: dict[str, Paper] = {}
     for slug, parts in systems.entries_by_slug().items():
         paper = systems.merged(slug, parts).paper
         if paper is not None:

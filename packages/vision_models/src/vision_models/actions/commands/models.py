@@ -27,7 +27,8 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), margin: float = 0
     from vision_models.actions.model.detector import ActionDetector, DetectorConfig
     from vision_models.actions.model.folder import save_model
     from vision_models.actions.model.inference import FeatureSource
-    from vision_models.actions.model.official import MASK, config_of, system, without_prefix
+    from vision_models.actions.model.declaration import system
+    from vision_models.actions.model.official import MASK, config_of, without_prefix
 
     if out.exists():
         raise UserError(f"{out} is already there", "--out names another folder")

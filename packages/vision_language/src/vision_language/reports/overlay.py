@@ -1,0 +1,49 @@
+"""What a user looks at: the picture with heat, mask outline, box and point."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vision_language.results import Grounding
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def heat_picture(heat: np.ndarray) -> Image:
+    """The heat alone, dark to bright."""
+    from matplotlib import colormaps
+    from PIL import Image as Pillow
+
+    colours = colormaps["magma"](np.clip(heat, 0, 1))[..., :3]
+    return Pillow.fromarray((colours * 255).astype(np.uint8))
+
+
+def draw_grounding(image: Image, grounding: Grounding, *, least: int = 320) -> Image:
+    """The picture, what is meant kept in colour and outlined, with box and point; small pictures are enlarged."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw
+    from scipy import ndimage
+
+    pixels = np.asarray(image.convert("RGB"), np.float32)
+    grey = pixels.mean(-1, keepdims=True) * 0.5 + 110
+    shown = np.where(grounding.mask[..., None], pixels, grey)
+    factor = max(1, round(least / max(image.size)))
+    canvas = Pillow.fromarray(shown.astype(np.uint8)).resize(
+        (image.width * factor, image.height * factor), Pillow.Resampling.NEAREST
+    )
+    large = np.kron(grounding.mask, np.ones((factor, factor), bool))
+    edge = large & ~ndimage.binary_erosion(large, iterations=2)
+    drawn = np.asarray(canvas).copy()
+    drawn[edge] = (255, 120, 0)
+    canvas = Pillow.fromarray(drawn)
+    pen = ImageDraw.Draw(canvas)
+    if grounding.box is not None:
+        left, top, right, bottom = (value * factor for value in grounding.box)
+        pen.rectangle((left, top, right - 1, bottom - 1), outline=(0, 120, 255), width=2)
+    x, y = grounding.point[0] * factor, grounding.point[1] * factor
+    size = max(4, max(canvas.size) // 60)
+    pen.ellipse((x - size, y - size, x + size, y + size), fill=(255, 255, 255), outline=(0, 0, 0), width=2)
+    return canvas
