@@ -35,7 +35,9 @@ def timed(contestants: dict[str, Any], base: str, *, rounds: int) -> Rows:
     rows = []
     for name, each in times.items():
         middle, low, high = each.over(times[base])
-        rows.append({"what": name, "ms": round(each.median * 1e3, 1), f"over {base}": f"{middle:.2f} ({low:.2f}–{high:.2f})"})
+        rows.append(
+            {"what": name, "ms": round(each.median * 1e3, 1), f"over {base}": f"{middle:.2f} ({low:.2f}–{high:.2f})"}
+        )
     return rows
 
 
@@ -111,7 +113,14 @@ def decoding(args: Any) -> Rows:
             edited = paired({"VAR": lambda: step(edited_cache)}, rounds=9, clock=time.process_time)["VAR"]
         assert editing.edited_share > 0
     ratio = edited.median / plain.median
-    return [{"row": "decode, a whole 7B layer", "what": "VAR", "ms": round(edited.median * 1e3, 1), "over SDPA": f"{ratio:.2f}"}]
+    return [
+        {
+            "row": "decode, a whole 7B layer",
+            "what": "VAR",
+            "ms": round(edited.median * 1e3, 1),
+            "over SDPA": f"{ratio:.2f}",
+        }
+    ]
 
 
 def refam(args: Any) -> Rows:
@@ -162,7 +171,13 @@ def mllm(args: Any) -> Rows:
 
     vision = {"model_type": "clip_vision_model", "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4}
     vision |= {"num_attention_heads": 4, "image_size": 336, "patch_size": 14, "projection_dim": 64}
-    text = {"model_type": "llama", "vocab_size": 64, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
+    text = {
+        "model_type": "llama",
+        "vocab_size": 64,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+    }
     text |= {"num_attention_heads": 8, "num_key_value_heads": 8}
     llava = {"vision_config": vision, "text_config": text, "image_token_index": 63, "image_seq_length": 576}
     llava |= {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}

@@ -38,7 +38,9 @@ def test_of_equal_ones_the_earlier_and_a_query_is_not_its_own_answer():
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_a_file_holds_vectors_names_and_what_they_were_made_from(tmp_path, dtype):
-    index = Index(names(5), unit(5).astype(dtype), {"model": {"digest": "x"}, "instruction": "colour?"}, {"folder": "/p"})
+    index = Index(
+        names(5), unit(5).astype(dtype), {"model": {"digest": "x"}, "instruction": "colour?"}, {"folder": "/p"}
+    )
     path = save_index(index, tmp_path / "i.safetensors")
     read = load_index(path, made_from={"instruction": "colour?", "model": {"digest": "x"}})
     assert read.names == index.names

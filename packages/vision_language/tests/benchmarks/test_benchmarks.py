@@ -72,7 +72,10 @@ def test_answers_that_say_neither_are_not_guessed(response, strict, published):
 
 
 def pope_lines(path, count, **more):
-    rows = [{"question_id": n, "image": f"{n // 6}.jpg", "text": "Is there a cat?", "label": "yes" if n % 2 else "no"} for n in range(count)]
+    rows = [
+        {"question_id": n, "image": f"{n // 6}.jpg", "text": "Is there a cat?", "label": "yes" if n % 2 else "no"}
+        for n in range(count)
+    ]
     path.write_text("".join(json.dumps(row | more) + "\n" for row in rows))
     return path
 
@@ -91,7 +94,9 @@ def test_unanswered_questions_are_counted_and_ambiguous_ones_wrong(tmp_path):
     questions = read_pope(pope_lines(tmp_path / "q", 4)).questions
     answers = tmp_path / "a.jsonl"
     answers.write_text(
-        "".join(json.dumps({"question_id": n, "response": text}) + "\n" for n, text in ((0, "no"), (1, "maybe"), (2, "yes")))
+        "".join(
+            json.dumps({"question_id": n, "response": text}) + "\n" for n, text in ((0, "no"), (1, "maybe"), (2, "yes"))
+        )
     )
     rows, unanswered = judge(questions, read_answers(answers), "strict")
     assert unanswered == ["3"]
@@ -147,14 +152,21 @@ def test_mmvp_and_genecis_files(tmp_path):
     path.write_text("Question ID,Type,Statement\n1,Colour,a red cup\n2,State,an open door\n")
     with pytest.raises(UserError, match="pair of two kinds"):
         read_mmvp(path)
-    query = {"reference": {"val_image_id": 7}, "target": {"val_image_id": 9}, "gallery": [{"val_image_id": 8}], "condition": "colour"}
+    query = {
+        "reference": {"val_image_id": 7},
+        "target": {"val_image_id": 9},
+        "gallery": [{"val_image_id": 8}],
+        "condition": "colour",
+    }
     (tmp_path / "g.json").write_text(json.dumps([query]))
     (read,) = read_genecis(tmp_path / "g.json")
     assert (read.reference, read.target, read.gallery) == ("7", "9", ("8",))
 
 
 def test_blind_captions(tmp_path):
-    (tmp_path / "add_obj.json").write_text(json.dumps({"0": {"filename": "a.jpg", "caption": "a cat", "negative_caption": "a cat and a dog"}}))
+    (tmp_path / "add_obj.json").write_text(
+        json.dumps({"0": {"filename": "a.jpg", "caption": "a cat", "negative_caption": "a cat and a dog"}})
+    )
     (pair,) = read_sugarcrepe(tmp_path)
     assert shorter_wins(pair) == 1
     assert commoner_wins(pair, {"a": 3, "cat": 2, "dog": 1}) == 1

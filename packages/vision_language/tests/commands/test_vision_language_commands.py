@@ -111,9 +111,7 @@ def test_missing_answers_are_in_no_figure(samples, tmp_path):
     answers = tmp_path / "answers.jsonl"
     said = [{"question_id": row["question_id"], "response": row["label"]} for row in rows[:-2]]
     answers.write_text("".join(json.dumps(row) + "\n" for row in said))
-    judged = evaluate(
-        "pope", samples.questions, reading=Reading(answers=answers), resamples=20, out=tmp_path / "e"
-    )
+    judged = evaluate("pope", samples.questions, reading=Reading(answers=answers), resamples=20, out=tmp_path / "e")
     assert judged.table["answers"]["accuracy"]["value"] == 1
     assert judged.missing == 2
     assert judged.code == 1
@@ -130,7 +128,9 @@ def test_an_index_belongs_to_its_model_and_instruction(samples, embedder, tmp_pa
     assert (tmp_path / "f.png").is_file()
     assert find(file, "red", model=str(embedder), top=3, out=tmp_path / "w.png").similar
     other = samples.folder.parent / "focal2"
-    again = train("focallens", samples.instructions, recipe=Recipe(epochs=1, blind=True), run=RunOptions(out=other)).model
+    again = train(
+        "focallens", samples.instructions, recipe=Recipe(epochs=1, blind=True), run=RunOptions(out=other)
+    ).model
     with pytest.raises(UserError, match="was made with another"):
         find(file, str(query), model=str(again), out=tmp_path / "g.png")
 
@@ -139,7 +139,11 @@ def test_probe_finds_the_planted_sink_and_answer_uses_it(samples, llava, tmp_pat
     image = samples.folder / "images" / "scene_000.png"
     found = probe(llava, image, tau=TAU, prompts=("is there a circle?",), out=tmp_path / "s.json")
     assert found.found["dims"] == (SINK,)
-    options = {"model": str(llava), "tokens": 3, "var": VAR(keep_fraction=0.2, least_image_share=0.05, most_sink_share=1.0)}
+    options = {
+        "model": str(llava),
+        "tokens": 3,
+        "var": VAR(keep_fraction=0.2, least_image_share=0.05, most_sink_share=1.0),
+    }
     said = answer(image, "is there a circle?", sinks=found.out, out=tmp_path / "a", **options)
     assert said.edited > 0
     assert said.plain["margin"] is not None

@@ -17,7 +17,22 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def tokenizer(length):
-    words = ["<pad>", "<s>", "</s>", "<unk>", "red", "circle", "blue", "square", "the", "of", "with", ".", "and", "pink"]
+    words = [
+        "<pad>",
+        "<s>",
+        "</s>",
+        "<unk>",
+        "red",
+        "circle",
+        "blue",
+        "square",
+        "the",
+        "of",
+        "with",
+        ".",
+        "and",
+        "pink",
+    ]
     made = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>"))
     made.pre_tokenizer = Whitespace()
     made.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
@@ -28,7 +43,13 @@ def tokenizer(length):
 
 def flux():
     torch.manual_seed(0)
-    clip = {"vocab_size": 14, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = {
+        "vocab_size": 14,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     vae = diffusers.AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=2, norm_num_groups=4, layers_per_block=1, shift_factor=0.1, scaling_factor=0.5,

@@ -148,4 +148,6 @@ def test_published_backbones_convert_by_order():
     converted = {key.removeprefix("backbone."): value for key, value in convert(state, {"backbone": "b0"}).items()}
     ours.backbone.load_state_dict(converted)
     image = random(1, 3, 65, 97)
-    torch.testing.assert_close(ours.backbone(image)[-1], theirs.extract_endpoints(image)["reduction_5"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        ours.backbone(image)[-1], theirs.extract_endpoints(image)["reduction_5"], rtol=1e-4, atol=1e-4
+    )

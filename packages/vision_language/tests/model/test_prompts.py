@@ -14,7 +14,24 @@ from vision_language.model.prompts import MAGNETS, make_prompt
 @pytest.fixture(scope="module")
 def tokenizer():
     """Words of one or two pieces between <s> and </s>."""
-    pieces = ["<pad>", "<unk>", "<s>", "</s>", "red", "cup", "##board", "the", "of", "with", ".", "and", "pink", "on", ",", "left"]
+    pieces = [
+        "<pad>",
+        "<unk>",
+        "<s>",
+        "</s>",
+        "red",
+        "cup",
+        "##board",
+        "the",
+        "of",
+        "with",
+        ".",
+        "and",
+        "pink",
+        "on",
+        ",",
+        "left",
+    ]
     made = Tokenizer(WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="<unk>"))
     made.pre_tokenizer = BertPreTokenizer()
     made.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 3)])

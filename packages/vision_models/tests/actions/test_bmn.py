@@ -8,8 +8,8 @@ import torch
 
 from vision_models.actions.model.bmn import BMN, BMNConfig
 from vision_models.actions.model.cells import Cells, Sampling, dense_mask
-from vision_models.actions.model.loss import bmn_loss
 from vision_models.actions.model.declaration import system
+from vision_models.actions.model.loss import bmn_loss
 from vision_models.actions.model.official import convert, without_prefix
 from vision_models.actions.model.targets import Targets, targets_of
 

@@ -15,7 +15,12 @@ focallens = System(
 
 refam = System(
     "refam",
-    components_of("vision_language.model.official.refam", "FluxTransformer2DModel", "SD3Transformer2DModel", "MochiTransformer3DModel"),
+    components_of(
+        "vision_language.model.official.refam",
+        "FluxTransformer2DModel",
+        "SD3Transformer2DModel",
+        "MochiTransformer3DModel",
+    ),
 )
 
 sentence_attention = System(

@@ -106,7 +106,9 @@ class RefamGrounder:
         sinks = {layer: int(mask.sum()) for layer, mask in collected[0].sinks.items() if bool(mask.any())}
         notes = list(prompt.notes)
         if sinks:
-            notes.append(f"attention sinks in {len(sinks)} of {len(collected[0].sinks)} layers were handled ({self.settings.cleaning})")
+            notes.append(
+                f"attention sinks in {len(sinks)} of {len(collected[0].sinks)} layers were handled ({self.settings.cleaning})"
+            )
         point = peak if found.heat.amax() > 0 else peak_of(heat)
         return Grounding(sentence, self.engine, heat, mask, point, box_of(mask), words, tuple(notes))
 
@@ -125,7 +127,9 @@ class RefamGrounder:
         longest = self.pipeline.tokenizer_2.model_max_length
         longest = min(longest, 512)
         prompt = make_prompt(sentence, self.pipeline.tokenizer_2, longest=longest, magnets=self.settings.magnets)
-        embeddings, pooled, ids = self.pipeline.encode_prompt(prompt=prompt.text, prompt_2=None, max_sequence_length=longest)
+        embeddings, pooled, ids = self.pipeline.encode_prompt(
+            prompt=prompt.text, prompt_2=None, max_sequence_length=longest
+        )
         return prompt, {"encoder_hidden_states": embeddings, "pooled_projections": pooled, "txt_ids": ids}
 
     def _sd3_text(self, sentence: str) -> tuple[Prompt, dict[str, Tensor]]:
@@ -136,7 +140,11 @@ class RefamGrounder:
         longest, first = (min(256, tokenizer.model_max_length), clip) if with_t5 else (clip, 0)
         prompt = make_prompt(sentence, tokenizer, longest=longest, magnets=self.settings.magnets, first=first)
         embeddings, _, pooled, _ = pipeline.encode_prompt(
-            prompt=prompt.text, prompt_2=None, prompt_3=None, do_classifier_free_guidance=False, max_sequence_length=longest
+            prompt=prompt.text,
+            prompt_2=None,
+            prompt_3=None,
+            do_classifier_free_guidance=False,
+            max_sequence_length=longest,
         )
         return prompt, {"encoder_hidden_states": embeddings, "pooled_projections": pooled}
 

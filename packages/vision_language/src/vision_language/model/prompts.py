@@ -13,9 +13,87 @@ from core_runtime.errors import UserError
 MAGNETS = ("the", "of", "with", ".", "and", "pink")
 # English function words, from general knowledge of the language; another list may be given
 STOP = frozenset(
-    "a an the this that these those of in on at by to from with without and or but nor as is are was were be been being am do does did "
-    "has have had it its he she they them his her their there here which who whom whose what where when how why i you we me my your our "
-    "for into onto over under up down out off than then so if not no very just".split()
+    [
+        "a",
+        "an",
+        "the",
+        "this",
+        "that",
+        "these",
+        "those",
+        "of",
+        "in",
+        "on",
+        "at",
+        "by",
+        "to",
+        "from",
+        "with",
+        "without",
+        "and",
+        "or",
+        "but",
+        "nor",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "being",
+        "am",
+        "do",
+        "does",
+        "did",
+        "has",
+        "have",
+        "had",
+        "it",
+        "its",
+        "he",
+        "she",
+        "they",
+        "them",
+        "his",
+        "her",
+        "their",
+        "there",
+        "here",
+        "which",
+        "who",
+        "whom",
+        "whose",
+        "what",
+        "where",
+        "when",
+        "how",
+        "why",
+        "i",
+        "you",
+        "we",
+        "me",
+        "my",
+        "your",
+        "our",
+        "for",
+        "into",
+        "onto",
+        "over",
+        "under",
+        "up",
+        "down",
+        "out",
+        "off",
+        "than",
+        "then",
+        "so",
+        "if",
+        "not",
+        "no",
+        "very",
+        "just",
+    ]
 )
 
 
@@ -67,7 +145,8 @@ def make_prompt(
             break
         if not chosen:
             raise UserError(
-                f"the sentence has {len(encoded['input_ids'])} tokens, the text encoder takes {longest}", "say it more shortly"
+                f"the sentence has {len(encoded['input_ids'])} tokens, the text encoder takes {longest}",
+                "say it more shortly",
             )
         chosen.pop()
     notes = ()

@@ -1,6 +1,6 @@
 """What is declared of var_sink; how its components are run stands in `official`."""
 
-from core_attention.registry.systems import Paper, System, components_of
+from core_attention.systems import Paper, System, components_of
 
 system = System(
     "var_sink",

@@ -24,10 +24,10 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model"), margin: float = 0
     from core_attention.checkpoints.folders import read_official
     from core_runtime.errors import clean, named
     from vision_models.actions.model.cells import dense_mask
+    from vision_models.actions.model.declaration import system
     from vision_models.actions.model.detector import ActionDetector, DetectorConfig
     from vision_models.actions.model.folder import save_model
     from vision_models.actions.model.inference import FeatureSource
-    from vision_models.actions.model.declaration import system
     from vision_models.actions.model.official import MASK, config_of, without_prefix
 
     if out.exists():
