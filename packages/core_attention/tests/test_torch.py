@@ -333,6 +333,14 @@ def test_either_and_not():
     assert ~~Causal(1) == Causal(1)
 
 
+def test_a_mask_that_hides_nothing_of_a_piece():
+    q = random(1, 2, 70, 8)
+    mask = Window(None, None) | Causal()
+    for scale in (0.0, 1.0):
+        expected = attention(q, q, q, mask=mask, scale=scale, backend="reference")
+        torch.testing.assert_close(attention(q, q, q, mask=mask, scale=scale), expected)
+
+
 def test_causal_at_the_end():
     q, k = random(1, 2, 3, 4), random(1, 2, 8, 4, seed=1)
     assert torch.equal(attention(q, k, k, mask=Causal(align="end")), attention(q, k, k, mask=Causal(5)))

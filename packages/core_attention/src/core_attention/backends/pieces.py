@@ -77,7 +77,8 @@ def written(piece: Piece, size: Size, like: Tensor) -> Tensor:
     allowed_by = [mask.allowed(size, part, like.device) for mask in piece.masks]
     allowed = joined([*allowed_by, in_band(piece.band, size, part, like.device)], torch.logical_and)
     bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
-    added = like.new_zeros(()) if bias is None else bias.to(like.dtype)
+    # four axes also where a mask hides nothing of this piece: callers expand what is added
+    added = like.new_zeros(1, 1, 1, 1) if bias is None else bias.to(like.dtype)
     return added if allowed is None else torch.where(allowed, added, float("-inf"))
 
 
@@ -269,7 +270,8 @@ def _by_band(
                     heads = max(heads, tensor.shape[1])
         copies = samples * heads
         if scores:
-            copies = size.heads * (size.batch if piece.batch is None else piece.batch.stop - piece.batch.start)
+            samples = size.batch if piece.batch is None else piece.batch.stop - piece.batch.start
+            copies = size.heads * samples
         reach = last - first + 1
         if low is not None and high is not None:
             reach = step + high - low

@@ -68,7 +68,11 @@ class Case:
             "grad/state_dict/": self.grad_state,
             "state_after/": self.state_after,
         }
-        return {prefix + key: tensor for prefix, tensors in sections.items() for key, tensor in tensors.items()}
+        stored = {}
+        for prefix, tensors in sections.items():
+            for key, tensor in tensors.items():
+                stored[prefix + key] = tensor
+        return stored
 
     def where(self, name: str) -> Tensor:
         """The recorded tensor that a rule's `where` names: an input, else an output."""
@@ -121,7 +125,9 @@ def find_input_files(case: Case, data: Path | None = None) -> dict[str, Path]:
     Raises:
         MissingInput: one of them is nowhere.
     """
-    folders = [place for ancestor in case.path.resolve().parents for place in (ancestor, ancestor / "shared")]
+    folders = []
+    for ancestor in case.path.resolve().parents:
+        folders += [ancestor, ancestor / "shared"]
     if data is not None:
         folders.append(data)
     if os.environ.get(SHARED):

@@ -191,7 +191,10 @@ def _run(
     """One run and its gradients in `dtype`, from leaves under official names as `verify` makes them."""
     # float32 first, so that both runs start from the same numbers, those that are stored
     leaves = {key: _as_leaf(tensor, dtype) for key, tensor in state.items()}
-    given = {name: _as_leaf(v, dtype) if isinstance(v, Tensor) else v for name, v in inputs.items()}
+    given = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            given[name] = _as_leaf(value, dtype)
     outcome = _Outcome()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -84,7 +84,9 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
     started = time.perf_counter()
 
     def result(status: str, message: str = "", **more: Any) -> Result:
-        named = {"system": case.system, "component": case.component, "config": case.config} if case else {}
+        named = {}
+        if case is not None:
+            named = {"system": case.system, "component": case.component, "config": case.config}
         return Result(path, status, message=message, seconds=time.perf_counter() - started, **named, **more)
 
     case: Case | None = None
@@ -103,8 +105,11 @@ def verify(path: Path, *, device: str | torch.device = "cpu", data: Path | None 
         return result("unusable", str(error))
     except (Exception, SystemExit) as error:
         return result("differs", f"raised {_one_line(error)}", trace=traceback.format_exc())
-    parameters = sum(p.numel() for p in module.parameters()) if module else 0
-    return result("ok" if all(row.ok for row in rows) else "differs", rows=rows, parameters=parameters)
+    parameters = 0
+    if module is not None:
+        parameters = sum(p.numel() for p in module.parameters())
+    status = "ok" if all(row.ok for row in rows) else "differs"
+    return result(status, rows=rows, parameters=parameters)
 
 
 class UnknownComponent(LookupError):
@@ -137,7 +142,10 @@ def find_component(slug: str, key: str) -> Component:
 
 def _known(name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"known: {', '.join(known) or 'none'}" + (f"; nearest: {nearest[0]}" if nearest else "")
+    text = f"known: {', '.join(known) or 'none'}"
+    if nearest:
+        text += f"; nearest: {nearest[0]}"
+    return text
 
 
 class _Replay(nn.Module):
@@ -210,10 +218,11 @@ def _replay(
 def _official(case: Case, device: torch.device) -> StateDict:
     """The case's state dict. A rule makes float32 weights; a case whose inputs are float64 runs in float64 all the same."""
     double = case.generated and systems.floating_dtype(case.input.values()) == torch.float64
-    return {
-        key: tensor.to(device, torch.float64 if double and tensor.is_floating_point() else None)
-        for key, tensor in case.state_dict.items()
-    }
+    official = {}
+    for key, tensor in case.state_dict.items():
+        dtype = torch.float64 if double and tensor.is_floating_point() else tensor.dtype
+        official[key] = tensor.to(device, dtype)
+    return official
 
 
 def _tensors_of(module: nn.Module) -> StateDict:
@@ -329,6 +338,7 @@ def _state_rows(
     before = component.converted(config, official)
     expected = component.converted(config, official | {k: v.to(device) for k, v in case.state_after.items()})
     for key in case.state_after:
+        # which of ours an official entry becomes shows in what another value of it changes
         changed = official[key].logical_not() if official[key].dtype == torch.bool else official[key] + 1
         fed = component.converted(config, official | {key: changed})
         row_name, rule = _rule(case, f"state_after/{key}")

@@ -164,4 +164,4 @@ def _first_tensor(output: Any) -> Tensor:
 def _placed(item: Any, device: str, dtype: torch.dtype) -> Any:
     if not isinstance(item, Tensor):
         return item
-    return item.to(device, dtype if item.is_floating_point() else None)
+    return item.to(device, dtype) if item.is_floating_point() else item.to(device)

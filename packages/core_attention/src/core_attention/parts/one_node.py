@@ -43,15 +43,13 @@ def one_node(name: str, function: Function, empty: Function) -> Callable[..., li
             leaves = [t.detach().requires_grad_(t.is_floating_point()) for t in tensors]
             outputs = function(leaves, json.loads(settings))
             differentiable = [leaf for leaf in leaves if leaf.requires_grad]
-            asked = [(outputs[place], grad) for place, grad in zip(places, grads, strict=True)]
-            asked = [(output, grad) for output, grad in asked if output.requires_grad]
-            gradients = torch.autograd.grad(
-                [output for output, _ in asked],
-                differentiable,
-                [grad for _, grad in asked],
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            # a result that depends on no leaf (an index, a count) has no gradient to pass on
+            used, of_used = [], []
+            for place, grad in zip(places, grads, strict=True):
+                if outputs[place].requires_grad:
+                    used.append(outputs[place])
+                    of_used.append(grad)
+            gradients = torch.autograd.grad(used, differentiable, of_used, allow_unused=True, materialize_grads=True)
         return [grad.contiguous().clone() for grad in gradients]
 
     @forward.register_fake
@@ -71,8 +69,10 @@ def one_node(name: str, function: Function, empty: Function) -> Callable[..., li
         tensors = list(ctx.saved_tensors)
         places = [place for place, grad in enumerate(grads) if grad is not None]
         given = [grads[place].contiguous() for place in places]  # pyright: ignore[reportOptionalMemberAccess]
-        gradients = iter(getattr(torch.ops.core_attention, f"{name}_backward")(given, places, tensors, ctx.settings))
-        return [next(gradients) if t.is_floating_point() else None for t in tensors], None
+        run_backward = getattr(torch.ops.core_attention, f"{name}_backward")
+        remaining = iter(run_backward(given, places, tensors, ctx.settings))
+        gradients = [next(remaining) if tensor.is_floating_point() else None for tensor in tensors]
+        return gradients, None
 
     forward.register_autograd(differentiate, setup_context=keep)
 

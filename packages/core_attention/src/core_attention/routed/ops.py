@@ -93,8 +93,9 @@ def routed_backward(
         return torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v), zeros
     route = _routes(routes, query_block, key_block)
     if kernel:
-        *grads, dbias = triton.backward(grad, grad_lse, q, k, v, bias, out, lse, route, key_mask, causal, scale)
-        return *grads, no_bias if dbias is None else dbias
+        grads = triton.backward(grad, grad_lse, q, k, v, bias, out, lse, route, key_mask, causal, scale)
+        dq, dk, dv, dbias = grads
+        return dq, dk, dv, no_bias if dbias is None else dbias
     return *tiles.backward(grad, grad_lse, q, k, v, out, lse, route, key_mask, causal, scale), no_bias
 
 

@@ -153,7 +153,7 @@ def test_threshold_connections():
     found = layer.detailed(tokens(), details=True).connectivity
     assert torch.equal(found.mask[:, :, 1:], found.scores > 0.2)
     assert (found.coefficients[found.coefficients > 0] > 0.1).all()
-    with pytest.raises(ValueError, match="no list of a fixed length"):
+    with pytest.raises(ValueError, match="not a list of a fixed length"):
         layer.mask_predictor.index(*heads(layer, tokens())[:2])
     assert layer(tokens()).isfinite().all()
 

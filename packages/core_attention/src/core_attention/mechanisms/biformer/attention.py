@@ -341,11 +341,14 @@ class BiLevelRoutingAttention(nn.Module):
         """Keys or values of each region, pooled on the region's own small image."""
         if self.pool is None:
             return x
-        if isinstance(self.pool, nn.AvgPool2d | nn.MaxPool2d) and min(size) < self.pool.kernel_size:
-            raise ValueError(
-                f"kv_downsample_ratio {self.pool.kernel_size} leaves nothing of regions of {size[0]} × {size[1]} tokens: choose a lower "
-                "ratio, fewer regions (n_win), or an adaptive kv_downsample_mode"
-            )
+        if isinstance(self.pool, nn.AvgPool2d | nn.MaxPool2d):
+            ratio = self.pool.kernel_size
+            assert isinstance(ratio, int)
+            if min(size) < ratio:
+                raise ValueError(
+                    f"kv_downsample_ratio {ratio} leaves nothing of regions of {size[0]} × {size[1]} tokens: choose a lower ratio, "
+                    "fewer regions (n_win), or an adaptive kv_downsample_mode"
+                )
         batch, regions, _, dim = x.shape
         image = x.reshape(batch * regions, *size, dim).permute(0, 3, 1, 2)
         return self.pool(image).flatten(2).transpose(1, 2).reshape(batch, regions, -1, dim)

@@ -152,7 +152,8 @@ def read(
     def linear(layer: int, h: Tensor) -> Tensor:
         return fast_weights.read(h, rows.inputs[layer], rows.updates[layer], mix, _of_layer(bases, layer))
 
-    return _apply(q, len(rows.updates), linear, None if rows.gain is None else _vectors(rows.gain, mix, bases))
+    gains = None if rows.gain is None else _vectors(rows.gain, mix, bases)
+    return _apply(q, len(rows.updates), linear, gains)
 
 
 def carry(rows: Writes, row: Float[Tensor, "*lead columns"], bases: Sequence[Weights | None]) -> Weights:
