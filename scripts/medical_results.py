@@ -194,6 +194,9 @@ def organ_lines(folder: Path) -> list[str]:
                 f"{100 * result['share of the organ']:.1f} % are organ (a full mask would get {result['Dice of a full mask']:.3f}): "
                 f"Dice in evaluation {steps[best]:.3f} after {best} steps."
             )
+    for verb in ("overfit", "network", "volume", "triplets"):
+        if not any(name.startswith(verb) for name in found):
+            lines.append(f"- Not measured yet: `benchmarks/medical.py {verb}`.")
     lines += ["", "## Speed and memory", ""]
     for name, result in found.items():
         if name.startswith("network"):

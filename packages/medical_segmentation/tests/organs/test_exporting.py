@@ -55,7 +55,7 @@ def test_a_bundle_of_slices_with_neighbours_is_refused(cli, tmp_path):
     from medical_segmentation.organs.model.preparation import Preparation
 
     torch.manual_seed(0)
-    network = GuidedAttentionNet(GuidedConfig(n_classes=2, in_channels=3, backbone="test_resnet", width=8)).eval()
+    network = GuidedAttentionNet(GuidedConfig(n_classes=2, slices=3, backbone="test_resnet", width=8)).eval()
     folder = save_model(
         network,
         tmp_path / "model",

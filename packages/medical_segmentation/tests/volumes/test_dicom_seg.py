@@ -1,7 +1,10 @@
 """DICOM segmentations, read back by an independent program (dcmqi) and by ourselves."""
 
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -12,6 +15,8 @@ from medical_segmentation.volumes.dicom_seg import read_dicom_seg, write_dicom_s
 from medical_segmentation.volumes.opening import open_volume
 from medical_segmentation.volumes.rtstruct import write_rtstruct
 
+# beside this Python, whatever the PATH is
+DCMQI = shutil.which("segimage2itkimage", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 NAMES = ("background", "liver", "spleen")
 
 
@@ -35,25 +40,52 @@ def test_the_same_labels_come_back(labelled, tmp_path, form):
     assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
 
 
-@pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="needs dcmqi")
-def test_an_independent_reader_gets_the_same_voxels_at_the_same_place(labelled, tmp_path):
+def places_of(affine, indices, grid):
+    """The voxels of our grid at the places of another's, which must be voxels of ours."""
+    world = affine @ np.c_[indices, np.ones(len(indices))].T
+    ours = (np.linalg.inv(grid.affine) @ world)[:3]
+    places = np.round(ours).astype(int)
+    assert np.abs(ours - places).max() < 0.01
+    return tuple(places)
+
+
+@pytest.mark.skipif(DCMQI is None, reason="needs dcmqi")
+@pytest.mark.parametrize("form", ["binary", "labelmap"])
+def test_dcmqi_gets_the_same_voxels_at_the_same_place(labelled, tmp_path, form):
     volume, labels = labelled
-    path = write_dicom_seg(labels, volume, NAMES, tmp_path / "seg.dcm", model="test")
+    path = write_dicom_seg(labels, volume, NAMES, tmp_path / "seg.dcm", model="test", form=form)
     out = tmp_path / "itk"
     out.mkdir()
-    command = ["segimage2itkimage", "--inputDICOM", path, "--outputDirectory", out, "-t", "nii"]
+    command = [str(DCMQI), "--inputDICOM", path, "--outputDirectory", out, "-t", "nii"]
     subprocess.run(command, check=True, capture_output=True)
-    grid = volume.geometry
-    for number in (1, 2):
-        read = open_volume(out / f"{number}.nii.gz")
-        index = np.argwhere(read.array > 0)
-        world = read.geometry.affine @ np.c_[index, np.ones(len(index))].T
-        ours = np.linalg.inv(grid.affine) @ world
-        places = np.round(ours[:3]).astype(int)
-        assert np.abs(ours[:3] - places).max() < 0.01
-        again = np.zeros(grid.shape, bool)
-        again[tuple(places)] = True
-        assert np.array_equal(again, labels == number)
+    again = np.zeros_like(labels)
+    # one file per segment, or one of all where they share a map
+    for file in sorted(out.glob("*.nii.gz")):
+        read = open_volume(file)
+        indices = np.argwhere(read.array > 0)
+        values = read.array[tuple(indices.T)]
+        again[places_of(read.geometry.affine, indices, volume.geometry)] = (
+            values if form == "labelmap" else int(file.name.split(".")[0])
+        )
+    assert np.array_equal(again, labels)
+
+
+@pytest.mark.parametrize("form", ["binary", "labelmap"])
+def test_highdicom_gets_the_same_voxels_at_the_same_place(labelled, tmp_path, form):
+    import warnings
+
+    import highdicom as hd
+
+    volume, labels = labelled
+    path = write_dicom_seg(labels, volume, NAMES, tmp_path / "seg.dcm", model="test", form=form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read = hd.seg.segread(path).get_volume(combine_segments=True)
+    indices = np.argwhere(read.array > 0)
+    ras = np.diag([-1, -1, 1, 1]) @ read.affine
+    again = np.zeros_like(labels)
+    again[places_of(ras, indices, volume.geometry)] = read.array[tuple(indices.T)]
+    assert np.array_equal(again, labels)
 
 
 def test_an_empty_mask_is_a_valid_result(labelled, tmp_path):
