@@ -1,6 +1,7 @@
 """The papers' findings in miniature: small trained models, and what they show, as JSON. Every command prints a line per model and goes on after a kill.
 
 python scripts/language_findings.py recall --out findings                    # MQAR: Standard and hybrids beside uniform variants
+python scripts/language_findings.py recall --layers 4 --kinds deconstructed-standard,hybrid:even:mlp --out findings
 python scripts/language_findings.py rescue --text FILE --out findings        # bits per byte: uniform, a quarter Standard, Standard
 python scripts/language_findings.py titans --text FILE --out findings        # Titans beside its windowed twin: bits per byte, needles
 python scripts/language_findings.py landmark --text FILE --out findings      # marked pass keys up to 16 times the training length
@@ -73,7 +74,7 @@ def text_batches(windows: Windows, steps: int, batch: int, seed: int, questions:
 
 def recall(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy by pairs; 8 were never trained."""
-    model = model_for(kind, sizes(64, 64, layers=2), options.seed)
+    model = model_for(kind, sizes(64, 64, layers=options.layers), options.seed)
     train_plainly(model, recall_batches(options.steps, options.seed), options.steps, options.lr, "cpu", "32-true")
     found = measures.recall(model, (2, 4, 8), 128, 2_000)
     return {"parameters": parameters(model), "recall": found}
@@ -152,6 +153,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--layers", type=int, default=2, help="of recall; 4 give a hybrid of every second layer two Standard ones"
+    )
     options = parser.parse_args()
     make, kinds, steps, lr = FINDINGS[options.finding]
     options.steps, options.lr = options.steps or steps, options.lr or lr
@@ -160,11 +164,14 @@ def main() -> None:
     torch.set_num_threads(1)
     for kind in options.kinds.split(",") if options.kinds else kinds:
         name = kind.replace(":", "_").replace("%", "")
-        path = options.out / options.finding / f"{name}-{options.seed}.json"
+        suffix = "" if options.layers == 2 else f"-{options.layers}-layers"
+        path = options.out / options.finding / f"{name}{suffix}-{options.seed}.json"
         if not path.is_file():
             begun = time.process_time()
             found = make(kind, options)
             found |= {"kind": kind, "seed": options.seed, "steps": options.steps, "lr": options.lr}
+            if options.finding == "recall":
+                found["layers"] = options.layers
             write_text(path, json.dumps({**found, "seconds": time.process_time() - begun}) + "\n")
         print(path.read_text(encoding="utf-8").strip(), flush=True)
 

@@ -1,12 +1,17 @@
 """The models against transformers' own and the published sizes; conversions both ways; patches."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tiny import SIZES, TINY, ids_of, tiny
 
 from core_runtime.errors import UserError
-from language_models.model.convert import from_transformers, patch, recover_landmark, to_transformers
+from language_models.commands.models import convert
+from language_models.model.convert import from_arguments, from_transformers, patch, recover_landmark, to_transformers
 from language_models.model.deconstructed import DeconstructedConfig, DeconstructedForCausalLM, layer_kinds
 from language_models.model.doge import DogeConfig, DogeForCausalLM
 from language_models.model.folder import load_model, read_config, save_model
@@ -77,8 +82,6 @@ def test_folders_of_transformers_are_read_and_written(name, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(again(ids).logits, model(ids).logits)
     # one tensor too few is an error, not a fresh one
-    from safetensors.torch import load_file, save_file
-
     file = tmp_path / "theirs" / "model.safetensors"
     state = load_file(file)
     state.pop("model.layers.1.self_attn.q_proj.weight")
@@ -133,8 +136,6 @@ def test_the_landmark_difference_is_added_and_its_sum_checked(tmp_path):
         if len(own) < len(value):
             own = torch.cat([own, own.mean(0, keepdim=True)])
         difference[key] = value - own
-    from safetensors.torch import save_file
-
     (tmp_path / "raw").mkdir()
     save_file(raw, tmp_path / "raw" / "model.safetensors")
     tuned.save_pretrained(tmp_path / "difference")
@@ -218,3 +219,42 @@ def test_a_model_folder_holds_its_tokenizer_and_origin(tmp_path):
     loaded = load_model(str(tmp_path / "model"))
     assert loaded.tokenizer == BYTE_TOKENIZER
     assert loaded.described["provenance"] == {"seed": 3}
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize(
+    ("case", "model_type"), [("titans/mac_micro", "titans-lr"), ("landmark/gpt_train_irregular", "landmark-gpt")]
+)
+def test_published_states_become_model_folders(case, model_type, tmp_path):
+    config = json.loads((GOLDEN / f"{case}.json").read_text())["config"]
+    tensors = load_file(GOLDEN / f"{case}.safetensors")
+    state = {key.removeprefix("state_dict/"): x.clone() for key, x in tensors.items() if key.startswith("state_dict/")}
+    torch.save({"model": state, "itr": 3}, tmp_path / "checkpoint.pt")
+    arguments = tmp_path / "arguments.json"
+    arguments.write_text(json.dumps(config))
+    out = tmp_path / "model"
+    convert(tmp_path / "checkpoint.pt", out=out, arguments=arguments)
+    loaded = load_model(str(out)).model
+    ids = ids_of(1, 12)
+    with torch.no_grad():
+        expected = from_arguments(tmp_path / "checkpoint.pt", arguments).eval()(ids).logits
+        torch.testing.assert_close(loaded(ids).logits, expected)
+    assert loaded.config.model_type == model_type
+    key = next(key for key, x in state.items() if x.ndim == 2)
+    save_file({**state, key: state[key][:-1].contiguous()}, tmp_path / "cut.safetensors")
+    save_file({"other": torch.zeros(2)}, tmp_path / "other.safetensors")
+    (tmp_path / "empty.json").write_text("{}")
+    (tmp_path / "list.json").write_text("[]")
+    for file, given, message in (
+        ("cut.safetensors", "arguments.json", "cut"),
+        ("other.safetensors", "arguments.json", "neither"),
+        ("checkpoint.pt", "empty.json", "has no|streams"),
+        ("checkpoint.pt", "list.json", "not a JSON object"),
+        ("checkpoint.pt", "absent.json", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            convert(tmp_path / file, out=tmp_path / "bad", arguments=tmp_path / given)
+        assert "\n" not in error.value.message
+    assert not (tmp_path / "bad").exists()

@@ -77,7 +77,7 @@ def budget(full: bool) -> ArenaOptions:
     """What every mechanism of the demo gets."""
     return ArenaOptions(
         params=60_000,
-        tokens=600_000 if full else 90_000,
+        tokens=600_000 if full else 80_000,
         seeds=1,
         context=32,
         batch=8,

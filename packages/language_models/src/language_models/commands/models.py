@@ -13,20 +13,35 @@ from core_runtime.options import AtLeast
 from language_models.model.published import NOTICE, PUBLISHED
 
 
-def convert(source: Path, /, *, out: Path = Path("model"), to: Literal["suite", "transformers"] = "suite") -> Described:
-    """Makes a model folder of transformers' Doge, LLaMA or Qwen2 or of the published landmark LLaMA, or writes ours as one of transformers'.
+def convert(
+    source: Path,
+    /,
+    *,
+    out: Path = Path("model"),
+    to: Literal["suite", "transformers"] = "suite",
+    arguments: Path | None = None,
+) -> Described:
+    """Makes a model folder of transformers' Doge, LLaMA or Qwen2, of the published landmark models or of titans-pytorch, or writes ours as one of
+    transformers'.
 
     Example: language-models models convert SmallDoge/Doge-20M --out model
 
     Args:
-        source: a model folder.
+        source: a model folder, or with --arguments a checkpoint file.
         out: the new one.
         to: ours, or transformers' own class.
+        arguments: of a checkpoint file (titans-pytorch, landmark's small model): JSON of the arguments of its constructor.
     """
-    from language_models.model.convert import to_transformers
+    from language_models.model.convert import from_arguments, to_transformers
     from language_models.model.folder import TOKENIZER, load_model, parameters, save_model
 
     _free(out)
+    if arguments is not None:
+        if to != "suite":
+            raise UserError("a checkpoint file is made ours, not transformers'", "leave out --to or --arguments")
+        model = from_arguments(source, arguments)
+        save_model(model, out, tokenizer=None, provenance={"converted_from": str(source)})
+        return Described({"model": str(out), "type": model.config.model_type, "parameters": parameters(model)})
     loaded = load_model(str(source))
     if to == "transformers":
         from core_runtime.folders import writing

@@ -76,6 +76,49 @@ def from_transformers(folder: Path, config: Mapping[str, Any]) -> SuiteForCausal
         raise UserError(f"{folder}: {error}", "see docs/language-models.md for what can be read") from None
 
 
+# a published state without a config.json of transformers: a key that only it has → (module of official/, component)
+PUBLISHED_STATES = {
+    "token_emb.weight": ("titans", "MemoryAsContextTransformer"),
+    "transformer.wte.weight": ("landmark", "GPTBase"),
+}
+
+
+def from_arguments(file: Path, arguments: Path) -> SuiteForCausalLM:
+    """The model of a published state dict and the arguments of its constructor: titans-pytorch, or the landmark paper's small model.
+
+    Args:
+        file: the checkpoint: safetensors, or a torch file of tensors.
+        arguments: a JSON object of the published constructor's arguments.
+
+    Raises:
+        UserError: a state of another program, arguments that cannot be read, or weights that do not fit them.
+    """
+    from importlib import import_module
+
+    state = read_weights(file)
+    held = [place for key, place in PUBLISHED_STATES.items() if key in state]
+    if not held:
+        raise UserError(
+            f"{file} is a state of neither titans-pytorch nor the landmark paper's small model",
+            "folders of transformers need no --arguments",
+        )
+    try:
+        config = json.loads(arguments.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{arguments} cannot be read: {error}", "write the constructor's arguments as JSON") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{arguments} is not a JSON object", "write the constructor's arguments as JSON")
+    module, name = held[0]
+    component = import_module(f"language_models.model.official.{module}").system.components[name]
+    try:
+        model: Any = component.load(config, state)
+    except KeyError as error:
+        raise UserError(f"{arguments} has no {error}", "write all arguments that the model was made with") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{file}: {error}", "give the arguments that the model was made with") from None
+    return model
+
+
 def _loaded(component: Component, config: Mapping[str, Any], source: Path) -> Any:
     return component.load(dict(config), read_weights(source))
 

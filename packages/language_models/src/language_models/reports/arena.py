@@ -93,7 +93,7 @@ def draw_needles(rows: Sequence[Row]) -> Picture | None:
         lengths = list(row.needle_grid)
         depths = list(row.needle_grid[lengths[0]])
         values = [[row.needle_grid[n][depth] for n in lengths] for depth in depths]
-        axes.imshow(values, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        axes.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         axes.set_title(row.kind, fontsize=9)
         axes.set_xticks(range(len(lengths)), lengths, fontsize=6, rotation=45)
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths], fontsize=6)
@@ -109,7 +109,7 @@ def arena_report(rows: Sequence[Row], budget: Budget, facts: dict[str, Any], hea
     )
     grid = draw_needles(rows)
     if grid is not None:
-        report.picture(grid, "Needles by length (across) and depth (down): green is found, red is missed.")
+        report.picture(grid, "Needles by length (across) and depth (down): yellow is found, dark is missed.")
     if any(row.speed for row in rows):
         report.picture(draw_speed(rows), "Time and state after so many tokens, on this machine.")
     titles, body = cells_of(rows, budget)

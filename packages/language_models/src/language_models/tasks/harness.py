@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -102,13 +103,14 @@ def run_harness(model: SuiteForCausalLM, tokenizer: Tokenizer, tasks: Sequence[s
         found["local acc_norm"] = right / len(rows)
     others = [name for name in tasks if name != "local"]
     if others:
-        import lm_eval  # pyright: ignore[reportMissingImports]
-
+        # an extra: what types it has depends on whether it is there
+        lm_eval: Any = import_module("lm_eval")
         try:
             results = lm_eval.simple_evaluate(lm, tasks=others, bootstrap_iters=0)
         except Exception as error:  # an unknown task, or no network
             raise UserError(
-                f"lm-evaluation-harness: {str(error).splitlines()[0]}", "check the names of the tasks and the network"
+                f"lm-evaluation-harness: {(str(error).splitlines() or [type(error).__name__])[0]}",
+                "check the names of the tasks and the network",
             ) from None
         for name, values in (results or {}).get("results", {}).items():
             for key, value in values.items():
