@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ class Pictures(Protocol):
     def names(self) -> tuple[str, ...]: ...
     @property
     def parts(self) -> tuple[str, ...]: ...
-    @property
+    @cached_property
     def digests(self) -> tuple[str, ...]: ...
 
 

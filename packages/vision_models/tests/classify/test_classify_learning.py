@@ -1,4 +1,6 @@
 import copy
+import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -78,6 +80,50 @@ def test_the_learning_rate_rises_and_falls_as_deits():
     assert learning_rate(5, recipe, 1e-3) == pytest.approx(1e-3)
     assert learning_rate(152.5, recipe, 1e-3) == pytest.approx((1e-3 + 1e-5) / 2)
     assert learning_rate(300, recipe, 1e-3) == pytest.approx(1e-5)
+
+
+def test_labels_are_smoothed_where_nothing_is_mixed():
+    recipe = Recipe(epochs=1, warmup=0, mixup=0.0, cutmix=0.0, erasing=0.0, smoothing=0.3)
+    training = ClassificationTraining(sparsifiner(), preprocessing_for(16, 3), recipe, 0)
+    training.trainer = SimpleNamespace(current_epoch=0)
+    _, targets = training.augmented(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.tensor([1]), 0)
+    torch.testing.assert_close(targets, torch.tensor([[0.1, 0.8, 0.1]]))
+
+
+def test_the_optimizer_scales_to_the_batch_and_leaves_tokens_and_biases_undecayed():
+    recipe = Recipe(epochs=2, warmup=0, batch=64, lr=4e-3, weight_decay=0.05)
+    model = sparsifiner()
+    training = ClassificationTraining(model, preprocessing_for(16, 3), recipe, 0)
+    training.trainer = SimpleNamespace(estimated_stepping_batches=20)
+    optimizer = training.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        assert group["initial_lr"] == pytest.approx(4e-3 * 64 / 512)
+    names = {id(parameter): name for name, parameter in model.network.named_parameters()}
+    decayed = set()
+    for group in optimizer.param_groups:
+        if group["weight_decay"]:
+            decayed |= {names[id(parameter)] for parameter in group["params"]}
+    assert "blocks.0.mlp.fc1.weight" in decayed
+    assert not decayed & {"cls_token", "pos_embed", "blocks.0.mlp.fc1.bias", "norm.weight"}
+
+
+def test_the_balance_of_a_mixture_of_heads_is_the_mean_over_its_layers():
+    torch.manual_seed(0)
+    settings = {
+        "depths": [1, 1, 2, 1], "embed_dims": [16, 24, 32, 48], "num_heads": [2, 4, 4, 6], "shared": [2, 1, 2, 0], "routed": [0, 2, 1, 4],
+    }  # fmt: skip
+    model = Classifier(ClassifierConfig("moh_vit_s80", 3, 3, 32, json.dumps(settings)))
+    x = torch.randn(2, 3, 32, 32)
+    _, more = NetworkLosses(model, Recipe(epochs=1, warmup=0))(x, 0)
+    balances = model.network.forward_with_balance(x)[1]
+    assert len(balances) == 4
+    torch.testing.assert_close(more["balance_loss"], 0.01 * sum(balances) / 4)
+
+
+def test_the_middle_of_a_picture_is_what_a_network_sees():
+    picture = Image.new("RGB", (40, 20), "black")
+    picture.paste((255, 255, 255), (10, 0, 30, 20))
+    assert preprocessing_for(20, 3).cut(picture).getextrema() == ((255, 255),) * 3
 
 
 def test_networks_get_only_the_settings_that_they_take():

@@ -10,7 +10,7 @@ from core_runtime.boxes import BoxedImage
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
 from vision_models.detect.commands.ab import ab
-from vision_models.detect.commands.evaluate import EvaluationOptions, evaluate
+from vision_models.detect.commands.evaluate import EvaluationOptions, evaluate, in_classes_of
 from vision_models.detect.commands.models import check
 from vision_models.detect.commands.predict import PredictionOptions, predict
 from vision_models.detect.commands.train import config_of, train
@@ -20,6 +20,7 @@ from vision_models.detect.model.inference import before_and_after
 from vision_models.detect.model.options import DetectorOptions
 from vision_models.detect.results import FoundBox
 from vision_models.detect.scenes.opening import open_boxes
+from vision_models.detect.training.data import BoxedPictures
 from vision_models.detect.training.recipe import Recipe, learning_rate_factor
 
 from .detect_nets import BACKBONE, TINY
@@ -67,6 +68,37 @@ def test_a_shifted_box_counts_at_a_low_iou_alone():
     assert metrics.ap50 == pytest.approx(1)
     assert metrics.ap75 == 0
     assert metrics.ap == pytest.approx(0.4)
+
+
+def test_three_quarters_are_not_four_fifths():
+    image = boxed("a", ((0, 0, 10, 10), 0))
+    metrics = Judge([image], [[FoundBox((0, 0, 10, 7.7), 0, 0.9)]], ["x"]).metrics(resamples=5)  # IoU 0.77
+    assert metrics.ap75 == pytest.approx(1)
+    assert metrics.ap == pytest.approx(0.6)
+
+
+def test_mirrored_pictures_have_mirrored_boxes(tmp_path):
+    picture = Image.new("RGB", (40, 20))
+    picture.paste((255, 255, 255), (4, 5, 14, 15))
+    picture.save(tmp_path / "a.png")
+    image = BoxedImage("a.png", tmp_path / "a.png", (40, 20), ((4, 5, 14, 15),), (0,), (False,))
+    pictures = BoxedPictures([image], flip=True)
+    boxes = []
+    for epoch in range(8):
+        tensor, target = pictures[(epoch, 0)]
+        (box,) = target["boxes"].int().tolist()
+        boxes.append(box)
+        assert tensor[:, box[1] : box[3], box[0] : box[2]].min() == 1  # white is in the box
+    assert {tuple(box) for box in boxes} == {(4, 5, 14, 15), (26, 5, 36, 15)}
+
+
+def test_classes_of_a_set_get_the_numbers_of_the_detector(scenes):
+    opened = open_boxes(scenes)
+    turned = in_classes_of(opened, tuple(reversed(opened.classes)))
+    for one, other in zip(opened.images, turned.images, strict=True):
+        assert [opened.classes[label] for label in one.labels] == [turned.classes[label] for label in other.labels]
+    with pytest.raises(UserError, match="the model knows Lamp"):
+        in_classes_of(opened, ("Lamp",))
 
 
 def test_differences_are_paired_and_turn_round():

@@ -105,6 +105,14 @@ def test_sampling_is_repeatable_and_guidance_changes_it():
     assert all(draw.isfinite().all() for draw in draws)
 
 
+def test_every_step_but_the_last_adds_noise():
+    generator, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    sample(small(), [0], steps=4, cfg_scale=1.0, generator=generator)
+    for _ in range(4):  # the first latent, and three steps
+        torch.randn(1, 4, 8, 8, generator=other)
+    assert torch.equal(generator.get_state(), other.get_state())
+
+
 def test_classes_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match=r"0 to 4, got \[5\]"):
         sample(small(), [5], steps=1)

@@ -61,7 +61,7 @@ def _only_numbers(x: Tensor, weight: Tensor) -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and not torch._C._are_functorch_transforms_active()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
