@@ -135,8 +135,9 @@ def _clips(video: Video, backbone: Backbone, first: int) -> Iterator[NDArray[np.
         if previous is not None:
             ending = frame.seconds + (frame.seconds - previous)
         previous, shown = frame.seconds, frame.image
-    # the last frame is shown for as long as the one before it
-    ending = max(ending, video.seconds or 0.0)
+    # the last frame is shown until the stated end; where none is stated, for as long as the one before it
+    if video.seconds is not None:
+        ending = max(video.seconds, previous or 0.0)
     while shown is not None and (number + 0.5) * gap < ending:
         taken.append(shown)
         number += 1

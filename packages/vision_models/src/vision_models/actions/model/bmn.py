@@ -114,13 +114,12 @@ class BoundaryMatching(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels steps"]) -> Float[Tensor, "batch out rows columns"]:
         parts = [getattr(self, f"part{number}") for number in range(6)]
         folded, out = self.bins.out_channels, self.mix.out_channels
-        # (channels, bins · folded), so that a product with the sequence has a row for every step and bin
-        by_bin = self.bins.weight[..., 0, 0].permute(1, 2, 0).flatten(1)
+        by_bin = self.bins.weight[..., 0, 0].permute(2, 1, 0)  # (bins, channels, folded)
         mix, bias = self.mix.weight[..., 0, 0], self.bins.bias
         nothing = F.linear(torch.relu(bias), mix, self.mix.bias)[None]  # what cells hold that read nothing
         maps = []
         for sequence in x:
-            y = (sequence.t() @ by_bin).view(-1, folded)  # (steps · bins, folded)
+            y = (sequence.t() @ by_bin).view(-1, folded)  # (bins · steps, folded)
             if y.device.type in ("cpu", "cuda"):
                 with torch.autocast(y.device.type, enabled=False):  # sparse products know no half precision
                     read = Reading.apply(y.float() if y.dtype.itemsize < 4 else y, parts)

@@ -88,7 +88,7 @@ class Sampling:
 
 
 def sampling_matrix(cells: Cells, sampling: Sampling) -> csr_array:
-    """The weights by which cells read steps: (cells, steps · bins), sparse; the column of step t and bin n is ``t · bins + n``.
+    """The weights by which cells read steps: (cells, steps · bins), sparse; the column of bin n and step t is ``n · steps + t``.
 
     A point between two steps counts on both. One before the first step counts on it alone while it is less than a step away; one behind
     the last step keeps the share of that step; others count nothing.
@@ -106,18 +106,23 @@ def sampling_matrix(cells: Cells, sampling: Sampling) -> csr_array:
     points = first[:, None] + gaps[:, None] * np.arange(count)  # (cells, points)
     below = np.trunc(points)  # towards zero, as published
     share = points - below
-    above = np.ceil(points)
-    cell = np.broadcast_to(np.arange(len(pairs), dtype=np.int32)[:, None], points.shape)
-    bin_of = np.broadcast_to(np.arange(count, dtype=np.int32) // sampling.points, points.shape)
-    rows, columns, weights = [], [], []
-    for step, weight in ((below, 1 - share), (above, share)):
-        used = (points > -1) & (step >= 0) & (step < cells.steps) & (weight != 0)
-        rows.append(cell[used])
-        columns.append(step[used].astype(np.int32) * sampling.bins + bin_of[used])
-        weights.append(weight[used])
-    shape = (len(pairs), cells.steps * sampling.bins)
-    entries = np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))
-    return csr_array(entries, shape=shape) / sampling.points  # entries of one place are summed
+    # a bin spans a few steps from that of its first point: its weights are summed there, in `width` places
+    shape = (len(pairs), sampling.bins, sampling.points)
+    base = below.reshape(shape)[:, :, :1]
+    width = int((np.ceil(points).reshape(shape) - base).max()) + 1
+    row = np.arange(len(pairs) * sampling.bins).reshape(*shape[:2], 1) * width
+    sums = np.zeros(len(pairs) * sampling.bins * width)
+    for step, weight in ((below, 1 - share), (np.ceil(points), share)):
+        used = (points > -1) & (step >= 0) & (step < cells.steps)
+        place = row + (step.reshape(shape) - base).astype(np.int64)
+        sums += np.bincount(place.ravel(), np.where(used, weight, 0.0).ravel(), len(sums))
+    entries = np.flatnonzero(sums)
+    bins = entries // width  # numbered through all cells
+    steps = base.ravel()[bins].astype(np.int64) + entries % width
+    columns = bins % sampling.bins * cells.steps + steps
+    pointers = np.concatenate([[0], np.bincount(bins // sampling.bins, minlength=len(pairs)).cumsum()])
+    size = (len(pairs), cells.steps * sampling.bins)
+    return csr_array((sums[entries] / sampling.points, columns, pointers), shape=size)
 
 
 @lru_cache(4)
@@ -133,9 +138,9 @@ def sampling_tensors(cells: Cells, sampling: Sampling) -> tuple[Tensor, ...]:
 
 def dense_mask(cells: Cells, sampling: Sampling) -> Float[Tensor, "steps places"]:
     """The published constant ``sample_mask``: (steps, bins · rows · columns)."""
-    matrix = sampling_matrix(cells, sampling).toarray().reshape(-1, cells.steps, sampling.bins)
+    matrix = sampling_matrix(cells, sampling).toarray().reshape(-1, sampling.bins, cells.steps)
     mask = np.zeros((cells.steps, sampling.bins, cells.shape[0] * cells.shape[1]), np.float32)
-    mask[:, :, cells.places] = matrix.transpose(1, 2, 0)
+    mask[:, :, cells.places] = matrix.transpose(2, 1, 0)
     return torch.from_numpy(mask).flatten(1)
 
 
