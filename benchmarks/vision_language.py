@@ -3,8 +3,8 @@
     python benchmarks/vision_language.py                  everything
     python benchmarks/vision_language.py --only var       rows whose names begin so
 
-Rows: var (redistribution at 632 tokens), decoding (one token behind them in a 7B layer), refam (the collector beside the stock attention of a FLUX block), mllm (20 instructions on one
-picture), b7 (grounding beside its backbone).
+Rows: var (redistribution at 632 tokens), decoding (one token behind them in a 7B layer), refam (the collector beside
+the stock attention of a FLUX block), mllm (20 instructions on one picture), b7 (grounding beside its backbone).
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def test_masks_in_every_form(folder):
         read_run_lengths("x", {"size": [20, 40], "counts": [799]}, (20, 40))
     with pytest.raises(UserError, match="40 × 20, its picture 39 × 20"):
         read_mask(folder / "m.png", (20, 39))
-    with pytest.raises(UserError, match="two|2 points"):
+    with pytest.raises(UserError, match="a polygon of 2 points"):
         fill_polygons("x", [[0, 0, 1, 1]], (20, 40))
 
 

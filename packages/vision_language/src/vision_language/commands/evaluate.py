@@ -222,7 +222,8 @@ def _judge_grounding(path: Path, model: str | None, reading: Reading, seed: int,
         if grounder is not None:
             maps = grounder.heat(image, [item.sentence, other]).float().cpu().numpy()
             for predictor, heat in (("shuffled sentences", maps[1]), ("model", maps[0])):
-                add(predictor, item, mask_of(heat, reading.threshold), peak_of(heat), truth)
+                mask = mask_of(heat, reading.threshold)
+                add(predictor, item, mask, peak_of(heat, mask), truth)
     settings = {
         "threshold": reading.threshold,
         "boxes": sorted({item.convention for item in found.items if item.convention}),

@@ -20,7 +20,7 @@ from core_attention.mechanisms.refam.heatmap import Cleaner, heatmap, spatial_pr
 from core_attention.mechanisms.refam.pretrained import collect
 from core_attention.mechanisms.refam.sinks import Cleaning
 from core_runtime.errors import UserError
-from vision_language.model.masks import box_of, mask_of, otsu, peak_of
+from vision_language.model.masks import box_of, mask_of, otsu
 from vision_language.model.prompts import MAGNETS, Prompt, make_prompt
 from vision_language.model.sentences import usable_sentence
 from vision_language.results import Grounding
@@ -99,18 +99,17 @@ class RefamGrounder:
         heat = heat.cpu().numpy()
         if not np.isfinite(heat).all():
             raise UserError("the heat map is not finite", "the pipeline's precision may be too low")
-        mask = mask_of(heat, otsu(heat) if threshold is None else threshold)
         maps = found.words.reshape(-1, rows, columns).float().cpu().numpy()
         words = dict(zip(prompt.tokens.names, maps, strict=True))
         peak = found.point[0] * image.width, found.point[1] * image.height
-        sinks = {layer: int(mask.sum()) for layer, mask in collected[0].sinks.items() if bool(mask.any())}
+        mask = mask_of(heat, otsu(heat) if threshold is None else threshold, holding=peak)
+        sinks = [layer for layer, found_sinks in collected[0].sinks.items() if bool(found_sinks.any())]
         notes = list(prompt.notes)
         if sinks:
             notes.append(
                 f"attention sinks in {len(sinks)} of {len(collected[0].sinks)} layers were handled ({self.settings.cleaning})"
             )
-        point = peak if found.heat.amax() > 0 else peak_of(heat)
-        return Grounding(sentence, self.engine, heat, mask, point, box_of(mask), words, tuple(notes))
+        return Grounding(sentence, self.engine, heat, mask, peak, box_of(mask), words, tuple(notes))
 
     def _latents(self, image: Image) -> Tensor:
         from PIL import Image as Pillow

@@ -80,5 +80,7 @@ class Grounder:
                 () if mask.any() else ("no pixel is likely to be meant: the sentence may not be about this picture",)
             )
             small = dict(zip(words, maps[1:] if len(words) > 1 else maps, strict=True))
-            groundings.append(Grounding(sentence, self.engine, heat, mask, peak_of(heat), box_of(mask), small, notes))
+            groundings.append(
+                Grounding(sentence, self.engine, heat, mask, peak_of(heat, mask), box_of(mask), small, notes)
+            )
         return groundings

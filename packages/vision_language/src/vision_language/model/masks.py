@@ -29,16 +29,20 @@ def otsu(heat: NDArray[np.floating]) -> float:
     return float(centres[best].mean())
 
 
-def mask_of(heat: NDArray[np.floating], threshold: float, *, largest: bool = True) -> NDArray[np.bool_]:
-    """What is above the threshold; of several pieces the one with the most heat."""
+def mask_of(
+    heat: NDArray[np.floating], threshold: float, *, holding: tuple[float, float] | None = None
+) -> NDArray[np.bool_]:
+    """What is above the threshold; of several pieces the one that holds a point (x, y), else the one with the most heat."""
     from scipy import ndimage
 
     mask = heat > threshold
-    if not largest or not mask.any():
-        return mask
     labels, count = ndimage.label(mask)
     if count < 2:
         return mask
+    if holding is not None:
+        row, column = min(int(holding[1]), heat.shape[0] - 1), min(int(holding[0]), heat.shape[1] - 1)
+        if labels[row, column]:
+            return labels == labels[row, column]
     sums = ndimage.sum_labels(heat, labels, np.arange(1, count + 1))
     return labels == 1 + int(np.argmax(sums))
 
@@ -51,7 +55,9 @@ def box_of(mask: NDArray[np.bool_]) -> Box | None:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def peak_of(heat: NDArray[np.floating]) -> tuple[float, float]:
-    """The centre of the warmest pixel, (x, y); of equal ones the first."""
+def peak_of(heat: NDArray[np.floating], mask: NDArray[np.bool_] | None = None) -> tuple[float, float]:
+    """The centre of the warmest pixel, (x, y), of those of a mask where it has some; of equal ones the first."""
+    if mask is not None and mask.any():
+        heat = np.where(mask, heat, -np.inf)
     row, column = np.unravel_index(int(heat.argmax()), heat.shape)
     return float(column) + 0.5, float(row) + 0.5
