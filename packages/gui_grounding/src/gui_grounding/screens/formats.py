@@ -96,7 +96,7 @@ def _claim_picture(path: Path) -> Claim | None:
     with path.open("rb") as file:
         head = file.read(32)
     size = None
-    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR":
+    if head.startswith(b"\x89PNG\r\n\x1a\n") and head[12:16] == b"IHDR" and len(head) >= 24:
         size = struct.unpack(">II", head[16:24])
     beside = [
         file for file in (path.with_suffix(".json"), *path.parent.parent.glob("annotations/*.json")) if file.is_file()
