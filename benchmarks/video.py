@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from measure import paired, parser, peak_memory, ratio, show, size  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
 
 from vision_models.actions.model.bmn import BMN  # noqa: E402
 from vision_models.actions.model.cells import Cells, Sampling, dense_mask, sampling_matrix  # noqa: E402
@@ -55,7 +57,13 @@ def published_layer(model: BMN, x: Tensor, mask: Tensor) -> Tensor:
     """The published form: a matrix of all samples, then a convolution over bins, then the first over the map."""
     layer = model.matching
     sampled = (x @ mask).unflatten(2, (32, 100, 100))
-    return layer.mix(torch.relu(layer.bins(sampled)).squeeze(2))
+    return layer.mix(torch.relu(F.conv3d(sampled, _published_weight(model), layer.bias)).squeeze(2))
+
+
+@lru_cache(1)
+def _published_weight(model: BMN) -> Tensor:
+    """The weight of the convolution over bins in its published layout."""
+    return model.matching.weight.detach().permute(2, 1, 0)[..., None, None].contiguous()
 
 
 def published_network(model: BMN, x: Tensor, mask: Tensor) -> Tensor:

@@ -64,8 +64,8 @@ def _report(out: Path, annotations: Path, video: Path, judged: Any, found: Any, 
     from vision_models.actions.annotations import read_annotations
     from vision_models.actions.baseline import detect_motion
     from vision_models.actions.cohort import gather
-    from vision_models.actions.commands.evaluate import judge
     from vision_models.actions.features import find_features
+    from vision_models.actions.judging import judge
     from vision_models.actions.reports.files import read_detections
     from vision_models.actions.reports.timeline import draw_timeline, save, thumbnails
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,8 +31,6 @@ from vision_models.actions.model.options import DetectionOptions
 if TYPE_CHECKING:
     from vision_models.actions.cohort import Clip
     from vision_models.actions.metrics.measure import Measures
-    from vision_models.actions.model.inference import ReadyDetector
-    from vision_models.actions.results import Detections
 
 
 @options
@@ -126,6 +124,7 @@ def evaluate(
     from vision_models.actions.classifiers import read_scores
     from vision_models.actions.cohort import gather, overlap_with_training
     from vision_models.actions.features import find_features
+    from vision_models.actions.judging import detect_all, judge
     from vision_models.actions.model.folder import load_model
     from vision_models.actions.reports.evaluation import write_evaluation
 
@@ -186,60 +185,3 @@ def _chosen(clips: Mapping[str, Clip], provenance: Mapping[str, Any], part: str)
     if any(clip.part for clip in clips.values()) or isinstance(record, Mapping):
         raise UserError(f"none of these videos is a {part} video", "--part all evaluates every video")
     return list(clips)
-
-
-def detect_all(
-    detector: ReadyDetector,
-    clips: Sequence[Clip],
-    how: DetectionOptions,
-    *,
-    scores: Mapping[str, Mapping[str, float]] | None = None,
-) -> dict[str, Detections]:
-    """The segments of every video, behind a progress bar."""
-    from core_runtime.terminal import track
-
-    found = {}
-    for clip in track(clips, "Detecting"):
-        given = None if scores is None else scores[clip.name]
-        found[clip.name] = detector.detect(clip.name, clip.features, how, scores=given)
-    return found
-
-
-def judge(
-    found: Mapping[str, Detections],
-    clips: Sequence[Clip],
-    thresholds: Sequence[float],
-    *,
-    labelled: bool,
-    resamples: int = 200,
-    seed: int = 0,
-) -> Measures:
-    """The measures of some detections."""
-    from vision_models.actions.metrics.measure import measure
-
-    judged, agnostic = as_judged(found, clips, labelled=labelled)
-    return measure(judged, agnostic, thresholds, resamples=resamples, seed=seed)
-
-
-def as_judged(found: Mapping[str, Detections], clips: Sequence[Clip], *, labelled: bool) -> tuple[Any, Any]:
-    """Truth and detections as arrays, with labels (where there are any) and without.
-
-    Without labels a segment counts once, though it may stand under several labels.
-    """
-    from vision_models.actions.metrics.measure import Judged
-    from vision_models.actions.results import Segment
-
-    truth = {clip.name: clip.actions for clip in clips}
-    segments = {name: detections.segments for name, detections in found.items()}
-    labels = sorted({action.label for clip in clips for action in clip.actions})
-    once: dict[str, list[Segment]] = {}
-    for name, own in segments.items():
-        best: dict[tuple[float, float], float] = {}
-        for start, end, _, score in own:
-            # what its labels share is the segment's own score
-            best[start, end] = best.get((start, end), 0.0) + score
-        once[name] = [Segment(start, end, "action", score) for (start, end), score in best.items()]
-    agnostic = Judged.of(truth, once, labels, agnostic=True)
-    if not labelled:
-        return agnostic, agnostic
-    return Judged.of(truth, segments, labels), agnostic

@@ -128,7 +128,7 @@ def train(
     from core_runtime.folders import fingerprint, open_run, write_text
     from core_runtime.identity import identity
     from core_runtime.training import draw_history, fit
-    from vision_models.actions.commands.evaluate import detect_all, judge
+    from vision_models.actions.judging import detect_all, judge
     from vision_models.actions.metrics.threshold import best_threshold
     from vision_models.actions.model.bmn import BMNConfig
     from vision_models.actions.model.detector import ActionDetector, DetectorConfig

@@ -103,7 +103,10 @@ class BoundaryMatching(nn.Module):
     def __init__(self, channels: int, folded: int, out: int, cells: Cells, sampling: Sampling) -> None:
         super().__init__()
         self.cells, self.sampling = cells, sampling
-        self.bins = nn.Conv3d(channels, folded, (sampling.bins, 1, 1))  # holds weights only; never called
+        # the Conv3d over bins, as (bins, channels, folded): the layout in which a product takes no copy
+        bound = (channels * sampling.bins) ** -0.5  # torch's own initialisation of such a convolution
+        self.weight = nn.Parameter(torch.empty(sampling.bins, channels, folded).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(folded).uniform_(-bound, bound))
         self.mix = nn.Conv2d(folded, out, 1)
         for number, part in enumerate(sampling_tensors(cells, sampling)):
             self.register_buffer(f"part{number}", part, persistent=False)
@@ -113,13 +116,12 @@ class BoundaryMatching(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels steps"]) -> Float[Tensor, "batch out rows columns"]:
         parts = [getattr(self, f"part{number}") for number in range(6)]
-        folded, out = self.bins.out_channels, self.mix.out_channels
-        by_bin = self.bins.weight[..., 0, 0].permute(2, 1, 0)  # (bins, channels, folded)
-        mix, bias = self.mix.weight[..., 0, 0], self.bins.bias
+        folded, out = len(self.bias), self.mix.out_channels
+        mix, bias = self.mix.weight[..., 0, 0], self.bias
         nothing = F.linear(torch.relu(bias), mix, self.mix.bias)[None]  # what cells hold that read nothing
         maps = []
         for sequence in x:
-            y = (sequence.t() @ by_bin).view(-1, folded)  # (bins · steps, folded)
+            y = (sequence.t() @ self.weight).view(-1, folded)  # (bins · steps, folded)
             if y.device.type in ("cpu", "cuda"):
                 with torch.autocast(y.device.type, enabled=False):  # sparse products know no half precision
                     read = Reading.apply(y.float() if y.dtype.itemsize < 4 else y, parts)
@@ -145,7 +147,8 @@ class BoundaryMatching(nn.Module):
 
     def definition(self, x: Float[Tensor, "batch channels steps"]) -> Float[Tensor, "batch out rows columns"]:
         """As `forward`, in the published order."""
-        return self.mix(torch.relu(self.bins(self.sampled(x))).squeeze(2))
+        folded = F.conv3d(self.sampled(x), self.weight.permute(2, 1, 0)[..., None, None], self.bias)
+        return self.mix(torch.relu(folded).squeeze(2))
 
 
 class BMN(nn.Module):

@@ -104,18 +104,18 @@ def sampling_matrix(cells: Cells, sampling: Sampling) -> csr_array:
     count = sampling.bins * sampling.points
     gaps = (last - first) / max(1, count - 1)
     points = first[:, None] + gaps[:, None] * np.arange(count)  # (cells, points)
-    below = np.trunc(points)  # towards zero, as published
+    below, above = np.trunc(points), np.ceil(points)  # the former towards zero, as published
     share = points - below
     # a bin spans a few steps from that of its first point: its weights are summed there, in `width` places
     shape = (len(pairs), sampling.bins, sampling.points)
     base = below.reshape(shape)[:, :, :1]
-    width = int((np.ceil(points).reshape(shape) - base).max()) + 1
+    width = int((above.reshape(shape)[:, :, -1:] - base).max()) + 1
     row = np.arange(len(pairs) * sampling.bins).reshape(*shape[:2], 1) * width
+    place = (row + (below.reshape(shape) - base).astype(np.int64)).ravel()
     sums = np.zeros(len(pairs) * sampling.bins * width)
-    for step, weight in ((below, 1 - share), (np.ceil(points), share)):
-        used = (points > -1) & (step >= 0) & (step < cells.steps)
-        place = row + (step.reshape(shape) - base).astype(np.int64)
-        sums += np.bincount(place.ravel(), np.where(used, weight, 0.0).ravel(), len(sums))
+    for step, weight, where in ((below, 1 - share, place), (above, share, place + (above > below).ravel())):
+        weight[(points <= -1) | (step < 0) | (step >= cells.steps)] = 0.0
+        sums += np.bincount(where, weight.ravel(), len(sums))
     entries = np.flatnonzero(sums)
     bins = entries // width  # numbered through all cells
     steps = base.ravel()[bins].astype(np.int64) + entries % width

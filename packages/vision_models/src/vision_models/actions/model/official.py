@@ -36,7 +36,7 @@ _NAMES = {
     "x_1d_s.": "start.",
     "x_1d_e.": "end.",
     "x_1d_p.0.": "narrow.",
-    "x_3d_p.0.": "matching.bins.",
+    "x_3d_p.0.": "matching.",
     "x_2d_p.0.": "matching.mix.",
     "x_2d_p.2.": "map.0.",
     "x_2d_p.4.": "map.2.",
@@ -75,6 +75,8 @@ def convert(official: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
         for prefix, new in _NAMES.items():
             if name.startswith(prefix):
                 ours[new + name.removeprefix(prefix)] = official.pop(key)
+    if "matching.weight" in ours:  # (folded, channels, bins, 1, 1)
+        ours["matching.weight"] = ours["matching.weight"][..., 0, 0].permute(2, 1, 0)
     return ours
 
 

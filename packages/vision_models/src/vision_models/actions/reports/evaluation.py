@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from core_runtime.folders import write_text
 from core_runtime.report import Report
 from vision_models.actions.cohort import Clip
-from vision_models.actions.commands.evaluate import as_judged
+from vision_models.actions.judging import as_judged
 from vision_models.actions.metrics.measure import CAUSES, Measures, curve_of
 from vision_models.actions.reports.files import write_detections
 from vision_models.actions.reports.timeline import draw_timeline, save
