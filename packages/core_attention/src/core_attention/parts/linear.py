@@ -50,14 +50,14 @@ def is_plain(layer: nn.Module, kind: type[nn.Module]) -> bool:
 def _only_numbers(x: Tensor, weight: Tensor) -> bool:
     """Whether nobody watches the operation: no gradient, graph, mode or kind of tensor of its own."""
     return (
-        type(x) is Tensor
+        not torch.compiler.is_compiling()  # first: a graph must not depend on what follows
+        and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.numel() > 0
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
         and torch._C._len_torch_function_stack() == 0
         and not torch._C._are_functorch_transforms_active()
