@@ -14,6 +14,7 @@ from core_runtime.options import RunOptions
 from explainability.commands.recipes import recipes
 from explainability.commands.train import drop_paths, train
 from explainability.models.loading import load_network
+from explainability.models.network import Network, NetworkConfig
 from explainability.training.data import split
 from explainability.training.module import rate
 from explainability.training.recipe import Recipe
@@ -116,3 +117,8 @@ def test_what_is_refused(shapes, tmp_path):
         with pytest.raises(UserError, match=match):
             train(shapes, recipe=Recipe(**{**SMALL, **values}), run=RunOptions(out=tmp_path / "run"))
         assert not (tmp_path / "run").exists()
+
+
+def test_a_network_on_a_backbone_by_name():
+    config = NetworkConfig(classes=("a", "b"), backbone="vit_tiny_patch16_224", image_size=32)
+    assert Network(config)(torch.randn(1, 3, 32, 32)).shape == (1, 2)

@@ -199,8 +199,8 @@ def summarise(
     """Writes the store; the facts of ``heads.json``, and what the report draws."""
     import torch
     from safetensors.torch import load_file
-    from scipy.stats import spearmanr
 
+    from explainability.attribution.metrics import rank_correlation
     from explainability.vit.backbone import grid_of
     from explainability.vit_analytics.distance import layer_trend
     from explainability.vit_analytics.importance import MEASURES, cumulative_pruning
@@ -249,7 +249,7 @@ def summarise(
     for name in (*MEASURES, "gradient_proxy"):
         if name == measure or bool((means[name] == means[name].flatten()[0]).all()):
             continue
-        agreement[name] = float(spearmanr(mean.flatten(), means[name].flatten()).statistic)
+        agreement[name] = float(rank_correlation(mean[None], means[name][None])[0])
     agreement.setdefault("gradient_proxy", float("nan"))
     sd = arrays[measure].std(0, correction=0)
     ranking = []

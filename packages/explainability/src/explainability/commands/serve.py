@@ -126,7 +126,13 @@ def desks(
     pictures = Pictures(files)
     endpoints: dict[str, Any] = {}
     state: dict[str, Any] = {"explain": False, "correspond": False, "study": False, "classes": []}
-    state["queries"] = [str(file.relative_to(queries)) if file != queries else file.name for file in files[:500]]
+    names = []
+    for file in files[:500]:
+        if queries is not None and queries.is_dir():
+            names.append(str(file.relative_to(queries)))
+        else:
+            names.append(file.name)
+    state["queries"] = names
     if model is not None:
         classifier = load_classifier(model, device)
         endpoints |= ExplainDesk(classifier, pictures).endpoints()

@@ -178,8 +178,10 @@ def load_adapter(folder: Path) -> Network:
     """
     try:
         described = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-        values = described["config"] | {"classes": tuple(described["config"]["classes"])}
-        config = NetworkConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        values: dict[str, Any] = described["config"]
+        for name in ("classes", "mean", "std"):  # JSON has lists
+            values[name] = tuple(values[name])
+        config = NetworkConfig(**values)
         network = Network(config)
         tensors = load_file(folder / "adapter.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -81,9 +81,7 @@ class Network(nn.Module):
 
 def _backbone(config: NetworkConfig) -> Any:
     if config.backbone:
-        return timm.create_model(
-            config.backbone, num_classes=0, img_size=config.image_size, drop_path_rate=config.drop_path
-        )
+        return timm.create_model(config.backbone, num_classes=0, img_size=config.image_size)
     sizes = {
         "img_size": config.image_size,
         "patch_size": config.patch_size,

@@ -19,6 +19,8 @@ def draw_importance(summary: Mapping[str, Any], drawn: Mapping[str, Any]) -> "Fi
     values = drawn["importance"]
     top = max(float(values.abs().max()), 1e-12)
     image = matrix.imshow(values, cmap="RdBu_r", vmin=-top, vmax=top, aspect="auto")
+    matrix.set_xticks(range(values.shape[1]))
+    matrix.set_yticks(range(values.shape[0]))
     matrix.set_xlabel("head")
     matrix.set_ylabel("layer")
     matrix.set_title(summary["measure"].replace("_", " "), fontsize=10)
@@ -48,6 +50,7 @@ def draw_trends(summary: Mapping[str, Any], drawn: Mapping[str, Any]) -> "Figure
         axis.fill_between(layers, low, high, alpha=0.25)
         axis.plot(layers, trend["mean"])
         axis.set_title(title, fontsize=10)
+        axis.set_xticks(list(layers)[:: max(1, len(trend["mean"]) // 8)])
         axis.set_xlabel("layer")
         axis.grid(alpha=0.3)
     styles = {"least_first": "-", "random": "--", "most_first": "-"}

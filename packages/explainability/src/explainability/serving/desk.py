@@ -309,7 +309,8 @@ class ExplainDesk:
         rows, columns = grid_of(model, image)
         blocks = blocks_of(model)
         layer = whole_number(call.one("layer", ""), "layer", len(blocks) - 1)
-        head = whole_number(call.one("head", ""), "head", blocks[0].attn.num_heads - 1)
+        attn: Any = blocks[layer].attn
+        head = whole_number(call.one("head", ""), "head", attn.num_heads - 1)
         patch = call.one("patch", "")
         row = 0
         if patch:
