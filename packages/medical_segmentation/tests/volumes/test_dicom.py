@@ -244,3 +244,9 @@ def test_frames_of_one_object_are_sorted_like_slices_and_its_segmentation_too(se
     labels = np.random.default_rng(0).integers(0, 2, volume.geometry.shape).astype(np.uint8)
     path = write_dicom_seg(labels, volume, ("background", "liver"), tmp_path / "seg.dcm", model="test")
     assert np.array_equal(read_dicom_seg(path, volume), labels)
+
+
+def test_pixel_spacing_is_that_between_rows_then_that_between_columns(series):
+    series.change(lambda dataset: setattr(dataset, "PixelSpacing", [0.5, 0.8]))
+    # x runs along a row, from one column to the next
+    assert read_series(series.folder).geometry.spacing == pytest.approx((0.8, 0.5, 2.5), abs=1e-5)

@@ -79,6 +79,7 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
     """
     import pydicom
     from pydicom.errors import InvalidDicomError
+    from pydicom.uid import MediaStorageDirectoryStorage
 
     headers, broken, notes = [], [], []
     for file in files:
@@ -100,7 +101,7 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
         ) as error:
             broken.append(f"{file.name} ({type(error).__name__})")
             continue
-        if header.file_meta.get("MediaStorageSOPClassUID") == pydicom.uid.MediaStorageDirectoryStorage:
+        if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             notes.append(f"{file.name} is a table of contents (DICOMDIR) and is left out")
         elif not header.get("SOPClassUID") and not header.get("Rows"):
             broken.append(f"{file.name} (no image)")
