@@ -16,6 +16,7 @@ from vision_language.commands.ground import find_questions, ground
 from vision_language.commands.index import index
 from vision_language.commands.probe import probe
 from vision_language.commands.train import train
+from vision_language.model.multimodal import load_multimodal
 from vision_language.model.tiny import SINK, TAU, save_tiny_llava
 from vision_language.samples import make_samples
 from vision_language.training.recipe import Network, Recipe
@@ -156,7 +157,6 @@ def test_probe_finds_the_planted_sink_and_answer_uses_it(samples, llava, tmp_pat
         answer(image, "is there?", sinks=found.out, out=tmp_path / "b", **(options | {"model": str(other)}))
     dry = answer(image, "is there?", dry_run=True, **options)
     assert "parameters" in dry.size
-    (llava / "model.safetensors").rename(llava / "hidden")
-    with pytest.raises(UserError, match="shards too"):
-        answer(image, "is there?", sinks=tmp_path / "s.json", out=tmp_path / "b", model=str(llava))
-    (llava / "hidden").rename(llava / "model.safetensors")
+    (other / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no file named model.safetensors"):
+        load_multimodal(other)

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from core_runtime.errors import UserError
-from vision_language.items.grounding import Item, read_items
+from vision_language.items.grounding import read_items
+from vision_language.items.item import Item
 from vision_language.items.mask_files import fill_polygons, read_mask, read_run_lengths
 from vision_language.items.triplets import read_triplets
 

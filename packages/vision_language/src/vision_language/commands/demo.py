@@ -43,7 +43,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     sentences = [row["sentence"] for row in first]
     grounded = ground(scene, *sentences, model=model, out=out / "run" / "groundings", overwrite=True)
     focal = RunOptions(out=out / "focal", seed=seed, overwrite=True)
-    focal_recipe = Recipe(epochs=80 if full else 24, lr=3e-3, batch=32)
+    focal_recipe = Recipe(epochs=120 if full else 16, lr=3e-3, batch=32)
     embedder = str(train("focallens", learned.instructions, recipe=focal_recipe, run=focal).model)
     retrieved = evaluate(
         "retrieval",

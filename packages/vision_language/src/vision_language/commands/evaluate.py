@@ -10,7 +10,7 @@ from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Between, Device, Model, Out, Overwrite, Seed, options, resolve_device
 from vision_language.benchmarks.pope import Parser
-from vision_language.items.grounding import Boxes
+from vision_language.items.item import Boxes
 
 Kind = Literal["grounding", "pope", "sugarcrepe", "retrieval"]
 Table = dict[str, dict[str, dict[str, Any]]]

@@ -7,7 +7,7 @@ from typing import Any
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings, FolderFindings
 from vision_language.items.formats import ITEMS, kind_of
-from vision_language.items.grounding import Boxes
+from vision_language.items.item import Boxes
 
 
 def inspect(path: Path, /, *, images: Path | None = None, boxes: Boxes | None = None) -> Findings | FolderFindings:

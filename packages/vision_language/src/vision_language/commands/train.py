@@ -8,7 +8,7 @@ from typing import Any, Literal
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
-from vision_language.items.grounding import Boxes
+from vision_language.items.item import Boxes
 from vision_language.training.recipe import Network, Recipe
 
 

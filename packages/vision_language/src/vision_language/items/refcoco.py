@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
-from vision_language.items.grounding import Item
+from vision_language.items.item import Item
 
 
 def read_refcoco(path: Path, images: Path | None) -> list[Item]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,8 @@ class SentenceEncoder(Protocol):
 
 def words_of(sentence: str) -> list[str]:
     """The words of a sentence in small letters, of any script; emoji and other symbols are words of their own."""
-    return re.findall(r"\w+|[^\w\s.,;:!?\"'()\[\]{}-]", sentence.lower())
+    found = re.findall(r"\w+|\S", sentence.lower())
+    return [word for word in found if word[0].isalnum() or unicodedata.category(word[0]).startswith(("L", "N", "S"))]
 
 
 class HashedWords:

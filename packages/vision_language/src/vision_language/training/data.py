@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from core_runtime.pictures import open_picture
 from core_runtime.training import EpochOrder, first_epoch
-from vision_language.items.grounding import Item
+from vision_language.items.item import Item
 from vision_language.model.grounding import to_pixels
 from vision_language.model.sentences import SentenceEncoder, usable_sentence
 
