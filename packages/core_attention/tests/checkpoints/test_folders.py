@@ -181,6 +181,18 @@ def test_sizes_are_compared_before_memory_is_taken(folder):
         load_model(folder, Tiny)
 
 
+def test_what_cannot_be_sketched_takes_no_memory(folder, monkeypatch):
+    def build(self, config):
+        if torch.empty(()).device.type != "meta":
+            raise AssertionError("built with memory")
+        raise KeyError("rope")
+
+    monkeypatch.setattr(Tiny, "__init__", build)
+    build.__annotations__ = {"config": TinyConfig}
+    with pytest.raises(ValueError, match="no Tiny can be built from its config: 'rope'"):
+        load_model(folder, Tiny)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"class": "Tiny"}'])
 def test_a_damaged_config(folder, text):
     (folder / "config.json").write_text(text)

@@ -158,5 +158,5 @@ def test_probe_finds_the_planted_sink_and_answer_uses_it(samples, llava, tmp_pat
     dry = answer(image, "is there?", dry_run=True, **options)
     assert "parameters" in dry.size
     (other / "model.safetensors").unlink()
-    with pytest.raises(UserError, match="no file named model.safetensors"):
+    with pytest.raises(UserError, match=r"no file named model\.safetensors"):
         load_multimodal(other)

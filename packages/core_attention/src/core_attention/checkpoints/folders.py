@@ -118,13 +118,18 @@ def _refuse_other_sizes(kind: type[nn.Module], config: Any, state: StateDict, pl
     """Builds the model without memory and compares its size and shapes with the file's, so that no config can fill the memory.
 
     Raises:
-        ValueError: more than twice the numbers that the file holds, or other shapes.
+        ValueError: more than twice the numbers that the file holds, other shapes, or a config of which nothing can be built.
     """
     try:
         with torch.device("meta"):
             sketch = kind(config)
-    except Exception:  # it reads values while it is built: what is wrong with it is said where it is built for good
-        return
+    except Exception as error:
+        if "meta" in str(error):  # it reads values while it is built: nothing can be told without memory
+            return
+        if isinstance(error, ValueError):
+            raise
+        # what fails here fails with memory too, after it has been taken
+        raise ValueError(f"{place}: no {kind.__name__} can be built from its config: {error}") from error
     check_shapes(sketch, state)
     size = sum(parameter.numel() for parameter in sketch.parameters())
     held = sum(tensor.numel() for tensor in state.values())
