@@ -26,6 +26,14 @@ NEEDED = {
     "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
     "explainability.models.loading": "what it explains may be torchvision's or transformers'",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",
+    "vision_models.actions.backbones": "torchvision:NAME and folders of transformers' video networks are theirs",
+    "vision_language.model.official.var_sink": "the published class is a LLaMA of transformers",
+    "core_attention.mechanisms.var_sink.pretrained": "what it changes are models of transformers",
+    "vision_language.model.multimodal": "LLaVA, Qwen-VL and InternVL are transformers'",
+    "vision_language.model.focallens_mllm": "FocalLens-MLLM is its LLaVA,",
+    "vision_language.model.focallens_clip": "FocalLens-CLIP its CLIP,",
+    "vision_language.model.sentences": "a sentence encoder of a folder its AutoModel,",
+    "vision_language.model.tiny": "and the tiny models of tests and demo are its classes",
 }
 
 
