@@ -135,7 +135,7 @@ def words():
                 for offset in range(options.filter_length):
                     if chosen[offset]:
                         total += float(values[place + offset])
-                total / int(chosen.sum())
+                _ = total / int(chosen.sum())
 
     return {"plain loops": loops, "ours": lambda: search(attributions, options)}, "≥ 50 ×"
 

@@ -90,7 +90,12 @@ def decoding(args: Any) -> Rows:
     from core_attention.mechanisms.var_sink.redistribution import Rule
 
     rule = Rule(0.6, 0.2, 1.0)
-    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32}
+    sizes: dict[str, Any] = {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    }
     model = LlamaModel(LlamaConfig(**sizes, num_hidden_layers=1, vocab_size=32)).eval()
     image = torch.zeros(1, 632, dtype=torch.bool)
     image[:, 35:611] = True
@@ -130,7 +135,7 @@ def refam(args: Any) -> Rows:
     from core_attention.mechanisms.refam.heatmap import TextTokens
     from core_attention.mechanisms.refam.pretrained import collect
 
-    model = diffusers.FluxTransformer2DModel(
+    model = diffusers.FluxTransformer2DModel(  # pyright: ignore[reportPrivateImportUsage]
         patch_size=1, in_channels=64, num_layers=1, num_single_layers=0, attention_head_dim=128, num_attention_heads=24,
         joint_attention_dim=64, pooled_projection_dim=8, axes_dims_rope=(16, 56, 56),
     ).eval()  # fmt: skip
@@ -207,9 +212,11 @@ def b7(args: Any) -> Rows:
     from vision_language.model.grounding_network import GroundingConfig, GroundingNetwork
 
     network = GroundingNetwork(GroundingConfig(backbone="b7")).eval()
+    backbone = network.backbone
+    assert backbone is not None
     image, sentence = torch.randn(1, 3, 600, 600), torch.randn(1, 384)
     with torch.inference_mode():
-        contestants = {"backbone": lambda: network.backbone(image), "grounding": lambda: network(image, sentence)}
+        contestants = {"backbone": lambda: backbone(image), "grounding": lambda: network(image, sentence)}
         return timed(contestants, "backbone", rounds=3)
 
 

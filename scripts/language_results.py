@@ -59,7 +59,9 @@ def advice(arena: dict[str, Any]) -> str:
         bits = {row["kind"]: mean_of(row, "bits", key) for row in rows}
         needles = {row["kind"]: mean_of(row, "needles", key) for row in rows}
         # the best of many kinds at chance (1/16) is luck: 20 needles reach a quarter once in thousands of tries
-        found = {kind: value for kind, value in needles.items() if value is not None and value > 0.25}
+        found: dict[str, float | None] = {
+            kind: value for kind, value in needles.items() if value is not None and value > 0.25
+        }
         none_found = "none above chance" if any(value is not None for value in needles.values()) else "–"
         most = _best(found, True) if found else none_found
         lines.append(f"| {length} | {_best(bits, False)} | {most} | {_reaching(needles)} |")

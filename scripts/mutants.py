@@ -75,9 +75,9 @@ def faults_of(path: Path) -> Iterator[Fault]:
     lines = [line.encode() for line in text.splitlines()]
     annotations = {id(inner) for node in ast.walk(ast.parse(text)) for inner in _annotation_nodes(node)}
     for node in ast.walk(ast.parse(text)):
-        if id(node) in annotations or not hasattr(node, "lineno") or node.lineno != node.end_lineno:
+        if id(node) in annotations or not isinstance(node, ast.expr) or node.lineno != node.end_lineno:
             continue
-        line, begin, end = node.lineno, node.col_offset, node.end_col_offset
+        line, begin, end = node.lineno, node.col_offset, node.end_col_offset or 0
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
             yield from _between(path, lines, node.left, node.comparators[0], node.ops[0], COMPARISONS)
         elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
@@ -112,7 +112,7 @@ def _between(
     path: Path, lines: list[bytes], left: ast.expr, right: ast.expr, op: ast.AST, table: dict
 ) -> Iterator[Fault]:
     """The fault of an operator that stands between two operands on one line."""
-    if left.end_lineno != right.lineno:
+    if left.end_lineno is None or left.end_lineno != right.lineno:
         return
     begin, end = left.end_col_offset or 0, right.col_offset
     between, spelled = lines[left.end_lineno - 1][begin:end], SPELLED[type(op)].encode()

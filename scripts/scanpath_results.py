@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
+from core_runtime.comparison import holm
 from core_runtime.options import RunOptions
 from core_runtime.statistics import paired_test
 from gaze.cohort.study import ObjectOptions
-from gaze.commands.compare import holm
 from gaze.commands.evaluate import evaluate, measured
 from gaze.commands.train import train
 from gaze.training.recipe import Recipe, Sizes

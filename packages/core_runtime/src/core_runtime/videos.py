@@ -152,7 +152,8 @@ def open_video(path: Path) -> Video:
     rate, notes = _rate_of(times, stated)
     if rotation:
         notes.append(f"its frames lie turned and are shown upright ({rotation}°)")
-    return Video(path, *size, seconds, rate, stated, codec, rotation, tuple(notes))
+    width, height = size
+    return Video(path, width, height, seconds, rate, stated, codec, rotation, tuple(notes))
 
 
 def write_video(path: Path, frames: Iterable[NDArray[Any]], rate: float, *, quality: int = 23) -> Path:
@@ -196,6 +197,7 @@ def need_pyav() -> Any:
     try:
         import av
         import av.error
+        import av.logging
     except ImportError:
         raise UserError(
             "reading videos needs PyAV, which is not installed",

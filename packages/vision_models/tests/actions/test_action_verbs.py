@@ -17,6 +17,7 @@ from vision_models.actions.classifiers import read_scores
 from vision_models.actions.cohort import gather
 from vision_models.actions.commands.compare import compare
 from vision_models.actions.commands.evaluate import EvaluationOptions, evaluate
+from vision_models.actions.commands.extract import extract as extract_videos
 from vision_models.actions.commands.inspect import inspect
 from vision_models.actions.commands.predict import predict
 from vision_models.actions.commands.train import train
@@ -77,6 +78,13 @@ def test_evaluation_and_comparison(videos, features, trained, tmp_path):
     assert same.tests[0]["p"] == 1
     with pytest.raises(UserError, match="other videos or actions"):
         compare([tmp_path / "a", tmp_path / "b"], out=tmp_path / "d")
+
+
+def test_features_of_another_backbone_are_refused_with_the_way_to_make_them(videos, trained, tmp_path):
+    extract_videos(videos["videos"], out=tmp_path / "slow", backbone=BackboneOptions(rate=2), device="cpu")
+    with pytest.raises(UserError, match="another backbone") as caught:
+        evaluate(tmp_path / "slow", annotations=videos["json"], model=str(trained.model), out=tmp_path / "evaluation")
+    assert "--backbone motion --rate 4.0 --frames 4 --size 64" in str(caught.value.hint)
 
 
 def test_a_killed_training_ends_like_one_that_was_not(videos, features, tmp_path):

@@ -120,6 +120,18 @@ def rebuild_backbone(description: str, weights: Path | None, *, device: str = "c
     return backbone
 
 
+def option_words(description: str) -> str:
+    """The options of ``extract`` that make features of a description; "" where it was not written here."""
+    try:
+        said = json.loads(description)
+        words = [f"--backbone {said['backbone']}"]
+        if said["weights"] and not Path(said["backbone"]).is_dir():
+            words.append("--weights FILE")
+        return " ".join([*words, *(f"--{name} {said[name]}" for name in ("rate", "frames", "size"))])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 def _described(how: BackboneOptions, size: int, weights: str, features: Callable[[Clip], Any]) -> Backbone:
     said = {"backbone": how.backbone, "weights": weights, "rate": how.rate, "frames": how.frames, "size": size}
     return Backbone(json.dumps(said, sort_keys=True), how.rate, how.frames, size, features)

@@ -45,7 +45,7 @@ class _State:
 
     def see_latents(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         latents = arguments[0]
-        patch = module.patch_size
+        patch: Any = module.patch_size
         grid = tuple(int(side) // int(size) for side, size in zip(latents.shape[2:], patch, strict=True))
         self.grids[grid[0] * grid[1] * grid[2]] = grid  # type: ignore[assignment]
 

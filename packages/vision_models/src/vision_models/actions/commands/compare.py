@@ -128,8 +128,12 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         database = json.loads((run / "truth.json").read_text(encoding="utf-8"))["database"]
         truth = {}
         for name, entry in database.items():
-            truth[name] = tuple(Action(*map(float, row["segment"]), row["label"]) for row in entry["annotations"])
-        described["thresholds"], described["labelled"], described["test"]["intervals"], described["test"]["AUC"]
+            actions = []
+            for row in entry["annotations"]:
+                start, end = map(float, row["segment"])
+                actions.append(Action(start, end, row["label"]))
+            truth[name] = tuple(actions)
+        _ = described["thresholds"], described["labelled"], described["test"]["intervals"], described["test"]["AUC"]
     except FileNotFoundError as error:
         raise UserError(f"{run} holds no evaluation: {Path(error.filename).name} is missing", _HINT) from None
     except (OSError, ValueError, KeyError, TypeError):

@@ -100,6 +100,11 @@ class BoundaryMatching(nn.Module):
     ``out = Σ_n Y_n M_n``. Cells that end before they start read nothing and all hold the same values.
     """
 
+    place: Tensor
+    part0: Tensor
+    part1: Tensor
+    part2: Tensor
+
     def __init__(self, channels: int, folded: int, out: int, cells: Cells, sampling: Sampling) -> None:
         super().__init__()
         self.cells, self.sampling = cells, sampling

@@ -84,6 +84,9 @@ class ActionDetector(nn.Module):
         config: its sizes.
     """
 
+    mean: Tensor
+    spread: Tensor
+
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config

@@ -121,7 +121,7 @@ class ReadyDetector:
     ) -> list[tuple[Any, Any, Any]]:
         """Of each sequence: segments in seconds, scores, and chances of the labels."""
         network = self.network
-        device = network.mean.device
+        device, classifier = network.mean.device, network.classifier
         selection = Selection(how.candidates, how.score, how.to_the_end)
         with torch.inference_mode():
             x = torch.from_numpy(np.stack([sequence.values for sequence in batch])).transpose(1, 2).to(device)
@@ -137,9 +137,9 @@ class ReadyDetector:
                 best = np.argsort(-scores, kind="stable")[:_PER_WINDOW]
                 segments, scores = segments[best], scores[best]
                 chances = None
-                if own_labels and network.classifier is not None:
+                if own_labels and classifier is not None:
                     spans = torch.from_numpy(segments).to(x)[None]
-                    chances = network.classifier(x[row : row + 1], spans)[0].softmax(-1)[:, :-1].cpu().numpy()
+                    chances = classifier(x[row : row + 1], spans)[0].softmax(-1)[:, :-1].cpu().numpy()
                     scores = scores * chances.sum(1)  # what the classifier takes for no action
                 results.append((segments * sequence.seconds + sequence.start, scores, chances))
         return results

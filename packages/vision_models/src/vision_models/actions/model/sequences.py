@@ -64,7 +64,7 @@ def resized(values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     places = np.arange(steps) * (len(values) - 1) / (steps - 1)
     below = np.minimum(places.astype(int), len(values) - 2)
     share = (places - below)[:, None].astype(np.float32)
-    return values[below] * (1 - share) + values[below + 1] * share
+    return (values[below] * (1 - share) + values[below + 1] * share).astype(np.float32, copy=False)
 
 
 def at_step(values: NDArray[np.float32], step: float, wanted: float) -> NDArray[np.float32]:
@@ -77,4 +77,4 @@ def at_step(values: NDArray[np.float32], step: float, wanted: float) -> NDArray[
         return np.repeat(values, count, 0)
     below = np.minimum(middles.astype(int), len(values) - 2)
     share = (middles - below)[:, None].astype(np.float32)
-    return values[below] * (1 - share) + values[below + 1] * share
+    return (values[below] * (1 - share) + values[below + 1] * share).astype(np.float32, copy=False)

@@ -33,7 +33,10 @@ def read_detections(path: Path) -> dict[str, list[Segment]]:
         content = json.loads(path.read_text(encoding="utf-8"))["results"]
         found = {}
         for name, rows in content.items():
-            found[name] = [Segment(*map(float, row["segment"]), str(row["label"]), float(row["score"])) for row in rows]
+            found[name] = []
+            for row in rows:
+                start, end = map(float, row["segment"])
+                found[name].append(Segment(start, end, str(row["label"]), float(row["score"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a file of results", "'vision-models actions evaluate' writes one") from None
     return found

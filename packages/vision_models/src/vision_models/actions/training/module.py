@@ -32,7 +32,8 @@ class DetectionTraining(Training):
         assert isinstance(model, ActionDetector)
         x = model.scaled(batch.values)
         out = model(x)
-        parts = bmn_loss(*out, batch.targets, model.config.bmn.cells, weights=self.weights, draws=draws)
+        cells = model.config.bmn.cells
+        parts = bmn_loss(out.confidence, out.start, out.end, batch.targets, cells, weights=self.weights, draws=draws)
         total, named = parts.total, {"tem": parts.tem, "reg": parts.reg, "cls": parts.cls}
         if model.classifier is not None:
             segments, labels = labelled_segments(batch.segments, batch.labels, model.config.labels)

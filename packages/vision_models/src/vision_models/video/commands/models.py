@@ -1,6 +1,7 @@
 """``vision-models video models``."""
 
 from pathlib import Path
+from typing import Any
 
 from core_runtime.models import Described
 from core_runtime.models import models as models_group
@@ -22,7 +23,7 @@ def check(folder: Path, /) -> Described:
     from vision_models.video.wan import apply_vmoba, attention_report
 
     transformer = apply_vmoba(load_transformer(folder))
-    config = transformer.config
+    config: Any = transformer.config
     noise = torch.randn(1, config.in_channels, 4, 16, 16)
     if config.image_dim:
         raise UserError(f"{folder} is an image-to-video model", "check runs on text-to-video models")
