@@ -73,8 +73,9 @@ def faults_of(path: Path) -> Iterator[Fault]:
     """Every fault that this script knows how to put into a file."""
     text = path.read_text(encoding="utf-8")
     lines = [line.encode() for line in text.splitlines()]
-    annotations = {id(inner) for node in ast.walk(ast.parse(text)) for inner in _annotation_nodes(node)}
-    for node in ast.walk(ast.parse(text)):
+    tree = ast.parse(text)
+    annotations = {id(inner) for node in ast.walk(tree) for inner in _annotation_nodes(node)}
+    for node in ast.walk(tree):
         if id(node) in annotations or not isinstance(node, ast.expr) or node.lineno != node.end_lineno:
             continue
         line, begin, end = node.lineno, node.col_offset, node.end_col_offset or 0
