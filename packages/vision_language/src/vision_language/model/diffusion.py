@@ -169,7 +169,7 @@ def load_pipeline(folder: str, device: str = "cpu", settings: Settings = Setting
         UserError: diffusers is missing, or the folder holds another pipeline.
     """
     try:
-        from diffusers import DiffusionPipeline
+        from diffusers import DiffusionPipeline  # pyright: ignore[reportPrivateImportUsage]
     except ImportError:
         raise UserError("RefAM needs diffusers", "pip install 'attention-suite-vision-language[diffusion]'") from None
     try:

@@ -36,6 +36,7 @@ class FocalLensCLIP(nn.Module):
     """
 
     config: FocalLensConfig
+    clip: Any  # transformers' CLIPModel
 
     def __init__(self, config: FocalLensConfig):
         super().__init__()

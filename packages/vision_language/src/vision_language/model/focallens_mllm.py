@@ -36,6 +36,7 @@ class FocalLensMLLM(nn.Module):
     """Unit embeddings of (picture, instruction) from the last layer's state at the read-out token."""
 
     config: FocalLensMLLMConfig
+    llava: Any  # transformers' LlavaForConditionalGeneration
 
     def __init__(self, config: FocalLensMLLMConfig):
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,8 @@ def mask_of(
     from scipy import ndimage
 
     mask = heat > threshold
-    labels, count = ndimage.label(mask)
+    labelled: Any = ndimage.label(mask)
+    labels, count = labelled
     if count < 2:
         return mask
     if holding is not None:

@@ -236,9 +236,10 @@ def load_multimodal(folder: Path, device: str = "cpu") -> Multimodal:
 
     config = read_config(folder)
     try:
-        model, told = AutoModelForImageTextToText.from_pretrained(
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, config=config, local_files_only=True, output_loading_info=True, dtype="auto"
         )
+        model, told = loaded
         processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"{folder}: {str(error).splitlines()[0]}", "are all of its files there, shards too?") from None

@@ -104,7 +104,8 @@ def tiny_embedder(texts: Iterable[str], *, side: int = 32, width: int = 48, laye
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = FocalLensCLIP(FocalLensConfig(clip))
-        _tell_words_apart(network, [tokenizer.token_to_id(token) for token in (PAD, BEGIN, END)])
+        vocabulary = tokenizer.get_vocab()
+        _tell_words_apart(network, [vocabulary[token] for token in (PAD, BEGIN, END)])
         torch.nn.init.normal_(network.condition_proj.weight, std=network.clip.config.projection_dim**-0.5)
     return Embedder(network.eval(), tokenizer, side)
 

@@ -35,7 +35,7 @@ def draw_grounding(image: Image, grounding: Grounding, *, least: int = 320) -> I
         (image.width * factor, image.height * factor), Pillow.Resampling.NEAREST
     )
     large = np.kron(grounding.mask, np.ones((factor, factor), bool))
-    edge = large & ~ndimage.binary_erosion(large, iterations=2)
+    edge = large & np.logical_not(ndimage.binary_erosion(large, iterations=2))
     drawn = np.asarray(canvas).copy()
     drawn[edge] = (255, 120, 0)
     canvas = Pillow.fromarray(drawn)

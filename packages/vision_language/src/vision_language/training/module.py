@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from core_runtime.training import Training
 from vision_language.model.contrastive import contrastive_loss
+from vision_language.model.focallens_clip import FocalLensCLIP
 from vision_language.training.recipe import Recipe
 
 
@@ -79,6 +80,8 @@ def grounding_loss(logits: Tensor, masks: Tensor, dice: float) -> Tensor:
 
 class FocalTraining(_Scheduled):
     """Contrast of conditioned pictures with their answers; what the frozen text encoder says is computed once, before."""
+
+    model: FocalLensCLIP
 
     def training_step(self, batch: Any, index: int) -> Tensor:
         pixels, instructions, answers, ids = batch

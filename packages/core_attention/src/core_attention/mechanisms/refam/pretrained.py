@@ -40,7 +40,8 @@ class _Watch(TorchFunctionMode):
 
     def __init__(self, family: Family, take: Take, renormalise: Renormalise) -> None:
         super().__init__()
-        self.family, self.take, self.renormalise = family, take, renormalise
+        self.family, self.take = family, take
+        self.renormalise: Renormalise = renormalise
         self.layer: str | None = None
         self.image = 0  # picture tokens of the running layer
         self.calls = 0  # of attention in the running layer

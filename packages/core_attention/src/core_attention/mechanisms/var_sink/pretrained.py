@@ -280,7 +280,8 @@ def register_over(implementation: str) -> str:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, *rest: Any, **options: Any
     ) -> tuple[Tensor, Tensor | None]:
         own = sys.modules[type(module).__module__]
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, getattr(own, "eager_attention_forward", None))
+        eager: Any = getattr(own, "eager_attention_forward", None)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
         if module not in _layers:  # layers out of reach, and vision towers
             return function(module, query, key, value, attention_mask, *rest, **options)
         for given in ("softcap", "s_aux", "position_bias"):

@@ -121,6 +121,11 @@ def run_loss(module, inputs, *, config, mode):
 
 components = {
     "FocalLensCLIP": CLIPComponent(run=run_clip, build=build_clip, ignore=("*.position_ids",)),
-    "FocalLensMLLM": Component(run=run_mllm, build=build_mllm, ignore=("*.position_ids", "*.inv_freq")),
+    "FocalLensMLLM": Component(
+        run=run_mllm,
+        build=build_mllm,
+        ignore=("*.position_ids", "*.inv_freq"),
+        unused=("llava.lm_head.weight",),  # an embedding is read out before words are predicted
+    ),
     "contrastive_loss": Component(run=run_loss),
 }
