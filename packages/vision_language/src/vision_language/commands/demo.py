@@ -9,11 +9,13 @@ from core_runtime.options import Full, Overwrite, RunOptions, Seed
 from vision_language.commands.answer import VAR, answer
 from vision_language.commands.evaluate import evaluate
 from vision_language.commands.find import find
-from vision_language.commands.ground import ground
+from vision_language.commands.ground import Groundings, ground
 from vision_language.commands.index import index
 from vision_language.commands.probe import probe
 from vision_language.commands.train import train
 from vision_language.training.recipe import Network, Recipe
+
+SHOWN = 8  # sentences on the sheet
 
 
 def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwrite = False) -> DemoResult:
@@ -39,9 +41,8 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         "grounding", held_out.grounding, model=model, out=out / "run" / "evaluation", resamples=100, overwrite=True
     )
     scene = out / "test" / "images" / "scene_000.png"
-    first = [json.loads(line) for line in held_out.grounding.read_text(encoding="utf-8").splitlines()[:2]]
-    sentences = [row["sentence"] for row in first]
-    grounded = ground(scene, *sentences, model=model, out=out / "run" / "groundings", overwrite=True)
+    grounded = ground(held_out.grounding, model=model, out=out / "run" / "groundings", overwrite=True)
+    picture = _sheet(grounded, held_out.grounding, out / "run" / "groundings.png")
     focal = RunOptions(out=out / "focal", seed=seed, overwrite=True)
     focal_recipe = Recipe(epochs=120 if full else 16, lr=3e-3, batch=32)
     embedder = str(train("focallens", learned.instructions, recipe=focal_recipe, run=focal).model)
@@ -76,10 +77,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         f"in {recall['model']:.0%} (without an instruction {recall['no instruction']:.0%})."
     )
     report = Report("vision-language demo", lead=headline)
-    picture = grounded.out / "scene_000.png" / "overlay_001.png"
-    if not picture.is_file():
-        picture = next(iter(sorted(grounded.out.rglob("overlay_001.png"))))
-    report.picture(picture, f"“{sentences[0]}”: what is meant in colour", width=340)
+    report.picture(picture, "Held-out scenes, the first ones: what a sentence means in colour, box and point.")
     rows = [[name, scores[name], points[name]] for name in scores]
     report.heading("Held-out sentences").table(["", "mean IoU", "point on it"], rows)
     report.heading("One picture, two instructions")
@@ -95,4 +93,31 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     report.heading("Next").command(f'vision-language ground YOUR.png "the red circle" --model {json.dumps(model)}')
     metrics = {"miou": scores["model"], "pointing": points["model"], "pointing_shuffled": points["shuffled sentences"]}
     metrics |= {"recall": recall["model"], "recall_without": recall["no instruction"], "edited": asked.edited}
-    return DemoResult(headline, report.write(out / "report.html"), [(picture, sentences[0])], metrics=metrics)
+    return DemoResult(
+        headline,
+        report.write(out / "report.html"),
+        [(picture, "what a sentence means, in scenes that were not seen")],
+        metrics=metrics,
+    )
+
+
+def _sheet(grounded: Groundings, annotations: Path, out: Path) -> Path:
+    """The overlays of the first scenes, with each sentence and whether its point lies in the annotated box."""
+    from core_runtime.folders import output_names
+    from vision_language.reports.overlay import draw_sheet
+
+    boxes = {}
+    for line in annotations.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        boxes[Path(row["image"]).name, row["sentence"]] = row["box"]
+    overlays, titles = [], []
+    names = [picture["picture"] for picture in grounded.groundings]
+    for picture, folder in zip(grounded.groundings, output_names(names, taken=["log.jsonl"]), strict=True):
+        name = Path(picture["picture"])
+        for number, found in enumerate(picture["sentences"], 1):
+            left, top, right, bottom = boxes[name.name, found["sentence"]]
+            x, y = found["point"]["pixels"]
+            on_it = left <= x <= right and top <= y <= bottom
+            overlays.append(grounded.out / folder / f"overlay_{number:03}.png")
+            titles.append(f"“{found['sentence']}”: {'on it' if on_it else 'beside it'}")
+    return draw_sheet(overlays[:SHOWN], titles[:SHOWN], out)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from core_runtime.folders import writing
 from vision_language.results import Grounding
 
 if TYPE_CHECKING:
@@ -47,3 +50,21 @@ def draw_grounding(image: Image, grounding: Grounding, *, least: int = 320) -> I
     size = max(4, max(canvas.size) // 60)
     pen.ellipse((x - size, y - size, x + size, y + size), fill=(255, 255, 255), outline=(0, 0, 0), width=2)
     return canvas
+
+
+def draw_sheet(pictures: Sequence[Path], titles: Sequence[str], out: Path, *, columns: int = 4) -> Path:
+    """Pictures under their titles, side by side in rows, as one PNG."""
+    from matplotlib.figure import Figure
+    from PIL import Image as Pillow
+
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * rows), layout="constrained")
+    for place, (picture, title) in enumerate(zip(pictures, titles, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, place)
+        with Pillow.open(picture) as opened:
+            axes.imshow(np.asarray(opened))
+        axes.set_title(title, fontsize=8)
+        axes.set_axis_off()
+    with writing(out) as part:
+        figure.savefig(part, format="png", dpi=110)
+    return out
