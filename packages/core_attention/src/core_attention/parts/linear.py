@@ -19,6 +19,9 @@ def linear(
         layer: its weight and bias.
         x: of any leading shape.
         gelu: apply ``GELU(y) = y Φ(y)``.
+
+    Returns:
+        y, (*lead, features).
     """
     if is_plain(layer, nn.Linear):
         return product(x, layer.weight, layer.bias, gelu=gelu)

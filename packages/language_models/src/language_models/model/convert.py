@@ -109,7 +109,7 @@ def from_arguments(file: Path, arguments: Path) -> SuiteForCausalLM:
     if not isinstance(config, dict):
         raise UserError(f"{arguments} is not a JSON object", "write the constructor's arguments as JSON")
     module, name = held[0]
-    component = import_module(f"language_models.model.official.{module}").system.components[name]
+    component = import_module(f"language_models.model.official.{module}").components[name]
     try:
         model: Any = component.load(config, state)
     except KeyError as error:

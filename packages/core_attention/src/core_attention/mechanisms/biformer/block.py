@@ -133,7 +133,11 @@ class Mlp(nn.Sequential):
     """Linear, something between or nothing, GELU, linear."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """The sequence; the first two steps in one where nothing stands between them."""
+        """The sequence; the first two steps in one where nothing stands between them.
+
+        Returns:
+            the tokens, of the shape of `input`.
+        """
         first, between, activation, last = self
         exact = is_plain(activation, nn.GELU) and activation.approximate == "none"
         if isinstance(first, nn.Linear) and is_plain(between, nn.Identity) and exact:

@@ -161,7 +161,11 @@ def heatmap(
 
 
 def spatial_prior(words: Sequence[str], grid: tuple[int, int]) -> Float[Tensor, "rows columns"] | None:
-    """Where words of place point to: ramps for left, right, top and bottom, a Gaussian for the middle; None if there is no such word."""
+    """Where words of place point to: ramps for left, right, top and bottom, a Gaussian for the middle.
+
+    Returns:
+        the product of their maps, in (0, 1], (rows, columns); None if there is no such word.
+    """
     rows, columns = grid
     y = (torch.arange(rows) + 0.5) / rows
     x = (torch.arange(columns) + 0.5) / columns

@@ -25,6 +25,9 @@ def find_sinks(
         load: attention on each text token, 1 being a fair share (see `CrossMap`).
         magnets: positions of the words that were appended to attract attention.
         kappa: how many fair shares make a sink.
+
+    Returns:
+        True at sinks, (text).
     """
     sinks = load > kappa
     sinks[list(magnets)] = False
@@ -46,6 +49,9 @@ def clean(
         magnets: positions that redirected weight goes to.
         mode: "suppress" sets the columns to 0; "redirect" also adds what each picture token had there to the magnets, in proportion to
             their own weights, so that its sum over the text stays; "none" changes nothing.
+
+    Returns:
+        the columns, (image, text).
 
     Raises:
         ValueError: "redirect" without magnets: there is nothing to redirect to.

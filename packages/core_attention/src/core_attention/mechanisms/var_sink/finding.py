@@ -52,7 +52,11 @@ class SinkDims:
 
 @torch.no_grad()
 def first_token_ratios(model: nn.Module, prompt: Mapping[str, Any], first_layer: int) -> Tensor:
-    """|x| / rms of each sample's first token at the entrance of each layer, (samples, layers, width), float32."""
+    """|x| / rms of each sample's first token at the entrance of each layer.
+
+    Returns:
+        ratios, (samples, layers, width), float32.
+    """
     layers: Any = language_model_of(model).layers
     mask = prompt.get("attention_mask")
     ratios: list[Tensor] = []

@@ -57,6 +57,9 @@ def select(
         sinks: which keys are sinks.
         editable: which queries may be edited: at prefill those behind the picture, while decoding every one.
         rule: the thresholds.
+
+    Returns:
+        True at the pairs, (batch, heads, queries).
     """
     of_image = weights * image[:, None, None]
     on_image = of_image.sum(-1)
@@ -97,7 +100,11 @@ def redistribute(
     editable: Bool[Tensor, "batch queries"],
     rule: Rule = Rule(),
 ) -> tuple[Float[Tensor, "batch heads queries keys"], Bool[Tensor, "batch heads queries"]]:
-    """The definition: edited weights, and which rows were edited."""
+    """The definition.
+
+    Returns:
+        edited weights, (batch, heads, queries, keys), and True at the rows that were edited, (batch, heads, queries).
+    """
     selected = select(weights, image, sinks, editable, rule)
     return weights + changes(weights, image, sinks, selected, rule), selected
 

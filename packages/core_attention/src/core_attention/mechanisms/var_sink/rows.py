@@ -25,6 +25,9 @@ def row_weights(
         key: all keys.
         visible: bool, or added to the scores; broadcast to (batch, heads, rows, keys). None: all keys.
         scale: of the scores.
+
+    Returns:
+        weights, (batch, heads, rows, keys); 0 in a row that sees nothing.
     """
     exact = torch.promote_types(query.dtype, torch.float32)
     batch, heads, rows, dim = query.shape
@@ -67,6 +70,9 @@ def visible_rows(
         keys: number of keys.
         window: of a sliding layer whose function was given no mask.
         device: where it is wanted.
+
+    Returns:
+        bool or added, to be broadcast to (batch, heads, rows, keys); None where all keys are seen.
 
     Raises:
         ValueError: any other mask (of flex attention).
