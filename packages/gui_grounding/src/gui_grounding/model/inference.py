@@ -279,9 +279,9 @@ class Grounder:
             entropy = max(entropy, entropy_of(row))
             maps.append(row.reshape(patches.rows, patches.columns))
         probability = self.probability(entropy)
-        judged = probability
-        if probability is None:
-            judged = confidence
+        judged = confidence
+        if probability is not None:
+            judged = probability
         return Grounding(
             instruction,
             asking.action,
