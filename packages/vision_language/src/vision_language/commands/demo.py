@@ -26,12 +26,15 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     Args:
         out: folder for everything that is made.
     """
+    from transformers.utils import logging
+
     from core_runtime.report import Report
     from vision_language.model.tiny import TAU, save_tiny_llava
     from vision_language.samples import make_samples
 
     if (out / "report.html").exists() and not overwrite:
         raise UserError(f"{out} already holds a demo", "--overwrite replaces it, another folder keeps both")
+    logging.disable_progress_bar()  # of models that are tiny
     learned = make_samples(out / "train", scenes=400 if full else 90, seed=2 * seed, overwrite=True)
     held_out = make_samples(out / "test", scenes=60 if full else 10, seed=2 * seed + 1, overwrite=True)
     run = RunOptions(out=out / "run", seed=seed, overwrite=True)
