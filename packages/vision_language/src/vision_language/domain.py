@@ -18,7 +18,7 @@ def doctor() -> list[Check]:
 
 domain = Domain(
     name="vision-language",
-    question="What in the picture does the sentence mean?",
+    question="What in the picture does the sentence mean? (a picture and a sentence → sentence attention or RefAM → mask, box, point)",
     recognises=claim,
     glance=lazily("vision_language.commands.inspect:glance"),
     demo=lazily("vision_language.commands.demo:demo"),
