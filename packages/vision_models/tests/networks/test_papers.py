@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from core_attention.mechanisms.ulsam.attention import ULSAM
+from core_attention.parts.saying import say_once
 from vision_models.networks import create
 from vision_models.networks.mambaout.network import GatedCNNBlock, MambaOut, sequence_ratio
 from vision_models.networks.moh.transnext import TransNeXt
@@ -46,6 +47,7 @@ def test_padding_of_biformer_by_each_code_is_another(small):
 
 
 def test_biformer_with_more_regions_than_there_are_takes_them_all_and_says_so_once(small, caplog):
+    say_once.cache_clear()  # other tests of this process said it too
     options = dict(small["biformer_tiny"]) | {"topks": (401, 402, 403, -2)}
     model, x = create("biformer_tiny", num_classes=3, **options).eval(), torch.randn(1, 3, 32, 32)
     assert model(x).isfinite().all()
