@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from core_runtime.bulk import Item, bulk, one
+from core_runtime.bulk import Item, bulk
 from core_runtime.errors import UserError
 from core_runtime.identity import (
     begin,
@@ -16,6 +16,7 @@ from core_runtime.identity import (
     model_identity,
     refuse_inputs_as_outputs,
 )
+from core_runtime.options import BulkOptions
 
 
 def copy_input(item):
@@ -29,9 +30,8 @@ def test_an_output_belongs_to_its_input_model_and_options(tmp_path):
 
     def run(threshold=0.5, **more):
         key = {"input": identity(source), "options": {"threshold": threshold}}
-        return bulk(copy_input, [Item("a", source, output, key)], log=tmp_path / "log", description="x", **more)[
-            0
-        ].status
+        items = [Item("a", source, output, key)]
+        return bulk(copy_input, items, BulkOptions(**more), log=tmp_path / "log", description="x")[0].status
 
     assert run() == "done"
     assert run() == "already done"
@@ -85,9 +85,9 @@ def test_a_file_of_somebody_else_is_never_replaced(tmp_path):
         bulk(
             copy_input,
             [Item("a", source, source, inputs=[source])],
+            BulkOptions(overwrite=True),
             log=tmp_path / "l",
             description="x",
-            overwrite=True,
         )
     assert (source.read_text(), output.read_text()) == ("mine", "theirs")
 
@@ -187,22 +187,3 @@ def test_an_output_never_replaces_an_input_nor_a_folder_that_holds_one(tmp_path)
         with pytest.raises(UserError, match="replace an input"):
             refuse_inputs_as_outputs([source], [output])
     refuse_inputs_as_outputs([source], [tmp_path / "y", source.parent / "b.tif"])
-
-
-def test_a_single_item_that_fails_leaves_nothing_behind(tmp_path):
-    source = tmp_path / "in.txt"
-    source.write_text("first")
-    item = Item("a", source, tmp_path / "out" / "deep" / "a.txt", {"input": identity(source)})
-
-    def refuse(item):
-        raise UserError("unusable")
-
-    with pytest.raises(UserError, match="unusable"):
-        one(refuse, item)
-    assert not (tmp_path / "out").exists()
-    assert [one(copy_input, item).status for _ in range(2)] == ["done", "already done"]
-    source.write_text("second")
-    with pytest.raises(UserError, match="another input"):
-        one(copy_input, Item("a", source, item.output, {"input": identity(source)}))
-    with pytest.raises(UserError, match="would replace an input"):
-        one(copy_input, Item("a", source, source, inputs=[source]))

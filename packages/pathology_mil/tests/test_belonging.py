@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions
+from core_runtime.options import BulkOptions, RunOptions
 from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.cohort.labels import read_labels
 from pathology_mil.cohort.options import LabelOptions, SplitOptions
@@ -44,7 +44,7 @@ def test_predictions_of_other_features_are_refused(trained, cohort, tmp_path):
     other = other_numbers(cohort[0], tmp_path / "B")
     with pytest.raises(UserError, match="was made with another features"):
         predict(other, **options)
-    second = predict(other, overwrite=True, **options).predictions
+    second = predict(other, run=BulkOptions(overwrite=True), **options).predictions
     assert [slide["probabilities"] for slide in first] != [slide["probabilities"] for slide in second]
     assert predict(other, **options).predictions == second
 
@@ -69,7 +69,7 @@ def test_a_heat_map_of_other_features_is_refused(trained, tmp_path):
     first = heatmap(slide, features=tmp_path / "F1", **options).attempts[0].facts
     with pytest.raises(UserError, match="was made with another features"):
         heatmap(slide, features=tmp_path / "F2", **options)
-    second = heatmap(slide, features=tmp_path / "F2", overwrite=True, **options).attempts[0].facts
+    second = heatmap(slide, features=tmp_path / "F2", run=BulkOptions(overwrite=True), **options).attempts[0].facts
     assert first["probabilities"] != second["probabilities"]
 
 

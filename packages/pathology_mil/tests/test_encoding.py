@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
+from core_runtime.options import BulkOptions
 from pathology_mil.cohort.cohort import open_cohort
 from pathology_mil.features import encoding
 from pathology_mil.features.bags import find_bags, open_bag
@@ -103,10 +104,10 @@ def test_new_tiles_make_old_features_void(samples, tmp_path):
     tile(samples, tmp_path)
     encode_slides(tmp_path, *ENCODE)
     other = replace(PARAMS, tissue=replace(PARAMS.tissue, sthresh=20))
-    tile(samples, tmp_path, other, overwrite=True)
+    tile(samples, tmp_path, other, run=BulkOptions(overwrite=True))
     with pytest.raises(UserError, match="another tiles"):
         encode_slides(tmp_path, *ENCODE)
-    _, outcomes = encode_slides(tmp_path, *ENCODE, overwrite=True)
+    _, outcomes = encode_slides(tmp_path, *ENCODE, run=BulkOptions(overwrite=True))
     assert {o.status for o in outcomes} == {"done"}
 
 
@@ -302,9 +303,9 @@ def test_moved_slides_are_asked_for(samples, job, tmp_path):
     for path in (tmp_path / "job").rglob("*_patches.h5"):
         with h5py.File(path, "a") as file:
             file["coords"].attrs["slide_path"] = "/gone/slide.svs"
-    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, overwrite=True)
+    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, run=BulkOptions(overwrite=True))
     assert all("--slides" in o.message for o in outcomes)
-    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, slides=samples / "slides", overwrite=True)
+    _, outcomes = encode_slides(tmp_path / "job", *ENCODE, slides=samples / "slides", run=BulkOptions(overwrite=True))
     assert all(o.ok for o in outcomes)
 
 

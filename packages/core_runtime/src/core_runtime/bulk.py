@@ -20,7 +20,7 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.identity import begin, begun, finish, is_done, refuse_inputs_as_outputs
-from core_runtime.options import use_threads
+from core_runtime.options import BulkOptions, use_threads
 from core_runtime.terminal import note, progress, warn
 
 DONE, ALREADY, FAILED = "done", "already done", "failed"
@@ -78,13 +78,13 @@ class BulkOutcome(Outcome):
         return failures(self.attempts)
 
 
-def read_results(items: Sequence[Item], attempts: Sequence[Attempt], name: str) -> list[Any]:
+def read_results(items: Sequence[Item], attempts: Sequence[Attempt], name: str = "") -> list[Any]:
     """What the items that succeeded wrote as JSON, in order.
 
     Args:
-        items: whose outputs are folders.
+        items: whose outputs are folders, or JSON files.
         attempts: what became of each.
-        name: of the file in each folder.
+        name: of the file in each folder; empty where the output is the file.
     """
     results = []
     for item, attempt in zip(items, attempts, strict=True):
@@ -107,31 +107,27 @@ class Skipped(Exception):
 def bulk(
     work: Callable[[Item], dict[str, Any] | None],
     items: Sequence[Item],
+    run: BulkOptions = BulkOptions(),
     *,
     log: Path,
     description: str,
-    workers: int = 1,
-    threads: int | None = None,
     executor: Executor | None = None,
-    skip_errors: bool = True,
-    overwrite: bool = False,
 ) -> list[Attempt]:
     """Runs `work` over `items`, in order of completion, and returns one attempt per item, in the order of `items`.
+
+    The error of a single item is the caller's, whatever `run` says: there are no others to go on to.
 
     Args:
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
         items: the work; no two write the same output (`core_runtime.folders.output_names`).
-        log: JSONL file, one line per attempt is appended.
+        run: processes, torch's threads in each, what an item that fails ends, whether finished items are made again.
+        log: JSONL file, one line per attempt is appended; none of a single item.
         description: of the progress bar.
-        workers: processes; 0 or 1 works in this process.
-        threads: of torch in each process; None: torch's own choice.
-        executor: any `concurrent.futures`-like executor instead (a Dask client's, say).
-        skip_errors: go on after an item that failed; otherwise its error is raised after it is logged.
-        overwrite: work on every item again, finished or not.
+        executor: any `concurrent.futures`-like executor in place of processes (a Dask client's, say).
 
     Raises:
-        UserError: an existing output was made from something else, an output would replace an input, an item failed and `skip_errors`
-            is off, or the log cannot be written.
+        UserError: an existing output was made from something else, an output would replace an input, a single item failed, or one of
+            several did and `run` stops there, or the log cannot be written.
     """
     outputs = [item.output for item in items]
     if len(set(outputs)) < len(outputs):
@@ -140,11 +136,13 @@ def bulk(
     for item in items:
         inputs += item.inputs
     refuse_inputs_as_outputs(inputs, [item.output for item in items])
+    if len(items) == 1 and executor is None:
+        return [_single(work, items[0], run)]
     # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
     for i, item in enumerate(items):
-        if not overwrite and is_done(item.output, item.key):
+        if not run.overwrite and is_done(item.output, item.key):
             attempts[i] = Attempt(item.name, ALREADY)
         else:
             todo.append(i)
@@ -155,42 +153,53 @@ def bulk(
             attempts[i] = attempt
             record.append(attempt)
             bar.advance(bar.task_ids[0])
-            if attempt.status == FAILED and not skip_errors:
+            if attempt.status == FAILED and (len(items) == 1 or not run.skip_errors):
                 hint = "mend it and run again"
-                if len(items) > 1:  # a single item has no others to go on to
+                if len(items) > 1:
                     hint += ", or go on past such items with --skip-errors"
                 raise UserError(f"{attempt.name}: {attempt.message}", hint)
 
         if executor is not None:
             _spread(work, items, todo, executor, 8, ended)
-        elif workers > 1 and len(todo) > 1:
-            _processes(work, items, todo, workers, threads, ended)
+        elif run.workers > 1 and len(todo) > 1:
+            _processes(work, items, todo, run, ended)
         else:
-            use_threads(threads)
+            use_threads(run.threads)
             for i in todo:
                 ended(i, _attempt(work, items[i]))
     return [attempts[i] for i in range(len(items))]
 
 
-def one(
-    work: Callable[[Item], dict[str, Any] | None], item: Item, *, threads: int | None = None, overwrite: bool = False
-) -> Attempt:
-    """As `bulk`, for a single item: its error is the caller's, and what fails leaves nothing behind.
-
-    Raises:
-        UserError: as `bulk`; the item failed, or holds nothing to work on.
-    """
-    refuse_inputs_as_outputs(item.inputs, [item.output])
-    if not overwrite and is_done(item.output, item.key):
+def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: BulkOptions) -> Attempt:
+    """Works on the only item: its error keeps its own words, or its traceback, and what fails leaves nothing behind."""
+    if not run.overwrite and is_done(item.output, item.key):
         return Attempt(item.name, ALREADY)
-    use_threads(threads)
+    use_threads(run.threads)
     began = time.monotonic()
+    status, message, facts = DONE, "", {}
     with begun(item.output, item.key):
         try:
             facts = work(item) or {}
         except Skipped as skipped:
-            raise UserError(f"{item.name}: {skipped.message or skipped.status}") from None
-    return Attempt(item.name, DONE, seconds=round(time.monotonic() - began, 3), facts=facts)
+            status, message = skipped.status, skipped.message
+        except MemoryError:
+            raise UserError(f"{item.name}: out of memory") from None
+    return Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
+
+
+def require_results(attempts: Sequence[Attempt]) -> None:
+    """Makes sure that at least one item has a result: without any, the input cannot be used.
+
+    Raises:
+        UserError: none has; the message is the first item's.
+    """
+    if any(attempt.ok for attempt in attempts):
+        return
+    first = attempts[0]
+    reason = first.message or first.status
+    if not reason.startswith(first.name):
+        reason = f"{first.name}: {reason}"
+    raise UserError(reason)
 
 
 def failures(attempts: Iterable[Attempt]) -> dict[str, str]:
@@ -269,8 +278,7 @@ def _processes(
     work: Any,
     items: Sequence[Item],
     todo: Sequence[int],
-    workers: int,
-    threads: int | None,
+    run: BulkOptions,
     ended: Callable[[int, Attempt], None],
 ) -> None:
     finished: set[int] = set()
@@ -281,9 +289,9 @@ def _processes(
 
     context = multiprocessing.get_context("spawn")  # forking a process that holds torch's or OpenSlide's threads hangs
     try:
-        with ProcessPoolExecutor(workers, context, use_threads, (threads,)) as pool:
+        with ProcessPoolExecutor(run.workers, context, use_threads, (run.threads,)) as pool:
             # two for each worker: one at work, one ready, so that no worker waits for this process
-            _spread(work, items, todo, pool, 2 * workers, mark)
+            _spread(work, items, todo, pool, 2 * run.workers, mark)
         return
     except BrokenProcessPool:
         pass
@@ -291,7 +299,7 @@ def _processes(
     unfinished = [i for i in todo if i not in finished]
     for i in unfinished:
         try:
-            with ProcessPoolExecutor(1, context, use_threads, (threads,)) as pool:
+            with ProcessPoolExecutor(1, context, use_threads, (run.threads,)) as pool:
                 attempt = pool.submit(_attempt, work, items[i]).result()
         except BrokenProcessPool:
             attempt = Attempt(

@@ -105,6 +105,14 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def name_in(root: Path, file: Path) -> str:
+    """What the user calls a file: its path within the folder `root`, its own name where `root` is the file itself, else its whole path."""
+    folder = root if root.is_dir() else root.parent
+    if file.is_relative_to(folder):
+        return file.relative_to(folder).as_posix()
+    return file.as_posix()
+
+
 def output_names(inputs: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
     """A name for the output of each input: its path without its ending, in one part.
 

@@ -216,6 +216,15 @@ def _digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def no_model(advice: str) -> UserError:
+    """What a verb without ``--model`` ends with: the model folders that exist here, else how to get or train one."""
+    nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
+    hint = advice
+    if nearby:
+        hint = f"model folders here: {', '.join(nearby)}"
+    return UserError("no --model was given", hint)
+
+
 def choose_model(model: str | None, *, advice: str) -> str:
     """What ``--model`` names: a folder here, else a path, else a name on the hub.
 
@@ -227,11 +236,7 @@ def choose_model(model: str | None, *, advice: str) -> str:
         UserError: none was given (the folders that exist here are named), or there is no folder at that path.
     """
     if model is None:
-        nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
-        hint = advice
-        if nearby:
-            hint = f"model folders here: {', '.join(nearby)}"
-        raise UserError("no --model was given", hint)
+        raise no_model(advice)
     # A name without a separator may be a folder here or a repository on the hub; loading decides.
     is_path = "/" in model or "\\" in model
     if is_path and not Path(model).is_dir():

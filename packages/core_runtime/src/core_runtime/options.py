@@ -19,7 +19,7 @@ A verb takes such classes as keyword arguments; their fields appear side by side
 
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -219,6 +219,22 @@ class RunOptions:
         for name in ("out", "resume", "overwrite"):
             del entries[name]
         return entries
+
+
+@options
+class BulkOptions:
+    """How a verb works through its items: the same options in every verb over many files."""
+
+    workers: Workers = 1
+    threads: Threads = None
+    skip_errors: SkipErrors = True
+    overwrite: Overwrite = False
+
+    def on(self, device: str) -> "BulkOptions":
+        """The same, in this process alone where the device is not the CPU: processes would each load the model onto the one GPU."""
+        if device == "cpu":
+            return self
+        return replace(self, workers=0)
 
 
 def use_threads(threads: int | None) -> None:

@@ -7,20 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
-from core_runtime.options import (
-    AtLeast,
-    Between,
-    Device,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    options,
-    resolve_device,
-)
+from core_runtime.options import AtLeast, Between, BulkOptions, Device, Out, options, resolve_device
 
 
 @options
@@ -97,10 +86,7 @@ def correspond(
     chm: Path | None = None,
     out: Out = Path("correspondences"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Corresponded:
     """Says what a picture is by the images whose parts match its own; the matching parts are the reason. A rerun goes on.
 
@@ -112,7 +98,7 @@ def correspond(
         weights: where the backbone's checkpoint is now, if it was moved.
         chm: where CHM's checkpoint is now, if it was moved.
     """
-    from core_runtime.folders import output_names
+    from core_runtime.folders import name_in, output_names
     from core_runtime.identity import identity
     from explainability.chm_corr.index import Index
     from explainability.chm_corr.masks import read_mask
@@ -128,27 +114,15 @@ def correspond(
         "index": identity(index / "index.json"),
         "corr": plain(corr.__dict__) | {"mask": None if mask is None else mask.int().tolist()},
     }
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    names = [name_in(path, file) for file in files]
     changed = (index / "index.json").stat().st_mtime_ns
     items = []
     for file, name, folder in zip(files, names, output_names(names, ["log.jsonl"]), strict=True):
         source = (file, index, weights, chm, where, changed, corr, mask)
         key = {"input": identity(file), **made_from}
         items.append(Item(name, source, out / folder, key=key, inputs=[file]))
-    attempts = bulk(
-        correspond_item,
-        items,
-        log=out / "log.jsonl",
-        description="Comparing",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
-    answers = []
-    for item, attempt in zip(items, attempts, strict=True):
-        if attempt.ok:
-            answers.append(json.loads((item.output / "correspondence.json").read_text(encoding="utf-8")))
+    attempts = bulk(correspond_item, items, run, log=out / "log.jsonl", description="Comparing")
+    answers = read_results(items, attempts, "correspondence.json")
     accuracy, judged = judge(answers, Index.open(index).classes)
     return Corresponded(out, answers, accuracy, judged, attempts)
 

@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
+from core_runtime.models import no_model
 from core_runtime.options import (
     AtLeast,
+    BulkOptions,
     Device,
     Flag,
     IntegerPair,
     Model,
     Names,
     Out,
-    Overwrite,
     Seed,
-    SkipErrors,
-    Threads,
-    Workers,
     options,
     resolve_device,
 )
@@ -93,11 +91,8 @@ def explain(
     maps: MapOptions = MapOptions(),
     out: Out = Path("explanations"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
     seed: Seed = 0,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Explanations:
     """Shows why a model said what it said of a picture, and whether the map can be trusted. A rerun goes on.
 
@@ -108,7 +103,7 @@ def explain(
     Args:
         path: a picture, or a folder of them.
     """
-    from core_runtime.folders import output_names
+    from core_runtime.folders import name_in, output_names
     from core_runtime.identity import identity
     from core_runtime.pictures import open_picture
     from explainability.images.formats import find_images
@@ -118,28 +113,17 @@ def explain(
     if len(files) == 1:
         open_picture(files[0])  # a mistake in a single file is the user's first line
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     where = resolve_device(device)
     classifier = load(model, where)
     made_from = {"model": classifier.identity, "maps": plain(maps.__dict__), "seed": seed}
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    names = [name_in(path, file) for file in files]
     items = []
     for file, name, folder in zip(files, names, output_names(names, ["log.jsonl"]), strict=True):
         key = {"input": identity(file), **made_from}
         items.append(Item(name, (file, model, where, maps, seed), out / folder, key=key, inputs=[file]))
-    attempts = bulk(
-        explain_item,
-        items,
-        log=out / "log.jsonl",
-        description="Explaining",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    explanations = [json.loads((item.output / "explanation.json").read_text(encoding="utf-8")) for item in done]
-    return Explanations(out, explanations, attempts)
+    attempts = bulk(explain_item, items, run, log=out / "log.jsonl", description="Explaining")
+    return Explanations(out, read_results(items, attempts, "explanation.json"), attempts)
 
 
 @keep_latest

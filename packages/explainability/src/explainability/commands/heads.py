@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
-from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Seed, Threads, resolve_device
+from core_runtime.models import no_model
+from core_runtime.options import AtLeast, BulkOptions, Device, Model, Out, Seed, resolve_device
 from explainability.commands.explain import load
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ def heads(
     prune: Annotated[int, AtLeast(1)] = 50,
     out: Out = Path("heads"),
     device: Device = "auto",
-    threads: Threads = None,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Heads:
     """Measures which attention heads matter, how far they look and which patterns they show, over a set of pictures. A rerun goes on.
 
@@ -88,7 +88,7 @@ def heads(
 
     files = find_images(path)
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     where = resolve_device(device)
     classifier = load(model, where)
     try:
@@ -106,9 +106,7 @@ def heads(
         key = {"pictures": data_fingerprint(part), "model": classifier.identity, "kept": kept}
         words = f"pictures {first + 1} to {first + len(part)}"
         items.append(Item(words, source, out / "parts" / f"{number:05d}.safetensors", key=key, inputs=part))
-    attempts = bulk(
-        measure_part, items, log=out / "log.jsonl", description="Pruning heads", threads=threads, overwrite=overwrite
-    )
+    attempts = bulk(measure_part, items, run, log=out / "log.jsonl", description="Pruning heads")
     if not all(attempt.ok for attempt in attempts):
         return Heads(out, {}, attempts)
     summary, drawn = summarise(out, [item.output for item in items], files, labels, classifier, measure, prune, seed)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
-from core_runtime.errors import UserError
-from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Threads, Workers, resolve_device
+from core_runtime.models import no_model
+from core_runtime.options import AtLeast, BulkOptions, Device, Model, Out, resolve_device
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def index(
     batch_size: Annotated[int, AtLeast(1)] = 16,
     out: Out = Path("index"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Indexed:
     """Keeps the features of pictures by class, for classification by correspondences (CHM-Corr). A rerun goes on.
 
@@ -81,7 +79,7 @@ def index(
 
     classes = find_classes(parts_of(folder)[0] if folder.is_dir() else folder)
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     where = resolve_device(device)
     backbone, _ = load_networks(model, weights, chm, where)
     files: list[Path] = []
@@ -108,15 +106,7 @@ def index(
         of_part = {**key, "pictures": data_fingerprint(part)}
         words = f"pictures {first + 1} to {first + len(part)}"
         items.append(Item(words, source, out / "shards" / name, key=of_part, inputs=part))
-    attempts = bulk(
-        index_shard,
-        items,
-        log=out / "log.jsonl",
-        description="Indexing",
-        workers=workers,
-        threads=threads,
-        overwrite=overwrite,
-    )
+    attempts = bulk(index_shard, items, run, log=out / "log.jsonl", description="Indexing")
     if not all(attempt.ok for attempt in attempts):
         (out / "index.json").unlink(missing_ok=True)
         return Indexed(out, 0, tuple(classes), 0, attempts)

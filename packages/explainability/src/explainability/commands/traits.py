@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
-from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, SkipErrors, Threads, Workers, resolve_device
+from core_runtime.models import no_model
+from core_runtime.options import AtLeast, BulkOptions, Device, Model, Out, resolve_device
 from explainability.commands.explain import load
 
 
@@ -49,10 +50,7 @@ def traits(
     heads: Annotated[int, AtLeast(1)] = 4,
     out: Out = Path("traits"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Traits:
     """Shows the traits by which Prompt-CAM tells a class: its heads, ranked by blurring one after another. A rerun goes on.
 
@@ -65,7 +63,7 @@ def traits(
         target: class whose traits are shown, by name or number; default: the predicted one.
         heads: how many are drawn.
     """
-    from core_runtime.folders import output_names
+    from core_runtime.folders import name_in, output_names
     from core_runtime.identity import identity
     from explainability.images.formats import find_images
     from explainability.models.loading import ADVICE
@@ -73,7 +71,7 @@ def traits(
 
     files = find_images(path)
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     where = resolve_device(device)
     classifier = load(model, where)
     if not isinstance(classifier.model, PromptCAM):
@@ -81,24 +79,13 @@ def traits(
             f"{model} is a {type(classifier.model).__name__}, which has no class prompts",
             "'explainability train FOLDER --method prompt-cam' makes a model that has; 'explain' works with any",
         )
-    names = [str(file.relative_to(path)) if path.is_dir() else file.name for file in files]
+    names = [name_in(path, file) for file in files]
     items = []
     for file, name, folder in zip(files, names, output_names(names, ["log.jsonl"]), strict=True):
         key = {"input": identity(file), "model": classifier.identity, "target": target, "heads": heads}
         items.append(Item(name, (file, model, where, target, heads), out / folder, key=key, inputs=[file]))
-    attempts = bulk(
-        rank_item,
-        items,
-        log=out / "log.jsonl",
-        description="Ranking",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    pictures = [json.loads((item.output / "traits.json").read_text(encoding="utf-8")) for item in done]
-    return Traits(out, pictures, attempts)
+    attempts = bulk(rank_item, items, run, log=out / "log.jsonl", description="Ranking")
+    return Traits(out, read_results(items, attempts, "traits.json"), attempts)
 
 
 def rank_item(item: Item) -> dict[str, Any]:

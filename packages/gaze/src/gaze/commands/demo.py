@@ -6,7 +6,7 @@ from typing import Any
 
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, RunOptions, Seed
 from gaze.cohort.study import ObjectOptions
 from gaze.commands.evaluate import evaluate
 from gaze.commands.predict import predict, say_cut
@@ -69,7 +69,13 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     shelf = sorted(unseen.pictures.iterdir())[0]
     target = _searched(unseen.scanpaths, shelf.name)
     predictions = predict(
-        shelf, areas=unseen.areas, target=target, model=model, beams=8, out=out / "run" / "predictions", overwrite=True
+        shelf,
+        areas=unseen.areas,
+        target=target,
+        model=model,
+        beams=8,
+        out=out / "run" / "predictions",
+        run=BulkOptions(overwrite=True),
     )
     picture = predictions.out / shelf.stem / "path.png"
     score = {name: measures["bits"]["value"] for name, measures in judged.table.items() if "bits" in measures}

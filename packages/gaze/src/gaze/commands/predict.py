@@ -11,20 +11,8 @@ from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
-from core_runtime.options import (
-    Above,
-    AtLeast,
-    Device,
-    IntegerPair,
-    Model,
-    Out,
-    Overwrite,
-    Seed,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.models import no_model
+from core_runtime.options import Above, AtLeast, BulkOptions, Device, IntegerPair, Model, Out, Seed, resolve_device
 
 
 @dataclass(frozen=True)
@@ -84,10 +72,7 @@ def predict(
     target_position: Literal["known", "unknown"] | None = None,
     seed: Seed = 0,
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Predicts where people look, in which order. A rerun goes on with the pictures that are not done.
 
@@ -112,7 +97,7 @@ def predict(
 
     files = find_pictures(pictures)
     if model is None:
-        raise UserError("no --model was given, and none is published for this domain", ADVICE)
+        raise no_model(ADVICE)
     if (areas is None) == (grid is None):
         raise UserError("nothing says where the objects are" if areas is None else "--grid and --areas both name the objects",
                         "give --areas FILE or --grid ROWS,COLUMNS")  # fmt: skip
@@ -133,16 +118,7 @@ def predict(
         Item(name, (file, asked), out / name, key={"input": identity(file), **made_from}, inputs=[file])
         for name, file in zip(output_names([file.name for file in files], ["log.jsonl"]), files, strict=True)
     ]
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Predicting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
     return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 
 

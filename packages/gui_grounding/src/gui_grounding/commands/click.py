@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.cli import Outcome, plain
+from core_runtime.models import no_model
 from core_runtime.options import (
     Above,
     AtLeast,
@@ -124,10 +125,9 @@ def click(
     place = address(url)
     refuse_foreign_folder(out, [], overwrite=overwrite)
     if model is None:
-        from core_runtime.errors import UserError
         from gui_grounding.model.folder import ADVICE
 
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     grounder = load(model, resolve_device(device), "as-saved")
     window = {
         "browser": browser.browser,

@@ -6,7 +6,7 @@ from pathlib import Path
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
-from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, RunOptions, Seed
 from gui_grounding.commands.evaluate import evaluate
 from gui_grounding.commands.predict import predict
 from gui_grounding.commands.train import train
@@ -36,12 +36,22 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     run = RunOptions(out=out / "run", seed=seed, overwrite=True)
     model = str(train(learned.training, recipe=recipe, start=start, run=run).model)
     judged = evaluate(
-        held_out.annotations, model=model, blind=True, out=out / "run" / "evaluation", seed=seed, overwrite=True
+        held_out.annotations,
+        model=model,
+        blind=True,
+        out=out / "run" / "evaluation",
+        seed=seed,
+        run=BulkOptions(overwrite=True),
     )
     page, asked = typical_page(out / "run" / "evaluation" / "predictions.jsonl")
     hit = dict(asked)
     predictions = predict(
-        page, *list(hit)[:3], model=model, write="pyautogui", out=out / "run" / "predictions", overwrite=True
+        page,
+        *list(hit)[:3],
+        model=model,
+        write="pyautogui",
+        out=out / "run" / "predictions",
+        run=BulkOptions(overwrite=True),
     )
     scores = {name: slices["all"] for name, slices in judged.table.items()}
     hits = {name: entry["hit@1"]["value"] for name, entry in scores.items()}

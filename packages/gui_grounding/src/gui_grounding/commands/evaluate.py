@@ -9,18 +9,7 @@ from typing import Annotated, Any, Literal
 from core_runtime.bulk import Attempt, BulkOutcome, bulk
 from core_runtime.bulk import Item as Job
 from core_runtime.cli import plain
-from core_runtime.options import (
-    AtLeast,
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    Seed,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.options import AtLeast, BulkOptions, Device, Model, Out, Seed, resolve_device
 from gui_grounding.commands.predict import AskOptions, load
 from gui_grounding.items.conventions import Convention
 from gui_grounding.items.item import BUCKET_NAMES, Item
@@ -88,10 +77,7 @@ def evaluate(
     out: Out = Path("gui-evaluation"),
     device: Device = "auto",
     precision: Literal["as-saved", "float32", "bfloat16"] = "as-saved",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Evaluation:
     """Judges a model on a benchmark, beside the screenshot's centre. A rerun goes on with the screenshots that are not done.
 
@@ -127,16 +113,7 @@ def evaluate(
         source = (image, items, model, where, precision, ask, blind)
         name = f"{number:05}_{Path(image).stem}"
         jobs.append(Job(name, source, out / "answers" / f"{name}.json", key=key, inputs=[Path(image)]))
-    attempts = bulk(
-        answer_item,
-        jobs,
-        log=out / "log.jsonl",
-        description="Judging",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
+    attempts = bulk(answer_item, jobs, run, log=out / "log.jsonl", description="Judging")
     rows = []
     failed_items = 0
     for job, attempt in zip(jobs, attempts, strict=True):

@@ -10,21 +10,8 @@ from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.cli import plain
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
-from core_runtime.options import (
-    Above,
-    AtLeast,
-    Between,
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    Pair,
-    SkipErrors,
-    Threads,
-    Workers,
-    options,
-    resolve_device,
-)
+from core_runtime.models import no_model
+from core_runtime.options import Above, AtLeast, Between, BulkOptions, Device, Model, Out, Pair, options, resolve_device
 from gui_grounding.results import how_sure
 
 if TYPE_CHECKING:
@@ -122,10 +109,7 @@ def predict(
     write: str | None = None,
     device: Device = "auto",
     precision: Literal["as-saved", "float32", "bfloat16"] = "as-saved",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Says where on a screenshot to click. Several instructions about one screenshot share its encoding; a rerun goes on.
 
@@ -137,7 +121,7 @@ def predict(
         write: also spell the action for a tool: pyautogui, playwright, ui-tars, ui-tars-absolute, os-atlas, seeclick, anthropic, openai.
         precision: of the weights while they compute.
     """
-    from core_runtime.folders import output_names
+    from core_runtime.folders import name_in, output_names
     from core_runtime.identity import identity, model_identity
     from gui_grounding.adapters import format_named
     from gui_grounding.model.folder import ADVICE
@@ -147,7 +131,7 @@ def predict(
     if len(questions) == 1:
         open_screenshot(questions[0][0])  # a mistake in a single file is the user's first line
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     if write is not None:
         format_named(write)
     where = resolve_device(device)
@@ -163,33 +147,14 @@ def predict(
         "ask": plain(ask.__dict__),
         "options": [write, precision],
     }
-    folder = screenshots.parent
-    if screenshots.is_dir():
-        folder = screenshots
-    names = [name_in(folder, image) for image, _ in questions]
+    names = [name_in(screenshots, image) for image, _ in questions]
     items = []
     for (image, asked), name, output in zip(questions, names, output_names(names, taken=["log.jsonl"]), strict=True):
         source = (image, asked, model, where, precision, view, ask, write)
         key = {"input": identity(image) if image.is_file() else None, "instructions": list(asked), **made_from}
         items.append(Item(name, source, out / output, key=key, inputs=[image]))
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Grounding",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Grounding")
     return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
-
-
-def name_in(folder: Path, file: Path) -> str:
-    """What a file is called: its path in the folder, where it is in it."""
-    if file.is_relative_to(folder):
-        return file.relative_to(folder).as_posix()
-    return file.as_posix()
 
 
 def find_questions(path: Path, instructions: Sequence[str]) -> list[tuple[Path, tuple[str, ...]]]:

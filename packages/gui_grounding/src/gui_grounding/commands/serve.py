@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.errors import UserError
+from core_runtime.models import no_model
 from core_runtime.options import AtLeast, Between, Device, Model, resolve_device
 
 MEGABYTE = 1024 * 1024
@@ -40,7 +41,7 @@ def serve(
     from gui_grounding.model.folder import ADVICE
 
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     try:
         from core_runtime.server import LOOPBACK, Limits, bind, local_app, read_token
         from core_runtime.server import serve as answer_until_stopped

@@ -14,18 +14,7 @@ from cyclopts import Parameter
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
-from core_runtime.options import (
-    Device,
-    Flag,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    options,
-    resolve_device,
-)
+from core_runtime.options import BulkOptions, Device, Flag, Model, Out, options, resolve_device
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.recordings.finding import RecordingFile, files_of, find_recordings
 from ieeg.recordings.labels import LabelOptions, read_label_map
@@ -123,11 +112,8 @@ def detect(
     labels: LabelOptions = LabelOptions(),
     output: OutputOptions = OutputOptions(),
     scheduler: Annotated[str | None, Parameter(metavar="tcp://HOST:PORT")] = None,
-    skip_errors: SkipErrors = True,
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Detections:
     """Finds seizures: probability trace, events.tsv, EDF+ and MNE annotations, report. A rerun continues. For research only, not for diagnosis.
 
@@ -152,14 +138,9 @@ def detect(
         labels=labels,
         output=output,
         scheduler=scheduler,
-        skip_errors=skip_errors,
         device=resolve_device(device),
-        workers=workers,
-        threads=threads,
-        overwrite=overwrite,
+        run=run,
     )
-    if len(attempts) == 1 and not attempts[0].ok:
-        raise UserError(attempts[0].message or attempts[0].status)
     detections = []
     for file, attempt in zip(files, attempts, strict=True):
         if attempt.ok:
@@ -181,15 +162,12 @@ def detect_files(
     output: OutputOptions,
     device: str,
     scheduler: str | None = None,
-    skip_errors: bool = True,
-    workers: int = 1,
-    threads: int | None = None,
-    overwrite: bool = False,
+    run: BulkOptions = BulkOptions(),
 ) -> list[Attempt]:
     """Detects in recordings, with a folder of results for each; results from the same inputs and options are not computed again.
 
     Raises:
-        UserError: no model; or results of another model, other options or another recording exist and `overwrite` is off.
+        UserError: no model; or results of another model, other options or another recording exist and `run` does not replace them.
     """
     from core_runtime.identity import identity, model_identity
     from ieeg.model.folder import choose
@@ -235,13 +213,10 @@ def detect_files(
         return bulk(
             detect_item,
             items,
+            run,
             log=out / "log.jsonl",
             description="Detecting",
-            workers=workers,
-            threads=threads,
             executor=executor,
-            skip_errors=skip_errors,
-            overwrite=overwrite,
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import Device, Model, Out, Overwrite, Seed, Threads, Workers, resolve_device
+from core_runtime.options import BulkOptions, Device, Model, Out, Seed, resolve_device
 from core_runtime.terminal import note, warn
 from ieeg.commands.detect import OutputOptions, detect_files
 from ieeg.model.published import RESEARCH_ONLY
@@ -78,7 +78,7 @@ class Detector:
         model: a model folder, or None.
         detections: a folder of detections, or None.
         out: folder for the model's detections.
-        events, montage, cleaning, labels, device, workers, threads, overwrite: as in `detect_files`.
+        events, montage, cleaning, labels, device, run: as in `detect_files`.
     """
 
     model: str | None
@@ -89,9 +89,7 @@ class Detector:
     cleaning: Cleaning
     labels: LabelOptions
     device: str
-    workers: int
-    threads: int | None
-    overwrite: bool
+    run: BulkOptions
 
 
 def evaluate(
@@ -108,10 +106,8 @@ def evaluate(
     labels: LabelOptions = LabelOptions(),
     scoring: ScoringOptions = ScoringOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
     seed: Seed = 0,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Evaluation:
     """Evaluates a detector by windows, samples and events (as SzCORE), per subject and pooled. For research only, not for diagnosis.
 
@@ -125,7 +121,7 @@ def evaluate(
     from ieeg.metrics.measures import by_subject, compare, judge
     from ieeg.metrics.scores import EventRules
 
-    if (out / "metrics.json").exists() and not overwrite:
+    if (out / "metrics.json").exists() and not run.overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     truths, left_out = find_truths(recordings, labels)
     score_rules = EventRules(rate=scoring.score_rate)
@@ -133,7 +129,7 @@ def evaluate(
     def detector(model: str | None, detections: Path | None, folder: str) -> Detector:
         where = resolve_device(device)
         place = out / folder
-        return Detector(model, detections, place, events, montage, cleaning, labels, where, workers, threads, overwrite)
+        return Detector(model, detections, place, events, montage, cleaning, labels, where, run)
 
     judged, failed, rules = _judged(truths, detector(model, detections, "detections"))
     result = judge(judged, rules, rules=score_rules, seed=seed)
@@ -208,9 +204,7 @@ def _judged(truths: Sequence[Truth], detector: Detector) -> tuple[list["Judged"]
         labels=detector.labels,
         output=OutputOptions(report=False),
         device=detector.device,
-        workers=detector.workers,
-        threads=detector.threads,
-        overwrite=detector.overwrite,
+        run=detector.run,
     )
     judged, failed = [], {}
     for truth, attempt in zip(truths, attempts, strict=True):

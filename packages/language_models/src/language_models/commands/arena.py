@@ -7,19 +7,7 @@ from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome
 from core_runtime.errors import UserError
-from core_runtime.options import (
-    Above,
-    AtLeast,
-    Between,
-    Device,
-    Names,
-    Numbers,
-    Overwrite,
-    Precision,
-    Threads,
-    Workers,
-    options,
-)
+from core_runtime.options import Above, AtLeast, Between, BulkOptions, Device, Names, Numbers, Precision, options
 from language_models.tasks.options import NEEDLE, PAIRS, whole_numbers
 
 
@@ -106,9 +94,7 @@ def arena(
     out: Path = Path("arena"),
     device: Device = "auto",
     precision: Precision = "32-true",
-    workers: Workers = 1,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Arena:
     """Trains every mechanism under one budget on the same batches, and prints quality beside speed and memory.
 
@@ -131,7 +117,7 @@ def arena(
     from language_models.reports.arena import arena_report
     from language_models.texts.formats import find_texts
 
-    use_threads(threads)
+    use_threads(run.threads)
     chosen = list(KINDS) if kinds == ("all",) else list(kinds)
     if len(set(chosen)) < len(chosen):
         raise UserError(f"a kind is named twice among {', '.join(chosen)}", "name each once")
@@ -164,15 +150,7 @@ def arena(
             key = {**made_from, **own_files.get(kind, {}), "kind": kind}
             output = cell_path(out, part, kind, seed)
             items.append(Item(f"{part} · {kind} · {seed}", source, output, key=key, inputs=list(files)))
-    attempts = bulk(
-        run_cell,
-        items,
-        log=out / "log.jsonl",
-        description="Arena",
-        workers=workers,
-        threads=threads,
-        overwrite=overwrite,
-    )
+    attempts = bulk(run_cell, items, run, log=out / "log.jsonl", description="Arena")
     failures = {attempt.name: attempt.message for attempt in attempts if not attempt.ok}
     rows = collect(out, chosen, budget.seeds, shared, failures)
     facts = {

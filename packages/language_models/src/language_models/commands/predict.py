@@ -9,17 +9,7 @@ from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
-from core_runtime.options import (
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    Seed,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.options import BulkOptions, Device, Model, Out, Seed, resolve_device
 from language_models.commands.generate import DecodingOptions, decoding_of
 from language_models.texts.formats import find_texts
 
@@ -55,11 +45,8 @@ def predict(
     decoding: DecodingOptions = DecodingOptions(),
     out: Out = Path("language-models-continuations"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
     seed: Seed = 0,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Continuations:
     """Continues every prompt of a file: a text is one prompt, of JSON lines each record is one. A rerun goes on with the files that are not done.
 
@@ -94,16 +81,7 @@ def predict(
         )
         for file in files
     ]
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Continuing",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Continuing")
     continuations = []
     for item, attempt in zip(items, attempts, strict=True):
         if attempt.ok:

@@ -6,18 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import ALREADY, DONE, Attempt, BulkOutcome
-from core_runtime.options import (
-    AtLeast,
-    Device,
-    Overwrite,
-    Precision,
-    SkipErrors,
-    Threads,
-    Workers,
-    options,
-    resolve_device,
-)
+from core_runtime.bulk import ALREADY, DONE, Attempt, BulkOutcome, require_results
+from core_runtime.options import AtLeast, BulkOptions, Device, Precision, options, resolve_device
 from pathology_mil.features.options import EncoderOptions, StoredType
 from pathology_mil.reports.notes import counts, note_lines, slide_facts
 
@@ -75,10 +65,7 @@ def encode(
     slides: Path | None = None,
     device: Device = "auto",
     precision: Precision = "32-true",
-    workers: Workers = 0,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Encoded:
     """Turns tiles into features, one HDF5 file per slide; a rerun continues where the last one stopped.
 
@@ -90,7 +77,6 @@ def encode(
     """
     encoder.name  # noqa: B018  # refuses a missing --encoder before anything heavy is imported
     from pathology_mil.features.encoding import Storage, encode_slides
-    from pathology_mil.slides.tiling import refuse_single_failure
 
     where = "cpu"  # the computed encoder uses no torch
     if not encoder.computed:
@@ -101,10 +87,8 @@ def encode(
         encoder,
         how,
         slides=slides,
-        workers=workers,
-        threads=threads,
-        overwrite=overwrite,
-        skip_errors=skip_errors,
+        run=run,
     )
-    refuse_single_failure(attempts, single=len(attempts) == 1)
+    if len(attempts) == 1:
+        require_results(attempts)
     return Encoded(folder, encoder, attempts)

@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, one
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
 from core_runtime.errors import UserError
-from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
 from pathology_mil.reports.notes import note_lines, slide_facts
@@ -90,9 +90,7 @@ def heatmap(
     drawing: MapOptions = MapOptions(),
     scan: ScanOptions = ScanOptions(),
     device: Device = "auto",
-    workers: Workers = 0,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Heatmaps:
     """Draws where the attention is: picture, QuPath tiles, and the tiles with most of it.
 
@@ -115,7 +113,7 @@ def heatmap(
     where = resolve_device(device)
     bags = None
     if model is not None:
-        bags = _bags(slides, model, features, out, encoder, scan, where, workers, threads, overwrite)
+        bags = _bags(slides, model, features, out, encoder, scan, where, run)
     files = find_slides(slides, mpp=scan.mpp)
     items = []
     for file in files:
@@ -137,18 +135,9 @@ def heatmap(
             device=where,
         )
         items.append(_item(work))
-    if len(items) == 1:
-        attempts = [one(_draw, items[0], threads=threads, overwrite=overwrite)]
-    else:
-        attempts = bulk(
-            _draw,
-            items,
-            log=out / "heatmap.jsonl",
-            description="Drawing heat maps",
-            workers=workers if where == "cpu" else 0,  # processes would each load the model onto the one GPU
-            threads=threads,
-            overwrite=overwrite,
-        )
+    attempts = bulk(_draw, items, run.on(where), log=out / "heatmap.jsonl", description="Drawing heat maps")
+    if len(attempts) == 1:
+        require_results(attempts)
     return Heatmaps(out, [_with_facts(item, attempt) for item, attempt in zip(items, attempts, strict=True)])
 
 
@@ -160,9 +149,7 @@ def _bags(
     encoder: EncoderOptions,
     scan: ScanOptions,
     device: str,
-    workers: int,
-    threads: int | None,
-    overwrite: bool,
+    run: BulkOptions,
 ) -> "Mapping[str, BagFile]":
     """The features of the slides: those given, or new ones made as those that the model was trained on."""
     from pathology_mil.features.bags import find_bags
@@ -170,7 +157,7 @@ def _bags(
     from pathology_mil.model.preparing import prepare
 
     if features is None:
-        how = {"encoder": encoder, "mpp": scan.mpp, "workers": workers, "threads": threads, "overwrite": overwrite}
+        how = {"encoder": encoder, "mpp": scan.mpp, "run": run}
         features, _ = prepare(slides, load(model, device=device), out / "slides", device=device, **how)
     return find_bags(features)
 

@@ -1,14 +1,13 @@
 """``pathology-mil predict``."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, Skipped, bulk, one
-from core_runtime.options import Device, Model, Out, Overwrite, Threads, Workers, resolve_device
+from core_runtime.bulk import Attempt, BulkOutcome, Item, Skipped, bulk, read_results, require_results
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
 from pathology_mil.slides.options import ScanOptions
@@ -64,9 +63,7 @@ def predict(
     encoder: EncoderOptions = EncoderOptions(),
     scan: ScanOptions = ScanOptions(),
     device: Device = "auto",
-    workers: Workers = 0,
-    threads: Threads = None,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Predicts slide labels with probabilities, and the attention of every tile.
 
@@ -90,7 +87,7 @@ def predict(
     loaded = _predictor(model, where).model
     unprepared: list[Attempt] = []
     if holds_slides(path):
-        how = {"encoder": encoder, "mpp": scan.mpp, "workers": workers, "threads": threads, "overwrite": overwrite}
+        how = {"encoder": encoder, "mpp": scan.mpp, "run": run}
         path, unprepared = prepare(path, loaded, out / "slides", device=where, **how)
     bags = list(find_bags(path).values())
     weights = model_identity(Path(model))
@@ -99,23 +96,11 @@ def predict(
         key = {"features": identity(bag.path), "model": weights}
         output = out / f"{bag.slide_id}.json"
         items.append(Item(bag.slide_id, _Work(bag, model, where), output, key=key, inputs=[bag.path]))
-    if len(items) == 1:
-        attempts = [one(_predict, items[0], threads=threads, overwrite=overwrite)]
-    else:
-        attempts = bulk(
-            _predict,
-            items,
-            log=out / "predict.jsonl",
-            description="Predicting",
-            workers=workers if where == "cpu" else 0,  # processes would each load the model onto the one GPU
-            threads=threads,
-            overwrite=overwrite,
-        )
+    attempts = bulk(_predict, items, run.on(where), log=out / "predict.jsonl", description="Predicting")
+    if len(attempts) == 1:
+        require_results(attempts)
     # read back from the files, so that slides of an earlier run are in the table, too
-    predictions = []
-    for item, attempt in zip(items, attempts, strict=True):
-        if attempt.ok:
-            predictions.append(json.loads(item.output.read_text(encoding="utf-8")))
+    predictions = read_results(items, attempts)
     write_text(out / "predictions.csv", table(predictions, loaded.classes))
     return Predictions(out / "predictions.csv", predictions, [*attempts, *unprepared])
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, BulkOutcome
-from core_runtime.options import Out, Overwrite, SkipErrors, Workers
+from core_runtime.bulk import Attempt, BulkOutcome, require_results
+from core_runtime.options import BulkOptions, Out
 from pathology_mil.reports.notes import counts, note_lines
 from pathology_mil.slides.options import ExcludeOptions, ScanOptions, TileOptions, Tiling, TissueOptions
 
@@ -64,9 +64,7 @@ def tile(
     scan: ScanOptions = ScanOptions(),
     process_list: Path | None = None,
     tissue_from: Path | None = None,
-    workers: Workers = 0,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Tiled:
     """Finds the tissue and covers it with tiles; a rerun continues where the last one stopped.
 
@@ -79,7 +77,7 @@ def tile(
     """
     from pathology_mil.slides.process_list import listed_slides, read_process_list
     from pathology_mil.slides.reading import find_slides
-    from pathology_mil.slides.tiling import refuse_single_failure, tile_facts, tile_slides
+    from pathology_mil.slides.tiling import tile_facts, tile_slides
 
     tiling = Tiling(tiles, tissue.params())
     files = find_slides(slides, mpp=scan.mpp)
@@ -94,11 +92,10 @@ def tile(
         listed=listed,
         tissue_from=tissue_from,
         exclude_class=excluding.exclude_class,
-        workers=workers,
-        overwrite=overwrite,
-        skip_errors=skip_errors,
+        run=run,
     )
-    refuse_single_failure(attempts, single=slides.is_file() and len(files) == 1)
+    if len(files) == 1:
+        require_results(attempts)
     rows = []
     for attempt in attempts:
         facts = tile_facts(tiles.file(out, attempt.name))

@@ -17,6 +17,7 @@ from core_runtime.bulk import ALREADY, Attempt, Item, Skipped, bulk
 from core_runtime.errors import UserError
 from core_runtime.folders import writing
 from core_runtime.identity import identity
+from core_runtime.options import BulkOptions
 from pathology_mil.features.encoders import Encoder, build, pairing_warning
 from pathology_mil.features.options import EncoderOptions, StoredType
 from pathology_mil.slides.reading import RGB, Slide, find_slides, resized
@@ -180,11 +181,8 @@ def encode_slides(
     storage: Storage,
     *,
     slides: Path | None = None,
-    workers: int = 1,
-    threads: int | None = None,
+    run: BulkOptions = BulkOptions(),
     executor: Executor | None = None,
-    overwrite: bool = False,
-    skip_errors: bool = True,
 ) -> tuple[Path, list[Attempt]]:
     """Encodes every tile file of a job folder; continues where an interrupted run stopped.
 
@@ -193,11 +191,7 @@ def encode_slides(
         encoder: its name and weights.
         storage: how features are computed and stored.
         slides: where the slides are now, if they were moved after tiling.
-        workers: processes (one, where the device is not the CPU).
-        threads: of torch in each process.
-        executor: where to work instead, as in `core_runtime.bulk`.
-        overwrite: encode all again.
-        skip_errors: go on after a slide that failed.
+        run, executor: as in `core_runtime.bulk`; one process, where the device is not the CPU.
 
     Returns:
         The folder of features and one attempt per slide.
@@ -232,13 +226,10 @@ def encode_slides(
     attempts = bulk(
         _encode,
         items,
+        run.on(storage.device),
         log=target / "encode.jsonl",
         description=f"Encoding with {encoder.label}",
-        workers=workers if storage.device == "cpu" else 1,
-        threads=threads,
         executor=executor,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
     )
     return target, [_still_empty(item, attempt) for item, attempt in zip(items, attempts, strict=True)]
 

@@ -3,15 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-from core_runtime.bulk import Attempt
+from core_runtime.bulk import Attempt, require_results
 from core_runtime.errors import UserError
+from core_runtime.options import BulkOptions
 from pathology_mil.features.encoding import Storage, encode_slides
 from pathology_mil.features.options import COMPUTED, PAIRINGS, EncoderOptions
 from pathology_mil.model.folder import LoadedModel
 from pathology_mil.slides.formats import SLIDE_SUFFIXES
 from pathology_mil.slides.options import TileOptions, Tiling
 from pathology_mil.slides.reading import find_slides
-from pathology_mil.slides.tiling import refuse_single_failure, tile_slides
+from pathology_mil.slides.tiling import tile_slides
 
 
 def holds_slides(path: Path) -> bool:
@@ -30,9 +31,7 @@ def prepare(
     encoder: EncoderOptions,
     mpp: float | None = None,
     device: str = "cpu",
-    workers: int = 1,
-    threads: int | None = None,
-    overwrite: bool = False,
+    run: BulkOptions = BulkOptions(),
 ) -> tuple[Path, list[Attempt]]:
     """Tiles and encodes slides in the way of the model's training slides.
 
@@ -50,11 +49,12 @@ def prepare(
     """
     files = find_slides(slides, mpp=mpp)
     tiling, choice = tiling_of(model), encoder_of(model, encoder)
-    folder, tiled = tile_slides(files, job, tiling, workers=workers, overwrite=overwrite)
-    refuse_single_failure(tiled, single=len(files) == 1)
+    folder, tiled = tile_slides(files, job, tiling, run=run)
+    if len(tiled) == 1:
+        require_results(tiled)
     where = "cpu" if choice.computed else device
     storage = Storage(device=where)
-    features, encoded = encode_slides(folder, choice, storage, workers=workers, threads=threads, overwrite=overwrite)
+    features, encoded = encode_slides(folder, choice, storage, run=run)
     # A slide without tiles fails in both steps: it is named once.
     unencoded = [attempt for attempt in encoded if not attempt.ok]
     names = {attempt.name for attempt in unencoded}

@@ -15,6 +15,7 @@ import shapely
 from core_runtime.bulk import Attempt, Item, bulk
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
+from core_runtime.options import BulkOptions
 from pathology_mil.samples import synthesis
 from pathology_mil.samples.pyramid import write_pyramid
 from pathology_mil.slides.annotations import Region, write_asap, write_geojson
@@ -83,9 +84,11 @@ def make_samples(
     for plan in plans:
         items.append(Item(plan.slide_id, (plan, out), out / "slides" / plan.file, key={"plan": plan}))
     log = out / "sample.jsonl"
-    attempts = bulk(_make, items, log=log, description="Drawing slides", workers=workers, executor=executor)
+    attempts = bulk(
+        _make, items, BulkOptions(workers=workers), log=log, description="Drawing slides", executor=executor
+    )
     if all(attempt.ok for attempt in attempts):
-        log.unlink()  # times differ from run to run, samples do not
+        log.unlink(missing_ok=True)  # times differ from run to run, samples do not
     return attempts
 
 

@@ -15,6 +15,7 @@ from core_runtime.bulk import Attempt, Item, Skipped, bulk
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
 from core_runtime.identity import identity, is_done
+from core_runtime.options import BulkOptions
 from pathology_mil.reports import figures
 from pathology_mil.slides.annotations import find_annotation, read_annotations, tissue_regions, write_geojson
 from pathology_mil.slides.options import Tiling
@@ -47,10 +48,8 @@ def tile_slides(
     listed: Mapping[str, Tiling] | None = None,
     tissue_from: Path | None = None,
     exclude_class: Sequence[str] = (),
-    workers: int = 1,
+    run: BulkOptions = BulkOptions(),
     executor: Executor | None = None,
-    overwrite: bool = False,
-    skip_errors: bool = True,
 ) -> tuple[Path, list[Attempt]]:
     """Tiles slides into a job folder; continues where an interrupted run stopped.
 
@@ -61,10 +60,7 @@ def tile_slides(
         listed: slide id → a tiling of its own (`process_list.read_process_list`); tiles made in another way are made again.
         tissue_from: folder of GeoJSON files, one per slide, with the tissue (corrected in QuPath, say) instead of segmenting.
         exclude_class: classes of these files that are cut out, besides those that `regions` knows.
-        workers: processes.
-        executor: where to work instead, as in `core_runtime.bulk`.
-        overwrite: tile all again.
-        skip_errors: go on after a slide that failed.
+        run, executor: as in `core_runtime.bulk`.
 
     Returns:
         The folder that holds `patches/`, and one attempt per slide.
@@ -85,16 +81,7 @@ def tile_slides(
     for item in items:
         _discard_unusable(item, remake=listed is not None)
     folder = job / tiling.tiles.folder
-    attempts = bulk(
-        _tile,
-        items,
-        log=folder / "tile.jsonl",
-        description="Tiling slides",
-        workers=workers,
-        executor=executor,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
+    attempts = bulk(_tile, items, run, log=folder / "tile.jsonl", description="Tiling slides", executor=executor)
     attempts = [_still_without_tissue(item, attempt) for item, attempt in zip(items, attempts, strict=True)]
     _write_table(folder, tiling, items, attempts)
     return folder, attempts
@@ -151,19 +138,6 @@ def _still_without_tissue(item: Item, attempt: Attempt) -> Attempt:
     if attempt.ok and item.output.exists() and not tile_facts(item.output)["tiles"]:
         return replace(attempt, status=NO_TISSUE, message=f"no tissue found on it ({_ADVICE})")
     return attempt
-
-
-def refuse_single_failure(attempts: Sequence[Attempt], *, single: bool) -> None:
-    """Makes the failure of a single given file an error of its own: the first line that the user sees.
-
-    Raises:
-        UserError: the file failed.
-    """
-    if single and attempts and not attempts[0].ok:
-        name, message = attempts[0].name, attempts[0].message or attempts[0].status
-        if not message.startswith(name):
-            message = f"{name}: {message}"
-        raise UserError(message)
 
 
 def _tile(item: Item) -> dict[str, Any]:

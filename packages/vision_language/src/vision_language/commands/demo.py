@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, RunOptions, Seed
 from vision_language.commands.answer import VAR, answer
 from vision_language.commands.evaluate import evaluate
 from vision_language.commands.find import find
@@ -44,7 +44,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         "grounding", held_out.grounding, model=model, out=out / "run" / "evaluation", resamples=100, overwrite=True
     )
     scene = out / "test" / "images" / "scene_000.png"
-    grounded = ground(held_out.grounding, model=model, out=out / "run" / "groundings", overwrite=True)
+    grounded = ground(held_out.grounding, model=model, out=out / "run" / "groundings", run=BulkOptions(overwrite=True))
     picture = _sheet(grounded, held_out.grounding, out / "run" / "groundings.png")
     focal = RunOptions(out=out / "focal", seed=seed, overwrite=True)
     focal_recipe = Recipe(epochs=120 if full else 16, lr=3e-3, batch=32)

@@ -6,20 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
 from core_runtime.errors import UserError
 from core_runtime.identity import keep_latest
-from core_runtime.options import (
-    Between,
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.models import no_model
+from core_runtime.options import Between, BulkOptions, Device, Model, Out, resolve_device
 
 
 @dataclass(frozen=True)
@@ -66,10 +57,7 @@ def ground(
     images: Path | None = None,
     out: Out = Path("vision-language-groundings"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Groundings:
     """Says which pixels a sentence means: mask, heat map, box, point, and where each word looks. A rerun goes on.
 
@@ -81,7 +69,7 @@ def ground(
         threshold: above which a pixel is meant; default: probability 0.5 of our networks, Otsu's threshold of RefAM's heat.
         images: folder of the pictures of JSON lines.
     """
-    from core_runtime.folders import output_names
+    from core_runtime.folders import name_in, output_names
     from core_runtime.identity import identity, model_identity
     from core_runtime.pictures import open_picture
     from vision_language.model.folder import ADVICE
@@ -90,7 +78,7 @@ def ground(
     if len(questions) == 1:
         open_picture(questions[0][0])  # a mistake in a single file is the user's first line
     if model is None:
-        raise UserError("no --model was given", ADVICE)
+        raise no_model(ADVICE)
     where = resolve_device(device)
     load(model, where)
     if not questions[0][1]:
@@ -102,27 +90,13 @@ def ground(
     pipeline = (Path(model) / "model_index.json").is_file()
     made_by = identity(Path(model)) if pipeline else model_identity(Path(model))
     made_from = {"model": made_by, "threshold": threshold}
-    folder = pictures if pictures.is_dir() else pictures.parent
-    names = []
-    for image, _ in questions:
-        names.append(image.relative_to(folder).as_posix() if image.is_relative_to(folder) else image.as_posix())
+    names = [name_in(pictures, image) for image, _ in questions]
     items = []
     for (image, asked), name, output in zip(questions, names, output_names(names, taken=["log.jsonl"]), strict=True):
         key = {"input": identity(image) if image.is_file() else None, "sentences": list(asked), **made_from}
         items.append(Item(name, (image, asked, model, where, threshold), out / output, key=key, inputs=[image]))
-    attempts = bulk(
-        ground_item,
-        items,
-        log=out / "log.jsonl",
-        description="Grounding",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors and len(items) > 1,
-        overwrite=overwrite,
-    )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    groundings = [json.loads((item.output / "grounding.json").read_text(encoding="utf-8")) for item in done]
-    return Groundings(out, groundings, attempts)
+    attempts = bulk(ground_item, items, run, log=out / "log.jsonl", description="Grounding")
+    return Groundings(out, read_results(items, attempts, "grounding.json"), attempts)
 
 
 def find_questions(path: Path, sentences: Sequence[str], images: Path | None) -> list[tuple[Path, tuple[str, ...]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, RunOptions, Seed
 from newdomain.commands.evaluate import evaluate
 from newdomain.commands.predict import predict
 from newdomain.commands.train import train
@@ -30,7 +30,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     run = RunOptions(out=out / "run", seed=seed, overwrite=True)
     model = str(train(out / "train", recipe=Recipe(epochs=200 if full else 60), run=run).model)
     metrics = evaluate(out / "test", model=model, out=out / "run" / "evaluation", overwrite=True).metrics
-    predictions = predict(held_out[1], model=model, out=out / "run" / "predictions", overwrite=True)
+    predictions = predict(held_out[1], model=model, out=out / "run" / "predictions", run=BulkOptions(overwrite=True))
     prediction = predictions.predictions[0]
     picture = predictions.out / prediction["signal"] / "signal.png"
     headline = (

@@ -7,18 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
-from core_runtime.errors import UserError
-from core_runtime.options import (
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
+from core_runtime.models import no_model
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from newdomain.signals.formats import find_signals
 
 
@@ -51,10 +42,7 @@ def predict(
     model: Model = None,
     out: Out = Path("newdomain-predictions"),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Finds bursts in signals. A rerun goes on with the signals that are not done.
 
@@ -71,7 +59,7 @@ def predict(
     if len(files) == 1:
         read_signal(files[0])  # a mistake in a single file is the user's first line
     if model is None:
-        raise UserError("no --model was given, and none is published for this domain", ADVICE)
+        raise no_model(ADVICE)
     _load(model, resolve_device(device))
     made_by = model_identity(Path(model))
     items = [
@@ -84,19 +72,8 @@ def predict(
         )
         for file in files
     ]
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Predicting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    done = [item for item, attempt in zip(items, attempts, strict=True) if attempt.ok]
-    predictions = [json.loads((item.output / "prediction.json").read_text(encoding="utf-8")) for item in done]
-    return Predictions(out, predictions, attempts)
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
+    return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 
 
 @lru_cache(1)

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures, read_results
 from core_runtime.errors import UserError
-from core_runtime.options import Device, Model, Out, Overwrite, SkipErrors, Threads, Workers, resolve_device
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from medical_segmentation.organs.model.published import ADVICE
 from medical_segmentation.organs.options import InferenceOptions, OutputOptions
 from medical_segmentation.volumes.opening import case_name, find_volumes
@@ -73,10 +73,7 @@ def predict(
     reading: ReadingOptions = ReadingOptions(),
     viewer: bool = False,
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Segments volumes; every mask has the geometry of its image. A rerun goes on with the cases that are not done.
 
@@ -111,24 +108,8 @@ def predict(
     for name, images in cases.items():
         work = Work(images, name, ",".join(folders), version, place, inference, output, reading, viewer)
         items.append(_item(work, out))
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Segmenting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    failed = failures(attempts)
-    if len(attempts) == 1 and failed:
-        raise UserError(attempts[0].message)
-    summaries = []
-    for item, attempt in zip(items, attempts, strict=True):
-        if attempt.ok:
-            summaries.append(json.loads((item.output / "summary.json").read_text(encoding="utf-8")))
-    return Predictions(out, attempts, summaries)
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Segmenting")
+    return Predictions(out, attempts, read_results(items, attempts, "summary.json"))
 
 
 def group_channels(volumes: Sequence[Path], root: Path, channels: int) -> dict[str, tuple[Path, ...]]:

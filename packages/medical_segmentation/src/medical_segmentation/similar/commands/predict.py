@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures
 from core_runtime.errors import UserError
-from core_runtime.options import Between, Device, Model, Out, Overwrite, SkipErrors, Threads, Workers, resolve_device
+from core_runtime.options import Between, BulkOptions, Device, Model, Out, resolve_device
 from medical_segmentation.similar.images import find_images
 
 CLASSES = {"background": 0, "seen": 1}
@@ -61,10 +61,7 @@ def predict(
     threshold: Annotated[float | None, Between(0, 1)] = None,
     most: int = 10_000,
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Draws where the model looks, and writes it as proxy masks in a folder that 'organs train' takes.
 
@@ -100,19 +97,7 @@ def predict(
     names = [item.name for item in items]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: two images would have the same result", "rename one of them")
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Looking",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    failed = failures(attempts)
-    if len(attempts) == 1 and failed:
-        raise UserError(attempts[0].message)
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Looking")
     write_text(out / "classes.json", json.dumps(CLASSES) + "\n")
     return Predictions(out, attempts)
 

@@ -10,16 +10,7 @@ from typing import Any
 from core_runtime.bulk import Attempt, Item, bulk, failures, summary
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import (
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from core_runtime.terminal import warn
 from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.predictions.scenes import check_scene, map_scene_file, scene_name
@@ -96,10 +87,7 @@ def predict(
     out: Out = Path("predictions"),
     options: PredictionOptions = PredictionOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Predicts the land use of tiles, or maps scenes of any size (GeoTIFF with colour table, confidence, attention).
 
@@ -127,16 +115,7 @@ def predict(
     if tiles:
         items.insert(0, _tiles_item(Work(tiles, path, folder, version, place, options), out))  # quick, so first
     _refuse_equal_names(path, items)
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Predicting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
     return _gather(out, items, attempts)
 
 

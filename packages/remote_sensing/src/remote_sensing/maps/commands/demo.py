@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.options import Full, Overwrite, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, Seed
 from remote_sensing.maps.commands.evaluate import evaluate
 from remote_sensing.maps.commands.predict import predict
 from remote_sensing.maps.commands.train import Trained, train
@@ -80,7 +80,11 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         run=MapRunOptions(out=out / "run", seed=seed, overwrite=True),
     )
     (row,) = predict(
-        sheet, model=str(trained.model), out=predictions, options=SegmentOptions(batch=8), overwrite=True
+        sheet,
+        model=str(trained.model),
+        out=predictions,
+        options=SegmentOptions(batch=8),
+        run=BulkOptions(overwrite=True),
     ).facts()["sheets"]
     vectors = vectorize(
         Path(row["mask"]),

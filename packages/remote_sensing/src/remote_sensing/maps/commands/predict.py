@@ -11,18 +11,7 @@ from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
-from core_runtime.options import (
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    Precision,
-    SkipErrors,
-    Threads,
-    Workers,
-    flat,
-    resolve_device,
-)
+from core_runtime.options import BulkOptions, Device, Model, Out, Precision, flat, resolve_device
 from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.predictions.keys import made_from, sheet_identity
 from remote_sensing.maps.predictions.sheets import segment_sheet
@@ -124,10 +113,7 @@ def predict(
     dry_run: bool = False,
     device: Device = "auto",
     precision: Precision = "32-true",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> SheetPredictions | SheetPlan:
     """Segments sheets of any size: mask, probabilities, polygons, centre-lines. A killed run continues by row strips.
 
@@ -170,24 +156,17 @@ def predict(
         masks.append(Item(task.sheet.name, task, task.file("mask.tif"), task.key, [task.sheet]))
         if ending:
             layers.append(_vector_item(task, ending, vectors))
-    _check_outputs(tasks, layers, vectors, overwrite)
-    shared: dict[str, Any] = {
-        "log": out / "predict.jsonl",
-        "workers": workers,
-        "threads": threads,
-        "skip_errors": skip_errors and len(sheets) > 1,
-        "overwrite": overwrite,
-    }
-    if overwrite or not all(is_done(item.output, item.key) for item in masks):
+    _check_outputs(tasks, layers, vectors, run.overwrite)
+    if run.overwrite or not all(is_done(item.output, item.key) for item in masks):
         _load(folder, on_device, precision)  # an unusable model is one error, not one per sheet
-    attempts = bulk(segment_item, masks, description="Sheets", **shared)
+    attempts = bulk(segment_item, masks, run, log=out / "predict.jsonl", description="Sheets")
     rows = {}
     for task, attempt in zip(tasks, attempts, strict=True):
         if attempt.ok:
             rows[task.sheet.name] = _row(task, attempt)
     layers = [item for item in layers if item.name in rows]
     if layers:
-        vector_attempts = bulk(vectorise_item, layers, description="Vectors", **shared)
+        vector_attempts = bulk(vectorise_item, layers, run, log=out / "predict.jsonl", description="Vectors")
         for item, attempt in zip(layers, vector_attempts, strict=True):
             if attempt.ok:
                 rows[item.name]["vectors"] = attempt.facts or {"files": _vector_paths(item, vectors)}

@@ -6,10 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
 from core_runtime.errors import UserError
 from core_runtime.identity import identity
-from core_runtime.options import Device, Out, Overwrite, SkipErrors, Threads, Workers, flat, resolve_device
+from core_runtime.options import BulkOptions, Device, Out, flat, resolve_device
 from vision_models.actions.backbones import BackboneOptions
 from vision_models.actions.commands.predict import FEATURE_ENDINGS, _inputs
 
@@ -54,10 +54,7 @@ def extract(
     out: Out = Path("features"),
     backbone: BackboneOptions = BackboneOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Extracted:
     """Makes snippet features of videos, by any image or video network or by plain statistics of motion; a killed run goes on.
 
@@ -85,18 +82,8 @@ def extract(
     for each, name in zip(inputs, names, strict=True):
         key = {"input": identity(each), "options": flat(backbone=backbone), "backbone": built.description}
         items.append(Item(name, Work(each, backbone, place), out / f"{name}.npz", key=key, inputs=[each]))
-    attempts = bulk(
-        extract_item,
-        items,
-        log=out / "log.jsonl",
-        description="Extracting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    if not any(attempt.ok for attempt in attempts):
-        raise UserError(f"{attempts[0].name}: {attempts[0].message}")
+    attempts = bulk(extract_item, items, run, log=out / "log.jsonl", description="Extracting")
+    require_results(attempts)
     shapes: dict[str, Sequence[int]] = {}
     for item, attempt in zip(items, attempts, strict=True):
         if attempt.ok:

@@ -7,23 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, one
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
 from core_runtime.errors import UserError
 from core_runtime.folders import output_names
 from core_runtime.identity import identity, is_own_output, model_identity
-from core_runtime.options import (
-    Between,
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    flat,
-    options,
-    resolve_device,
-)
+from core_runtime.options import Between, BulkOptions, Device, Model, Out, flat, options, resolve_device
 from vision_models.actions.model.options import DetectionOptions
 from vision_models.actions.model.published import ADVICE
 from vision_models.actions.results import Segment
@@ -108,10 +96,7 @@ def predict(
     detection: DetectionOptions = DetectionOptions(),
     prediction: PredictionOptions = PredictionOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Finds the segments of actions in videos: JSON, table, ELAN file, timeline and a page whose segments play.
 
@@ -141,21 +126,8 @@ def predict(
         if prediction.classifier is not None and prediction.classifier.is_file():
             key["classifier"] = identity(prediction.classifier)
         items.append(Item(name, work, out / name, key=key, inputs=[each]))
-    if len(items) == 1:
-        attempts = [one(predict_item, items[0], threads=threads, overwrite=overwrite)]
-    else:
-        attempts = bulk(
-            predict_item,
-            items,
-            log=out / "log.jsonl",
-            description="Detecting",
-            workers=workers,
-            threads=threads,
-            skip_errors=skip_errors,
-            overwrite=overwrite,
-        )
-    if not any(attempt.ok for attempt in attempts):
-        raise UserError(f"{attempts[0].name}: {attempts[0].message}")
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Detecting")
+    require_results(attempts)
     videos: dict[str, list[Segment]] = {}
     results: dict[str, Any] = {}
     folders: dict[str, Path] = {}

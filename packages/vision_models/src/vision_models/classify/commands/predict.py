@@ -8,20 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core_runtime.bulk import Item, bulk, failures
+from core_runtime.bulk import Item, bulk, failures, require_results
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.image_sets import ImageSet, ImageSetOptions, open_images
-from core_runtime.options import (
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    resolve_device,
-)
+from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from core_runtime.terminal import warn
 from vision_models.classify.model.published import ADVICE
 
@@ -79,10 +70,7 @@ def predict(
     out: Out = Path("predictions"),
     images: ImageSetOptions = ImageSetOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Names the class of pictures, with probabilities and, where the network attends, a picture of where it looks.
 
@@ -105,20 +93,9 @@ def predict(
     for start in range(0, len(opened), CHUNK):
         numbers = range(start, min(start + CHUNK, len(opened)))
         items.append(_item(Work(path, images, numbers, folder, version, place), opened, out))
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Predicting",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    broken = failures(attempts)
-    if broken and len(broken) == len(items):
-        raise UserError(next(iter(broken.values())))
-    return _gather(out, items, broken, opened, _load(folder, version, place))
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
+    require_results(attempts)
+    return _gather(out, items, failures(attempts), opened, _load(folder, version, place))
 
 
 def _item(work: Work, images: ImageSet, out: Path) -> Item:

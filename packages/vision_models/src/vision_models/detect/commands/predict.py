@@ -7,21 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
-from core_runtime.errors import UserError
-from core_runtime.options import (
-    AtLeast,
-    Between,
-    Device,
-    Model,
-    Out,
-    Overwrite,
-    SkipErrors,
-    Threads,
-    Workers,
-    options,
-    resolve_device,
-)
+from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
+from core_runtime.options import AtLeast, Between, BulkOptions, Device, Model, Out, options, resolve_device
 from core_runtime.pictures import find_pictures
 from vision_models.detect.model.published import ADVICE
 from vision_models.detect.results import FoundBox
@@ -90,10 +77,7 @@ def predict(
     out: Out = Path("predictions"),
     options: PredictionOptions = PredictionOptions(),
     device: Device = "auto",
-    workers: Workers = 1,
-    threads: Threads = None,
-    skip_errors: SkipErrors = True,
-    overwrite: Overwrite = False,
+    run: BulkOptions = BulkOptions(),
 ) -> Predictions:
     """Finds boxes in pictures: one JSON per picture, COCO results of all, and pictures before and after enhancement.
 
@@ -118,18 +102,8 @@ def predict(
         work = Work(file, folder, version, place, options)
         items.append(Item(name, work, out / "boxes" / f"{name}.json", key=key, inputs=[file]))
     _load(folder, version, place)  # a model that cannot be loaded is one line, not one per picture
-    attempts = bulk(
-        predict_item,
-        items,
-        log=out / "log.jsonl",
-        description="Finding boxes",
-        workers=workers,
-        threads=threads,
-        skip_errors=skip_errors,
-        overwrite=overwrite,
-    )
-    if not any(attempt.ok for attempt in attempts):
-        raise UserError(f"{attempts[0].name}: {attempts[0].message}")
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Finding boxes")
+    require_results(attempts)
     return _gather(out, items, attempts, options)
 
 
