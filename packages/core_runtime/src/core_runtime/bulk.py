@@ -7,17 +7,19 @@ item's key says (`core_runtime.identity`). One JSONL line per attempt is the log
 import contextlib
 import json
 import logging
+import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, begun, finish, is_done, is_own_output, refuse_inputs_as_outputs
+from core_runtime.identity import begin, begun, finish, is_done, refuse_inputs_as_outputs
 from core_runtime.options import BulkOptions, use_threads
 from core_runtime.terminal import note, progress, warn
 
@@ -109,27 +111,23 @@ def bulk(
     *,
     log: Path,
     description: str,
-    summaries: Sequence[Path] = (),
     executor: Executor | None = None,
-    parts: bool = False,
 ) -> list[Attempt]:
     """Runs `work` over `items`, in order of completion, and returns one attempt per item, in the order of `items`.
 
-    The error of a single item is raised, whatever `run` says: there are no others to go on to.
+    The error of a single item is the caller's, whatever `run` says: there are no others to go on to.
 
     Args:
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
         items: the work; no two write the same output (`core_runtime.folders.output_names`).
         run: processes, torch's threads in each, what an item that fails ends, whether finished items are made again.
-        log: JSONL file, one line per attempt is appended; none where the only item fails.
+        log: JSONL file, one line per attempt is appended; none of a single item.
         description: of the progress bar.
-        summaries: files of all items together, which the caller writes afterwards: no input or file of the user, and no input of the next run.
         executor: any `concurrent.futures`-like executor in place of processes (a Dask client's, say).
-        parts: the items are parts of one larger thing, so that even a single one that fails is an attempt among others.
 
     Raises:
-        UserError: an existing output was made from something else, an output or summary would replace an input, a single item failed, or one
-            of several did and `run` stops there, or the log cannot be written.
+        UserError: an existing output was made from something else, an output would replace an input, a single item failed, or one of
+            several did and `run` stops there, or the log cannot be written.
     """
     outputs = [item.output for item in items]
     if len(set(outputs)) < len(outputs):
@@ -137,15 +135,9 @@ def bulk(
     inputs: list[Path] = []
     for item in items:
         inputs += item.inputs
-    refuse_inputs_as_outputs(inputs, [*outputs, *summaries])
-    for path in summaries:
-        if path.exists() and not is_own_output(path) and not run.overwrite:
-            raise UserError(f"{path} is already there", "--overwrite replaces it, --out names another folder")
-    single = len(items) == 1 and not parts
-    if single and executor is None:
-        attempt = _single(work, items[0], run, log)
-        _begin_summaries(summaries, items)
-        return [attempt]
+    refuse_inputs_as_outputs(inputs, [item.output for item in items])
+    if len(items) == 1 and executor is None:
+        return [_single(work, items[0], run)]
     # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
@@ -161,7 +153,7 @@ def bulk(
             attempts[i] = attempt
             record.append(attempt)
             bar.advance(bar.task_ids[0])
-            if attempt.status == FAILED and (single or not run.skip_errors):
+            if attempt.status == FAILED and (len(items) == 1 or not run.skip_errors):
                 hint = "mend it and run again"
                 if len(items) > 1:
                     hint += ", or go on past such items with --skip-errors"
@@ -175,11 +167,10 @@ def bulk(
             use_threads(run.threads)
             for i in todo:
                 ended(i, _attempt(work, items[i]))
-    _begin_summaries(summaries, items)
     return [attempts[i] for i in range(len(items))]
 
 
-def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: BulkOptions, log: Path) -> Attempt:
+def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: BulkOptions) -> Attempt:
     """Works on the only item: its error keeps its own words, or its traceback, and what fails leaves nothing behind."""
     if not run.overwrite and is_done(item.output, item.key):
         return Attempt(item.name, ALREADY)
@@ -193,16 +184,7 @@ def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: Bulk
             status, message = skipped.status, skipped.message
         except MemoryError:
             raise UserError(f"{item.name}: out of memory") from None
-    attempt = Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
-    with _Log(log) as record:
-        record.append(attempt)
-    return attempt
-
-
-def _begin_summaries(summaries: Sequence[Path], items: Sequence[Item]) -> None:
-    """Marks files of all items as made by us."""
-    for path in summaries:
-        begin(path, {"items": [item.key for item in items]})
+    return Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
 
 
 def require_results(attempts: Sequence[Attempt]) -> None:
@@ -299,10 +281,6 @@ def _processes(
     run: BulkOptions,
     ended: Callable[[int, Attempt], None],
 ) -> None:
-    # here, since every command imports this module for its options and --help shall be instant
-    import multiprocessing
-    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
-
     finished: set[int] = set()
 
     def mark(i: int, attempt: Attempt) -> None:

@@ -29,8 +29,7 @@ def clean(text: str) -> str:
 
 
 def shorten(text: str, most: int = 400) -> str:
-    """A message in one line of at most so many characters: a list of a thousand missing tensors is no line that anybody reads."""
-    text = " ".join(text.split())
+    """A message of at most so many characters: a list of a thousand missing tensors is no line that anybody reads."""
     if len(text) <= most:
         return text
     return f"{text[: most - 1]}…"
@@ -50,16 +49,3 @@ def few(names: Sequence[str]) -> str:
     if len(names) <= 3:
         return shown
     return f"{shown} and {len(names) - 3} more"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number with its noun: "1 box", "2 boxes", "1,200 images".
-
-    Args:
-        number: how many.
-        noun: of one.
-        plural: of any other number; default: the noun with an s.
-    """
-    if number != 1:
-        noun = plural or f"{noun}s"
-    return f"{number:,} {noun}"

@@ -12,13 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions
 
 _LONGEST_NAME = 150  # bytes of an output's name, so that there is room for what stands beside it while it is written
 current_run_folder: ContextVar[Path | None] = ContextVar("current_run_folder", default=None)
@@ -147,32 +147,35 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 
 
 def open_run(
-    run: RunOptions, arguments: Mapping[str, Any], *, packages: Iterable[str] = (), data: str = ""
-) -> dict[str, Any]:
+    folder: Path,
+    arguments: Mapping[str, Any],
+    *,
+    packages: Iterable[str] = (),
+    data: str = "",
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Opens a run folder and writes its ``config.yaml`` (all arguments, versions, data fingerprint).
 
-    A run that is resumed must have the same arguments and data; the results of one that is overwritten are removed.
-
     Args:
-        run: the folder, whether its run is resumed or overwritten, and the options that are recorded (`RunOptions.recorded`).
-        arguments: those that the verb has besides, as `core_runtime.options.flat` gives them.
+        folder: the run folder.
+        arguments: every argument of the run, the seed included.
         packages: distributions whose versions are recorded beside Python's.
         data: `data_fingerprint` of the inputs.
-
-    Returns:
-        What may go with the model: all recorded arguments but those that name files here.
+        resume: go on in a folder of an interrupted run; its arguments and data must be the same.
+        overwrite: begin anew in a folder that holds a run; its earlier results are removed.
 
     Raises:
-        UserError: the folder holds a run that is neither resumed nor overwritten, or the run to resume differs.
+        UserError: the folder holds a run and neither `resume` nor `overwrite` is given, or the run to resume differs.
     """
-    folder = run.out
+    folder = Path(folder)
     config = folder / "config.yaml"
     # through JSON, so that what is compared with the file has the file's types (no tuples, no paths)
-    plain = json.loads(json.dumps({**arguments, **run.recorded()}, default=str))
-    if config.exists() and not run.overwrite:
+    plain = json.loads(json.dumps(dict(arguments), default=str))
+    if config.exists() and not overwrite:
         before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         arguments_before = before.get("arguments", {})
-        if not run.resume:
+        if not resume:
             raise UserError(
                 f"{folder} already holds a run",
                 "--resume goes on with it, --overwrite begins anew, --out names another folder",
@@ -187,7 +190,7 @@ def open_run(
         if data != before.get("data", ""):
             raise UserError(f"{folder}: the data have changed since the run began", "use --overwrite to begin anew")
         current_run_folder.set(folder)
-        return _without_paths(plain)
+        return folder
     # Only what a run writes is removed, never the folder: the user may keep notes in it.
     if config.exists():
         for name in ("checkpoints", "model", "predictions", "figures", "metrics.csv", "report.html", "config.yaml"):
@@ -204,30 +207,18 @@ def open_run(
     }
     write_text(config, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     current_run_folder.set(folder)
-    return _without_paths(plain)
-
-
-def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments without those that hold a path: it means nothing elsewhere, and may name a patient."""
-    pathless = {}
-    for name, value in arguments.items():
-        values = value if isinstance(value, list) else [value]
-        if not any(isinstance(each, str) and os.path.isabs(each) for each in values):
-            pathless[name] = value
-    return pathless
+    return folder
 
 
 def abandon_run(folder: Path) -> None:
     """Takes away a run that failed before there was anything to go on with; what else stands in the folder stays."""
-    for name in ("cache", "checkpoints", "metrics.csv", "config.yaml"):
+    for name in ("checkpoints", "metrics.csv", "config.yaml"):
         _remove(folder / name)
     if not any(folder.iterdir()):
         folder.rmdir()
 
 
 def _version(distribution: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # not above: `--help` needs no reader of metadata
-
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -21,7 +21,6 @@ from torch.utils.data import Sampler
 
 from core_runtime.errors import UserError
 from core_runtime.folders import abandon_run, write_text, writing
-from core_runtime.options import RunOptions, resolve_device
 from core_runtime.terminal import progress
 
 Row = Mapping[str, float]
@@ -193,11 +192,13 @@ def first_epoch(data: lightning.LightningDataModule) -> int:
 def fit(
     training: Training,
     data: lightning.LightningDataModule,
-    run: RunOptions,
+    folder: Path,
     *,
     epochs: int,
     score: Score = "epoch",
     patience: int = 0,
+    device: str = "cpu",
+    precision: str = "32-true",
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> Left:
@@ -205,28 +206,24 @@ def fit(
 
     Args:
         data: its training loader takes its order from a sampler that knows the epoch: `EpochOrder`, made with `first_epoch`.
-        run: its folder gets ``checkpoints/`` and ``metrics.csv``; device, devices, nodes and precision are its own.
+        folder: gets ``checkpoints/`` and ``metrics.csv``.
         score: a column of the history, or a function of a row; the epoch with the greatest is the best (NaN counts as the least): "epoch"
             takes the last.
         patience: epochs without a better score after which training ends; 0: never.
-        trainer: further arguments of Lightning's Trainer.
-
-    Several devices train in spawned processes (`ddp_spawn`), so that the code before and after runs once; validation items are then shared
-    out, and a few count twice where they do not divide evenly.
+        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that the code
+            before and after runs once; validation items are then shared out, and a few count twice where they do not divide evenly.
 
     Raises:
-        UserError: a loss that is not finite, what a loader raises of an input that cannot be used, or a process that ran out of memory;
-            before the first checkpoint the run is taken away again.
+        UserError: a loss that is not finite, or what a loader raises of an input that cannot be used; before the first checkpoint the run
+            is taken away again.
     """
-    folder, device = run.out, resolve_device(run.device)
     files = RunFiles(folder, epochs=epochs, score=score, patience=patience, show=show)
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
         "accelerator": {"cuda": "gpu"}.get(device, device),
-        "devices": run.devices,
-        "num_nodes": run.nodes,
-        "precision": run.precision,
+        "devices": 1,
+        "precision": precision,
         "max_epochs": epochs,
         "logger": False,
         "enable_checkpointing": False,
@@ -246,13 +243,10 @@ def fit(
             runner.fit(training, data, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        except (UserError, MemoryError, RuntimeError) as error:
-            reason = error if isinstance(error, UserError) else out_of_memory(error)
-            if reason is None:
-                raise
+        except UserError:
             if not last.exists():
                 abandon_run(folder)
-            raise reason from None
+            raise
     # From files, not from `training`: under ddp_spawn the training happened in other processes.
     best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)
     weights = {}
@@ -263,18 +257,6 @@ def fit(
     training.model.eval()
     state = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
     return Left(state["history"], state["best"])
-
-
-def out_of_memory(error: MemoryError | RuntimeError) -> UserError | None:
-    """The plain line of a training that the lack of memory ended; None of any other error."""
-    hint = "a smaller --batch or fewer --workers need less; --resume goes on after the last whole epoch, where there is one"
-    text = str(error)
-    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
-        # the system ends the largest process, which says nothing any more
-        return UserError("a worker that loads the data was ended from outside, most likely for want of memory", hint)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
-        return UserError("the training ran out of memory", hint)
-    return None
 
 
 def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,6 @@ import yaml
 
 from core_runtime.errors import UserError
 from core_runtime.identity import differences, spelled
-from core_runtime.options import RunOptions
 from ieeg.commands import detect as detecting
 from ieeg.commands.detect import OutputOptions, detect_files
 from ieeg.commands.stream import AlarmOptions, FollowOptions, stream_records
@@ -56,7 +55,7 @@ DEFAULTS = {
 
 def test_every_option_of_detect_is_in_the_key(recording, model, tmp_path, monkeypatch):
     keys = []
-    monkeypatch.setattr(detecting, "bulk", lambda work, items, run, **_: keys.append(spelled(items[0].key)) or [])
+    monkeypatch.setattr(detecting, "bulk", lambda work, items, **_: keys.append(spelled(items[0].key)) or [])
     files = find_recordings(recording)
 
     def key_of(**changes):
@@ -198,7 +197,7 @@ def test_dropout_differs_from_epoch_to_epoch(tmp_path):
         build("s", **small, classes=2),
         [source],
         [],
-        RunOptions(out=tmp_path, device="cpu"),
+        tmp_path,
         recipe,
         window=3,
         show=False,

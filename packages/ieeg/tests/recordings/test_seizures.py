@@ -71,12 +71,6 @@ def test_siena_and_midnight(data):
         ("interictal", "none"),
         ("postictal seizure state", "none"),
         ("no further seizures", "none"),
-        ("seizure: none", "none"),
-        ("GTC", "seizure"),
-        ("FAS", None),  # focal aware seizure, or the test of verbal fluency
-        ("seizure, then postictal", None),  # a seizure, but where does it end?
-        ("interictal to ictal", None),
-        ("sz with postictal aphasia", None),
         ("pre-seizure", "none"),
         ("between the seizures", "none"),
         ("post-ictal", "none"),

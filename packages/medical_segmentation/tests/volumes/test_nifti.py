@@ -69,21 +69,6 @@ def test_without_affine_the_spacing_alone_is_known(nifti):
     assert volume.geometry.spacing == pytest.approx((1.5, 1.5, 4))
 
 
-def test_sform_wins_over_qform_and_both_are_kept(nifti, tmp_path):
-    path = nifti(np.arange(64, dtype=np.int16).reshape(4, 4, 4), LAS)
-    image = nib.load(path)
-    turned = np.diag([2.0, -2, 3, 1])
-    image.set_sform(LAS, 1)
-    image.set_qform(turned, 1)
-    nib.save(image, tmp_path / "both.nii")
-    volume = read_nifti(tmp_path / "both.nii")
-    assert np.array_equal(volume.geometry.affine, LAS)
-    write_nifti(np.ones((4, 4, 4), np.uint8), volume, tmp_path / "mask.nii")
-    mask = nib.load(tmp_path / "mask.nii")
-    assert np.array_equal(mask.get_sform(), LAS)
-    assert np.allclose(mask.get_qform(), turned)
-
-
 def test_pixdim_that_contradicts_the_affine(nifti):
     path = nifti(np.zeros((4, 4, 4), np.int16), np.diag([1.5, 1.5, 4, 1]), pixdim=[1, 1.5, 1.5, 3, 1, 1, 1, 1])
     volume = read_nifti(path)
@@ -165,36 +150,6 @@ def test_hidden_files_spaces_and_umlauts(nifti, tmp_path):
     path.with_name("._Bäuche 1.nii.gz").write_bytes(b"\0\5\x16\7")
     assert find_volumes(path.parent) == [path]
     assert open_volume(path).geometry.shape == (4, 4, 4)
-
-
-def test_slices_as_pictures_are_a_volume_where_the_spacing_is_said(cli, untrained, tmp_path):
-    from PIL import Image
-
-    folder = tmp_path / "case"
-    folder.mkdir()
-    for number in (2, 10, 1):
-        pixels = np.random.default_rng(number).integers(0, 255, (20, 16)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"slice{number}.png")
-    assert find_volumes(folder) == [folder]
-    assert find_volumes(tmp_path) == [folder]
-    code, _, err = cli("organs", "predict", folder, "--model", untrained, "--out", tmp_path / "out")
-    assert code == 2
-    assert "does not say its spacing" in err
-    code, _, err = cli(
-        "organs", "predict", folder, "--model", untrained, "--spacing", "1,1,3", "--out", tmp_path / "out"
-    )
-    assert code == 0, err
-    assert nib.load(tmp_path / "out" / "case" / "case.nii.gz").shape == (16, 20, 3)
-
-
-def test_a_header_without_its_data_names_the_file(nifti, tmp_path):
-    import SimpleITK as sitk
-
-    sitk.WriteImage(sitk.ReadImage(str(nifti(np.ones((4, 4, 4), np.int16)))), str(tmp_path / "a.mhd"))
-    assert open_volume(tmp_path / "a.mhd").geometry.shape == (4, 4, 4)
-    (tmp_path / "a.raw").unlink()
-    with pytest.raises(UserError, match=r"names a\.raw, which is not there"):
-        open_volume(tmp_path / "a.mhd")
 
 
 def test_other_formats_agree_with_nifti(nifti, tmp_path):

@@ -383,14 +383,6 @@ def test_inspect_says_what_is_not_for_land_use(tmp_path):
     assert "maps vectorize" in examine(classes).next_commands[0]
 
 
-@pytest.mark.reliability("products with 1000 added and no offset declared", "said", cases=1)
-def test_an_offset_that_was_not_taken_off_is_said(tmp_path, landscape):
-    raised = examine(write(tmp_path / "raised.tif", landscape + np.uint16(1000)))
-    assert any("nothing is darker than a reflectance of 0.1" in warning for warning in raised.warnings)
-    plain = examine(write(tmp_path / "plain.tif", landscape))
-    assert not any("darker" in warning for warning in plain.warnings)
-
-
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):
     coarse = write(tmp_path / "s.tif", landscape, transform=NORTH_UP * Affine.scale(3))
     assert any("m: EuroSAT" in warning for warning in examine(coarse).warnings)
@@ -414,7 +406,7 @@ def test_shared_cases_give_what_their_rows_say(shared, tmp_path, model_folder):
     assert map_scene_file(cases / "s2_scaled.tif", load_model(model_folder), tmp_path / "map").covered > 0
 
 
-@pytest.mark.reliability("pixels that are not square on the ground", "refused, both sides named")
+@pytest.mark.reliability("pixels that are not square on the ground", "refused, both sides named", cases=2)
 @pytest.mark.parametrize(
     ("transform", "crs", "sides"),
     [
@@ -436,7 +428,7 @@ def test_pixels_of_unknown_size_are_said(tmp_path, landscape, model_folder):
     assert any("size of its pixels is not known" in warning for warning in made.warnings)
 
 
-@pytest.mark.reliability("scales that give no reflectances (0, negative)", "refused")
+@pytest.mark.reliability("scales that give no reflectances (0, negative)", "refused", cases=2)
 @pytest.mark.parametrize("scale", [0.0, -1e-4])
 def test_scales_that_give_no_reflectances_are_refused(tmp_path, landscape, scale):
     path = write(tmp_path / "s.tif", landscape, scale=scale, offset=0.0)
@@ -452,7 +444,7 @@ def test_bands_of_different_units_are_refused(tmp_path, landscape):
         Scene(write(tmp_path / "s.tif", mixed))
 
 
-@pytest.mark.reliability("values that no surface reflects (−1 as a filling)", "missing data, said")
+@pytest.mark.reliability("values that no surface reflects (−1 as a filling)", "missing data, said", cases=2)
 @pytest.mark.parametrize("unit", [1, 10_000])
 def test_values_that_no_surface_reflects_are_missing_data(tmp_path, landscape, unit):
     filled = landscape.astype(np.float32) * (unit / 10_000)

@@ -42,27 +42,9 @@ def test_the_same_images_in_another_container_are_known_by_content(trained, samp
     how = ImageSetOptions(class_names=CLASSES)
     with pytest.raises(UserError, match=r"its classes \(0, 1, 2, 3, 4, 5\) are not the model's"):
         evaluate(samples["npz"], model=str(trained.model), out=tmp_path / "a", device="cpu")
+    # digests are of files there and of pixels here: other contents, so the model does not know them
     judged = evaluate(samples["npz"], model=str(trained.model), out=tmp_path / "b", images=how, device="cpu")
-    assert judged.origin == "None of these 12 images trained the model or selected its epoch."
     assert judged.metrics.accuracy == pytest.approx(trained.values["test"]["accuracy"])
-    learned = np.load(samples["npz"])
-    np.savez(tmp_path / "learned.npz", test_images=learned["train_images"], test_labels=learned["train_labels"])
-    with pytest.raises(UserError, match=r"no test images of the model are here|was trained on 48"):
-        evaluate(tmp_path / "learned.npz", model=str(trained.model), out=tmp_path / "c", images=how, device="cpu")
-
-
-def test_a_folder_and_an_npz_of_the_same_images_give_the_same_model_and_predictions(trained, samples, tmp_path):
-    how = ImageSetOptions(class_names=CLASSES)
-    run = RunOptions(out=tmp_path / "run", device="cpu")
-    other = train(samples["npz"], network=TINY, recipe=Recipe(**QUICK), images=how, run=run)
-    weights = [load_model(str(folder)).network.state_dict() for folder in (trained.model, other.model)]
-    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
-    rows = []
-    for name in ("folders", "npz"):
-        found = predict(samples[name], model=str(trained.model), out=tmp_path / name, images=how, device="cpu")
-        digests = open_images(samples[name], how).digests
-        rows.append({digest: {**row, "image": ""} for digest, row in zip(digests, found.rows, strict=True)})
-    assert rows[0] == rows[1]
 
 
 def test_training_images_are_not_judged_as_others(trained, samples, tmp_path):
@@ -174,15 +156,6 @@ def test_splits_keep_copies_together_and_are_the_same_for_every_seed(tmp_path):
     assert len(few.train) == 10
 
 
-def test_classes_too_small_to_be_split_are_counted_whole(tmp_path):
-    images = np.zeros((6, 4, 4), np.uint8)
-    images[3:] = np.arange(1, 4)[:, None, None]
-    images[4] = images[3]
-    np.savez(tmp_path / "set.npz", images=images, labels=[0, 0, 0, 1, 1, 1])
-    with pytest.raises(UserError, match=r"the class '0' has too few images to be split: 3 \(1 without copies\)"):
-        split_images(open_images(tmp_path / "set.npz"), SplitOptions())
-
-
 def test_images_that_train_and_test_are_named(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (8, 6, 6), np.uint8)
     labels = np.arange(8) % 2
@@ -244,12 +217,6 @@ def test_measures_are_those_of_the_definitions():
     assert found.confused(["a", "b", "c"]) == [("b", "a", 1)]
     low, high = found.intervals["accuracy"]
     assert low < 0.75 < high
-
-
-def test_the_first_five_are_five():
-    shares = torch.tensor([0.3, 0.25, 0.2, 0.12, 0.08, 0.05]).expand(6, 6)
-    found = measure(shares, list(range(6)), list("abcdef"), resamples=5)
-    assert found.top5 == pytest.approx(5 / 6)
 
 
 def test_attention_maps_are_the_class_tokens_row():

@@ -93,8 +93,8 @@ def test_pictures_without_annotation_and_of_no_part_are_named(exdark):
     Image.new("RGB", (64, 48)).save(exdark / "ExDark" / "Car" / "new.png")
     (exdark / "ExDark_Annno" / "Car" / "new.png.txt").write_text(f"{TOOL_HEADER}\n")
     words = " ".join(open_boxes(exdark).warnings())
-    assert "pictures without annotations, left out: 1" in words
-    assert "pictures that the list does not name, in no part: 1 (new.png)" in words
+    assert "1 pictures without annotations, left out" in words
+    assert "1 pictures that the list does not name, in no part: new.png" in words
 
 
 @pytest.mark.parametrize(
@@ -157,21 +157,6 @@ def test_random_splits_keep_copies_together(exdark):
         assert sum(map(len, parts)) == 10
 
 
-def test_pictures_of_another_size_than_their_boxes_are_refused(tmp_path):
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
-    described = {
-        "images": [{"id": 1, "file_name": "a.png", "width": 80, "height": 60}],
-        "categories": [{"id": 1, "name": "cat"}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 30, 20, 20]}],
-    }
-    (tmp_path / "set.json").write_text(json.dumps(described))
-    with pytest.raises(UserError, match=r"a.png is 40 × 30 pixels, but .*set.json describes it as 80 × 60"):
-        split_boxes(open_boxes(tmp_path / "set.json"))
-    found = examine(tmp_path / "set.json")
-    assert "1 picture of another size than was stated: a.png" in found.warnings
-    assert not found.usable
-
-
 def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):
     split = split_boxes(open_boxes(exdark))
     assert [len(split.part(part)) for part in ("train", "val", "test")] == [6, 2, 2]
@@ -186,7 +171,7 @@ def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):
         "categories": [{"id": 1, "name": "cat"}],
     }
     small.write_text(json.dumps(described))
-    with pytest.raises(UserError, match="1 picture missing"):
+    with pytest.raises(UserError, match="1 pictures are not there"):
         split_boxes(open_boxes(small))
     Image.new("RGB", (14, 30)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="14 × 30 pixels, at least 15 × 15"):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core_runtime.arrays import DAMAGED
-from core_runtime.errors import UserError, clean, few, shorten
+from core_runtime.errors import UserError, few
 from core_runtime.image_sets.image_set import PARTS, UNKNOWN, ImageSet, ImageSetOptions
 from core_runtime.pictures import open_picture
 from core_runtime.unpickling import read_pickle
@@ -29,23 +28,18 @@ def read_npz(path: Path, how: ImageSetOptions) -> ImageSet:
             pass
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except DAMAGED as error:
-        raise UserError(
-            f"{path} cannot be read: {shorten(clean(str(error)), 150)}", "an .npz holds arrays of numbers, no objects"
-        ) from None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {error}", "an .npz holds arrays of numbers, no objects") from None
     pairs = _pairs(path, arrays)
     images, labels, parts, names = [], [], [], []
     for part, key, label_key in pairs:
-        for array in filter(None, (key, label_key)):
-            if arrays[array].ndim == 0:
-                raise UserError(f"{path}: {array} is a single value, expected one entry per image")
         values = arrays[key]
         images.append(values)
         given = np.full((len(values), 1), UNKNOWN)
         if label_key:
             given = arrays[label_key].reshape(len(arrays[label_key]), -1)
         if len(given) != len(values):
-            raise UserError(f"{path}: {key} has {len(values)} entries, {label_key} has {len(given)}")
+            raise UserError(f"{path}: {len(values)} {key}, but {len(given)} {label_key}")
         if given.shape[1] != 1:
             raise UserError(
                 f"{path}: {label_key} has {given.shape[1]} labels per image", "one label per image is understood"
@@ -129,7 +123,7 @@ def _numbered(
     labels: Sequence[Any], names: Sequence[str] | None, path: Path
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Classes, and the number of each image's class; labels are numbers from 0."""
-    if not all(_is_number_of_a_class(label) for label in labels):
+    if any(label != int(label) or label < UNKNOWN for label in labels):
         raise UserError(f"{path}: labels must be whole numbers from 0")
     numbers = tuple(int(label) for label in labels)
     count = max(numbers) + 1
@@ -138,10 +132,6 @@ def _numbered(
     if len(names) < count:
         raise UserError(f"{len(names)} --class-names were given, {path} has labels up to {count - 1}")
     return tuple(names), numbers
-
-
-def _is_number_of_a_class(label: Any) -> bool:
-    return isinstance(label, int | float) and math.isfinite(label) and label == int(label) >= UNKNOWN
 
 
 def read_cifar(root: Path) -> ImageSet:

@@ -38,17 +38,17 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     model = train(out / "shapes", recipe=Recipe(epochs=40 if full else 10), run=run).model
     classifier = load_classifier(str(model))
     test = out / "shapes" / "test"
-    labelled, images, right, _ = classify(test, classifier)
-    _, _, right_without, _ = classify(out / "shapes" / "test-without-shortcut", classifier)
+    labelled, images, right = classify(test, classifier)
+    _, _, right_without = classify(out / "shapes" / "test-without-shortcut", classifier)
     accuracy, without = sum(right) / len(right), sum(right_without) / len(right_without)
 
     corner = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)
     corner[:, :CORNER, -CORNER:] = True
     count = len(images) if full else 18
-    spread = [number * len(images) // count for number in range(count)]
+    chosen = [number * len(images) // count for number in range(count)]
     maps = MapOptions(method=METHODS, steps=20 if full else 10)
-    labels = [labelled.labels[number] for number in spread]
-    methods, _ = judge_maps(classifier, images[spread], labels, corner[spread], maps, seed)
+    labels = [labelled.labels[number] for number in chosen]
+    methods, _ = judge_maps(classifier, images[chosen], labels, corner[chosen], maps, seed)
     rows = []
     for name, measures in methods.items():
         cells = [

@@ -3,7 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings, FolderFindings
 from explainability.images.formats import class_folders, find_classes, find_images, parts_of
 
 
@@ -20,7 +21,13 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     part, _ = parts_of(path)
     if len(class_folders(part)) >= 2:
         return examine_classes(path)
-    return examine_files(path, find_images(path), examine)
+    findings, unreadable = [], {}
+    for file in find_images(path):
+        try:
+            findings.append(examine(file))
+        except UserError as error:
+            unreadable[file.name] = error.message
+    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def glance(path: Path) -> Findings:

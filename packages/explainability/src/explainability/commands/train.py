@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, use_threads
+from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from explainability.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     from core_runtime.training import fit
     from explainability.models.loading import Classifier, save_adapter, save_network
     from explainability.models.network import NetworkConfig
-    from explainability.training.data import Pictures, PictureSet, digest, split
+    from explainability.training.data import Pictures, PictureSet, split
     from explainability.training.module import NetworkTraining
 
     use_threads(run.threads)
@@ -83,10 +83,12 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     torch.manual_seed(run.seed)
     network = build(config, recipe)
     open_run(
-        run,
-        flat(folder=folder, recipe=recipe),
+        run.out,
+        flat(folder=folder.resolve(), recipe=recipe) | run.recorded(),
         packages=["torch", "lightning", "timm"],
         data=data_fingerprint([*training.files, *validation.files]),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     size = (config.image_size, config.image_size)
     classifier = Classifier(network, size, config.mean, config.std, classes)
@@ -96,14 +98,15 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     left = fit(
         module,
         Pictures(sets[0], sets[1], recipe.batch_size, run.workers, run.seed),
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="accuracy" if scored else "epoch",
-        trainer={"limit_val_batches": 1.0 if scored else 0},
+        device=resolve_device(run.device),
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes, "limit_val_batches": 1.0 if scored else 0},
     )
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    known = sorted({digest(file) for file in (*training.files, *validation.files)})
-    provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method, "pictures": known}
+    provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method}
     model = save_network(network, run.out / "model", provenance)
     if recipe.adapter:
         save_adapter(network, run.out / "adapter", Path(recipe.start) if recipe.start else None, provenance)

@@ -41,7 +41,6 @@ class Classifier:
         names: of the classes; empty where they are not known.
         channels: of its input.
         identity: which weights these are.
-        known: digests of the pictures that it was trained on or selected by (`explainability.training.data.digest`).
     """
 
     model: nn.Module
@@ -51,7 +50,6 @@ class Classifier:
     names: tuple[str, ...] = ()
     channels: int = 3
     identity: dict[str, Any] = field(default_factory=dict)
-    known: frozenset[str] = frozenset()
 
     def name(self, number: int) -> str:
         """A class in words."""
@@ -111,8 +109,8 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
         classifier = loaders[source](published)
         classifier.model.to(device).eval()
         return classifier
-    folder = choose_model(name, advice=ADVICE)
-    network = load_network(folder)
+    chosen = choose_model(name, advice=ADVICE)
+    network = load_network(chosen)
     config = network.config
     network.to(device)
     if isinstance(network.model, PromptCAM):
@@ -124,20 +122,8 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
         config.mean,
         config.std,
         config.classes,
-        identity=model_identity(Path(folder)),
-        known=_known_pictures(Path(folder)),
+        identity=model_identity(Path(chosen)),
     )
-
-
-def _known_pictures(folder: Path) -> frozenset[str]:
-    """The pictures that a model folder, or one of an adapter, says it was made from; none where it was made elsewhere."""
-    adapter = folder / "adapter.json"
-    described = json.loads((adapter if adapter.is_file() else folder / "config.json").read_text(encoding="utf-8"))
-    provenance = described.get("provenance")
-    pictures = provenance.get("pictures", []) if isinstance(provenance, dict) else []
-    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
-        raise UserError(f"{folder}: provenance.pictures is not a list of digests", ADVICE)
-    return frozenset(pictures)
 
 
 def load_network(folder: str) -> Network:

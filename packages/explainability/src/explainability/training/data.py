@@ -1,7 +1,6 @@
 """Pictures by class as tensors, and the order in which they are learned."""
 
-import hashlib
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,16 +21,6 @@ class Labelled:
     files: Sequence[Path]
     labels: Sequence[int]
 
-    def without(self, digests: Container[str]) -> "Labelled":
-        """The pictures whose content is not among these digests."""
-        kept = [i for i, file in enumerate(self.files) if digest(file) not in digests]
-        return Labelled([self.files[i] for i in kept], [self.labels[i] for i in kept])
-
-
-def digest(file: Path) -> str:
-    """What a picture is recognised by under any name: its content."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
 
 def read_folder(folder: Path, classes: Sequence[str]) -> Labelled:
     """All pictures of a folder by class.
@@ -41,14 +30,14 @@ def read_folder(folder: Path, classes: Sequence[str]) -> Labelled:
     """
     from core_runtime.errors import UserError
 
-    files_of_class = find_classes(folder)
-    unknown = sorted(set(files_of_class) - set(classes))
+    found = find_classes(folder)
+    unknown = sorted(set(found) - set(classes))
     if unknown:
         raise UserError(
             f"{folder}: the model does not know class {', '.join(unknown)}", f"its classes are {', '.join(classes)}"
         )
     files, labels = [], []
-    for name, paths in files_of_class.items():
+    for name, paths in found.items():
         files += paths
         labels += [classes.index(name)] * len(paths)
     return Labelled(files, labels)

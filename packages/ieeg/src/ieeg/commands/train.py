@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from ieeg.training.recipe import CohortOptions, FreshOptions, Recipe
 
 if TYPE_CHECKING:
     from ieeg.cohort import Case
-    from ieeg.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -94,12 +93,14 @@ def train(
     """
     import torch
 
+    from core_attention.checkpoints.folders import CONFIG, WEIGHTS
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history
     from ieeg.cohort import open_cohort, split
     from ieeg.model.folder import save_model
     from ieeg.recordings.copies import refuse_leaks
+    from ieeg.recordings.finding import files_of
     from ieeg.training.module import best_threshold, fit
     from ieeg.training.sources import prepare_sources
     from ieeg.training.start import network_to_train, starting_model
@@ -113,17 +114,31 @@ def train(
     learned, held_out = split(members, cohort.validation, seed=run.seed)
     # Not by name: the same hour under two names, in both parts, would make any model look good.
     refuse_leaks([case.signature for case in learned], [case.signature for case in held_out])
+    # resolved, so that `train --config RUN/config.yaml` works from any folder
     arguments = flat(
-        paths=paths,
+        paths=[path.resolve() for path in paths],
         model=_resolved(model),
         recipe=recipe,
         fresh=fresh,
         montage=montage,
         cohort=cohort,
-        labels=labels,
+        labels=replace(labels, label_map=labels.label_map and labels.label_map.resolve()),
     )
-    data = data_fingerprint(_inputs(members.cases, labels, model))
-    recorded = open_run(run, arguments, packages=["torch", "lightning", "attention-suite-ieeg"], data=data)
+    files = set()
+    for case in members.cases:
+        files.update(files_of(case.path))
+    if labels.label_map is not None:
+        files.add(labels.label_map)
+    if Path(model).is_dir():
+        files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
+    open_run(
+        run.out,
+        arguments | run.recorded(),
+        packages=["torch", "lightning", "attention-suite-ieeg"],
+        data=data_fingerprint(files),
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
     store = run.out / "prepared"
     if run.overwrite:
         shutil.rmtree(store, ignore_errors=True)
@@ -132,22 +147,41 @@ def train(
     for cases in (learned, held_out):
         # half of the store for each part; it is in GB
         usable, unusable = prepare_sources(cases, start.settings, store, limit=cohort.store_limit * 1e9 / 2)
-        long_enough, too_short = _by_length(usable, start.window)
-        left_out |= unusable | too_short
+        left_out |= unusable
+        long_enough = []
+        for source in usable:
+            if source.signals.segment_count >= start.window:
+                long_enough.append(source)
+            else:
+                left_out[source.name] = f"shorter than {start.window} segments"
         sources.append(long_enough)
     torch.manual_seed(run.seed)  # the head and LoRA are drawn here, whatever was drawn in between
     network = network_to_train(start, recipe)
-    history, best = fit(network, sources[0], sources[1], run, recipe, window=start.window)
+    history, best = fit(
+        network,
+        sources[0],
+        sources[1],
+        run.out,
+        recipe,
+        window=start.window,
+        seed=run.seed,
+        device=device,
+        precision=run.precision,
+        workers=run.workers,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
+    )
     threshold = start.threshold
     if recipe.task == "detect" and sources[1]:
         threshold = best_threshold(network.to(device), sources[1], window=start.window)
     recordings = []
     for case in (*learned, *held_out):
         recordings.append(case.signature.plain() | {"held_out": case in held_out})
+    # Without the paths, which may name patients.
+    without_paths = {name: value for name, value in arguments.items() if name != "paths"}
     provenance = {
         "trained_on": _summary(learned, held_out),
         "started_from": model,
-        "arguments": recorded,
+        "arguments": without_paths | {"seed": run.seed},
         "best": dict(best),
         "recordings": recordings,
     }
@@ -175,32 +209,6 @@ def train(
     )
     write_text(run.out / "metrics.json", json.dumps(trained.facts(), indent=1, default=str))
     return trained
-
-
-def _inputs(cases: "Sequence[Case]", labels: LabelOptions, model: str) -> set[Path]:
-    """All files that the run depends on."""
-    from core_attention.checkpoints.folders import CONFIG, WEIGHTS
-    from ieeg.recordings.finding import files_of
-
-    files = set()
-    for case in cases:
-        files.update(files_of(case.path))
-    if labels.label_map is not None:
-        files.add(labels.label_map)
-    if Path(model).is_dir():
-        files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
-    return files
-
-
-def _by_length(sources: "Sequence[Source]", window: int) -> "tuple[list[Source], dict[str, str]]":
-    """The recordings that hold a window, and of the others why they are left out."""
-    long_enough, left_out = [], {}
-    for source in sources:
-        if source.signals.segment_count >= window:
-            long_enough.append(source)
-        else:
-            left_out[source.name] = f"shorter than {window} segments"
-    return long_enough, left_out
 
 
 def _resolved(model: str) -> str:

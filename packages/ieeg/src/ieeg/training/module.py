@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_runtime import training
-from core_runtime.options import RunOptions
 from ieeg.metrics.scores import cohen_kappa, pooled, score_events, score_samples, to_events
 from ieeg.model.inference import probabilities
 from ieeg.model.lora import freeze_base
@@ -108,10 +108,14 @@ def fit(
     model: MVPFormer,
     train: Sequence[Source],
     validation: Sequence[Source],
-    run: RunOptions,
+    folder: Path,
     recipe: Recipe,
     *,
     window: int,
+    seed: int = 0,
+    device: str = "cpu",
+    precision: str = "32-true",
+    workers: int = 0,
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> training.Left:
@@ -120,9 +124,9 @@ def fit(
     Args:
         model: already with LoRA if the recipe tunes it (`ieeg.model.lora.with_lora`), and with the head that the task needs.
         train, validation: recordings of different patients; validation may be empty.
-        run: as in `core_runtime.training.fit`.
+        folder: gets ``checkpoints/`` and ``metrics.csv``.
         window: segments T.
-        trainer: further arguments of Lightning's Trainer.
+        trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
 
     Raises:
         UserError: no recording holds a window.
@@ -144,7 +148,7 @@ def fit(
         balanced=recipe.balanced and recipe.task == "detect",
         slow_down=recipe.slow_down and recipe.task == "detect",
         max_channels=channels,
-        seed=run.seed,
+        seed=seed,
     )
     judge = None
     if validation:
@@ -155,11 +159,13 @@ def fit(
         if recipe.task == "detect":
             score = "val_kappa"
     return training.fit(
-        MVPFormerTraining(model, recipe, run.seed),
-        WindowModule(data, judge, batches=recipe.batches, workers=run.workers),
-        run,
+        MVPFormerTraining(model, recipe, seed),
+        WindowModule(data, judge, batches=recipe.batches, workers=workers),
+        folder,
         epochs=recipe.epochs,
         score=score,
+        device=device,
+        precision=precision,
         show=show,
         trainer={
             "accumulate_grad_batches": recipe.accumulate,

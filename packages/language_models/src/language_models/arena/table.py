@@ -82,29 +82,25 @@ def collect(out: Path, kinds: Sequence[str], seeds: int, budget: Budget, failure
 
 
 def _cells(out: Path, part: str, kind: str, seeds: int) -> list[dict[str, Any]]:
-    cells = []
+    found = []
     for seed in range(seeds):
         path = cell_path(out, part, kind, seed)
         if path.is_file():
-            cells.append(json.loads(path.read_text(encoding="utf-8")))
-    return cells
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+    return found
 
 
 def _row(out: Path, kind: str, seeds: int, budget: Budget, failures: Mapping[str, str]) -> Row:
     text, recall = _cells(out, "text", kind, seeds), _cells(out, "recall", kind, seeds)
     speed = _cells(out, "speed", kind, 1)
-    failed = {}
-    for name, reason in failures.items():
-        part, failed_kind, _ = name.split(" · ")  # as `arena` names its cells
-        if failed_kind == kind:
-            failed[part] = reason
+    failed = {part: why for name, why in failures.items() for part, k, _ in [name.split(" · ")] if k == kind}
     why = failed.get("text") or (text[0]["why_missing"] if text else "not run")
-    # keys of JSON are texts; a cell lacks the contexts that its kind cannot read
-    values_of: dict[int, list[float]] = {}
-    for cell in text:
-        for context, values in cell["bits_per_byte"].items():
-            values_of.setdefault(int(context), []).append(mean(values))
-    bits = {context: figure_of(values_of[context]) for context in sorted(values_of)}
+    contexts = sorted({int(c) for cell in text for c in cell["bits_per_byte"]})
+    bits = {}
+    for context in contexts:
+        bits[context] = figure_of(
+            [mean(cell["bits_per_byte"][str(context)]) for cell in text if str(context) in cell["bits_per_byte"]]
+        )
     needles, needle_grid = {}, {}
     for length in budget.needle_lengths:
         grids = [cell["needles"][str(length)] for cell in text if str(length) in cell["needles"]]
@@ -128,22 +124,22 @@ def _row(out: Path, kind: str, seeds: int, budget: Budget, failures: Mapping[str
 
 def columns(rows: Sequence[Row], budget: Budget) -> list[tuple[str, Any]]:
     """(title, how to read it from a row) of every column that some row has."""
-    titled: list[tuple[str, Any]] = [
+    found: list[tuple[str, Any]] = [
         ("kind", lambda row: row.kind),
         ("parameters", lambda row: "" if row.parameters is None else f"{row.parameters:,}"),
     ]
     for context in sorted({c for row in rows for c in row.bits}):
-        titled.append((f"bits/byte @ {context}", lambda row, c=context: row.bits.get(c, Figure(None)).shown()))
+        found.append((f"bits/byte @ {context}", lambda row, c=context: row.bits.get(c, Figure(None)).shown()))
     for number in sorted({n for row in rows for n in row.recall}):
-        titled.append(
+        found.append(
             (
                 f"MQAR {number}",
                 lambda row, n=number: row.recall.get(n, Figure(None, why=row.failed.get("recall", ""))).shown(2),
             )
         )
     for length in budget.needle_lengths:
-        titled.append((f"needle {length}", lambda row, n=length: row.needles[n].shown(2)))
-    titled.append(("train tokens/s", lambda row: row.train_tokens_per_second.shown(0)))
+        found.append((f"needle {length}", lambda row, n=length: row.needles[n].shown(2)))
+    found.append(("train tokens/s", lambda row: row.train_tokens_per_second.shown(0)))
     for length in sorted({n for row in rows for n in row.speed}):
         for name, title, factor, digits in (
             ("prefill_ms_per_token", "prefill ms/token", 1, 3),
@@ -151,10 +147,10 @@ def columns(rows: Sequence[Row], budget: Budget) -> list[tuple[str, Any]]:
             ("state_bytes", "state kB", 1 / 1000, 0),
             ("peak_bytes", "peak MB", 1e-6, 0),
         ):
-            titled.append(
+            found.append(
                 (f"{title} @ {length}", lambda row, n=length, k=name, f=factor, d=digits: _speed(row, n, k, f, d))
             )
-    return titled
+    return found
 
 
 def _speed(row: Row, length: int, name: str, factor: float, digits: int) -> str:
@@ -167,8 +163,8 @@ def _speed(row: Row, length: int, name: str, factor: float, digits: int) -> str:
 
 def cells_of(rows: Sequence[Row], budget: Budget) -> tuple[list[str], list[list[str]]]:
     """The table as words: titles, and one list a row."""
-    shown = columns(rows, budget)
-    return [title for title, _ in shown], [[read(row) for _, read in shown] for row in rows]
+    chosen = columns(rows, budget)
+    return [title for title, _ in chosen], [[read(row) for _, read in chosen] for row in rows]
 
 
 def as_csv(rows: Sequence[Row], budget: Budget) -> str:

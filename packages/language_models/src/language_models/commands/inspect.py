@@ -4,7 +4,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings, FolderFindings
 from core_runtime.options import AtLeast
 from language_models.texts.formats import find_texts, kind_of
 
@@ -28,7 +29,13 @@ def inspect(
     files = find_texts(path)
     if path.is_file():
         return examine_text(path, tokenizer)
-    return examine_files(path, files, lambda file: examine_text(file, tokenizer))
+    findings, unreadable = [], {}
+    for file in files:
+        try:
+            findings.append(examine_text(file, tokenizer))
+        except UserError as error:
+            unreadable[file.name] = error.message
+    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def glance(path: Path) -> Findings:
@@ -47,10 +54,10 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
     from language_models.texts.reading import read_corpus
     from language_models.texts.tokens import read_tokenizer
 
-    reader = read_tokenizer(tokenizer)
-    corpus = read_corpus(path, reader)
+    chosen = read_tokenizer(tokenizer)
+    corpus = read_corpus(path, chosen)
     ids, lengths = corpus.ids[:FIRST], np.diff([*corpus.starts, len(corpus.ids)])
-    counts = np.bincount(ids, minlength=reader.size)
+    counts = np.bincount(ids, minlength=chosen.size)
     shares = counts[counts > 0] / counts.sum()
     details: dict[str, Any] = {
         "documents": len(corpus.starts),
@@ -58,7 +65,7 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
         "different tokens": int((counts > 0).sum()),
         "bits per token, each by itself": round(float(-(shares * np.log2(shares)).sum()), 3),
         "longest document": int(lengths.max()),
-        "tokenizer": reader.name,
+        "tokenizer": chosen.name,
     }
     warnings = []
     if len(corpus.ids) < 2 * 256:
@@ -71,7 +78,7 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
     if pictures:
         from language_models.reports.text import draw_text
 
-        drawn = [(draw_text(path.name, ids, lengths, reader), "Which tokens there are, and how long the documents are")]
+        drawn = [(draw_text(path.name, ids, lengths, chosen), "Which tokens there are, and how long the documents are")]
     kind = {"text": "text", "records": "text records", "bytes": "bytes", "tokens": "token ids"}[kind_of(path) or "text"]
     documents = "1 document" if len(corpus.starts) == 1 else f"{len(corpus.starts):,} documents"
     return Findings(

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
-from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Model, Out, Seed, resolve_device
 from language_models.commands.generate import DecodingOptions, decoding_of
 from language_models.texts.formats import find_texts
@@ -61,7 +61,7 @@ def predict(
     from language_models.texts.tokens import read_tokenizer
 
     files = find_texts(path)
-    rules = decoding_of(decoding, seed)
+    chosen = decoding_of(decoding, seed)
     given = None if decoding.tokenizer is None else read_tokenizer(decoding.tokenizer)
     if model is None and len(files) == 1:
         read_corpus(files[0], read_tokenizer(None))  # a mistake in a single file is the user's first line
@@ -69,12 +69,12 @@ def predict(
     tokenizer = tokenizer_for(loaded, given)
     if len(files) == 1:
         read_corpus(files[0], tokenizer)
-    key = {"model": model_identity(Path(str(model))), "options": asdict(rules)}
+    key = {"model": model_identity(Path(str(model))), "options": asdict(chosen)}
     name = None if decoding.tokenizer is None else str(decoding.tokenizer)
     items = [
         Item(
             file.name,
-            (str(file), model, resolve_device(device), rules, name),
+            (str(file), model, resolve_device(device), chosen, name),
             out / f"{file.name}.continued.jsonl",
             key={"input": identity(file), **key},
             inputs=[file],
@@ -89,9 +89,9 @@ def predict(
     return Continuations(out, continuations, attempts)
 
 
-@keep_latest
+@lru_cache(1)
 def _load(model: str | None, device: str) -> Any:
-    """The model, once in each process as long as its folder stays as it is."""
+    """The model, once in each process."""
     from language_models.model.folder import load_model
 
     return load_model(model, device)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,12 +67,6 @@ class ImageSet:
         return read_picture(root / name)
 
 
-def image_digest(images: ImageSet, number: int) -> str:
-    """What tells the pixels of an image from others, whatever it is called and wherever it lies."""
-    pixels = images.read(number)
-    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:12]
-
-
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """A picture, a DICOM image or a NIfTI slice as red, green and blue.
 
@@ -92,10 +85,6 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
                     values = np.asarray(turned, dtype=np.float32)
                     span = max(float(values.max() - values.min()), 1e-6)
                     turned = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
-                if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
-                    turned = turned.convert("RGBA")
-                    # what is transparent was never drawn: white, not whatever colour lies below
-                    turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
                 return np.array(turned.convert("RGB"))
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} cannot be read: {error}", "copy or export it again") from None
@@ -173,8 +162,6 @@ def _archive(path: Path) -> ImageSet:
                 f"{path}: images have {own.shape[1]} labels each, one is needed",
                 "choose a set with one class per image",
             )
-        if not bool((own == np.round(own)).all()) or float(own.min(initial=0)) < 0:
-            raise UserError(f"{path}: {part}_labels are not whole numbers from 0", HINT)
         names += [f"{part} {place}" for place in range(len(pixels))]
         labels += [int(each) for each in own.ravel()]
         parts += [part] * len(pixels)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
 from medical_segmentation.volumes.dicom_frames import Frame, affine_of, frames_of, sorted_frames
-from medical_segmentation.volumes.formats import dicom_files, is_dicom, is_hidden, is_volume
+from medical_segmentation.volumes.formats import dicom_files, is_dicom
 from medical_segmentation.volumes.geometry import Geometry, check_affine, warnings_of
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, finish
 
@@ -29,12 +29,9 @@ def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volum
     Raises:
         UserError: what hinders: several series, no pixels, missing, doubled or uneven slices, an unknown compression …
     """
-    from pydicom.errors import BytesLengthException
-
-    senseless = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, NotImplementedError)
     try:
         return _read_series(path, options)
-    except (*senseless, BytesLengthException) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, NotImplementedError) as error:
         # pydicom converts a value when it is first asked for: any of them may turn out to be none
         reason = shorten(str(error), 160, placeholder=" …")
         raise UserError(f"{path}: its headers are damaged: {reason}", "copy or export the files again") from None
@@ -121,23 +118,14 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
 
 
 def _others(folder: Path, files: Sequence[Path]) -> list[str]:
-    """Notes on what else lies in the folder of a series: other volumes, and files that could be slices."""
+    """A note on files without an ending that are not DICOM among slices without one: a slice that is cut short looks like that."""
+    if all(file.suffix for file in files):
+        return []
     known = set(files)
-    volumes, nameless = [], []
-    for each in sorted(folder.iterdir()):
-        if each in known or is_hidden(each):
-            continue
-        if is_volume(each):
-            volumes.append(each.name)
-        elif not each.suffix and each.is_file():
-            nameless.append(each.name)
-    notes = []
-    if volumes:
-        notes.append(f"{len(volumes)} other volume(s) beside the slices are left out: {few(volumes)}")
-    # among slices without an ending, one that is cut short looks like that
-    if nameless and not all(file.suffix for file in files):
-        notes.append(f"{len(nameless)} file(s) that are not DICOM are left out: {few(nameless)}")
-    return notes
+    others = [
+        each.name for each in sorted(folder.iterdir()) if not each.suffix and each.is_file() and each not in known
+    ]
+    return [f"{len(others)} file(s) that are not DICOM are left out: {few(others)}"] if others else []
 
 
 def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: ReadingOptions) -> list[tuple[Path, Any]]:

@@ -81,7 +81,7 @@ def find_volumes(path: Path) -> list[Path]:
         return [path]
     if path.is_file():
         raise UserError(f"{path} is no volume that can be read", READ)
-    found = _below(path) or _folders_of_pictures(path)
+    found = _below(path)
     if not found:
         raise UserError(f"{path} holds no volumes", READ)
     return found
@@ -99,46 +99,20 @@ def _below(folder: Path) -> list[Path]:
     return found
 
 
-def _folders_of_pictures(folder: Path) -> list[Path]:
-    """A folder of slices as pictures, or those in it: where there are other volumes, pictures are figures beside them."""
-    folders = [folder, *sorted(each for each in folder.iterdir() if each.is_dir())]
-    holding = []
-    for each in folders:
-        pictures = [file for file in each.iterdir() if file.suffix.lower() in PICTURES and not is_hidden(file)]
-        if pictures and not is_hidden(each) and not is_own_output(each):
-            holding.append(each)
-    return holding
-
-
 def case_name(path: Path, root: Path) -> str:
     """The name of a case's outputs: that of its file or folder, unless this names the patient: then a digest."""
     relative = path.relative_to(root) if path != root and path.is_relative_to(root) else Path(path.name)
     name = str(relative.with_name(stem(path))) if path.is_file() else str(relative)
-    return pseudonym(name, identifying_words(path))
+    words: set[str] = set()
+    if path.is_dir() or is_dicom(path):
+        from medical_segmentation.volumes.dicom import identifiers
 
-
-def pseudonym(name: str, words: set[str]) -> str:
-    """A name, or a digest of it where it holds one of the words that name a patient."""
+        files = dicom_files(path) if path.is_dir() else [path]
+        if files:
+            words = identifiers(files[0])
     if any(word in name.lower() for word in words):
         return "case-" + hashlib.sha256(name.encode()).hexdigest()[:8]
     return name
-
-
-def identifying_words(path: Path) -> set[str]:
-    """Words that name the patient of a DICOM file or series; none of other volumes."""
-    files = dicom_files(path) if path.is_dir() else [path] * is_dicom(path)
-    if not files:
-        return set()
-    from medical_segmentation.volumes.dicom import identifiers
-
-    return identifiers(files[0])
-
-
-def without_identifiers(text: str, path: Path, name: str) -> str:
-    """A text about a volume for files that others may see: what names the patient is replaced by the name of the case."""
-    for word in sorted(identifying_words(path), key=len, reverse=True):
-        text = re.sub(rf"\S*{re.escape(word)}\S*", name, text, flags=re.IGNORECASE)
-    return text
 
 
 def read_labels(

@@ -20,13 +20,13 @@ def mentioned(caption: str, synonyms: Mapping[str, str]) -> list[str]:
         synonyms: word or words → object; plurals in s and es are known.
     """
     rest = " " + " ".join(re.findall(r"[a-z]+", caption.lower())) + " "
-    objects = []
+    found = []
     for name in sorted(synonyms, key=len, reverse=True):
         pattern = re.compile(rf" {re.escape(name)}(?:s|es)? ")
         while pattern.search(rest):
-            objects.append(synonyms[name])
+            found.append(synonyms[name])
             rest = pattern.sub(" ; ", rest, count=1)
-    return objects
+    return found
 
 
 def chair(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.findings import Findings, FolderFindings
 from vision_language.items.formats import ITEMS, kind_of
 from vision_language.items.item import Boxes
 
@@ -22,7 +22,13 @@ def inspect(path: Path, /, *, images: Path | None = None, boxes: Boxes | None = 
     """
     if not path.is_dir():
         return examine(path, images, boxes)
-    return examine_files(path, _files_in(path), lambda file: examine(file, images, boxes))
+    findings, unreadable = [], {}
+    for file in _files_in(path):
+        try:
+            findings.append(examine(file, images, boxes))
+        except UserError as error:
+            unreadable[str(file.relative_to(path))] = error.message
+    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def glance(path: Path) -> Findings:
@@ -81,28 +87,26 @@ def _items(path: Path, images: Path | None, boxes: Boxes | None, pictures: bool)
     from vision_language.reports.overlay import draw_grounding
     from vision_language.results import Grounding
 
-    grounded = read_items(path, images=images, boxes=boxes)
+    found = read_items(path, images=images, boxes=boxes)
     drawn: list[tuple[Any, str]] = []
     if pictures:
         import numpy as np
 
         from vision_language.model.masks import box_of, peak_of
 
-        first = grounded.items[0]
+        first = found.items[0]
         image = open_picture(first.image).image
         mask = first.mask_in(*image.size)
         heat = mask.astype(np.float32)
         truth = Grounding(first.sentence, "annotation", heat, mask, peak_of(heat), box_of(mask), {})
         drawn = [(draw_grounding(image, truth), f"{first.image.name}: {first.sentence}")]
-    groups = Counter(item.convention or "masks" for item in grounded.items)
+    groups = Counter(item.convention or "masks" for item in found.items)
     return Findings(
         title=path.name,
         kind="grounding items",
-        summary=grounded.account(),
-        details={"sentences": len(grounded.items), "layout": grounded.layout, "boxes": ", ".join(sorted(groups))},
-        warnings=[f"{len(grounded.missing)} pictures are not there: their items are left out"]
-        if grounded.missing
-        else [],
+        summary=found.account(),
+        details={"sentences": len(found.items), "layout": found.layout, "boxes": ", ".join(sorted(groups))},
+        warnings=[f"{len(found.missing)} pictures are not there: their items are left out"] if found.missing else [],
         next_commands=[f"vision-language train grounding '{path}' --out run"],
         pictures=drawn,
     )

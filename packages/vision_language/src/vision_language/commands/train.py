@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, use_threads
+from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from vision_language.items.item import Boxes
 from vision_language.training.recipe import Network, Recipe
 
@@ -67,7 +67,7 @@ def train(
     recipe = recipe.filled(kind)
     if not path.exists():
         raise UserError(f"no such file: {path}", "'vision-language sample data' makes some")
-    arguments = flat(kind=kind, path=path, images=images, boxes=boxes, recipe=recipe, network=network)
+    arguments = flat(kind=kind, path=path.resolve(), images=images, boxes=boxes, recipe=recipe, network=network)
     if kind == "grounding":
         return _grounding(path, images, boxes, recipe, network, run, arguments)
     return _focallens(path, images, recipe, network, run, arguments)
@@ -95,17 +95,19 @@ def _grounding(
     from vision_language.training.data import GroundingSet, Loaders, hold_out
     from vision_language.training.module import GroundingTraining
 
-    examples = read_items(path, images=images, boxes=boxes)
+    found = read_items(path, images=images, boxes=boxes)
     encoder = encoder_named(network.encoder, network.dim)
     side = network.side or 96
-    learning, choosing = hold_out(examples.items, recipe.share, run.seed)
+    learning, choosing = hold_out(found.items, recipe.share, run.seed)
     if not learning:
         raise UserError(f"{path} has one picture: none is left to learn from", "set --share 0")
     open_run(
-        run,
-        arguments,
+        run.out,
+        arguments | run.recorded(),
         packages=["torch", "lightning", "timm"],
-        data=data_fingerprint([examples.path, *sorted({item.image for item in examples.items})]),
+        data=data_fingerprint([found.path, *sorted({item.image for item in found.items})]),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     torch.manual_seed(run.seed)
     channels = (16, 24, 32, 48, 64) if network.backbone == "small" else ()
@@ -126,15 +128,18 @@ def _grounding(
     left = fit(
         module,
         Loaders(training, validation, recipe.batch, run.workers, run.seed),
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="val_iou" if choosing else "epoch",
+        device=resolve_device(run.device),
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     grounder = Grounder(model.cpu().eval(), encoder, Prepared(side, encoder.name))
-    provenance = {"trained_on": examples.account(), "held_out": len(choosing), "seed": run.seed}
+    provenance = {"trained_on": found.account(), "held_out": len(choosing), "seed": run.seed}
     folder = save_grounder(grounder, run.out / "model", provenance=provenance)
     best = {name: left.best[name] for name in ("train_loss", "val_iou") if name in left.best}
-    return Trained("grounding", examples.account(), folder, best)
+    return Trained("grounding", found.account(), folder, best)
 
 
 def _load_backbone(model: Any, path: Path) -> None:
@@ -167,17 +172,24 @@ def _focallens(
     from vision_language.training.data import Loaders
     from vision_language.training.module import FocalTraining
 
-    examples = read_triplets(path, images=images)
-    texts = [text for triplet in examples.triplets for text in (triplet.instruction, triplet.answer)]
-    pictures = sorted({triplet.image for triplet in examples.triplets})
-    open_run(run, arguments, packages=["torch", "lightning", "transformers"], data=data_fingerprint([path, *pictures]))
+    found = read_triplets(path, images=images)
+    texts = [text for triplet in found.triplets for text in (triplet.instruction, triplet.answer)]
+    pictures = sorted({triplet.image for triplet in found.triplets})
+    open_run(
+        run.out,
+        arguments | run.recorded(),
+        packages=["torch", "lightning", "transformers"],
+        data=data_fingerprint([path, *pictures]),
+        resume=run.resume,
+        overwrite=run.overwrite,
+    )
     torch.manual_seed(run.seed)
     embedder = tiny_embedder(texts, side=network.side or 32, seed=run.seed)
     pixels = {file: embedder.pixels([open_picture(file).image])[0] for file in pictures}
-    answers = [triplet.answer for triplet in examples.triplets]
+    answers = [triplet.answer for triplet in found.triplets]
     data = TensorDataset(
-        torch.stack([pixels[triplet.image] for triplet in examples.triplets]),
-        embedder.embed_texts([triplet.instruction for triplet in examples.triplets]),
+        torch.stack([pixels[triplet.image] for triplet in found.triplets]),
+        embedder.embed_texts([triplet.instruction for triplet in found.triplets]),
         embedder.embed_texts(answers),
         answer_ids(answers),
     )
@@ -186,10 +198,13 @@ def _focallens(
     left = fit(
         module,
         Loaders(data, None, recipe.batch, run.workers, run.seed),
-        run,
+        run.out,
         epochs=recipe.epochs,
+        device=resolve_device(run.device),
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     embedder.network.cpu().eval()
-    provenance = {"trained_on": examples.account(), "without_instructions": recipe.blind, "seed": run.seed}
+    provenance = {"trained_on": found.account(), "without_instructions": recipe.blind, "seed": run.seed}
     folder = save_embedder(embedder, run.out / "model", provenance=provenance)
-    return Trained("focallens", examples.account(), folder, {"train_loss": left.best["train_loss"]})
+    return Trained("focallens", found.account(), folder, {"train_loss": left.best["train_loss"]})

@@ -98,12 +98,12 @@ def text_of(where: str, entry: Mapping[str, Any], *names: str) -> str:
 
 def refuse_repeats(path: Path, ids: list[str]) -> None:
     """Raises UserError where two entries have one id."""
-    names: set[str] = set()
+    seen: set[str] = set()
     repeated = []
     for name in ids:
-        if name in names:
+        if name in seen:
             repeated.append(name)
-        names.add(name)
+        seen.add(name)
     if repeated:
         shown = ", ".join(dict.fromkeys(repeated))
         raise UserError(

@@ -60,25 +60,23 @@ def make_prompt(
         UserError: a sentence of stop words alone, or one that is too long even without magnets.
     """
     there = {word.lower() for word, _ in _words(sentence)}
-    appended = [magnet for magnet in magnets if magnet.lower() not in there]
+    chosen = [magnet for magnet in magnets if magnet.lower() not in there]
     while True:
-        text = " ".join([sentence.strip(), *appended])
+        text = " ".join([sentence.strip(), *chosen])
         encoded = tokenizer(text, return_offsets_mapping=True)
         if len(encoded["input_ids"]) <= longest:
             break
-        if not appended:
+        if not chosen:
             raise UserError(
                 f"the sentence has {len(encoded['input_ids'])} tokens, the text encoder takes {longest}",
                 "say it more shortly",
             )
-        appended.pop()
+        chosen.pop()
     notes = ()
-    missing = len([m for m in magnets if m.lower() not in there]) - len(appended)
+    missing = len([m for m in magnets if m.lower() not in there]) - len(chosen)
     if missing:
         notes = (f"{missing} magnets were left out: the prompt fills the text encoder",)
-    return Prompt(
-        text, _tokens(sentence, text, encoded["offset_mapping"], stop, longest, first), tuple(appended), notes
-    )
+    return Prompt(text, _tokens(sentence, text, encoded["offset_mapping"], stop, longest, first), tuple(chosen), notes)
 
 
 def _words(sentence: str) -> list[tuple[str, tuple[int, int]]]:
@@ -107,13 +105,13 @@ def _tokens(
             else:
                 special.append(first + place)
     special += range(first + len(offsets), first + longest)  # padding
-    places, names, stopped = [], [], []
+    kept, names, stopped = [], [], []
     for (word, _), positions in zip(words, groups, strict=True):
         if word.lower() in stop or not re.search(r"\w", word):
             stopped += positions
         elif positions:
-            places.append(tuple(positions))
+            kept.append(tuple(positions))
             names.append(word)
-    if not places:
+    if not kept:
         raise UserError(f"{sentence!r} holds only stop words", "say what is to be found, as in 'the red circle'")
-    return TextTokens(tuple(places), tuple(names), tuple(stopped), tuple(magnets), tuple(special))
+    return TextTokens(tuple(kept), tuple(names), tuple(stopped), tuple(magnets), tuple(special))

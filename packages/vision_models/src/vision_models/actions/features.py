@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.arrays import DAMAGED
-from core_runtime.errors import UserError, clean, few, shorten
+from core_runtime.errors import UserError, few
 from core_runtime.options import Above, options
 from vision_models.actions.annotations import plain_name
 
@@ -77,18 +76,17 @@ def find_features(path: Path) -> dict[str, Source]:
             return find_features(path / "features")
         # the table of annotations may lie beside the features
         files = [file for file in files if file.name != "annotations.csv"]
-    sources: dict[str, Source] = {}
+    found: dict[str, Source] = {}
     for file in files:
         for name, source in _sources(file):
-            if name in sources:
+            if name in found:
                 raise UserError(
-                    f"two files hold features of {name!r}: {sources[name].path.name} and {file.name}",
-                    "keep one of them",
+                    f"two files hold features of {name!r}: {found[name].path.name} and {file.name}", "keep one of them"
                 )
-            sources[name] = source
-    if not sources:
+            found[name] = source
+    if not found:
         raise UserError(f"{path} holds no features", f"features are {KINDS}")
-    return sources
+    return found
 
 
 def _sources(file: Path) -> Iterator[tuple[str, Source]]:
@@ -138,17 +136,8 @@ def read_features(name: str, source: Source, *, channels: int | None = None) -> 
     """
     try:
         values, facts = _read(source)
-    except DAMAGED as error:
-        raise UserError(
-            f"{source.path}: features of {name} cannot be read: {shorten(clean(str(error)), 100)}", KINDS
-        ) from None
-    for fact in ("step", "seconds"):
-        stated = facts.get(fact)
-        if stated is not None and not (np.isfinite(stated) and stated > 0):
-            raise UserError(
-                f"{source.path}: {fact} of {name} is {stated:g}",
-                "step (seconds of a snippet) and seconds (of the video) are above 0; extract the features again",
-            )
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(f"{source.path}: features of {name} cannot be read: {str(error)[:100]}", KINDS) from None
     if values.ndim == 3 and 1 in values.shape:  # some tools keep an axis of one
         values = values.reshape([side for side in values.shape if side != 1] or [1, 1])
     if values.ndim != 2:

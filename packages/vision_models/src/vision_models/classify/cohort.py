@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from core_runtime.errors import UserError, counted, few
+from core_runtime.errors import UserError, few
 from core_runtime.image_sets import PARTS, UNKNOWN, ImageSet
 from core_runtime.options import AtLeast, options
 
@@ -51,7 +51,7 @@ def split_images(images: ImageSet, how: SplitOptions = SplitOptions()) -> Split:
     unlabelled = [name for name, label in zip(images.names, images.labels, strict=True) if label == UNKNOWN]
     if unlabelled:
         raise UserError(
-            f"{images.root}: {counted(len(unlabelled), 'image')} without a label: {few(unlabelled)}",
+            f"{images.root}: {len(unlabelled)} images have no label: {few(unlabelled)}",
             "class folders, or a column label",
         )
     if len(images.classes) < 2:
@@ -105,12 +105,10 @@ def _cut(images: ImageSet, numbers: Sequence[int], share: float, seed: int) -> t
                 groups.setdefault(images.digests[number], []).append(number)
         total = sum(map(len, groups.values()))
         if len(groups) < 2:
-            count = images.labels.count(label)
-            different = len({images.digests[number] for number in range(len(images)) if images.labels[number] == label})
             raise UserError(
-                f"{images.root}: the class {images.classes[label]!r} has too few images to be split: {count}"
-                + (f" ({different} without copies)" if different < count else ""),
-                "three different ones at least are needed: add images, or state the parts",
+                f"{images.root}: the class {images.classes[label]!r} has too few images to be split: {total}"
+                + (", all of them copies" if total > 1 else ""),
+                "add images, or state the parts",
             )
         wanted = max(1, round(share * total))
         order = list(groups)

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import numpy as np
 
 from core_runtime.boxes import BoxedImage, BoxSet
-from core_runtime.errors import UserError, counted, few
+from core_runtime.errors import UserError, few
 from core_runtime.options import AtLeast, options
-from vision_models.detect.scenes.sizes import check_size, upright_size
+from vision_models.detect.scenes.sizes import check_size
 from vision_models.membership import DIGEST
 
 
@@ -98,7 +98,7 @@ def numbers_of(scenes: BoxSet, split: Split) -> Numbers:
 
 
 def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
-    """Makes sure that the pictures are there, large enough and of the size that their boxes were drawn on.
+    """Makes sure that the pictures are there and large enough.
 
     Raises:
         UserError: they are not.
@@ -106,17 +106,10 @@ def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
     absent = [image.name for image in images if not image.file.is_file()]
     if absent:
         raise UserError(
-            f"{scenes.root}: {counted(len(absent), 'picture')} missing: {few(absent)}", "--images names their folder"
+            f"{scenes.root}: {len(absent)} pictures are not there: {few(absent)}", "--images names their folder"
         )
     for image in images:
         check_size(image.file, image.size)
-        (width, height), turned = upright_size(image.file)
-        if (width, height) != image.size:
-            what = f"{image.file} is {width} × {height} pixels{' once upright' * turned}"
-            stated = f"{image.size[0]} × {image.size[1]}"
-            raise UserError(
-                f"{what}, but {scenes.root} describes it as {stated}", "its boxes would lie elsewhere: mend one of them"
-            )
 
 
 def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
@@ -151,8 +144,7 @@ def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
     for part, images in members.items():
         if not any(image.boxes for image in images):
             raise UserError(
-                f"{scenes.root}: no box in {counted(len(images), f'{part} picture')}",
-                "more pictures, or another --split",
+                f"{scenes.root}: none of {len(images)} {part} pictures has a box", "more pictures, or another --split"
             )
     return Split(name, tuple(members["train"]), tuple(members["val"]), tuple(members["test"]))
 

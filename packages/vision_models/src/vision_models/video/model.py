@@ -61,18 +61,17 @@ class SmallWan(nn.Module):
 
 
 def need_diffusers() -> Any:
-    """diffusers, and accelerate, without which it loads no Wan.
+    """diffusers.
 
     Raises:
-        UserError: one is not installed.
+        UserError: it is not installed.
     """
     try:
-        import accelerate  # noqa: F401
         import diffusers
-    except ImportError as error:
+    except ImportError:
         raise UserError(
-            f"Wan models need diffusers and accelerate; {error.name} is not installed",
-            f"pip install 'attention-suite-vision-models[video]' (or pip install {error.name})",
+            "Wan models need diffusers, which is not installed",
+            "pip install 'attention-suite-vision-models[video]' (or pip install diffusers)",
         ) from None
     diffusers.utils.logging.set_verbosity_error()
     return diffusers

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.errors import UserError
+from core_runtime.findings import Findings, FolderFindings
 from newdomain.signals.formats import find_signals
 
 
@@ -16,7 +17,13 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     """
     if not path.is_dir():
         return examine(path)
-    return examine_files(path, find_signals(path), examine)
+    findings, unreadable = [], {}
+    for file in find_signals(path):
+        try:
+            findings.append(examine(file))
+        except UserError as error:
+            unreadable[file.name] = error.message
+    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def glance(path: Path) -> Findings:

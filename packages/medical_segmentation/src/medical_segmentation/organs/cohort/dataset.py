@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
 from core_runtime.identity import identity
-from medical_segmentation.volumes.opening import identifying_words, open_volume, pseudonym, read_labels
+from medical_segmentation.volumes.opening import open_volume, read_labels
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, require_image
 
 
@@ -46,7 +46,6 @@ class Dataset:
         cases: labelled and unlabelled.
         classes: number → name, background 0 first; empty where the layout does not name them.
         channels: names; empty where the layout does not name them.
-        regions: what is judged where this is not each class alone: name → its class numbers, which regions may share.
         mapping: values in the label files → class numbers, where they differ.
         folds: (train, val) names of `splits_final.json`, if it has one.
         spacing: of slices that do not say it.
@@ -59,7 +58,6 @@ class Dataset:
     classes: Mapping[int, str]
     channels: Sequence[str] = ()
     mapping: Mapping[int, int] | None = None
-    regions: Mapping[str, tuple[int, ...]] | None = None
     folds: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
     spacing: tuple[float, float, float] | None = None
     drawn: bool = False
@@ -137,15 +135,6 @@ def with_patients(dataset: Dataset, table: Path) -> Dataset:
         raise UserError(f"{table} does not name the patient of {few(missing)}", "add a row for every case")
     cases = [replace(case, patient=patients.get(case.name, case.patient)) for case in dataset.cases]
     return replace(dataset, cases=cases)
-
-
-def without_names(cases: Sequence[Case]) -> list[Case]:
-    """The cases under names that tables and reports may hold: a DICOM folder that is called after its patient gets a digest."""
-    renamed = []
-    for case in cases:
-        words = identifying_words(case.images[0])
-        renamed.append(replace(case, name=pseudonym(case.name, words), patient=pseudonym(case.patient, words)))
-    return renamed
 
 
 def with_mapping(dataset: Dataset, reading: ReadingOptions) -> Dataset:

@@ -96,7 +96,7 @@ def evaluate(
         data: a labelled data set, as for train.
     """
     from core_runtime.folders import write_text
-    from medical_segmentation.organs.cohort.dataset import case_digest, with_mapping, with_patients, without_names
+    from medical_segmentation.organs.cohort.dataset import case_digest, with_mapping, with_patients
     from medical_segmentation.organs.cohort.layouts import find_dataset
     from medical_segmentation.organs.judging import summarise
     from medical_segmentation.organs.metrics.certainty import THRESHOLDS
@@ -111,7 +111,6 @@ def evaluate(
     loaded = load_model(model, device=resolve_device(device))
     if evaluation.patients is not None:
         dataset = with_patients(dataset, Path(evaluation.patients))
-    dataset = replace(dataset, cases=without_names(dataset.cases))
     if dataset.classes and tuple(dataset.classes[number] for number in sorted(dataset.classes)) != loaded.classes:
         names = ", ".join(dataset.classes.values())
         raise UserError(
@@ -151,6 +150,6 @@ def evaluate(
         risk = float(sum(curve[place] for curve in judgement.curves) / len(judgement.curves))
     result = Evaluation(out, summary, judgement.reliability.ece, risk, origin)
     write_text(out / "cases.csv", judgement.table())
-    write_report(result, judgement, loaded, dataset, cases, reading, out)
+    write_report(result, judgement, loaded, dataset, cases, out)
     write_text(out / "metrics.json", json.dumps(result.facts(), indent=1, default=str).replace("NaN", "null") + "\n")
     return result

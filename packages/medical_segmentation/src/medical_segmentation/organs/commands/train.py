@@ -75,8 +75,8 @@ def train(
         data: nnU-Net v2 or Decathlon folder, CHAOS, HVSMR, BraTS, PNG slices, or images/ and labels/.
         risk: share of organ voxels that may be wrong, in expectation, among those the model does not abstain from.
     """
-    from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients, without_names
-    from medical_segmentation.organs.cohort.folds import Split, check_images, split_cases
+    from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients
+    from medical_segmentation.organs.cohort.folds import split_cases
     from medical_segmentation.organs.cohort.layouts import find_dataset
 
     # unusable data are reported before Lightning is loaded, which alone takes seconds
@@ -84,11 +84,9 @@ def train(
     if split.patients is not None:
         dataset = with_patients(dataset, Path(split.patients))
     parts = split_cases(dataset, fold=split.fold, folds=split.folds, seed=run.seed)
-    check_images(parts)
-    parts = Split(without_names(parts.train), without_names(parts.val), without_names(parts.test), parts.name)
     import torch
 
-    from core_runtime.folders import abandon_run, open_run, write_text
+    from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history, fit
     from medical_segmentation.organs.judging import summarise
@@ -105,22 +103,23 @@ def train(
     use_threads(run.threads)
     preparation, channels = plan_preparation(dataset, parts.train, network, input, reading)
     files = [path for case in (*parts.train, *parts.val) for path in (*case.images, case.labels) if path]
-    arguments = flat(data=data, network=network, recipe=recipe, input=input, split=split, reading=reading, risk=risk)
-    recorded = open_run(
-        run,
+    paths = {"data": data.resolve()}
+    arguments = (
+        flat(**paths, network=network, recipe=recipe, input=input, split=split, reading=reading, risk=risk)
+        | run.recorded()
+    )
+    open_run(
+        run.out,
         arguments,
         packages=["torch", "lightning", "monai", "attention-suite-medical-segmentation"],
         data=data_fingerprint(files),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     cache = run.out / "cache"
-    try:
-        train_cases = prepare_cases(dataset, parts.train, preparation, cache, reading)
-        val_cases = prepare_cases(dataset, parts.val, preparation, cache, reading)
-        classes, notes = named_classes(dataset.classes, train_cases, val_cases)
-    except UserError:
-        if not run.resume:
-            abandon_run(run.out)  # so that the same command runs once the case is mended
-        raise
+    train_cases = prepare_cases(dataset, parts.train, preparation, cache, reading)
+    val_cases = prepare_cases(dataset, parts.val, preparation, cache, reading)
+    classes, notes = named_classes(dataset.classes, train_cases, val_cases)
     for note in notes:
         warn(note)
     torch.manual_seed(run.seed)  # the same initial weights for every run with this seed
@@ -142,9 +141,12 @@ def train(
     history, best = fit(
         OrganTraining(model, recipe, preparation, classes, channels, loaders.patches, val_cases, run.seed),
         loaders,
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="val_dice",
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     ready = OrganModel([model.eval().to(device)], preparation, classes, tuple(channels), {})
     calibrated, threshold, sentence, judgement = calibrate(
@@ -158,7 +160,9 @@ def train(
         "channels": list(channels),
         "split": {"name": parts.name, "train": len(parts.train), "val": len(parts.val)},
         "preparation": preparation.plain(),
-        "network": _network_in_words(network),
+        "network": network.network
+        if network.network != "guided"
+        else f"guided attention on {network.backbone} ({network.form})",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": len(history),
         "val_dice": mean_dice,
@@ -167,11 +171,12 @@ def train(
         "ece": judgement.reliability.ece,
         "abstention": sentence,
     }
+    private = ("data", "patients")  # paths of the machine it was trained on
     provenance = {
         "trained_on": {name: values[name] for name in ("layout", "split")},
         "cases": fingerprints(parts.train),
         "epoch": int(best["epoch"]),
-        "arguments": recorded,
+        "arguments": {name: value for name, value in arguments.items() if name not in private},
         "val_dice": mean_dice,
         "risk": risk,
         "drawn": dataset.drawn,
@@ -193,14 +198,8 @@ def train(
     )
     draw_history(history, run.out / "figures" / "training.png", [("train_loss",), ("val_dice",)])
     draw_calibration(judgement.reliability.bins, judgement.reliability.ece, run.out / "figures" / "calibration.png")
-    draw_scores(judgement.rows, run.out / "figures" / "dice.png")
+    draw_scores(judgement.rows, classes[1:], run.out / "figures" / "dice.png")
     return Trained(folder, int(best["epoch"]), values, history, summary, data)
-
-
-def _network_in_words(network: NetworkOptions) -> str:
-    if network.network != "guided":
-        return network.network
-    return f"guided attention on {network.backbone} ({network.form})"
 
 
 def fingerprints(cases: Sequence[Any]) -> list[str]:

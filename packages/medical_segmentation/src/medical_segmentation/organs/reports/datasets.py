@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -12,15 +11,13 @@ import numpy as np
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from core_runtime.terminal import track
-from medical_segmentation.organs.cohort.dataset import Dataset, case_digest, without_names
+from medical_segmentation.organs.cohort.dataset import Dataset
 from medical_segmentation.organs.reports.figures import montage
-from medical_segmentation.volumes.opening import without_identifiers
 from medical_segmentation.volumes.volume import ReadingOptions
 
 
 def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool) -> Findings:
     """Cases, grids, labels and problems of a data set; every case is opened."""
-    dataset = replace(dataset, cases=without_names(dataset.cases))
     problems: list[str] = []
     voxels: Counter[int] = Counter()
     holding: Counter[int] = Counter()
@@ -30,8 +27,7 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
             volume = dataset.image(case, reading)
             labels = dataset.labels(case, volume)
         except UserError as error:
-            reason = error.message + (f" ({error.hint})" if error.hint else "")
-            problems.append(f"{case.name}: {without_identifiers(reason, case.images[0], case.name)}")
+            problems.append(f"{case.name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
             continue
         for warning in volume.warnings:
             problems.append(f"{case.name}: {warning}")
@@ -44,12 +40,6 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
         axes[volume.geometry.axes] += 1
         if pictures and not drawn:
             drawn.append((montage(volume, labels), f"{case.name} and its labels"))
-    copies: dict[str, list[str]] = {}
-    for case in dataset.labelled:
-        copies.setdefault(case_digest(case), []).append(case.name)
-    for names in copies.values():
-        if len(names) > 1:
-            problems.append(f"{', '.join(names)} have the same image")
     if empty:
         problems.append(f"{len(empty)} case(s) hold background alone: {', '.join(empty[:5])}")
     classes = {number: dataset.classes.get(number, f"label {number}") for number in sorted({*voxels, *dataset.classes})}
@@ -77,10 +67,6 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
     details["labels"] = {
         name: f"{voxels[number] / total:.2%} of voxels in {holding[number]} cases" for number, name in classes.items()
     }
-    if dataset.regions:
-        details["judged regions"] = {
-            name: " + ".join(classes[number] for number in numbers) for name, numbers in dataset.regions.items()
-        }
     if dataset.folds:
         details["folds"] = f"{len(dataset.folds)} in splits_final.json"
     return Findings(

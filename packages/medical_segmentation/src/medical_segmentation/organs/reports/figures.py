@@ -53,8 +53,7 @@ def _overlay(axes: Any, mask: NDArray, aspect: float) -> None:
         axes.imshow(
             region, cmap=ListedColormap([colour(int(number))]), alpha=0.35, aspect=aspect, interpolation="nearest"
         )
-        # a line of pixels has no contour
-        if min(mask.shape) > 1 and not (mask == number).all():
+        if (mask == number).any() and not (mask == number).all():
             axes.contour(mask == number, levels=[0.5], colors=[colour(int(number))], linewidths=1.1)
 
 
@@ -159,14 +158,13 @@ def draw_calibration(bins: Sequence[tuple[float, float, int]], ece: float, path:
         ylabel="share of voxels that are right",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
-        title=f"ECE {ece:.3f}\n(voxels that are not surely background)",
+        title=f"ECE {ece:.3f} (voxels that are not surely background)",
     )
     return save(figure, path)
 
 
-def draw_scores(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
-    """The Dice of every case, by class or region."""
-    classes = list(dict.fromkeys(row["class"] for row in rows))
+def draw_scores(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
+    """The Dice of every case, by class."""
     figure = Figure(figsize=(1.4 + 1.3 * max(1, len(classes)), 3.4), layout="constrained")
     axes = figure.subplots()
     rng = np.random.default_rng(0)

@@ -42,7 +42,6 @@ def judge(
             truth,
             volume.geometry,
             model.classes,
-            regions=dataset.regions,
             confidence=result.confidence,
             tolerance=tolerance,
         )

@@ -13,8 +13,7 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
-from core_runtime.terminal import warn
-from medical_segmentation.similar.images import find_images, image_digest, require_classes
+from medical_segmentation.similar.images import find_images
 from medical_segmentation.similar.options import EmbeddingOptions, Recipe
 from medical_segmentation.similar.results import judgement_lines
 
@@ -79,15 +78,6 @@ def train(
         raise UserError(
             f"{data}: {len(parts['train'])} training images are too few for {embedding.learners} learners", "use fewer"
         )
-    digests = {number: image_digest(images, number) for numbers in parts.values() for number in numbers}
-    trained = {digests[number] for number in parts["train"]}
-    for part in ("val", "test"):
-        unseen = [number for number in parts[part] if digests[number] not in trained]
-        if len(unseen) < len(parts[part]):
-            copies = len(parts[part]) - len(unseen)
-            warn(f"{copies} image(s) of the part {part} are among the training images and are left out")
-            require_classes(images, unseen, f"the part {part}")
-            parts[part] = unseen
     import numpy as np
     import torch
 
@@ -101,14 +91,16 @@ def train(
     from medical_segmentation.similar.training.module import SubspaceTraining
 
     use_threads(run.threads)
-    arguments = flat(data=data, embedding=embedding, recipe=recipe)
+    arguments = flat(data=data.resolve(), embedding=embedding, recipe=recipe) | run.recorded()
     root = data if data.is_dir() else data.parent
     files = [data] if images.arrays is not None else [root / name for name in images.names]
-    recorded = open_run(
-        run,
+    open_run(
+        run.out,
         arguments,
         packages=["torch", "lightning", "timm", "attention-suite-medical-segmentation"],
         data=data_fingerprint(files),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     borders = np.linspace(0, embedding.size, embedding.learners + 1).round().astype(int).tolist()
     config = EmbeddingConfig(
@@ -136,10 +128,12 @@ def train(
     history, best = fit(
         training,
         loaders,
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="val_nmi",
-        trainer={"reload_dataloaders_every_n_epochs": 1},
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes, "reload_dataloaders_every_n_epochs": 1},
     )
     network.to(device)
     ready = training.ready()
@@ -166,10 +160,9 @@ def train(
         provenance={
             "loss": recipe.loss,
             "epoch": int(best["epoch"]),
-            "arguments": recorded,
-            "images": {
-                "train": sorted(trained),
-                "val": [] if recipe.official_protocol else [digests[number] for number in parts["val"]],
+            "arguments": {name: value for name, value in arguments.items() if name != "data"},
+            "parts": {
+                name: [images.names[number] for number in numbers] for name, numbers in parts.items() if name != "train"
             },
         },
     )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
@@ -13,12 +13,9 @@ from core_runtime.options import Names, RunOptions, flat, resolve_device, use_th
 from core_runtime.terminal import warn
 from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
-from remote_sensing.landuse.scenes.layouts import Download, TileOptions, TileSet, find_tiles
+from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
 from remote_sensing.landuse.training.recipe import Recipe
 from remote_sensing.notices import read_notice
-
-if TYPE_CHECKING:
-    from remote_sensing.landuse.scenes.bands import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -86,6 +83,7 @@ def train(
     from remote_sensing.landuse.model.inference import LandUseModel, predict_tiles
     from remote_sensing.landuse.model.networks import build_network, load_pretrained
     from remote_sensing.landuse.reports.figures import draw_history
+    from remote_sensing.landuse.scenes.bands import preprocessing
     from remote_sensing.landuse.scenes.store import decoded, digests, tile_pixel_size
     from remote_sensing.landuse.training.data import LandUseData
     from remote_sensing.landuse.training.module import LandUseTraining, class_weights
@@ -93,7 +91,14 @@ def train(
     use_threads(run.threads)
     recipe = recipe.complete(network.network, download.classes)
     split = split_tiles(download, tiles.split, run.seed)
-    prepare = _preprocessing(bands, download)
+    if bands and download.is_rgb:
+        raise UserError(
+            "--bands names bands of 13-band tiles, but these are RGB", "leave out --bands, or use --kind ms"
+        )
+    try:
+        prepare = preprocessing(bands or download.bands)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     loss_weights = class_weights(recipe.class_weights, download, split)
     store = decoded(download, tiles.cache)
     contents, size = digests(store), store.shape[2]
@@ -113,12 +118,15 @@ def train(
         load_pretrained(model, weights)
     # Lists of a split and weights may be changed where they lie: their paths stay the same.
     learned_from = {"split": asdict(split), "weights": weights and identity(weights)}
-    arguments = flat(data=data, weights=weights, network=network, recipe=recipe, tiles=tiles, bands=bands)
-    recorded = open_run(
-        run,
+    paths = {"data": data.resolve(), "weights": weights and weights.resolve()}
+    arguments = flat(**paths, network=network, recipe=recipe, tiles=tiles, bands=bands) | run.recorded()
+    open_run(
+        run.out,
         arguments,
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
         data=fingerprint({"files": download.files, "labels": download.labels, "pixels": contents, **learned_from}),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     loaders = LandUseData(
         store, download, split, batch=recipe.batch, bands=prepare.bands, workers=run.workers, seed=run.seed
@@ -128,17 +136,20 @@ def train(
     history, best = fit(
         LandUseTraining(model, prepare, recipe, loss_weights, run.seed),
         loaders,
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="val_accuracy",
         patience=recipe.patience,
+        device=device,
+        precision=run.precision,
+        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, None, {})
     metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
     counts, digests_of_part = {}, {}
     for part in ("train", "val", "test"):
         counts[part] = len(split.part(part))
-        # so that `evaluate` knows the training tiles again, under any name
+        # recorded, so that `evaluate` knows the training tiles again, under any name
         digests_of_part[part] = "".join(contents[number] for number in split.part(part))
     values = {
         "layout": download.layout,
@@ -152,11 +163,12 @@ def train(
         "val_accuracy": best["val_accuracy"],
         "test": metrics.plain(),
     }
+    private = ("data", "weights", "cache")  # paths of the machine it was trained on
     provenance = {
         "notice": notice,
         "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
         "epoch": int(best["epoch"]),
-        "arguments": recorded,
+        "arguments": {name: value for name, value in arguments.items() if name not in private},
         "test_accuracy": metrics.accuracy,
         "tiles": digests_of_part,
     }
@@ -172,21 +184,3 @@ def train(
     draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, data)
-
-
-def _preprocessing(bands: Names | None, download: TileSet) -> "Preprocessing":
-    """How the tiles become the network's input: all of their bands, or those that were asked for.
-
-    Raises:
-        UserError: bands of tiles that have none by name, or unknown ones.
-    """
-    from remote_sensing.landuse.scenes.bands import preprocessing
-
-    if bands and download.is_rgb:
-        raise UserError(
-            "--bands names bands of 13-band tiles, but these are RGB", "leave out --bands, or use --kind ms"
-        )
-    try:
-        return preprocessing(bands or download.bands)
-    except ValueError as error:
-        raise UserError(str(error)) from None

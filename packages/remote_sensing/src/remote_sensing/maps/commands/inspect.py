@@ -5,7 +5,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.findings import Findings, FolderFindings
 from remote_sensing.maps.sheets.formats import find_sheets, is_tiles
 
 if TYPE_CHECKING:
@@ -25,7 +25,15 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     sheets = find_sheets(path)
     if path.is_file():
         return examine_sheet(path)
-    return examine_files(path, sheets, examine_sheet)
+    findings, unreadable = [], {}
+    for sheet in sheets:
+        try:
+            findings.append(examine_sheet(sheet))
+        except UserError as error:
+            unreadable[sheet.name] = error.message
+    if not findings:
+        raise UserError(f"{path}: none of its {len(sheets)} rasters can be read", next(iter(unreadable.values())))
+    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def glance(path: Path) -> Findings:
@@ -85,7 +93,7 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
         details, warnings = sheet.facts, list(sheet.warnings)
         kind = kind_of(sheet.file, path)
         # a small mask is enough: only a sheet that is entirely empty is of interest
-        holds_data = sheet.holds_data((64, 64))
+        holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
         small = sheet.preview(64)
     details["holds data"] = f"{holds_data.mean():.0%}"
     if not holds_data.any():

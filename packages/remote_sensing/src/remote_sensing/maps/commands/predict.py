@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, finish, is_done, keep_latest, refuse_inputs_as_outputs
+from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
 from core_runtime.options import BulkOptions, Device, Model, Out, Precision, flat, resolve_device
 from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.predictions.keys import made_from, sheet_identity
@@ -165,9 +166,7 @@ def predict(
             rows[task.sheet.name] = _row(task, attempt)
     layers = [item for item in layers if item.name in rows]
     if layers:
-        vector_attempts = bulk(
-            vectorise_item, layers, run, log=out / "predict.jsonl", description="Vectors", parts=len(sheets) > 1
-        )
+        vector_attempts = bulk(vectorise_item, layers, run, log=out / "predict.jsonl", description="Vectors")
         for item, attempt in zip(layers, vector_attempts, strict=True):
             if attempt.ok:
                 rows[item.name]["vectors"] = attempt.facts or {"files": _vector_paths(item, vectors)}
@@ -271,9 +270,9 @@ def _plan(
     return SheetPlan(rows)
 
 
-@keep_latest
+@lru_cache(1)
 def _load(folder: Path, device: str, precision: str) -> "SheetModel":
-    """The model, once in each process as long as its folder stays as it is."""
+    """The model, once in each process."""
     from remote_sensing.maps.model.folder import load
 
     return load(folder, device=device, precision=precision)

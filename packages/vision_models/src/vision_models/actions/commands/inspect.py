@@ -6,8 +6,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from core_runtime.errors import UserError, counted, few
-from core_runtime.findings import Findings, FolderFindings, examine_files
+from core_runtime.errors import UserError, few
+from core_runtime.findings import Findings, FolderFindings
 from core_runtime.videos import ENDINGS, open_video
 
 
@@ -22,7 +22,7 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     if path.is_dir():
         videos = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
         if videos:
-            return examine_files(path, videos, examine)
+            return _folder(videos)
         return _features(path)
     ending = path.suffix.lower()
     if ending in (".json", ".csv") and path.is_file():
@@ -102,6 +102,18 @@ def _motion_picture(path: Path, video: Any) -> Any:
     )
 
 
+def _folder(videos: list[Path]) -> FolderFindings:
+    findings, unreadable = [], {}
+    for video in videos:
+        try:
+            findings.append(examine(video))
+        except UserError as error:
+            unreadable[video.name] = error.message
+    if not findings:
+        raise UserError(next(iter(unreadable.values())), "none of its videos can be used")
+    return FolderFindings(findings=findings, unreadable=unreadable)
+
+
 def _features(path: Path) -> Findings:
     from vision_models.actions.features import find_features, read_features, widths
 
@@ -125,7 +137,7 @@ def _features(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind="snippet features",
-        summary=f"{counted(len(sources), 'video')} of {counted(channels, 'channel')}",
+        summary=f"{len(sources)} videos of {channels} channels",
         usable=bool(lengths),
         details=details,
         data={"problems": problems},
@@ -164,7 +176,7 @@ def _annotations(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind=f"annotations of actions ({truth.kind})",
-        summary=f"{counted(len(lengths), 'action')} of {counted(len(counts), 'label')} in {counted(len(videos), 'video')}",
+        summary=f"{len(lengths)} actions of {len(counts)} labels in {len(videos)} videos",
         usable=usable,
         details=details,
         data={"by_label": counts},

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
-from core_runtime.errors import UserError, counted
+from core_runtime.errors import UserError
 from core_runtime.folders import output_names
-from core_runtime.identity import identity, is_own_output, keep_latest, model_identity
+from core_runtime.identity import identity, is_own_output, model_identity
 from core_runtime.options import Between, BulkOptions, Device, Model, Out, flat, options, resolve_device
 from vision_models.actions.model.options import DetectionOptions
 from vision_models.actions.model.published import ADVICE
@@ -41,6 +41,7 @@ class Work:
     path: Path
     cache: Path
     model: str
+    version: str
     detection: DetectionOptions
     prediction: PredictionOptions
     device: str
@@ -74,7 +75,7 @@ class Predictions(BulkOutcome):
 
     def lines(self) -> Iterable[str]:
         for name, segments in self.videos.items():
-            yield f"{name}: {counted(len(segments), 'segment')}"
+            yield f"{name}: {len(segments)} segments"
             for segment in segments[:12]:
                 yield f"  {segment.start:8.1f} to {segment.end:8.1f} s  {segment.label:20} {segment.score:.2f}"
             if len(segments) > 12:
@@ -108,24 +109,20 @@ def predict(
     """
     from core_runtime.folders import writing
     from core_runtime.models import choose_model
-    from vision_models.actions.classifiers import read_scores
     from vision_models.actions.reports.files import write_table
 
     inputs = _inputs(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
-    made_by = model_identity(Path(folder))
-    detector = _load(folder, place)  # a model that cannot be loaded is one line, not one per item
-    if prediction.classifier is not None and prediction.classifier.suffix.lower() != ".npy":
-        # labels that it lacks are said before any feature is made
-        read_scores(prediction.classifier, [], detector.labels or _labels_of(prediction.classifier))
+    version = json.dumps(model_identity(Path(folder)))
+    detector = _load(folder, version, place)  # a model that cannot be loaded is one line, not one per item
     if any(each.suffix.lower() not in FEATURE_ENDINGS for each in inputs):
         _backbone(detector.source.backbone, prediction.weights, place)
     names = output_names([each.name for each in inputs], taken=("features", "log"))
     items = []
     for each, name in zip(inputs, names, strict=True):
-        work = Work(each, out / "features" / f"{name}.npz", folder, detection, prediction, place)
-        key = {"input": identity(each), "model": made_by, "options": flat(a=detection, b=prediction)}
+        work = Work(each, out / "features" / f"{name}.npz", folder, version, detection, prediction, place)
+        key = {"input": identity(each), "model": json.loads(version), "options": flat(a=detection, b=prediction)}
         if prediction.classifier is not None and prediction.classifier.is_file():
             key["classifier"] = identity(prediction.classifier)
         items.append(Item(name, work, out / name, key=key, inputs=[each]))
@@ -173,9 +170,9 @@ def _inputs(path: Path) -> list[Path]:
     return [path]
 
 
-@keep_latest
-def _load(model: str, device: str) -> Any:
-    """The model, once in each process as long as its folder stays as it is."""
+@lru_cache(1)
+def _load(model: str, version: str, device: str) -> Any:
+    """The model, once in each process."""
     from vision_models.actions.model.folder import load_model
 
     return load_model(model, device=device)
@@ -198,7 +195,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from vision_models.actions.snippets import extract
 
     work: Work = item.source
-    detector = _load(work.model, work.device)
+    detector = _load(work.model, work.version, work.device)
     video = None
     if work.path.suffix.lower() in FEATURE_ENDINGS:
         features = read_features(item.name, Source(work.path), channels=detector.source.channels)
@@ -254,7 +251,7 @@ def _write(part: Path, place: Path, source: Path, found: Any, video: Any, known:
     save(figure, part / "timeline.png")
     if video is not None:
         notes = "; ".join(video.notes)
-        lead = f"{counted(len(shown), 'segment')} from score {found.threshold:.2f} on in {found.seconds:.1f} seconds."
+        lead = f"{len(shown)} segments from score {found.threshold:.2f} on in {found.seconds:.1f} seconds."
         if notes:
             lead += f" Note: {notes}."
         write_page(part / "index.html", found, media, figure, labels, lead)

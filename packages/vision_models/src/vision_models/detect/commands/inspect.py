@@ -7,14 +7,13 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.boxes import BoxSet
-from core_runtime.errors import UserError, counted, few
+from core_runtime.errors import UserError, few
 from core_runtime.findings import Findings
 from core_runtime.pictures import find_pictures, open_picture
 from vision_models.detect.scenes.exdark import read_list
 from vision_models.detect.scenes.formats import kind_of
 from vision_models.detect.scenes.opening import HINT, open_boxes
-from vision_models.detect.scenes.sizes import LEAST, upright_size
+from vision_models.detect.scenes.sizes import LEAST
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +68,7 @@ def _examine_list(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind="ExDark's list of pictures",
-        summary=f"{counted(len(listed), 'picture')}: {parts.get('train', 0):,} train, {parts.get('val', 0):,} validate, {parts.get('test', 0):,} test",
+        summary=f"{len(listed):,} pictures: {parts.get('train', 0):,} train, {parts.get('val', 0):,} validate, {parts.get('test', 0):,} test",
         usable=False,
         details=details,
         warnings=["the list alone: the pictures and their annotations are needed, too"],
@@ -83,13 +82,9 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     small = [image.name for image in scenes.images if min(image.size) < LEAST]
     warnings = scenes.warnings()
     if absent:
-        warnings.append(f"{counted(len(absent), 'picture')} missing: {few(absent)}")
+        warnings.append(f"{len(absent)} pictures are not there: {few(absent)}")
     if small:
-        warnings.append(f"{counted(len(small), 'picture')} smaller than {LEAST} pixels: {few(small)}")
-    other_size = _of_another_size(scenes)
-    if other_size:
-        what = counted(len(other_size), "picture")
-        warnings.append(f"{what} of another size than was stated: {few(other_size)}")
+        warnings.append(f"{len(small)} pictures are smaller than {LEAST} pixels: {few(small)}")
     without = sum(not image.boxes for image in scenes.images)
     sides = sorted(max(image.size) for image in scenes.images)
     present = [image.file for image in scenes.images if image.file.is_file()]
@@ -104,35 +99,22 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     }
     if problems:
         warnings.append(
-            f"{counted(len(problems), 'picture')} cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
         )
     drawn = []
     if pictures and present:
         drawn.append((_draw(scenes), "Some pictures, brightened for the eye, with their boxes"))
-    usable = not absent and not small and not other_size and not problems and scenes.box_count > 0
+    usable = not absent and not small and not problems and scenes.box_count > 0
     return Findings(
         title=path.name,
         kind=f"pictures with boxes ({scenes.kind})",
-        summary=f"{scenes.summary()} of {counted(len(details['boxes']), 'class', 'classes')}",
+        summary=f"{len(scenes.images)} pictures, {scenes.box_count} boxes of {len(details['boxes'])} classes",
         usable=usable,
         details=details,
         warnings=warnings,
         next_commands=[f"vision-models detect train {quote(str(path))} --out run"],
         pictures=drawn,
     )
-
-
-def _of_another_size(scenes: BoxSet) -> list[str]:
-    """Names of the pictures whose size is not the stated one; those that cannot be read are named elsewhere."""
-    names = []
-    for image in scenes.images:
-        try:
-            size, _ = upright_size(image.file)
-        except UserError:
-            continue
-        if size != image.size:
-            names.append(image.name)
-    return names
 
 
 def _examine_pictures(path: Path, pictures: bool) -> Findings:
@@ -145,7 +127,7 @@ def _examine_pictures(path: Path, pictures: bool) -> Findings:
     warnings = []
     if problems:
         warnings.append(
-            f"{counted(len(problems), 'picture')} cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
         )
     drawn = []
     if pictures:

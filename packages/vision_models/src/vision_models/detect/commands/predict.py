@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
-from core_runtime.identity import keep_latest
 from core_runtime.options import AtLeast, Between, BulkOptions, Device, Model, Out, options, resolve_device
 from core_runtime.pictures import find_pictures
 from vision_models.detect.model.published import ADVICE
@@ -35,6 +35,7 @@ class Work:
 
     file: Path
     model: str
+    version: str  # of the model folder: one that was trained again is loaded again
     device: str
     options: PredictionOptions
 
@@ -93,23 +94,22 @@ def predict(
     files = find_pictures(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
-    made_by = model_identity(Path(folder))
+    version = json.dumps(model_identity(Path(folder)))
     items = []
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
-        key = {"picture": identity(file), "model": made_by, "options": options}
-        work = Work(file, folder, place, options)
+        key = {"picture": identity(file), "model": json.loads(version), "options": options}
+        work = Work(file, folder, version, place, options)
         items.append(Item(name, work, out / "boxes" / f"{name}.json", key=key, inputs=[file]))
-    _load(folder, place)  # a model that cannot be loaded is one line, not one per picture
-    summaries = [out / "boxes.json", out / "scenes.png"]
-    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", summaries=summaries, description="Finding boxes")
+    _load(folder, version, place)  # a model that cannot be loaded is one line, not one per picture
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Finding boxes")
     require_results(attempts)
     return _gather(out, items, attempts, options)
 
 
-@keep_latest
-def _load(model: str, device: str) -> Any:
-    """The model, once in each process as long as its folder stays as it is."""
+@lru_cache(1)
+def _load(model: str, version: str, device: str) -> Any:
+    """The model, once in each process."""
     from vision_models.detect.model.folder import load_model
 
     return load_model(model, device=device)
@@ -121,7 +121,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from vision_models.detect.model.inference import read_tensor
 
     work: Work = item.source
-    model = _load(work.model, work.device)
+    model = _load(work.model, work.version, work.device)
     tensor = read_tensor(work.file)
     (boxes,) = model([tensor], threshold=work.options.threshold, most=work.options.most)
     rows = []
@@ -160,9 +160,9 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt], how: 
     from vision_models.detect.reports.scenes import draw_scenes
 
     work: Work = items[0].source
-    model = _load(work.model, work.device)
+    model = _load(work.model, work.version, work.device)
     boxes: dict[str, Any] = {}
-    images, boxes_of_images = [], []
+    images, found = [], []
     for item, attempt in zip(items, attempts, strict=True):
         if not attempt.ok:
             continue
@@ -172,11 +172,11 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt], how: 
         own = []
         for row in described["boxes"]:
             own.append(FoundBox(tuple(row["box"]), model.classes.index(row["class"]), row["score"]))
-        boxes_of_images.append(own)
-    results = coco_results(list(boxes), boxes_of_images, model.classes)
+        found.append(own)
+    results = coco_results(list(boxes), found, model.classes)
     write_text(out / "boxes.json", json.dumps(results, indent=1) + "\n")
     step = max(1, len(images) // SHOWN)
     picture = draw_scenes(
-        out / "scenes.png", images[::step][:SHOWN], boxes_of_images[::step][:SHOWN], model, threshold=how.threshold
+        out / "scenes.png", images[::step][:SHOWN], found[::step][:SHOWN], model, threshold=how.threshold
     )
     return Predictions(boxes, {"boxes": out / "boxes.json", "picture": picture}, attempts)

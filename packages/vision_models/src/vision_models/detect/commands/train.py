@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import counted
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from core_runtime.terminal import warn
 from vision_models.detect.cohort import SplitOptions
@@ -55,7 +54,7 @@ class Trained(Outcome):
 
         values, split = self.values, self.values["split"]
         parts = f"{split['train']} train, {split['val']} validate, {split['test']} test"
-        yield f"{counted(values['pictures'], 'picture')}, {counted(values['boxes'], 'box', 'boxes')} ({values['kind']}); split {split['name']}: {parts}"
+        yield f"{values['pictures']} pictures, {values['boxes']} boxes ({values['kind']}); split {split['name']}: {parts}"
         front = "without enhancer"
         if values["enhancer"]:
             front = f"behind FeatEnHancer ({values['enhancer_parameters']:,} parameters)"
@@ -118,28 +117,33 @@ def train(
     first_weights = weights or own_weights
     if first_weights is not None:
         start = load_start(model.bare, first_weights).line()
-    arguments = flat(data=data, images=images, weights=weights, detector=detector, recipe=recipe, split=split)
+    paths = {"data": data.resolve(), "images": images and images.resolve(), "weights": weights and weights.resolve()}
+    arguments = flat(**paths, detector=detector, recipe=recipe, split=split) | run.recorded()
     learned_from = {
         "pictures": data_fingerprint([image.file for image in scenes.images]),
         "boxes": [(image.name, image.boxes, image.labels, image.part) for image in scenes.images],
         "weights": weights and identity(weights),
     }
-    recorded = open_run(
-        run,
+    open_run(
+        run.out,
         arguments,
         packages=["torch", "torchvision", "timm", "lightning", "attention-suite-vision-models"],
         data=fingerprint(learned_from),
+        resume=run.resume,
+        overwrite=run.overwrite,
     )
     loaders = DetectionData(parts, recipe, workers=run.workers, seed=run.seed)
     device = resolve_device(run.device)
-    trainer: dict[str, Any] = {"gradient_clip_val": recipe.clip}
+    trainer: dict[str, Any] = {"devices": run.devices, "num_nodes": run.nodes, "gradient_clip_val": recipe.clip}
     history, best = fit(
         DetectionTraining(model, recipe, scenes.classes, parts.val, run.seed),
         loaders,
-        run,
+        run.out,
         epochs=recipe.epochs,
         score="val_ap50",
         patience=recipe.patience,
+        device=device,
+        precision=run.precision,
         trainer=trainer,
     )
     ready = ReadyDetector(model.eval().to(device), scenes.classes, {})
@@ -162,11 +166,12 @@ def train(
         "val_ap50": best["val_ap50"],
         "test": metrics.plain(),
     }
+    private = ("data", "images", "weights")  # paths of the machine it was trained on
     provenance = {
         "trained_on": {name: values[name] for name in ("kind", "pictures", "split")},
         "epoch": int(best["epoch"]),
         "start": start,
-        "arguments": recorded,
+        "arguments": {name: value for name, value in arguments.items() if name not in private},
         "test_ap50": metrics.ap50,
         "images": record(by_content, numbers),
     }
