@@ -1,12 +1,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from core_runtime.errors import UserError
 from core_runtime.folders import fingerprint, open_run, output_names, writing
 from core_runtime.identity import data_fingerprint
+from core_runtime.options import RunOptions, flat
 
 
 def test_writing_is_whole_or_absent(tmp_path):
@@ -68,28 +71,40 @@ def test_fingerprints(tmp_path):
 
 def test_run_folders_are_never_mixed(tmp_path):
     run = tmp_path / "run"
-    open_run(run, {"lr": 0.1}, packages=["typer", "no-such-thing"], data="d")
+    open_run(RunOptions(out=run), {"lr": 0.1}, packages=["typer", "no-such-thing"], data="d")
     (run / "metrics.csv").write_text("x")
     with pytest.raises(UserError, match="already holds"):
-        open_run(run, {"lr": 0.1}, data="d")
-    open_run(run, {"lr": 0.1}, data="d", resume=True)
+        open_run(RunOptions(out=run), {"lr": 0.1}, data="d")
+    open_run(RunOptions(out=run, resume=True), {"lr": 0.1}, data="d")
     with pytest.raises(UserError, match="lr"):
-        open_run(run, {"lr": 0.2}, data="d", resume=True)
+        open_run(RunOptions(out=run, resume=True), {"lr": 0.2}, data="d")
     with pytest.raises(UserError, match="data have changed"):
-        open_run(run, {"lr": 0.1}, data="e", resume=True)
+        open_run(RunOptions(out=run, resume=True), {"lr": 0.1}, data="e")
     assert (run / "metrics.csv").exists()
-    open_run(run, {"lr": 0.2}, overwrite=True)
+    open_run(RunOptions(out=run, overwrite=True), {"lr": 0.2})
     assert sorted(os.listdir(run)) == ["config.yaml"]
+
+
+def test_a_run_records_its_options_and_a_model_gets_those_that_are_no_path(tmp_path):
+    run = RunOptions(out=tmp_path / "run", seed=7)
+    arguments = flat(data=Path("here"), lists=[Path("a"), Path("b")], lr=0.1, names=("x", "y"))
+    goes_along = open_run(run, arguments)
+    recorded = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["arguments"]
+    assert (recorded["seed"], recorded["data"]) == (7, str(Path("here").resolve()))
+    assert "out" not in recorded
+    assert recorded == goes_along | {"data": recorded["data"], "lists": recorded["lists"]}
+    assert (goes_along["lr"], goes_along["names"], goes_along["seed"]) == (0.1, ["x", "y"], 7)
+    assert open_run(RunOptions(out=run.out, seed=7, resume=True), arguments) == goes_along
 
 
 def test_a_run_that_is_overwritten_leaves_nothing_of_the_one_before(tmp_path):
     run = tmp_path / "run"
-    open_run(run, {"a": 1})
+    open_run(RunOptions(out=run), {"a": 1})
     for name in ("checkpoints", "model", "predictions", "figures"):
         (run / name).mkdir()
         (run / name / "of_before").touch()
     (run / "report.html").touch()
-    open_run(run, {"a": 2}, overwrite=True)
+    open_run(RunOptions(out=run, overwrite=True), {"a": 2})
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
 
 

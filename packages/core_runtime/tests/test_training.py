@@ -11,6 +11,7 @@ lightning = pytest.importorskip("lightning", reason="training needs lightning: u
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from core_runtime.errors import UserError  # noqa: E402
+from core_runtime.options import RunOptions  # noqa: E402
 from core_runtime.training import EpochOrder, Training, draw_history, first_epoch, fit  # noqa: E402
 
 
@@ -59,8 +60,22 @@ class Draws(lightning.Callback):
 
 def test_no_two_steps_draw_the_same(tmp_path):
     draws, others = Draws(), Draws()
-    fit(Line(), Data(), tmp_path / "a", epochs=3, show=False, trainer={"callbacks": [draws]})
-    fit(Line(seed=1), Data(), tmp_path / "b", epochs=1, show=False, trainer={"callbacks": [others]})
+    fit(
+        Line(),
+        Data(),
+        RunOptions(out=tmp_path / "a", device="cpu"),
+        epochs=3,
+        show=False,
+        trainer={"callbacks": [draws]},
+    )
+    fit(
+        Line(seed=1),
+        Data(),
+        RunOptions(out=tmp_path / "b", device="cpu"),
+        epochs=1,
+        show=False,
+        trainer={"callbacks": [others]},
+    )
     assert len(draws.drawn) == 12
     assert len({*draws.drawn, *others.drawn}) == 16
 
@@ -78,12 +93,19 @@ class Kill(lightning.Callback):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, workers):
     whole, halved, again = Line(), Line(), Line()
-    expected = fit(whole, Data(), tmp_path / "whole", epochs=3, show=False)
+    expected = fit(whole, Data(), RunOptions(out=tmp_path / "whole", device="cpu"), epochs=3, show=False)
     with pytest.raises(Killed):
-        fit(halved, Data(), tmp_path / "run", epochs=3, show=False, trainer={"callbacks": [Kill()]})
+        fit(
+            halved,
+            Data(),
+            RunOptions(out=tmp_path / "run", device="cpu"),
+            epochs=3,
+            show=False,
+            trainer={"callbacks": [Kill()]},
+        )
     with open(tmp_path / "run/metrics.csv", encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 1
-    found = fit(again, Data(workers), tmp_path / "run", epochs=3, show=False)
+    found = fit(again, Data(workers), RunOptions(out=tmp_path / "run", device="cpu"), epochs=3, show=False)
     assert found == expected
     assert again.seen == whole.seen[4:]
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
@@ -92,27 +114,52 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, workers):
     assert [row["epoch"] for row in found.history] == [0, 1, 2]
     assert (tmp_path / "run/metrics.csv").read_text() == (tmp_path / "whole/metrics.csv").read_text()
     assert {p.name for p in (tmp_path / "run/checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert fit(Line(), Data(), tmp_path / "run", epochs=3, show=False) == expected  # nothing left to do
+    assert (
+        fit(Line(), Data(), RunOptions(out=tmp_path / "run", device="cpu"), epochs=3, show=False) == expected
+    )  # nothing left to do
 
 
 def test_the_epoch_with_the_greatest_score_is_kept_and_patience_ends_a_run(tmp_path):
     scores = [math.nan, 0.5, 0.9, 0.7, 0.9, 0.8, 1.0]
-    left = fit(Line(scores=scores), Data(), tmp_path / "a", epochs=7, score="val", patience=2, show=False)
+    left = fit(
+        Line(scores=scores),
+        Data(),
+        RunOptions(out=tmp_path / "a", device="cpu"),
+        epochs=7,
+        score="val",
+        patience=2,
+        show=False,
+    )
     assert left.best["epoch"] == 2
     assert left.best["score"] == 0.9
     assert len(left.history) == 5
-    other = fit(Line(scores=scores), Data(), tmp_path / "b", epochs=4, score=lambda row: -row["val"], show=False)
+    other = fit(
+        Line(scores=scores),
+        Data(),
+        RunOptions(out=tmp_path / "b", device="cpu"),
+        epochs=4,
+        score=lambda row: -row["val"],
+        show=False,
+    )
     assert other.best["epoch"] == 1
     kept = torch.load(tmp_path / "b/checkpoints/best.ckpt", weights_only=True)
     assert kept["epoch"] == 1
-    assert fit(Line(), Data(), tmp_path / "c", epochs=2, show=False).best["epoch"] == 1
+    assert fit(Line(), Data(), RunOptions(out=tmp_path / "c", device="cpu"), epochs=2, show=False).best["epoch"] == 1
 
 
 def test_a_resumed_run_remembers_its_best_epoch(tmp_path):
     scores = [0.9, 0.5, 0.7]
     with pytest.raises(Killed):
-        fit(Line(scores=scores), Data(), tmp_path, epochs=3, score="val", show=False, trainer={"callbacks": [Kill()]})
-    left = fit(Line(scores=scores), Data(), tmp_path, epochs=3, score="val", show=False)
+        fit(
+            Line(scores=scores),
+            Data(),
+            RunOptions(out=tmp_path, device="cpu"),
+            epochs=3,
+            score="val",
+            show=False,
+            trainer={"callbacks": [Kill()]},
+        )
+    left = fit(Line(scores=scores), Data(), RunOptions(out=tmp_path, device="cpu"), epochs=3, score="val", show=False)
     assert left.best["epoch"] == 0
     assert left.best["score"] == 0.9
     kept = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
@@ -121,7 +168,7 @@ def test_a_resumed_run_remembers_its_best_epoch(tmp_path):
 
 def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
     with pytest.raises(UserError, match="of the line is inf") as caught:
-        fit(Line(broken=True), Data(), tmp_path / "run", epochs=2, show=False)
+        fit(Line(broken=True), Data(), RunOptions(out=tmp_path / "run", device="cpu"), epochs=2, show=False)
     assert "--lr" in str(caught.value.hint)
     assert not (tmp_path / "run").exists()
 
@@ -129,7 +176,7 @@ def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
 def test_notes_of_the_user_stay_where_a_run_is_taken_away(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError):
-        fit(Line(broken=True), Data(), tmp_path, epochs=2, show=False)
+        fit(Line(broken=True), Data(), RunOptions(out=tmp_path, device="cpu"), epochs=2, show=False)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from core_runtime.errors import UserError
+from core_runtime.options import RunOptions
 
 _LONGEST_NAME = 150  # bytes of an output's name, so that there is room for what stands beside it while it is written
 current_run_folder: ContextVar[Path | None] = ContextVar("current_run_folder", default=None)
@@ -147,35 +148,32 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 
 
 def open_run(
-    folder: Path,
-    arguments: Mapping[str, Any],
-    *,
-    packages: Iterable[str] = (),
-    data: str = "",
-    resume: bool = False,
-    overwrite: bool = False,
-) -> Path:
+    run: RunOptions, arguments: Mapping[str, Any], *, packages: Iterable[str] = (), data: str = ""
+) -> dict[str, Any]:
     """Opens a run folder and writes its ``config.yaml`` (all arguments, versions, data fingerprint).
 
+    A run that is resumed must have the same arguments and data; the results of one that is overwritten are removed.
+
     Args:
-        folder: the run folder.
-        arguments: every argument of the run, the seed included.
+        run: the folder, whether its run is resumed or overwritten, and the options that are recorded (`RunOptions.recorded`).
+        arguments: those that the verb has besides, as `core_runtime.options.flat` gives them.
         packages: distributions whose versions are recorded beside Python's.
         data: `data_fingerprint` of the inputs.
-        resume: go on in a folder of an interrupted run; its arguments and data must be the same.
-        overwrite: begin anew in a folder that holds a run; its earlier results are removed.
+
+    Returns:
+        What may go with the model: all recorded arguments but those that name files here.
 
     Raises:
-        UserError: the folder holds a run and neither `resume` nor `overwrite` is given, or the run to resume differs.
+        UserError: the folder holds a run that is neither resumed nor overwritten, or the run to resume differs.
     """
-    folder = Path(folder)
+    folder = run.out
     config = folder / "config.yaml"
     # through JSON, so that what is compared with the file has the file's types (no tuples, no paths)
-    plain = json.loads(json.dumps(dict(arguments), default=str))
-    if config.exists() and not overwrite:
+    plain = json.loads(json.dumps({**arguments, **run.recorded()}, default=str))
+    if config.exists() and not run.overwrite:
         before = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         arguments_before = before.get("arguments", {})
-        if not resume:
+        if not run.resume:
             raise UserError(
                 f"{folder} already holds a run",
                 "--resume goes on with it, --overwrite begins anew, --out names another folder",
@@ -190,7 +188,7 @@ def open_run(
         if data != before.get("data", ""):
             raise UserError(f"{folder}: the data have changed since the run began", "use --overwrite to begin anew")
         current_run_folder.set(folder)
-        return folder
+        return _without_paths(plain)
     # Only what a run writes is removed, never the folder: the user may keep notes in it.
     if config.exists():
         for name in ("checkpoints", "model", "predictions", "figures", "metrics.csv", "report.html", "config.yaml"):
@@ -207,7 +205,17 @@ def open_run(
     }
     write_text(config, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
     current_run_folder.set(folder)
-    return folder
+    return _without_paths(plain)
+
+
+def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without those that hold a path: it means nothing elsewhere, and may name a patient."""
+    kept = {}
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        if not any(isinstance(each, str) and os.path.isabs(each) for each in values):
+            kept[name] = value
+    return kept
 
 
 def abandon_run(folder: Path) -> None:

@@ -169,6 +169,8 @@ def _choices(annotation: Any) -> tuple[Any, ...]:
 def flat(**arguments: Any) -> dict[str, Any]:
     """Arguments under their option names, classes of options taken apart: what ``config.yaml`` holds and ``--config`` reads.
 
+    Paths become absolute.
+
     Example: ``flat(paths=paths, model=model, recipe=recipe)``.
     """
     entries: dict[str, Any] = {}
@@ -183,7 +185,7 @@ def flat(**arguments: Any) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """`value` as YAML can express it."""
     if isinstance(value, Path):
-        return str(value)
+        return str(value.resolve())  # the file may be read from another folder
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

@@ -21,6 +21,7 @@ from torch.utils.data import Sampler
 
 from core_runtime.errors import UserError
 from core_runtime.folders import abandon_run, write_text, writing
+from core_runtime.options import RunOptions, resolve_device
 from core_runtime.terminal import progress
 
 Row = Mapping[str, float]
@@ -192,13 +193,11 @@ def first_epoch(data: lightning.LightningDataModule) -> int:
 def fit(
     training: Training,
     data: lightning.LightningDataModule,
-    folder: Path,
+    run: RunOptions,
     *,
     epochs: int,
     score: Score = "epoch",
     patience: int = 0,
-    device: str = "cpu",
-    precision: str = "32-true",
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> Left:
@@ -206,24 +205,28 @@ def fit(
 
     Args:
         data: its training loader takes its order from a sampler that knows the epoch: `EpochOrder`, made with `first_epoch`.
-        folder: gets ``checkpoints/`` and ``metrics.csv``.
+        run: its folder gets ``checkpoints/`` and ``metrics.csv``; device, devices, nodes and precision are its own.
         score: a column of the history, or a function of a row; the epoch with the greatest is the best (NaN counts as the least): "epoch"
             takes the last.
         patience: epochs without a better score after which training ends; 0: never.
-        trainer: further arguments of Lightning's Trainer. Several `devices` train in spawned processes (`ddp_spawn`), so that the code
-            before and after runs once; validation items are then shared out, and a few count twice where they do not divide evenly.
+        trainer: further arguments of Lightning's Trainer.
+
+    Several devices train in spawned processes (`ddp_spawn`), so that the code before and after runs once; validation items are then shared
+    out, and a few count twice where they do not divide evenly.
 
     Raises:
         UserError: a loss that is not finite, or what a loader raises of an input that cannot be used; before the first checkpoint the run
             is taken away again.
     """
+    folder, device = run.out, resolve_device(run.device)
     files = RunFiles(folder, epochs=epochs, score=score, patience=patience, show=show)
     last = folder / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {
         "accelerator": {"cuda": "gpu"}.get(device, device),
-        "devices": 1,
-        "precision": precision,
+        "devices": run.devices,
+        "num_nodes": run.nodes,
+        "precision": run.precision,
         "max_epochs": epochs,
         "logger": False,
         "enable_checkpointing": False,

@@ -10,6 +10,7 @@ import yaml
 
 from core_runtime.errors import UserError
 from core_runtime.identity import differences, spelled
+from core_runtime.options import RunOptions
 from ieeg.commands import detect as detecting
 from ieeg.commands.detect import OutputOptions, detect_files
 from ieeg.commands.stream import AlarmOptions, FollowOptions, stream_records
@@ -197,7 +198,7 @@ def test_dropout_differs_from_epoch_to_epoch(tmp_path):
         build("s", **small, classes=2),
         [source],
         [],
-        tmp_path,
+        RunOptions(out=tmp_path, device="cpu"),
         recipe,
         window=3,
         show=False,

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core_runtime.errors import UserError
+from core_runtime.options import RunOptions
 from ieeg.model.forecast import forecast_segments, waveforms
 from ieeg.model.lora import with_lora
 from ieeg.model.mvpformer import build
@@ -202,20 +203,30 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, task):
     recipe = Recipe(task=task, **QUICK)
     classes = 2 if task == "detect" else 0
     whole, halved = small(classes=classes), small(classes=classes)
-    best = fit(whole, sources[:1], sources[1:], tmp_path / "whole", recipe, window=4, show=False).best
+    best = fit(
+        whole, sources[:1], sources[1:], RunOptions(out=tmp_path / "whole", device="cpu"), recipe, window=4, show=False
+    ).best
     with pytest.raises(Stop):
         fit(
             halved,
             sources[:1],
             sources[1:],
-            tmp_path / "halved",
+            RunOptions(out=tmp_path / "halved", device="cpu"),
             recipe,
             window=4,
             show=False,
             trainer={"callbacks": [Kill()]},
         )
     halved = small(classes=classes)
-    again = fit(halved, sources[:1], sources[1:], tmp_path / "halved", recipe, window=4, show=False).best
+    again = fit(
+        halved,
+        sources[:1],
+        sources[1:],
+        RunOptions(out=tmp_path / "halved", device="cpu"),
+        recipe,
+        window=4,
+        show=False,
+    ).best
     assert best == pytest.approx(again, nan_ok=True)
     for a, b in zip(whole.parameters(), halved.parameters(), strict=True):
         torch.testing.assert_close(a, b)
@@ -227,15 +238,39 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(tmp_path, task):
 def test_fine_tuning_leaves_the_base_as_it_was(tmp_path):
     base = small(classes=2)
     tuned = with_lora(base, rank=2)
-    fit(tuned, [source()], [], tmp_path, Recipe(**{**QUICK, "tune": "lora"}), window=4, show=False)
+    fit(
+        tuned,
+        [source()],
+        [],
+        RunOptions(out=tmp_path, device="cpu"),
+        Recipe(**{**QUICK, "tune": "lora"}),
+        window=4,
+        show=False,
+    )
     for name, before in base.state_dict().items():
         after = tuned.state_dict()[name]
         assert torch.equal(before, after) == (name != "head.weight"), name
     assert any(t.abs().sum() > 0 for n, t in tuned.state_dict().items() if "lora_B" in n)
     with pytest.raises(ValueError, match="with_lora"):
-        fit(small(classes=2), [source()], [], tmp_path / "x", Recipe(), window=4, show=False)
+        fit(
+            small(classes=2),
+            [source()],
+            [],
+            RunOptions(out=tmp_path / "x", device="cpu"),
+            Recipe(),
+            window=4,
+            show=False,
+        )
     with pytest.raises(ValueError, match="cannot be used for pre-training"):
-        fit(small(classes=2), [source()], [], tmp_path / "x", Recipe(task="pretrain"), window=4, show=False)
+        fit(
+            small(classes=2),
+            [source()],
+            [],
+            RunOptions(out=tmp_path / "x", device="cpu"),
+            Recipe(task="pretrain"),
+            window=4,
+            show=False,
+        )
 
 
 def test_waveforms_have_the_embedding_they_were_made_from():

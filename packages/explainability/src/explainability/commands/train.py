@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from explainability.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -83,12 +83,10 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     torch.manual_seed(run.seed)
     network = build(config, recipe)
     open_run(
-        run.out,
-        flat(folder=folder.resolve(), recipe=recipe) | run.recorded(),
+        run,
+        flat(folder=folder, recipe=recipe),
         packages=["torch", "lightning", "timm"],
         data=data_fingerprint([*training.files, *validation.files]),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     size = (config.image_size, config.image_size)
     classifier = Classifier(network, size, config.mean, config.std, classes)
@@ -98,12 +96,10 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     left = fit(
         module,
         Pictures(sets[0], sets[1], recipe.batch_size, run.workers, run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="accuracy" if scored else "epoch",
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes, "limit_val_batches": 1.0 if scored else 0},
+        trainer={"limit_val_batches": 1.0 if scored else 0},
     )
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method}

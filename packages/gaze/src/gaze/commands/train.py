@@ -8,7 +8,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from gaze.cohort.study import ObjectOptions
 from gaze.scanpaths.reading_options import ReadOptions
 from gaze.training.recipe import Recipe, Sizes
@@ -93,13 +93,10 @@ def train(
     config = fitted(config, scenes)
     sources = [path.resolve() for path in (scanpaths, objects.areas, objects.images, objects.crops) if path is not None]
     open_run(
-        run.out,
-        flat(scanpaths=scanpaths.resolve(), objects=objects, reading=reading, recipe=recipe, sizes=sizes)
-        | run.recorded(),
+        run,
+        flat(scanpaths=scanpaths, objects=objects, reading=reading, recipe=recipe, sizes=sizes),
         packages=["torch", "lightning", "attention-suite-gaze"],
         data=data_fingerprint(sources),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     torch.manual_seed(run.seed)
     model = OAT(config, seed=run.seed)
@@ -108,13 +105,11 @@ def train(
     left = fit(
         ScanpathTraining(model, recipe.lr, run.seed, longest=longest, behaviour=by_delta),
         ScanpathData(learned, validating, scenes, batch=recipe.batch, workers=run.workers, seed=run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
         score=(lambda row: -row["val_delta"]) if by_delta else (lambda row: -row["val_loss"]),
         patience=recipe.patience,
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes, "gradient_clip_val": 1.0},
+        trainer={"gradient_clip_val": 1.0},
     )
     parts = {part: len(trials) for part, trials in split.parts().items()}
     values = {

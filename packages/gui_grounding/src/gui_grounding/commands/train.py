@@ -9,7 +9,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from gui_grounding.training.recipe import Recipe, Start
 
 
@@ -84,19 +84,10 @@ def train(
     network, tokens = loaded.network, loaded.tokens
     sources = [path.resolve() for path in (items, images, valid) if path is not None]
     open_run(
-        run.out,
-        flat(
-            items=items.resolve(),
-            images=images and images.resolve(),
-            valid=valid and valid.resolve(),
-            recipe=recipe,
-            start=start,
-        )
-        | run.recorded(),
+        run,
+        flat(items=items, images=images, valid=valid, recipe=recipe, start=start),
         packages=["torch", "transformers", "lightning", "attention-suite-gui-grounding"],
         data=data_fingerprint(sources),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     torch.manual_seed(run.seed)
     if recipe.learns == "lora":
@@ -108,13 +99,11 @@ def train(
     left = fit(
         training,
         screens,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score=(lambda row: row["val_hit"] - 1e-3 * row["val_loss"]) if judged else "epoch",
         patience=recipe.patience,
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes, "gradient_clip_val": 1.0},
+        trainer={"gradient_clip_val": 1.0},
     )
     if recipe.learns == "lora":
         merge_low_rank(network)

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,15 +114,14 @@ def train(
     learned, held_out = split(members, cohort.validation, seed=run.seed)
     # Not by name: the same hour under two names, in both parts, would make any model look good.
     refuse_leaks([case.signature for case in learned], [case.signature for case in held_out])
-    # resolved, so that `train --config RUN/config.yaml` works from any folder
     arguments = flat(
-        paths=[path.resolve() for path in paths],
+        paths=paths,
         model=_resolved(model),
         recipe=recipe,
         fresh=fresh,
         montage=montage,
         cohort=cohort,
-        labels=replace(labels, label_map=labels.label_map and labels.label_map.resolve()),
+        labels=labels,
     )
     files = set()
     for case in members.cases:
@@ -131,13 +130,8 @@ def train(
         files.add(labels.label_map)
     if Path(model).is_dir():
         files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
-    open_run(
-        run.out,
-        arguments | run.recorded(),
-        packages=["torch", "lightning", "attention-suite-ieeg"],
-        data=data_fingerprint(files),
-        resume=run.resume,
-        overwrite=run.overwrite,
+    recorded = open_run(
+        run, arguments, packages=["torch", "lightning", "attention-suite-ieeg"], data=data_fingerprint(files)
     )
     store = run.out / "prepared"
     if run.overwrite:
@@ -161,14 +155,9 @@ def train(
         network,
         sources[0],
         sources[1],
-        run.out,
+        run,
         recipe,
         window=start.window,
-        seed=run.seed,
-        device=device,
-        precision=run.precision,
-        workers=run.workers,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     threshold = start.threshold
     if recipe.task == "detect" and sources[1]:
@@ -176,12 +165,10 @@ def train(
     recordings = []
     for case in (*learned, *held_out):
         recordings.append(case.signature.plain() | {"held_out": case in held_out})
-    # Without the paths, which may name patients.
-    without_paths = {name: value for name, value in arguments.items() if name != "paths"}
     provenance = {
         "trained_on": _summary(learned, held_out),
         "started_from": model,
-        "arguments": without_paths | {"seed": run.seed},
+        "arguments": recorded,
         "best": dict(best),
         "recordings": recordings,
     }

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_runtime import training
+from core_runtime.options import RunOptions
 from ieeg.metrics.scores import cohen_kappa, pooled, score_events, score_samples, to_events
 from ieeg.model.inference import probabilities
 from ieeg.model.lora import freeze_base
@@ -108,14 +108,10 @@ def fit(
     model: MVPFormer,
     train: Sequence[Source],
     validation: Sequence[Source],
-    folder: Path,
+    run: RunOptions,
     recipe: Recipe,
     *,
     window: int,
-    seed: int = 0,
-    device: str = "cpu",
-    precision: str = "32-true",
-    workers: int = 0,
     show: bool = True,
     trainer: Mapping[str, Any] | None = None,
 ) -> training.Left:
@@ -124,9 +120,9 @@ def fit(
     Args:
         model: already with LoRA if the recipe tunes it (`ieeg.model.lora.with_lora`), and with the head that the task needs.
         train, validation: recordings of different patients; validation may be empty.
-        folder: gets ``checkpoints/`` and ``metrics.csv``.
+        run: as in `core_runtime.training.fit`.
         window: segments T.
-        trainer: further arguments of Lightning's Trainer (devices, strategy, num_nodes …).
+        trainer: further arguments of Lightning's Trainer.
 
     Raises:
         UserError: no recording holds a window.
@@ -148,7 +144,7 @@ def fit(
         balanced=recipe.balanced and recipe.task == "detect",
         slow_down=recipe.slow_down and recipe.task == "detect",
         max_channels=channels,
-        seed=seed,
+        seed=run.seed,
     )
     judge = None
     if validation:
@@ -159,13 +155,11 @@ def fit(
         if recipe.task == "detect":
             score = "val_kappa"
     return training.fit(
-        MVPFormerTraining(model, recipe, seed),
-        WindowModule(data, judge, batches=recipe.batches, workers=workers),
-        folder,
+        MVPFormerTraining(model, recipe, run.seed),
+        WindowModule(data, judge, batches=recipe.batches, workers=run.workers),
+        run,
         epochs=recipe.epochs,
         score=score,
-        device=device,
-        precision=precision,
         show=show,
         trainer={
             "accumulate_grad_batches": recipe.accumulate,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from language_models.training.recipe import Recipe
 
 
@@ -75,12 +75,10 @@ def train(text: str, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOptio
     config.eos_token_id = tokenizer.end
     source = text if text.startswith(DATASET) else Path(text).resolve()
     open_run(
-        run.out,
-        flat(text=source, recipe=recipe) | run.recorded(),
+        run,
+        flat(text=source, recipe=recipe),
         packages=["torch", "transformers", "lightning"],
         data=data_fingerprint(files),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     model = new_model(config, run.seed)
     module = TextTraining(model, recipe, windows, run.seed)
@@ -89,13 +87,9 @@ def train(text: str, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOptio
     left = fit(
         module,
         data,
-        run.out,
+        run,
         epochs=len(data.rounds),
-        device=resolve_device(run.device),
-        precision=run.precision,
         trainer={
-            "devices": run.devices,
-            "num_nodes": run.nodes,
             "gradient_clip_val": recipe.clip,
             "reload_dataloaders_every_n_epochs": 1,
         },

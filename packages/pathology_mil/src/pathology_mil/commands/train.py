@@ -1,7 +1,7 @@
 """``pathology-mil train``: from features and a table of labels to a run folder with a model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,22 +143,23 @@ def train(
     splits = _splits(cohort, splitting, run.seed, ignore_missing=reading.ignore_missing)
     config = _model_config(cohort, network, masking)
     # resolved, so that `train --config RUN/config.yaml` works from any folder
-    paths = {"features": features.resolve(), "labels": None}
-    if labels is not None:
-        paths["labels"] = labels.resolve()
-    arguments = {
-        **flat(**paths),
-        **flat(network=network, masking=masking, recipe=recipe, reading=reading, splitting=splitting),
-        **flat(resamples=resamples),
-        **run.recorded(),
-    }
+    arguments = flat(
+        features=features,
+        labels=labels,
+        network=network,
+        masking=masking,
+        recipe=recipe,
+        reading=reading,
+        splitting=splitting,
+        resamples=resamples,
+    )
     files = list(cohort.paths)
     if labels is not None:
         files.append(labels)
     if splitting.splits is not None:
         files.append(splitting.splits)
     data = data_fingerprint(files)
-    open_run(run.out, arguments, packages=_PACKAGES, data=data, resume=run.resume, overwrite=run.overwrite)
+    recorded = open_run(run, arguments, packages=_PACKAGES, data=data)
     if run.overwrite:
         _remove_folds(run.out)
     for text in cohort.labels.notes:
@@ -169,7 +170,7 @@ def train(
         if len(splits) > 1:
             sizes = f"{len(split.train)} slides train, {len(split.test)} test"
             note.print(f"Fold {number + 1} of {len(splits)}: {sizes}", markup=False)
-        job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, arguments)
+        job = _FoldJob(cohort, split, number, network, config, recipe, run, resamples, recorded)
         folder = run.out
         if len(splits) > 1:
             folder = run.out / f"fold_{number}"
@@ -270,7 +271,7 @@ class _FoldJob:
     recipe: Recipe
     run: RunOptions
     resamples: int
-    arguments: Mapping[str, Any]
+    recorded: Mapping[str, Any]
 
     @property
     def rule(self) -> str:
@@ -295,12 +296,9 @@ def _train_fold(job: _FoldJob, folder: Path) -> Fold:
     left = fit(
         MILTraining(network, job.recipe, run.seed),
         BagData(job.cohort, job.split, batch=job.recipe.batch, workers=run.workers, seed=run.seed),
-        folder,
+        replace(run, out=folder),
         epochs=job.recipe.epochs,
         score="epoch" if job.rule == "last" else f1_and_auc,
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     losses = ("train_slide", "train_branch", "train_diversity", "val_loss")
     draw_history(left.history, folder / "figures" / "training.png", [losses, ("val_auc", "val_f1_macro", "val_acc")])
@@ -333,8 +331,6 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
     for name, part in {"train": split.train, "val": split.val, "test": split.test}.items():
         digests[name] = {slide: cohort.digests[slide] for slide in part}
         patients_of_part[name] = cohort.labels.known_patients(part)
-    private = ("features", "labels", "splits", "out")  # paths of the machine it was trained on
-    arguments = {name: value for name, value in job.arguments.items() if name not in private}
     test_metrics = None
     if "test" in metrics:
         test_metrics = metrics["test"].plain()
@@ -343,7 +339,7 @@ def _judge_fold(job: _FoldJob, folder: Path, network: "nn.Module", epoch: int, d
         "slides": digests,
         "patients": patients_of_part,
         "selection": {"rule": job.rule, "epoch": epoch},
-        "arguments": arguments,
+        "arguments": job.recorded,
         "test": test_metrics,
     }
     model = save(network.cpu(), folder / "model", classes=classes, features=cohort.preprocessing, provenance=provenance)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from vision_language.items.item import Boxes
 from vision_language.training.recipe import Network, Recipe
 
@@ -67,7 +67,7 @@ def train(
     recipe = recipe.filled(kind)
     if not path.exists():
         raise UserError(f"no such file: {path}", "'vision-language sample data' makes some")
-    arguments = flat(kind=kind, path=path.resolve(), images=images, boxes=boxes, recipe=recipe, network=network)
+    arguments = flat(kind=kind, path=path, images=images, boxes=boxes, recipe=recipe, network=network)
     if kind == "grounding":
         return _grounding(path, images, boxes, recipe, network, run, arguments)
     return _focallens(path, images, recipe, network, run, arguments)
@@ -102,12 +102,10 @@ def _grounding(
     if not learning:
         raise UserError(f"{path} has one picture: none is left to learn from", "set --share 0")
     open_run(
-        run.out,
-        arguments | run.recorded(),
+        run,
+        arguments,
         packages=["torch", "lightning", "timm"],
         data=data_fingerprint([found.path, *sorted({item.image for item in found.items})]),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     torch.manual_seed(run.seed)
     channels = (16, 24, 32, 48, 64) if network.backbone == "small" else ()
@@ -128,12 +126,9 @@ def _grounding(
     left = fit(
         module,
         Loaders(training, validation, recipe.batch, run.workers, run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_iou" if choosing else "epoch",
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     grounder = Grounder(model.cpu().eval(), encoder, Prepared(side, encoder.name))
     provenance = {"trained_on": found.account(), "held_out": len(choosing), "seed": run.seed}
@@ -175,14 +170,7 @@ def _focallens(
     found = read_triplets(path, images=images)
     texts = [text for triplet in found.triplets for text in (triplet.instruction, triplet.answer)]
     pictures = sorted({triplet.image for triplet in found.triplets})
-    open_run(
-        run.out,
-        arguments | run.recorded(),
-        packages=["torch", "lightning", "transformers"],
-        data=data_fingerprint([path, *pictures]),
-        resume=run.resume,
-        overwrite=run.overwrite,
-    )
+    open_run(run, arguments, packages=["torch", "lightning", "transformers"], data=data_fingerprint([path, *pictures]))
     torch.manual_seed(run.seed)
     embedder = tiny_embedder(texts, side=network.side or 32, seed=run.seed)
     pixels = {file: embedder.pixels([open_picture(file).image])[0] for file in pictures}
@@ -198,11 +186,8 @@ def _focallens(
     left = fit(
         module,
         Loaders(data, None, recipe.batch, run.workers, run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     embedder.network.cpu().eval()
     provenance = {"trained_on": found.account(), "without_instructions": recipe.blind, "seed": run.seed}

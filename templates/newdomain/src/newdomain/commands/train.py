@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from newdomain.training.recipe import Recipe
 
 
@@ -54,23 +54,18 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     use_threads(run.threads)
     data = load_data(folder)
     open_run(
-        run.out,
-        flat(folder=folder.resolve(), recipe=recipe) | run.recorded(),
+        run,
+        flat(folder=folder, recipe=recipe),
         packages=["torch", "lightning"],
         data=data_fingerprint(find_signals(folder)),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     torch.manual_seed(run.seed)
     module = BurstTraining(BurstClassifier(BurstConfig()), recipe.lr, run.seed)
     left = fit(
         module,
         BurstData(data, run.workers, run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
-        device=resolve_device(run.device),
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     model = save_model(module.model, run.out / "model", signals=list(read_labels(folder)), seed=run.seed)
     return Trained(model, left.best["train_loss"])

@@ -103,18 +103,12 @@ def train(
     use_threads(run.threads)
     preparation, channels = plan_preparation(dataset, parts.train, network, input, reading)
     files = [path for case in (*parts.train, *parts.val) for path in (*case.images, case.labels) if path]
-    paths = {"data": data.resolve()}
-    arguments = (
-        flat(**paths, network=network, recipe=recipe, input=input, split=split, reading=reading, risk=risk)
-        | run.recorded()
-    )
-    open_run(
-        run.out,
+    arguments = flat(data=data, network=network, recipe=recipe, input=input, split=split, reading=reading, risk=risk)
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "lightning", "monai", "attention-suite-medical-segmentation"],
         data=data_fingerprint(files),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     cache = run.out / "cache"
     train_cases = prepare_cases(dataset, parts.train, preparation, cache, reading)
@@ -141,12 +135,9 @@ def train(
     history, best = fit(
         OrganTraining(model, recipe, preparation, classes, channels, loaders.patches, val_cases, run.seed),
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_dice",
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     ready = OrganModel([model.eval().to(device)], preparation, classes, tuple(channels), {})
     calibrated, threshold, sentence, judgement = calibrate(
@@ -171,12 +162,11 @@ def train(
         "ece": judgement.reliability.ece,
         "abstention": sentence,
     }
-    private = ("data", "patients")  # paths of the machine it was trained on
     provenance = {
         "trained_on": {name: values[name] for name in ("layout", "split")},
         "cases": fingerprints(parts.train),
         "epoch": int(best["epoch"]),
-        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "arguments": recorded,
         "val_dice": mean_dice,
         "risk": risk,
         "drawn": dataset.drawn,

@@ -91,16 +91,14 @@ def train(
     from medical_segmentation.similar.training.module import SubspaceTraining
 
     use_threads(run.threads)
-    arguments = flat(data=data.resolve(), embedding=embedding, recipe=recipe) | run.recorded()
+    arguments = flat(data=data, embedding=embedding, recipe=recipe)
     root = data if data.is_dir() else data.parent
     files = [data] if images.arrays is not None else [root / name for name in images.names]
-    open_run(
-        run.out,
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "lightning", "timm", "attention-suite-medical-segmentation"],
         data=data_fingerprint(files),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     borders = np.linspace(0, embedding.size, embedding.learners + 1).round().astype(int).tolist()
     config = EmbeddingConfig(
@@ -128,12 +126,10 @@ def train(
     history, best = fit(
         training,
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_nmi",
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes, "reload_dataloaders_every_n_epochs": 1},
+        trainer={"reload_dataloaders_every_n_epochs": 1},
     )
     network.to(device)
     ready = training.ready()
@@ -160,7 +156,7 @@ def train(
         provenance={
             "loss": recipe.loss,
             "epoch": int(best["epoch"]),
-            "arguments": {name: value for name, value in arguments.items() if name != "data"},
+            "arguments": recorded,
             "parts": {
                 name: [images.names[number] for number in numbers] for name, numbers in parts.items() if name != "train"
             },

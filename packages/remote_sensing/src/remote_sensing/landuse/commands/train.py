@@ -118,15 +118,12 @@ def train(
         load_pretrained(model, weights)
     # Lists of a split and weights may be changed where they lie: their paths stay the same.
     learned_from = {"split": asdict(split), "weights": weights and identity(weights)}
-    paths = {"data": data.resolve(), "weights": weights and weights.resolve()}
-    arguments = flat(**paths, network=network, recipe=recipe, tiles=tiles, bands=bands) | run.recorded()
-    open_run(
-        run.out,
+    arguments = flat(data=data, weights=weights, network=network, recipe=recipe, tiles=tiles, bands=bands)
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
         data=fingerprint({"files": download.files, "labels": download.labels, "pixels": contents, **learned_from}),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     loaders = LandUseData(
         store, download, split, batch=recipe.batch, bands=prepare.bands, workers=run.workers, seed=run.seed
@@ -136,13 +133,10 @@ def train(
     history, best = fit(
         LandUseTraining(model, prepare, recipe, loss_weights, run.seed),
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_accuracy",
         patience=recipe.patience,
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, None, {})
     metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
@@ -163,12 +157,11 @@ def train(
         "val_accuracy": best["val_accuracy"],
         "test": metrics.plain(),
     }
-    private = ("data", "weights", "cache")  # paths of the machine it was trained on
     provenance = {
         "notice": notice,
         "trained_on": {name: values[name] for name in ("layout", "tiles", "split")},
         "epoch": int(best["epoch"]),
-        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "arguments": recorded,
         "test_accuracy": metrics.accuracy,
         "tiles": digests_of_part,
     }

@@ -100,35 +100,18 @@ def train(
         if weights is not None:
             files.add(weights)
     open_run(
-        run.out,
-        flat(
-            data=data.resolve(),
-            examples=replace(examples, labels=examples.labels and examples.labels.resolve()),
-            labels=labels,
-            sheet=sheet,
-            network=replace(
-                network,
-                sam=network.sam and network.sam.resolve(),
-                adapter=network.adapter and network.adapter.resolve(),
-            ),
-            recipe=recipe,
-        )
-        | run.recorded(),
+        run,
+        flat(data=data, examples=examples, labels=labels, sheet=sheet, network=network, recipe=recipe),
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
         data=data_fingerprint(files),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     device = resolve_device(run.device)
     left = fit(
         MapTraining(model, recipe, lr=lr, channel_order=network.channel_order, seed=run.seed),
         MapData(train_tiles, val_tiles, batch=recipe.batch, seed=run.seed, workers=run.workers),
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_iou",
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     model.eval().to(device)
     trained = SheetModel(model, training.classes, training.side, network.channel_order)

@@ -164,9 +164,9 @@ def train(
     start = ""
     if weights is not None:
         start = load_start(model, weights).line()
-    paths = {"features": features.resolve(), "annotations": file.resolve(), "weights": weights and weights.resolve()}
+    paths = {"features": features, "annotations": file, "weights": weights}
     options = {"reading": reading, "timing": timing, "network": network, "recipe": recipe, "split": split}
-    arguments = flat(**paths, **options) | run.recorded()
+    arguments = flat(**paths, **options)
     learned_from = [
         identity(file),
         {name: identity(sources[name].path) for name in clips},
@@ -174,30 +174,26 @@ def train(
         parts.val,
         weights and identity(weights),
     ]
-    open_run(
-        run.out,
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "lightning", "attention-suite-vision-models"],
         data=fingerprint({"learned_from": learned_from}),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     make = {"config": config, "labels": trained_labels, "step": step, "fill": mean, "inside": recipe.inside}
     sequences = [Sequences([clips[name] for name in names], **make) for names in (parts.train, parts.val)]
     loaders = DetectionData(sequences[0], sequences[1], recipe, workers=run.workers, seed=run.seed)
     device = resolve_device(run.device)
-    trainer: dict[str, Any] = {"devices": run.devices, "num_nodes": run.nodes}
+    trainer: dict[str, Any] = {}
     if recipe.clip:
         trainer["gradient_clip_val"] = recipe.clip
     history, best = fit(
         DetectionTraining(model, recipe, run.seed),
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score=lambda row: -row["val_loss"],
         patience=recipe.patience,
-        device=device,
-        precision=run.precision,
         trainer=trainer,
     )
     labels = tuple(trained_labels) if with_labels else ()
@@ -227,10 +223,9 @@ def train(
         "threshold": threshold,
         "test": dict(measures.values),
     }
-    private = ("features", "annotations", "weights")  # paths of the machine it was trained on
     provenance = {
         "epoch": int(best["epoch"]),
-        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "arguments": recorded,
         "test": dict(measures.values),
         "videos": {"train": list(parts.train), "val": list(parts.val), "test": list(parts.test)},
     }

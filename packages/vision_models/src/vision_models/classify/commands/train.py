@@ -125,16 +125,13 @@ def train(
         start = load_start(model.network, weights, network.network).line()
     check_network(model, config)
     check_phases(model, recipe, weights)
-    paths = {"data": data.resolve(), "weights": weights and weights.resolve()}
-    arguments = flat(**paths, network=network, recipe=recipe, images=images, split=split) | run.recorded()
+    arguments = flat(data=data, weights=weights, network=network, recipe=recipe, images=images, split=split)
     learned_from = [set_fingerprint(opened), parts.train, parts.val, parts.test, weights and identity(weights)]
-    open_run(
-        run.out,
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "timm", "lightning", "attention-suite-vision-models"],
         data=_digest(learned_from),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     prepare = preprocessing_for(size, channels)
     loaders = ClassificationData(opened, parts, prepare, recipe, workers=run.workers, seed=run.seed)
@@ -143,13 +140,10 @@ def train(
     history, best = fit(
         training,
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_accuracy",
         patience=recipe.patience,
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     ready = ImageClassifier(model.eval().to(device), prepare, opened.classes, {})
     labels = [opened.labels[number] for number in parts.test]
@@ -179,12 +173,11 @@ def train(
         "test": metrics.plain(),
         "test_ema": test_ema,
     }
-    private = ("data", "weights")  # paths of the machine it was trained on
     provenance = {
         "trained_on": {name: values[name] for name in ("kind", "images", "split")},
         "epoch": int(best["epoch"]),
         "start": start,
-        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "arguments": recorded,
         "test_accuracy": metrics.accuracy,
         "images": record(opened, parts),
     }

@@ -117,33 +117,28 @@ def train(
     first_weights = weights or own_weights
     if first_weights is not None:
         start = load_start(model.bare, first_weights).line()
-    paths = {"data": data.resolve(), "images": images and images.resolve(), "weights": weights and weights.resolve()}
-    arguments = flat(**paths, detector=detector, recipe=recipe, split=split) | run.recorded()
+    arguments = flat(data=data, images=images, weights=weights, detector=detector, recipe=recipe, split=split)
     learned_from = {
         "pictures": data_fingerprint([image.file for image in scenes.images]),
         "boxes": [(image.name, image.boxes, image.labels, image.part) for image in scenes.images],
         "weights": weights and identity(weights),
     }
-    open_run(
-        run.out,
+    recorded = open_run(
+        run,
         arguments,
         packages=["torch", "torchvision", "timm", "lightning", "attention-suite-vision-models"],
         data=fingerprint(learned_from),
-        resume=run.resume,
-        overwrite=run.overwrite,
     )
     loaders = DetectionData(parts, recipe, workers=run.workers, seed=run.seed)
     device = resolve_device(run.device)
-    trainer: dict[str, Any] = {"devices": run.devices, "num_nodes": run.nodes, "gradient_clip_val": recipe.clip}
+    trainer: dict[str, Any] = {"gradient_clip_val": recipe.clip}
     history, best = fit(
         DetectionTraining(model, recipe, scenes.classes, parts.val, run.seed),
         loaders,
-        run.out,
+        run,
         epochs=recipe.epochs,
         score="val_ap50",
         patience=recipe.patience,
-        device=device,
-        precision=run.precision,
         trainer=trainer,
     )
     ready = ReadyDetector(model.eval().to(device), scenes.classes, {})
@@ -166,12 +161,11 @@ def train(
         "val_ap50": best["val_ap50"],
         "test": metrics.plain(),
     }
-    private = ("data", "images", "weights")  # paths of the machine it was trained on
     provenance = {
         "trained_on": {name: values[name] for name in ("kind", "pictures", "split")},
         "epoch": int(best["epoch"]),
         "start": start,
-        "arguments": {name: value for name, value in arguments.items() if name not in private},
+        "arguments": recorded,
         "test_ap50": metrics.ap50,
         "images": record(by_content, numbers),
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from core_runtime.cli import Outcome
-from core_runtime.options import RunOptions, flat, resolve_device, use_threads
+from core_runtime.options import RunOptions, flat, use_threads
 from vision_models.video.options import VMoBAOptions
 from vision_models.video.recipe import NetworkOptions, Recipe
 
@@ -86,23 +86,17 @@ def train(
     latents, judged = read_latents(trained, config), read_latents(held_out, config)
     torch.manual_seed(run.seed)
     model = SmallWan(config)
-    arguments = flat(clips=clips.resolve(), network=network, vmoba=vmoba, recipe=recipe) | run.recorded()
+    arguments = flat(clips=clips, network=network, vmoba=vmoba, recipe=recipe)
     packages = ["torch", "diffusers", "lightning", "attention-suite-vision-models"]
-    open_run(
-        run.out, arguments, packages=packages, data=data_fingerprint(files), resume=run.resume, overwrite=run.overwrite
-    )
+    open_run(run, arguments, packages=packages, data=data_fingerprint(files))
     if network.attention == "vmoba":
         apply_vmoba(model.transformer, vmoba)
-    device = resolve_device(run.device)
     began = time.monotonic()
     history, _ = fit(
         FlowTraining(model, recipe, run.seed),
         ClipData(latents, judged, recipe, workers=run.workers, seed=run.seed),
-        run.out,
+        run,
         epochs=recipe.epochs,
-        device=device,
-        precision=run.precision,
-        trainer={"devices": run.devices, "num_nodes": run.nodes},
     )
     steps = recipe.epochs * -(-len(trained) // recipe.batch)
     seconds = (time.monotonic() - began) / steps
