@@ -20,6 +20,7 @@ from core_runtime.folders import write_text
 
 Model = TypeVar("Model")
 Rest = ParamSpec("Rest")
+Named = TypeVar("Named", bound=str | Path | None)
 _BLOCK = 65536
 _SAMPLES = 16  # blocks read from a large file
 _WHOLE = "CORE_RUNTIME_FULL_DIGEST"  # in the environment, so that worker processes know
@@ -104,7 +105,7 @@ def _model_files(folder: Path) -> list[Path]:
     )
 
 
-def keep_latest(load: Callable[Concatenate[str, Rest], Model]) -> Callable[Concatenate[str, Rest], Model]:
+def keep_latest(load: Callable[Concatenate[Named, Rest], Model]) -> Callable[Concatenate[Named, Rest], Model]:
     """Keeps what `load(folder, …)` gave last for as long as the folder holds the same files.
 
     A model that was replaced at the same path is loaded anew: the path alone does not say which model answers.
@@ -112,9 +113,9 @@ def keep_latest(load: Callable[Concatenate[str, Rest], Model]) -> Callable[Conca
     kept: dict[Any, Model] = {}
 
     @functools.wraps(load)
-    def loaded(model: str, *rest: Rest.args, **more: Rest.kwargs) -> Model:
+    def loaded(model: Named, *rest: Rest.args, **more: Rest.kwargs) -> Model:
         states = []
-        for file in _model_files(Path(model)):
+        for file in _model_files(Path(str(model))):
             state = file.stat()
             # a file that took another's place has a number of its own, even where size and time are the same
             states.append((file.name, state.st_size, state.st_mtime_ns, state.st_ino))

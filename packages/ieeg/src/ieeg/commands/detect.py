@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from cyclopts import Parameter
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Flag, Model, Out, options, resolve_device
 from ieeg.model.published import RESEARCH_ONLY
 from ieeg.recordings.finding import RecordingFile, files_of, find_recordings
@@ -220,9 +220,9 @@ def detect_files(
         )
 
 
-@lru_cache(1)
+@keep_latest
 def _load(model: str, device: str) -> "LoadedModel":
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from ieeg.model.folder import load_model
 
     return load_model(model, device=device)

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Model, Out, Seed, resolve_device
 from language_models.commands.generate import DecodingOptions, decoding_of
 from language_models.texts.formats import find_texts
@@ -89,9 +89,9 @@ def predict(
     return Continuations(out, continuations, attempts)
 
 
-@lru_cache(1)
+@keep_latest
 def _load(model: str | None, device: str) -> Any:
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from language_models.model.folder import load_model
 
     return load_model(model, device)

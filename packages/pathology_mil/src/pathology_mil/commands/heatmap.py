@@ -3,12 +3,12 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
@@ -215,9 +215,9 @@ def _item(work: _Work) -> Item:
     return Item(work.slide.slide_id, work, work.out / f"{work.slide.slide_id}.json", key=key, inputs=inputs)
 
 
-@lru_cache(1)
+@keep_latest
 def _predictor(model: str, device: str) -> Any:
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from pathology_mil.model.inference import Predictor
 
     return Predictor(model, device=device)

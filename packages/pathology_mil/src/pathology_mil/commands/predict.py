@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, Skipped, bulk, read_results, require_results
+from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from pathology_mil.features.options import EncoderOptions
 from pathology_mil.model.published import NO_CLASSIFIERS
@@ -105,9 +105,9 @@ def predict(
     return Predictions(out / "predictions.csv", predictions, [*attempts, *unprepared])
 
 
-@lru_cache(1)
+@keep_latest
 def _predictor(model: str, device: str) -> "Predictor":
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from pathology_mil.model.inference import Predictor
 
     return Predictor(model, device=device)

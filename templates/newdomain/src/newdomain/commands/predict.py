@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, read_results
+from core_runtime.identity import keep_latest
 from core_runtime.models import no_model
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from newdomain.signals.formats import find_signals
@@ -76,9 +76,9 @@ def predict(
     return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 
 
-@lru_cache(1)
+@keep_latest
 def _load(model: str, device: str) -> Any:
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from newdomain.model.folder import load_model
 
     return load_model(model, device)

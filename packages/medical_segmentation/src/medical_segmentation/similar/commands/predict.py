@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import Between, BulkOptions, Device, Model, Out, resolve_device
 from medical_segmentation.similar.images import find_images
 
@@ -25,7 +26,6 @@ class Work:
     source: Path
     number: int
     model: str
-    version: str
     device: str
     threshold: float | None
 
@@ -79,9 +79,9 @@ def predict(
 
     images = find_images(path)
     folder = choose_model(model, advice=ADVICE)
-    version = json.dumps(model_identity(Path(folder)))
+    made_by = model_identity(Path(folder))
     place = resolve_device(device)
-    loaded = _load(folder, version, place)
+    loaded = _load(folder, place)
     if loaded.network.attention_map is None:
         raise UserError(
             f"{folder} was trained without attention: it has no maps to show", "train without --no-attention"
@@ -91,8 +91,8 @@ def predict(
     for number in range(min(len(images), most)):
         source = path if images.arrays is not None else root / images.names[number]
         name = images.names[number].replace(" ", "_").replace("/", "_").rsplit(".", 1)[0]
-        key = {"image": identity(source), "number": number, "model": json.loads(version), "threshold": threshold}
-        work = Work(path, number, folder, version, place, threshold)
+        key = {"image": identity(source), "number": number, "model": made_by, "threshold": threshold}
+        work = Work(path, number, folder, place, threshold)
         items.append(Item(name, work, out / "labels" / f"{name}.nii.gz", key=key, inputs=[source]))
     names = [item.name for item in items]
     if len(set(names)) < len(names):
@@ -102,8 +102,8 @@ def predict(
     return Predictions(out, attempts)
 
 
-@lru_cache(1)
-def _load(model: str, version: str, device: str) -> Any:
+@keep_latest
+def _load(model: str, device: str) -> Any:
     from medical_segmentation.similar.model.folder import load_model
 
     return load_model(model, device=device)
@@ -125,7 +125,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from medical_segmentation.volumes.volume import Volume
 
     work: Work = item.source
-    model = _load(work.model, work.version, work.device)
+    model = _load(work.model, work.device)
     picture = _images(work.source).read(work.number)
     seen = seen_map(model([picture]).attention[0], picture.shape[:2], model.image_size)
     mask = proxy_mask(seen, threshold=work.threshold)

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Attempt, Item, bulk, failures, summary
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from core_runtime.terminal import warn
 from remote_sensing.landuse.predictions.options import PredictionOptions
@@ -28,7 +28,6 @@ class Work:
     files: Sequence[Path]
     root: Path
     model: str
-    version: str  # of the model folder: one that was trained again is loaded again
     device: str
     options: PredictionOptions
 
@@ -105,21 +104,21 @@ def predict(
     tiles, scenes = find_inputs(path)
     folder = choose_model(model, advice=NO_CLASSIFIERS)
     place = resolve_device(device)
-    version = json.dumps(model_identity(Path(folder)))
-    network = _load(folder, version, place)
+    made_by = model_identity(Path(folder))
+    network = _load(folder, place)
     if len(scenes) == 1 and not tiles:
         check_scene(scenes[0], network, options)  # a mistake in a single scene is the first line that the user sees
     items = []
     for scene in scenes:
-        items.append(_scene_item(Work([scene], path, folder, version, place, options), out))
+        items.append(_scene_item(Work([scene], path, folder, place, options), made_by, out))
     if tiles:
-        items.insert(0, _tiles_item(Work(tiles, path, folder, version, place, options), out))  # quick, so first
+        items.insert(0, _tiles_item(Work(tiles, path, folder, place, options), made_by, out))  # quick, so first
     _refuse_equal_names(path, items)
     attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
     return _gather(out, items, attempts)
 
 
-def _scene_item(work: Work, out: Path) -> Item:
+def _scene_item(work: Work, made_by: Mapping[str, Any], out: Path) -> Item:
     from core_runtime.identity import identity
 
     scene = work.files[0]
@@ -129,7 +128,7 @@ def _scene_item(work: Work, out: Path) -> Item:
     name = relative.with_name(scene_name(scene)).as_posix()
     key = {
         "scene": identity(scene),
-        "model": json.loads(work.version),
+        "model": made_by,
         "bands": work.options.bands,
         "stride": work.options.stride,
         "quantification": work.options.quantification,
@@ -137,13 +136,13 @@ def _scene_item(work: Work, out: Path) -> Item:
     return Item(name, work, out / name, key=key, inputs=[scene])
 
 
-def _tiles_item(work: Work, out: Path) -> Item:
+def _tiles_item(work: Work, made_by: Mapping[str, Any], out: Path) -> Item:
     """All tiles as one item: they share a table and a picture."""
     from core_runtime.identity import data_fingerprint
 
     key = {
         "tiles": data_fingerprint(work.files),
-        "model": json.loads(work.version),
+        "model": made_by,
         "tta": work.options.tta,
         "bands": work.options.bands,
         "quantification": work.options.quantification,
@@ -186,9 +185,9 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt]) -> Pr
     return Predictions(out, tiles, scenes, files, failed)
 
 
-@lru_cache(1)
-def _load(model: str, version: str, device: str) -> Any:
-    """The model, once in each process."""
+@keep_latest
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process as long as its folder stays as it is."""
     from remote_sensing.landuse.model.folder import load_model
 
     return load_model(model, device=device)
@@ -197,7 +196,7 @@ def _load(model: str, version: str, device: str) -> Any:
 def predict_item(item: Item) -> dict[str, Any]:
     """Writes the results of a scene, or of all tiles, into a folder of its own, whole or not at all."""
     work: Work = item.source
-    model = _load(work.model, work.version, work.device)
+    model = _load(work.model, work.device)
     if item.name == TILES:
         return write_tile_predictions(work.files, work.root, model, item.output, work.options)
     result = map_scene_file(work.files[0], model, item.output, work.options)

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, finish, is_done, refuse_inputs_as_outputs
+from core_runtime.identity import begin, finish, is_done, keep_latest, refuse_inputs_as_outputs
 from core_runtime.options import BulkOptions, Device, Model, Out, Precision, flat, resolve_device
 from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.predictions.keys import made_from, sheet_identity
@@ -270,9 +269,9 @@ def _plan(
     return SheetPlan(rows)
 
 
-@lru_cache(1)
+@keep_latest
 def _load(folder: Path, device: str, precision: str) -> "SheetModel":
-    """The model, once in each process."""
+    """The model, once in each process as long as its folder stays as it is."""
     from remote_sensing.maps.model.folder import load
 
     return load(folder, device=device, precision=precision)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
 from core_runtime.errors import UserError
 from core_runtime.folders import output_names
-from core_runtime.identity import identity, is_own_output, model_identity
+from core_runtime.identity import identity, is_own_output, keep_latest, model_identity
 from core_runtime.options import Between, BulkOptions, Device, Model, Out, flat, options, resolve_device
 from vision_models.actions.model.options import DetectionOptions
 from vision_models.actions.model.published import ADVICE
@@ -41,7 +41,6 @@ class Work:
     path: Path
     cache: Path
     model: str
-    version: str
     detection: DetectionOptions
     prediction: PredictionOptions
     device: str
@@ -114,15 +113,15 @@ def predict(
     inputs = _inputs(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
-    version = json.dumps(model_identity(Path(folder)))
-    detector = _load(folder, version, place)  # a model that cannot be loaded is one line, not one per item
+    made_by = model_identity(Path(folder))
+    detector = _load(folder, place)  # a model that cannot be loaded is one line, not one per item
     if any(each.suffix.lower() not in FEATURE_ENDINGS for each in inputs):
         _backbone(detector.source.backbone, prediction.weights, place)
     names = output_names([each.name for each in inputs], taken=("features", "log"))
     items = []
     for each, name in zip(inputs, names, strict=True):
-        work = Work(each, out / "features" / f"{name}.npz", folder, version, detection, prediction, place)
-        key = {"input": identity(each), "model": json.loads(version), "options": flat(a=detection, b=prediction)}
+        work = Work(each, out / "features" / f"{name}.npz", folder, detection, prediction, place)
+        key = {"input": identity(each), "model": made_by, "options": flat(a=detection, b=prediction)}
         if prediction.classifier is not None and prediction.classifier.is_file():
             key["classifier"] = identity(prediction.classifier)
         items.append(Item(name, work, out / name, key=key, inputs=[each]))
@@ -170,9 +169,9 @@ def _inputs(path: Path) -> list[Path]:
     return [path]
 
 
-@lru_cache(1)
-def _load(model: str, version: str, device: str) -> Any:
-    """The model, once in each process."""
+@keep_latest
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process as long as its folder stays as it is."""
     from vision_models.actions.model.folder import load_model
 
     return load_model(model, device=device)
@@ -195,7 +194,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from vision_models.actions.snippets import extract
 
     work: Work = item.source
-    detector = _load(work.model, work.version, work.device)
+    detector = _load(work.model, work.device)
     video = None
     if work.path.suffix.lower() in FEATURE_ENDINGS:
         features = read_features(item.name, Source(work.path), channels=detector.source.channels)

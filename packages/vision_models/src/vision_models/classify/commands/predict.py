@@ -1,7 +1,6 @@
 """``vision-models classify predict``."""
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +10,7 @@ from typing import Any
 from core_runtime.bulk import Item, bulk, failures, require_results
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.identity import keep_latest
 from core_runtime.image_sets import ImageSet, ImageSetOptions, open_images
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from core_runtime.terminal import warn
@@ -28,7 +28,6 @@ class Work:
     how: ImageSetOptions
     numbers: Sequence[int]
     model: str
-    version: str  # of the model folder: one that was trained again is loaded again
     device: str
 
 
@@ -87,23 +86,23 @@ def predict(
     opened = open_images(path, images)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
-    version = json.dumps(model_identity(Path(folder)))
-    _load(folder, version, place)  # a model that cannot be loaded is one line, not one per item
+    made_by = model_identity(Path(folder))
+    _load(folder, place)  # a model that cannot be loaded is one line, not one per item
     items = []
     for start in range(0, len(opened), CHUNK):
         numbers = range(start, min(start + CHUNK, len(opened)))
-        items.append(_item(Work(path, images, numbers, folder, version, place), opened, out))
+        items.append(_item(Work(path, images, numbers, folder, place), opened, made_by, out))
     attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
     require_results(attempts)
-    return _gather(out, items, failures(attempts), opened, _load(folder, version, place))
+    return _gather(out, items, failures(attempts), opened, _load(folder, place))
 
 
-def _item(work: Work, images: ImageSet, out: Path) -> Item:
+def _item(work: Work, images: ImageSet, made_by: Mapping[str, Any], out: Path) -> Item:
     name = f"images {work.numbers[0] + 1:06}-{work.numbers[-1] + 1:06}"
     key = {
         "images": [images.names[number] for number in work.numbers],
         "content": [_digest(images, number) for number in work.numbers],
-        "model": json.loads(work.version),
+        "model": made_by,
     }
     inputs = list(images.files) or [work.path]
     return Item(name, work, out / "parts" / f"{name.replace(' ', '-')}.csv", key=key, inputs=inputs)
@@ -116,9 +115,9 @@ def _digest(images: ImageSet, number: int) -> str:
         raise UserError(f"{images.files[number]} cannot be read: {error.strerror}") from None
 
 
-@lru_cache(1)
-def _load(model: str, version: str, device: str) -> Any:
-    """The model, once in each process."""
+@keep_latest
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process as long as its folder stays as it is."""
     from vision_models.classify.model.folder import load_model
 
     return load_model(model, device=device)
@@ -137,7 +136,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from core_runtime.folders import writing
 
     work: Work = item.source
-    model, images = _load(work.model, work.version, work.device), _open(work.path, work.how)
+    model, images = _load(work.model, work.device), _open(work.path, work.how)
     rows: list[list[Any]] = []
     names, pending, failed = [], [], 0
 

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
+from core_runtime.identity import keep_latest
 from core_runtime.options import AtLeast, Between, BulkOptions, Device, Model, Out, options, resolve_device
 from core_runtime.pictures import find_pictures
 from vision_models.detect.model.published import ADVICE
@@ -35,7 +35,6 @@ class Work:
 
     file: Path
     model: str
-    version: str  # of the model folder: one that was trained again is loaded again
     device: str
     options: PredictionOptions
 
@@ -94,22 +93,22 @@ def predict(
     files = find_pictures(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
-    version = json.dumps(model_identity(Path(folder)))
+    made_by = model_identity(Path(folder))
     items = []
     for file in files:
         name = file.name if file == path else file.relative_to(path).as_posix()
-        key = {"picture": identity(file), "model": json.loads(version), "options": options}
-        work = Work(file, folder, version, place, options)
+        key = {"picture": identity(file), "model": made_by, "options": options}
+        work = Work(file, folder, place, options)
         items.append(Item(name, work, out / "boxes" / f"{name}.json", key=key, inputs=[file]))
-    _load(folder, version, place)  # a model that cannot be loaded is one line, not one per picture
+    _load(folder, place)  # a model that cannot be loaded is one line, not one per picture
     attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Finding boxes")
     require_results(attempts)
     return _gather(out, items, attempts, options)
 
 
-@lru_cache(1)
-def _load(model: str, version: str, device: str) -> Any:
-    """The model, once in each process."""
+@keep_latest
+def _load(model: str, device: str) -> Any:
+    """The model, once in each process as long as its folder stays as it is."""
     from vision_models.detect.model.folder import load_model
 
     return load_model(model, device=device)
@@ -121,7 +120,7 @@ def predict_item(item: Item) -> dict[str, Any]:
     from vision_models.detect.model.inference import read_tensor
 
     work: Work = item.source
-    model = _load(work.model, work.version, work.device)
+    model = _load(work.model, work.device)
     tensor = read_tensor(work.file)
     (boxes,) = model([tensor], threshold=work.options.threshold, most=work.options.most)
     rows = []
@@ -160,7 +159,7 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt], how: 
     from vision_models.detect.reports.scenes import draw_scenes
 
     work: Work = items[0].source
-    model = _load(work.model, work.version, work.device)
+    model = _load(work.model, work.device)
     boxes: dict[str, Any] = {}
     images, found = [], []
     for item, attempt in zip(items, attempts, strict=True):
