@@ -1,5 +1,7 @@
 import json
+import sys
 from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,8 +40,11 @@ def claim(path):
 
 
 def domain(name, **changes):
-    parts = {"recognises": claim, "glance": glance, "demo": demo, "doctor": lambda: [Check("toy", True)]} | changes
-    return Domain(name=name, question="Is it a toy?", app="x:app", kinds="toy files (.toy)", **parts)
+    """A domain whose rooms are functions here."""
+    rooms = {"recognises": claim, "glance": glance, "demo": demo, "doctor": lambda: [Check("toy", True)]} | changes
+    methods = {room: staticmethod(function) for room, function in rooms.items()}
+    kind = type("Toy", (Domain,), methods)
+    return kind(name=name, package="x", question="Is it a toy?", claim="x:claim", kinds="toy files (.toy)")
 
 
 toy = domain("toy")
@@ -63,6 +68,34 @@ def call(monkeypatch, capsys, tmp_path):
         return end.value.code, out.out, out.err
 
     return call
+
+
+def test_a_domain_finds_its_rooms_by_the_name_of_its_package(monkeypatch, tmp_path):
+    rooms = {
+        "x.y.commands.inspect": {"glance": glance},
+        "x.y.commands.demo": {"demo": demo},
+        "x.y.files": {"claim": claim},
+    }
+    for name, functions in rooms.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**functions))
+    note = Check("weights", True)
+    here = Domain(
+        name="x y",
+        package="x.y",
+        question="?",
+        claim="x.y.files:claim",
+        needs={"json": "text", "no_such_module": "slides"},
+        extras={"no_such_extra": "maps"},
+        notes=[note],
+    )
+    file = tmp_path / "a.toy"
+    file.write_text("abc")
+    assert here.recognises(file) == Claim("toy file", 0.9, "its ending")
+    assert here.glance(file).title == "A toy"
+    assert here.demo(tmp_path / "out", full=False, seed=0, overwrite=False).headline == "it works"
+    assert here.app == "x.cli:app"
+    checks = {check.name: check.ok for check in here.doctor()}
+    assert checks == {"json": True, "no_such_module": False, "no_such_extra": True, "torch": True, "weights": True}
 
 
 def test_list_and_doctor_name_a_broken_package_in_one_line(call):

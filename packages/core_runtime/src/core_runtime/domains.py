@@ -1,7 +1,7 @@
 """A field as the suite sees it: how it recognises its files, what it can show in a minute, what it needs.
 
-A domain package registers one `Domain` for each of its commands under the entry-point group ``attention_suite.domains``. The module that holds it
-imports nothing heavy: `lazily` names what is imported when it is called.
+A domain package registers one `Domain` for each of its commands under the entry-point group ``attention_suite.domains``. It is data: the rooms that it
+names are imported when they are needed.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,37 +64,59 @@ class DemoResult(Outcome):
 
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """One domain, or one group of a domain's command.
+    """One domain, or one group of a domain's command. Its verbs stand in the rooms of `package` (docs/architecture.md).
 
     Args:
         name: the command, ``pathology-mil`` (``remote-sensing maps`` for a group).
+        package: where its rooms are, ``pathology_mil``, ``remote_sensing.maps``.
         question: the question that it answers for its users, in one line.
-        recognises: cheap look at a path: a `Claim`, or None if it can do nothing with it. Never raises for a damaged file.
-        glance: first look within a minute, with pictures; raises `UserError` for a file of its own that cannot be read.
-        demo: ``demo(out, full=False)`` makes samples, trains, evaluates, predicts and reports.
-        doctor: checks of what the domain needs.
-        app: import path of the command, ``pathology_mil.cli:app``.
+        claim: import path of a cheap look at a path: a `Claim`, or None where the domain can do nothing with it. It never raises for a
+            damaged file.
         kinds: what it recognises, in words, for the message when nothing fits.
+        needs: module → what it is for.
+        extras: optional module → what to install for which purpose.
+        notes: further lines of its doctor.
     """
 
     name: str
+    package: str
     question: str
-    recognises: Callable[[Path], Claim | None]
-    glance: Callable[[Path], Findings]
-    demo: Callable[..., DemoResult]
-    doctor: Callable[[], list[Check]]
-    app: str
+    claim: str
     kinds: str = ""
+    needs: Mapping[str, str] = field(default_factory=dict)
+    extras: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[Check] = ()
+
+    @property
+    def app(self) -> str:
+        """Import path of the command: a group's is the whole command."""
+        return f"{self.package.partition('.')[0]}.cli:app"
+
+    def recognises(self, path: Path) -> Claim | None:
+        """How sure the domain is that a path is its own."""
+        return _imported(self.claim)(path)
+
+    def glance(self, path: Path) -> Findings:
+        """First look within a minute, with pictures.
+
+        Raises:
+            UserError: a file of its own that cannot be read.
+        """
+        return _imported(f"{self.package}.commands.inspect:glance")(path)
+
+    def demo(self, out: Path, **options: Any) -> DemoResult:
+        """Makes samples, trains, evaluates, predicts and reports; `options` as of the verb ``demo``."""
+        return _imported(f"{self.package}.commands.demo:demo")(out, **options)
+
+    def doctor(self) -> list[Check]:
+        """Whether what it needs is here."""
+        return [*check_modules(self.needs, self.extras), *self.notes]
 
 
-def lazily(path: str) -> Callable[..., Any]:
-    """The function at an import path, ``"ieeg.commands.demo:demo"``, imported when it is called."""
+def _imported(path: str) -> Callable[..., Any]:
+    """The function at an import path, ``"ieeg.recordings.formats:claim"``."""
     module, _, name = path.partition(":")
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        return getattr(import_module(module), name)(*arguments, **named)
-
-    return call
+    return getattr(import_module(module), name)
 
 
 def domains() -> tuple[dict[str, Domain], dict[str, str]]:
@@ -112,7 +134,7 @@ def domains() -> tuple[dict[str, Domain], dict[str, str]]:
     return installed, broken
 
 
-def check_modules(purposes: Mapping[str, str], extras: Mapping[str, str] | None = None) -> list[Check]:
+def check_modules(purposes: Mapping[str, str], extras: Mapping[str, str]) -> list[Check]:
     """One check for each module that a domain needs, and one for torch and its devices.
 
     Args:
@@ -126,7 +148,7 @@ def check_modules(purposes: Mapping[str, str], extras: Mapping[str, str] | None 
             checks.append(Check(module, True, f"{purpose}, {version}"))
         except (ImportError, OSError) as error:
             checks.append(Check(module, False, f"{purpose}: {clean(str(error))}"))
-    for module, advice in (extras or {}).items():
+    for module, advice in extras.items():
         try:
             import_module(module)
             checks.append(Check(module, True))

@@ -1,29 +1,19 @@
-"""How the suite sees this domain."""
+"""What `attention-suite` knows of this domain; imports nothing heavy."""
 
-from core_runtime.domains import Check, Domain, check_modules, lazily
-from gaze.scanpaths.formats import claim
-
-
-def doctor() -> list[Check]:
-    return check_modules(
-        {
-            "scipy": "saliency",
-            "PIL": "pictures",
-            "pymovements": "finding fixations in raw samples",
-            "pyarrow": "Parquet files",
-            "lightning": "training",
-            "matplotlib": "figures",
-        }
-    )
-
+from core_runtime.domains import Domain
 
 domain = Domain(
     name="gaze",
+    package="gaze",
     question="Where do people look while they search, and in which order? (a scene's objects and a target → OAT → human scanpaths)",
-    recognises=claim,
-    glance=lazily("gaze.commands.inspect:glance"),
-    demo=lazily("gaze.commands.demo:demo"),
-    doctor=doctor,
-    app="gaze.cli:app",
+    claim="gaze.scanpaths.formats:claim",
     kinds="scanpaths (COCO-Search18, EyeLink .asc, eye-tracking BIDS, Tobii .tsv, fixation tables, Parquet)",
+    needs={
+        "scipy": "saliency",
+        "PIL": "pictures",
+        "pymovements": "finding fixations in raw samples",
+        "pyarrow": "Parquet files",
+        "lightning": "training",
+        "matplotlib": "figures",
+    },
 )

@@ -1,28 +1,18 @@
-"""How the suite sees this domain."""
+"""What `attention-suite` knows of this domain; imports nothing heavy."""
 
-from core_runtime.domains import Check, Domain, check_modules, lazily
-from gui_grounding.screens.formats import claim
-
-
-def doctor() -> list[Check]:
-    return check_modules(
-        {
-            "transformers": "the language model and the vision tower",
-            "tokenizers": "text as tokens",
-            "scipy": "regions",
-            "PIL": "screenshots",
-            "lightning": "training",
-        }
-    )
-
+from core_runtime.domains import Domain
 
 domain = Domain(
     name="gui-grounding",
+    package="gui_grounding",
     question="Where on this screenshot is what the instruction means? (a screenshot and an instruction → V2P → a click)",
-    recognises=claim,
-    glance=lazily("gui_grounding.commands.inspect:glance"),
-    demo=lazily("gui_grounding.commands.demo:demo"),
-    doctor=doctor,
-    app="gui_grounding.cli:app",
+    claim="gui_grounding.screens.formats:claim",
     kinds="screenshots, and grounding annotations (ScreenSpot, v2, Pro, OSWorld-G, GUI-Actor training sets)",
+    needs={
+        "transformers": "the language model and the vision tower",
+        "tokenizers": "text as tokens",
+        "scipy": "regions",
+        "PIL": "screenshots",
+        "lightning": "training",
+    },
 )
