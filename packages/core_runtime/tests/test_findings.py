@@ -1,6 +1,9 @@
 """What `inspect` says of a folder."""
 
-from core_runtime.findings import MANY, Findings, FolderFindings
+import pytest
+
+from core_runtime.errors import UserError
+from core_runtime.findings import MANY, Findings, FolderFindings, examine_files
 
 
 def found(number: int, *warnings: str, usable: bool = True) -> Findings:
@@ -33,3 +36,19 @@ def test_many_files_are_a_line_each_and_a_warning_once():
         "x: cannot be read: broken",
         f"{MANY + 2} files, {MANY} usable. Inspect one of them for its details, or give --json.",
     ]
+
+
+def test_files_that_cannot_be_read_are_named_and_none_at_all_is_an_error(tmp_path):
+    def examine(file):
+        if file.stem == "bad":
+            raise UserError("it is cut", "copy it again")
+        return found(int(file.stem))
+
+    files = [tmp_path / "1.csv", tmp_path / "sub" / "bad.csv", tmp_path / "2.csv"]
+    folder = examine_files(tmp_path, files, examine)
+    assert [each.title for each in folder.findings] == ["file 1", "file 2"]
+    assert folder.unreadable == {"sub/bad.csv": "it is cut"}
+    assert folder.code == 1
+    with pytest.raises(UserError, match="none of its 1 files can be read") as error:
+        examine_files(tmp_path, files[1:2], examine)
+    assert error.value.hint == "sub/bad.csv: it is cut"

@@ -1,11 +1,13 @@
 """What `inspect` and ``attention-suite try`` report on a file: what it is, whether it can be used, a first picture, the exact next command."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
+from core_runtime.errors import UserError
+from core_runtime.folders import name_in, writing
 from core_runtime.report import Report
 
 
@@ -127,6 +129,30 @@ class FolderFindings(Outcome):
             yield f"Warning: {where}: {warning}"
 
 
+def examine_files(root: Path, files: Sequence[Path], examine: Callable[[Path], Findings]) -> FolderFindings:
+    """Looks at each file of a folder; those that cannot be read are named.
+
+    Args:
+        root: the folder.
+        files: what to look at in it.
+        examine: raises `UserError` for a file that cannot be read.
+
+    Raises:
+        UserError: none of them can be read; the first one's reason is given.
+    """
+    findings: list[Findings] = []
+    unreadable: dict[str, str] = {}
+    for file in files:
+        try:
+            findings.append(examine(file))
+        except UserError as error:
+            unreadable[name_in(root, file)] = error.message
+    if not findings:
+        name, reason = next(iter(unreadable.items()))
+        raise UserError(f"{root}: none of its {len(files)} files can be read", f"{name}: {reason}")
+    return FolderFindings(findings=findings, unreadable=unreadable)
+
+
 def in_words(value: Any) -> str:
     """A value as people read it."""
     if isinstance(value, Mapping):
@@ -144,9 +170,6 @@ def write_picture(findings: Findings, path: Path) -> Path:
     Raises:
         UserError: another ending, or there is no picture.
     """
-    from core_runtime.errors import UserError
-    from core_runtime.folders import writing
-
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "jpg", "jpeg", "svg", "pdf"):
         raise UserError(f"--picture {path}: pictures are .png, .jpg, .svg or .pdf", "choose a name with such an ending")

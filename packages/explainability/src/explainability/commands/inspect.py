@@ -3,8 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from explainability.images.formats import class_folders, find_classes, find_images, parts_of
 
 
@@ -21,13 +20,7 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     part, _ = parts_of(path)
     if len(class_folders(part)) >= 2:
         return examine_classes(path)
-    findings, unreadable = [], {}
-    for file in find_images(path):
-        try:
-            findings.append(examine(file))
-        except UserError as error:
-            unreadable[file.name] = error.message
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, find_images(path), examine)
 
 
 def glance(path: Path) -> Findings:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from gui_grounding.items.conventions import Convention
 from gui_grounding.items.item import BUCKET_NAMES
 
@@ -32,13 +32,7 @@ def inspect(path: Path, /, *, images: Path | None = None, boxes: Convention | No
     from gui_grounding.screens.formats import find_screenshots
 
     files = candidates or find_screenshots(path)
-    findings, unreadable = [], {}
-    for file in files:
-        try:
-            findings.append(examine(file, images, boxes))
-        except UserError as error:
-            unreadable[str(file.relative_to(path))] = error.message
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, files, lambda file: examine(file, images, boxes))
 
 
 def glance(path: Path) -> Findings:

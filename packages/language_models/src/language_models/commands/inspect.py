@@ -4,8 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
-from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from core_runtime.options import AtLeast
 from language_models.texts.formats import find_texts, kind_of
 
@@ -29,13 +28,7 @@ def inspect(
     files = find_texts(path)
     if path.is_file():
         return examine_text(path, tokenizer)
-    findings, unreadable = [], {}
-    for file in files:
-        try:
-            findings.append(examine_text(file, tokenizer))
-        except UserError as error:
-            unreadable[file.name] = error.message
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, files, lambda file: examine_text(file, tokenizer))
 
 
 def glance(path: Path) -> Findings:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from vision_language.items.formats import ITEMS, kind_of
 from vision_language.items.item import Boxes
 
@@ -22,13 +22,7 @@ def inspect(path: Path, /, *, images: Path | None = None, boxes: Boxes | None = 
     """
     if not path.is_dir():
         return examine(path, images, boxes)
-    findings, unreadable = [], {}
-    for file in _files_in(path):
-        try:
-            findings.append(examine(file, images, boxes))
-        except UserError as error:
-            unreadable[str(file.relative_to(path))] = error.message
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, _files_in(path), lambda file: examine(file, images, boxes))
 
 
 def glance(path: Path) -> Findings:

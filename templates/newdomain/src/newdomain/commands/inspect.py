@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from newdomain.signals.formats import find_signals
 
 
@@ -17,13 +16,7 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     """
     if not path.is_dir():
         return examine(path)
-    findings, unreadable = [], {}
-    for file in find_signals(path):
-        try:
-            findings.append(examine(file))
-        except UserError as error:
-            unreadable[file.name] = error.message
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, find_signals(path), examine)
 
 
 def glance(path: Path) -> Findings:

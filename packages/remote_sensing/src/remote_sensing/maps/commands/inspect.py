@@ -5,7 +5,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.errors import UserError
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from remote_sensing.maps.sheets.formats import find_sheets, is_tiles
 
 if TYPE_CHECKING:
@@ -25,15 +25,7 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     sheets = find_sheets(path)
     if path.is_file():
         return examine_sheet(path)
-    findings, unreadable = [], {}
-    for sheet in sheets:
-        try:
-            findings.append(examine_sheet(sheet))
-        except UserError as error:
-            unreadable[sheet.name] = error.message
-    if not findings:
-        raise UserError(f"{path}: none of its {len(sheets)} rasters can be read", next(iter(unreadable.values())))
-    return FolderFindings(findings=findings, unreadable=unreadable)
+    return examine_files(path, sheets, examine_sheet)
 
 
 def glance(path: Path) -> Findings:

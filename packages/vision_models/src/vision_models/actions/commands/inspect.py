@@ -7,7 +7,7 @@ from shlex import quote
 from typing import Any
 
 from core_runtime.errors import UserError, few
-from core_runtime.findings import Findings, FolderFindings
+from core_runtime.findings import Findings, FolderFindings, examine_files
 from core_runtime.videos import ENDINGS, open_video
 
 
@@ -22,7 +22,7 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     if path.is_dir():
         videos = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
         if videos:
-            return _folder(videos)
+            return examine_files(path, videos, examine)
         return _features(path)
     ending = path.suffix.lower()
     if ending in (".json", ".csv") and path.is_file():
@@ -100,18 +100,6 @@ def _motion_picture(path: Path, video: Any) -> Any:
     return draw_timeline(
         thumbnails(video, limit), limit, (), (), others=(("motion", bars),), title=f"{path.name}: where something moves"
     )
-
-
-def _folder(videos: list[Path]) -> FolderFindings:
-    findings, unreadable = [], {}
-    for video in videos:
-        try:
-            findings.append(examine(video))
-        except UserError as error:
-            unreadable[video.name] = error.message
-    if not findings:
-        raise UserError(next(iter(unreadable.values())), "none of its videos can be used")
-    return FolderFindings(findings=findings, unreadable=unreadable)
 
 
 def _features(path: Path) -> Findings:
