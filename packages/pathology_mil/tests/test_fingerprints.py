@@ -67,7 +67,7 @@ class Stop(Exception):
 def test_every_option_of_encode_is_in_the_key(slide, tmp_path, monkeypatch):
     keys = []
 
-    def stop(_, items, **__):
+    def stop(_, items, run, **__):
         keys.append(items[0].key)
         raise Stop
 

@@ -121,7 +121,7 @@ def bulk(
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
         items: the work; no two write the same output (`core_runtime.folders.output_names`).
         run: processes, torch's threads in each, what an item that fails ends, whether finished items are made again.
-        log: JSONL file, one line per attempt is appended; none of a single item.
+        log: JSONL file, one line per attempt is appended; none where the only item fails.
         description: of the progress bar.
         executor: any `concurrent.futures`-like executor in place of processes (a Dask client's, say).
 
@@ -137,7 +137,7 @@ def bulk(
         inputs += item.inputs
     refuse_inputs_as_outputs(inputs, [item.output for item in items])
     if len(items) == 1 and executor is None:
-        return [_single(work, items[0], run)]
+        return [_single(work, items[0], run, log)]
     # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
@@ -170,7 +170,7 @@ def bulk(
     return [attempts[i] for i in range(len(items))]
 
 
-def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: BulkOptions) -> Attempt:
+def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: BulkOptions, log: Path) -> Attempt:
     """Works on the only item: its error keeps its own words, or its traceback, and what fails leaves nothing behind."""
     if not run.overwrite and is_done(item.output, item.key):
         return Attempt(item.name, ALREADY)
@@ -184,7 +184,10 @@ def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: Bulk
             status, message = skipped.status, skipped.message
         except MemoryError:
             raise UserError(f"{item.name}: out of memory") from None
-    return Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
+    attempt = Attempt(item.name, status, message, round(time.monotonic() - began, 3), facts)
+    with _Log(log) as record:
+        record.append(attempt)
+    return attempt
 
 
 def require_results(attempts: Sequence[Attempt]) -> None:

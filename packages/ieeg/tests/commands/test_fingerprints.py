@@ -56,7 +56,7 @@ DEFAULTS = {
 
 def test_every_option_of_detect_is_in_the_key(recording, model, tmp_path, monkeypatch):
     keys = []
-    monkeypatch.setattr(detecting, "bulk", lambda work, items, **_: keys.append(spelled(items[0].key)) or [])
+    monkeypatch.setattr(detecting, "bulk", lambda work, items, run, **_: keys.append(spelled(items[0].key)) or [])
     files = find_recordings(recording)
 
     def key_of(**changes):

@@ -157,8 +157,8 @@ def test_one_bad_sheet_costs_the_others_nothing(sheet, on_the_processor, tmp_pat
 def test_work_sent_to_another_process_gives_the_same(sheet, on_the_processor, tmp_path, monkeypatch):
     """What `--workers` does to an item: it is pickled."""
 
-    def send(work, items, **settings):
-        return bulk(pickle.loads(pickle.dumps(work)), pickle.loads(pickle.dumps(items)), **settings)
+    def send(work, items, run, **settings):
+        return bulk(pickle.loads(pickle.dumps(work)), pickle.loads(pickle.dumps(items)), run, **settings)
 
     assert on_the_processor(sheet, tmp_path / "here", "--vector", "gpkg")[0] == 0
     monkeypatch.setattr("remote_sensing.maps.commands.predict.bulk", send)
