@@ -1,3 +1,5 @@
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -136,3 +138,15 @@ def test_a_tile_whose_centre_lies_on_the_edge_of_a_hole_stays():
     tiles = contour_grid(tissue, dimensions=(400, 400), side=(50, 50), step=(50, 50), contour_fn="basic")
     assert [100, 150] in tiles.tolist(), "its centre is (125, 175)"
     assert [150, 150] not in tiles.tolist()
+
+
+def test_an_outline_of_20_000_vertices_on_a_large_slide_takes_no_minute():
+    angle = np.linspace(0, 2 * np.pi, 20_000, endpoint=False)
+    r = 1 + 0.15 * np.sin(37 * angle) + 0.05 * np.sin(401 * angle)
+    tissue = tissue_of(np.stack([50_000 + 32_000 * r * np.cos(angle), 40_000 + 25_600 * r * np.sin(angle)], 1))
+    began = time.process_time()
+    by_contour = contour_grid(tissue, dimensions=(100_000, 80_000), side=(256, 256), step=(256, 256))
+    whole = global_grid(tissue, dimensions=(100_000, 80_000), side=256, step=256, min_tissue=0.1)
+    assert time.process_time() - began < 2
+    # both cover the tissue: about its area in tiles
+    assert min(len(by_contour), len(whole)) > tissue.polygons().area / 256**2

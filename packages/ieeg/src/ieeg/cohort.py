@@ -63,7 +63,7 @@ def open_cohort(
 
     Args:
         drop_copies: of recordings that are the same, keep the first, instead of refusing.
-        need_seizures: leave out recordings without any record of whether they have seizures, and refuse data without a marked seizure.
+        need_seizures: leave out recordings of which it is not known when they have seizures, and refuse data without a marked seizure.
         labels: how marked seizures are read.
 
     Raises:
@@ -83,13 +83,12 @@ def open_cohort(
         except UserError as error:
             left_out[file.name] = error.message
             continue
-        if need_seizures and marked.known:
+        # No table of seizures is not the same as no seizure, nor is a label that is not understood: both would teach the model wrongly.
+        if need_seizures and marked.unfit:
+            unknown[file.name] = marked.unfit
+        elif need_seizures:
             for warning in marked.warnings:
                 warn(f"{file.name}: {warning}")
-        # No table of seizures is not the same as no seizure: such a recording would teach the model wrongly.
-        if need_seizures and not marked.known:
-            reasons = ["no record of whether it has seizures", *marked.warnings]
-            unknown[file.name] = "; ".join(reasons)
         cases.append(Case(file.path, file.name, file.patient, marked.events, content))
     _refuse_empty(cases, left_out)
     # Copies are searched among all of them; of two that are the same, the one whose seizures are known stays.

@@ -71,6 +71,10 @@ def test_siena_and_midnight(data):
         ("interictal", "none"),
         ("postictal seizure state", "none"),
         ("no further seizures", "none"),
+        ("seizure: none", "none"),
+        ("seizure, then postictal", None),  # a seizure, but where does it end?
+        ("interictal to ictal", None),
+        ("sz with postictal aphasia", None),
         ("pre-seizure", "none"),
         ("between the seizures", "none"),
         ("post-ictal", "none"),

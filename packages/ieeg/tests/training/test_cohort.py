@@ -7,7 +7,9 @@ import pytest
 
 from core_runtime.errors import UserError
 from ieeg.cohort import open_cohort, split
+from ieeg.commands.evaluate import find_truths
 from ieeg.recordings.copies import Signature, namesake_in_training, seen_in_training
+from ieeg.recordings.labels import LabelOptions
 
 
 @pytest.fixture
@@ -47,6 +49,26 @@ def test_a_recording_of_which_nothing_is_known_is_left_out_and_not_free_of_seizu
     assert len(open_cohort(folders).cases) == 3, "pre-training needs no labels"
     with pytest.raises(UserError, match="none of the recordings can be used"):
         open_cohort(folders[1:], need_seizures=True)
+
+
+@pytest.mark.parametrize("label", ["possible seizure", "Sz?", "seizure button", "tonic posturing"])
+def test_what_may_be_a_seizure_is_neither_learned_from_nor_judged_by(data_set, tmp_path, label):
+    folders = [data_set("first", "2\t3\tsz", 0), data_set("second", f"4\t1\tsz\n7\t2\t{label}", 1)]
+    cohort = open_cohort(folders, need_seizures=True)
+    truths, left_out = find_truths(tmp_path)
+    assert cohort.patients == ["sub-01 (first)"]
+    assert [len(truth.seizures) for truth in truths] == [1]
+    for reasons in (cohort.left_out, left_out):
+        (reason,) = reasons.values()
+        assert f"labels that may be of seizures are not understood: {label!r} (1); --label-map" in reason
+    table = tmp_path / "map.csv"
+    table.write_text(f"label,meaning\n{label},other\n")
+    assert len(open_cohort(folders, need_seizures=True, labels=LabelOptions(label_map=table)).cases) == 2
+
+
+@pytest.mark.parametrize("label", ["interictal epileptiform discharges", "postictal confusion", "epileptiform spikes"])
+def test_what_is_between_seizures_costs_no_recording(data_set, label):
+    assert len(open_cohort([data_set("first", f"2\t3\tsz\n7\t1\t{label}")], need_seizures=True).cases) == 1
 
 
 @pytest.mark.parametrize("validation", ["1", "-0.1", "1.5", "sub-77"])

@@ -286,3 +286,17 @@ def test_tiles_of_16_bits_are_refused():
     Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(file, "PNG")
     with pytest.raises(UserError, match="more than 8 bits"):
         decode("a.png", file.getvalue())
+
+
+@pytest.mark.reliability("tiles with transparent pixels or pixels without data", "refused, with their share", cases=2)
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_tiles_without_data_in_some_pixels_are_refused(tmp_path, ending):
+    pixels = np.full((64, 64, 4), 255, np.uint8)
+    pixels[:16] = 0  # black, but transparent
+    path = tmp_path / f"cut{ending}"
+    Image.fromarray(pixels, "RGBA").save(path)
+    with pytest.raises(UserError, match=r"cut.*25\.00% of its pixels hold no data"):
+        decode(path.name, path.read_bytes())
+    pixels[..., 3] = 255
+    Image.fromarray(pixels, "RGBA").save(path)
+    assert decode(path.name, path.read_bytes()).shape[1:] == (64, 64)

@@ -208,6 +208,23 @@ def test_unusable_folders(tmp_path, make, message):
         find_tiles(tmp_path / "x")
 
 
+def test_tiles_of_another_kind_are_left_out_with_their_number(samples, tmp_path, capsys):
+    shutil.copytree(samples / "EuroSAT_RGB", tmp_path / "x")
+    shutil.copytree(samples / MS_PLACE, tmp_path / "x", dirs_exist_ok=True)
+    for picture_file in (tmp_path / "x" / "River").glob("*.jpg"):
+        picture_file.rename(picture_file.with_suffix(".bmp"))
+    tiles = find_tiles(tmp_path / "x")
+    said = " ".join(capsys.readouterr().err.split())
+    assert tiles.bands == RGB
+    assert "50 rasters beside 45 tiles are left out; --kind ms takes them" in said
+    assert "5 images are left out, tiles are .jpg, .png or .tif, not .bmp" in said
+    assert "no tile is left of River" in said
+    assert find_tiles(tmp_path / "x", "ms").bands == FILE_ORDER
+    assert "45 pictures beside 50 tiles are left out; --kind rgb takes them" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
 def test_damaged_or_other_tiles_are_named(samples, tmp_path):
     shutil.copytree(samples / "EuroSAT_RGB", tmp_path / "x")
     (tmp_path / "x" / "River" / "River_3.jpg").write_bytes(b"not a picture")

@@ -169,8 +169,8 @@ def find_truths(path: Path, labels: LabelOptions = LabelOptions()) -> tuple[list
         except UserError as error:
             left_out[file.name] = error.message
             continue
-        if not marked.known:
-            left_out[file.name] = "; ".join(["no record of whether it has seizures", *marked.warnings])
+        if marked.unfit:
+            left_out[file.name] = marked.unfit
             continue
         for warning in marked.warnings:
             warn(f"{file.name}: {warning}")

@@ -69,7 +69,7 @@ def _is_candidate(path: Path, root: Path) -> bool:
         return False  # BIDS: results computed from the recordings, and files that they were converted from
     if path.suffix.lower() == ".eeg" and path.with_suffix(".vhdr").exists():
         return False  # BrainVision's data beside its header
-    return kind_of(path) is not None
+    return kind_of(path) not in (None, "BIDS data set")  # of a data set inside of the folder, its recordings count
 
 
 def _continues_another(path: Path) -> bool:

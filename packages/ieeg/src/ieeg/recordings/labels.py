@@ -16,15 +16,16 @@ from core_runtime.options import AtLeast, options
 Meaning = Literal["seizure", "begin", "end", "none", "other"]
 
 _SEIZURE_WORD = re.compile(r"^(sz|seiz\w*|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz|gtcs|fbtcs|fias|crise|anfall)$")
-_RESEMBLES = re.compile(r"sz|seiz|ictal|epilep|convuls|crise|anfall|krampf|absence|tonic|clonic|spasm", re.IGNORECASE)
+_RESEMBLES = re.compile(r"^sz|sz$|seiz|ictal|epilep|convuls|crise|anfall|krampf|absence|tonic|clonic|spasm")
 _BEGIN = frozenset({"start", "starts", "started", "onset", "begin", "begins", "beginning", "beg"})
 _END = frozenset({"end", "ends", "ended", "stop", "stops", "offset", "ending"})
 # Only as the last word: "sz on", but "seizure on video"; "sz over", but "seizure over left temporal".
 _BEGIN_LAST, _END_LAST = frozenset({"on"}), frozenset({"off", "over"})
-_NONE = frozenset({"bckg", "background", "interictal", "preictal", "postictal", "none"})
+_AROUND = frozenset({"bckg", "background", "interictal", "preictal", "postictal"})
+_NONE = _AROUND | {"none"}
 # These deny the seizure that follows ("no seizure", "between the seizures") …
 _DENIES_NEXT = frozenset({"no", "non", "not", "without", "before", "after", "between", "pre", "post", "inter"})
-_DENIES_NEXT |= {"kein", "keine", "keinen", "sans"}
+_DENIES_NEXT |= {"kein", "keine", "keinen", "sans"} | _AROUND
 _ARTICLES = frozenset({"a", "an", "any", "the", "further", "more"})
 # … and these the one before ("seizure-free").
 _DENIES_BEFORE = frozenset({"free", "absent"})
@@ -115,7 +116,7 @@ def _denied(words: Sequence[str]) -> bool | None:
     """Whether words that name a seizure say that there is none; None: a word denies something else, so that it is not clear."""
     unclear = False
     for i, word in enumerate(words):
-        if word in _NONE:
+        if word == "none":
             return True
         if word in _DENIES_NEXT:
             following = next((other for other in words[i + 1 :] if other not in _ARTICLES), "")
@@ -142,8 +143,13 @@ def bare_meaning(label: str) -> Meaning | None:
 
 
 def resembles_seizure(label: str) -> bool:
-    """Whether a label that is not understood may still be about a seizure."""
-    return bool(_RESEMBLES.search(label))
+    """Whether a label that is not understood may still be about a seizure; discharges between seizures are surely none."""
+    words = words_of(label)
+    if any(_SEIZURE_WORD.match(word) for word in words):
+        return True
+    if _AROUND.intersection(words) or "epileptiform" in words:
+        return False
+    return any(_RESEMBLES.search(word) for word in words)
 
 
 def read_label_map(path: Path | None) -> dict[str, Meaning]:

@@ -6,7 +6,7 @@ understood are named and never taken as "none".
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +31,27 @@ class Seizures:
         source: where they are from ("annotations", the table's name), or "" if there is no record of whether there are any.
         warnings: what did not fit, was not understood, or had to be assumed.
         open_ended: onsets of seizures whose end is not marked.
+        doubtful: labels, with counts, that may be of seizures and are not understood: around them, no second is known to be free of seizures.
     """
 
     events: NDArray[np.float64]
     source: str
     warnings: tuple[str, ...] = ()
     open_ended: tuple[float, ...] = ()
+    doubtful: str = ""
 
     @property
     def known(self) -> bool:
         return bool(self.source)
+
+    @property
+    def unfit(self) -> str:
+        """Why nothing can be learned from this recording, nor a detector judged by it; "" if there is no reason."""
+        if not self.known:
+            return "; ".join(["no record of whether it has seizures", *self.warnings])
+        if self.doubtful:
+            return f"labels that may be of seizures are not understood: {self.doubtful}; {_MAPPED}"
+        return ""
 
 
 def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), table: Path | None = None) -> Seizures:
@@ -70,7 +81,7 @@ def seizures_of(recording: Recording, labels: LabelOptions = LabelOptions(), tab
     if not seizures.known and own.says_none:
         seizures = _as_seizures(own, recording, "annotations")
     warnings = (*_disagreement(beside, own, path.name), *seizures.warnings)
-    return Seizures(seizures.events, seizures.source, warnings, seizures.open_ended)
+    return replace(seizures, warnings=warnings)
 
 
 def marked_seizures(recording: Recording, labels: LabelOptions = LabelOptions()) -> Seizures:
@@ -130,7 +141,8 @@ def _as_seizures(reading: Reading, recording: Recording, source: str) -> Seizure
     if others:
         warnings.append(f"labels that were not taken as seizures: {_counted(others)}; {_MAPPED}")
     events = np.array(inside, np.float64).reshape(-1, 2)
-    return Seizures(events, source, (*reading.warnings, *warnings), tuple(open_ended))
+    named = _counted(doubtful) if source else ""
+    return Seizures(events, source, (*reading.warnings, *warnings), tuple(open_ended), named)
 
 
 def _counted(labels: Counter[str]) -> str:

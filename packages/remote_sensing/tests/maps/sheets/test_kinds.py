@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 from written import write_raster
 
 from remote_sensing.maps.commands.inspect import examine_sheet
@@ -93,3 +94,23 @@ def test_written_models_are_readable_by_the_group(model_folder, tmp_path):
     adapter = save_adapter(load(model_folder).network, tmp_path / "adapter.safetensors")
     for file in (adapter, model_folder / "model.safetensors", model_folder / "config.json"):
         assert file.stat().st_mode & 0o777 == usual, file.name
+
+
+@pytest.mark.reliability("bands beside the picture's, EXIF's rotation, values that are not numbers", "said", cases=4)
+def test_what_is_not_looked_at_is_said(tmp_path):
+    write_raster(tmp_path / "two.tif", np.stack([GREY, GREY]))
+    write_raster(tmp_path / "four.tif", np.stack([GREY] * 4), photometric="MINISBLACK")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(np.stack([GREY] * 3, -1)).save(tmp_path / "turned.jpg", exif=turned)
+    half = np.stack([GREY] * 3).astype(np.float32)
+    half[:, :48] = np.nan
+    write_raster(tmp_path / "half.tif", half, photometric="RGB")
+
+    def warnings(name):
+        return " ".join(examine_sheet(tmp_path / name).warnings)
+
+    assert "2 bands, not a picture: the first is used as grey" in warnings("two.tif")
+    assert "4 bands, not a picture: three are used" in warnings("four.tif")
+    assert "its EXIF says that it is to be turned" in warnings("turned.jpg")
+    assert examine_sheet(tmp_path / "half.tif").details["holds data"] == "50%"

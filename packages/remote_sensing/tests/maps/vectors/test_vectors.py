@@ -10,6 +10,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.features import shapes
 from shapely.geometry import LineString, Polygon, box, shape
+from written import write_raster
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.metrics import line_measures, panoptic_quality
@@ -253,3 +254,20 @@ def test_line_and_area_measures_by_hand():
     assert panoptic_quality([box(0, 0, 10, 10)], [box(0, 0, 10, 4)])["rq"] == 0
     assert panoptic_quality([box(0, 0, 10, 10)], [box(0, 0, 10, 6)])["rq"] == 1
     assert np.isnan(line_measures([], [], 1)["quality"])
+
+
+@pytest.mark.reliability("pictures, probabilities and masks of 0 and 255 as masks", "refused", cases=4)
+@pytest.mark.parametrize(
+    ("values", "options", "words"),
+    [
+        (np.zeros((3, 40, 40), np.uint8), {"photometric": "RGB"}, "one band of class numbers, this file 3"),
+        (np.arange(1600).reshape(40, 40).astype(np.uint8), {}, "holds 256 different values"),
+        (255 * np.eye(40, dtype=np.uint8), {}, "255 means no data in a mask"),
+        (np.eye(40, dtype=np.uint8), {"photometric": "MINISWHITE"}, "is a negative"),
+    ],
+)
+def test_what_is_no_mask_is_refused(tmp_path, values, options, words):
+    write_raster(tmp_path / "m.tif", values, **options)
+    with pytest.raises(UserError, match=words):
+        vectorise(tmp_path / "m.tif", tmp_path / "m.gpkg")
+    assert not (tmp_path / "m.gpkg").exists()

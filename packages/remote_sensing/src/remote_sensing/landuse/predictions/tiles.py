@@ -81,11 +81,11 @@ def read_tile(file: Path, model: Any, options: PredictionOptions = PredictionOpt
     """A tile in the bands that the model takes, (bands, height, width).
 
     Raises:
-        UserError: another size, or missing bands.
+        UserError: another size, missing bands, or pixels without data.
     """
     from remote_sensing.landuse.scenes.formats import RASTERS
     from remote_sensing.landuse.scenes.scene import Scene
-    from remote_sensing.landuse.scenes.store import decode
+    from remote_sensing.landuse.scenes.store import decode, refuse_missing
 
     bands, side = model.preprocessing.bands, model.tile_size
     raw = decode(file.name, file.read_bytes())
@@ -93,7 +93,8 @@ def read_tile(file: Path, model: Any, options: PredictionOptions = PredictionOpt
         with Scene(file, options.bands, quantification=options.quantification) as scene:
             scene.check(bands)
             check_resolution(scene, model, options)
-            raw = scene.read(bands, slice(0, scene.height))[0]
+            raw, has_data = scene.read(bands, slice(0, scene.height))
+            refuse_missing(file.name, has_data)
     elif not model.preprocessing.is_rgb:
         raise UserError(
             f"{file.name} is an RGB picture, the model takes {len(bands)} bands", "give the 13-band GeoTIFFs"

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
 from core_runtime.options import options
 from core_runtime.tables import read_table
 from core_runtime.terminal import warn
@@ -31,6 +31,7 @@ PLACES: tuple[tuple[str, str], ...] = (
 )
 ARCHIVES = ("EuroSAT.zip", "EuroSAT_RGB.zip", "EuroSATallBands.zip", "EuroSAT_MS.zip")
 _LISTS = {"torchgeo": "eurosat-", "spatial": "eurosat-spatial-", "100": "eurosat-100-"}
+IMAGES = {".bmp", ".gif", ".jp2", ".webp"}  # which others make tiles of, and are not read here
 LFS = b"version https://git-lfs"  # how a Git LFS pointer begins
 
 # Folder or .zip of a download, as verbs take it.
@@ -120,8 +121,8 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
         return tiles
     for layout, place in PLACES:
         base = root / place
-        names = _class_folders(base)
-        if names and _is_of(names, kind):
+        names = _of_one_kind(_class_folders(base), kind, str(base))
+        if names:
             _refuse_pointers(base / names[0])
             return _tile_set(root, layout, str(base), names, _lists(root, base.parent, base))
     for name in ARCHIVES:
@@ -140,29 +141,41 @@ def find_tiles(root: Path, kind: str = "auto") -> TileSet:
 
 
 def _class_folders(base: Path) -> list[str]:
-    """``Class/file`` of every picture or raster (only one of the two) in the folders below `base`."""
+    """``Class/file`` of every file in the folders below `base`."""
     if not base.is_dir():
         return []
     folders = [path for path in base.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))]
     names: list[str] = []
     for folder in sorted(folders):
-        files = [file.name for file in folder.iterdir() if file.suffix.lower() in PICTURES | RASTERS]
-        names += [f"{folder.name}/{file}" for file in sorted(files)]
-    return _one_kind(names)
+        names += [f"{folder.name}/{file.name}" for file in sorted(folder.iterdir()) if not file.name.startswith(".")]
+    return names
 
 
-def _one_kind(names: list[str]) -> list[str]:
-    """The pictures if there are any, else the rasters."""
-    pictures = [name for name in names if PurePosixPath(name).suffix.lower() in PICTURES]
-    return pictures or names
-
-
-def _is_of(tiles: list[str], kind: str) -> bool:
-    """Whether tiles are of the requested kind: pictures are RGB, rasters have 13 bands."""
-    if kind == "auto":
-        return True
-    is_picture = PurePosixPath(tiles[0]).suffix.lower() in PICTURES
-    return is_picture == (kind == "rgb")
+def _of_one_kind(names: list[str], kind: str, where: str) -> list[str]:
+    """The tiles of the requested kind, or pictures before rasters; what is a tile too and is left out is said."""
+    pictures, rasters, others = [], [], []
+    for name in names:
+        ending = PurePosixPath(name).suffix.lower()
+        if ending in PICTURES:
+            pictures.append(name)
+        elif ending in RASTERS:
+            rasters.append(name)
+        elif ending in IMAGES:
+            others.append(name)
+    is_rgb = kind == "rgb" or (kind == "auto" and bool(pictures))
+    tiles, of_other_kind = (pictures, rasters) if is_rgb else (rasters, pictures)
+    if not tiles:
+        return []
+    if of_other_kind:
+        noun, option = ("rasters", "ms") if is_rgb else ("pictures", "rgb")
+        warn(f"{where}: {len(of_other_kind)} {noun} beside {len(tiles)} tiles are left out; --kind {option} takes them")
+    if others:
+        endings = sorted({PurePosixPath(name).suffix.lower() for name in others})
+        warn(f"{where}: {len(others)} images are left out, tiles are .jpg, .png or .tif, not {few(endings)}")
+    lost = {name.partition("/")[0] for name in of_other_kind + others} - {name.partition("/")[0] for name in tiles}
+    if lost:
+        warn(f"{where}: no tile is left of {few(sorted(lost))}")
+    return tiles
 
 
 def _tile_set(
@@ -190,11 +203,11 @@ def _in_archive(path: Path, beside: Path, kind: str) -> TileSet | None:
         by_base: dict[str, list[str]] = {}
         for entry in map(PurePosixPath, archive.namelist()):
             # …/Class/tile: the folder above the class is the base
-            if entry.suffix.lower() in PICTURES | RASTERS and len(entry.parts) > 1:
+            if entry.suffix.lower() in PICTURES | RASTERS | IMAGES and len(entry.parts) > 1:
                 by_base.setdefault(str(entry.parent.parent), []).append(f"{entry.parent.name}/{entry.name}")
         for base in sorted(by_base, key=len):  # the one nearest to the root first
-            names = _one_kind(by_base[base])
-            if not _is_of(names, kind):
+            names = _of_one_kind(by_base[base], kind, f"{path}: {base}")
+            if not names:
                 continue
             if archive.read(str(PurePosixPath(base) / names[0]))[: len(LFS)] == LFS:
                 raise _pointers(f"{path}: {names[0]}")

@@ -36,35 +36,52 @@ def decode(name: str, data: bytes) -> NDArray:
     """(bands, height, width) of one file: uint8 for pictures, the file's own dtype for GeoTIFFs.
 
     Raises:
-        UserError: it holds no pixels; it is named.
+        UserError: it holds no pixels, or some without data; it is named.
     """
     if data[: len(LFS)] == LFS:
         raise UserError(f"{name} is a Git LFS pointer, not a picture", "'git lfs pull' in the clone fetches the pixels")
-    reader: Callable[[bytes], NDArray] = _raster
+    reader: Callable[[bytes], tuple[NDArray, NDArray[np.bool_]]] = _raster
     if Path(name).suffix.lower() in PICTURES:
         reader = _picture
     try:
-        return reader(data)
+        pixels, has_data = reader(data)
     except Exception as error:  # Pillow and GDAL raise errors of many classes for damaged files
         reason = [*str(error).splitlines(), type(error).__name__][0]
         raise UserError(
             f"{name} cannot be read: {reason}",
             "the file is damaged or incomplete; download it again",
         ) from None
+    refuse_missing(name, has_data)
+    return pixels
 
 
-def _picture(data: bytes) -> NDArray:
+def refuse_missing(name: str, has_data: NDArray[np.bool_]) -> None:
+    """Makes sure that every pixel of a tile holds data: filled with any colour, the empty part would be taken for land or water.
+
+    Raises:
+        UserError: some do not.
+    """
+    missing = 1 - float(has_data.mean())
+    if missing:
+        raise UserError(
+            f"{name}: {missing:.2%} of its pixels hold no data (transparent, or nodata)",
+            "leave it out, or fill the gap from another date",
+        )
+
+
+def _picture(data: bytes) -> tuple[NDArray, NDArray[np.bool_]]:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
         if image.mode.startswith(("I", "F")):  # Pillow would cut all values off at 255
             raise ValueError("its values have more than 8 bits, which pictures of tiles do not have")
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        pixels = np.asarray(image.convert("RGBA")).transpose(2, 0, 1)
+        return pixels[:3], pixels[3] > 0
 
 
-def _raster(data: bytes) -> NDArray:
+def _raster(data: bytes) -> tuple[NDArray, NDArray[np.bool_]]:
     with _opened(data) as raster:
-        return raster.read()
+        return raster.read(), raster.dataset_mask() > 0
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def examine_sheet(path: Path, *, pictures: bool = False) -> Findings:
         details, warnings = sheet.facts, list(sheet.warnings)
         kind = kind_of(sheet.file, path)
         # a small mask is enough: only a sheet that is entirely empty is of interest
-        holds_data = sheet.file.dataset_mask(out_shape=(64, 64)) > 0
+        holds_data = sheet.holds_data((64, 64))
         small = sheet.preview(64)
     details["holds data"] = f"{holds_data.mean():.0%}"
     if not holds_data.any():

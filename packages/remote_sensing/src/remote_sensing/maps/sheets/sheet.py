@@ -63,16 +63,20 @@ class Sheet:
         # GDAL gives values of 1, 2 or 4 bits as bytes, of 12 bits as 16; in a negative 0 is white
         self.bits = int(self.file.tags(self.bands[0], ns="IMAGE_STRUCTURE").get("NBITS", 0))
         self.zero_is_white = structure.get("MINISWHITE") == "YES" and self.palette is None
-        if self.file.count > 4:
-            self.warnings.append(
-                f"{self.file.count} bands, not a picture: the first three are used as red, green, blue"
-            )
+        self.warnings += self._unused()
 
     def __enter__(self) -> Sheet:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+
+    def holds_data(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Where the sheet holds data, at another size: nodata, masks, transparency, values that are not numbers."""
+        valid = self.file.dataset_mask(out_shape=shape) > 0
+        if np.dtype(self.file.dtypes[0]).kind == "f":
+            valid &= np.isfinite(self.file.read(self.bands, out_shape=(len(self.bands), *shape))).all(0)
+        return valid
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -186,6 +190,19 @@ class Sheet:
         if len(plain) >= 3:
             return plain[:3]
         return plain[:1]
+
+    def _unused(self) -> list[str]:
+        """What the file holds and is not looked at: bands beside those of the picture, EXIF's rotation."""
+        unused = []
+        others = [kind for kind in self.file.colorinterp if kind != ColorInterp.alpha]
+        if len(others) > len(self.bands):
+            taken = "the first is used as grey" if len(self.bands) == 1 else "three are used as red, green, blue"
+            unused.append(f"{self.file.count} bands, not a picture: {taken}")
+        if self.file.tags().get("EXIF_Orientation", "1") not in ("0", "1"):
+            unused.append(
+                "its EXIF says that it is to be turned: as in GDAL and QGIS, its pixels are taken as they are stored"
+            )
+        return unused
 
     def _palette(self) -> NDArray[np.uint8] | None:
         if self.file.colorinterp[0] != ColorInterp.palette:

@@ -12,6 +12,7 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
 from rasterio.features import geometry_mask
 from shapely.geometry import LineString
 
@@ -20,7 +21,7 @@ from core_runtime.identity import refuse_inputs_as_outputs
 from core_runtime.terminal import track
 from remote_sensing.maps.results import NODATA
 from remote_sensing.maps.sheets.georeference import place
-from remote_sensing.maps.sheets.grid import Grid, parse_length, to_map
+from remote_sensing.maps.sheets.grid import Grid, parse_length, strips, to_map
 from remote_sensing.maps.sheets.sheet import first_line
 from remote_sensing.maps.sheets.vector_files import (
     DRIVERS,
@@ -34,6 +35,8 @@ from remote_sensing.maps.vectors.centrelines import bridged, centre_lines, prune
 from remote_sensing.maps.vectors.options import VectorOptions
 from remote_sensing.maps.vectors.polygons import Feature, polygonise, polygons_of, simplified, with_probability
 from remote_sensing.rasters import UNREADABLE, open_raster
+
+MOST_CLASSES = 64  # different values of a raster that is still a mask
 
 
 @dataclass(frozen=True)
@@ -188,13 +191,51 @@ def open_mask(path: Path) -> Any:
         UserError: not a raster, or not of class numbers.
     """
     file = _open(path)
-    if file.dtypes[0] != "uint8":
-        kind = file.dtypes[0]
+    try:
+        _refuse_pictures(file, path)
+    except UNREADABLE as error:
         file.close()
+        raise UserError(f"{path} cannot be read ({first_line(error)})", "the file is damaged or incomplete") from None
+    except UserError:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_pictures(file: Any, path: Path) -> None:
+    """Makes sure that a raster holds class numbers: a picture or probabilities would give thousands of objects, 0 and 255 none.
+
+    Raises:
+        UserError: it does not.
+    """
+    kind = file.dtypes[0]
+    if kind != "uint8":
         raise UserError(
             f"{path}: a mask holds class numbers of 8 bits, this file {kind}", "give the _mask.tif of predict"
         )
-    return file
+    bands = [number for number in file.colorinterp if number != ColorInterp.alpha]
+    if len(bands) != 1:
+        raise UserError(
+            f"{path}: a mask has one band of class numbers, this file {len(bands)}", "give the _mask.tif of predict"
+        )
+    if class_names(file):  # written by predict
+        return
+    if file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
+        raise UserError(f"{path} is a negative (MinIsWhite), in which 0 is a feature", "save it with 0 as background")
+    counts = np.zeros(256, np.int64)
+    for rows in strips(file.height, 2048):
+        counts += np.bincount(_reader(file)(rows, slice(0, file.width)).ravel(), minlength=256)
+    values = set(np.flatnonzero(counts).tolist())
+    if len(values) > MOST_CLASSES:
+        raise UserError(
+            f"{path} holds {len(values)} different values: a picture or probabilities, not class numbers",
+            "give the _mask.tif of predict",
+        )
+    if 255 in values and values <= {0, 255} and file.nodata is None:
+        raise UserError(
+            f"{path} holds 0 and 255, and 255 means no data in a mask: nothing on it is a feature",
+            "save it with 0 and 1",
+        )
 
 
 def class_names(mask_file: Any) -> dict[int, str]:
