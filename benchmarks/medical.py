@@ -216,6 +216,7 @@ def overfit(options: argparse.Namespace) -> dict[str, Any]:
     from medical_segmentation.organs.metrics.overlap import dice
     from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig, initialise
     from medical_segmentation.organs.model.losses import guided_losses
+    from medical_segmentation.organs.training.module import settle_norms
     from medical_segmentation.volumes.opening import open_volume, read_labels
 
     image = open_volume(options.image)
@@ -249,8 +250,9 @@ def overfit(options: argparse.Namespace) -> dict[str, Any]:
         loss.backward()
         optimiser.step()
         if step % 10 == 9:
+            settle_norms(net, [x])  # as training does before each validation
             net.eval()
-            with torch.inference_mode():
+            with torch.no_grad():
                 score = dice(net(x).argmax(1).numpy() == 1, y.numpy() == 1)
             net.train()
             result["Dice after steps"][step + 1] = score

@@ -1,10 +1,13 @@
 """Drawn volumes in every state of repair; a small trained model; the command as the console script calls it."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # reading_back.py
 
 
 @pytest.fixture(scope="session")

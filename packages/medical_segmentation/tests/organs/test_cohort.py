@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from core_runtime.errors import UserError
+from medical_segmentation.organs import load_model
+from medical_segmentation.organs.cohort.layouts import find_dataset
 from medical_segmentation.organs.judging import Judgement, summarise
+from medical_segmentation.organs.training.calibration import judge
 from medical_segmentation.organs.training.planning import named_classes
 from medical_segmentation.volumes.geometry import Geometry
 
@@ -96,3 +99,29 @@ def test_channels_on_other_grids_and_a_case_of_two_files(cli, abdomens, untraine
     # one channel is what the model takes: the second file is a case of its own, not lost
     assert code == 0, err
     assert sorted(case["case"] for case in json.loads(out)["cases"]) == ["case", "case_0001"]
+
+
+def test_regions_of_nnunet_are_judged_and_labels_are_learnt(cli, abdomens, untrained, tmp_path):
+    """Regions overlap: each is the union of its labels, whose truth and prediction are counted anew."""
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    described = json.loads((data / "dataset.json").read_text())
+    described |= {"labels": {"background": 0, "organs": [1, 2, 3], "paired": [2, 3]}, "regions_class_order": [1, 2]}
+    (data / "dataset.json").write_text(json.dumps(described))
+    dataset = find_dataset(data)
+    assert dataset.classes == {0: "background", 1: "label 1", 2: "label 2", 3: "label 3"}
+    assert dataset.regions == {"organs": (1, 2, 3), "paired": (2, 3)}
+    model = tmp_path / "model"
+    shutil.copytree(untrained, model)
+    config = json.loads((model / "config.json").read_text())
+    config["preprocessing"]["classes"] = list(dataset.classes.values())
+    (model / "config.json").write_text(json.dumps(config))
+    case = dataset.labelled[0]
+    organs, paired = judge(load_model(model), dataset, [case]).rows
+    assert (organs["class"], paired["class"]) == ("organs", "paired")
+    truth = dataset.labels(case, None)
+    voxel = np.prod(nib.load(case.images[0]).header.get_zooms()) / 1000
+    assert paired["truth_ml"] == pytest.approx(float((truth >= 2).sum() * voxel))
+    code, out, err = cli("organs", "inspect", data)
+    assert code == 0, err
+    assert "label 2 + label 3" in out

@@ -1,6 +1,7 @@
 """Verbs on drawn abdomens: geometry of what is written, resume, refusals, determinism."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -147,6 +148,16 @@ def test_inspect_of_volumes_and_data_sets(cli, abdomens, tmp_path):
     assert facts["labels"].keys() == {"background", "liver", "spleen", "kidneys"}
 
 
+def test_the_forecast_of_a_model_counts_its_classes_on_its_grid(cli, abdomens, untrained):
+    """Of slices of 32 by 32 and four classes: 4 slices of scores, not windows of 96³ of 25 classes."""
+    path = abdomens / "imagesTr" / "abdomen_003_0000.nii.gz"
+    code, out, err = cli("organs", "inspect", path, "--model", untrained, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert "for 4 classes in slices" in facts["memory forecast"]
+    assert facts["forecast_gb"]["scores"] == pytest.approx(32 * 32 * 4 * 4 * 4 / 1e9)
+
+
 def test_patients_stay_in_one_part(abdomens, tmp_path):
     dataset = find_dataset(abdomens)
     table = tmp_path / "patients.csv"
@@ -177,7 +188,9 @@ def test_data_sets_that_do_not_fit(cli, abdomens, tmp_path):
     described = json.loads((data / "dataset.json").read_text())
     for labels, says in (
         ({"background": 0, "liver": 1, "spleen": 3}, "without gaps"),
-        ({"background": 0, "whole": [1, 2]}, "region"),
+        ({"background": 0, "whole": [1, 3]}, "without gaps"),
+        ({"background": 0, "whole": [0, 1], "liver": 1}, "whole holds the background"),
+        ({"0": "background", "1": "liver"}, "a label is a whole number"),
     ):
         (data / "dataset.json").write_text(json.dumps(described | {"labels": labels}))
         code, _, err = cli("organs", "train", data, "--out", tmp_path / "run")
@@ -235,6 +248,7 @@ def test_decathlon_brats_hvsmr_chaos_and_plain_folders(tmp_path):
     brats = find_dataset(tmp_path / "brats")
     assert brats.image(brats.cases[0]).channels == 4
     assert brats.mapping == {4: 3}
+    assert brats.regions == {"whole tumour": (1, 2, 3), "tumour core": (1, 3), "enhancing tumour": (3,)}
     volume(tmp_path / "hvsmr" / "training_axial_crop_pat0.nii.gz")
     volume(tmp_path / "hvsmr" / "training_axial_crop_pat0-label.nii.gz", labels=True)
     assert find_dataset(tmp_path / "hvsmr").layout == "HVSMR 2016"
@@ -337,3 +351,39 @@ def test_another_modality_and_a_model_of_drawings_are_said(cli, abdomens, untrai
 
 def test_samples_say_that_they_are_drawn(abdomens):
     assert find_dataset(abdomens).drawn
+
+
+def test_a_page_to_scroll_through_holds_every_layer(nifti, tmp_path):
+    """Also of a case whose name is one of the page's own words."""
+    from medical_segmentation.organs.reports.viewer import write_viewer
+    from medical_segmentation.volumes.opening import open_volume
+
+    values = np.random.default_rng(0).integers(-100, 100, (8, 9, 3)).astype(np.int16)
+    volume = open_volume(nifti(values))
+    labels = (values > 0).astype(np.uint8)
+    layers = {"truth": labels[::-1], "confidence": labels * 0.5, "attention": labels.astype(np.float32)}
+    path = write_viewer(volume, labels, ("background", "KEYS"), tmp_path / "a.html", title="DEPTH_1", **layers)
+    page = path.read_text(encoding="utf-8")
+    assert "<title>DEPTH_1</title>" in page
+    assert "</span>KEYS</p>" in page
+    drawn = json.loads(re.search(r"const layers = (\[.*?\]), depth = 3,", page)[1])
+    assert [layer["name"] for layer in drawn] == ["image", "prediction", "truth", "uncertainty", "attention"]
+    assert all(len(layer["slices"]) == 3 for layer in drawn)
+
+
+def test_an_evaluation_fills_voxels_and_shows_its_worst_case(cli, abdomens, untrained, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    for path in (data / "imagesTr").iterdir():
+        image = nib.load(path)
+        values = np.asarray(image.dataobj, np.float32).copy()
+        values[0, 0, 0] = np.nan
+        nib.save(nib.Nifti1Image(values, image.affine), path)
+    (data / "splits_final.json").unlink(missing_ok=True)
+    for path in sorted((data / "labelsTr").iterdir())[1:]:
+        path.unlink()
+    code, _, err = cli(
+        "organs", "evaluate", data, "--model", untrained, "--fill", "-1000", "--out", tmp_path / "evaluation"
+    )
+    assert code == 0, err
+    assert '"name": "truth"' in (tmp_path / "evaluation" / "worst.html").read_text(encoding="utf-8")

@@ -1,5 +1,7 @@
 """DICOM series: places, never names; every reason to refuse in one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pydicom
 import pytest
@@ -145,8 +147,8 @@ def test_objects_without_pixels_and_colour(series):
 def test_files_of_pydicom_that_are_no_slices(name, says):
     from pydicom.data import get_testdata_file
 
-    with pytest.raises(UserError):
-        read_series(pytest.importorskip("pathlib").Path(get_testdata_file(name)))
+    with pytest.raises(UserError, match=says):
+        read_series(Path(get_testdata_file(name)))
 
 
 def test_a_compression_without_decoder_names_the_package(series, monkeypatch):
@@ -163,8 +165,6 @@ def test_a_compression_without_decoder_names_the_package(series, monkeypatch):
 
 
 def test_byte_orders_and_compressions_of_the_same_slice_agree():
-    from pathlib import Path
-
     from pydicom.data import get_testdata_file
 
     names = ("MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_RLE.dcm")

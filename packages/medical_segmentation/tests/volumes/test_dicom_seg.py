@@ -1,22 +1,14 @@
 """DICOM segmentations, read back by an independent program (dcmqi) and by ourselves."""
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pydicom
 import pytest
+from reading_back import DCMQI, places_of, read_by_dcmqi
 
 from medical_segmentation.volumes.dicom import read_series
 from medical_segmentation.volumes.dicom_seg import read_dicom_seg, write_dicom_seg
-from medical_segmentation.volumes.opening import open_volume
 from medical_segmentation.volumes.rtstruct import write_rtstruct
 
-# beside this Python, whatever the PATH is
-DCMQI = shutil.which("segimage2itkimage", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
 NAMES = ("background", "liver", "spleen")
 
 
@@ -40,33 +32,12 @@ def test_the_same_labels_come_back(labelled, tmp_path, form):
     assert written.FrameOfReferenceUID == source.FrameOfReferenceUID
 
 
-def places_of(affine, indices, grid):
-    """The voxels of our grid at the places of another's, which must be voxels of ours."""
-    world = affine @ np.c_[indices, np.ones(len(indices))].T
-    ours = (np.linalg.inv(grid.affine) @ world)[:3]
-    places = np.round(ours).astype(int)
-    assert np.abs(ours - places).max() < 0.01
-    return tuple(places)
-
-
 @pytest.mark.skipif(DCMQI is None, reason="needs dcmqi")
 @pytest.mark.parametrize("form", ["binary", "labelmap"])
 def test_dcmqi_gets_the_same_voxels_at_the_same_place(labelled, tmp_path, form):
     volume, labels = labelled
     path = write_dicom_seg(labels, volume, NAMES, tmp_path / "seg.dcm", model="test", form=form)
-    out = tmp_path / "itk"
-    out.mkdir()
-    command = [str(DCMQI), "--inputDICOM", path, "--outputDirectory", out, "-t", "nii"]
-    subprocess.run(command, check=True, capture_output=True)
-    again = np.zeros_like(labels)
-    # one file per segment, or one of all where they share a map
-    for file in sorted(out.glob("*.nii.gz")):
-        read = open_volume(file)
-        indices = np.argwhere(read.array > 0)
-        values = read.array[tuple(indices.T)]
-        again[places_of(read.geometry.affine, indices, volume.geometry)] = (
-            values if form == "labelmap" else int(file.name.split(".")[0])
-        )
+    again = read_by_dcmqi(path, volume.geometry, tmp_path / "itk", form=form)
     assert np.array_equal(again, labels)
 
 

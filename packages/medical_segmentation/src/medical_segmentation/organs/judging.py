@@ -53,14 +53,15 @@ class Judgement:
         geometry: Geometry,
         classes: Sequence[str],
         *,
+        regions: Mapping[str, Sequence[int]] | None = None,
         confidence: NDArray | None = None,
         tolerance: float = 2.0,
     ) -> None:
-        """Judges a case, class by class (the background is none)."""
-        for number, name in enumerate(classes):
-            if number == 0:
-                continue
-            ours, theirs = labels == number, truth == number
+        """Judges a case class by class (the background is none), or region by region where these are given: name → class numbers."""
+        if regions is None:
+            regions = {name: (number,) for number, name in enumerate(classes) if number}
+        for name, numbers in regions.items():
+            ours, theirs = np.isin(labels, numbers), np.isin(truth, numbers)
             overlap = measure(ours, theirs, geometry.spacing, tolerance=tolerance)
             lesions = lesion_scores(ours, theirs)
             voxel = float(np.prod(geometry.spacing)) / 1000

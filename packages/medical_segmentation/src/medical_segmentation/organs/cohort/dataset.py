@@ -46,6 +46,7 @@ class Dataset:
         cases: labelled and unlabelled.
         classes: number → name, background 0 first; empty where the layout does not name them.
         channels: names; empty where the layout does not name them.
+        regions: what is judged where this is not each class alone: name → its class numbers, which regions may share.
         mapping: values in the label files → class numbers, where they differ.
         folds: (train, val) names of `splits_final.json`, if it has one.
         spacing: of slices that do not say it.
@@ -58,6 +59,7 @@ class Dataset:
     classes: Mapping[int, str]
     channels: Sequence[str] = ()
     mapping: Mapping[int, int] | None = None
+    regions: Mapping[str, tuple[int, ...]] | None = None
     folds: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
     spacing: tuple[float, float, float] | None = None
     drawn: bool = False

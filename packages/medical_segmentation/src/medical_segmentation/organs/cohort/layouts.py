@@ -21,6 +21,8 @@ CHAOS_MAPPING = {
     **{value: number for number, (low, high) in CHAOS_BANDS.items() for value in range(low, high + 1)},
 }
 BRATS_CHANNELS = ("flair", "t1", "t1ce", "t2")
+BRATS_CLASSES = {0: "background", 1: "necrosis", 2: "oedema", 3: "enhancing tumour"}
+BRATS_REGIONS = {"whole tumour": (1, 2, 3), "tumour core": (1, 3), "enhancing tumour": (3,)}
 
 
 def find_dataset(root: Path) -> Dataset:
@@ -81,15 +83,7 @@ def _with_json(root: Path) -> Dataset | None:
 def _nnunet(root: Path, described: Mapping[str, Any]) -> Dataset:
     where = root / "dataset.json"
     channels = [str(described["channel_names"][key]) for key in sorted(described["channel_names"], key=int)]
-    classes: dict[int, str] = {}
-    for name, value in described.get("labels", {}).items():
-        if isinstance(value, list):
-            raise UserError(
-                f"{where}: {name} is a region of several labels {value}",
-                "train on the labels; regions can be added up afterwards",
-            )
-        if name != "ignore":
-            classes[int(value)] = str(name)
+    classes, regions = _nnunet_labels(described.get("labels", {}), where)
     _check_classes(classes, where)
     images: dict[str, dict[int, Path]] = {}
     for path in _volumes(root / "imagesTr") + _volumes(root / "imagesTs"):
@@ -109,7 +103,34 @@ def _nnunet(root: Path, described: Mapping[str, Any]) -> Dataset:
     if orphans:
         raise UserError(f"{root}: labels without an image: {few(orphans)}", "add the images or take the labels away")
     drawn = described.get("drawn") is True
-    return Dataset(root, "nnU-Net v2", cases, classes, channels, folds=_folds(root), drawn=drawn)
+    return Dataset(root, "nnU-Net v2", cases, classes, channels, regions=regions, folds=_folds(root), drawn=drawn)
+
+
+def _nnunet_labels(labels: Mapping[str, Any], where: Path) -> tuple[dict[int, str], dict[str, tuple[int, ...]] | None]:
+    """The classes by number, and the regions where some are lists of labels.
+
+    A network learns the labels, of which each voxel has one; a label that is no region by itself has no name there, and is called by its number.
+    """
+    regions: dict[str, tuple[int, ...]] = {}
+    for name, value in labels.items():
+        numbers = value if isinstance(value, list) else [value]
+        if not numbers or not all(isinstance(number, int) for number in numbers):
+            raise UserError(
+                f"{where}: labels.{name} is {value!r}", "a label is a whole number, a region a list of them"
+            )
+        if name != "ignore":
+            regions[str(name)] = tuple(numbers)
+    alone = {numbers[0]: name for name, numbers in regions.items() if len(numbers) == 1}
+    classes = {}
+    for number in sorted({number for numbers in regions.values() for number in numbers}):
+        classes[number] = alone.get(number, f"label {number}")
+    if not any(isinstance(value, list) for value in labels.values()):
+        return classes, None
+    judged = {name: numbers for name, numbers in regions.items() if numbers != (0,)}
+    with_background = [name for name, numbers in judged.items() if 0 in numbers]
+    if with_background:
+        raise UserError(f"{where}: {few(with_background)} holds the background 0", "a region is made of other labels")
+    return classes, judged
 
 
 def dicom_files_of(parts: Mapping[int, Path]) -> bool:
@@ -223,8 +244,7 @@ def _brats(root: Path) -> Dataset | None:
         if absent:
             raise UserError(f"{folder} has no {few(absent)}", "BraTS cases have four channels")
         cases.append(Case(folder.name, folder.name, tuple(path for path in images if path), _first(folder, "seg")))
-    classes = {0: "background", 1: "necrosis", 2: "oedema", 3: "enhancing tumour"}
-    return Dataset(root, "BraTS", cases, classes, BRATS_CHANNELS, {4: 3})
+    return Dataset(root, "BraTS", cases, BRATS_CLASSES, BRATS_CHANNELS, {4: 3}, BRATS_REGIONS)
 
 
 def _first(folder: Path, channel: str) -> Path | None:

@@ -114,10 +114,11 @@ def _report(
     )
     page = Report("Organs in volumes", lead=headline)
     picture = (
-        out / "evaluation" / "max.png",
+        out / "evaluation" / "best.png",
         "A held-out abdomen: prediction, truth, confidence, and where the guided attention lies.",
     )
     page.picture(*picture)
+    page.link("evaluation/best.html", "Scroll through it")
     values = trained.values
     page.text(
         f"{values['split']['train']} drawn abdomens with noise, a bias field, thick slices and odd orientations trained the network "

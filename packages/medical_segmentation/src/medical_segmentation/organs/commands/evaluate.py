@@ -150,6 +150,6 @@ def evaluate(
         risk = float(sum(curve[place] for curve in judgement.curves) / len(judgement.curves))
     result = Evaluation(out, summary, judgement.reliability.ece, risk, origin)
     write_text(out / "cases.csv", judgement.table())
-    write_report(result, judgement, loaded, dataset, cases, out)
+    write_report(result, judgement, loaded, dataset, cases, reading, out)
     write_text(out / "metrics.json", json.dumps(result.facts(), indent=1, default=str).replace("NaN", "null") + "\n")
     return result

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
@@ -12,21 +13,52 @@ from core_runtime.findings import Findings, FolderFindings
 from medical_segmentation.volumes.opening import find_volumes, open_volume
 from medical_segmentation.volumes.volume import ReadingOptions, Volume
 
+if TYPE_CHECKING:
+    from medical_segmentation.organs.model.preparation import Preparation
+    from medical_segmentation.volumes.geometry import Geometry
+
 CLASSES_FORECAST = 25  # classes that the forecast assumes where no labels say
 LABELS = 30  # whole values, 0 among them, up to which a volume is taken for labels
 SHOWN = 12  # volumes of a folder that are reported one by one
 
 
-def inspect(path: Path, /, *, reading: ReadingOptions = ReadingOptions(), report: Path | None = None) -> Outcome:
+@dataclass(frozen=True)
+class Load:
+    """What a forecast is for.
+
+    Attributes:
+        classes: of the network.
+        preparation: of its input; None: windows of 96³.
+    """
+
+    classes: int
+    preparation: Preparation | None
+
+
+def inspect(
+    path: Path,
+    /,
+    *,
+    reading: ReadingOptions = ReadingOptions(),
+    model: str | None = None,
+    report: Path | None = None,
+) -> Outcome:
     """Reports geometry, intensities, labels and problems of volumes, what to do about them, and how much memory a prediction needs.
 
     Example: medical-segmentation organs inspect ct.nii.gz --report ct.html
 
     Args:
         path: a volume (NIfTI, MHA, NRRD, a DICOM series), a folder of volumes, or a labelled data set.
+        model: model folder that the memory forecast is for; else one of 25 classes in windows of 96³.
         report: also write a page with a montage.
     """
-    outcome = examine(path, reading, pictures=report is not None)
+    load = Load(CLASSES_FORECAST, None)
+    if model is not None:
+        from medical_segmentation.organs.model.folder import load_model
+
+        loaded = load_model(model)
+        load = Load(len(loaded.classes), loaded.preparation)
+    outcome = examine(path, reading, load, pictures=report is not None)
     if report is not None:
         first = outcome.findings[0] if isinstance(outcome, FolderFindings) else outcome
         first.report().write(report)
@@ -35,11 +67,11 @@ def inspect(path: Path, /, *, reading: ReadingOptions = ReadingOptions(), report
 
 def glance(path: Path) -> Findings:
     """The first look of ``attention-suite try``."""
-    outcome = examine(path, ReadingOptions(), pictures=True)
+    outcome = examine(path, ReadingOptions(), Load(CLASSES_FORECAST, None), pictures=True)
     return outcome.findings[0] if isinstance(outcome, FolderFindings) else outcome
 
 
-def examine(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings | FolderFindings:
+def examine(path: Path, reading: ReadingOptions, load: Load, *, pictures: bool) -> Findings | FolderFindings:
     """Examines a path.
 
     Raises:
@@ -60,11 +92,11 @@ def examine(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings 
             return examine_dataset(dataset, reading, pictures=pictures)
     volumes = find_volumes(path)
     if len(volumes) == 1:
-        return examine_volume(volumes[0], reading, pictures=pictures)
+        return examine_volume(volumes[0], reading, load, pictures=pictures)
     findings, unreadable = [], {}
     for volume in volumes[:SHOWN]:
         try:
-            findings.append(examine_volume(volume, reading, pictures=pictures and not findings))
+            findings.append(examine_volume(volume, reading, load, pictures=pictures and not findings))
         except UserError as error:
             unreadable[str(volume.relative_to(path))] = (
                 f"{error.message} ({error.hint})" if error.hint else error.message
@@ -74,12 +106,10 @@ def examine(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings 
     return FolderFindings(findings=findings, unreadable=unreadable)
 
 
-def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Findings:
+def examine_volume(path: Path, reading: ReadingOptions, load: Load, *, pictures: bool) -> Findings:
     """Geometry, intensities, problems and the forecast of one volume."""
     import numpy as np
 
-    from medical_segmentation.organs.model.inference import memory_forecast
-    from medical_segmentation.organs.model.preparation import Preparation
     from medical_segmentation.volumes.geometry import in_words
 
     volume = open_volume(path, reading)
@@ -112,16 +142,9 @@ def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Fi
     if labels is not None:
         details["labels"] = labels
     details |= {name: value for name, value in volume.facts.items() if name not in ("not finite",)}
-    window = tuple(min(96, -(-side // 16) * 16) for side in geometry.shape)
-    preparation = Preparation(dims=3, window=window)
-    forecast = memory_forecast(geometry.shape, CLASSES_FORECAST, preparation, geometry.shape)
-    held = forecast["input"] + forecast["scores"] + forecast["answer"]
-    details["memory forecast"] = (
-        f"{held:.2g} GB beyond the network for {CLASSES_FORECAST} classes in windows of {' × '.join(map(str, window))}, "
-        f"{forecast['if every score were kept']:.2g} GB if every score were kept (as others do)"
-    )
-    if is_segmentation:
-        del details["memory forecast"]
+    forecast, in_gigabytes = forecast_memory(geometry, load)
+    if not is_segmentation:
+        details["memory forecast"] = in_gigabytes
     drawn = []
     if pictures:
         from medical_segmentation.organs.reports.figures import montage
@@ -143,6 +166,27 @@ def examine_volume(path: Path, reading: ReadingOptions, *, pictures: bool) -> Fi
         next_commands=_next(path, volume, is_segmentation=is_segmentation, usable=usable),
         pictures=drawn,
     )
+
+
+def forecast_memory(geometry: Geometry, load: Load) -> tuple[dict[str, float], str]:
+    """What a prediction of a volume of this geometry holds, in gigabytes, and in words."""
+    from medical_segmentation.organs.model.inference import memory_forecast
+    from medical_segmentation.organs.model.preparation import AXES, Preparation
+    from medical_segmentation.volumes.geometry import Reorientation
+
+    turn = Reorientation.between(geometry, AXES)
+    shape = [geometry.shape[axis] for axis in turn.order]
+    window = tuple(min(96, -(-side // 16) * 16) for side in shape)
+    preparation = load.preparation or Preparation(dims=3, window=window)
+    grid = preparation.grid(shape, turn.spacing(geometry))
+    forecast = memory_forecast(shape, load.classes, preparation, grid)
+    held = forecast["input"] + forecast["scores"] + forecast["answer"]
+    pieces = "slices" if preparation.dims == 2 else f"windows of {' × '.join(map(str, preparation.window))}"
+    words = (
+        f"{held:.2g} GB beyond the network for {load.classes} classes in {pieces}, "
+        f"{forecast['if every score were kept']:.2g} GB if every score were kept (as others do)"
+    )
+    return forecast, words
 
 
 def _next(path: Path, volume: Volume, *, is_segmentation: bool, usable: bool) -> list[str]:

@@ -188,7 +188,7 @@ def train(
     )
     draw_history(history, run.out / "figures" / "training.png", [("train_loss",), ("val_dice",)])
     draw_calibration(judgement.reliability.bins, judgement.reliability.ece, run.out / "figures" / "calibration.png")
-    draw_scores(judgement.rows, classes[1:], run.out / "figures" / "dice.png")
+    draw_scores(judgement.rows, run.out / "figures" / "dice.png")
     return Trained(folder, int(best["epoch"]), values, history, summary, data)
 
 

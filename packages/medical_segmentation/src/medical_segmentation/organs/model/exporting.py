@@ -136,8 +136,11 @@ def _bundle(model: OrganModel, network: nn.Module, example: Tensor, expected: Te
 
 
 def metadata(model: OrganModel, example: Tensor, monai_version: str, numpy_version: str) -> dict[str, Any]:
-    """metadata.json, as MONAI's `verify_metadata` asks for it."""
+    """metadata.json, as MONAI's `verify_metadata` asks for it: every field that the bundles of MONAI's model zoo share."""
     sides = list(example.shape[2:])
+    is_window = model.preparation.scheme == "window"
+    scaled = "of mean 0 and deviation 1" if model.preparation.scheme == "zscore" else "scaled to [0, 1]"
+    classes = ", ".join(f"{value} is {name}" for value, name in enumerate(model.classes))
     channels = {str(number): name for number, name in enumerate(model.channels * model.preparation.slices)}
     common = {"type": "image", "num_channels": example.shape[1], "spatial_shape": sides, "is_patch_data": True}
     return {
@@ -153,15 +156,23 @@ def metadata(model: OrganModel, example: Tensor, monai_version: str, numpy_versi
         "description": "Multi-scale self-guided attention, or a peer in the same harness.",
         "authors": "attention-suite",
         "copyright": "see the licence of the training data",
+        "data_source": model.provenance.get("trained_on", {}).get("layout", "not recorded"),
+        "data_type": "nibabel",
+        "image_classes": f"{len(model.channels)} channel(s), {scaled}",
+        "label_classes": f"single channel, {classes}",
+        "pred_classes": f"{len(model.classes)} channels, one for each class: {classes}",
         "intended_use": "Research only; not a medical device.",
+        "references": [
+            "Sinha and Dolz, Multi-scale self-guided attention for medical image segmentation, arXiv:1906.02849"
+        ],
         "network_data_format": {
             "inputs": {
                 "image": {
                     **common,
-                    "format": "magnitude",
+                    "format": "hounsfield" if is_window else "magnitude",
                     "modality": model.channels[0],
                     "dtype": "float32",
-                    "value_range": [0, 1],
+                    "value_range": [] if model.preparation.scheme == "zscore" else [0, 1],  # deviations have no ends
                     "channel_def": channels,
                 }
             },

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-ROWS = 16  # classified at a time: what argmax makes is eight times as large as a label
+ROWS = 16  # weighted and classified at a time: what argmax makes is eight times as large as a label
 
 Predictor = Callable[[Tensor], Tensor]
 
@@ -74,7 +74,6 @@ def window_scores(
     weight = importance(window)
     places = [starts(side, w, overlap) for side, w in zip(full, window, strict=True)]
     slab: Tensor | None = None
-    mass = torch.zeros(full[0], full[1], window[2])
     for number, z in enumerate(places[2]):
         corners = [(x, y) for x in places[0] for y in places[1]]
         for begin in range(0, len(corners), batch):
@@ -86,28 +85,55 @@ def window_scores(
             for (x, y), each in zip(part, scores, strict=True):
                 # one pass over memory; the scores themselves stay as they are, for predictors may work under inference mode
                 slab[:, x : x + window[0], y : y + window[1]].addcmul_(each, weight)
-                mass[x : x + window[0], y : y + window[1]] += weight
             del windows, scores
         assert slab is not None
         # what no later window reaches is final
         following = places[2][number + 1] if number + 1 < len(places[2]) else z + window[2]
         done = following - z
         final = slab[..., :done]
-        final.div_(mass[..., :done])
+        for begin in range(0, full[0], ROWS):
+            rows = range(begin, min(begin + ROWS, full[0]))
+            final[:, rows.start : rows.stop].div_(total_weight(weight, places, rows, range(z, following), full[1]))
         first, last = max(z, offset[2]), min(following, offset[2] + sides[2])
         if last > first:
             yield (
                 first - offset[2],
                 final[:, offset[0] : offset[0] + sides[0], offset[1] : offset[1] + sides[1], first - z : last - z],
             )
-        # what later windows add to moves to the front, in pieces no longer than the distance: source and target overlap
-        keep = window[2] - done
-        for begin in range(0, keep, done):
-            stop = min(begin + done, keep)
-            slab[..., begin:stop] = slab[..., begin + done : stop + done].clone()
-            mass[..., begin:stop] = mass[..., begin + done : stop + done].clone()
-        slab[..., keep:] = 0
-        mass[..., keep:] = 0
+        for scores in slab:
+            move_to_front(scores, done)
+
+
+def total_weight(
+    weight: Float[Tensor, "a b d"], places: Sequence[Sequence[int]], rows: range, depth: range, columns: int
+) -> Float[Tensor, "r c z"]:
+    """Sum of the weights of all windows over a block of voxels, made when it is needed: for a whole slab it would take a class's share of memory."""
+    total = torch.zeros(len(rows), columns, len(depth))
+    height, width, thickness = weight.shape
+    for z in places[2]:
+        front, back = max(z, depth.start), min(z + thickness, depth.stop)
+        for x in places[0]:
+            top, bottom = max(x, rows.start), min(x + height, rows.stop)
+            if front >= back or top >= bottom:
+                continue
+            part = weight[top - x : bottom - x, :, front - z : back - z]
+            for y in places[1]:
+                total[
+                    top - rows.start : bottom - rows.start, y : y + width, front - depth.start : back - depth.start
+                ] += part
+    return total
+
+
+def move_to_front(scores: Float[Tensor, "a b d"], done: int) -> None:
+    """Drops the first slices, moves what later windows add to into their place, and clears the rest.
+
+    Class by class: what is copied on the way is then one class's share of the slab. In pieces no longer than the distance, for source and target overlap.
+    """
+    keep = scores.shape[2] - done
+    for begin in range(0, keep, done):
+        stop = min(begin + done, keep)
+        scores[..., begin:stop] = scores[..., begin + done : stop + done].clone()
+    scores[..., keep:] = 0
 
 
 @dataclass

@@ -67,6 +67,10 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
     details["labels"] = {
         name: f"{voxels[number] / total:.2%} of voxels in {holding[number]} cases" for number, name in classes.items()
     }
+    if dataset.regions:
+        details["judged regions"] = {
+            name: " + ".join(classes[number] for number in numbers) for name, numbers in dataset.regions.items()
+        }
     if dataset.folds:
         details["folds"] = f"{len(dataset.folds)} in splits_final.json"
     return Findings(

@@ -158,13 +158,14 @@ def draw_calibration(bins: Sequence[tuple[float, float, int]], ece: float, path:
         ylabel="share of voxels that are right",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
-        title=f"ECE {ece:.3f} (voxels that are not surely background)",
+        title=f"ECE {ece:.3f}\n(voxels that are not surely background)",
     )
     return save(figure, path)
 
 
-def draw_scores(rows: Sequence[Mapping[str, Any]], classes: Sequence[str], path: Path) -> Path:
-    """The Dice of every case, by class."""
+def draw_scores(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """The Dice of every case, by class or region."""
+    classes = list(dict.fromkeys(row["class"] for row in rows))
     figure = Figure(figsize=(1.4 + 1.3 * max(1, len(classes)), 3.4), layout="constrained")
     axes = figure.subplots()
     rng = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ body { font: 15px system-ui, sans-serif; background: #17191c; color: #e6e6e6; ma
 .key { display: inline-block; width: .9em; height: .9em; margin: 0 .3em 0 .9em }
 footer { opacity: .7; margin-top: 1rem; font-size: .85rem }
 </style></head><body><h1 style="font-size:1.2rem">TITLE</h1><div class="stack" id="stack"></div>
-<p><input type="range" id="slice" min="0" value="MIDDLE" max="LAST"> <span id="where"></span></p>
+<p><input type="range" id="slice" min="0" value="MIDDLE" max="LAST" autofocus> <span id="where"></span></p>
 <p id="layers"></p><p>KEYS</p>
 <footer>The patient's right is on the left. For research, not for diagnosis. Scroll with the wheel or the arrow keys.</footer>
 <script>
@@ -90,8 +91,7 @@ def write_viewer(
         for number, name in enumerate(classes)
         if number
     )
-    page = _PAGE
-    for word, value in {
+    values = {
         "TITLE": html.escape(title),
         "WIDTH": str(round(width * zoom)),
         "HEIGHT": str(round(height * zoom)),
@@ -101,9 +101,9 @@ def write_viewer(
         "DEPTH": str(depth),
         "PLACES": json.dumps(places),
         "LAYERS": json.dumps(layers),
-    }.items():
-        page = page.replace(word, value)
-    write_text(path, page)
+    }
+    # in one pass: a case may be called DEPTH_1
+    write_text(path, re.sub("|".join(values), lambda word: values[word[0]], _PAGE))
     return path
 
 

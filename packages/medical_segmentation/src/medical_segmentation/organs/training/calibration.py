@@ -42,6 +42,7 @@ def judge(
             truth,
             volume.geometry,
             model.classes,
+            regions=dataset.regions,
             confidence=result.confidence,
             tolerance=tolerance,
         )

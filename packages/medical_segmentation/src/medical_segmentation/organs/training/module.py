@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,34 +92,17 @@ class OrganTraining(Training):
         last = self.current_epoch + 1 == self.recipe.epochs
         if last or (self.current_epoch + 1) % self.recipe.validate_every == 0:
             if self.recipe.norms == "settled":
-                self.settle_norms()
+                settle_norms(self.model, self.settling_images())
             self.last_dice = self.validation_dice()
             assert self.plateau is not None
             self.plateau.step(self.last_dice)
         return row | {"val_dice": self.last_dice}
 
-    @torch.no_grad()
-    def settle_norms(self) -> None:
-        """Takes the statistics of the batch norms anew from training patches (Wu and Johnson 2021), as the plain mean over batches.
-
-        The running means lag behind the weights, the more so in the semantic modules, which see four scales in turn: after few steps the
-        network in evaluation is then another one than in training.
-        """
-        norms = [module for module in self.model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean
-        self.model.train()
+    def settling_images(self) -> Iterator[Tensor]:
+        """Batches of training patches, always those of epoch 0: a resumed run settles alike."""
         device = next(self.model.parameters()).device
         for numbers in settling_batches(len(self.patches), self.recipe.batch):
-            # of epoch 0, always the same: a resumed run settles alike
-            images = torch.stack([self.patches[0, number]["image"] for number in numbers])
-            self.model(images.to(device))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+            yield torch.stack([self.patches[0, number]["image"] for number in numbers]).to(device)
 
     @torch.no_grad()
     def validation_dice(self) -> float:
@@ -142,6 +125,27 @@ class OrganTraining(Training):
                     scores.append(dice(ours, truth))
         self.model.train(was)
         return float(np.mean(scores)) if scores else math.nan
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Takes the statistics of the batch norms anew (Wu and Johnson 2021), as the plain mean over batches; leaves the model in training.
+
+    The running means lag behind the weights, the more so in the semantic modules, which see four scales in turn: after few steps the
+    network in evaluation is then another one than in training.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean
+    model.train()
+    for images in batches:
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
 
 
 def settling_batches(patches: int, batch: int, most: int = 32) -> list[list[int]]:
