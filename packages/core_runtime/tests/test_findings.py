@@ -2,7 +2,7 @@
 
 import pytest
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.findings import MANY, Findings, FolderFindings, examine_files
 
 
@@ -52,3 +52,9 @@ def test_files_that_cannot_be_read_are_named_and_none_at_all_is_an_error(tmp_pat
     with pytest.raises(UserError, match="none of its 1 files can be read") as error:
         examine_files(tmp_path, files[1:2], examine)
     assert error.value.hint == "sub/bad.csv: it is cut"
+
+
+def test_a_number_goes_with_its_noun():
+    assert counted(1, "box", "boxes") == "1 box"
+    assert counted(0, "box", "boxes") == "0 boxes"
+    assert counted(1200, "image") == "1,200 images"

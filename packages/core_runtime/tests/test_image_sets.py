@@ -92,7 +92,7 @@ def test_a_table_of_files(tmp_path):
     [
         ("file,label\nnone.png,a\n", "1 of 1 files are not there: none.png"),
         ("file,label,split\ncat/0.png,a,dev\n", "'dev' is not a part"),
-        ("file,label\ncat/0.png,a\ncat/0.png,b\n", "names 1 files twice"),
+        ("file,label\ncat/0.png,a\ncat/0.png,b\n", "names 1 file twice"),
         ("picture\ncat/0.png\n", "no column 'file'"),
     ],
 )
@@ -131,7 +131,7 @@ def test_npz_of_parts_and_without(tmp_path):
     [
         ({"a": np.zeros((2, 3, 3))}, "no images under a known name"),
         ({"images": np.full((2, 3, 3), np.nan), "labels": [0, 1]}, "18 pixels that are not finite"),
-        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [0]}, "2 images, but 1 labels"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [0]}, "images has 2 entries, labels has 1"),
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [[0, 1], [1, 0]]}, "2 labels per image"),
         ({"images": np.zeros((2, 3, 3, 5), np.uint8), "labels": [0, 1]}, "are not understood"),
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [0, 0.5]}, "whole numbers"),
@@ -266,7 +266,7 @@ def test_coco_files_that_cannot_be_used(tmp_path):
     write_text(tmp_path / "set.json", json.dumps(good))
     images = read_coco(tmp_path / "set.json")
     assert images.images[0].boxes == ((8, 8, 10, 10),)
-    assert images.warnings() == [f"1 {CUT}: a.png", f"1 {LEFT_OUT}: a.png"]
+    assert images.warnings() == [f"{CUT}: 1 (a.png)", f"{LEFT_OUT}: 1 (a.png)"]
     for change, words in (
         ({"categories": []}, "no category 1"),
         ({"images": [{"id": 1, "file_name": "a.png", "width": 0, "height": 10}]}, "width is 0"),

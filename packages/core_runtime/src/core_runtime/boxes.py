@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.fields import read_field
 
 Box = tuple[float, float, float, float]
@@ -67,6 +67,10 @@ class BoxSet:
     def box_count(self) -> int:
         return sum(len(image.boxes) for image in self.images)
 
+    def summary(self) -> str:
+        """How many pictures and boxes."""
+        return f"{counted(len(self.images), 'picture')}, {counted(self.box_count, 'box', 'boxes')}"
+
     def counts(self) -> dict[str, int]:
         """Boxes of each class."""
         totals = dict.fromkeys(self.classes, 0)
@@ -77,7 +81,7 @@ class BoxSet:
 
     def warnings(self) -> list[str]:
         """The notes in words."""
-        return [f"{len(names)} {what}: {few(list(names))}" for what, names in self.notes.items() if names]
+        return [f"{what}: {len(names)} ({few(list(names))})" for what, names in self.notes.items() if names]
 
 
 def fit_box(box: Sequence[float], size: tuple[int, int]) -> tuple[Box | None, str]:

@@ -49,3 +49,16 @@ def few(names: Sequence[str]) -> str:
     if len(names) <= 3:
         return shown
     return f"{shown} and {len(names) - 3} more"
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: "1 box", "2 boxes", "1,200 images".
+
+    Args:
+        number: how many.
+        noun: of one.
+        plural: of any other number; default: the noun with an s.
+    """
+    if number != 1:
+        noun = plural or f"{noun}s"
+    return f"{number:,} {noun}"

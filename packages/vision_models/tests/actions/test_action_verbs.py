@@ -336,8 +336,8 @@ ROWS = "video,start,end,label,duration\n"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (ROWS + "a,5,3,run,10\n", "1 segments end before"),
-        (ROWS + "a,50,60,run,10\n", "1 segments lie outside"),
+        (ROWS + "a,5,3,run,10\n", "1 segment whose end is not after its start"),
+        (ROWS + "a,50,60,run,10\n", "1 segment outside the video"),
         (ROWS + "a,x,3,run,10\n", "not a number"),
         (ROWS, "holds no action"),
         ("video,label\na,run\n", "no column 'start'"),
@@ -357,7 +357,12 @@ def test_odd_annotations_are_counted(tmp_path):
     assert len(truth.videos["a"].actions) == 3
     assert truth.videos["a"].actions[-1].end == 10
     notes = " ".join(truth.notes)
-    for words in ("1 segments end before", "1 actions are stated twice", "1 actions reach beyond", "1 actions overlap"):
+    for words in (
+        "1 segment whose end is not after its start",
+        "1 action stated twice",
+        "1 action cut at the end",
+        "1 action overlapping",
+    ):
         assert words in notes
     assert not inspect(tmp_path / "a.csv").usable
 

@@ -42,9 +42,27 @@ def test_the_same_images_in_another_container_are_known_by_content(trained, samp
     how = ImageSetOptions(class_names=CLASSES)
     with pytest.raises(UserError, match=r"its classes \(0, 1, 2, 3, 4, 5\) are not the model's"):
         evaluate(samples["npz"], model=str(trained.model), out=tmp_path / "a", device="cpu")
-    # digests are of files there and of pixels here: other contents, so the model does not know them
     judged = evaluate(samples["npz"], model=str(trained.model), out=tmp_path / "b", images=how, device="cpu")
+    assert judged.origin == "None of these 12 images trained the model or selected its epoch."
     assert judged.metrics.accuracy == pytest.approx(trained.values["test"]["accuracy"])
+    learned = np.load(samples["npz"])
+    np.savez(tmp_path / "learned.npz", test_images=learned["train_images"], test_labels=learned["train_labels"])
+    with pytest.raises(UserError, match=r"no test images of the model are here|was trained on 48"):
+        evaluate(tmp_path / "learned.npz", model=str(trained.model), out=tmp_path / "c", images=how, device="cpu")
+
+
+def test_a_folder_and_an_npz_of_the_same_images_give_the_same_model_and_predictions(trained, samples, tmp_path):
+    how = ImageSetOptions(class_names=CLASSES)
+    run = RunOptions(out=tmp_path / "run", device="cpu")
+    other = train(samples["npz"], network=TINY, recipe=Recipe(**QUICK), images=how, run=run)
+    weights = [load_model(str(folder)).network.state_dict() for folder in (trained.model, other.model)]
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+    rows = []
+    for name in ("folders", "npz"):
+        found = predict(samples[name], model=str(trained.model), out=tmp_path / name, images=how, device="cpu")
+        digests = open_images(samples[name], how).digests
+        rows.append({digest: {**row, "image": ""} for digest, row in zip(digests, found.rows, strict=True)})
+    assert rows[0] == rows[1]
 
 
 def test_training_images_are_not_judged_as_others(trained, samples, tmp_path):

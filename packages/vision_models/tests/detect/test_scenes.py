@@ -93,8 +93,8 @@ def test_pictures_without_annotation_and_of_no_part_are_named(exdark):
     Image.new("RGB", (64, 48)).save(exdark / "ExDark" / "Car" / "new.png")
     (exdark / "ExDark_Annno" / "Car" / "new.png.txt").write_text(f"{TOOL_HEADER}\n")
     words = " ".join(open_boxes(exdark).warnings())
-    assert "1 pictures without annotations, left out" in words
-    assert "1 pictures that the list does not name, in no part: new.png" in words
+    assert "pictures without annotations, left out: 1" in words
+    assert "pictures that the list does not name, in no part: 1 (new.png)" in words
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):
         "categories": [{"id": 1, "name": "cat"}],
     }
     small.write_text(json.dumps(described))
-    with pytest.raises(UserError, match="1 pictures are not there"):
+    with pytest.raises(UserError, match="1 picture missing"):
         split_boxes(open_boxes(small))
     Image.new("RGB", (14, 30)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="14 × 30 pixels, at least 15 × 15"):

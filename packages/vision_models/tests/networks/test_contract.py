@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vision_models  # noqa: F401 - registers the networks
-from vision_models.networks import create
+from vision_models.networks import create, names
 
 
 def is_plain(name: str) -> bool:
@@ -166,6 +167,19 @@ def test_other_pictures_are_refused_with_their_shape(name, options):
     model = create(name, num_classes=3, **options)
     with pytest.raises(ValueError, match=r"\(2, 1, 64, 64\)"):
         model(torch.randn(2, 1, 64, 64))
+
+
+# MoH-ViT computes coordinates from numbers, which tensors without numbers do not have
+@pytest.mark.slow
+@pytest.mark.parametrize("published", [name for name in names() if not name.startswith("moh")])
+def test_every_published_size_keeps_the_contract(published):
+    with FakeTensorMode(), torch.no_grad():
+        model = timm.create_model(published, num_classes=7, in_chans=1).eval()
+        assert model(torch.empty(2, 1, 224, 192)).shape == (2, 7)
+        features = timm.create_model(published, features_only=True).eval()
+        channels, reductions = features.feature_info.channels(), features.feature_info.reduction()
+        for out, width, reduction in zip(features(torch.empty(2, 3, 224, 192)), channels, reductions, strict=True):
+            assert out.shape == (2, width, 224 // reduction, 192 // reduction)
 
 
 @pytest.mark.slow

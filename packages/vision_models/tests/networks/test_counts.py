@@ -74,7 +74,10 @@ TIMM = {
     "suite_mambaout_base_wide_rw": "mambaout_base_wide_rw",
     "suite_davit_giant": "davit_giant",
     "suite_davit_huge_fl": "davit_huge_fl",
+    "suite_davit_huge": "davit_huge",
     "suite_davit_large": "davit_large",
+    "suite_davit_small": "davit_small",
+    "suite_davit_base": "davit_base",
     "suite_mambaout_base": "mambaout_base",
     "suite_mambaout_base_plus_rw": "mambaout_base_plus_rw",
     "suite_mambaout_base_short_rw": "mambaout_base_short_rw",
@@ -82,6 +85,7 @@ TIMM = {
     "suite_mambaout_kobe": "mambaout_kobe",
     "suite_mambaout_small": "mambaout_small",
     "suite_mambaout_small_rw": "mambaout_small_rw",
+    "suite_mambaout_tiny": "mambaout_tiny",
 }
 
 

@@ -103,6 +103,13 @@ def test_small_pictures_and_other_channels_are_refused():
     assert FeatEnHancer(4)(torch.rand(1, 4, 20, 20)).shape == (1, 4, 20, 20)
 
 
+def test_it_is_built_on_the_cpu_and_computes_where_it_is_moved():
+    model = FeatEnHancer()
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"cpu"}
+    assert model.to("meta")(torch.empty(1, 3, 16, 20, device="meta")).device.type == "meta"
+    assert model.to_empty(device="cpu").double()(torch.zeros(1, 3, 16, 20).double()).dtype == torch.float64
+
+
 def test_pictures_of_a_batch_do_not_see_each_other():
     model, x = FeatEnHancer(), torch.rand(3, 3, 24, 32)
     torch.testing.assert_close(model(x)[1:2], model(x[1:2]))

@@ -158,6 +158,16 @@ def test_what_is_a_long_sequence():
     assert sequence_ratio(2305, 384) > 1 >= sequence_ratio(2304, 384)
 
 
+def test_mambaout_femto_has_the_published_products():
+    assert products(create("suite_mambaout_femto", num_classes=1000)) == pytest.approx(1.15e9, rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "published"), [("suite_mambaout_tiny", 4.5e9), ("suite_mambaout_base", 15.8e9)])
+def test_larger_mambaouts_have_the_published_products(name, published):
+    assert products(create(name, num_classes=1000)) == pytest.approx(published, rel=0.02)
+
+
 def test_a_convolution_wider_than_its_layer_is_refused():
     with pytest.raises(ValueError, match="40 of 21 channels"):
         GatedCNNBlock(8, conv_ratio=5.0)
@@ -185,7 +195,49 @@ def test_dhvt_takes_any_power_of_two(patch_size):
         create("dhvt_tiny_cifar_patch4", num_classes=3, embed_dim=32, depth=1, patch_size=3)
 
 
+def test_dhvt_is_a_deit_but_for_patches_positions_head_tokens_and_feed_forward():
+    with torch.device("meta"):
+        ours = dict(create("dhvt_tiny_imagenet_patch16", num_classes=1000).named_parameters())
+        deit = dict(timm.create_model("deit_tiny_patch16_224").named_parameters())
+    changed = ("patch_embed.", "pos_embed", ".mlp.", ".attn.ht_")
+
+    def shared(parameters: dict) -> dict:
+        return {key: p.shape for key, p in parameters.items() if not any(part in key for part in changed)}
+
+    assert shared(ours) == shared(deit)
+
+    def removed(parameters: dict) -> int:
+        return sum(p.numel() for key, p in parameters.items() if key not in shared(parameters))
+
+    assert sum(p.numel() for p in ours.values()) - removed(ours) + removed(deit) == 5_717_416  # DeiT-tiny
+
+
+@pytest.mark.slow
+def test_dhvt_fits_a_hundred_real_pictures():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.tensor(digits.images[:100], dtype=torch.float32)[:, None].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    x, labels = x / 8 - 1, torch.tensor(digits.target[:100])
+    model = create("dhvt_tiny_cifar_patch4", num_classes=10, in_chans=1, embed_dim=48, num_heads=4, depth=2).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(40):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(model(x), labels).backward()
+        optimiser.step()
+    assert (model.eval()(x).argmax(1) == labels).float().mean() > 0.95
+
+
 # RAVLT
+
+
+def test_ravlt_of_linear_attention_alone_grows_with_the_pixels(small):
+    """Four times the pixels, four times the products; with softmax in the last stages more than that."""
+    model = create("ravlt_t", num_classes=0, flags=("l",) * 4, **small["ravlt_t"]).eval()
+    softmax = create("ravlt_t", num_classes=0, flags=("l", "l", "v", "v"), **small["ravlt_t"]).eval()
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # whose products are counted
+        assert counted(model, 128) == pytest.approx(4 * counted(model, 64), rel=1e-3)
+        assert counted(softmax, 256) > 4.1 * counted(softmax, 128)
 
 
 def test_ravlts_attention_can_be_chosen_block_by_block(small):
@@ -372,10 +424,14 @@ def test_ulsam_saves_an_eighth_of_the_products():
 
 def products(model: nn.Module) -> int:
     """Multiply-adds at 224 pixels."""
+    return counted(model.eval().to("meta"), 224)
+
+
+def counted(model: nn.Module, side: int) -> int:
+    """Multiply-adds of a square picture, on the model's device."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.device("meta"):
-        x = torch.empty(1, 3, 224, 224)
-    with FlopCounterMode(display=False) as counter:
-        model.eval().to("meta")(x)
+    x = torch.zeros(1, 3, side, side, device=next(model.parameters()).device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
     return counter.get_total_flops() // 2

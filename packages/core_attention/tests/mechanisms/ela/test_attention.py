@@ -128,3 +128,14 @@ def test_separate_axes():
         for kind in kinds
     }
     assert not torch.allclose(module(x.mT), module(x).mT)
+
+
+def test_channels_last_and_bfloat16_autocast():
+    torch.manual_seed(0)
+    module, x = ELA(32, variant="S"), torch.randn(2, 32, 6, 9)
+    y = module(x)
+    last = module(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, y)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(module(x).float(), y, rtol=2e-2, atol=2e-2)

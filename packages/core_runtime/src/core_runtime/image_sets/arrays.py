@@ -39,7 +39,7 @@ def read_npz(path: Path, how: ImageSetOptions) -> ImageSet:
         if label_key:
             given = arrays[label_key].reshape(len(arrays[label_key]), -1)
         if len(given) != len(values):
-            raise UserError(f"{path}: {len(values)} {key}, but {len(given)} {label_key}")
+            raise UserError(f"{path}: {key} has {len(values)} entries, {label_key} has {len(given)}")
         if given.shape[1] != 1:
             raise UserError(
                 f"{path}: {label_key} has {given.shape[1]} labels per image", "one label per image is understood"

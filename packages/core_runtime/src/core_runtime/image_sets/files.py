@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.identity import is_own_output
 from core_runtime.image_sets.image_set import PART_NAMES, PARTS, UNKNOWN, ImageSet
 from core_runtime.pictures import ENDINGS, find_pictures
@@ -102,7 +102,7 @@ def read_table_of_files(path: Path) -> ImageSet:
     names = tuple(name for name, _, _ in rows)
     if len(set(names)) < len(names):
         twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-        raise UserError(f"{path} names {len(twice)} files twice: {few(twice)}", "each image has one row")
+        raise UserError(f"{path} names {counted(len(twice), 'file')} twice: {few(twice)}", "each image has one row")
     return ImageSet(path, "table", tuple(classes), names, numbers, tuple(parts), tuple(files))
 
 

@@ -88,16 +88,28 @@ class ImageSet:
         image = Image.fromarray(values[:, :, 0] if grey else values)
         return Picture(self.names[number], image.convert("RGB"), (), grey)
 
+    def stored(self, number: int) -> str:
+        """A digest of an image as it is stored, without decoding it: changes with its file."""
+        if self.pixels is None:
+            return _digest(self.files[number].read_bytes())
+        return _digest(repr(self.pixels.shape[1:]).encode() + self.pixels[number].tobytes())
+
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """A digest of each image's content: the same image is recognised under any name."""
+        """A digest of each image's pixels: the same image is recognised under any name and in any container.
+
+        An image that cannot be decoded has the digest of its file.
+        """
+        from core_runtime.terminal import track
+
         digests = []
-        for number in range(len(self)):
-            if self.pixels is None:
-                content = self.files[number].read_bytes()
-            else:
-                content = repr(self.pixels.shape[1:]).encode() + self.pixels[number].tobytes()
-            digests.append(hashlib.sha256(content).hexdigest()[:16])
+        for number in track(range(len(self)), "Reading images"):
+            try:
+                image = self.picture(number).image
+            except UserError:
+                digests.append(self.stored(number))
+                continue
+            digests.append(_digest(repr(image.size).encode() + image.tobytes()))
         return tuple(digests)
 
     def counts(self, numbers: Sequence[int] | None = None) -> dict[str, int]:
@@ -111,7 +123,12 @@ class ImageSet:
         return totals
 
 
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def set_fingerprint(images: ImageSet) -> str:
-    """One digest of images, labels and parts."""
-    content = [images.names, images.labels, images.parts, images.classes, images.digests]
+    """One digest of images, labels and parts, as they are stored."""
+    stored = [images.stored(number) for number in range(len(images))]
+    content = [images.names, images.labels, images.parts, images.classes, stored]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.identity import begun, identity, refuse_foreign_folder
 from core_runtime.options import OutFile, Overwrite
-from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 

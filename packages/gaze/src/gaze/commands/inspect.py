@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.findings import Findings, FolderFindings
 from gaze.scanpaths.formats import find_recordings
 from gaze.scanpaths.reading_options import ReadOptions
@@ -97,10 +97,6 @@ def describe(path: Path, content: Any, *, warnings: Sequence[str] = (), pictures
         next_commands=commands if usable else (),
         pictures=drawn,
     )
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _measures(scanpaths: Any) -> dict[str, Any]:

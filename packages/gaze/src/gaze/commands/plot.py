@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import AtLeast, Out, Overwrite
-from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.cli import Outcome
+from core_runtime.errors import counted
 from core_runtime.options import Out, Overwrite
 from gaze.cohort.study import ObjectOptions
-from gaze.commands.inspect import counted
 from gaze.scanpaths.reading_options import ReadOptions
 
 DWELL = (

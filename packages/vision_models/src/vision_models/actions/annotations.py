@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.options import options
 from core_runtime.tables import read_table
 
@@ -248,19 +248,20 @@ def _checked(path: Path, kind: str, raw: Mapping[str, _Raw], notes: list[str], h
         actions.sort()
         overlapping += _overlaps(actions)
         videos[name] = VideoTruth(name, video.seconds, video.part, tuple(actions))
-    for shown, what in ((backwards, "end before or when they begin"), (outside, "lie outside their video")):
+    for shown, what in ((backwards, "whose end is not after its start"), (outside, "outside the video")):
         if shown and not how.drop_bad:
             raise UserError(
-                f"{path}: {len(shown)} segments {what}: {few(shown)}", "correct them, or leave them out with --drop-bad"
+                f"{path}: {counted(len(shown), 'segment')} {what}: {few(shown)}",
+                "correct the file, or leave such segments out with --drop-bad",
             )
         if shown:
-            notes.append(f"{len(shown)} segments {what} and are left out: {few(shown)}")
+            notes.append(f"{counted(len(shown), 'segment')} {what}, left out: {few(shown)}")
     if duplicates:
-        notes.append(f"{duplicates} actions are stated twice and count once")
+        notes.append(f"{counted(duplicates, 'action')} stated twice, counted once")
     if clipped:
-        notes.append(f"{clipped} actions reach beyond their video and end with it")
+        notes.append(f"{counted(clipped, 'action')} cut at the end of the video")
     if overlapping:
-        notes.append(f"{overlapping} actions overlap another one of the same label in their video")
+        notes.append(f"{counted(overlapping, 'action')} overlapping another one of the same label")
     found = {action.label for video in videos.values() for action in video.actions}
     return Annotations(path, kind, videos, tuple(sorted(found)), tuple(notes), duplicates)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.options import AtLeast, options
 from vision_models.actions.annotations import Action, Annotations, VideoTruth
 from vision_models.actions.features import FeatureOptions, Features, Source, read_features
@@ -111,11 +111,11 @@ def gather(
     notes = list(annotations.notes)
     without = [video.name for video in videos if video.name not in sources]
     if without:
-        notes.append(f"{len(without)} annotated videos have no features and are left out: {few(without)}")
+        notes.append(f"{counted(len(without), 'annotated video')} without features left out: {few(without)}")
     known = set(annotations.videos)
     unknown = [name for name in sources if name not in known]
     if unknown:
-        notes.append(f"{len(unknown)} files of features have no annotation and are left out: {few(unknown)}")
+        notes.append(f"{counted(len(unknown), 'file')} of features without annotation left out: {few(unknown)}")
     clips: dict[str, Clip] = {}
     backbones: dict[str, str] = {}
     for video in both:
@@ -198,7 +198,7 @@ def _cut(names: Sequence[str], share: float, seed: int) -> tuple[list[str], list
     """Takes a share away, at least one of two."""
     if len(names) < 2:
         raise UserError(
-            f"{len(names)} videos are too few to split", "annotate more, or state the parts in a column subset"
+            f"too few to split: {counted(len(names), 'video')}", "annotate more, or state the parts in a column subset"
         )
     order = np.random.default_rng(seed).permutation(len(names))
     count = min(len(names) - 1, max(1, round(share * len(names))))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from core_runtime.domains import Claim
+from core_runtime.errors import counted
 from core_runtime.videos import ENDINGS
 
 
@@ -21,7 +22,7 @@ def claim(path: Path) -> Claim | None:
 def _claim_folder(path: Path) -> Claim | None:
     videos = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file() and _is_video(file)]
     if videos:
-        return Claim("folder of videos", 0.7, f"it holds {len(videos)} videos")
+        return Claim("folder of videos", 0.7, f"it holds {counted(len(videos), 'video')}")
     return None
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.image_sets import PARTS, UNKNOWN, ImageSet
 from core_runtime.options import AtLeast, options
 
@@ -51,7 +51,7 @@ def split_images(images: ImageSet, how: SplitOptions = SplitOptions()) -> Split:
     unlabelled = [name for name, label in zip(images.names, images.labels, strict=True) if label == UNKNOWN]
     if unlabelled:
         raise UserError(
-            f"{images.root}: {len(unlabelled)} images have no label: {few(unlabelled)}",
+            f"{images.root}: {counted(len(unlabelled), 'image')} without a label: {few(unlabelled)}",
             "class folders, or a column label",
         )
     if len(images.classes) < 2:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from core_runtime.boxes import BoxedImage, BoxSet
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.options import AtLeast, options
 from vision_models.detect.scenes.sizes import check_size
 from vision_models.membership import DIGEST
@@ -106,7 +106,7 @@ def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
     absent = [image.name for image in images if not image.file.is_file()]
     if absent:
         raise UserError(
-            f"{scenes.root}: {len(absent)} pictures are not there: {few(absent)}", "--images names their folder"
+            f"{scenes.root}: {counted(len(absent), 'picture')} missing: {few(absent)}", "--images names their folder"
         )
     for image in images:
         check_size(image.file, image.size)
@@ -144,7 +144,8 @@ def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:
     for part, images in members.items():
         if not any(image.boxes for image in images):
             raise UserError(
-                f"{scenes.root}: none of {len(images)} {part} pictures has a box", "more pictures, or another --split"
+                f"{scenes.root}: no box in {counted(len(images), f'{part} picture')}",
+                "more pictures, or another --split",
             )
     return Split(name, tuple(members["train"]), tuple(members["val"]), tuple(members["test"]))
 

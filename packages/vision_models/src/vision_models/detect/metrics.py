@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from core_runtime.boxes import BoxedImage, BoxSet, coco_of
+from core_runtime.errors import counted
 from core_runtime.statistics import Interval, intervals, resampled
 from vision_models.detect.results import FoundBox
 
@@ -155,9 +156,11 @@ def differences(first: Judge, second: Judge, resamples: int = 300, seed: int = 0
 
 def measure_lines(metrics: Mapping[str, Any]) -> list[str]:
     """The measures of `Metrics.plain`, for the terminal."""
-    lines = [f"Pictures: {metrics['images']} with {metrics['boxes']} boxes; {metrics['found']} found"]
+    lines = [
+        f"Pictures: {metrics['images']:,} with {counted(metrics['boxes'], 'box', 'boxes')}; {metrics['found']:,} found"
+    ]
     if metrics["without"]:
-        lines.append(f"  in {metrics['without']} pictures nothing was found")
+        lines.append(f"  nothing found in {counted(metrics['without'], 'picture')}")
     names = {"ap": "AP (IoU 0.5 to 0.95)", "ap50": "AP50", "ap75": "AP75", "recall": "recall"}
     for key, name in names.items():
         low, high = metrics["intervals"][key]

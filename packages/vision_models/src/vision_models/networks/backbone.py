@@ -26,8 +26,9 @@ class ChannelNorm(nn.LayerNorm):
 
 def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Rates of stochastic depth: evenly from 0 in the first block to `rate` in the last, one list per stage."""
-    rates = torch.linspace(0, rate, sum(depths), device="cpu").tolist()
-    return [[rates.pop(0) for _ in range(depth)] for depth in depths]
+    last = max(1, sum(depths) - 1)
+    rates = iter(rate * block / last for block in range(sum(depths)))
+    return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def init_linear(module: nn.Module) -> None:

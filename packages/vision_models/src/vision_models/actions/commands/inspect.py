@@ -6,7 +6,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings, FolderFindings, examine_files
 from core_runtime.videos import ENDINGS, open_video
 
@@ -125,7 +125,7 @@ def _features(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind="snippet features",
-        summary=f"{len(sources)} videos of {channels} channels",
+        summary=f"{counted(len(sources), 'video')} of {counted(channels, 'channel')}",
         usable=bool(lengths),
         details=details,
         data={"problems": problems},
@@ -164,7 +164,7 @@ def _annotations(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind=f"annotations of actions ({truth.kind})",
-        summary=f"{len(lengths)} actions of {len(counts)} labels in {len(videos)} videos",
+        summary=f"{counted(len(lengths), 'action')} of {counted(len(counts), 'label')} in {counted(len(videos), 'video')}",
         usable=usable,
         details=details,
         data={"by_label": counts},

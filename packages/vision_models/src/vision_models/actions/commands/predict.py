@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.folders import output_names
 from core_runtime.identity import identity, is_own_output, keep_latest, model_identity
 from core_runtime.options import Between, BulkOptions, Device, Model, Out, flat, options, resolve_device
@@ -74,7 +74,7 @@ class Predictions(BulkOutcome):
 
     def lines(self) -> Iterable[str]:
         for name, segments in self.videos.items():
-            yield f"{name}: {len(segments)} segments"
+            yield f"{name}: {counted(len(segments), 'segment')}"
             for segment in segments[:12]:
                 yield f"  {segment.start:8.1f} to {segment.end:8.1f} s  {segment.label:20} {segment.score:.2f}"
             if len(segments) > 12:
@@ -250,7 +250,7 @@ def _write(part: Path, place: Path, source: Path, found: Any, video: Any, known:
     save(figure, part / "timeline.png")
     if video is not None:
         notes = "; ".join(video.notes)
-        lead = f"{len(shown)} segments from score {found.threshold:.2f} on in {found.seconds:.1f} seconds."
+        lead = f"{counted(len(shown), 'segment')} from score {found.threshold:.2f} on in {found.seconds:.1f} seconds."
         if notes:
             lead += f" Note: {notes}."
         write_page(part / "index.html", found, media, figure, labels, lead)

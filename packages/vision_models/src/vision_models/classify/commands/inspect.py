@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.findings import Findings
 from core_runtime.image_sets import UNKNOWN, ImageSet, ImageSetOptions, open_images
 
@@ -69,15 +69,15 @@ def examine(path: Path, how: ImageSetOptions = ImageSetOptions(), *, pictures: b
         rare = [name for name, count in images.counts().items() if count < FEW]
         if rare:
             warnings.append(f"fewer than {FEW} images of {', '.join(rare[:8])}")
-        copies = len(images) - len(set(images.digests))
+        copies = len(images) - len({images.stored(number) for number in range(len(images))})
         if copies:
-            warnings.append(f"{copies} images are copies of others")
+            warnings.append(f"{counted(copies, 'copy', 'copies')} of other images")
     drawn = []
     if pictures:
         drawn.append((_draw(images, [n for n in looked_at if images.names[n] not in problems]), "Some of the images"))
-    summary = f"{len(images)} image{'s' * (len(images) != 1)}"
+    summary = counted(len(images), "image")
     if labelled:
-        summary += f" of {len(images.classes)} classes ({images.kind})"
+        summary += f" of {counted(len(images.classes), 'class', 'classes')} ({images.kind})"
     else:
         summary += " without labels: for prediction, not for training"
     return Findings(

@@ -110,7 +110,7 @@ def _item(work: Work, images: ImageSet, made_by: Mapping[str, Any], out: Path) -
 
 def _digest(images: ImageSet, number: int) -> str:
     try:
-        return images.digests[number]
+        return images.stored(number)
     except OSError as error:
         raise UserError(f"{images.files[number]} cannot be read: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from core_runtime.errors import counted
 from core_runtime.folders import write_text
 from core_runtime.image_sets import ImageSet
 from core_runtime.report import Report
@@ -51,7 +52,7 @@ def write_evaluation(
     files = {"table": out / "predictions.csv", "confusion": out / "confusion.png"}
     write_predictions(files["table"], images, numbers, probabilities, classes)
     low, high = metrics.intervals["accuracy"]
-    title = f"{metrics.images} images, accuracy {metrics.accuracy:.1%} ({low:.1%} to {high:.1%})"
+    title = f"{counted(metrics.images, 'image')}, accuracy {metrics.accuracy:.1%} ({low:.1%} to {high:.1%})"
     draw_confusion(metrics.confusion, classes, title, files["confusion"])
     layer = draw_mistakes(out / "mistakes.png", model, images, numbers, probabilities)
     page = Report(f"{model.network.config.network} on {images.root.name}", lead=title).text(origin)

@@ -29,7 +29,7 @@ class Converted(Outcome):
         return {"kind": self.scenes.kind, **counts, "files": self.files, "warnings": self.scenes.warnings()}
 
     def lines(self) -> Iterable[str]:
-        yield f"{self.scenes.kind}: {len(self.scenes.images)} pictures, {self.scenes.box_count} boxes"
+        yield f"{self.scenes.kind}: {self.scenes.summary()}"
         for warning in self.scenes.warnings():
             yield f"Warning: {warning}"
         for name, file in self.files.items():

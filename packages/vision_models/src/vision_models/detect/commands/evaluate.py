@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from core_runtime.boxes import BoxedImage, BoxSet
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.options import (
     AtLeast,
     Between,
@@ -159,7 +159,7 @@ def choose_pictures(scenes: BoxSet, known: KnownImages | None, part: str) -> tup
     chosen = tuple(scenes.images[number] for number in numbers)
     check_files(scenes, chosen)
     if not any(image.boxes for image in chosen):
-        raise UserError(f"{scenes.root}: none of {len(chosen)} pictures has a box", "'detect predict' needs none")
+        raise UserError(f"{scenes.root}: no box in {counted(len(chosen), 'picture')}", "'detect predict' needs none")
     return chosen, origin
 
 
@@ -181,7 +181,7 @@ def _write_report(
     step = max(1, len(images) // SHOWN)
     picture = draw_scenes(out / "scenes.png", images[::step][:SHOWN], found[::step][:SHOWN], model, threshold=threshold)
     low, high = metrics.intervals["ap50"]
-    lead = f"AP50 {metrics.ap50:.3f} ({low:.3f} to {high:.3f}) on {metrics.images} pictures with {metrics.boxes} boxes"
+    lead = f"AP50 {metrics.ap50:.3f} ({low:.3f} to {high:.3f}) on {counted(metrics.images, 'picture')} with {counted(metrics.boxes, 'box', 'boxes')}"
     page = Report(f"Boxes on {scenes.root.name}", lead=lead).text(origin)
     rows = []
     for key, name in (("ap", "AP, IoU 0.5 to 0.95"), ("ap50", "AP50"), ("ap75", "AP75"), ("recall", "recall")):

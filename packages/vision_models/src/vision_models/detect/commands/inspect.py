@@ -7,7 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings
 from core_runtime.pictures import find_pictures, open_picture
 from vision_models.detect.scenes.exdark import read_list
@@ -68,7 +68,7 @@ def _examine_list(path: Path) -> Findings:
     return Findings(
         title=path.name,
         kind="ExDark's list of pictures",
-        summary=f"{len(listed):,} pictures: {parts.get('train', 0):,} train, {parts.get('val', 0):,} validate, {parts.get('test', 0):,} test",
+        summary=f"{counted(len(listed), 'picture')}: {parts.get('train', 0):,} train, {parts.get('val', 0):,} validate, {parts.get('test', 0):,} test",
         usable=False,
         details=details,
         warnings=["the list alone: the pictures and their annotations are needed, too"],
@@ -82,9 +82,9 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     small = [image.name for image in scenes.images if min(image.size) < LEAST]
     warnings = scenes.warnings()
     if absent:
-        warnings.append(f"{len(absent)} pictures are not there: {few(absent)}")
+        warnings.append(f"{counted(len(absent), 'picture')} missing: {few(absent)}")
     if small:
-        warnings.append(f"{len(small)} pictures are smaller than {LEAST} pixels: {few(small)}")
+        warnings.append(f"{counted(len(small), 'picture')} smaller than {LEAST} pixels: {few(small)}")
     without = sum(not image.boxes for image in scenes.images)
     sides = sorted(max(image.size) for image in scenes.images)
     present = [image.file for image in scenes.images if image.file.is_file()]
@@ -99,7 +99,7 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     }
     if problems:
         warnings.append(
-            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+            f"{counted(len(problems), 'picture')} cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
         )
     drawn = []
     if pictures and present:
@@ -108,7 +108,7 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     return Findings(
         title=path.name,
         kind=f"pictures with boxes ({scenes.kind})",
-        summary=f"{len(scenes.images)} pictures, {scenes.box_count} boxes of {len(details['boxes'])} classes",
+        summary=f"{scenes.summary()} of {counted(len(details['boxes']), 'class', 'classes')}",
         usable=usable,
         details=details,
         warnings=warnings,
@@ -127,7 +127,7 @@ def _examine_pictures(path: Path, pictures: bool) -> Findings:
     warnings = []
     if problems:
         warnings.append(
-            f"{len(problems)} pictures cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
+            f"{counted(len(problems), 'picture')} cannot be used: {few(list(problems))}: {next(iter(problems.values()))}"
         )
     drawn = []
     if pictures:

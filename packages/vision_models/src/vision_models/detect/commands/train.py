@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from core_runtime.cli import Outcome
+from core_runtime.errors import counted
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from core_runtime.terminal import warn
 from vision_models.detect.cohort import SplitOptions
@@ -54,7 +55,7 @@ class Trained(Outcome):
 
         values, split = self.values, self.values["split"]
         parts = f"{split['train']} train, {split['val']} validate, {split['test']} test"
-        yield f"{values['pictures']} pictures, {values['boxes']} boxes ({values['kind']}); split {split['name']}: {parts}"
+        yield f"{counted(values['pictures'], 'picture')}, {counted(values['boxes'], 'box', 'boxes')} ({values['kind']}); split {split['name']}: {parts}"
         front = "without enhancer"
         if values["enhancer"]:
             front = f"behind FeatEnHancer ({values['enhancer_parameters']:,} parameters)"
