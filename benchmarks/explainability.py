@@ -29,6 +29,7 @@ from explainability.saliency_verbalization.search import (  # noqa: E402
     SearchOptions,
     convolution_filters,
     search,
+    span_filters,
 )
 from explainability.sat_wsol.model import SAT  # noqa: E402
 from explainability.tcpa.model import TCPA  # noqa: E402
@@ -121,23 +122,44 @@ def chm():
 
 
 def words():
-    """Verbalising 400 tokens, window 5, against loops over every set of positions and its filter."""
+    """Searching 400 tokens, window 5, against the definition in plain loops: the same hits, values and coverages (checked first)."""
     rng = np.random.default_rng(0)
     attributions = rng.normal(size=400)
     options = SearchOptions()
-    filters = convolution_filters(options.filter_length)
+    plain = attributions.tolist()
 
-    def loops() -> None:
-        values = attributions / np.abs(attributions).max()
+    def share(indices: tuple[int, ...]) -> float:
+        positive = sum(value for value in plain if value > 0)
+        return max(0.0, sum(plain[index] for index in indices) / positive)
+
+    def search_loops(filters: list[list[int]]) -> list[tuple[tuple[int, ...], float, float]]:
+        greatest = abs(max(plain))
+        values = [value / greatest for value in plain]
+        ranked = sorted(values, reverse=True)
+        count = max(int(options.value * len(values)), 1)
+        threshold = sum(ranked[:count]) / count
+        found: dict[tuple[int, ...], float] = {}
         for place in range(len(values) - options.filter_length + 1):
             for chosen in filters:
-                total = 0.0
-                for offset in range(options.filter_length):
-                    if chosen[offset]:
-                        total += float(values[place + offset])
-                _ = total / int(chosen.sum())
+                indices = tuple(place + offset for offset, one in enumerate(chosen) if one)
+                if any(values[index] < 0 for index in indices):
+                    continue
+                value = sum(values[index] for index in indices) / len(indices)
+                if value > threshold and indices not in found:
+                    found[indices] = value
+        hits = [(indices, value, share(indices)) for indices, value in found.items()]
+        return sorted(hits, key=lambda hit: (-hit[2], hit[0]))
 
-    return {"plain loops": loops, "ours": lambda: search(attributions, options)}, "≥ 50 ×"
+    kinds = [make(options.filter_length).tolist() for make in (convolution_filters, span_filters)]
+
+    def loops() -> list[list[tuple[tuple[int, ...], float, float]]]:
+        return [search_loops(filters) for filters in kinds]
+
+    ours = search(attributions, options)
+    for plain_hits, hits in zip(loops(), (ours.convolution, ours.span), strict=True):
+        assert [hit[0] for hit in plain_hits] == [hit.indices for hit in hits]
+        np.testing.assert_allclose([hit[1:] for hit in plain_hits], [(hit.value, hit.coverage) for hit in hits])
+    return {"the definition in plain loops": loops, "ours": lambda: search(attributions, options)}, "≥ 50 ×"
 
 
 def leaks():

@@ -38,7 +38,7 @@ def lay_features(video: VideoTruth, labels: tuple[str, ...], path: Path, number:
     values[1:] = 0.6 * values[:-1] + 0.8 * values[1:]
     for action in video.actions:
         inside = np.minimum(moments - action.start, action.end - moments)
-        strength = 1 / (1 + np.exp(-inside / 0.4)) * rng.uniform(2, 5)
+        strength = 1 / (1 + np.exp(np.clip(-inside / 0.4, -50, 50))) * rng.uniform(2, 5)
         values += strength[:, None] * directions[labels.index(action.label)]
     write_features(path, values, step=STEP, seconds=seconds, backbone="")
 
@@ -46,10 +46,12 @@ def lay_features(video: VideoTruth, labels: tuple[str, ...], path: Path, number:
 def prepare(data: Path, out: Path, videos: int) -> tuple[Path, Path]:
     """Features and one file of annotations for both parts; THUMOS' validation videos train."""
     validation, test = read_annotations(data / "val_Annotation.csv"), read_annotations(data / "thumos_gt.json")
+    # the file of the test videos' truth holds the validation videos again
+    parts = {"training": list(validation.videos.values()), "testing": test.of_part("test")}
     database = {}
     number = 0
-    for truth, subset in ((validation, "training"), (test, "testing")):
-        for video in list(truth.videos.values())[:videos]:
+    for subset, members in parts.items():
+        for video in members[:videos]:
             path = out / "features" / f"{video.name}.npz"
             if not path.is_file():
                 lay_features(video, test.labels, path, number)

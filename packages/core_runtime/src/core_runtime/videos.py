@@ -137,11 +137,12 @@ def open_video(path: Path) -> Video:
     except (av.error.FFmpegError, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as a video: {_why(error)}", f"{_REPAIR}; videos are {KINDS}") from None
     times: list[float] = []
-    rotation, size = 0, (0, 0)
+    rotation, size, timeless = 0, (0, 0), False
     for moment, frame in _decode(path, 0.0, None):
         if not times:
             rotation = int(getattr(frame, "rotation", 0) or 0) % 360
             size = (frame.width, frame.height)
+            timeless = frame.pts is None
         times.append(moment)
         if len(times) == _LOOKED_AT:
             break
@@ -150,6 +151,11 @@ def open_video(path: Path) -> Video:
     if rotation in (90, 270):
         size = size[::-1]
     rate, notes = _rate_of(times, stated)
+    if timeless:
+        notes.append(
+            f"its frames have no times: they are taken to come at {stated:.4g} per second; if that is wrong, "
+            "'ffmpeg -r RATE -i IN -c copy OUT.mp4' gives them times"
+        )
     if rotation:
         notes.append(f"its frames lie turned and are shown upright ({rotation}°)")
     width, height = size

@@ -1,8 +1,11 @@
 """The verbs on made videos, and every kind of unusable input in one line."""
 
 import json
+import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -165,6 +168,37 @@ def write_audio(path: Path):
             frame.pts = number * 1024
             for packet in stream.encode(frame):
                 container.mux(packet)
+
+
+def write_video_at(path: Path, *, stated: int, gap: int):
+    """Twenty frames whose times are `gap` ticks of 1/`stated` s apart, in a file that states `stated` frames per second."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=stated)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, stated)
+        for number, image in enumerate(frames(20)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number * gap, Fraction(1, stated)
+            for packet in stream.encode(frame):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_a_stated_frame_rate_that_is_not_true_is_not_used(tmp_path):
+    write_video_at(tmp_path / "lying.mkv", stated=30, gap=3)
+    video = open_video(tmp_path / "lying.mkv")
+    assert video.rate == pytest.approx(10)
+    assert "it states 30 frames per second; by their times they come at 10, which is used" in video.notes
+    assert max(frame.seconds for frame in video.frames()) == pytest.approx(1.9)
+
+
+def test_frames_without_times_are_said(tmp_path):
+    write_video_at(tmp_path / "bare.h264", stated=30, gap=1)  # a bare stream: no container, no times
+    video = open_video(tmp_path / "bare.h264")
+    assert any("have no times" in note and "per second" in note for note in video.notes)
 
 
 def write_variable(path: Path):
@@ -412,3 +446,48 @@ def test_a_video_model_of_transformers(videos, tmp_path):
         build_backbone(BackboneOptions(backbone=str(tmp_path / "mae"), frames=2))
     with pytest.raises(UserError, match="no_such_net"):
         build_backbone(BackboneOptions(backbone="no_such_net"))
+
+
+def test_a_network_of_pytorchvideo(videos, tmp_path, monkeypatch):
+    """Where the library is absent it is named; of a network like its own, the head's projection is left out."""
+    from torch import nn
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool = nn.AvgPool3d((4, 5, 5), stride=1)
+            self.proj, self.activation = nn.Linear(6, 400), nn.Softmax(1)
+
+        def forward(self, x):
+            x = self.pool(x).permute(0, 2, 3, 4, 1)
+            x = self.proj(x).permute(0, 4, 1, 2, 3)
+            x = x if self.activation is None else self.activation(x)
+            return x.mean((2, 3, 4))
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([nn.Conv3d(3, 6, 1), Head()])
+
+        def forward(self, x):
+            return self.blocks[1](self.blocks[0](x))
+
+    how = BackboneOptions(backbone="pytorchvideo:x3d_xs", size=32, rate=1)
+    monkeypatch.setitem(sys.modules, "pytorchvideo.models", None)
+    with pytest.raises(UserError, match="needs pytorchvideo"):
+        build_backbone(how)
+    hub = SimpleNamespace(x3d_xs=lambda pretrained: Network())
+    monkeypatch.setitem(sys.modules, "pytorchvideo", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "pytorchvideo.models", SimpleNamespace(hub=hub))
+    assert extract(first_video(videos), build_backbone(how), tmp_path / "f.npz").values.shape[1] == 6
+    with pytest.raises(UserError, match="does not take 2 frames"):
+        build_backbone(replace(how, frames=2))
+    with pytest.raises(UserError, match="no such network here"):
+        build_backbone(replace(how, backbone="pytorchvideo:slowfast_r50"))
+
+
+@pytest.mark.slow
+def test_x3d_of_pytorchvideo(videos, tmp_path):
+    pytest.importorskip("pytorchvideo.models", reason="pytorchvideo is not installed")
+    built = build_backbone(BackboneOptions(backbone="pytorchvideo:x3d_xs", rate=1))
+    assert extract(first_video(videos), built, tmp_path / "f.npz").values.shape[1] == 2048

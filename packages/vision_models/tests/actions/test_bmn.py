@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from vision_models.actions.metrics.recall import average_recall
 from vision_models.actions.model.bmn import BMN, BMNConfig
 from vision_models.actions.model.cells import Cells, Sampling, dense_mask
 from vision_models.actions.model.declaration import system
 from vision_models.actions.model.loss import bmn_loss
 from vision_models.actions.model.official import convert, without_prefix
+from vision_models.actions.model.proposals import candidates_of, soft_nms
 from vision_models.actions.model.targets import Targets, targets_of
 
 SMALL = {"channels": 8, "steps": 11, "bins": 4, "points": 2, "hidden": 8, "map_3d": 12, "map_2d": 6}
@@ -156,3 +158,35 @@ def test_batches_without_a_positive_have_a_finite_loss(segments):
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(confidence.grad).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("csa", ["none", "base"])
+def test_two_videos_with_planted_actions_are_learned_by_heart(csa):
+    """The specification's check: average recall over proposals (AUC) above 95 %."""
+    steps, truth = 40, [np.array([[4, 12], [20, 34]]), np.array([[8, 16], [25, 30]])]
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 8, steps)) * 0.1
+    for video, segments in enumerate(truth):
+        for start, end in segments:
+            features[video, :4, start:end] += 1  # a boxcar
+    torch.manual_seed(0)
+    config = BMNConfig(**SMALL | {"steps": steps, "bins": 8, "hidden": 32, "map_3d": 32, "map_2d": 16}, csa=csa)
+    model, x = BMN(config), torch.from_numpy(features).float()
+    targets = Targets(*map(torch.stack, zip(*(targets_of(own / steps, config.cells) for own in truth), strict=True)))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(300):
+        output = model(x)
+        optimizer.zero_grad()
+        bmn_loss(output.confidence, output.start, output.end, targets, config.cells).total.backward()
+        optimizer.step()
+    with torch.inference_mode():
+        output = model(x)
+    found = []
+    for video in range(2):
+        maps = (output.confidence[video].numpy(), output.start[video].numpy(), output.end[video].numpy())
+        proposed = candidates_of(*maps, config.cells)
+        order, scores = soft_nms(*proposed)
+        found += [(video, *proposed.segments[index], score) for index, score in zip(order, scores, strict=True)]
+    own = [(video, *segment) for video, segments in enumerate(truth) for segment in segments / steps]
+    assert average_recall(np.array(own), np.array(found)).auc > 0.95

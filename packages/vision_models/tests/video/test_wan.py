@@ -2,12 +2,16 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from core_runtime.errors import UserError
+from core_runtime.videos import open_video
 from vision_models.video.chunks import auto_chunks
+from vision_models.video.commands.contrast import ClipOptions, contrast
 from vision_models.video.flops import PUBLISHED, count_flops, grid_of
+from vision_models.video.latents import StandIn, codec_of, image_condition
 from vision_models.video.options import VMoBAOptions
 from vision_models.video.wan import VMoBAProcessor, apply_vmoba, attention_report, remove_vmoba
 
@@ -171,3 +175,78 @@ def test_grids_of_published_sizes_and_blocks_that_divide():
         assert all(side % length == 0 for side, length in zip(grid, cube, strict=True))
         assert 25 <= math.prod(grid) / math.prod((grid[0], *tile)) <= 60
         assert 40 <= math.prod(grid) / math.prod(cube) <= 90
+
+
+PIPELINES = {
+    "text to video": {"in_channels": 16, "out_channels": 16},
+    "image to video": {"in_channels": 36, "out_channels": 16},
+    "image to video, with the image's embedding": {
+        "in_channels": 36,
+        "out_channels": 16,
+        "image_dim": 8,
+        "added_kv_proj_dim": 48,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    pytest.importorskip("av", reason="the extra 'video' is not installed")
+    from core_runtime.videos import write_video
+
+    frames = np.zeros((8, 32, 32, 3), np.uint8)
+    for number, frame in enumerate(frames):
+        frame[8:16, number * 2 : number * 2 + 8] = 200
+    return write_video(tmp_path_factory.mktemp("clip") / "shapes.mp4", list(frames), 8)
+
+
+def contrasted(shapes, folder, tmp_path, **how):
+    found = contrast(
+        shapes, model=str(folder), out=tmp_path / "contrast", how=ClipOptions(steps=1, **how), device="cpu"
+    )
+    assert found.values["difference"] > 0
+    return found
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_a_folder_that_diffusers_saved_is_contrasted_through_its_vae(shapes, tmp_path, kind):
+    torch.manual_seed(0)
+    transformer = diffusers.WanTransformer3DModel(**SIZES | {"num_layers": 2} | PIPELINES[kind])
+    transformer.save_pretrained(tmp_path / "wan" / "transformer")
+    vae = diffusers.AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
+    vae.save_pretrained(tmp_path / "wan" / "vae")
+    found = contrasted(shapes, tmp_path / "wan", tmp_path, frames=5, size="32x32")
+    assert found.values["grid"] == [2, 2, 2]
+    assert ("first frame" in found.values["note"]) == kind.startswith("image")
+    assert "projection" not in found.values["note"]
+    assert open_video(found.files["VMoBA"]).height == 256
+
+
+def test_without_a_vae_a_projection_stands_in_and_is_said(shapes, tmp_path):
+    diffusers.WanTransformer3DModel(**SIZES | {"num_layers": 1} | PIPELINES["text to video"]).save_pretrained(
+        tmp_path / "wan"
+    )
+    found = contrasted(shapes, tmp_path / "wan", tmp_path, frames=5, size="32x32")
+    assert "a fixed projection stands in for the VAE" in found.values["note"]
+    with pytest.raises(UserError, match="no latents of this Wan") as error:
+        contrast(shapes, model=str(tmp_path / "wan"), out=tmp_path / "odd", how=ClipOptions(frames=6, size="40x33"))
+    assert error.value.hint == "--frames 5 --size 32x32"
+
+
+def test_a_vae_of_another_pipeline_is_refused(tmp_path):
+    own = {"z_dim": 8, "latents_mean": [0.0] * 8, "latents_std": [1.0] * 8}
+    vae = diffusers.AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, **own)
+    vae.save_pretrained(tmp_path / "vae")
+    with pytest.raises(UserError, match="makes 8 channels, the transformer takes 16"):
+        codec_of(tmp_path, 16)
+
+
+def test_the_image_stands_first_beside_the_latents():
+    clip = np.random.default_rng(0).uniform(-1, 1, (5, 16, 16, 3)).astype(np.float32)
+    codec = StandIn(16)
+    latents = codec.encode(clip)
+    beside = image_condition(codec, clip, latents)
+    assert beside.shape == (1, 20, 2, 2, 2)
+    assert (beside[:, :4, 0] == 1).all()
+    assert (beside[:, :4, 1:] == 0).all()
+    torch.testing.assert_close(beside[:, 4:, 0], latents[:, :, 0])

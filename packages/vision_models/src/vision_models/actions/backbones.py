@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,8 +29,8 @@ class BackboneOptions:
     """What makes the features of a video.
 
     Attributes:
-        backbone: motion (statistics of brightness and change, no network), a name of timm, torchvision:NAME of its video networks, or a
-            folder of a video model of transformers (VideoMAE).
+        backbone: motion (statistics of brightness and change, no network), a name of timm, torchvision:NAME or pytorchvideo:NAME of their
+            video networks (pytorchvideo:x3d_s), or a folder of a video model of transformers (VideoMAE).
         weights: file of the network's weights (.safetensors, .pth); without it a network has random ones.
         rate: snippets per second.
         frames: of a snippet.
@@ -82,6 +82,9 @@ def build_backbone(how: BackboneOptions, *, device: str = "cpu") -> Backbone:
         size, features, digest = _of_transformers(Path(how.backbone), how, device)
     elif how.backbone.startswith("torchvision:"):
         size, features = _of_torchvision(how, device)
+        digest = _digest(how.weights)
+    elif how.backbone.startswith("pytorchvideo:"):
+        size, features = _of_pytorchvideo(how, device)
         digest = _digest(how.weights)
     else:
         size, features = _of_timm(how, device)
@@ -197,7 +200,7 @@ def _of_timm(how: BackboneOptions, device: str) -> tuple[int, Callable[[Clip], A
     except (RuntimeError, ValueError, TypeError) as error:
         raise UserError(
             f"--backbone {how.backbone}: {clean(str(error))[:120]}",
-            "motion, a name of timm, torchvision:NAME, or a folder of a transformers model",
+            "motion, a name of timm, torchvision:NAME, pytorchvideo:NAME, or a folder of a transformers model",
         ) from None
     if how.weights is not None:
         load_start(network, how.weights)
@@ -236,15 +239,62 @@ def _of_torchvision(how: BackboneOptions, device: str) -> tuple[int, Callable[[C
     for head in ("fc", "head", "classifier"):
         if hasattr(network, head):
             setattr(network, head, nn.Identity())
-    mean, std = torch.tensor([0.43216, 0.394666, 0.37645]), torch.tensor([0.22803, 0.22145, 0.216989])
+    scale = (0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989)
+    return how.size or 112, _of_clips(network, *scale, device)
+
+
+def _of_clips(
+    network: Any, mean: Sequence[float], std: Sequence[float], device: str
+) -> Callable[[Clip], NDArray[np.float32]]:
+    """Features by a network that takes whole clips (snippets, 3, frames, height, width)."""
+    import torch
+
     network = network.to(device).eval()
+    middle, spread = torch.tensor(mean, device=device), torch.tensor(std, device=device)
 
     def features(clips: Clip) -> NDArray[np.float32]:
-        x = (torch.from_numpy(clips).to(device).float() / 255 - mean.to(device)) / std.to(device)
+        x = (torch.from_numpy(clips).to(device).float() / 255 - middle) / spread
         with torch.inference_mode():
             return network(x.permute(0, 4, 1, 2, 3).contiguous()).flatten(1).float().cpu().numpy()
 
-    return how.size or 112, features
+    return features
+
+
+# networks of pytorchvideo that take one clip, and the side of their pictures
+_PYTORCHVIDEO = {"x3d_xs": 160, "x3d_s": 160, "x3d_m": 224, "x3d_l": 312}
+_PYTORCHVIDEO |= dict.fromkeys(("slow_r50", "i3d_r50", "c2d_r50", "csn_r101", "r2plus1d_r50"), 224)
+
+
+def _of_pytorchvideo(how: BackboneOptions, device: str) -> tuple[int, Callable[[Clip], Any]]:
+    try:
+        import torch
+        from pytorchvideo.models import hub  # pyright: ignore[reportMissingImports]
+        from torch import nn
+    except ImportError as error:
+        raise UserError(
+            f"--backbone {how.backbone} needs pytorchvideo; {error.name} is not installed", "pip install pytorchvideo"
+        ) from None
+    from vision_models.starting import load_start
+
+    name = how.backbone.removeprefix("pytorchvideo:")
+    if name not in _PYTORCHVIDEO:
+        raise UserError(f"--backbone {how.backbone}: no such network here", f"one of {', '.join(_PYTORCHVIDEO)}")
+    torch.manual_seed(0)
+    network: Any = getattr(hub, name)(pretrained=False)
+    if how.weights is not None:
+        load_start(network, how.weights)
+    head = network.blocks[-1]
+    head.proj, head.activation = nn.Identity(), None
+    size = how.size or _PYTORCHVIDEO[name]
+    features = _of_clips(network, (0.45,) * 3, (0.225,) * 3, device)
+    try:
+        features(np.zeros((1, how.frames, size, size, 3), np.uint8))
+    except RuntimeError as error:
+        raise UserError(
+            f"--backbone {how.backbone} does not take {how.frames} frames of {size} × {size}: {clean(str(error))[:120]}",
+            "--frames and --size as it was trained: x3d_xs takes 4, x3d_s 13, x3d_m and x3d_l 16 frames",
+        ) from None
+    return size, features
 
 
 def _of_transformers(folder: Path, how: BackboneOptions, device: str) -> tuple[int, Callable[[Clip], Any], str]:

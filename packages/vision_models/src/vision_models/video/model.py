@@ -61,17 +61,18 @@ class SmallWan(nn.Module):
 
 
 def need_diffusers() -> Any:
-    """diffusers.
+    """diffusers, and accelerate, without which it loads no Wan.
 
     Raises:
-        UserError: it is not installed.
+        UserError: one is not installed.
     """
     try:
+        import accelerate  # noqa: F401
         import diffusers
-    except ImportError:
+    except ImportError as error:
         raise UserError(
-            "Wan models need diffusers, which is not installed",
-            "pip install 'attention-suite-vision-models[video]' (or pip install diffusers)",
+            f"Wan models need diffusers and accelerate; {error.name} is not installed",
+            f"pip install 'attention-suite-vision-models[video]' (or pip install {error.name})",
         ) from None
     diffusers.utils.logging.set_verbosity_error()
     return diffusers

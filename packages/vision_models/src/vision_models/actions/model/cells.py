@@ -138,10 +138,13 @@ def sampling_tensors(cells: Cells, sampling: Sampling) -> tuple[Tensor, ...]:
 
 def dense_mask(cells: Cells, sampling: Sampling) -> Float[Tensor, "steps places"]:
     """The published constant ``sample_mask``: (steps, bins · rows · columns)."""
-    matrix = sampling_matrix(cells, sampling).toarray().reshape(-1, sampling.bins, cells.steps)
-    mask = np.zeros((cells.steps, sampling.bins, cells.shape[0] * cells.shape[1]), np.float32)
-    mask[:, :, cells.places] = matrix.transpose(2, 1, 0)
-    return torch.from_numpy(mask).flatten(1)
+    matrix = sampling_matrix(cells, sampling)
+    places = cells.shape[0] * cells.shape[1]
+    bins, steps = np.divmod(matrix.indices, cells.steps)
+    of_cell = np.repeat(cells.places, np.diff(matrix.indptr))
+    mask = np.zeros(cells.steps * sampling.bins * places, np.float32)
+    mask[(steps * sampling.bins + bins) * places + of_cell] = matrix.data
+    return torch.from_numpy(mask.reshape(cells.steps, -1))
 
 
 def _csr(parts: Sequence[Tensor], width: int, dtype: torch.dtype) -> Tensor:

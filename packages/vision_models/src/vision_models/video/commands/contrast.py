@@ -109,29 +109,31 @@ def contrast(
     from core_runtime.folders import writing
     from core_runtime.videos import write_video
     from vision_models.actions.reports.timeline import save
-    from vision_models.video.contrasting import contrast_clip, draw_contrast
-    from vision_models.video.latents import as_pictures, latents_of, read_clip
+    from vision_models.video.contrasting import Condition, contrast_clip, draw_contrast
+    from vision_models.video.latents import codec_of, image_condition, read_clip
     from vision_models.video.model import load_transformer
 
     use_threads(threads)
     transformer = load_transformer(folder).to(resolve_device(device))
     place = next(transformer.parameters())
     frames, width, height = _sizes(folder, how)
-    channels = int(transformer.config.in_channels)
-    if channels not in (3, 16, 48):
+    channels = int(transformer.config.out_channels or transformer.config.in_channels)
+    beside = int(transformer.config.in_channels) - channels
+    codec = codec_of(folder, channels, place.device)
+    if beside not in (0, channels + codec.strides[0]):
         raise UserError(
-            f"{folder} takes {channels} channels: an image-to-video model needs its image, which this command has not",
-            "contrast a text-to-video model; apply_vmoba serves the other kind in your own pipeline",
+            f"{folder} takes {channels + beside} channels and gives {channels}: neither a text-to-video model nor "
+            f"an image-to-video model, which takes {2 * channels + codec.strides[0]}",
+            "apply_vmoba serves other kinds in your own pipeline",
         )
-    if channels != 3 and ((frames - 1) % 4 or width % 16 or height % 16):
-        raise UserError(
-            f"{frames} frames of {width} × {height} are no latents of Wan's: 4 n + 1 frames, sides of whole sixteens",
-            "--frames 17 --size 128x96",
-        )
-    latents = latents_of(read_clip(clip, frames, height, width), channels).to(place)
-    if transformer.config.image_dim:
-        raise UserError(f"{folder} is an image-to-video model", "contrast a text-to-video model")
-    text = latents.new_zeros(1, 16, int(transformer.config.text_dim))
+    _need_whole_latents(frames, width, height, codec.strides, transformer.config.patch_size)
+    read = read_clip(clip, frames, height, width)
+    latents = codec.encode(read).to(place)
+    told = Condition(
+        latents.new_zeros(1, 16, int(transformer.config.text_dim)),
+        image_condition(codec, read, latents) if beside else None,
+        latents.new_zeros(1, 257, int(transformer.config.image_dim)) if transformer.config.image_dim else None,
+    )
     key = {
         "input": identity(clip),
         "model": model_identity(folder),
@@ -145,13 +147,16 @@ def contrast(
             return Contrasted(content["values"], content["layers"], files)
         raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another folder")
     with begun(out, key):
-        found = contrast_clip(transformer, latents, text, vmoba, level=how.noise, steps=how.steps, seed=seed)
+        found = contrast_clip(transformer, latents, told, vmoba, codec, level=how.noise, steps=how.steps, seed=seed)
         rows = [vars(row) for row in found.layers]
         patch = transformer.config.patch_size
         grid = [int(side) // int(size) for side, size in zip(latents.shape[2:], patch, strict=True)]
-        note = ""
+        notes = [codec.note] if codec.note else []
+        if told.beside is not None:
+            notes.append("the image is the clip's first frame")
         if channels != 3:
-            note = "a fixed projection stands in for the VAE: figures of attention hold for such latents, pictures are no frames"
+            zeros = "the text is" if told.image is None else "the text and the image's embedding are"
+            notes.append(f"{zeros} zeros: no encoder is run")
         values = {
             "clip": clip.name,
             "grid": grid,
@@ -160,7 +165,7 @@ def contrast(
             "density": sum(row["density"] for row in rows) / len(rows),
             "recall": sum(row["recall"] for row in rows) / len(rows),
             "seconds": found.seconds,
-            "note": note,
+            "note": "; ".join(notes),
         }
         names = {"picture": "contrast.png", "full attention": "full.mp4", "VMoBA": "vmoba.mp4"}
         with writing(out) as part:
@@ -170,11 +175,26 @@ def contrast(
                 part / names["picture"],
             )
             for kind, latent in (("full attention", found.full), ("VMoBA", found.vmoba)):
-                pictures = as_pictures(latent).repeat(4, 1).repeat(4, 2)
-                write_video(part / names[kind], pictures, 8)
+                pictures = codec.pictures(latent)
+                larger = max(1, 256 // pictures.shape[1])
+                write_video(part / names[kind], pictures.repeat(larger, 1).repeat(larger, 2), 8)
             content = {"values": values, "layers": rows, "files": names}
             (part / "contrast.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return Contrasted(values, rows, {name: out / file for name, file in names.items()})
+
+
+def _need_whole_latents(frames: int, width: int, height: int, strides: tuple[int, int], patch: Sequence[int]) -> None:
+    """Refuses a clip that does not become whole latents, or whole tokens of them."""
+    time, side = strides
+    sides = side * int(patch[1]), side * int(patch[2])
+    if (frames - 1) % time or height % sides[0] or width % sides[1]:
+        whole = f"{time} n + 1 frames, " if time > 1 else ""
+        raise UserError(
+            f"{frames} frames of {width} × {height} are no latents of this Wan: {whole}a height of whole {sides[0]}s, "
+            f"a width of whole {sides[1]}s",
+            f"--frames {max(1, (frames - 1) // time) * time + 1} "
+            f"--size {max(1, width // sides[1]) * sides[1]}x{max(1, height // sides[0]) * sides[0]}",
+        )
 
 
 def _sizes(folder: Path, how: ClipOptions) -> tuple[int, int, int]:
