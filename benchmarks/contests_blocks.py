@@ -12,8 +12,8 @@ from core_attention.mechanisms.biformer.attention import (
     BiLevelRoutingAttention,
     bi_level_routing_attention,
     bi_level_routing_attention_reference,
-    to_regions,
 )
+from core_attention.mechanisms.biformer.regions import to_regions
 from core_attention.mechanisms.sparsifiner.attention import SparsifinerAttention
 from core_attention.mechanisms.vmoba.attention import MixtureOfBlocks, choose_blocks, mixture_of_blocks, partition
 from core_attention.mechanisms.vmoba.block_selection import block_means, gate, select_blocks

@@ -18,7 +18,8 @@ import torch  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
 
 from core_attention.mechanisms.tcpa.attention import TokenCoordinatedPrompts  # noqa: E402
-from explainability.attribution.methods import GradCAM, IntegratedGradients, RawAttention  # noqa: E402
+from explainability.attribution.attentions import RawAttention  # noqa: E402
+from explainability.attribution.gradients import GradCAM, IntegratedGradients  # noqa: E402
 from explainability.attribution.metrics import insertion  # noqa: E402
 from explainability.chm_corr.decision import Support  # noqa: E402
 from explainability.chm_corr.definition import match_pair  # noqa: E402

@@ -40,7 +40,9 @@ def make_domain(name: str, question: str, packages: Path, template: Path = ROOT 
             lambda m: m.group().replace("newdomain", name),
             text,
         )
-        text = text.replace('packages = ["src/newdomain"]', f'packages = ["src/{name}"]').replace("newdomain", command)
+        for imported in ('packages = ["src/newdomain"]', 'package="newdomain"'):
+            text = text.replace(imported, imported.replace("newdomain", name))
+        text = text.replace("newdomain", command)
         path.write_text(text, encoding="utf-8")
     return target
 

@@ -76,6 +76,11 @@ def test_the_error_of_a_single_item_is_the_callers_and_leaves_nothing(tmp_path, 
     assert again.status == "already done"
 
 
+def test_a_single_part_that_fails_is_an_attempt(tmp_path, square):
+    (part,) = bulk(square, items(tmp_path, "user"), log=tmp_path / "log", description="x", parts=True)
+    assert (part.status, part.message) == ("failed", "cannot read it (give another)")
+
+
 def test_the_error_of_a_single_item_on_an_executor(tmp_path, square):
     with ThreadPoolExecutor(1) as pool, pytest.raises(UserError, match="item0: cannot read it"):
         bulk(square, items(tmp_path, "user"), log=tmp_path / "log", description="x", executor=pool)

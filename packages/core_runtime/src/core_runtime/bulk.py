@@ -112,10 +112,11 @@ def bulk(
     log: Path,
     description: str,
     executor: Executor | None = None,
+    parts: bool = False,
 ) -> list[Attempt]:
     """Runs `work` over `items`, in order of completion, and returns one attempt per item, in the order of `items`.
 
-    The error of a single item is the caller's, whatever `run` says: there are no others to go on to.
+    The error of a single item is raised, whatever `run` says: there are no others to go on to.
 
     Args:
         work: a module-level function; writes the item's output atomically and returns facts for the log and the summary.
@@ -124,6 +125,7 @@ def bulk(
         log: JSONL file, one line per attempt is appended; none where the only item fails.
         description: of the progress bar.
         executor: any `concurrent.futures`-like executor in place of processes (a Dask client's, say).
+        parts: the items are parts of one larger thing, so that even a single one that fails is an attempt among others.
 
     Raises:
         UserError: an existing output was made from something else, an output would replace an input, a single item failed, or one of
@@ -136,7 +138,8 @@ def bulk(
     for item in items:
         inputs += item.inputs
     refuse_inputs_as_outputs(inputs, [item.output for item in items])
-    if len(items) == 1 and executor is None:
+    single = len(items) == 1 and not parts
+    if single and executor is None:
         return [_single(work, items[0], run, log)]
     # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
@@ -153,7 +156,7 @@ def bulk(
             attempts[i] = attempt
             record.append(attempt)
             bar.advance(bar.task_ids[0])
-            if attempt.status == FAILED and (len(items) == 1 or not run.skip_errors):
+            if attempt.status == FAILED and (single or not run.skip_errors):
                 hint = "mend it and run again"
                 if len(items) > 1:
                     hint += ", or go on past such items with --skip-errors"

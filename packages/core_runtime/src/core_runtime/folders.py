@@ -210,12 +210,12 @@ def open_run(
 
 def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments without those that hold a path: it means nothing elsewhere, and may name a patient."""
-    kept = {}
+    pathless = {}
     for name, value in arguments.items():
         values = value if isinstance(value, list) else [value]
         if not any(isinstance(each, str) and os.path.isabs(each) for each in values):
-            kept[name] = value
-    return kept
+            pathless[name] = value
+    return pathless
 
 
 def abandon_run(folder: Path) -> None:

@@ -62,7 +62,7 @@ class Index:
             raise ValueError(f"queries of {queries.shape[1]} numbers, the index has {self.vectors.shape[1]}")
         if not np.isfinite(queries).all():
             raise ValueError("a query is not finite")
-        wanted = min(count + bool(leave_out), len(self.names))
+        most = min(count + bool(leave_out), len(self.names))
         best = np.full((len(queries), 0), 0.0, np.float32)
         places = np.full((len(queries), 0), 0, np.int64)
         for start in range(0, len(self.names), CHUNK):
@@ -70,13 +70,13 @@ class Index:
             here = np.broadcast_to(np.arange(start, start + part.shape[1]), part.shape)
             best, places = np.concatenate([best, part], 1), np.concatenate([places, here], 1)
             # stable, and earlier names stand first: ties go to them
-            order = np.argsort(-best, axis=1, kind="stable")[:, :wanted]
+            order = np.argsort(-best, axis=1, kind="stable")[:, :most]
             best, places = np.take_along_axis(best, order, 1), np.take_along_axis(places, order, 1)
         answers = []
         for row, (scores, numbers) in enumerate(zip(best, places, strict=True)):
             own = leave_out[row] if leave_out else None
-            found = [(self.names[number], float(score)) for score, number in zip(scores, numbers, strict=True)]
-            answers.append([pair for pair in found if pair[0] != own][:count])
+            neighbours = [(self.names[number], float(score)) for score, number in zip(scores, numbers, strict=True)]
+            answers.append([pair for pair in neighbours if pair[0] != own][:count])
         return answers
 
 

@@ -222,16 +222,16 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
             "--token makes callers bring a secret; 127.0.0.1 needs none",
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
     except OSError as error:
-        made.close()
+        listening.close()
         raise UserError(
             f"cannot listen on {host}, port {port}: {error.strerror}", "--port chooses another, 0 any free one"
         ) from None
-    return made
+    return listening
 
 
 def serve(app: FastAPI, listening: socket.socket, *, limits: Limits = Limits()) -> None:

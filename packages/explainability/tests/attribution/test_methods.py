@@ -8,17 +8,12 @@ import torch
 import torchvision
 from torch import nn
 
+from explainability.attribution.attentions import RawAttention, Rollout
 from explainability.attribution.attribution import Attribution, scaled
+from explainability.attribution.gradients import GradCAM, IntegratedGradients
 from explainability.attribution.layout import grids, infer_layout
 from explainability.attribution.lrp import LRP
-from explainability.attribution.methods import (
-    METHODS,
-    GradCAM,
-    IntegratedGradients,
-    RawAttention,
-    Rollout,
-    attribute,
-)
+from explainability.attribution.methods import METHODS, attribute
 from explainability.salient_relevance.relprop import relprop
 from explainability.salient_relevance.rules import Rule
 

@@ -133,8 +133,8 @@ def ablate(model: nn.Module, heads: Sequence[tuple[int | str, int]]) -> Iterator
     """
     layers = head_layers(model)
     gates = [torch.ones(layer.heads) for layer in layers]
-    for wanted, head in heads:
-        layer = _layer(layers, wanted)
+    for layer_name, head in heads:
+        layer = _layer(layers, layer_name)
         if not 0 <= head < layer.heads:
             raise ValueError(f"head {head} of layer {layer.name}, which has {layer.heads}")
         gates[layers.index(layer)][head] = 0

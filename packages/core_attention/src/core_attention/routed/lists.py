@@ -96,14 +96,14 @@ def make_lists(
     meet = meet & (row.first <= row.last)[:, None] & (column.first <= column.last)
     if causal:
         meet = meet & (column.first <= (row.last + keys - queries)[:, None])
-    chosen = score = limit = tie = None
+    pairs = score = limit = tie = None
     if isinstance(routes, RouteThreshold):
         score, limit = routes.score.float().contiguous(), routes.threshold.float().contiguous()
         if routes.tie is not None:
             tie = routes.tie.long().contiguous()
     elif mode != 0:  # of whole blocks the lists say it all
         assert blocks is not None
-        chosen = blocks.to(torch.uint8).contiguous()
+        pairs = blocks.to(torch.uint8).contiguous()
     return Lists(
         mode=mode,
         tiles=tiles,
@@ -117,7 +117,7 @@ def make_lists(
         key_block=key_block,
         columns=0 if blocks is None else blocks.shape[3],
         causal=causal,
-        chosen=chosen,
+        chosen=pairs,
         score=score,
         limit=limit,
         tie=tie,

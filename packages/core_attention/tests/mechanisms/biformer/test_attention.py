@@ -13,11 +13,9 @@ from core_attention.mechanisms.biformer.attention import (
     BiLevelRoutingAttention,
     bi_level_routing_attention,
     bi_level_routing_attention_reference,
-    from_regions,
-    route_regions,
-    to_regions,
 )
 from core_attention.mechanisms.biformer.block import AttentionLePE, BiFormerBlock
+from core_attention.mechanisms.biformer.regions import from_regions, route_regions, to_regions
 from core_attention.systems import system
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+Grid = tuple[int, int] | None  # rows and columns of patches; None: inferred
+
 MOST_PREFIX = 9  # CLS, a distillation token, up to eight registers less one
 
 

@@ -61,15 +61,15 @@ class LRP:
                 try:
                     with mode:
                         logits = logits_of(model(x))
-                    chosen = classes_of(logits, of_part)
-                    selected = select(logits, of_part, chosen)
+                    explained = classes_of(logits, of_part)
+                    selected = select(logits, of_part, explained)
                     # the relevance of the chosen logits starts as their values
                     (relevance,) = torch.autograd.grad(selected, x, selected.detach())
                 finally:
                     for parameter in frozen:
                         parameter.requires_grad_(True)
                 parts.append(relevance.detach())
-                classes.append(chosen.detach())
+                classes.append(explained.detach())
                 start += float(selected.detach().sum())
                 self.steps = mode.steps
         values = torch.cat(parts)

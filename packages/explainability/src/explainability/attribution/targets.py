@@ -67,3 +67,25 @@ def differentiable(inputs: Tensor) -> Iterator[Tensor]:
     """A copy of the inputs that gradients reach, also inside ``no_grad`` or ``inference_mode`` and with frozen models."""
     with torch.inference_mode(False), torch.enable_grad():
         yield inputs.detach().clone().requires_grad_()
+
+
+def batches(inputs: Tensor, target: Target, size: int | None) -> Iterator[tuple[Tensor, Target]]:
+    """Inputs in batches of `size` (None: all at once), each with its targets.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    step = size or len(inputs)
+    if step < 1:
+        raise ValueError(f"internal_batch_size is at least 1, got {size}")
+    for first in range(0, len(inputs), step):
+        of_part = target
+        if isinstance(target, Tensor) and target.ndim:
+            of_part = target[first : first + step]
+        yield inputs[first : first + step], of_part
+
+
+def predicted_classes(model: nn.Module, part: Tensor, target: Target) -> Tensor:
+    """The class of each input that a map is for: the target, else the predicted one."""
+    with torch.no_grad():
+        return classes_of(logits_of(model(part)), target)

@@ -13,8 +13,8 @@ from core_runtime.errors import UserError, named
 from core_runtime.hub import hub_errors
 from core_runtime.identity import identity, model_identity
 from core_runtime.models import choose_model
+from explainability.attribution.layers import recorded
 from explainability.attribution.layout import infer_layout
-from explainability.attribution.methods import recorded
 from explainability.chm_corr.transfer import GRID
 from explainability.models.loading import Classifier, load_network
 

@@ -254,16 +254,16 @@ class Index:
         Raises:
             UserError: they are not there any more, or not the same.
         """
-        made = self.made_with
-        path = weights or (Path(made["weights"]) if made.get("weights") else None)
-        backbone = load_backbone(made["model"], path, device)
-        now, then = torch.tensor(fingerprint_of(backbone)), torch.tensor(made["fingerprint"])
+        recipe = self.made_with
+        path = weights or (Path(recipe["weights"]) if recipe.get("weights") else None)
+        backbone = load_backbone(recipe["model"], path, device)
+        now, then = torch.tensor(fingerprint_of(backbone)), torch.tensor(recipe["fingerprint"])
         if now.shape != then.shape or not torch.allclose(now, then, atol=1e-3):
             raise UserError(
-                f"{made['model']} is not the model that {self.folder} was made with: its features are others",
+                f"{recipe['model']} is not the model that {self.folder} was made with: its features are others",
                 "make the index again with --overwrite, or bring back the model",
             )
         network = None
-        if made.get("chm"):
-            network = load_chm(chm or Path(made["chm"]), device)
+        if recipe.get("chm"):
+            network = load_chm(chm or Path(recipe["chm"]), device)
         return backbone, network

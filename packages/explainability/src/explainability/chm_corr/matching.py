@@ -78,12 +78,12 @@ class CHMNet(nn.Module):
     @torch.inference_mode()
     def cells(self, query: Sequence[Tensor], support: Sequence[Tensor]) -> Int[Tensor, "n 49 2"]:
         """The cell (x, y) of each support image that each point of the query goes to."""
-        found = []
+        targets = []
         for first in range(len(support[0])):
             pair = [scale[first : first + 1].float() for scale in support]
             correlation = self.learner.match(query, pair, SIDE // 16)
-            found.append(target_cells(transfer_keypoints(correlation, source_keypoints(SIDE).to(correlation))))
-        return torch.cat(found)
+            targets.append(target_cells(transfer_keypoints(correlation, source_keypoints(SIDE).to(correlation))))
+        return torch.cat(targets)
 
 
 def prepare(image: "Image", device: torch.device | str) -> Tensor:

@@ -126,9 +126,9 @@ class Session:
     def pairings(self, decision: Decision, mask: Tensor | None = None, count: int = SHOWN) -> list[Pairing]:
         """The cells by which the best images of the winning class were found: the five best, or as many as the user allowed."""
         allowed = None if mask is None or not bool(torch.as_tensor(mask).any()) else torch.as_tensor(mask)
-        found = []
+        pairings = []
         for place in decision.order[: decision.k].tolist():
-            if self.support.labels[place] != decision.label or len(found) == count:
+            if self.support.labels[place] != decision.label or len(pairings) == count:
                 continue
             similarity = self.support.similarity[place]
             if allowed is None:
@@ -144,8 +144,8 @@ class Session:
                 if value != 0:
                     cells.append(((row, column), (y, x), value))
             score = weighed.flatten().topk(BEST_CELLS).values.mean() if allowed is None else weighed.mean()
-            found.append(Pairing(self.numbers[place], float(score), tuple(cells)))
-        return found
+            pairings.append(Pairing(self.numbers[place], float(score), tuple(cells)))
+        return pairings
 
     def facts(self, decision: Decision, mask: Tensor | None = None) -> dict[str, Any]:
         """What is written and shown of a decision."""

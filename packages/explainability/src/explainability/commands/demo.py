@@ -45,10 +45,10 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     corner = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)
     corner[:, :CORNER, -CORNER:] = True
     count = len(images) if full else 18
-    chosen = [number * len(images) // count for number in range(count)]
+    spread = [number * len(images) // count for number in range(count)]
     maps = MapOptions(method=METHODS, steps=20 if full else 10)
-    labels = [labelled.labels[number] for number in chosen]
-    methods, _ = judge_maps(classifier, images[chosen], labels, corner[chosen], maps, seed)
+    labels = [labelled.labels[number] for number in spread]
+    methods, _ = judge_maps(classifier, images[spread], labels, corner[spread], maps, seed)
     rows = []
     for name, measures in methods.items():
         cells = [

@@ -94,10 +94,10 @@ def evaluate(
     classifier = load_classifier(model, resolve_device(device))
     labelled, images, right = classify(folder, classifier)
     accuracy = sum(right) / len(right)
-    chosen = _spread(len(images), pictures)
-    drawn = None if masks is None else read_masks(masks, folder, [labelled.files[i] for i in chosen], classifier.size)
-    methods, refused = judge_maps(classifier, images[chosen], [labelled.labels[i] for i in chosen], drawn, maps, seed)
-    result = Evaluation((accuracy, *wilson(accuracy, len(right))), methods, refused, len(right), len(chosen), table)
+    judged = _spread(len(images), pictures)
+    drawn = None if masks is None else read_masks(masks, folder, [labelled.files[i] for i in judged], classifier.size)
+    methods, refused = judge_maps(classifier, images[judged], [labelled.labels[i] for i in judged], drawn, maps, seed)
+    result = Evaluation((accuracy, *wilson(accuracy, len(right))), methods, refused, len(right), len(judged), table)
     write_text(table, json.dumps(plain(result.facts()), indent=1) + "\n")
     return result
 

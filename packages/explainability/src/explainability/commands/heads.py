@@ -101,12 +101,12 @@ def heads(
     items = []
     for number, first in enumerate(range(0, len(files), PART)):
         part = files[first : first + PART]
-        kept = max(0, min(len(part), maps - first))
-        source = (part, labels[first : first + PART], model, where, kept)
-        key = {"pictures": data_fingerprint(part), "model": classifier.identity, "kept": kept}
+        with_maps = max(0, min(len(part), maps - first))
+        source = (part, labels[first : first + PART], model, where, with_maps)
+        key = {"pictures": data_fingerprint(part), "model": classifier.identity, "kept": with_maps}
         words = f"pictures {first + 1} to {first + len(part)}"
         items.append(Item(words, source, out / "parts" / f"{number:05d}.safetensors", key=key, inputs=part))
-    attempts = bulk(measure_part, items, run, log=out / "log.jsonl", description="Pruning heads")
+    attempts = bulk(measure_part, items, run, log=out / "log.jsonl", description="Pruning heads", parts=True)
     if not all(attempt.ok for attempt in attempts):
         return Heads(out, {}, attempts)
     summary, drawn = summarise(out, [item.output for item in items], files, labels, classifier, measure, prune, seed)
@@ -142,7 +142,7 @@ def measure_part(item: Item) -> dict[str, Any]:
     from explainability.vit_analytics.importance import MEASURES, gradient_proxy, head_importance
     from explainability.vit_analytics.store import quantise
 
-    files, labels, model, device, kept = item.source
+    files, labels, model, device, with_maps = item.source
     classifier = load(model, device)
     network = classifier.model
     images = prepare_all(files, classifier)
@@ -164,7 +164,7 @@ def measure_part(item: Item) -> dict[str, Any]:
         strength = hop_strength(weights, grid)
         for name in ("mass", "strength", "distance", "entropy", "share_to_prefix"):
             hops.setdefault(name, []).append(getattr(strength, name))
-        if number < kept:
+        if number < with_maps:
             prefix = weights.shape[-1] - grid[0] * grid[1]
             inner = weights[..., prefix:, prefix:]
             attention.append(quantise(inner / inner.sum(-1, keepdim=True).clamp(min=1e-12)))
@@ -237,9 +237,9 @@ def summarise(
         latents = torch.cat([network.encoder(part) for part in small.split(256)])
     clusters, score = choose_clusters(latents, seed=seed)
     patterns = describe_patterns(weights, latents, clusters, (rows, columns))
-    kept = len(arrays["attention"])
-    arrays["pattern"] = clusters.view(kept, layers, count)
-    arrays["latents"] = latents.view(kept, layers, count, -1)
+    with_maps = len(arrays["attention"])
+    arrays["pattern"] = clusters.view(with_maps, layers, count)
+    arrays["latents"] = latents.view(with_maps, layers, count, -1)
     shares, purity = head_histograms(arrays["pattern"], len(patterns))
 
     means = {name: arrays[name].mean(0) for name in (*MEASURES, "gradient_proxy", "distance", "entropy")}
@@ -273,7 +273,7 @@ def summarise(
         trend = layer_trend(values)
         trends[name] = {"mean": trend.mean.tolist(), "sd": trend.sd.tolist()}
     facts = {"pictures": [str(file) for file in files], "labels": list(labels), "classes": list(classifier.names)}
-    facts |= {"grid": [rows, columns], "model": classifier.identity, "kept_maps": kept}
+    facts |= {"grid": [rows, columns], "model": classifier.identity, "kept_maps": with_maps}
     HeadStore.write(out / "store", arrays, facts)
     summary = {
         "pictures": len(files),

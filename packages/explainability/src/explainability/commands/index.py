@@ -106,7 +106,7 @@ def index(
         of_part = {**key, "pictures": data_fingerprint(part)}
         words = f"pictures {first + 1} to {first + len(part)}"
         items.append(Item(words, source, out / "shards" / name, key=of_part, inputs=part))
-    attempts = bulk(index_shard, items, run, log=out / "log.jsonl", description="Indexing")
+    attempts = bulk(index_shard, items, run, log=out / "log.jsonl", description="Indexing", parts=True)
     if not all(attempt.ok for attempt in attempts):
         (out / "index.json").unlink(missing_ok=True)
         return Indexed(out, 0, tuple(classes), 0, attempts)

@@ -111,9 +111,9 @@ def locate(
     files = find_images(path)
     refuse_foreign_folder(out, files, overwrite=overwrite)
     classifier = load_classifier(model, resolve_device(device))
-    chosen = method or ("own" if has_own_map(classifier.model) else "gradcam")
+    explaining = method or ("own" if has_own_map(classifier.model) else "gradcam")
     truths = true_boxes(files, path, boxes, masks)
-    kept_maps, kept_truths, kept_masks, right, found, notes = [], [], [], [], [], []
+    kept_maps, kept_truths, kept_masks, right, located, notes = [], [], [], [], [], []
     constant = 0
     begin(out, {"verb": "locate"})
     with writing(out) as part:
@@ -124,7 +124,7 @@ def locate(
             with torch.no_grad():
                 label = int(logits_of(classifier.model(image)).argmax())
             try:
-                attribution = explainer(classifier.model, chosen).attribute(image, label)
+                attribution = explainer(classifier.model, explaining).attribute(image, label)
             except ValueError as error:
                 raise UserError(f"{file}: {error}", "choose another --method") from None
             values = torch.nan_to_num(attribution.heatmap().float(), 0.0, 0.0, 0.0).clamp(min=0)
@@ -136,7 +136,7 @@ def locate(
             shown = [] if of_file is None else [(x0, y0, x1 + 1, y1 + 1) for x0, y0, x1, y1 in of_file[0]]
             draw_boxes(picture.image, drawn, box, shown).savefig(part / "pictures" / f"{number:05d}.png", dpi=80)
             name = str(file.relative_to(path)) if path.is_dir() else file.name
-            found.append({"picture": name, "label": classifier.name(label), "box": list(box)})
+            located.append({"picture": name, "label": classifier.name(label), "box": list(box)})
             if of_file is not None:
                 kept_maps.append(drawn)
                 kept_truths.append(of_file[0])
@@ -154,7 +154,7 @@ def locate(
             notes.append(f"{len(files) - len(kept_maps)} of {len(files)} pictures have no true box and are not judged")
         if constant:
             notes.append(f"the map of {constant} pictures is constant: their box is the whole picture")
-        result = Located(out, chosen, found, measures, len(kept_maps), notes)
+        result = Located(out, explaining, located, measures, len(kept_maps), notes)
         text = json.dumps(plain({**result.facts(), "threshold": threshold}), ensure_ascii=False, indent=1)
         (part / "boxes.json").write_text(text, encoding="utf-8")
     finish(out, {"verb": "locate"})

@@ -169,8 +169,8 @@ def study_desk(matcher: Any, pictures: Any, queries: Path, study: StudyOptions) 
                 continue
             sent = pictures.query(number)
             session = matcher.compare(sent.picture, sent.content)
-            said = classes[session.support.predict(None, ties=session.rules.ties).label]
-            trials.append(Trial(number, file.parent.name, session, said))
+            answer = classes[session.support.predict(None, ties=session.rules.ties).label]
+            trials.append(Trial(number, file.parent.name, session, answer))
     if not trials:
         raise UserError(
             f"{queries}: no picture lies in a folder called like a class", f"classes are {', '.join(classes[:10])}"

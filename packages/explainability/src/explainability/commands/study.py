@@ -79,8 +79,8 @@ def study(
         unknown = [method for method in methods if method not in whole.methods]
         if unknown:
             raise UserError(f"{path}: no method {', '.join(unknown)}", f"it has {', '.join(whole.methods)}")
-        chosen = [decision for decision in whole.decisions if decision.method in methods]
-        whole = Study(chosen, whole.notes)
+        decisions = [decision for decision in whole.decisions if decision.method in methods]
+        whole = Study(decisions, whole.notes)
     return StudyResults(
         describe(whole, seed=seed), compare_methods(whole, permutations=permutations, seed=seed), whole.notes
     )

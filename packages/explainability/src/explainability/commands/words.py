@@ -84,13 +84,15 @@ def words(
             record = json.loads(line)
             label = str(record.get("label", "the prediction"))
             tokens = [str(token) for token in record.get("tokens", record.get("input_ids"))]
-            said = verbalize(tokens, record["attributions"], label=label, options=search, unit=unit, template=template)
+            verbalised = verbalize(
+                tokens, record["attributions"], label=label, options=search, unit=unit, template=template
+            )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{path}, line {number}: not usable ({type(error).__name__}: {error})",
                 "a line has tokens and as many finite attributions",
             ) from None
-        texts.append({"line": number, "text": said.text, "spans": [asdict(span) for span in said.spans]})
+        texts.append({"line": number, "text": verbalised.text, "spans": [asdict(span) for span in verbalised.spans]})
     if not texts:
         raise UserError(f"{path} holds no texts")
     return Verbalized(texts)

@@ -109,8 +109,8 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
         classifier = loaders[source](published)
         classifier.model.to(device).eval()
         return classifier
-    chosen = choose_model(name, advice=ADVICE)
-    network = load_network(chosen)
+    folder = choose_model(name, advice=ADVICE)
+    network = load_network(folder)
     config = network.config
     network.to(device)
     if isinstance(network.model, PromptCAM):
@@ -122,7 +122,7 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
         config.mean,
         config.std,
         config.classes,
-        identity=model_identity(Path(chosen)),
+        identity=model_identity(Path(folder)),
     )
 
 

@@ -78,8 +78,8 @@ def _summary(runs: Sequence[Run], tokens: Sequence[str]) -> str:
     for rank, run in enumerate(runs):
         words = tokens[run.first : run.last + 1]
         noun = "word" if len(words) == 1 else "span" if "." in words else "phrase"
-        said = "is most important for the prediction" if rank == 0 else "is also salient"
-        sentences.append(f"The {noun} » {' '.join(words)} « {said}")
+        verb = "is most important for the prediction" if rank == 0 else "is also salient"
+        sentences.append(f"The {noun} » {' '.join(words)} « {verb}")
     return ". ".join(sentences)
 
 

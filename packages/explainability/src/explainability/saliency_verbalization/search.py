@@ -95,9 +95,9 @@ def convolution_filters(length: int) -> NDArray[np.int8]:
     rows = []
     for count in range(2, length - 1):
         # in ascending order of the binary number that a filter spells
-        for chosen in reversed(list(combinations(range(length), count))):
+        for places in reversed(list(combinations(range(length), count))):
             row = np.zeros(length, np.int8)
-            row[list(chosen)] = 1
+            row[list(places)] = 1
             rows.append(row)
     return np.array(rows, np.int8).reshape(-1, length)
 
@@ -164,17 +164,17 @@ def find_hits(
         # only official searches come here: a token that a filter leaves out counts as 0, which is not below 0
         salient &= (windows >= 0).astype(float) @ weights == 0
         salient &= filters.all(1)
-    found: dict[tuple[int, ...], float] = {}
+    best: dict[tuple[int, ...], float] = {}
     # plain numbers from here on: sets of a few tokens are cheaper without arrays
     picked = [np.flatnonzero(row).tolist() for row in filters]
     places, numbers = np.nonzero(salient)
     for window, number, value in zip(places.tolist(), numbers.tolist(), values[salient].tolist(), strict=True):
         indices = tuple([window + offset for offset in picked[number]])
-        found.setdefault(indices, value)
+        best.setdefault(indices, value)
     positive = float(attributions[attributions > 0].sum())
     plain = attributions.tolist()
     hits = []
-    for indices, value in found.items():
+    for indices, value in best.items():
         share = 0.0
         if positive:
             share = max(0.0, sum([plain[index] for index in indices]) / positive)
@@ -208,18 +208,18 @@ def _summarise(
     options: SearchOptions,
 ) -> list[Run]:
     official = options.mode == "official"
-    chosen = set(top_tokens)
+    salient = set(top_tokens)
     if official:
         # single tokens all have the coverage 0 there, so the first ones of the text are taken
-        chosen = set(range(min(options.top_k, len(attributions))))
+        salient = set(range(min(options.top_k, len(attributions))))
     for hits in (convolution, span):
         ranked = list(hits)
         if official:
             ranked.sort(key=lambda hit: -_half_open(attributions, hit.indices))
         for hit in ranked[: options.top_k]:
-            chosen.update(hit.indices)
+            salient.update(hit.indices)
     runs = []
-    for first, last in _join_runs(sorted(chosen)):
+    for first, last in _join_runs(sorted(salient)):
         share = coverage(attributions, range(first, last if official else last + 1))
         runs.append(Run(first, last, share))
     if not runs:

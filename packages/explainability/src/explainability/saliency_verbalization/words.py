@@ -117,12 +117,12 @@ def verbalize(
         raise ValueError(f"needs one attribution per token: {len(tokens)} tokens, attributions of shape {values.shape}")
     if unit == "word":
         tokens, values = merge_pieces(tokens, values)
-    kept = np.flatnonzero(values)
-    result = search(values[kept], options)
+    attributed = np.flatnonzero(values)
+    result = search(values[attributed], options)
     spans = []
     for run in result.runs:
-        words = [tokens[int(index)] for index in kept[run.first : run.last + 1]]
-        spans.append(Span(int(kept[run.first]), int(kept[run.last]), run.coverage, " ".join(words)))
+        words = [tokens[int(index)] for index in attributed[run.first : run.last + 1]]
+        spans.append(Span(int(attributed[run.first]), int(attributed[run.last]), run.coverage, " ".join(words)))
     return Verbalization(spans, _sentences(spans, label, template or read_template()))
 
 
@@ -180,8 +180,8 @@ def cov_at_k(tokens: Sequence[str], attributions: Any, text: str, k: int) -> flo
 
 def recitation_precision(tokens: Sequence[str], text: str) -> float:
     """Share of the quoted phrases that occur in the text; NaN where nothing is quoted."""
-    found = quotes(text)
-    if not found:
+    quoted = quotes(text)
+    if not quoted:
         return float("nan")
     whole = f" {' '.join(tokens).lower()} "
-    return sum(f" {quote.lower().strip()} " in whole for quote in found) / len(found)
+    return sum(f" {quote.lower().strip()} " in whole for quote in quoted) / len(quoted)

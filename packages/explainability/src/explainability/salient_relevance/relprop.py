@@ -66,8 +66,8 @@ def relprop(
         x = layer(x)
     logits = x
     explained = logits.argmax(1) if target is None else target
-    chosen = torch.zeros_like(logits).scatter(1, explained[:, None], 1)
-    relevance = logits * chosen
+    one_hot = torch.zeros_like(logits).scatter(1, explained[:, None], 1)
+    relevance = logits * one_hot
     before = {}
     for index in range(len(layers) - 1, -1, -1):
         layer, x = layers[index], inputs[index]

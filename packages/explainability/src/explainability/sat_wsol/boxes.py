@@ -112,9 +112,9 @@ def max_box_acc(
         scaled = _min_max(values)
         for step, threshold in enumerate(thresholds):
             foreground = scaled >= threshold
-            found = component_boxes(foreground) if all_components else [largest_box(foreground)]
+            candidates = component_boxes(foreground) if all_components else [largest_box(foreground)]
             # inclusive ends, as the true boxes have
-            overlaps[image, step] = max(best_iou((b[0], b[1], b[2] - 1, b[3] - 1), boxes) for b in found)
+            overlaps[image, step] = max(best_iou((b[0], b[1], b[2] - 1, b[3] - 1), boxes) for b in candidates)
     accuracies = [float((overlaps >= limit).mean(0).max()) for limit in ious]
     return sum(accuracies) / len(accuracies)
 

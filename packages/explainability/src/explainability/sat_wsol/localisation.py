@@ -62,13 +62,13 @@ def localise(
             # the paper compares ends as they are, exclusive in the map's box, inclusive in the truth
             hits.append(best_iou(box_at(values, level), boxes) >= 0.5)
         shares[level] = hits
-    chosen = max(THRESHOLDS, key=lambda level: sum(shares[level]))
+    best = max(THRESHOLDS, key=lambda level: sum(shares[level]))
     both = [hit and correct for hit, correct in zip(shares[threshold], right, strict=True)]
     return Localisation(
         gt_known=float(np.mean(shares[threshold])),
         top1=float(np.mean(both)),
-        gt_known_chosen=float(np.mean(shares[chosen])),
-        threshold_chosen=chosen,
+        gt_known_chosen=float(np.mean(shares[best])),
+        threshold_chosen=best,
         max_box_acc=max_box_acc(maps, truths),
         max_box_acc_v2=max_box_acc(maps, truths, ious=(0.3, 0.5, 0.7), all_components=True),
         pxap=None if masks is None else pxap(maps, masks),

@@ -89,31 +89,31 @@ class Pictures:
         """
         if call.body:
             name = digest_of(call.body)
-            kept = self.sent.get(name)
-            if kept is None:
-                kept = Sent(name, read_picture(call.body, "the picture"), call.body)
-                self.sent.keep(name, kept)
-            return kept
+            picture = self.sent.get(name)
+            if picture is None:
+                picture = Sent(name, read_picture(call.body, "the picture"), call.body)
+                self.sent.keep(name, picture)
+            return picture
         name = call.one("picture", "")
         if not name:
             raise UserError("no picture was sent", "send the bytes of a picture as the body, or ?picture= of the list")
         if name.startswith("q"):
             return self.query(whole_number(name[1:], "picture", len(self.queries) - 1))
-        kept = self.sent.get(name)
-        if kept is None:
+        picture = self.sent.get(name)
+        if picture is None:
             raise UserError(f"picture {clean(name)[:40]!r} is not kept any more", "choose the file again")
-        return kept
+        return picture
 
     def query(self, number: int) -> Sent:
         """A picture of the folder."""
         name = f"q{number}"
-        kept = self.sent.get(name)
-        if kept is None:
+        picture = self.sent.get(name)
+        if picture is None:
             file = self.queries[number]
             content = file.read_bytes()
-            kept = Sent(name, read_picture(content, file.name), content)
-            self.sent.keep(name, kept)
-        return kept
+            picture = Sent(name, read_picture(content, file.name), content)
+            self.sent.keep(name, picture)
+        return picture
 
 
 def whole_number(text: str, name: str, most: int, least: int = 0) -> int:
@@ -181,11 +181,11 @@ class CorrespondDesk:
 
     def session(self, sent: Sent) -> Session:
         """The session of a picture, worked out once."""
-        kept = self.sessions.get(sent.name)
-        if kept is None:
-            kept = self.matcher.compare(sent.picture, sent.content)
-            self.sessions.keep(sent.name, kept)
-        return kept
+        session = self.sessions.get(sent.name)
+        if session is None:
+            session = self.matcher.compare(sent.picture, sent.content)
+            self.sessions.keep(sent.name, session)
+        return session
 
     def open(self, call: "Call") -> dict[str, Any]:
         """Compares a picture; answers with the decision, under the mask if one is given."""

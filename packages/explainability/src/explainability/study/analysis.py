@@ -68,8 +68,8 @@ def describe(study: Study, *, resamples: int = 1000, seed: int = 0) -> list[Meth
         right = np.array([decision.model_right for decision in decisions])
 
         def shares(indices: Any, correct: Any = correct, right: Any = right) -> dict[str, float]:
-            chosen, of_right = correct[indices], right[indices]
-            parts = (chosen, chosen[of_right], chosen[~of_right])
+            resampled, of_right = correct[indices], right[indices]
+            parts = (resampled, resampled[of_right], resampled[~of_right])
             return {
                 name: float(part.mean()) if len(part) else math.nan for name, part in zip(SUBSETS, parts, strict=True)
             }

@@ -30,14 +30,14 @@ def read_folder(folder: Path, classes: Sequence[str]) -> Labelled:
     """
     from core_runtime.errors import UserError
 
-    found = find_classes(folder)
-    unknown = sorted(set(found) - set(classes))
+    files_of_class = find_classes(folder)
+    unknown = sorted(set(files_of_class) - set(classes))
     if unknown:
         raise UserError(
             f"{folder}: the model does not know class {', '.join(unknown)}", f"its classes are {', '.join(classes)}"
         )
     files, labels = [], []
-    for name, paths in found.items():
+    for name, paths in files_of_class.items():
         files += paths
         labels += [classes.index(name)] * len(paths)
     return Labelled(files, labels)

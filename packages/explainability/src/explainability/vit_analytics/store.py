@@ -46,10 +46,10 @@ class HeadStore:
         """Writes a store, half precision but for what is quantised. Axes of every array: images, layers, heads, and its own."""
         shapes = {}
         for name, values in arrays.items():
-            kept = values if values.dtype in (torch.uint8, torch.int64, torch.int32) else values.half()
+            stored = values if values.dtype in (torch.uint8, torch.int64, torch.int32) else values.half()
             with writing(folder / f"{name}.safetensors") as part:
-                save_file({name: kept.contiguous()}, part)
-            shapes[name] = {"shape": list(values.shape), "dtype": str(kept.dtype).removeprefix("torch.")}
+                save_file({name: stored.contiguous()}, part)
+            shapes[name] = {"shape": list(values.shape), "dtype": str(stored.dtype).removeprefix("torch.")}
         manifest = {"format": FORMAT, **facts, "arrays": shapes}
         write_text(folder / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=1))
         return cls(folder, manifest)

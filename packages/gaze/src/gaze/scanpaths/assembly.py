@@ -144,12 +144,12 @@ def _look_at_options(trials: list[Trial], units: Units, options: ReadOptions, pa
     """Raises where an option contradicts the format; notes where one counts more than what the file says, or can do nothing."""
     asked = {"--units": (options.units, units.position), "--time-unit": (options.time_unit, units.time),
              "--origin": (options.origin, units.origin)}  # fmt: skip
-    for option, (wanted, said) in asked.items():
-        if wanted is None or said is None or wanted == said:
+    for option, (asked_for, stated) in asked.items():
+        if asked_for is None or stated is None or asked_for == stated:
             continue
         if units.by_definition:
-            raise UserError(f"{path}: {option} {wanted}, but the format counts in {said}", f"leave {option} out")
-        account.note(f"the file says {said}; {option} {wanted} counts")
+            raise UserError(f"{path}: {option} {asked_for}, but the format counts in {stated}", f"leave {option} out")
+        account.note(f"the file says {stated}; {option} {asked_for} counts")
     if options.eye != "both":
         _count_note(
             account,

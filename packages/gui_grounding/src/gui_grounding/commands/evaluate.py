@@ -207,19 +207,19 @@ def tabulate(rows: Sequence[Mapping[str, Any]], *, resamples: int, seed: int) ->
     for predictor in dict.fromkeys(row["predictor"] for row in rows):
         own = [row for row in rows if row["predictor"] == predictor]
         table[predictor] = {}
-        for name, chosen in slices(own).items():
+        for name, of_slice in slices(own).items():
             values = {}
             for measure in MEASURES:
-                numbers = [np.nan if row[measure] is None else row[measure] for row in chosen]
+                numbers = [np.nan if row[measure] is None else row[measure] for row in of_slice]
                 values[measure] = np.array(numbers, np.float64)
-            images = [row["image"] for row in chosen]
+            images = [row["image"] for row in of_slice]
             shares = {m: v for m, v in values.items() if m != "distance"}
 
             def means_of(indices: Any, shares: Any = shares) -> dict[str, float]:
                 return {measure: _mean(numbers[indices]) for measure, numbers in shares.items()}
 
             spans = intervals(means_of, images, resamples=resamples, seed=seed)
-            entry: dict[str, Any] = {"items": len(chosen), "screenshots": len(set(images))}
+            entry: dict[str, Any] = {"items": len(of_slice), "screenshots": len(set(images))}
             for measure, span in spans.items():
                 entry[measure] = {"value": _mean(values[measure]), "low": span.low, "high": span.high}
             known = values["distance"][~np.isnan(values["distance"])]

@@ -17,6 +17,7 @@ from ieeg.training.recipe import CohortOptions, FreshOptions, Recipe
 
 if TYPE_CHECKING:
     from ieeg.cohort import Case
+    from ieeg.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -93,14 +94,12 @@ def train(
     """
     import torch
 
-    from core_attention.checkpoints.folders import CONFIG, WEIGHTS
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history
     from ieeg.cohort import open_cohort, split
     from ieeg.model.folder import save_model
     from ieeg.recordings.copies import refuse_leaks
-    from ieeg.recordings.finding import files_of
     from ieeg.training.module import best_threshold, fit
     from ieeg.training.sources import prepare_sources
     from ieeg.training.start import network_to_train, starting_model
@@ -123,16 +122,8 @@ def train(
         cohort=cohort,
         labels=labels,
     )
-    files = set()
-    for case in members.cases:
-        files.update(files_of(case.path))
-    if labels.label_map is not None:
-        files.add(labels.label_map)
-    if Path(model).is_dir():
-        files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
-    recorded = open_run(
-        run, arguments, packages=["torch", "lightning", "attention-suite-ieeg"], data=data_fingerprint(files)
-    )
+    data = data_fingerprint(_inputs(members.cases, labels, model))
+    recorded = open_run(run, arguments, packages=["torch", "lightning", "attention-suite-ieeg"], data=data)
     store = run.out / "prepared"
     if run.overwrite:
         shutil.rmtree(store, ignore_errors=True)
@@ -141,24 +132,12 @@ def train(
     for cases in (learned, held_out):
         # half of the store for each part; it is in GB
         usable, unusable = prepare_sources(cases, start.settings, store, limit=cohort.store_limit * 1e9 / 2)
-        left_out |= unusable
-        long_enough = []
-        for source in usable:
-            if source.signals.segment_count >= start.window:
-                long_enough.append(source)
-            else:
-                left_out[source.name] = f"shorter than {start.window} segments"
+        long_enough, too_short = _by_length(usable, start.window)
+        left_out |= unusable | too_short
         sources.append(long_enough)
     torch.manual_seed(run.seed)  # the head and LoRA are drawn here, whatever was drawn in between
     network = network_to_train(start, recipe)
-    history, best = fit(
-        network,
-        sources[0],
-        sources[1],
-        run,
-        recipe,
-        window=start.window,
-    )
+    history, best = fit(network, sources[0], sources[1], run, recipe, window=start.window)
     threshold = start.threshold
     if recipe.task == "detect" and sources[1]:
         threshold = best_threshold(network.to(device), sources[1], window=start.window)
@@ -196,6 +175,32 @@ def train(
     )
     write_text(run.out / "metrics.json", json.dumps(trained.facts(), indent=1, default=str))
     return trained
+
+
+def _inputs(cases: "Sequence[Case]", labels: LabelOptions, model: str) -> set[Path]:
+    """All files that the run depends on."""
+    from core_attention.checkpoints.folders import CONFIG, WEIGHTS
+    from ieeg.recordings.finding import files_of
+
+    files = set()
+    for case in cases:
+        files.update(files_of(case.path))
+    if labels.label_map is not None:
+        files.add(labels.label_map)
+    if Path(model).is_dir():
+        files |= {Path(model) / CONFIG, Path(model) / WEIGHTS}
+    return files
+
+
+def _by_length(sources: "Sequence[Source]", window: int) -> "tuple[list[Source], dict[str, str]]":
+    """The recordings that hold a window, and of the others why they are left out."""
+    long_enough, left_out = [], {}
+    for source in sources:
+        if source.signals.segment_count >= window:
+            long_enough.append(source)
+        else:
+            left_out[source.name] = f"shorter than {window} segments"
+    return long_enough, left_out
 
 
 def _resolved(model: str) -> str:

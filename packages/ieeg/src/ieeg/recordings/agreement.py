@@ -71,8 +71,8 @@ def unlike_recording(about: Mapping[str, Any], recording: Recording) -> Iterator
     counts = [_number(about.get(name)) for name in COUNTS]
     neural = sum(channel.kind in NEURAL for channel in recording.channels)
     if any(counts) and sum(count or 0 for count in counts) != neural:
-        said = ", ".join(f"{name} {count:g}" for name, count in zip(COUNTS, counts, strict=True) if count is not None)
-        yield f"says {said}, the recording has {neural} channels of the brain"
+        stated = ", ".join(f"{name} {count:g}" for name, count in zip(COUNTS, counts, strict=True) if count is not None)
+        yield f"says {stated}, the recording has {neural} channels of the brain"
     line = about.get("PowerLineFrequency")
     if line is not None and line != "n/a" and mains(about) == 0:
         yield f"gives {line!r} as PowerLineFrequency, which is neither 50 nor 60: left to the spectrum"

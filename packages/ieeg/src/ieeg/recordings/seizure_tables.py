@@ -117,12 +117,12 @@ def _of_another_recording(table: Table, duration: float) -> list[str]:
     for row in table if column is not None else ():
         text = row[str(column)]
         try:
-            said = float(text or "nan")
+            stated = float(text or "nan")
         except ValueError:
-            said = math.nan
-        if abs(said - duration) > max(1.0, 0.01 * duration):
+            stated = math.nan
+        if abs(stated - duration) > max(1.0, 0.01 * duration):
             return [
-                f"{table.path.name} is of a recording of {said:g} s, this one has {duration:g} s: does it belong here?"
+                f"{table.path.name} is of a recording of {stated:g} s, this one has {duration:g} s: does it belong here?"
             ]
     return []
 

@@ -98,13 +98,13 @@ def run_cell(item: Item) -> dict[str, Any]:
     windows = read_windows(text, budget.context, tokenizer)
     started = time.perf_counter()
     if part == "speed":
-        found = measure_speed(model_of(kind, budget, windows, seed), budget.speed_lengths, budget.steps, device)
+        row = measure_speed(model_of(kind, budget, windows, seed), budget.speed_lengths, budget.steps, device)
     else:
         work = text_cell if part == "text" else recall_cell
-        found = work(kind, seed, budget, windows, device, precision)
-    found |= {"part": part, "kind": kind, "seed": seed, "seconds": time.perf_counter() - started}
-    write_text(item.output, json.dumps(found) + "\n")
-    return {"seconds": found["seconds"]}
+        row = work(kind, seed, budget, windows, device, precision)
+    row |= {"part": part, "kind": kind, "seed": seed, "seconds": time.perf_counter() - started}
+    write_text(item.output, json.dumps(row) + "\n")
+    return {"seconds": row["seconds"]}
 
 
 def text_cell(kind: str, seed: int, budget: Budget, windows: Windows, device: str, precision: str) -> dict[str, Any]:
@@ -115,8 +115,8 @@ def text_cell(kind: str, seed: int, budget: Budget, windows: Windows, device: st
     def with_needles(batch: Batch, generator: torch.Generator) -> Batch:
         ids, _, documents = batch
         planted = plant(ids, windows.corpus.tokenizer, generator, questions=QUESTIONS)[0]
-        chosen = torch.rand(len(ids), generator=generator) < NEEDLES
-        ids = torch.where(chosen[:, None], planted, ids)
+        with_needle = torch.rand(len(ids), generator=generator) < NEEDLES
+        ids = torch.where(with_needle[:, None], planted, ids)
         return ids, ids, documents
 
     # the same batches in the same order for every kind: a function of the seed and the step

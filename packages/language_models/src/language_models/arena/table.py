@@ -82,12 +82,12 @@ def collect(out: Path, kinds: Sequence[str], seeds: int, budget: Budget, failure
 
 
 def _cells(out: Path, part: str, kind: str, seeds: int) -> list[dict[str, Any]]:
-    found = []
+    cells = []
     for seed in range(seeds):
         path = cell_path(out, part, kind, seed)
         if path.is_file():
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-    return found
+            cells.append(json.loads(path.read_text(encoding="utf-8")))
+    return cells
 
 
 def _row(out: Path, kind: str, seeds: int, budget: Budget, failures: Mapping[str, str]) -> Row:
@@ -124,22 +124,22 @@ def _row(out: Path, kind: str, seeds: int, budget: Budget, failures: Mapping[str
 
 def columns(rows: Sequence[Row], budget: Budget) -> list[tuple[str, Any]]:
     """(title, how to read it from a row) of every column that some row has."""
-    found: list[tuple[str, Any]] = [
+    titled: list[tuple[str, Any]] = [
         ("kind", lambda row: row.kind),
         ("parameters", lambda row: "" if row.parameters is None else f"{row.parameters:,}"),
     ]
     for context in sorted({c for row in rows for c in row.bits}):
-        found.append((f"bits/byte @ {context}", lambda row, c=context: row.bits.get(c, Figure(None)).shown()))
+        titled.append((f"bits/byte @ {context}", lambda row, c=context: row.bits.get(c, Figure(None)).shown()))
     for number in sorted({n for row in rows for n in row.recall}):
-        found.append(
+        titled.append(
             (
                 f"MQAR {number}",
                 lambda row, n=number: row.recall.get(n, Figure(None, why=row.failed.get("recall", ""))).shown(2),
             )
         )
     for length in budget.needle_lengths:
-        found.append((f"needle {length}", lambda row, n=length: row.needles[n].shown(2)))
-    found.append(("train tokens/s", lambda row: row.train_tokens_per_second.shown(0)))
+        titled.append((f"needle {length}", lambda row, n=length: row.needles[n].shown(2)))
+    titled.append(("train tokens/s", lambda row: row.train_tokens_per_second.shown(0)))
     for length in sorted({n for row in rows for n in row.speed}):
         for name, title, factor, digits in (
             ("prefill_ms_per_token", "prefill ms/token", 1, 3),
@@ -147,10 +147,10 @@ def columns(rows: Sequence[Row], budget: Budget) -> list[tuple[str, Any]]:
             ("state_bytes", "state kB", 1 / 1000, 0),
             ("peak_bytes", "peak MB", 1e-6, 0),
         ):
-            found.append(
+            titled.append(
                 (f"{title} @ {length}", lambda row, n=length, k=name, f=factor, d=digits: _speed(row, n, k, f, d))
             )
-    return found
+    return titled
 
 
 def _speed(row: Row, length: int, name: str, factor: float, digits: int) -> str:
@@ -163,8 +163,8 @@ def _speed(row: Row, length: int, name: str, factor: float, digits: int) -> str:
 
 def cells_of(rows: Sequence[Row], budget: Budget) -> tuple[list[str], list[list[str]]]:
     """The table as words: titles, and one list a row."""
-    chosen = columns(rows, budget)
-    return [title for title, _ in chosen], [[read(row) for _, read in chosen] for row in rows]
+    shown = columns(rows, budget)
+    return [title for title, _ in shown], [[read(row) for _, read in shown] for row in rows]
 
 
 def as_csv(rows: Sequence[Row], budget: Budget) -> str:

@@ -118,15 +118,15 @@ def arena(
     from language_models.texts.formats import find_texts
 
     use_threads(run.threads)
-    chosen = list(KINDS) if kinds == ("all",) else list(kinds)
-    if len(set(chosen)) < len(chosen):
-        raise UserError(f"a kind is named twice among {', '.join(chosen)}", "name each once")
+    named = list(KINDS) if kinds == ("all",) else list(kinds)
+    if len(set(named)) < len(named):
+        raise UserError(f"a kind is named twice among {', '.join(named)}", "name each once")
     shared = _budget(budget, Budget)
     where = resolve_device(device)
     files = find_texts(text)
     tokenizer = None if budget.tokenizer is None else str(budget.tokenizer)
     windows = read_windows(str(text), shared.context, tokenizer)
-    for kind in chosen:
+    for kind in named:
         find_kind(kind)  # a misspelt name is the user's first line
         model_of(kind, shared, windows, 0)
     made_from = {
@@ -136,7 +136,7 @@ def arena(
         "tokenizer": tokenizer,
         "precision": precision,
     }
-    own_files = {kind: {"file": identity(Path(kind.split(".py")[0] + ".py"))} for kind in chosen if ".py" in kind}
+    own_files = {kind: {"file": identity(Path(kind.split(".py")[0] + ".py"))} for kind in named if ".py" in kind}
     # every kind's first seed comes before any second one: an arena that is stopped early compares all kinds
     parts = [("speed", 0)] if shared.speed_lengths else []
     for seed in range(budget.seeds):
@@ -145,14 +145,14 @@ def arena(
             parts.append(("recall", seed))
     items = []
     for part, seed in sorted(parts, key=lambda each: each[1]):
-        for kind in chosen:
+        for kind in named:
             source = (part, kind, seed, shared, str(text), tokenizer, where, precision)
             key = {**made_from, **own_files.get(kind, {}), "kind": kind}
             output = cell_path(out, part, kind, seed)
             items.append(Item(f"{part} · {kind} · {seed}", source, output, key=key, inputs=list(files)))
-    attempts = bulk(run_cell, items, run, log=out / "log.jsonl", description="Arena")
+    attempts = bulk(run_cell, items, run, log=out / "log.jsonl", description="Arena", parts=True)
     failures = {attempt.name: attempt.message for attempt in attempts if not attempt.ok}
-    rows = collect(out, chosen, budget.seeds, shared, failures)
+    rows = collect(out, named, budget.seeds, shared, failures)
     facts = {
         "text": str(text),
         "bytes": sum(file.stat().st_size for file in files),
@@ -199,5 +199,5 @@ def summary(rows: Sequence[Any]) -> str:
     best = min(told, key=lambda row: row.bits[context].mean)
     length = max(n for row in told for n in row.needles)
     finders = [row.kind for row in told if (row.needles[length].mean or 0) > 0.9]
-    found = ", ".join(finders) if finders else "no kind"
-    return f"Lowest bits per byte at {context} tokens: {best.kind} ({best.bits[context].mean:.3f}). More than 90 % of needles at {length} tokens: {found}."
+    names = ", ".join(finders) if finders else "no kind"
+    return f"Lowest bits per byte at {context} tokens: {best.kind} ({best.bits[context].mean:.3f}). More than 90 % of needles at {length} tokens: {names}."

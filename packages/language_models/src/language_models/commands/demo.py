@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core_runtime.domains import DemoResult
 from core_runtime.errors import UserError
-from core_runtime.options import Full, Overwrite, RunOptions, Seed
+from core_runtime.options import BulkOptions, Full, Overwrite, RunOptions, Seed
 from language_models.commands.arena import ArenaOptions, arena
 from language_models.commands.generate import DecodingOptions, generate
 from language_models.commands.train import train
@@ -40,14 +40,14 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         budget=budget(full),
         out=out / "arena",
         device="cpu",
-        overwrite=True,
+        run=BulkOptions(overwrite=True),
     )
     by_kind = {row.kind: row for row in met.rows}
     length = met.rows[0].context
-    found = {kind: by_kind[kind].needles[length].mean or 0.0 for kind in by_kind}
+    shares = {kind: by_kind[kind].needles[length].mean or 0.0 for kind in by_kind}
     headline = (
-        f"Of needles hidden in {length} tokens the whole attention finds {found['standard']:.0%}, "
-        f"its twin with a window of {length // 4} finds {found['sliding']:.0%} (chance 6 %)."
+        f"Of needles hidden in {length} tokens the whole attention finds {shares['standard']:.0%}, "
+        f"its twin with a window of {length // 4} finds {shares['sliding']:.0%} (chance 6 %)."
     )
     curves, grid = draw_curves(met.rows, met.budget), draw_needles(met.rows)
     caption = "Two models of equal size, trained on the same batches. A needle is one token that the end of the text asks for."
@@ -66,7 +66,7 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
         f"language-models generate 'At noon' --model {trained.model} --new-tokens 200 --temperature 0.8",
         "language-models arena --kinds all --params 300000 --tokens 500000 --seeds 3 --text YOUR.txt",
     )
-    metrics = {"bits_per_byte": trained.bits_per_byte, **{f"needle_{kind}": share for kind, share in found.items()}}
+    metrics = {"bits_per_byte": trained.bits_per_byte, **{f"needle_{kind}": share for kind, share in shares.items()}}
     return DemoResult(headline, report.write(out / "report.html"), pictures, met.titles, met.table, metrics)
 
 

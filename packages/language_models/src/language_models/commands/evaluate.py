@@ -88,9 +88,9 @@ def evaluate(
     loaded = load_model(model, resolve_device(device))
     tokenizer = tokenizer_for(loaded, None if task.tokenizer is None else read_tokenizer(task.tokenizer))
     corpus = read_corpus(text, tokenizer)
-    found = run_tasks(loaded.model, corpus, task, seed)
-    windows = found.pop("windows")
-    write_text(table, json.dumps({"model": str(model), "text": str(text), **found}, indent=1) + "\n")
+    measures = run_tasks(loaded.model, corpus, task, seed)
+    windows = measures.pop("windows")
+    write_text(table, json.dumps({"model": str(model), "text": str(text), **measures}, indent=1) + "\n")
     if windows:
         write_text(out / "windows.csv", windows)
-    return Evaluation(**found, table=table)
+    return Evaluation(**measures, table=table)

@@ -78,14 +78,14 @@ def generate(
     use_threads(threads)
     loaded = load_model(model, resolve_device(device))
     given = None if decoding.tokenizer is None else read_tokenizer(decoding.tokenizer)
-    tokenizer, chosen = tokenizer_for(loaded, given), decoding_of(decoding, seed)
+    tokenizer, rules = tokenizer_for(loaded, given), decoding_of(decoding, seed)
     if not stream:
-        return Continuation(prompt, continue_text(loaded, tokenizer, prompt, chosen))
+        return Continuation(prompt, continue_text(loaded, tokenizer, prompt, rules))
     if decoding.beams > 1:
         raise UserError("a beam search ends before its text is known", "leave out --stream or --beams")
     pieces = []
     sys.stdout.write(prompt)
-    for piece in stream_text(loaded, tokenizer, prompt, chosen):
+    for piece in stream_text(loaded, tokenizer, prompt, rules):
         sys.stdout.write(piece)
         sys.stdout.flush()
         pieces.append(piece)

@@ -47,10 +47,10 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
     from language_models.texts.reading import read_corpus
     from language_models.texts.tokens import read_tokenizer
 
-    chosen = read_tokenizer(tokenizer)
-    corpus = read_corpus(path, chosen)
+    reader = read_tokenizer(tokenizer)
+    corpus = read_corpus(path, reader)
     ids, lengths = corpus.ids[:FIRST], np.diff([*corpus.starts, len(corpus.ids)])
-    counts = np.bincount(ids, minlength=chosen.size)
+    counts = np.bincount(ids, minlength=reader.size)
     shares = counts[counts > 0] / counts.sum()
     details: dict[str, Any] = {
         "documents": len(corpus.starts),
@@ -58,7 +58,7 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
         "different tokens": int((counts > 0).sum()),
         "bits per token, each by itself": round(float(-(shares * np.log2(shares)).sum()), 3),
         "longest document": int(lengths.max()),
-        "tokenizer": chosen.name,
+        "tokenizer": reader.name,
     }
     warnings = []
     if len(corpus.ids) < 2 * 256:
@@ -71,7 +71,7 @@ def examine_text(path: Path, tokenizer: Path | None, *, pictures: bool = False) 
     if pictures:
         from language_models.reports.text import draw_text
 
-        drawn = [(draw_text(path.name, ids, lengths, chosen), "Which tokens there are, and how long the documents are")]
+        drawn = [(draw_text(path.name, ids, lengths, reader), "Which tokens there are, and how long the documents are")]
     kind = {"text": "text", "records": "text records", "bytes": "bytes", "tokens": "token ids"}[kind_of(path) or "text"]
     documents = "1 document" if len(corpus.starts) == 1 else f"{len(corpus.starts):,} documents"
     return Findings(

@@ -61,7 +61,7 @@ def predict(
     from language_models.texts.tokens import read_tokenizer
 
     files = find_texts(path)
-    chosen = decoding_of(decoding, seed)
+    rules = decoding_of(decoding, seed)
     given = None if decoding.tokenizer is None else read_tokenizer(decoding.tokenizer)
     if model is None and len(files) == 1:
         read_corpus(files[0], read_tokenizer(None))  # a mistake in a single file is the user's first line
@@ -69,12 +69,12 @@ def predict(
     tokenizer = tokenizer_for(loaded, given)
     if len(files) == 1:
         read_corpus(files[0], tokenizer)
-    key = {"model": model_identity(Path(str(model))), "options": asdict(chosen)}
+    key = {"model": model_identity(Path(str(model))), "options": asdict(rules)}
     name = None if decoding.tokenizer is None else str(decoding.tokenizer)
     items = [
         Item(
             file.name,
-            (str(file), model, resolve_device(device), chosen, name),
+            (str(file), model, resolve_device(device), rules, name),
             out / f"{file.name}.continued.jsonl",
             key={"input": identity(file), **key},
             inputs=[file],

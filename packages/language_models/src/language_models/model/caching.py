@@ -121,8 +121,8 @@ class SuiteCache(transformers.Cache):
             source = place[beam_idx]
             targets = (source >= 0).nonzero()[:, 0]
             if len(targets):
-                chosen = self._chosen(group, source[targets])
-                groups.append(Group(targets, chosen.layers, chosen.length))
+                source_rows = self._chosen(group, source[targets])
+                groups.append(Group(targets, source_rows.layers, source_rows.length))
         self.groups = groups
 
     def batch_repeat_interleave(self, repeats: int) -> None:

@@ -234,7 +234,7 @@ class DeconstructedStack(Decoder):
     def streams(self, length: int) -> dict[int, Tensor]:
         """The normalised hidden states of the fixed stream at every layer that needs them, (1, length, width)."""
         assert self.config.kinds is not None
-        found: dict[int, Tensor] = {}
+        by_layer: dict[int, Tensor] = {}
         for kind in FIXED:
             needing = [i for i in self.kept if self.config.kinds[i] == kind]
             if not needing:
@@ -248,12 +248,12 @@ class DeconstructedStack(Decoder):
                 layer = self.layers[i]
                 own = layer.input_layernorm(x)
                 if i in needing:
-                    found[i] = own
+                    by_layer[i] = own
                 if i == needing[-1]:
                     break
                 fixed = own if self.config.kinds[i] in FIXED else None
                 x = _layer(layer, x, self._source(layer, embedded, fixed), None)
-        return found
+        return by_layer
 
     def _source(self, layer: Any, embedded: Tensor, stream: Tensor | None) -> Tensor | None:
         """Where a layer's queries and keys come from, if not from its input."""

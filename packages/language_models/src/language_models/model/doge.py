@@ -107,8 +107,8 @@ class ProductKeyExperts(SwiGLU):
 
     def _balance(self, halves: Tensor, experts: Tensor) -> Tensor:
         loss = halves.new_zeros(())
-        for half, chosen in zip(halves, (experts // self.keys, experts % self.keys), strict=True):
-            share = F.one_hot(chosen, self.keys).to(half.dtype).mean((0, 1))
+        for half, keys in zip(halves, (experts // self.keys, experts % self.keys), strict=True):
+            share = F.one_hot(keys, self.keys).to(half.dtype).mean((0, 1))
             loss = loss + self.keys * (share * half.softmax(-1).mean(0)).sum()
         return loss
 

@@ -51,15 +51,15 @@ def load_model(folder: str | None, device: str = "cpu") -> Loaded:
     Raises:
         UserError: none was given, or it is not a folder of a language model that this package knows.
     """
-    chosen = Path(choose_model(folder, advice=ADVICE))
-    model = read_folder(chosen).to(device).eval()
-    check_finite(model, chosen)
+    source = Path(choose_model(folder, advice=ADVICE))
+    model = read_folder(source).to(device).eval()
+    check_finite(model, source)
     described: Mapping[str, Any] = {}
-    if (chosen / SUITE).is_file():
-        described = json.loads((chosen / SUITE).read_text(encoding="utf-8"))
+    if (source / SUITE).is_file():
+        described = json.loads((source / SUITE).read_text(encoding="utf-8"))
     tokenizer = None
-    if (chosen / TOKENIZER).is_file():
-        tokenizer = tokenizer_of((chosen / TOKENIZER).read_text(encoding="utf-8"), str(chosen / TOKENIZER))
+    if (source / TOKENIZER).is_file():
+        tokenizer = tokenizer_of((source / TOKENIZER).read_text(encoding="utf-8"), str(source / TOKENIZER))
     elif described.get("tokenizer") == "bytes":
         tokenizer = BYTE_TOKENIZER
     return Loaded(model, tokenizer, described)

@@ -237,10 +237,10 @@ def fitted(make: Make, sizes: Sizes, parameters: int) -> SuiteConfig:
         raise UserError(
             f"{config.model_type} leaves no feed-forward part within {parameters} parameters", "give more --params"
         )
-    found = count_parameters(config)
-    if abs(found - parameters) > TOLERANCE * parameters:
+    counted = count_parameters(config)
+    if abs(counted - parameters) > TOLERANCE * parameters:
         raise UserError(
-            f"{config.model_type} comes to {found} parameters, not within {TOLERANCE:.1%} of {parameters}",
+            f"{config.model_type} comes to {counted} parameters, not within {TOLERANCE:.1%} of {parameters}",
             "give more --params",
         )
     return config

@@ -202,9 +202,9 @@ class TitansLRLayer(nn.Module):
         gate: Tensor | None = None
         if self.memory is not None:
             state = PublicMemoryCache() if cache is None else cache.memory
-            seen = x if self.views is None else self.views(x, earlier)
+            viewed = x if self.views is None else self.views(x, earlier)
             takes = self.memory.to_residual_mix is not None
-            retrieved = self.memory(seen, cache=state, prev_weights=weight_sets if takes else None)
+            retrieved = self.memory(viewed, cache=state, prev_weights=weight_sets if takes else None)
             weight_sets = state.weight_sets if self.passes_weights else None
             state.weight_sets = None  # of this call alone
             if self.gates:

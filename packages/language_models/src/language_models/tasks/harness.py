@@ -23,8 +23,8 @@ def score(model: SuiteForCausalLM, tokenizer: Tokenizer, context: str, continuat
     ids = torch.tensor([before + after], device=next(model.parameters()).device)
     logits = model(ids[:, :-1], logits_to_keep=len(after)).logits[0].float()
     targets = ids[0, -len(after) :]
-    found = logits.log_softmax(-1).gather(-1, targets[:, None])
-    return float(found.sum()), bool((logits.argmax(-1) == targets).all())
+    likelihoods = logits.log_softmax(-1).gather(-1, targets[:, None])
+    return float(likelihoods.sum()), bool((logits.argmax(-1) == targets).all())
 
 
 def adapter(model: SuiteForCausalLM, tokenizer: Tokenizer) -> Any:

@@ -51,7 +51,7 @@ def bits_per_byte(
     model: SuiteForCausalLM, windows: Windows, lengths: Sequence[int], most: int = 16
 ) -> dict[int, list[float]]:
     """Bits per byte of held-out windows of each length, one value a window; lengths that the text or the model cannot give are left out."""
-    found: dict[int, list[float]] = {}
+    by_context: dict[int, list[float]] = {}
     tokenizer = windows.corpus.tokenizer
     for length in lengths:
         if length > min(windows.held_out, longest(model)):
@@ -60,8 +60,8 @@ def bits_per_byte(
         for ids, documents in windows.held_out_windows(length, most):
             tokens_per_byte = length / max(1, tokenizer.byte_count(ids[0].numpy()))
             values.append(window_loss(model, ids, documents) / math.log(2) * tokens_per_byte)
-        found[length] = values
-    return found
+        by_context[length] = values
+    return by_context
 
 
 @torch.inference_mode()
@@ -70,7 +70,7 @@ def marked_needles(
 ) -> dict[int, dict[float, float]]:
     """Accuracy of marked needles by length and depth; lengths that cannot be made are left out."""
     tokenizer, device = windows.corpus.tokenizer, next(model.parameters()).device
-    found: dict[int, dict[float, float]] = {}
+    by_length: dict[int, dict[float, float]] = {}
     for length in lengths:
         if length > min(len(windows.corpus.ids), longest(model)):
             continue
@@ -86,21 +86,21 @@ def marked_needles(
                 logits = model(ids[part, :-1].to(device), cache=model.new_cache(), logits_to_keep=1).logits[:, -1]
                 right += int((logits.argmax(-1).cpu() == answers[part]).sum())
             row[depth] = right / each
-        found[length] = row
-    return found
+        by_length[length] = row
+    return by_length
 
 
 @torch.inference_mode()
 def recall(model: SuiteForCausalLM, pairs: Sequence[int], each: int, seed: int) -> dict[int, float]:
     """Accuracy of associative recall by the number of pairs."""
     device = next(model.parameters()).device
-    found: dict[int, float] = {}
+    by_pairs: dict[int, float] = {}
     for number in pairs:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
         ids, labels = recall_batch(each, number, generator)
         right, asked = recall_accuracy(model(ids.to(device)).logits.cpu(), labels)
-        found[number] = right / asked
-    return found
+        by_pairs[number] = right / asked
+    return by_pairs
 
 
 @torch.inference_mode()
@@ -138,8 +138,8 @@ def attention_table(model: SuiteForCausalLM, ids: Tensor) -> list[dict[str, Any]
 
     maps = attention_maps(model, ids)
     rows: list[dict[str, Any]] = []
-    for layer, found in maps.items():
-        values = attention_indicators(found[0].double())
+    for layer, weights in maps.items():
+        values = attention_indicators(weights[0].double())
         rows.append(
             {
                 "layer": layer,
@@ -161,9 +161,9 @@ def attention_maps(model: SuiteForCausalLM, ids: Tensor) -> Mapping[str, Tensor]
 
     with capture(model) as captured:
         model(ids)
-    found: dict[str, Tensor] = {}
+    by_layer: dict[str, Tensor] = {}
     for name in captured:
         x = captured[name]
         if x.ndim == 4 and x.shape[-1] == x.shape[-2]:
-            found[name] = x
-    return found
+            by_layer[name] = x
+    return by_layer

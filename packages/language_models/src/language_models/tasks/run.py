@@ -29,35 +29,35 @@ def run_tasks(model: SuiteForCausalLM, corpus: Corpus, task: TaskOptions, seed: 
     pairs = whole_numbers(task.pairs, "--pairs", 1, PAIRS)
     check_depths(task.depths)
     windows = windows_of(corpus, max(2, min(contexts)))
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         **{name: {} for name in ("bits_per_byte", "perplexity", "needles", "recall", "worded", "harness")},
         "attention": [],
         "windows": "",
     }
     if "text" in task.tasks:
-        _text(model, windows, contexts, task, found)
+        _text(model, windows, contexts, task, measured)
     if "needle" in task.tasks:
         _check_marks(model, corpus)
-        found["needles"] = measures.marked_needles(model, windows, lengths, task.depths, task.each, seed)
+        measured["needles"] = measures.marked_needles(model, windows, lengths, task.depths, task.each, seed)
     if "recall" in task.tasks:
-        found["recall"] = measures.recall(model, pairs, 32 * task.each, seed)
+        measured["recall"] = measures.recall(model, pairs, 32 * task.each, seed)
     tokenizer = corpus.tokenizer
     if "passkey" in task.tasks:
         prompts = grid(lengths, task.depths, pass_key, task.each, seed)
-        found["worded"]["passkey"] = measures.worded_needles(model, tokenizer, prompts)
+        measured["worded"]["passkey"] = measures.worded_needles(model, tokenizer, prompts)
     if "ruler" in task.tasks:
         haystack = tokenizer.decode(corpus.ids[len(corpus.ids) - windows.held_out :][: max(lengths)])
         for number in (1, 2, 3):
             prompts = grid(lengths, task.depths, lambda n, d, s, k=number: ruler(k, n, d, s, haystack), task.each, seed)
-            found["worded"][f"ruler {number}"] = measures.worded_needles(model, tokenizer, prompts)
+            measured["worded"][f"ruler {number}"] = measures.worded_needles(model, tokenizer, prompts)
     if "attention" in task.tasks:
         ids, _ = next(windows.held_out_windows(min(128, windows.held_out), 1))
-        found["attention"] = measures.attention_table(model, ids.to(next(model.parameters()).device))
+        measured["attention"] = measures.attention_table(model, ids.to(next(model.parameters()).device))
     if "harness" in task.tasks:
         from language_models.tasks.harness import run_harness
 
-        found["harness"] = run_harness(model, tokenizer, task.harness_tasks, corpus)
-    return found
+        measured["harness"] = run_harness(model, tokenizer, task.harness_tasks, corpus)
+    return measured
 
 
 def _text(

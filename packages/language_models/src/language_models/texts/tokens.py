@@ -119,8 +119,8 @@ def tokenizer_of(text: str, where: str = "tokenizer.json") -> Tokenizer:
         raise UserError(
             f"{where} is not a tokenizer: {error}", "give a tokenizer.json of the tokenizers library"
         ) from None
-    found = [inner.token_to_id(name) for name in ENDS]
-    ends = [number for number in found if number is not None]
+    numbers = [inner.token_to_id(name) for name in ENDS]
+    ends = [number for number in numbers if number is not None]
     if not ends:
         raise UserError(f"{where} has no end of text", f"it needs one of {', '.join(ENDS)}")
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -96,13 +96,13 @@ def first_not_finite(model: nn.Module, ids: Tensor) -> str:
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             return f"the weights {name} are not finite any more"
-    found: list[str] = []
+    broken: list[str] = []
 
     def look(name: str):
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) else output
             if isinstance(first, Tensor) and not bool(first.isfinite().all()):
-                found.append(name)
+                broken.append(name)
 
         return hook
 
@@ -114,7 +114,7 @@ def first_not_finite(model: nn.Module, ids: Tensor) -> str:
         for hook in hooks:
             hook.remove()
     return (
-        f"the first output that is not finite is that of {found[0]}"
-        if found
+        f"the first output that is not finite is that of {broken[0]}"
+        if broken
         else "every layer's output is finite, the loss alone is not"
     )

@@ -168,15 +168,15 @@ def _curves(story: Story) -> object:
 def _gallery(story: Story, n: int = 8) -> RGB:
     """Thumbnails with their tiles, four a row."""
 
-    chosen = [*story.maps, *(s for s in sorted(story.labels) if s not in story.maps)][:n]
+    shown = [*story.maps, *(s for s in sorted(story.labels) if s not in story.maps)][:n]
     places = {s.slide_id: s.path for s in find_slides(story.data / "slides")}
     pictures, titles = [], []
-    for slide_id in sorted(chosen):
+    for slide_id in sorted(shown):
         tiles = read_tiles(story.tiles / "patches" / f"{slide_id}_patches.h5")
         with Slide(places[slide_id]) as slide:
-            seen = figures.draw_tiles(slide.thumbnail(512), slide.dimensions, tiles.coords, tiles.side)
+            drawn = figures.draw_tiles(slide.thumbnail(512), slide.dimensions, tiles.coords, tiles.side)
             titles.append(f"{slide_id}: {story.labels[slide_id]}, {slide.mpp:g} um/px")
-        pictures.append(seen)
+        pictures.append(drawn)
     return figures.contact_sheet(pictures, columns=4, side=280, titles=titles)
 
 

@@ -85,10 +85,10 @@ def make_samples(
         items.append(Item(plan.slide_id, (plan, out), out / "slides" / plan.file, key={"plan": plan}))
     log = out / "sample.jsonl"
     attempts = bulk(
-        _make, items, BulkOptions(workers=workers), log=log, description="Drawing slides", executor=executor
+        _make, items, BulkOptions(workers=workers), log=log, description="Drawing slides", executor=executor, parts=True
     )
     if all(attempt.ok for attempt in attempts):
-        log.unlink(missing_ok=True)  # times differ from run to run, samples do not
+        log.unlink()  # times differ from run to run, samples do not
     return attempts
 
 

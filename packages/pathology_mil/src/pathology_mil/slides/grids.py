@@ -155,11 +155,11 @@ def _covered_area(piece: shapely.Geometry, tiles: Coords, boxes: NDArray, side: 
     column, row = places[:, 0], places[:, 1]
     for x in range(apart):
         for y in range(apart):
-            chosen = on_outline[(column % apart == x) & (row % apart == y)]
-            if not len(chosen):
+            apart_from_another = on_outline[(column % apart == x) & (row % apart == y)]
+            if not len(apart_from_another):
                 continue
-            shared = shapely.get_parts(shapely.intersection(piece, shapely.multipolygons(boxes[chosen])))
-            tree = shapely.STRtree(boxes[chosen])
+            shared = shapely.get_parts(shapely.intersection(piece, shapely.multipolygons(boxes[apart_from_another])))
+            tree = shapely.STRtree(boxes[apart_from_another])
             part, tile = tree.query(shapely.point_on_surface(shared), predicate="intersects")
-            np.add.at(area, chosen[tile], shapely.area(shared[part]))
+            np.add.at(area, apart_from_another[tile], shapely.area(shared[part]))
     return area

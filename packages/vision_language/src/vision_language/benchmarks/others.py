@@ -20,13 +20,13 @@ def mentioned(caption: str, synonyms: Mapping[str, str]) -> list[str]:
         synonyms: word or words → object; plurals in s and es are known.
     """
     rest = " " + " ".join(re.findall(r"[a-z]+", caption.lower())) + " "
-    found = []
+    objects = []
     for name in sorted(synonyms, key=len, reverse=True):
         pattern = re.compile(rf" {re.escape(name)}(?:s|es)? ")
         while pattern.search(rest):
-            found.append(synonyms[name])
+            objects.append(synonyms[name])
             rest = pattern.sub(" ; ", rest, count=1)
-    return found
+    return objects
 
 
 def chair(

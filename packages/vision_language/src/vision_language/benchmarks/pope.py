@@ -108,15 +108,15 @@ def judge(
         if question.name not in answers:
             unanswered.append(question.name)
             continue
-        said = yes_or_no(answers[question.name], parser)
+        reply = yes_or_no(answers[question.name], parser)
         rows.append(
             {
                 "id": question.name,
                 "image": question.image,
                 "label": question.label,
                 "response": answers[question.name],
-                "said": said,
-                "correct": float(said == question.label),
+                "said": reply,
+                "correct": float(reply == question.label),
             }
         )
     return rows, unanswered

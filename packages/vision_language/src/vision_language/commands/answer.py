@@ -56,10 +56,10 @@ class Answer(Outcome):
             yield f"{name:12} {value}"
         if self.out is None:
             return
-        for name, said in (("plain", self.plain), ("VAR", self.redistributed)):
-            margin = "" if said["margin"] is None else f", yes over no {said['margin']:+.2f}"
-            text = "(abstains)" if said["abstains"] else said["text"]
-            yield f"{name:6} {text}  [{said['on_picture']:.0%} of its attention on the picture{margin}]"
+        for name, reply in (("plain", self.plain), ("VAR", self.redistributed)):
+            margin = "" if reply["margin"] is None else f", yes over no {reply['margin']:+.2f}"
+            text = "(abstains)" if reply["abstains"] else reply["text"]
+            yield f"{name:6} {text}  [{reply['on_picture']:.0%} of its attention on the picture{margin}]"
         yield f"Edited {self.edited:.1%} of the heads' rows behind the picture; sinks: {self.sinks['from']}"
         yield f"Where both looked: {self.out}"
 
@@ -118,10 +118,10 @@ def answer(
     first = asked.ask(image, question, tokens=tokens)
     second = asked.ask(image, question, tokens=tokens, redistribution=redistribution)
     described = []
-    for said in (first, second):
-        abstains = abstain > 0 and said.margin is not None and abs(said.margin) < abstain
+    for reply in (first, second):
+        abstains = abstain > 0 and reply.margin is not None and abs(reply.margin) < abstain
         described.append(
-            {"text": said.text, "margin": said.margin, "on_picture": float(said.looked.sum()), "abstains": abstains}
+            {"text": reply.text, "margin": reply.margin, "on_picture": float(reply.looked.sum()), "abstains": abstains}
         )
     result = Answer(
         question, described[0], described[1], second.edited, {"dims": list(dims), "tau": tau, "from": source}, {}, out

@@ -155,17 +155,17 @@ def tabulate(
     from vision_language.metrics import overall_iou, precision_at, yes_no_scores
 
     def measure(indices: Any) -> dict[str, float]:
-        chosen = [rows[i] for i in indices]
+        resampled = [rows[i] for i in indices]
         values: dict[str, float] = {}
         if "said" in rows[0]:
-            values |= yes_no_scores([row["said"] for row in chosen], [row["label"] for row in chosen])
+            values |= yes_no_scores([row["said"] for row in resampled], [row["label"] for row in resampled])
         for name in measures:
-            numbers = np.array([row[name] for row in chosen], float)
+            numbers = np.array([row[name] for row in resampled], float)
             known = numbers[~np.isnan(numbers)]
             values[name] = float(known.mean()) if len(known) else float("nan")
         if "both" in rows[0]:
-            ious = [row["mIoU"] for row in chosen]
-            values["oIoU"] = overall_iou([(row["both"], row["either"]) for row in chosen])
+            ious = [row["mIoU"] for row in resampled]
+            values["oIoU"] = overall_iou([(row["both"], row["either"]) for row in resampled])
             values |= {f"Pr@{level}": precision_at(ious, level) for level in (0.5, 0.7, 0.9)}
         return values
 
@@ -190,9 +190,9 @@ def _judge_grounding(path: Path, model: str | None, reading: Reading, seed: int,
     from vision_language.model.folder import load_grounder
     from vision_language.model.masks import mask_of, peak_of
 
-    found = read_items(path, images=reading.images, boxes=reading.boxes)
+    questions = read_items(path, images=reading.images, boxes=reading.boxes)
     grounder = None if model is None else load_grounder(model, device)
-    others = [item.sentence for item in found.items]
+    others = [item.sentence for item in questions.items]
     random.Random(seed).shuffle(others)
     rows: list[dict[str, Any]] = []
 
@@ -211,7 +211,7 @@ def _judge_grounding(path: Path, model: str | None, reading: Reading, seed: int,
             }
         )
 
-    for item, other in track(list(zip(found.items, others, strict=True)), "Judging"):
+    for item, other in track(list(zip(questions.items, others, strict=True)), "Judging"):
         image = open_picture(item.image).image
         width, height = image.size
         truth = item.mask_in(width, height)
@@ -226,11 +226,13 @@ def _judge_grounding(path: Path, model: str | None, reading: Reading, seed: int,
                 add(predictor, item, mask, peak_of(heat, mask), truth)
     settings = {
         "threshold": reading.threshold,
-        "boxes": sorted({item.convention for item in found.items if item.convention}),
+        "boxes": sorted({item.convention for item in questions.items if item.convention}),
         "resized to": None if grounder is None else grounder.prepared.side,
         "encoder": None if grounder is None else grounder.encoder.name,
     }
-    return Judged(rows, ("mIoU", "pointing"), found.account(), found.left_out, "their pictures are not there", settings)
+    return Judged(
+        rows, ("mIoU", "pointing"), questions.account(), questions.left_out, "their pictures are not there", settings
+    )
 
 
 def _judge_pope(path: Path, model: str | None, reading: Reading, seed: int, device: str, out: Path) -> Judged:
@@ -345,10 +347,10 @@ def _judge_retrieval(path: Path, model: str | None, reading: Reading, seed: int,
     from vision_language.metrics import average_precision, scaled_average_precision
     from vision_language.model.folder import load_embedder
 
-    found = read_triplets(path, images=reading.images)
+    queries = read_triplets(path, images=reading.images)
     embedder = load_embedder(model, device)
     by_instruction: dict[str, list[Any]] = {}
-    for triplet in found.triplets:
+    for triplet in queries.triplets:
         by_instruction.setdefault(triplet.instruction, []).append(triplet)
     rows: list[dict[str, Any]] = []
     for instruction, triplets in by_instruction.items():
@@ -377,7 +379,12 @@ def _judge_retrieval(path: Path, model: str | None, reading: Reading, seed: int,
         for name in names:
             row.setdefault(name, float("nan"))
     return Judged(
-        rows, ("R@1", "mAP", "scaled mAP", *names), found.account(), found.missing, "their pictures are not there", {}
+        rows,
+        ("R@1", "mAP", "scaled mAP", *names),
+        queries.account(),
+        queries.missing,
+        "their pictures are not there",
+        {},
     )
 
 

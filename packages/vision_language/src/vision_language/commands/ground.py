@@ -34,16 +34,14 @@ class Groundings(BulkOutcome):
         for picture in self.groundings:
             for note in picture["notes"]:
                 yield f"Note: {picture['picture']}: {note}"
-            for found in picture["sentences"]:
-                x, y = found["point"]["pixels"]
-                line = f"{picture['picture']}: {found['sentence']} → ({x:.1f}, {y:.1f}) px"
-                if found["box"] is not None:
-                    left, top, right, bottom = found["box"]["pixels"]
-                    line += (
-                        f", box {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}, {found['area']:.1%} of the picture"
-                    )
+            for grounding in picture["sentences"]:
+                x, y = grounding["point"]["pixels"]
+                line = f"{picture['picture']}: {grounding['sentence']} → ({x:.1f}, {y:.1f}) px"
+                if grounding["box"] is not None:
+                    left, top, right, bottom = grounding["box"]["pixels"]
+                    line += f", box {left:.0f},{top:.0f} to {right:.0f},{bottom:.0f}, {grounding['area']:.1%} of the picture"
                 yield line
-                for note in found["notes"]:
+                for note in grounding["notes"]:
                     yield f"  {note}"
         yield f"Masks, heat maps and overlays: {self.out}"
 

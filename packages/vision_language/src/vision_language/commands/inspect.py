@@ -81,26 +81,28 @@ def _items(path: Path, images: Path | None, boxes: Boxes | None, pictures: bool)
     from vision_language.reports.overlay import draw_grounding
     from vision_language.results import Grounding
 
-    found = read_items(path, images=images, boxes=boxes)
+    grounded = read_items(path, images=images, boxes=boxes)
     drawn: list[tuple[Any, str]] = []
     if pictures:
         import numpy as np
 
         from vision_language.model.masks import box_of, peak_of
 
-        first = found.items[0]
+        first = grounded.items[0]
         image = open_picture(first.image).image
         mask = first.mask_in(*image.size)
         heat = mask.astype(np.float32)
         truth = Grounding(first.sentence, "annotation", heat, mask, peak_of(heat), box_of(mask), {})
         drawn = [(draw_grounding(image, truth), f"{first.image.name}: {first.sentence}")]
-    groups = Counter(item.convention or "masks" for item in found.items)
+    groups = Counter(item.convention or "masks" for item in grounded.items)
     return Findings(
         title=path.name,
         kind="grounding items",
-        summary=found.account(),
-        details={"sentences": len(found.items), "layout": found.layout, "boxes": ", ".join(sorted(groups))},
-        warnings=[f"{len(found.missing)} pictures are not there: their items are left out"] if found.missing else [],
+        summary=grounded.account(),
+        details={"sentences": len(grounded.items), "layout": grounded.layout, "boxes": ", ".join(sorted(groups))},
+        warnings=[f"{len(grounded.missing)} pictures are not there: their items are left out"]
+        if grounded.missing
+        else [],
         next_commands=[f"vision-language train grounding '{path}' --out run"],
         pictures=drawn,
     )

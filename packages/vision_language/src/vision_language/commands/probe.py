@@ -102,9 +102,9 @@ def probe(
             f"--tau {tau:g}: no activation of {width} can exceed √{width} = {width**0.5:.2f} rms", "give a lower --tau"
         )
     given = [asked.inputs(image, prompt) for image in images for prompt in prompts]
-    found = find_sink_dims(asked.model, given, tau=tau)
-    facts = facts_of(found, model, asked.config.model_type)
-    layers, places = layer_rows(asked, given, found.dims, tau)
+    sinks = find_sink_dims(asked.model, given, tau=tau)
+    facts = facts_of(sinks, model, asked.config.model_type)
+    layers, places = layer_rows(asked, given, sinks.dims, tau)
     write_text(out, json.dumps(facts | {"layers": layers}, indent=1) + "\n")
     picture = out.with_suffix(".png")
     with writing(picture) as part:

@@ -95,17 +95,17 @@ def _grounding(
     from vision_language.training.data import GroundingSet, Loaders, hold_out
     from vision_language.training.module import GroundingTraining
 
-    found = read_items(path, images=images, boxes=boxes)
+    examples = read_items(path, images=images, boxes=boxes)
     encoder = encoder_named(network.encoder, network.dim)
     side = network.side or 96
-    learning, choosing = hold_out(found.items, recipe.share, run.seed)
+    learning, choosing = hold_out(examples.items, recipe.share, run.seed)
     if not learning:
         raise UserError(f"{path} has one picture: none is left to learn from", "set --share 0")
     open_run(
         run,
         arguments,
         packages=["torch", "lightning", "timm"],
-        data=data_fingerprint([found.path, *sorted({item.image for item in found.items})]),
+        data=data_fingerprint([examples.path, *sorted({item.image for item in examples.items})]),
     )
     torch.manual_seed(run.seed)
     channels = (16, 24, 32, 48, 64) if network.backbone == "small" else ()
@@ -131,10 +131,10 @@ def _grounding(
         score="val_iou" if choosing else "epoch",
     )
     grounder = Grounder(model.cpu().eval(), encoder, Prepared(side, encoder.name))
-    provenance = {"trained_on": found.account(), "held_out": len(choosing), "seed": run.seed}
+    provenance = {"trained_on": examples.account(), "held_out": len(choosing), "seed": run.seed}
     folder = save_grounder(grounder, run.out / "model", provenance=provenance)
     best = {name: left.best[name] for name in ("train_loss", "val_iou") if name in left.best}
-    return Trained("grounding", found.account(), folder, best)
+    return Trained("grounding", examples.account(), folder, best)
 
 
 def _load_backbone(model: Any, path: Path) -> None:
@@ -167,17 +167,17 @@ def _focallens(
     from vision_language.training.data import Loaders
     from vision_language.training.module import FocalTraining
 
-    found = read_triplets(path, images=images)
-    texts = [text for triplet in found.triplets for text in (triplet.instruction, triplet.answer)]
-    pictures = sorted({triplet.image for triplet in found.triplets})
+    examples = read_triplets(path, images=images)
+    texts = [text for triplet in examples.triplets for text in (triplet.instruction, triplet.answer)]
+    pictures = sorted({triplet.image for triplet in examples.triplets})
     open_run(run, arguments, packages=["torch", "lightning", "transformers"], data=data_fingerprint([path, *pictures]))
     torch.manual_seed(run.seed)
     embedder = tiny_embedder(texts, side=network.side or 32, seed=run.seed)
     pixels = {file: embedder.pixels([open_picture(file).image])[0] for file in pictures}
-    answers = [triplet.answer for triplet in found.triplets]
+    answers = [triplet.answer for triplet in examples.triplets]
     data = TensorDataset(
-        torch.stack([pixels[triplet.image] for triplet in found.triplets]),
-        embedder.embed_texts([triplet.instruction for triplet in found.triplets]),
+        torch.stack([pixels[triplet.image] for triplet in examples.triplets]),
+        embedder.embed_texts([triplet.instruction for triplet in examples.triplets]),
         embedder.embed_texts(answers),
         answer_ids(answers),
     )
@@ -190,6 +190,6 @@ def _focallens(
         epochs=recipe.epochs,
     )
     embedder.network.cpu().eval()
-    provenance = {"trained_on": found.account(), "without_instructions": recipe.blind, "seed": run.seed}
+    provenance = {"trained_on": examples.account(), "without_instructions": recipe.blind, "seed": run.seed}
     folder = save_embedder(embedder, run.out / "model", provenance=provenance)
-    return Trained("focallens", found.account(), folder, {"train_loss": left.best["train_loss"]})
+    return Trained("focallens", examples.account(), folder, {"train_loss": left.best["train_loss"]})

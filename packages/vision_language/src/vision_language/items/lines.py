@@ -98,12 +98,12 @@ def text_of(where: str, entry: Mapping[str, Any], *names: str) -> str:
 
 def refuse_repeats(path: Path, ids: list[str]) -> None:
     """Raises UserError where two entries have one id."""
-    seen: set[str] = set()
+    names: set[str] = set()
     repeated = []
     for name in ids:
-        if name in seen:
+        if name in names:
             repeated.append(name)
-        seen.add(name)
+        names.add(name)
     if repeated:
         shown = ", ".join(dict.fromkeys(repeated))
         raise UserError(

@@ -48,11 +48,11 @@ def read_triplets(path: Path, *, images: Path | None = None) -> Triplets:
     """
     folder = images if images is not None else path.parent
     if path.suffix.lower() == ".json":
-        found, without = _conversations(path)
+        rows, without = _conversations(path)
     else:
-        found, without = _table(path), 0
+        rows, without = _table(path), 0
     there, missing = [], 0
-    for name, instruction, answer in found:
+    for name, instruction, answer in rows:
         if (folder / name).is_file():
             there.append(Triplet(folder / name, instruction, answer))
         else:
@@ -84,15 +84,15 @@ def _conversations(path: Path) -> tuple[list[tuple[str, str, str]], int]:
         raise UserError(f"{path} is not JSON: {error}", "expected LLaVA's instruction data") from None
     if not isinstance(content, list):
         raise UserError(f"{path} is not a list of conversations", "expected LLaVA's instruction data")
-    found, without = [], 0
+    rows, without = [], 0
     for number, entry in enumerate(content):
         if not isinstance(entry, dict) or not isinstance(entry.get("conversations"), list):
             raise UserError(f"{path}, entry {number} has no conversations")
         if not entry.get("image"):
             without += 1
             continue
-        found += [(entry["image"], *pair) for pair in turns_of(entry["conversations"])]
-    return found, without
+        rows += [(entry["image"], *pair) for pair in turns_of(entry["conversations"])]
+    return rows, without
 
 
 def turns_of(conversation: list[Any]) -> list[tuple[str, str]]:

@@ -92,16 +92,16 @@ class RefamGrounder:
                 else:
                     transformer(hidden_states=noised, timestep=torch.tensor([1000 * sigma]).to(latents), **text)
         prior = spatial_prior(prompt.tokens.names, (rows, columns)) if self.settings.places else None
-        found = heatmap(collected[0].cross, prompt.tokens, (rows, columns), prior=prior)
+        located = heatmap(collected[0].cross, prompt.tokens, (rows, columns), prior=prior)
         heat = F.interpolate(
-            found.heat[None, None].float(), size=(image.height, image.width), mode="bilinear", align_corners=False
+            located.heat[None, None].float(), size=(image.height, image.width), mode="bilinear", align_corners=False
         )[0, 0]
         heat = heat.cpu().numpy()
         if not np.isfinite(heat).all():
             raise UserError("the heat map is not finite", "the pipeline's precision may be too low")
-        maps = found.words.reshape(-1, rows, columns).float().cpu().numpy()
+        maps = located.words.reshape(-1, rows, columns).float().cpu().numpy()
         words = dict(zip(prompt.tokens.names, maps, strict=True))
-        peak = found.point[0] * image.width, found.point[1] * image.height
+        peak = located.point[0] * image.width, located.point[1] * image.height
         mask = mask_of(heat, otsu(heat) if threshold is None else threshold, holding=peak)
         sinks = [layer for layer, found_sinks in collected[0].sinks.items() if bool(found_sinks.any())]
         notes = list(prompt.notes)

@@ -99,10 +99,10 @@ class FocalLensMLLM(nn.Module):
         # a copy of its own: the cache is filled further
         cache = copy.deepcopy(before.cache)
         cache.batch_repeat_interleave(len(instructions))
-        seen = torch.cat([mask.new_ones(len(instructions), count), mask], 1)
+        visible = torch.cat([mask.new_ones(len(instructions), count), mask], 1)
         positions = count + torch.arange(length, device=rows.device).expand(len(instructions), -1)
         output = self.llava.model.language_model(
-            input_ids=rows, attention_mask=seen, position_ids=positions, cache=cache, use_cache=True
+            input_ids=rows, attention_mask=visible, position_ids=positions, cache=cache, use_cache=True
         )
         ids = rows.masked_fill(mask == 0, -1)
         return self.read_out(output.last_hidden_state, ids)

@@ -38,19 +38,19 @@ def load_grounder(model: str | None, device: str = "cpu", *, encoder: SentenceEn
     Raises:
         UserError: none was given, it is another kind of folder, or its weights do not fit.
     """
-    chosen = choose_model(model, advice=ADVICE)
+    source = choose_model(model, advice=ADVICE)
     try:
-        network = load_strictly(chosen, GroundingNetwork)
-        described = read_config(find_folder(chosen))
+        network = load_strictly(source, GroundingNetwork)
+        described = read_config(find_folder(source))
     except (OSError, ValueError) as error:
         raise UserError(str(error), ADVICE) from None
-    where = f"{chosen}/config.json"
+    where = f"{source}/config.json"
     side = read_field(described, "preprocessing.side", int, where=where)
     name = read_field(described, "preprocessing.encoder", str, where=where)
     encoder = encoder or encoder_named(name, network.config.sentence_dim)
     if encoder.dim != network.config.sentence_dim:
         raise UserError(
-            f"{chosen} was trained with sentences of {network.config.sentence_dim} numbers, {encoder.name} gives {encoder.dim}"
+            f"{source} was trained with sentences of {network.config.sentence_dim} numbers, {encoder.name} gives {encoder.dim}"
         )
     return Grounder(network.to(device).eval(), encoder, Prepared(side, name))
 
@@ -71,16 +71,16 @@ def load_embedder(model: str | None, device: str = "cpu") -> Embedder:
     """
     from tokenizers import Tokenizer
 
-    chosen = choose_model(model, advice=FOCAL_ADVICE)
+    source = choose_model(model, advice=FOCAL_ADVICE)
     try:
-        folder = find_folder(chosen)
+        folder = find_folder(source)
         network = load_strictly(folder, FocalLensCLIP)
         described = read_config(folder)
         tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     except (OSError, ValueError) as error:
         raise UserError(str(error), FOCAL_ADVICE) from None
     except Exception as error:  # what tokenizers raises is a plain Exception
-        raise UserError(f"{chosen}/{TOKENIZER} cannot be read: {error}", FOCAL_ADVICE) from None
-    side = read_field(described, "preprocessing.side", int, where=f"{chosen}/config.json")
+        raise UserError(f"{source}/{TOKENIZER} cannot be read: {error}", FOCAL_ADVICE) from None
+    side = read_field(described, "preprocessing.side", int, where=f"{source}/config.json")
     network.freeze_text()
     return Embedder(network.to(device).eval(), tokenizer, side)

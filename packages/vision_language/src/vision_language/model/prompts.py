@@ -60,23 +60,25 @@ def make_prompt(
         UserError: a sentence of stop words alone, or one that is too long even without magnets.
     """
     there = {word.lower() for word, _ in _words(sentence)}
-    chosen = [magnet for magnet in magnets if magnet.lower() not in there]
+    appended = [magnet for magnet in magnets if magnet.lower() not in there]
     while True:
-        text = " ".join([sentence.strip(), *chosen])
+        text = " ".join([sentence.strip(), *appended])
         encoded = tokenizer(text, return_offsets_mapping=True)
         if len(encoded["input_ids"]) <= longest:
             break
-        if not chosen:
+        if not appended:
             raise UserError(
                 f"the sentence has {len(encoded['input_ids'])} tokens, the text encoder takes {longest}",
                 "say it more shortly",
             )
-        chosen.pop()
+        appended.pop()
     notes = ()
-    missing = len([m for m in magnets if m.lower() not in there]) - len(chosen)
+    missing = len([m for m in magnets if m.lower() not in there]) - len(appended)
     if missing:
         notes = (f"{missing} magnets were left out: the prompt fills the text encoder",)
-    return Prompt(text, _tokens(sentence, text, encoded["offset_mapping"], stop, longest, first), tuple(chosen), notes)
+    return Prompt(
+        text, _tokens(sentence, text, encoded["offset_mapping"], stop, longest, first), tuple(appended), notes
+    )
 
 
 def _words(sentence: str) -> list[tuple[str, tuple[int, int]]]:
@@ -105,13 +107,13 @@ def _tokens(
             else:
                 special.append(first + place)
     special += range(first + len(offsets), first + longest)  # padding
-    kept, names, stopped = [], [], []
+    places, names, stopped = [], [], []
     for (word, _), positions in zip(words, groups, strict=True):
         if word.lower() in stop or not re.search(r"\w", word):
             stopped += positions
         elif positions:
-            kept.append(tuple(positions))
+            places.append(tuple(positions))
             names.append(word)
-    if not kept:
+    if not places:
         raise UserError(f"{sentence!r} holds only stop words", "say what is to be found, as in 'the red circle'")
-    return TextTokens(tuple(kept), tuple(names), tuple(stopped), tuple(magnets), tuple(special))
+    return TextTokens(tuple(places), tuple(names), tuple(stopped), tuple(magnets), tuple(special))

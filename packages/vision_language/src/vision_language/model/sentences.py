@@ -37,8 +37,8 @@ class SentenceEncoder(Protocol):
 
 def words_of(sentence: str) -> list[str]:
     """The words of a sentence in small letters, of any script; emoji and other symbols are words of their own."""
-    found = re.findall(r"\w+|\S", sentence.lower())
-    return [word for word in found if word[0].isalnum() or unicodedata.category(word[0]).startswith(("L", "N", "S"))]
+    pieces = re.findall(r"\w+|\S", sentence.lower())
+    return [word for word in pieces if word[0].isalnum() or unicodedata.category(word[0]).startswith(("L", "N", "S"))]
 
 
 class HashedWords:

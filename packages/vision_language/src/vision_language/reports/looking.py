@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 def draw_looking(image: Image, answers: Sequence[tuple[str, Said]]) -> Figure:
     """The picture under each answer's attention, on one scale."""
     figure = Figure(figsize=(4 * len(answers), 4.4), layout="constrained")
-    top = max(float(said.looked.max()) for _, said in answers)
-    for place, (name, said) in enumerate(answers, 1):
+    top = max(float(reply.looked.max()) for _, reply in answers)
+    for place, (name, reply) in enumerate(answers, 1):
         axes = figure.add_subplot(1, len(answers), place)
         extent = (0, image.width, image.height, 0)
         axes.imshow(np.asarray(image), extent=extent)
-        axes.imshow(said.looked, extent=extent, alpha=0.55, cmap="magma", vmin=0, vmax=top)
-        axes.set_title(f"{name}: {said.text[:40]}", fontsize=9)
+        axes.imshow(reply.looked, extent=extent, alpha=0.55, cmap="magma", vmin=0, vmax=top)
+        axes.set_title(f"{name}: {reply.text[:40]}", fontsize=9)
         axes.set_axis_off()
     return figure
 

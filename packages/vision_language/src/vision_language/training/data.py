@@ -76,5 +76,5 @@ def hold_out(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item]
     groups = sorted({item.group for item in items})
     random.Random(seed).shuffle(groups)
     count = round(share * len(groups))
-    chosen = set(groups[:count])
-    return [item for item in items if item.group not in chosen], [item for item in items if item.group in chosen]
+    held_out = set(groups[:count])
+    return [item for item in items if item.group not in held_out], [item for item in items if item.group in held_out]

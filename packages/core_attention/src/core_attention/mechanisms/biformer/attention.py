@@ -7,7 +7,7 @@ Source: Zhu, Wang, Ke, Zhang, Lau, "BiFormer: Vision Transformer with Bi-Level R
 3. ``y = W_o (o + LePE(v)) + b_o``, LePE a depthwise convolution on the image grid.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from core_attention.capture.recording import active, record
 from core_attention.measuring.example import Example
-from core_attention.parts.largest import largest
+from core_attention.mechanisms.biformer.regions import Pool, Routing, from_regions, key_pool, route_regions, to_regions
 from core_attention.parts.linear import linear, product
 from core_attention.parts.placing import Device, placed
 from core_attention.parts.saying import can_say, say_once
@@ -24,31 +24,6 @@ from core_attention.routed.attention import Backend, merge_attention, routed_att
 from core_attention.routed.routes import RouteIndex
 
 PadMode = Literal["masked", "legacy", "nchw", "refuse"]
-Pool = Literal["identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"]
-
-
-class Routing(NamedTuple):
-    """What each region chose: region numbers (row-major over the grid), best first, and their affinities."""
-
-    index: Int[Tensor, "batch regions topk"]
-    affinity: Float[Tensor, "batch regions topk"]
-
-
-def route_regions(
-    q: Float[Tensor, "batch regions dim"], k: Float[Tensor, "batch regions dim"], *, topk: int, scale: float
-) -> Routing:
-    """The `topk` regions with the largest ``scale · q_r · k_s`` of each region r (paper, eq. 3–4).
-
-    `topk` beyond the number of regions takes them all, which is said once. An affinity that is not a number is never preferred; of equal
-    ones the lower number wins.
-    """
-    regions = k.shape[1]
-    if can_say() and topk > regions:
-        say_once(f"bi-level routing: topk = {topk}, but there are {regions} regions: all are taken")
-    affinity = (scale * q) @ k.transpose(1, 2)
-    affinity = affinity.masked_fill(affinity.isnan(), -torch.inf)
-    best, index = largest(affinity, topk)
-    return Routing(index, best)
 
 
 def bi_level_routing_attention(
@@ -135,23 +110,6 @@ def bi_level_routing_attention_reference(
     return (scores.softmax(-1) @ by_head(chosen_v.flatten(2, 3))).transpose(2, 3).flatten(3)
 
 
-def to_regions(x: Tensor, size: tuple[int, int]) -> Float[Tensor, "batch regions tokens dim"]:
-    """(batch, height, width, dim) → tokens by region, both row-major; height and width are multiples of `size`."""
-    batch, height, width, dim = x.shape
-    x = x.reshape(batch, height // size[0], size[0], width // size[1], size[1], dim)
-    return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def from_regions(x: Float[Tensor, "batch regions tokens dim"], grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The inverse of `to_regions` for a grid of regions: (batch, height, width, dim).
-
-    Returns:
-        the map, (batch, height, width, dim).
-    """
-    x = x.reshape(x.shape[0], *grid, *size, x.shape[-1]).transpose(2, 3)
-    return x.reshape(x.shape[0], grid[0] * size[0], grid[1] * size[1], x.shape[-1])
-
-
 class BiLevelRoutingAttention(nn.Module):
     """Bi-level routing attention on a feature map.
 
@@ -225,7 +183,7 @@ class BiLevelRoutingAttention(nn.Module):
         self.wo = nn.Linear(dim, dim) if output else nn.Identity()
         self.lepe = depthwise(dim, side_dwconv) if side_dwconv else None
         self.router = nn.Linear(qk_dim, qk_dim) if param_routing else nn.Identity()
-        self.pool = _pool(kv_downsample_mode, kv_per_win, kv_downsample_ratio)
+        self.pool = key_pool(kv_downsample_mode, kv_per_win, kv_downsample_ratio)
 
     def forward(
         self, x: Float[Tensor, "batch height width dim"], *, return_routing: bool = False, backend: Backend = "auto"
@@ -393,20 +351,6 @@ class BiLevelRoutingAttention(nn.Module):
 def depthwise(dim: int, kernel: int) -> nn.Conv2d:
     """A depthwise convolution that keeps the size of the map."""
     return nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-
-
-def _pool(mode: Pool, side: int, ratio: int) -> nn.Module | None:
-    if mode not in ("identity", "ada_avgpool", "ada_maxpool", "avgpool", "maxpool"):
-        raise ValueError(
-            f"unknown kv_downsample_mode {mode!r}: one of identity, ada_avgpool, ada_maxpool, avgpool, maxpool"
-        )
-    if mode == "ada_avgpool":
-        return nn.AdaptiveAvgPool2d(side)
-    if mode == "ada_maxpool":
-        return nn.AdaptiveMaxPool2d(side)
-    if mode == "identity" or ratio <= 1:
-        return None
-    return nn.AvgPool2d(ratio) if mode == "avgpool" else nn.MaxPool2d(ratio)
 
 
 def example(tokens: int) -> Example:

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from core_attention.attention import attention
-from core_attention.mechanisms.biformer.attention import depthwise, from_regions, route_regions, to_regions
+from core_attention.mechanisms.biformer.attention import depthwise
+from core_attention.mechanisms.biformer.regions import from_regions, route_regions, to_regions
 from core_attention.parts.placing import Device, placed
 from core_attention.pretrained.convert import Layer
 from core_attention.routed.attention import merge_attention, routed_attention

@@ -4,7 +4,6 @@ A learned importance of every key, computed from its value vector, is added to t
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from core_attention.capture.recording import active, paused, record
+from core_attention.mechanisms.dma.checks import check_inputs, check_window, four_axes, same_heads, sequences
 from core_attention.mechanisms.dma.tiles import attend_alive, key_lifetimes, shared_lifetimes
 from core_attention.parts.one_node import one_node
 
@@ -68,9 +68,9 @@ def dynamic_mask(
     """
     keys = bias.shape[-1]
     queries = queries or (bias.shape[2] if bias.shape[2] > 1 else keys)
-    _check_window(window)
+    check_window(window)
     rows = torch.arange(queries, device=bias.device) if rows is None else rows
-    padding = _four_axes(mask, bias.shape, queries)
+    padding = four_axes(mask, bias.shape, queries)
     bias = bias if bias.shape[2] == 1 else bias[:, :, rows]
     padding = padding if padding is None or padding.shape[2] == 1 else padding[:, :, rows]
     allowed = torch.ones(1, 1, len(rows), keys, dtype=torch.bool, device=bias.device) if padding is None else padding
@@ -118,13 +118,13 @@ def dynamic_mask_attention(
     Raises:
         ValueError: shapes that do not fit, `window` < 1, or a backend that cannot compute what is asked.
     """
-    _check(q, k, v, bias, causal)
-    _check_window(window)
+    check_inputs(q, k, v, bias, causal)
+    check_window(window)
     batch, heads, queries, dim = q.shape
     keys = k.shape[2]
     factor = dim**-0.5 if scale is None else scale
-    padding = _four_axes(mask, (batch, heads, queries, keys), queries)
-    bias, padding = _same_heads(bias, padding, k.shape[1], heads)
+    padding = four_axes(mask, (batch, heads, queries, keys), queries)
+    bias, padding = same_heads(bias, padding, k.shape[1], heads)
     by_query = bias.shape[2] > 1 or (padding is not None and padding.shape[2] > 1)
     # torch's causal flag aligns the first query with the first key, and its mask would have to be a matrix
     whole = window >= keys and padding is None and not dropout and (not causal or queries == keys) and keys > 0
@@ -285,8 +285,8 @@ def dynamic_mask_attention_varlen(
     Raises:
         ValueError: starts that do not rise from 0 to the number of tokens, or that count different numbers of sequences.
     """
-    of_queries = _sequences("query_starts", query_starts, q.shape[0])
-    of_keys = _sequences("key_starts", key_starts, k.shape[0])
+    of_queries = sequences("query_starts", query_starts, q.shape[0])
+    of_keys = sequences("key_starts", key_starts, k.shape[0])
     if len(of_queries) != len(of_keys):
         raise ValueError(f"query_starts counts {len(of_queries)} sequences, key_starts {len(of_keys)}")
     outs = [q.new_zeros(0, q.shape[1], v.shape[-1])]
@@ -298,18 +298,6 @@ def dynamic_mask_attention_varlen(
         out = dynamic_mask_attention(query, key, value, importance_of_keys, window=window, **options)
         outs.append(out[0].transpose(0, 1))
     return torch.cat(outs)
-
-
-def _sequences(name: str, starts: Sequence[int] | Tensor, tokens: int) -> list[slice]:
-    """Where each of the packed sequences lies.
-
-    Raises:
-        ValueError: starts that do not rise from 0 to the number of tokens.
-    """
-    places = [int(start) for start in starts]
-    if places[:1] != [0] or places[-1] != tokens or sorted(places) != places:
-        raise ValueError(f"{name} must rise from 0 to the {tokens} tokens, got {places}")
-    return [slice(first, stop) for first, stop in pairwise(places)]
 
 
 def create_mask(
@@ -337,11 +325,11 @@ def create_mask(
     Raises:
         ValueError: a mask whose shape fits neither form.
     """
-    _check_window(window)
+    check_window(window)
     keys = bias.shape[-1]
     if mask is not None and mask.ndim == 2 and mask.shape[1] == queries != keys:
         mask = F.pad(mask, (keys - queries, 0), value=True)
-    allowed = _four_axes(mask, bias.shape, queries)
+    allowed = four_axes(mask, bias.shape, queries)
     ranked = bias.detach()
     if allowed is not None:
         ranked, allowed = torch.broadcast_tensors(ranked, allowed)
@@ -363,68 +351,3 @@ def create_mask(
 def kept_density(kept: Bool[Tensor, "*rows keys"], allowed: Bool[Tensor, "*rows keys"]) -> float:
     """Mean kept keys divided by mean allowed keys."""
     return float(kept.sum() / allowed.sum().clamp(min=1))
-
-
-def _four_axes(mask: Tensor | None, shape: Sequence[int], queries: int) -> Tensor | None:
-    """A key padding mask (batch, keys) as (batch, 1, 1, keys); a mask with four axes as it is, if it broadcasts."""
-    if mask is None:
-        return None
-    batch, keys = shape[0], shape[-1]
-    four = mask[:, None, None] if mask.ndim == 2 else mask
-    fits = (
-        four.ndim == 4
-        and four.shape[-1] == keys
-        and four.shape[2] in (1, queries)
-        and (1 in (four.shape[0], batch) or four.shape[0] == batch)
-    )
-    if not fits:
-        raise ValueError(
-            f"mask {tuple(mask.shape)} fits neither (batch, keys) nor (batch, heads, queries, keys) = {(*shape[:2], queries, keys)}"
-        )
-    return four
-
-
-def _same_heads(bias: Tensor, mask: Tensor | None, kv_heads: int, heads: int) -> tuple[Tensor, Tensor | None]:
-    """Bias and mask with as many heads as each other: where one has a value per query head, one per key head is repeated for its group.
-
-    Raises:
-        ValueError: a mask of another number of heads.
-    """
-    if mask is None:
-        return bias, None
-    if mask.shape[1] not in (1, kv_heads, heads):
-        raise ValueError(
-            f"a mask with four axes has 1, {kv_heads} (keys') or {heads} (queries') heads, got {tuple(mask.shape)}"
-        )
-    if heads not in (bias.shape[1], mask.shape[1]):
-        return bias, mask
-    group = heads // kv_heads
-    if 1 < bias.shape[1] == kv_heads:
-        bias = bias.repeat_interleave(group, dim=1)
-    if 1 < mask.shape[1] == kv_heads:
-        mask = mask.repeat_interleave(group, dim=1)
-    return bias, mask
-
-
-def _check_window(window: int) -> None:
-    if window < 1:
-        raise ValueError(f"window must be at least 1, got {window}")
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, causal: bool) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, bias {tuple(bias.shape)}"
-    if q.ndim != 4 or k.ndim != 4 or v.ndim != 4 or bias.ndim != 4:
-        raise ValueError(f"q, k, v and bias need four axes: {shapes}")
-    if not all(x.is_floating_point() for x in (q, k, v, bias)):
-        raise ValueError(f"q, k, v and bias must be floating point, got {q.dtype}, {k.dtype}, {v.dtype}, {bias.dtype}")
-    if q.shape[0] != k.shape[0] or q.shape[-1] != k.shape[-1] or k.shape[:3] != v.shape[:3]:
-        raise ValueError(f"batch, keys or head dimension differ: {shapes}")
-    if q.shape[1] % max(k.shape[1], 1):
-        raise ValueError(f"query heads must be a multiple of key heads: {shapes}")
-    if causal and q.shape[2] > k.shape[2] > 0:
-        raise ValueError(f"more queries than keys, although the last query is the last key: {shapes}")
-    target = (k.shape[0], q.shape[1], q.shape[2], k.shape[2])
-    # tuples: a length that is symbolic has no hash
-    options = ((1, target[0]), (1, k.shape[1], target[1]), (1, target[2]), (target[3],))
-    if any(size not in allowed for size, allowed in zip(bias.shape, options, strict=True)):
-        raise ValueError(f"bias must broadcast to ({{batch|1}}, {{heads|kv_heads|1}}, {{queries|1}}, keys): {shapes}")

@@ -29,12 +29,12 @@ class Family:
 
     def layers(self, model: nn.Module) -> list[list[str]]:
         """Names of the joint layers in the order in which they run, for each pattern."""
-        found: list[list[str]] = [[] for _ in self.joint]
+        by_kind: list[list[str]] = [[] for _ in self.joint]
         for name, _ in model.named_modules():
             for place, pattern in enumerate(self.joint):
                 if fnmatchcase(name, pattern):
-                    found[place].append(name)
-        return found
+                    by_kind[place].append(name)
+        return by_kind
 
     def default_layers(self, model: nn.Module) -> list[str]:
         """The layers used where the user names none."""

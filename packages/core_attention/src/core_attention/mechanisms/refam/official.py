@@ -29,13 +29,13 @@ def run_heatmap(module, inputs, *, config, mode):
         renormalise = config.get("renorm", "none")
         layers.append((str(number), cross_map_of(joint[None], image=image, text=text, renormalise=renormalise)))
     cleaner = Cleaner(config.get("kappa", 4.0), config.get("mode", "suppress"))
-    found, accumulated = heatmap_of(layers, tokens, config["grid"], cleaner=cleaner)
+    heatmap, accumulated = heatmap_of(layers, tokens, config["grid"], cleaner=cleaner)
     return {
         "gas_mask": sink_table(accumulated),
         "clean_cross_map": accumulated.cross,
-        "word_maps": found.words,
-        "heatmap": found.heat,
-        "point_xy": torch.tensor(found.point, dtype=found.heat.dtype),
+        "word_maps": heatmap.words,
+        "heatmap": heatmap.heat,
+        "point_xy": torch.tensor(heatmap.point, dtype=heatmap.heat.dtype),
     }
 
 

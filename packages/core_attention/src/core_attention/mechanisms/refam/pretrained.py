@@ -136,13 +136,13 @@ def watch(
         )
     family = family_of(model)
     joint = [name for kind in family.layers(model) for name in kind]
-    chosen = family.default_layers(model) if layers is None else list(layers)
-    unknown = [name for name in chosen if name not in joint]
-    if unknown or not chosen:
+    watched = family.default_layers(model) if layers is None else list(layers)
+    unknown = [name for name in watched if name not in joint]
+    if unknown or not watched:
         raise ValueError(
             f"refam: no joint attention layer {', '.join(unknown) or 'chosen'}; there are {', '.join(joint)}"
         )
-    last = max(chosen, key=joint.index)
+    last = max(watched, key=joint.index)
     mode = _Watch(family, take, renormalise)
     text_tokens = 0
 
@@ -177,7 +177,7 @@ def watch(
 
     with ExitStack() as cleanup:
         cleanup.callback(model.register_forward_pre_hook(enter_model, with_kwargs=True).remove)
-        for name in chosen:
+        for name in watched:
             module = model.get_submodule(name)
             cleanup.callback(module.register_forward_pre_hook(enter(name), with_kwargs=True).remove)
             cleanup.callback(module.register_forward_hook(leave(name), always_call=True).remove)

@@ -21,11 +21,11 @@ def run_processor(module, inputs, *, config, mode):
     start, stop = config["image_start"], config["image_start"] + config["image_len"]
     image = ((places >= start) & (places < stop)).expand(batch, keys)
     sinks = find_sinks(hidden, config["sink_dims"], config.get("tau", TAU))
-    found = sinks[0].nonzero()[:, 0]
+    tokens = sinks[0].nonzero()[:, 0]
     sinks = torch.nn.functional.pad(sinks, (0, keys - hidden.shape[1]))  # generated tokens are no sinks
     editable = behind_image(image)[:, keys - queries :]
     edited, selected = redistribute(weights, image, sinks, editable, rule_of(config))
-    return {"attn": edited, "edited_head_query_mask": selected[0], "sink_indices": found}
+    return {"attn": edited, "edited_head_query_mask": selected[0], "sink_indices": tokens}
 
 
 components = {"VARProcessor": Component(run=run_processor)}

@@ -67,8 +67,8 @@ def select(
     cells = image.sum(-1)[:, None, None]
     share = on_sinks / (on_image + EPSILON * cells)
     image_sinks = (image & sinks).any(-1)
-    chosen = (on_image >= rule.least_image_share) & (share <= rule.most_sink_share)
-    return chosen & editable[:, None] & image_sinks[:, None, None]
+    eligible = (on_image >= rule.least_image_share) & (share <= rule.most_sink_share)
+    return eligible & editable[:, None] & image_sinks[:, None, None]
 
 
 def changes(

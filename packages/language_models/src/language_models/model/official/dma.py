@@ -36,10 +36,10 @@ def convert(official: StateDict, config: Config) -> StateDict:
 
 def run(module: DogeForCausalLM, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
-    found: dict[str, Any] = {}
+    states: dict[str, Any] = {}
 
     def keep(name: str, x: Any) -> None:
-        found[name] = x if mask is None else find_rows(mask.bool()).put_back(x)
+        states[name] = x if mask is None else find_rows(mask.bool()).put_back(x)
 
     hooks = []
     for i, layer in enumerate(module.model.layers):
@@ -52,7 +52,7 @@ def run(module: DogeForCausalLM, inputs: Mapping[str, Any], *, config: Config, m
         for hook in hooks:
             hook.remove()
     loss = next_token_loss(output.logits, inputs.get("labels", ids), None if mask is None else mask.bool())
-    return {"logits": output.logits, "loss": loss, **found}
+    return {"logits": output.logits, "loss": loss, **states}
 
 
 components = {

@@ -109,10 +109,10 @@ def run_gpt(module: LandmarkGPTForCausalLM, inputs: Mapping[str, Any], *, config
     """Training: the ids hold their landmarks; targets are given, −1 is left out."""
     ids = inputs["idx"]
     logits = module.lm_head(module.model.read(ids, is_landmark=ids == module.config.mem_id))
-    found = {"logits": logits}
+    outputs = {"logits": logits}
     if "targets" in inputs:
-        found["loss"] = F.cross_entropy(logits.flatten(0, 1), inputs["targets"].flatten(), ignore_index=-1)
-    return found
+        outputs["loss"] = F.cross_entropy(logits.flatten(0, 1), inputs["targets"].flatten(), ignore_index=-1)
+    return outputs
 
 
 def run_cached(
@@ -129,10 +129,10 @@ def run_cached(
         if "targets" in inputs:
             targets = inputs["targets"][:, part].flatten()
             losses.append(F.cross_entropy(logits[-1].flatten(0, 1), targets, ignore_index=-1))
-    found = {"logits": torch.cat(logits, 1)}
+    outputs = {"logits": torch.cat(logits, 1)}
     if losses:
-        found["loss_per_chunk"] = torch.stack(losses)
-    return found
+        outputs["loss_per_chunk"] = torch.stack(losses)
+    return outputs
 
 
 def cache_layers(module: nn.Module, cache: Any, batch: int, ids: torch.Tensor) -> Any:

@@ -151,9 +151,7 @@ def train(
         "channels": list(channels),
         "split": {"name": parts.name, "train": len(parts.train), "val": len(parts.val)},
         "preparation": preparation.plain(),
-        "network": network.network
-        if network.network != "guided"
-        else f"guided attention on {network.backbone} ({network.form})",
+        "network": _network_in_words(network),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": len(history),
         "val_dice": mean_dice,
@@ -190,6 +188,12 @@ def train(
     draw_calibration(judgement.reliability.bins, judgement.reliability.ece, run.out / "figures" / "calibration.png")
     draw_scores(judgement.rows, run.out / "figures" / "dice.png")
     return Trained(folder, int(best["epoch"]), values, history, summary, data)
+
+
+def _network_in_words(network: NetworkOptions) -> str:
+    if network.network != "guided":
+        return network.network
+    return f"guided attention on {network.backbone} ({network.form})"
 
 
 def fingerprints(cases: Sequence[Any]) -> list[str]:

@@ -165,7 +165,9 @@ def predict(
             rows[task.sheet.name] = _row(task, attempt)
     layers = [item for item in layers if item.name in rows]
     if layers:
-        vector_attempts = bulk(vectorise_item, layers, run, log=out / "predict.jsonl", description="Vectors")
+        vector_attempts = bulk(
+            vectorise_item, layers, run, log=out / "predict.jsonl", description="Vectors", parts=len(sheets) > 1
+        )
         for item, attempt in zip(layers, vector_attempts, strict=True):
             if attempt.ok:
                 rows[item.name]["vectors"] = attempt.facts or {"files": _vector_paths(item, vectors)}

@@ -74,8 +74,8 @@ def run(module, inputs, *, config, mode):
 
 def _sinks(var: VisualAttentionRedistribution, layer: int, image: Tensor) -> Tensor:
     """The sinks of a layer, (tokens,); none in layers out of reach."""
-    found = var.sinks(layer)
-    return torch.zeros_like(image[0]) if found is None else found[0]
+    sinks = var.sinks(layer)
+    return torch.zeros_like(image[0]) if sinks is None else sinks[0]
 
 
 components = {"TunedLlamaForCausalLM": Component(run=run, build=build, ignore=("*.rotary_emb.inv_freq",))}

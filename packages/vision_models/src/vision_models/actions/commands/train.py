@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,9 +14,12 @@ from core_runtime.errors import UserError
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from core_runtime.terminal import warn
 from vision_models.actions.annotations import AnnotationOptions
-from vision_models.actions.cohort import SplitOptions
+from vision_models.actions.cohort import Cohort, Split, SplitOptions
 from vision_models.actions.features import FeatureOptions
 from vision_models.actions.training.recipe import NetworkOptions, Recipe
+
+if TYPE_CHECKING:
+    from vision_models.actions.model.detector import DetectorConfig
 
 FeatureFolder = Annotated[
     Path, Parameter(help="Features: a folder of VIDEO.npz, .npy or .csv (snippets × channels), or an HDF5 file.")
@@ -130,8 +133,7 @@ def train(
     from core_runtime.training import draw_history, fit
     from vision_models.actions.judging import detect_all, judge
     from vision_models.actions.metrics.threshold import best_threshold
-    from vision_models.actions.model.bmn import BMNConfig
-    from vision_models.actions.model.detector import ActionDetector, DetectorConfig
+    from vision_models.actions.model.detector import ActionDetector
     from vision_models.actions.model.folder import save_model
     from vision_models.actions.model.inference import FeatureSource, ReadyDetector
     from vision_models.actions.model.options import DetectionOptions
@@ -144,18 +146,10 @@ def train(
     trained_labels = sorted({action.label for name in parts.train for action in clips[name].actions})
     if not trained_labels:
         raise UserError("the training videos hold no action", "--split random, or annotate more")
-    with_labels = network.labels == "auto" and len(trained_labels) > 1
-    groups = 4 if cohort.channels % 4 == 0 else 1
-    sizes = ("steps", "longest", "bins", "hidden", "pem_channels", "map_3d", "map_2d", "layout")
-    bmn = BMNConfig(
-        channels=cohort.channels,
-        groups=groups,
-        csa=network.csa,
-        csa_fuse=network.csa_fuse,
-        csa_self_se=network.csa_self_se,
-        **{name: getattr(network, name) for name in sizes},
-    )
-    config = DetectorConfig(bmn, labels=len(trained_labels) if with_labels else 0, fit=network.fit)
+    labels = tuple(trained_labels)
+    if network.labels != "auto" or len(labels) == 1:
+        labels = ()  # segments without a name
+    config = _config_of(network, cohort.channels, len(labels))
     torch.manual_seed(run.seed)  # the same initial weights for every run with this seed
     model = ActionDetector(config)
     mean, spread = scale_of([clips[name] for name in parts.train])
@@ -196,7 +190,6 @@ def train(
         patience=recipe.patience,
         trainer=trainer,
     )
-    labels = tuple(trained_labels) if with_labels else ()
     kept_step = step if network.fit == "windows" else 0.0
     source = FeatureSource(cohort.backbone, cohort.channels, kept_step)
     ready = ReadyDetector(model.eval().to(device), labels, source, 0.0, {})
@@ -205,16 +198,8 @@ def train(
     threshold = best_threshold(tuning, clips, agnostic=not labels)
     found = detect_all(ready, [clips[name] for name in parts.test], how)
     measures = judge(found, [clips[name] for name in parts.test], THRESHOLDS, labelled=bool(labels), resamples=0)
-    counts = {part: len(getattr(parts, part)) for part in ("train", "val", "test")}
     values = {
-        "videos": len(clips),
-        "actions": sum(len(clip.actions) for clip in clips.values()),
-        "labels": list(cohort.labels),
-        "split": {"name": parts.name, **counts},
-        "network": "BMN" if network.csa == "none" else f"BMN-CSA ({network.csa}, {network.csa_fuse})",
-        "csa": network.csa,
-        "fit": network.fit,
-        "steps": network.steps,
+        **_account(cohort, parts, network),
         "sequences": len(sequences[0]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "start": start,
@@ -237,6 +222,38 @@ def train(
     write_detections(run.out / "predictions" / "test.json", found)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, features, file)
+
+
+def _config_of(network: NetworkOptions, channels: int, labels: int) -> "DetectorConfig":
+    """The network that the options describe, for features of so many channels and so many named actions."""
+    from vision_models.actions.model.bmn import BMNConfig
+    from vision_models.actions.model.detector import DetectorConfig
+
+    sizes = ("steps", "longest", "bins", "hidden", "pem_channels", "map_3d", "map_2d", "layout")
+    bmn = BMNConfig(
+        channels=channels,
+        groups=4 if channels % 4 == 0 else 1,
+        csa=network.csa,
+        csa_fuse=network.csa_fuse,
+        csa_self_se=network.csa_self_se,
+        **{name: getattr(network, name) for name in sizes},
+    )
+    return DetectorConfig(bmn, labels=labels, fit=network.fit)
+
+
+def _account(cohort: Cohort, parts: Split, network: NetworkOptions) -> dict[str, Any]:
+    """What was trained on, and which network: the first of the run's figures."""
+    counts = {part: len(getattr(parts, part)) for part in ("train", "val", "test")}
+    return {
+        "videos": len(cohort.clips),
+        "actions": sum(len(clip.actions) for clip in cohort.clips.values()),
+        "labels": list(cohort.labels),
+        "split": {"name": parts.name, **counts},
+        "network": "BMN" if network.csa == "none" else f"BMN-CSA ({network.csa}, {network.csa_fuse})",
+        "csa": network.csa,
+        "fit": network.fit,
+        "steps": network.steps,
+    }
 
 
 def _common_step(steps: Sequence[float], network: NetworkOptions) -> float:
