@@ -156,6 +156,12 @@ def test_units_that_are_not_volts_stay_out(tmp_path, write_edf):
     assert [microvolts(unit) for unit in ("degC", "%", "mmHg", "bpm", "kOhm", "div")] == [None] * 6
 
 
+def test_a_unit_that_is_not_stated_is_said(tmp_path, write_edf):
+    values = np.random.default_rng(0).normal(size=2560)
+    recording = open_recording(write_edf(tmp_path / "a.edf", {"A1": (values, 256, ""), "A2": (values, 256)}))
+    assert "no unit is stated for A1: taken as µV" in recording.warnings
+
+
 def test_scalp_electrodes_are_told_from_shafts():
     scalp = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "Fz", "Cz", "Pz", "T3", "T4"]
     assert is_scalp(scalp)

@@ -72,6 +72,8 @@ def test_siena_and_midnight(data):
         ("postictal seizure state", "none"),
         ("no further seizures", "none"),
         ("seizure: none", "none"),
+        ("GTC", "seizure"),
+        ("FAS", None),  # focal aware seizure, or the test of verbal fluency
         ("seizure, then postictal", None),  # a seizure, but where does it end?
         ("interictal to ictal", None),
         ("sz with postictal aphasia", None),

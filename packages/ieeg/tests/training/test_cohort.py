@@ -51,7 +51,9 @@ def test_a_recording_of_which_nothing_is_known_is_left_out_and_not_free_of_seizu
         open_cohort(folders[1:], need_seizures=True)
 
 
-@pytest.mark.parametrize("label", ["possible seizure", "Sz?", "seizure button", "tonic posturing"])
+@pytest.mark.parametrize(
+    "label", ["possible seizure", "Sz?", "seizure button", "tonic posturing", "FAS", "aura", "crisis", "発作"]
+)
 def test_what_may_be_a_seizure_is_neither_learned_from_nor_judged_by(data_set, tmp_path, label):
     folders = [data_set("first", "2\t3\tsz", 0), data_set("second", f"4\t1\tsz\n7\t2\t{label}", 1)]
     cohort = open_cohort(folders, need_seizures=True)

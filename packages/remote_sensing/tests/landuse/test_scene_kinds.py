@@ -383,6 +383,14 @@ def test_inspect_says_what_is_not_for_land_use(tmp_path):
     assert "maps vectorize" in examine(classes).next_commands[0]
 
 
+@pytest.mark.reliability("products with 1000 added and no offset declared", "said", cases=1)
+def test_an_offset_that_was_not_taken_off_is_said(tmp_path, landscape):
+    raised = examine(write(tmp_path / "raised.tif", landscape + np.uint16(1000)))
+    assert any("nothing is darker than a reflectance of 0.1" in warning for warning in raised.warnings)
+    plain = examine(write(tmp_path / "plain.tif", landscape))
+    assert not any("darker" in warning for warning in plain.warnings)
+
+
 def test_inspect_warns_where_predict_refuses(tmp_path, landscape):
     coarse = write(tmp_path / "s.tif", landscape, transform=NORTH_UP * Affine.scale(3))
     assert any("m: EuroSAT" in warning for warning in examine(coarse).warnings)

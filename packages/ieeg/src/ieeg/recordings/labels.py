@@ -15,8 +15,11 @@ from core_runtime.options import AtLeast, options
 
 Meaning = Literal["seizure", "begin", "end", "none", "other"]
 
-_SEIZURE_WORD = re.compile(r"^(sz|seiz\w*|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz|gtcs|fbtcs|fias|crise|anfall)$")
-_RESEMBLES = re.compile(r"^sz|sz$|seiz|ictal|epilep|convuls|crise|anfall|krampf|absence|tonic|clonic|spasm")
+_SEIZURE_WORD = re.compile(r"^(sz|seiz\w*|ictal|(fn|gn|sp|cp|ab|tn|cn|tc|at|my)sz|gtcs?|fbtcs|fias|crise|anfall)$")
+_RESEMBLES = re.compile(
+    r"^sz|sz$|seiz|ictal|epilep|convuls|crise|crisi|anfall|krampf|absence|tonic|clonic|myoclon|spasm|paroxysm"
+    r"|^(auras?|attacks?|fits?|fas|fia|fbtc|eses|napad\w*|приступ\w*|発作|发作)$"
+)
 _BEGIN = frozenset({"start", "starts", "started", "onset", "begin", "begins", "beginning", "beg"})
 _END = frozenset({"end", "ends", "ended", "stop", "stops", "offset", "ending"})
 # Only as the last word: "sz on", but "seizure on video"; "sz over", but "seizure over left temporal".

@@ -1,6 +1,7 @@
 """The formats: EDF and BDF with our own reader, SWEC's HDF5 in chunks, MEF3 through pymef, everything else through MNE's lazy readers."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,14 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError
 from ieeg.recordings.edf import open_edf
 from ieeg.recordings.recording import NEURAL, Channel, Event, Recording, kind_by_name, microvolts, some_of
+
+
+def _without_unit(channels: Sequence[Channel]) -> list[str]:
+    """A word about channels of the brain whose unit the file does not state."""
+    names = [channel.name for channel in channels if channel.neural and not channel.unit.strip()]
+    if not names:
+        return []
+    return [f"no unit is stated for {some_of(names)}: taken as µV"]
 
 
 @dataclass
@@ -31,6 +40,7 @@ class EdfRecording(Recording):
             self.channels.append(Channel(_electrode_name(signal.label), kind, rate, signal.unit))
         for unit, labels in no_voltage.items():
             self.warnings.append(f"the unit {unit!r} of {some_of(labels)} is not a voltage: left out")
+        self.warnings += _without_unit(self.channels)
         onsets, step = file.record_onsets, file.record_seconds
         self.duration = float(onsets[-1] + step)
         # 0.1 %: time stamps are rounded
@@ -236,9 +246,10 @@ class MefRecording(Recording):
             if scale is None and kind in NEURAL:
                 kind = "misc"
                 self.warnings.append(f"the unit {unit!r} of {name} is not a voltage: left out")
-            self.channels.append(Channel(name, kind, rate, unit or "µV"))
+            self.channels.append(Channel(name, kind, rate, unit))
             to_microvolts = 1.0 if scale is None else scale
             self._factors.append(float(row["ufact"][0]) * to_microvolts)
+        self.warnings += _without_unit(self.channels)
         self.duration = (end - begin) / 1e6
         if begin > 0:
             self.start = datetime.fromtimestamp(begin / 1e6)

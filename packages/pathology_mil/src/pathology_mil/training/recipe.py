@@ -107,4 +107,9 @@ PUBLISHED_CONFIG: Mapping[str, str | None] = {
     "n_token": "branches",
     "n_masked_patch": "top_k",
     "mask_drop": "mask_drop",
+    # as the config.yaml of runs before December 2026 has them
+    "slide": "slide_weight",
+    "branch": "branch_weight",
+    "diversity": "diversity_weight",
+    "aem": "aem_weight",
 }

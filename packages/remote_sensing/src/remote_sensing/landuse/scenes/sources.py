@@ -21,6 +21,7 @@ from remote_sensing.landuse.scenes.bands import FILE_ORDER, RGB, RGB_BANDS, band
 from remote_sensing.rasters import UNREADABLE
 
 UNIT = 10_000.0  # the value of a reflectance of 1 here
+DARKEST = 1000  # × 10,000: some water, shadow or leaf is darker in some band of almost every scene
 LEAST = -0.1 * UNIT  # no surface reflects less
 
 
@@ -179,6 +180,12 @@ def reflectance_scale(
     if below:
         warnings.append(
             f"{below:.0%} of the values are below a reflectance of −0.1, which no surface has: taken as missing data"
+        )
+    darkest = min(float(np.percentile(values, 1)) for values in samples.values() if len(values)) * scale
+    if darkest >= DARKEST:
+        warnings.append(
+            "nothing is darker than a reflectance of 0.1: products since January 2022 have 1000 added, "
+            "which 'gdal_edit.py -offset -1000' declares"
         )
     return scale
 
