@@ -3,7 +3,6 @@
 A failure names its seed: ``compare(seed)`` repeats it. The quick slice is always the same; ``-m slow`` runs ten times as many.
 """
 
-import math
 import random
 
 import pytest
@@ -191,10 +190,10 @@ def compare(seed):
     relative, absolute = BOUNDS[problem.dtype]
     for name, one, other in zip(names, ours, theirs, strict=True):
         largest = other[other.isfinite()].abs().max().item() if other.isfinite().any() else 0.0
-        if (
-            name == "d bias"
-        ):  # summed over all pairs, whose roundings add up as the root of their number, also where the sum is truly 0
-            largest = max(largest, math.sqrt(ours[0][..., 0].numel() * problem.keys))
+        if name == "d bias" and isinstance(problem.bias, Alibi):
+            # a slope's gradient adds up each pair's times its distance, and so does what low precision rounds away: torch's own attention
+            # is as far from float64 (seed 1148: both 0.073)
+            largest = max(largest, problem.queries / 2, problem.keys / 2)
         if not torch.allclose(one.double(), other.double(), rtol=relative, atol=absolute * max(1.0, largest)):
             return f"{name} differs by {(one.double() - other.double()).abs().max():.3g} (largest {largest:.3g}) in {problem}"
     return None

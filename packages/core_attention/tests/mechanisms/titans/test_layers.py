@@ -1,5 +1,6 @@
 """The layers of Titans and their memory: causality, streaming, limits, and bad input."""
 
+import copy
 import re
 
 import pytest
@@ -84,6 +85,45 @@ def test_calls_that_continue_a_cache_are_one_call(name, cuts):
         torch.testing.assert_close(a, b)
     cache.reset()
     torch.testing.assert_close(m(x, cache=cache), want)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_decoded_tokens_are_one_call(name):
+    """Without gradients a token waits as rows, and what it passes side by side is one product; beams go on as copies."""
+    m, x = layer(name), sequence()
+    with torch.no_grad():
+        want, cache = m(x), m.new_cache()
+        ys = [m(x[:, :3], cache=cache)]
+        for t in range(3, 7):
+            ys.append(m(x[:, t : t + 1], cache=cache))
+        turned = copy.deepcopy(cache)
+        turned.reorder(torch.tensor([1, 0]))
+        for t in range(7, 11):
+            ys.append(m(x[:, t : t + 1], cache=cache))
+            torch.testing.assert_close(m(x[:, t : t + 1].flip(0), cache=turned).flip(0), ys[-1])
+    torch.testing.assert_close(torch.cat(ys, 1), want)
+
+
+@pytest.mark.parametrize("name", ["memory.to_v", "attention.to_v"])
+@pytest.mark.parametrize("way", ["replaced", "hooked"])
+def test_a_layer_that_is_changed_while_tokens_are_decoded_counts_from_then_on(name, way):
+    m, x = layer("mag", num_persistent=0), sequence()  # what P gives is computed once a sequence
+    path, _, leaf = name.rpartition(".")
+    with torch.no_grad():
+        cache = m.new_cache()
+        for t in range(6):  # in the middle of a chunk
+            m(x[:, t : t + 1], cache=cache)
+        expected = copy.deepcopy(cache)
+        plain = m.get_submodule(name)
+        if way == "hooked":
+            plain.register_forward_hook(lambda module, given, result: result * 2)
+        else:
+            doubled = copy.deepcopy(plain)
+            doubled.weight.mul_(2)
+            setattr(m.get_submodule(path), leaf, doubled)
+        y = m(x[:, 6:7], cache=cache)
+    # with gradients every layer is called by itself
+    torch.testing.assert_close(y, m(x[:, 6:7], cache=expected).detach())
 
 
 def test_whole_segments_continue_a_layer_that_is_not_causal():

@@ -13,6 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from core_attention.attention import attention
 from core_attention.capture.recording import paused, record
 from core_attention.masks import Window
+from core_attention.mechanisms.titans.projection import Projection
 from core_attention.parts.cache import Cache
 from core_attention.parts.placing import Device, placed
 from core_attention.routed.attention import merge_attention
@@ -185,6 +186,16 @@ class HeadProjections(nn.Module):
     def keys_values(self, x: Tensor) -> Prefix:
         """(batch, heads, time, dim / heads) each."""
         return self._split(self.to_k(x)), self._split(self.to_v(x))
+
+    @property
+    def reading(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        """What reads the tokens, for `Projection.of`."""
+        return self.to_q, self.to_k, self.to_v
+
+    def queries_keys_values(self, x: Tensor, joined: Projection) -> tuple[Tensor, Tensor, Tensor]:
+        """(batch, heads, time, dim / heads) each, by one product; `joined` is `Projection.of(self.reading)`."""
+        q, k, v = joined(x).view(*x.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return q, k, v
 
     def merge(self, y: Tensor) -> Tensor:
         """Heads joined and projected back, (batch, time, dim)."""

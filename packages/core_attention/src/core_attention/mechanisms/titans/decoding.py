@@ -8,29 +8,18 @@ decoding began and of the rows (hᵢ, uᵢ) written since (`core_attention.parts
 and y_t = M_t(q_t) is read from M, S and the rows. No weight set is written until `settle` folds the rows in, once a chunk.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import gelu
 
 from core_attention.mechanisms.titans import network
+from core_attention.mechanisms.titans.projection import Projection
 from core_attention.parts.cache import Cache
 
 BASES = 2  # columns of the coefficients before those of the rows: momentum, memory
-
-
-@dataclass
-class Projection:
-    """The layers that a token passes first, joined into one product.
-
-    Attributes:
-        weight, bias: (outputs of all layers, dim) and (outputs of all layers).
-    """
-
-    weight: Tensor
-    bias: Tensor
 
 
 @dataclass
@@ -41,7 +30,7 @@ class Pending(Cache):
         inputs, updates: rows of each matrix, (batch, heads, room, d_l) and (batch, heads, room, d_{l+1}); the first `count` hold tokens.
         memory, momentum: coefficients of the memory and of the momentum over (momentum, memory, rows), (batch, heads, 1, 2 + room).
         count: tokens that wait.
-        projection: of the layer, made anew for every chunk; it belongs to no sample and is neither reordered nor saved.
+        projection: of the layer's projections, made anew for every chunk; it belongs to no sample and is neither reordered nor saved.
     """
 
     inputs: tuple[Tensor, ...] | None = None
@@ -61,8 +50,7 @@ class Pending(Cache):
 
 
 def write_and_read(
-    q: Float[Tensor, "batch heads 1 dim"],
-    k: Float[Tensor, "batch heads 1 dim"],
+    directions: Float[Tensor, "batch heads 2 dim"],
     v: Float[Tensor, "batch heads 1 dim"],
     gates: Float[Tensor, "3 batch heads 1"],
     *,
@@ -76,7 +64,8 @@ def write_and_read(
     """Writes one token into `pending` and reads the memory after it; no gradient is kept.
 
     Args:
-        q, k, v: float32 or wider.
+        directions: the key and the query, float32 or wider, as all that is given.
+        v: the value.
         gates: α, η and θ of the token.
         memory, momentum: the weight sets from which the rows in `pending` went on.
         reference: where the gradient is taken.
@@ -88,51 +77,68 @@ def write_and_read(
         y = M_t(q), and the loss of the token at `reference`.
     """
     if not pending.count:
-        pending.open(k, memory, room)
+        pending.open(directions, memory, room)
+    at_memory = reference is memory  # at most of a chunk's tokens
     assert pending.inputs is not None
     assert pending.updates is not None
     assert pending.memory is not None
     assert pending.momentum is not None
-    lead, place, end = q.shape[:2], pending.count, pending.count + 1
+    lead, place, end = v.shape[:2], pending.count, pending.count + 1
     alpha, eta, theta = gates[..., None]
-    q, k, v = (t.flatten(0, 1) for t in (q, k, v))
-    # at most of a chunk's tokens the memory is the reference, and its first matrix is read once for both
-    together = torch.bmm(torch.cat([k, q], 1), memory[0].flatten(0, 1)) if reference is memory else None
-    of_key = None if together is None else together[:, :1]
-    rows = _writes(k, v, [w.flatten(0, 1) for w in reference], of_key)
-    factors = _step_sizes(rows, theta.flatten(0, 1), max_grad_norm)
-    for i, (h, update) in enumerate(zip(rows.inputs, rows.updates, strict=True)):
-        pending.inputs[i][:, :, place] = h.view(*lead, -1)
-        torch.mul(update.view(*lead, -1), factors[i].view(*lead, 1), out=pending.updates[i].select(2, place))
-    pending.count = end
+    directions, v = directions.flatten(0, 1), v.flatten(0, 1)
+    k, q = directions[:, :1], directions[:, 1:]
+    memory, momentum = ([w.flatten(0, 1) for w in weights] for weights in (memory, momentum))
+    reference = memory if at_memory else [w.flatten(0, 1) for w in reference]
+
     pending.momentum.mul_(eta)
-    pending.momentum[..., BASES + place] = 1
-    pending.memory.mul_(1 - alpha).add_(pending.momentum)
-    of_momentum, of_memory, weights = pending.memory.flatten(0, 1)[..., : BASES + end].split([1, 1, end], -1)
-    y = q
-    for i in range(len(memory)):
-        h = gelu(y) if i else y
-        weighted = torch.bmm(h, pending.inputs[i].flatten(0, 1)[:, :end].mT).mul_(weights)
-        y = torch.bmm(weighted, pending.updates[i].flatten(0, 1)[:, :end])
-        y.baddbmm_(h * of_momentum, momentum[i].flatten(0, 1))
-        if i == 0 and together is not None:
-            y.addcmul_(together[:, 1:], of_memory)
-        else:
-            y.baddbmm_(h * of_memory, memory[i].flatten(0, 1))
+    pending.momentum.select(3, BASES + place).fill_(1)
+    # M ← M − α M + S
+    torch.addcmul(pending.memory, pending.memory, alpha, value=-1, out=pending.memory).add_(pending.momentum)
+    coefficients = pending.memory.flatten(0, 1)
+    of_momentum, of_memory, of_rows = (
+        coefficients[..., :1],
+        coefficients[..., 1:2],
+        coefficients[..., BASES : BASES + end],
+    )
+
+    # each matrix is read where it is still near from the last time: first both rows at once, then the descent, then what reads behind it
+    before = torch.bmm(directions if at_memory else q, memory[0])
+    y = torch.bmm(q * of_momentum, momentum[0]).addcmul_(before[:, -1:], of_memory)
+    rows = _writes(k, v, reference, before[:, :1] if at_memory else None)
+    factors = _step_sizes(rows, theta.flatten(0, 1), max_grad_norm)
+    h = q
+    for i, (row, update) in enumerate(zip(rows.inputs, rows.updates, strict=True)):
+        inputs, updates = pending.inputs[i], pending.updates[i]
+        inputs.select(2, place).copy_(row.view(*lead, -1))
+        torch.mul(update.view(*lead, -1), factors[i].view(*lead, 1), out=updates.select(2, place))
+        if i:
+            h = y * _normal_cdf(y)
+            y = torch.bmm(h * of_memory, memory[i]).baddbmm_(h * of_momentum, momentum[i])
+        weighted = torch.bmm(h, inputs.flatten(0, 1)[:, :end].mT).mul_(of_rows)
+        y.baddbmm_(weighted, updates.flatten(0, 1)[:, :end])
+    pending.count = end
     return y.unflatten(0, lead), rows.loss.unflatten(0, lead)
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    """Φ, of which GELU is x Φ(x): torch's own GELU of one row takes as long as a matrix."""
+    return torch.erf(x * 0.5**0.5).add_(1).mul_(0.5)
 
 
 def _writes(k: Tensor, v: Tensor, matrices: list[Tensor], first: Tensor | None) -> network.Writes:
     """`network.writes` of one token, (rows, 1, dim), in as few operations as it takes; `first` is k times the first matrix if it is known."""
-    inputs, before = [k], []
+    inputs, slopes = [k], []
     for i, matrix in enumerate(matrices):
-        before.append(torch.bmm(inputs[-1], matrix) if i or first is None else first)
+        before = torch.bmm(inputs[-1], matrix) if i or first is None else first
         if i < len(matrices) - 1:
-            inputs.append(gelu(before[-1]))
-    error = before[-1] - v
+            cdf = _normal_cdf(before)
+            inputs.append(before * cdf)
+            density = before.square().mul_(-0.5).exp_()
+            slopes.append(cdf.addcmul_(before, density, value=(2 * math.pi) ** -0.5))
+    error = before - v
     updates = [error * -2]  # carries the minus sign of the descent
     for i in range(len(matrices) - 1, 0, -1):
-        updates.append(torch.ops.aten.gelu_backward(torch.bmm(updates[-1], matrices[i].mT), before[i - 1]))
+        updates.append(torch.bmm(updates[-1], matrices[i].mT).mul_(slopes[i - 1]))
     return network.Writes(tuple(inputs), tuple(reversed(updates)), None, error.square().sum(-1))
 
 
@@ -140,8 +146,8 @@ def _step_sizes(rows: network.Writes, theta: Tensor, bound: float | None) -> Ten
     """θ, times the soft clamp of the token's gradient of each matrix: the norm of an outer product is the product of the norms."""
     if bound is None:
         return [theta] * len(rows.updates)
-    norm = (_norms(rows.inputs) * _norms(rows.updates)).square_().add_(1e-20).sqrt_()
-    return (norm / bound).tanh_().mul_(bound).div_(norm).mul_(theta)
+    relative = (_norms(rows.inputs) * _norms(rows.updates)).square_().add_(1e-20).sqrt_().div_(bound)
+    return relative.tanh().div_(relative).mul_(theta)
 
 
 def _norms(rows: tuple[Tensor, ...]) -> Tensor:

@@ -4,6 +4,7 @@ Each joins the three branches of the paper's figure: the core (attention in a wi
 (`titans_memory`), and the persistent memory (learned tokens P put before the sequence). The layers have no residual and no outer norm.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from core_attention.measuring.example import Example
 from core_attention.mechanisms.titans.attention import HeadProjections, Prefix, masked_attention, sliding_attention
 from core_attention.mechanisms.titans.memory import MemoryCache, NeuralMemory
+from core_attention.mechanisms.titans.projection import Projection, join
 from core_attention.parts.cache import Cache
 from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import readable
@@ -30,6 +32,7 @@ class TitansCache(Cache):
         keys, values: of the attention: the last window (MAG, MAL), or the running segment (MAC).
         context: keys and values of what MAC retrieved for the running segment.
         prefix: keys and values of the persistent tokens.
+        projection: of the window's attention; it belongs to no sample and is neither reordered nor saved.
     """
 
     memory: MemoryCache = field(default_factory=MemoryCache)
@@ -37,6 +40,7 @@ class TitansCache(Cache):
     values: Tensor | None = None
     context: tuple[Tensor, ...] | None = None
     prefix: tuple[Tensor, ...] | None = None
+    projection: Projection | None = None
 
 
 class Gate(nn.Module):
@@ -48,20 +52,14 @@ class Gate(nn.Module):
         self.core_norm, self.memory_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
-        # autocast mixes dtypes
         """What attention and the memory say, as one.
 
         Returns:
             y ⊗ m, of the shape of either.
         """
+        # autocast mixes dtypes
         y, m = (t.to(norm.weight.dtype) for t, norm in ((y, self.core_norm), (m, self.memory_norm)))
-        return _rms_norm(y, self.core_norm).sigmoid() * _rms_norm(m, self.memory_norm)
-
-
-def _rms_norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
-    """`norm(x)` written out: on the CPU torch's own takes as long as a product for one token."""
-    assert norm.eps is not None
-    return x * (x.square().mean(-1, keepdim=True) + norm.eps).rsqrt() * norm.weight
+        return self.core_norm(y).sigmoid() * self.memory_norm(m)
 
 
 class _Branches(nn.Module):
@@ -129,12 +127,30 @@ class _Branches(nn.Module):
 
     def _window(self, x: Tensor, prefix: Prefix | None, cache: TitansCache) -> Tensor:
         """Sliding-window attention over x, the past in the cache, and the prefix."""
-        q, (k, v) = self.attention.queries(x), self.attention.keys_values(x)
+        q, k, v = self._queries_keys_values(x, cache)
+        window, of_prefix = self.window, 0
         if cache.keys is not None and cache.values is not None:
-            k, v = torch.cat([cache.keys, k], 2), torch.cat([cache.values, v], 2)
-        keep = max(0, k.shape[2] - self.window + 1)
+            keys, values = [cache.keys, k], [cache.values, v]
+            if (
+                x.shape[1] == 1 and prefix is not None
+            ):  # a decoded token sees all that is held: prefix and past are joined once
+                keys, values = [prefix[0], *keys], [prefix[1], *values]
+                of_prefix, prefix = prefix[0].shape[2], None
+                window = sys.maxsize
+            k, v = torch.cat(keys, 2), torch.cat(values, 2)
+        keep = max(of_prefix, k.shape[2] - self.window + 1)
         cache.keys, cache.values = k[:, :, keep:], v[:, :, keep:]
-        return self.attention.merge(sliding_attention(q, k, v, window=self.window, prefix=prefix))
+        return self.attention.merge(sliding_attention(q, k, v, window=window, prefix=prefix))
+
+    def _queries_keys_values(self, x: Tensor, cache: TitansCache) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the window; by one product where a token is decoded. The joined weights are made anew for every chunk, as the memory's are."""
+        joined = None
+        if x.shape[1] == 1 and not torch.is_grad_enabled():
+            before = cache.projection if cache.memory.pending.count > 1 else None
+            joined = cache.projection = join(self.attention.reading, x, before)
+        if joined is None:
+            return self.attention.queries(x), *self.attention.keys_values(x)
+        return self.attention.queries_keys_values(x, joined)
 
 
 class MemoryAsContext(_Branches):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv1d, linear, normalize, silu
 
 from core_attention.mechanisms.titans import network
-from core_attention.mechanisms.titans.decoding import Pending, Projection, write_and_read
+from core_attention.mechanisms.titans.decoding import Pending, write_and_read
+from core_attention.mechanisms.titans.projection import join
 from core_attention.mechanisms.titans.recurrence import MemoryState, neural_memory
 from core_attention.parts.placing import Device, placed
 from core_attention.parts.transforms import readable
@@ -58,12 +59,6 @@ class ShortConv(nn.Conv1d):
 def _convolved(conv: ShortConv | None, projected: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The projection (batch, time, inner), convolved if there is a convolution, and the tail of that."""
     return (projected, tail) if conv is None else conv(projected, tail)
-
-
-def _is_plain(layer: nn.Module, x: Tensor) -> bool:
-    """Whether a layer is torch's own linear layer in the dtype of x, with nothing hooked on: its weight then says all that it does."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    return type(layer) is nn.Linear and not hooked and layer.weight.dtype == x.dtype
 
 
 class NeuralMemory(nn.Module):
@@ -251,24 +246,26 @@ class NeuralMemory(nn.Module):
 
     def _decode(self, x: Tensor, cache: MemoryCache) -> Tensor:
         """One more token, written and read; the weight sets are written where its chunk ends."""
-        q, k, v, gates = self._projected_together(x, cache)
-        q, cache.q_tail = _convolved(self.q_conv, q, cache.q_tail)
-        k, cache.k_tail = _convolved(self.k_conv, k, cache.k_tail)
-        v, cache.v_tail = _convolved(self.v_conv, v, cache.v_tail)
+        projected, gates = self._projected_together(x, cache)
+        if self.k_conv is not None:
+            k, q, v = projected.chunk(3, -1)
+            k, cache.k_tail = _convolved(self.k_conv, k, cache.k_tail)
+            q, cache.q_tail = _convolved(self.q_conv, q, cache.q_tail)
+            v, cache.v_tail = _convolved(self.v_conv, v, cache.v_tail)
+            projected = torch.cat([k, q, v], -1)
         assert cache.memory is not None
         assert cache.momentum is not None
         if cache.position == 0:
             cache.reference = cache.memory
         assert cache.reference is not None
-        together = silu(torch.cat([q, k, v], 1)).unflatten(-1, (self.num_heads, self.head_dim))
+        together = silu(projected).view(x.shape[0], 3, self.num_heads, self.head_dim).transpose(1, 2)
         wide = torch.promote_types(together.dtype, torch.float32)
         with network.full_precision(x):
-            directions = together[:, :2]
+            directions, values = together[:, :, :2], together[:, :, 2:]
             directions = directions / torch.linalg.vector_norm(directions, dim=-1, keepdim=True).clamp_min_(1e-12)
             y, cache.surprise = write_and_read(
-                directions[:, :1].transpose(1, 2).to(wide),
-                directions[:, 1:].transpose(1, 2).to(wide),
-                together[:, 2:].transpose(1, 2).to(wide),
+                directions.to(wide),
+                values.to(wide),
                 gates.to(wide),
                 memory=cache.memory,
                 momentum=cache.momentum,
@@ -281,7 +278,7 @@ class NeuralMemory(nn.Module):
             if cache.position == 0:
                 cache.settle()
         # a write that is not finite shows in what is read; what overflows in the sum of the writes shows where the chunk ends
-        if self.check_finite and (cache.position == 0 or not math.isfinite(float(y.sum() + cache.surprise.sum()))):
+        if self.check_finite and (cache.position == 0 or not math.isfinite(float(y.sum()))):
             cache.settle()
             self._check_finite(x, cache)
         return y
@@ -291,23 +288,20 @@ class NeuralMemory(nn.Module):
         out, tail = _convolved(conv, project(x), tail)
         return silu(out).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2), tail
 
-    def _projected_together(self, x: Tensor, cache: MemoryCache) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Projections of q, k and v, (batch, time, inner), and the gates of `_gates`, by one product where that is the same.
+    def _projected_together(self, x: Tensor, cache: MemoryCache) -> tuple[Tensor, Tensor]:
+        """The projections of one token to k, q and v, joined (batch, 1, 3 · inner), and the gates of `_gates`, by one product where that is the same.
 
         One token's product takes less time than the call around it. The joined weights are made anew for every chunk.
         """
-        layers = (self.to_q, self.to_k, self.to_v, self.to_alpha, self.to_eta, self.to_theta)
-        if torch.is_autocast_enabled(x.device.type) or not all(_is_plain(layer, x) for layer in layers):
-            return self.to_q(x), self.to_k(x), self.to_v(x), self._gates(x, cache)
-        inner = self.num_heads * self.head_dim
-        joined = cache.pending.projection
-        if joined is None or cache.pending.count == 0 or joined.weight.device != x.device:
-            without_bias = x.new_zeros(3 * inner)
-            biases = [gate.bias for gate in layers[3:]]
-            joined = Projection(torch.cat([layer.weight for layer in layers]), torch.cat([without_bias, *biases]))
-            cache.pending.projection = joined
-        q, k, v, raw = linear(x, joined.weight, joined.bias).split([inner, inner, inner, 3 * self.num_heads], -1)
-        return q, k, v, self._bounded_gates(raw, cache)
+        layers = (self.to_k, self.to_q, self.to_v, self.to_alpha, self.to_eta, self.to_theta)
+        joined = join(layers, x, cache.pending.projection if cache.pending.count else None)
+        if joined is None:
+            return torch.cat([layer(x) for layer in layers[:3]], -1), self._gates(x, cache)
+        cache.pending.projection = joined
+        projected, inner = joined(x), self.num_heads * self.head_dim
+        gates = projected[..., 3 * inner :].sigmoid()
+        gates[..., 2 * self.num_heads :].mul_(self.theta_max)
+        return projected[..., : 3 * inner], self._shared_gates(gates, cache)
 
     def _gates(self, x: Tensor, cache: MemoryCache) -> Tensor:
         """α, η and θ, (3, batch, heads, time)."""
@@ -315,17 +309,17 @@ class NeuralMemory(nn.Module):
             wide = x.to(torch.promote_types(x.dtype, self.to_alpha.weight.dtype))
             linears = (self.to_alpha, self.to_eta, self.to_theta)
             weight, bias = torch.cat([gate.weight for gate in linears]), torch.cat([gate.bias for gate in linears])
-            return self._bounded_gates(linear(wide, weight, bias), cache)
+            rates, theta = linear(wide, weight, bias).sigmoid().split([2 * self.num_heads, self.num_heads], -1)
+            return self._shared_gates(torch.cat([rates, theta * self.theta_max], -1), cache)
 
-    def _bounded_gates(self, raw: Tensor, cache: MemoryCache) -> Tensor:
-        """σ of the gates' projections (batch, time, 3 · heads), θ times its bound; shared in a chunk where the layer says so."""
-        alpha, eta, theta = raw.sigmoid().unflatten(-1, (3, self.num_heads)).permute(2, 0, 3, 1)
-        gates = torch.stack([alpha, eta, theta * self.theta_max])
+    def _shared_gates(self, gates: Tensor, cache: MemoryCache) -> Tensor:
+        """(batch, time, 3 · heads) → (3, batch, heads, time); shared in a chunk where the layer says so."""
+        gates = gates.view(*gates.shape[:2], 3, self.num_heads).permute(2, 0, 3, 1)
         if self.gates == "token":
             return gates
         before = gates.new_zeros(*gates.shape[:3]) if cache.gates is None else cache.gates.permute(2, 0, 1)
         gates = torch.cat([before[..., None], gates], -1)  # place 0: the gates of the chunk that is already running
-        time = torch.arange(raw.shape[1], device=raw.device)
+        time = torch.arange(gates.shape[-1] - 1, device=gates.device)
         start = time - (cache.position + time) % self.chunk_size
         gates = gates.index_select(-1, (start + 1).clamp_min(0))
         cache.gates = gates[..., -1].permute(1, 2, 0)
@@ -343,8 +337,8 @@ class NeuralMemory(nn.Module):
         """Raises ValueError if x is not (batch, time ≥ 1, dim), or the cache is of another batch."""
         if x.ndim != 3 or x.shape[1] < 1 or x.shape[2] != self.dim:
             raise ValueError(f"x is (batch, time, {self.dim}) with at least one time step; got {tuple(x.shape)}")
-        if cache is not None and cache.memory is not None and len(cache.memory[0]) != len(x):
-            raise ValueError(f"the cache is of {len(cache.memory[0])} samples; got x of shape {tuple(x.shape)}")
+        if cache is not None and cache.memory is not None and cache.memory[0].shape[0] != x.shape[0]:
+            raise ValueError(f"the cache is of {cache.memory[0].shape[0]} samples; got x of shape {tuple(x.shape)}")
 
     def _check_finite(self, x: Tensor, state: MemoryState) -> None:
         assert state.memory is not None

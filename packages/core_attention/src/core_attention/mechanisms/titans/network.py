@@ -8,6 +8,7 @@ With a gain γ the network is M(x) = x + LayerNorm(f(x)) (γ + 1), the form of t
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -75,8 +76,10 @@ class Writes(NamedTuple):
         return self._replace(updates=updates, gain=None if self.gain is None else self.gain * factors[-1][..., None])
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Autocast off: a memory, its gradients and its gates stay in float32 or wider."""
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()  # a decoded token feels the difference
     return torch.autocast(x.device.type, enabled=False)
 
 
