@@ -1,5 +1,6 @@
 """Exports give the model's outputs; MONAI accepts the bundle's metadata."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -16,6 +17,17 @@ def test_a_torch_program(cli, untrained, tmp_path):
     assert (tmp_path / "organs.pt2").is_file()
     assert float(json.loads(out)["largest difference"]) < 1e-4
     assert cli("organs", "models", "export", untrained, "--form", "torch", "--out", tmp_path / "organs.pt2")[0] == 2
+
+
+def test_a_disk_that_is_full_leaves_no_export(cli, untrained, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    code, _, err = cli("organs", "models", "export", untrained, "--form", "bundle", "--out", tmp_path / "bundle")
+    assert code == 2
+    assert "No space left" in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_official_checkpoints_that_are_none(cli, tmp_path):

@@ -18,7 +18,7 @@ def network():
     return GuidedAttentionNet(GuidedConfig(**SMALL)).eval()
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 64), (50, 50), (33, 71)])
+@pytest.mark.parametrize("size", [(64, 64), (96, 64), (250, 250), (288, 288), (33, 71)])
 def test_the_answer_has_the_size_of_the_image(network, size):
     with torch.no_grad():
         assert network(torch.randn(1, 1, *size)).shape == (1, 3, *size)
@@ -98,11 +98,11 @@ def test_attention_of_volumes_is_the_core_s_on_flattened_voxels():
     assert torch.equal(layer(x), x)
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["convnext_atto", "efficientnet_lite0", "test_vit", "swin_s3_tiny_224"])
 def test_other_backbones(name):
     with torch.no_grad():
         network = GuidedAttentionNet(GuidedConfig(2, 2, 1, name, 8)).eval()
-        assert network(torch.randn(1, 2, 64, 64)).shape == (1, 2, 64, 64)
+        assert network(torch.randn(1, 2, 48, 80)).shape == (1, 2, 48, 80)
 
 
 def test_mistakes_are_named():
@@ -110,6 +110,10 @@ def test_mistakes_are_named():
         GuidedAttentionNet(GuidedConfig(backbone="resnet_of_dreams"))
     with pytest.raises(UserError, match="cannot be made three-dimensional"):
         GuidedAttentionNet(GuidedConfig(backbone="convnext_atto", dims=3))
+    with pytest.raises(UserError, match="mixer_s16_224 does not take images of any size"):
+        GuidedAttentionNet(GuidedConfig(backbone="mixer_s16_224"))
+    with pytest.raises(UserError, match="test_vit cannot be made three-dimensional"):
+        GuidedAttentionNet(GuidedConfig(backbone="test_vit", dims=3))
     with pytest.raises(ValueError, match="multiples of 4"):
         SemanticModule(4)(torch.randn(1, 4, 6, 8))
     with pytest.raises(ValueError, match="slices odd"):

@@ -182,6 +182,31 @@ def test_a_patient_in_two_folds_is_refused(abdomens, tmp_path):
         split_cases(find_dataset(data), fold=0, folds=5, seed=0)
 
 
+def test_an_image_under_two_names_is_not_trained_on_and_judged(cli, abdomens, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(abdomens, data)
+    for folder, name in (("imagesTr", "abdomen_{}_0000.nii.gz"), ("labelsTr", "abdomen_{}.nii.gz")):
+        for number in range(90, 96):
+            shutil.copy(data / folder / name.format("001"), data / folder / name.format(f"0{number}"))
+    (data / "splits_final.json").write_text('[{"train": ["abdomen_001", "abdomen_003"], "val": ["abdomen_090"]}]')
+    code, _, err = cli("organs", "train", data, "--out", tmp_path / "run")
+    assert code == 2
+    assert "abdomen_090 is abdomen_001" in err
+    code, out, _ = cli("organs", "inspect", data)
+    assert code == 0
+    assert "abdomen_001, abdomen_090, abdomen_091" in out
+
+
+def test_a_run_beside_itself_and_an_ensemble_of_one(cli, abdomens, untrained, tmp_path):
+    code, _, err = cli("organs", "compare", tmp_path, tmp_path)
+    assert code == 2
+    assert "given twice" in err
+    path = abdomens / "imagesTr" / "abdomen_001_0000.nii.gz"
+    code, _, err = cli("organs", "predict", path, "--model", f"{untrained}, {untrained}", "--out", tmp_path / "out")
+    assert code == 2
+    assert "named twice" in err
+
+
 def test_data_sets_that_do_not_fit(cli, abdomens, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(abdomens, data)

@@ -49,6 +49,20 @@ def test_triplets_are_those_of_the_loop(seed):
     assert (distances[ours.anchor, ours.negative] >= 0.5).all()
 
 
+def test_too_near_negatives_come_only_where_there_are_no_others():
+    """Twelve points of two classes, all within the cutoff but for two others: these are taken first."""
+    generator = torch.Generator().manual_seed(0)
+    x = F.normalize(torch.tensor([1.0, 0, 0]) + 0.05 * torch.randn(12, 3, generator=generator), dim=1)
+    x[-2:] = F.normalize(torch.tensor([[0.3, 1, 0], [0.3, 0, 1.0]]), dim=1)
+    labels = torch.tensor([0] * 6 + [1] * 6)
+    ours = sample_triplets(x, labels)
+    assert list(zip(*(part.tolist() for part in ours), strict=True)) == slow_triplets(x, labels)
+    negatives = ours.negative[ours.anchor == 0].tolist()
+    assert {10, 11} <= set(negatives)
+    distances = pairwise_distances(x)
+    assert (distances[0, negatives] < 0.5).any()
+
+
 def test_loss_without_triplets_is_zero_and_counts_can_be_those_of_the_terms():
     x = F.normalize(torch.randn(4, 3), dim=1).requires_grad_()
     assert MarginLoss(4)(x, torch.arange(4)).item() == 0
@@ -64,6 +78,8 @@ def test_blocks_have_unit_length_and_survive_a_checkpoint(tmp_path):
     with torch.no_grad():
         e = net(x).embedding
     assert e.square().sum(1).tolist() == pytest.approx([3, 3], abs=1e-5)
+    for first, last in net.learners:
+        assert e[:, first:last].norm(dim=1).tolist() == pytest.approx([1, 1], abs=1e-5)
     other = EmbeddingNet(EmbeddingConfig("test_resnet", 24)).eval()
     other.load_state_dict(net.state_dict())
     assert other.learners == [(0, 10), (10, 17), (17, 24)]
@@ -227,6 +243,55 @@ def test_index_find_and_proxies(cli, lesions, trained, tmp_path):
     assert set(np.unique(dataset.labels(dataset.labelled[0], image))) <= {0, 1}
 
 
+def test_images_that_were_trained_on_are_told_by_their_pixels(lesions, trained, tmp_path):
+    """Another archive has images of the same names; class folders have none of them."""
+    from PIL import Image
+
+    from medical_segmentation.similar.cohort import unseen_images
+    from medical_segmentation.similar.model.folder import load_model
+
+    provenance = load_model(trained.model).provenance
+    images = find_images(lesions)
+    assert unseen_images(images, "test", provenance)[0] == images.numbers("test")
+    with np.load(lesions) as stored:
+        arrays = dict(stored)
+    arrays["test_images"] = np.concatenate([255 - arrays["test_images"], arrays["train_images"][:2]])
+    arrays["test_labels"] = np.concatenate([arrays["test_labels"], arrays["train_labels"][:2]])
+    np.savez(tmp_path / "other.npz", **arrays)
+    numbers, origin = unseen_images(find_images(tmp_path / "other.npz"), "test", provenance)
+    assert len(numbers) == len(images.numbers("test"))
+    assert "(2 that it was are left out)" in origin
+    for number in range(len(images)):
+        path = tmp_path / "folders" / images.classes[images.labels[number]] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.read(number)).save(path)
+    folders = find_images(tmp_path / "folders")
+    for part in ("test", "val"):
+        numbers, _ = unseen_images(folders, part, provenance)
+        assert sorted(int(folders.names[n].split("/")[1][:-4]) for n in numbers) == images.numbers(part), part
+
+
+def test_copies_of_training_images_do_not_judge(lesions, tmp_path, capsys):
+    from core_runtime.options import RunOptions
+    from medical_segmentation.similar.commands.train import train
+    from medical_segmentation.similar.options import EmbeddingOptions, Recipe
+
+    with np.load(lesions) as stored:
+        arrays = dict(stored)
+    test = len(arrays["test_images"])
+    arrays["test_images"] = np.concatenate([arrays["test_images"], arrays["train_images"][:3]])
+    arrays["test_labels"] = np.concatenate([arrays["test_labels"], arrays["train_labels"][:3]])
+    np.savez(tmp_path / "copies.npz", **arrays)
+    trained = train(
+        tmp_path / "copies.npz",
+        embedding=EmbeddingOptions(backbone="test_resnet", size=8, image_size=24, train_norms=True),
+        recipe=Recipe(epochs=1, batch=16),
+        run=RunOptions(out=tmp_path / "run", device="cpu"),
+    )
+    assert "3 image(s) of the part test" in capsys.readouterr().err
+    assert trained.values["parts"]["test"] == test
+
+
 def test_learners_are_in_the_model_folder(trained):
     from medical_segmentation.similar.model.folder import load_model
 
@@ -238,12 +303,13 @@ def test_learners_are_in_the_model_folder(trained):
     [
         ({"train_images": np.zeros((4, 8, 8), np.uint8)}, "no train_images and train_labels"),
         ({"train_images": np.zeros((4, 8, 8), np.float32), "train_labels": np.zeros((4, 1), np.uint8)}, "float32"),
+        ({"train_images": np.zeros((4, 8, 8), np.uint8), "train_labels": np.full((4, 1), 0.5)}, "not whole numbers"),
         (
             {"train_images": np.zeros((4, 8, 8), np.uint8), "train_labels": np.arange(4)[:, None]},
             "two classes of two images",
         ),
     ],
-    ids=["no labels", "floats", "one image per class"],
+    ids=["no labels", "floats", "half labels", "one image per class"],
 )
 def test_archives_that_do_not_fit(cli, tmp_path, arrays, says):
     np.savez(tmp_path / "bad.npz", **arrays)

@@ -157,6 +157,16 @@ def test_every_second_slice_missing_is_said(series):
     assert any("slices are missing throughout" in warning for warning in read_series(series.folder).warnings)
 
 
+def test_other_volumes_beside_a_series_are_named(series, nifti):
+    assert not any("beside" in warning for warning in read_series(series.folder).warnings)
+    (series.folder / "mask.nii.gz").write_bytes(nifti(np.zeros((2, 2, 2), np.uint8)).read_bytes())
+    below = series.folder / "second"
+    below.mkdir()
+    (below / "a.dcm").write_bytes(series.change(lambda dataset: None)[0].read_bytes())
+    warnings = read_series(series.folder).warnings
+    assert "2 other volume(s) beside the slices are left out: mask.nii.gz, second" in warnings
+
+
 def test_only_localisers_are_said_to_be(series):
     series.change(lambda dataset: setattr(dataset, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"]))
     assert any("localiser" in warning for warning in read_series(series.folder).warnings)

@@ -152,6 +152,36 @@ def test_hidden_files_spaces_and_umlauts(nifti, tmp_path):
     assert open_volume(path).geometry.shape == (4, 4, 4)
 
 
+def test_slices_as_pictures_are_a_volume_where_the_spacing_is_said(cli, untrained, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "case"
+    folder.mkdir()
+    for number in (2, 10, 1):
+        pixels = np.random.default_rng(number).integers(0, 255, (20, 16)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"slice{number}.png")
+    assert find_volumes(folder) == [folder]
+    assert find_volumes(tmp_path) == [folder]
+    code, _, err = cli("organs", "predict", folder, "--model", untrained, "--out", tmp_path / "out")
+    assert code == 2
+    assert "does not say its spacing" in err
+    code, _, err = cli(
+        "organs", "predict", folder, "--model", untrained, "--spacing", "1,1,3", "--out", tmp_path / "out"
+    )
+    assert code == 0, err
+    assert nib.load(tmp_path / "out" / "case" / "case.nii.gz").shape == (16, 20, 3)
+
+
+def test_a_header_without_its_data_names_the_file(nifti, tmp_path):
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.ReadImage(str(nifti(np.ones((4, 4, 4), np.int16)))), str(tmp_path / "a.mhd"))
+    assert open_volume(tmp_path / "a.mhd").geometry.shape == (4, 4, 4)
+    (tmp_path / "a.raw").unlink()
+    with pytest.raises(UserError, match=r"names a\.raw, which is not there"):
+        open_volume(tmp_path / "a.mhd")
+
+
 def test_other_formats_agree_with_nifti(nifti, tmp_path):
     import nrrd
     import SimpleITK as sitk

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from core_runtime.errors import UserError
-from medical_segmentation.similar.images import ImageSet, require_classes
+from medical_segmentation.similar.images import ImageSet, image_digest, require_classes
 
 Parts = dict[str, list[int]]
 
@@ -34,6 +37,31 @@ def split_images(images: ImageSet, seed: int, *, official_protocol: bool = False
     if len(parts["val"]) < 4 or len(parts["test"]) < 4:
         raise UserError(f"{images.source}: {len(images)} images are too few to train, validate and test", "add images")
     return parts
+
+
+def unseen_images(images: ImageSet, part: str, provenance: Mapping[str, Any]) -> tuple[list[int], str]:
+    """The images of a part that the model was neither trained nor, for the test part, selected on; told by their pixels, not by their names.
+
+    Args:
+        images: with parts of their own, or without: then all others are the test part.
+        part: "test" or "val".
+        provenance: of the model.
+
+    Returns:
+        Their numbers, and their relation to the model's training in words.
+    """
+    digests = provenance.get("images")
+    numbers = images.numbers(part) or list(range(len(images)))
+    if not isinstance(digests, dict):
+        return numbers, f"{len(numbers)} images; the model has no record of what it was trained on"
+    own = {number: image_digest(images, number) for number in numbers}
+    if not images.numbers(part):
+        selected = set(digests.get("val", []))
+        numbers = [number for number in numbers if (own[number] in selected) == (part == "val")]
+    trained = set(digests.get("train", []))
+    unseen = [number for number in numbers if own[number] not in trained]
+    origin = f"{len(unseen)} images; the model was trained on none of them"
+    return unseen, origin + f" ({len(numbers) - len(unseen)} that it was are left out)"
 
 
 def _drawn(images: ImageSet, numbers: list[int], share: float, rng: np.random.Generator) -> list[int]:

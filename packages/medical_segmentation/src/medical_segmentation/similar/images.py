@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ class ImageSet:
             return np.ascontiguousarray(np.stack([pixels] * 3, -1) if pixels.ndim == 2 else pixels)
         root = self.source if self.source.is_dir() else self.source.parent
         return read_picture(root / name)
+
+
+def image_digest(images: ImageSet, number: int) -> str:
+    """What tells the pixels of an image from others, whatever it is called and wherever it lies."""
+    pixels = images.read(number)
+    return hashlib.sha256(str(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:12]
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
@@ -162,6 +169,8 @@ def _archive(path: Path) -> ImageSet:
                 f"{path}: images have {own.shape[1]} labels each, one is needed",
                 "choose a set with one class per image",
             )
+        if not bool((own == np.round(own)).all()) or float(own.min(initial=0)) < 0:
+            raise UserError(f"{path}: {part}_labels are not whole numbers from 0", HINT)
         names += [f"{part} {place}" for place in range(len(pixels))]
         labels += [int(each) for each in own.ravel()]
         parts += [part] * len(pixels)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
 from medical_segmentation.volumes.dicom_frames import Frame, affine_of, frames_of, sorted_frames
-from medical_segmentation.volumes.formats import dicom_files, is_dicom
+from medical_segmentation.volumes.formats import dicom_files, is_dicom, is_hidden, is_volume
 from medical_segmentation.volumes.geometry import Geometry, check_affine, warnings_of
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, finish
 
@@ -118,14 +118,23 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
 
 
 def _others(folder: Path, files: Sequence[Path]) -> list[str]:
-    """A note on files without an ending that are not DICOM among slices without one: a slice that is cut short looks like that."""
-    if all(file.suffix for file in files):
-        return []
+    """Notes on what else lies in the folder of a series: other volumes, and files that could be slices."""
     known = set(files)
-    others = [
-        each.name for each in sorted(folder.iterdir()) if not each.suffix and each.is_file() and each not in known
-    ]
-    return [f"{len(others)} file(s) that are not DICOM are left out: {few(others)}"] if others else []
+    volumes, nameless = [], []
+    for each in sorted(folder.iterdir()):
+        if each in known or is_hidden(each):
+            continue
+        if is_volume(each):
+            volumes.append(each.name)
+        elif not each.suffix and each.is_file():
+            nameless.append(each.name)
+    notes = []
+    if volumes:
+        notes.append(f"{len(volumes)} other volume(s) beside the slices are left out: {few(volumes)}")
+    # among slices without an ending, one that is cut short looks like that
+    if nameless and not all(file.suffix for file in files):
+        notes.append(f"{len(nameless)} file(s) that are not DICOM are left out: {few(nameless)}")
+    return notes
 
 
 def _choose_series(headers: Sequence[tuple[Path, Any]], path: Path, options: ReadingOptions) -> list[tuple[Path, Any]]:

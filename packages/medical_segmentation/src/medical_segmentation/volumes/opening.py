@@ -81,7 +81,7 @@ def find_volumes(path: Path) -> list[Path]:
         return [path]
     if path.is_file():
         raise UserError(f"{path} is no volume that can be read", READ)
-    found = _below(path)
+    found = _below(path) or _folders_of_pictures(path)
     if not found:
         raise UserError(f"{path} holds no volumes", READ)
     return found
@@ -97,6 +97,17 @@ def _below(folder: Path) -> list[Path]:
         elif ending(each) not in ("", ".img") and each.is_file():
             found.append(each)
     return found
+
+
+def _folders_of_pictures(folder: Path) -> list[Path]:
+    """A folder of slices as pictures, or those in it: where there are other volumes, pictures are figures beside them."""
+    folders = [folder, *sorted(each for each in folder.iterdir() if each.is_dir())]
+    holding = []
+    for each in folders:
+        pictures = [file for file in each.iterdir() if file.suffix.lower() in PICTURES and not is_hidden(file)]
+        if pictures and not is_hidden(each) and not is_own_output(each):
+            holding.append(each)
+    return holding
 
 
 def case_name(path: Path, root: Path) -> str:

@@ -23,6 +23,7 @@ def read_metaimage(path: Path, options: ReadingOptions = ReadingOptions()) -> Vo
     """
     import SimpleITK as sitk
 
+    _require_data_file(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -39,6 +40,22 @@ def read_metaimage(path: Path, options: ReadingOptions = ReadingOptions()) -> Vo
     affine[:3, :3] = direction * np.array(image.GetSpacing()[:3])
     affine[:3, 3] = image.GetOrigin()[:3]
     return _placed(array, LPS @ affine, "MetaImage", path, options)
+
+
+def _require_data_file(path: Path) -> None:
+    """The file that a header names (ITK says so on a stream of its own, and not which).
+
+    Raises:
+        UserError: it is not there.
+    """
+    with path.open("rb") as file:
+        header = file.read(8192).decode("latin-1")
+    for line in header.splitlines():
+        key, _, value = (word.strip() for word in line.partition("="))
+        if key == "ElementDataFile":
+            if value not in ("LOCAL", "LIST") and "%" not in value and not (path.parent / value).is_file():
+                raise UserError(f"{path} names {value}, which is not there", "put both files into one folder")
+            return
 
 
 def read_nrrd(path: Path, options: ReadingOptions = ReadingOptions()) -> Volume:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from core_runtime.errors import UserError, few
-from medical_segmentation.organs.cohort.dataset import Case, Dataset
+from medical_segmentation.organs.cohort.dataset import Case, Dataset, case_digest
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,22 @@ def _by_patient(cases: Sequence[Case], fold: int, folds: int, seed: int) -> Spli
     train = [case for case in cases if case.patient not in held_out]
     val = [case for case in cases if case.patient in held_out]
     return Split(train, val, [], f"fold {fold} of {folds}, by patient")
+
+
+def check_images(split: Split) -> None:
+    """No image is trained on and judged under another name.
+
+    Raises:
+        UserError: one is; names them. Every file is read for it.
+    """
+    trained = {case_digest(case): case.name for case in split.train}
+    judged = {case.name: case_digest(case) for case in (*split.val, *split.test)}
+    pairs = [f"{name} is {trained[digest]}" for name, digest in judged.items() if digest in trained]
+    if pairs:
+        raise UserError(
+            f"{split.name}: {len(pairs)} held-out image(s) are in training under another name: {few(pairs)}",
+            "take the copies away, or give them one patient by --patients table.csv",
+        )
 
 
 def check_patients(split: Split) -> None:

@@ -22,7 +22,7 @@ def compare(
     resamples: Annotated[int, AtLeast(10)] = 2000,
     seed: Seed = 0,
 ) -> Comparison:
-    """Compares runs or evaluations case by case and class by class, by paired tests that swap whole patients.
+    """Compares runs or evaluations case by case and class by class (each a measurement), by paired tests that swap whole patients.
 
     Example: medical-segmentation organs compare run other_run --measure surface_dice
 
@@ -33,6 +33,8 @@ def compare(
     """
     if len(runs) < 2:
         raise UserError("there is one run alone, nothing to compare it with", _HINT)
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise UserError("a run is given twice: it does not differ from itself", _HINT)
     tables: dict[str, dict[str, Mapping[str, Any]]] = {}
     for run in runs:
         path = run / "cases.csv"
@@ -44,5 +46,5 @@ def compare(
             raise UserError(f"{path} is damaged", "evaluate again")
         tables[str(run)] = {f"{row['case']} {row['class']}": row for row in rows}
     return compare_runs(
-        tables, [measure], by="patient", item="case and class", group="patient", resamples=resamples, seed=seed
+        tables, [measure], by="patient", item="measurement", group="patient", resamples=resamples, seed=seed
     )

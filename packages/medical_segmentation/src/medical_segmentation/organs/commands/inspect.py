@@ -163,7 +163,7 @@ def examine_volume(path: Path, reading: ReadingOptions, load: Load, *, pictures:
         details=details,
         data={"geometry_exact": geometry.plain(), "forecast_gb": forecast},
         warnings=warnings,
-        next_commands=_next(path, volume, is_segmentation=is_segmentation, usable=usable),
+        next_commands=_next(path, volume, reading, is_segmentation=is_segmentation, usable=usable),
         pictures=drawn,
     )
 
@@ -184,14 +184,18 @@ def forecast_memory(geometry: Geometry, load: Load) -> tuple[dict[str, float], s
     pieces = "slices" if preparation.dims == 2 else f"windows of {' × '.join(map(str, preparation.window))}"
     words = (
         f"{held:.2g} GB beyond the network for {load.classes} classes in {pieces}, "
-        f"{forecast['if every score were kept']:.2g} GB if every score were kept (as others do)"
+        f"{forecast['if every score were kept']:.2g} GB where every score is kept"
     )
     return forecast, words
 
 
-def _next(path: Path, volume: Volume, *, is_segmentation: bool, usable: bool) -> list[str]:
+def _next(path: Path, volume: Volume, reading: ReadingOptions, *, is_segmentation: bool, usable: bool) -> list[str]:
     """The command that goes on from here; none for what a network cannot take."""
     command = f"medical-segmentation organs predict {quote(str(path))} --model run/model"
+    if reading.series is not None:
+        command += f" --series {quote(reading.series)}"
+    if reading.channel is not None:
+        command += f" --channel {reading.channel}"
     if is_segmentation:
         return ["put labels into labels/ and their images into images/: medical-segmentation organs train FOLDER"]
     if "not finite" in volume.facts:

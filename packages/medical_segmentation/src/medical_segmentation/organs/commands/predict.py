@@ -89,7 +89,7 @@ def predict(
     from medical_segmentation.organs.model.folder import load_model
 
     volumes = find_volumes(path)
-    folders = (model or "").split(",") if model else [choose_model(None, advice=ADVICE)]
+    folders = [name.strip() for name in model.split(",")] if model else [choose_model(None, advice=ADVICE)]
     folders = [choose_model(folder, advice=ADVICE) for folder in folders]
     place = resolve_device(device)
     loaded = load_model(",".join(folders), device="cpu")

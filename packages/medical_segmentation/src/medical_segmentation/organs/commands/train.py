@@ -76,7 +76,7 @@ def train(
         risk: share of organ voxels that may be wrong, in expectation, among those the model does not abstain from.
     """
     from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients
-    from medical_segmentation.organs.cohort.folds import split_cases
+    from medical_segmentation.organs.cohort.folds import check_images, split_cases
     from medical_segmentation.organs.cohort.layouts import find_dataset
 
     # unusable data are reported before Lightning is loaded, which alone takes seconds
@@ -84,6 +84,7 @@ def train(
     if split.patients is not None:
         dataset = with_patients(dataset, Path(split.patients))
     parts = split_cases(dataset, fold=split.fold, folds=split.folds, seed=run.seed)
+    check_images(parts)
     import torch
 
     from core_runtime.folders import open_run, write_text

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from core_runtime.errors import UserError
 
+_OTHERS = "try resnet18, resnext50_32x4d, convnext_tiny, swin_tiny_patch4_window7_224 or vit_small_patch16_224 (the first two also in 3-D)"
 SCALES = 4  # feature maps that the network takes, as published
 
 
@@ -34,11 +35,9 @@ class Backbone(nn.Module):
             near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:4])
             raise UserError(f"timm has no network {name!r}", f"similar: {near}" if near else "see timm.list_models()")
         try:
-            network: Any = timm.create_model(name, features_only=True, in_chans=in_channels, pretrained=pretrained)
+            network: Any = _of_any_size(name, features_only=True, in_chans=in_channels, pretrained=pretrained)
         except (RuntimeError, NotImplementedError, AttributeError, AssertionError) as error:
-            raise UserError(
-                f"{name} gives no feature maps: {error}", "try resnet18, convnext_tiny or resnext50_32x4d"
-            ) from None
+            raise UserError(f"{name} gives no feature maps: {error}", _OTHERS) from None
         reductions = network.feature_info.reduction()
         # maps finer than a quarter of the image cost much and are not what the network was published with
         places = [place for place, reduction in enumerate(reductions) if reduction >= 4][-SCALES:]
@@ -49,6 +48,8 @@ class Backbone(nn.Module):
         self.channels = [info.channels()[place] for place in places]
         self.reductions = [reductions[place] for place in places]
         self.network = inflated(network) if dims == 3 else network
+        if not _is_plain(self.network):
+            _require_any_size(self.network, name, in_channels, dims)
 
     def forward(self, x: Float[Tensor, "b i *space"]) -> list[Tensor]:
         """Feature maps, finest first, channels before pixels."""
@@ -60,6 +61,42 @@ class Backbone(nn.Module):
                 features = features.movedim(-1, 1)
             chosen.append(features)
         return chosen
+
+
+def _of_any_size(name: str, **settings: Any) -> nn.Module:
+    """A network of timm, told to take images of any size where it can be: vision transformers and Swin have a switch each."""
+    import timm
+
+    for switch in ({"dynamic_img_size": True}, {"strict_img_size": False}):
+        try:
+            return timm.create_model(name, **switch, **settings)
+        except TypeError:  # it has no such switch
+            continue
+    return timm.create_model(name, **settings)
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether it is made of convolutions, norms, rectifiers and pools alone, as ResNets are: these take any size."""
+    plain = (nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.MaxPool2d, nn.MaxPool3d, nn.Identity)
+    return all(isinstance(module, plain) for module in network.modules() if not list(module.children()))
+
+
+def _require_any_size(network: nn.Module, name: str, in_channels: int, dims: int) -> None:
+    """Tries an image of an uncommon size.
+
+    Raises:
+        UserError: the network does not take it (many know one size only), or was not made three-dimensional by its inflation.
+    """
+    first = next(network.parameters())
+    sides = (96, 160) if dims == 2 else (32, 64, 96)
+    was = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, in_channels, *sides, device=first.device, dtype=first.dtype))
+    except (RuntimeError, AssertionError, ValueError, IndexError, TypeError) as error:
+        what = "does not take images of any size" if dims == 2 else "cannot be made three-dimensional"
+        raise UserError(f"{name} {what}: {error}", _OTHERS) from None
+    network.train(was)
 
 
 def inflated(network: nn.Module) -> nn.Module:

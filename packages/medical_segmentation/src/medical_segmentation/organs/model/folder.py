@@ -54,7 +54,10 @@ def load_model(model: str | Path | None, *, device: str = "cpu") -> OrganModel:
     """
     if model is None:
         choose_model(None, advice=ADVICE)
-    members = [_load(name, device) for name in str(model).split(",")]
+    names = [name.strip() for name in str(model).split(",")]
+    if len({Path(name).resolve() for name in names}) < len(names):
+        raise UserError(f"--model {model}: a model is named twice", "members of an ensemble are different models")
+    members = [_load(name, device) for name in names]
     first = members[0]
     for other in members[1:]:
         if (other.preparation, other.classes, other.channels) != (first.preparation, first.classes, first.channels):

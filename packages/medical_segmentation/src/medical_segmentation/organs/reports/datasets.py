@@ -11,7 +11,7 @@ import numpy as np
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from core_runtime.terminal import track
-from medical_segmentation.organs.cohort.dataset import Dataset
+from medical_segmentation.organs.cohort.dataset import Dataset, case_digest
 from medical_segmentation.organs.reports.figures import montage
 from medical_segmentation.volumes.volume import ReadingOptions
 
@@ -40,6 +40,12 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
         axes[volume.geometry.axes] += 1
         if pictures and not drawn:
             drawn.append((montage(volume, labels), f"{case.name} and its labels"))
+    copies: dict[str, list[str]] = {}
+    for case in dataset.labelled:
+        copies.setdefault(case_digest(case), []).append(case.name)
+    for names in copies.values():
+        if len(names) > 1:
+            problems.append(f"{', '.join(names)} have the same image")
     if empty:
         problems.append(f"{len(empty)} case(s) hold background alone: {', '.join(empty[:5])}")
     classes = {number: dataset.classes.get(number, f"label {number}") for number in sorted({*voxels, *dataset.classes})}

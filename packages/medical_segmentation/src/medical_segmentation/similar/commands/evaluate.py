@@ -23,17 +23,19 @@ class Evaluation(Outcome):
         out: folder of the results.
         measures: of the embedding, of its penultimate features, and of raw pixels.
         images: how many were judged.
+        origin: their relation to the model's training, in words.
     """
 
     out: Path
     measures: Mapping[str, Mapping[str, Any]]
     images: int
+    origin: str
 
     def facts(self) -> dict[str, Any]:
-        return {"images": self.images, **self.measures}
+        return {"images": self.images, "origin": self.origin, **self.measures}
 
     def lines(self) -> Iterable[str]:
-        yield f"{self.images} images; every one is a query and the others are the gallery; 95 % intervals by image"
+        yield f"{self.origin}; every one is a query and the others are the gallery; 95 % intervals by image"
         for name, rows in self.measures.items():
             yield judgement_lines(name, rows)
         yield f"Report: {self.out / 'report.html'}"
@@ -57,14 +59,14 @@ def evaluate(
 
     Args:
         data: labelled images, as for train.
-        part: which of them; a source without parts is split as in the training.
+        part: which of them; of a source without parts, test is what the model was neither trained nor selected on.
     """
     images = find_images(data)
     import numpy as np
 
     from core_runtime.folders import write_text
     from core_runtime.report import Report
-    from medical_segmentation.similar.cohort import split_images
+    from medical_segmentation.similar.cohort import unseen_images
     from medical_segmentation.similar.images import require_classes
     from medical_segmentation.similar.judging import judge, raw_pixels
     from medical_segmentation.similar.model.folder import load_model
@@ -73,14 +75,9 @@ def evaluate(
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     use_threads(threads)
     loaded = load_model(model, device=resolve_device(device))
-    numbers = list(range(len(images)))
+    numbers, origin = list(range(len(images))), f"all {len(images)} images, whatever the model was trained on"
     if part != "all":
-        known = loaded.provenance.get("parts", {}).get(part)
-        if known and set(known) <= set(images.names):
-            place = {name: number for number, name in enumerate(images.names)}
-            numbers = [place[name] for name in known]
-        else:
-            numbers = split_images(images, seed)[part]
+        numbers, origin = unseen_images(images, part, loaded.provenance)
     require_classes(images, numbers, "evaluation")
     embeddings, features = loaded.embed(images, numbers)
     labels = np.array([images.labels[number] for number in numbers])
@@ -88,8 +85,9 @@ def evaluate(
     measures = {}
     for name, points in (("embedding", embeddings), ("penultimate features", features), ("raw pixels", pixels)):
         measures[name] = judge(points, labels, images.classes, seed=seed)
-    result = Evaluation(out, measures, len(numbers))
+    result = Evaluation(out, measures, len(numbers), origin)
     page = Report("Similar images: evaluation", lead=judgement_lines("", measures["embedding"]).strip())
+    page.text(origin + ".")
     rows = []
     for name, entry in measures.items():
         for key, value in entry.items():

@@ -5,10 +5,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, few
 from core_runtime.findings import Findings
 from medical_segmentation.similar.images import find_images
 
+LOOKED_AT = 50  # images that are opened
 FEW = 8  # images of a class below which a batch repeats them
 
 
@@ -35,11 +36,21 @@ def examine(path: Path, *, pictures: bool) -> Findings:
         UserError: nothing is there that can be read, or an image of the first ones is damaged.
     """
     images = find_images(path)
-    shapes = Counter(
-        f"{images.read(number).shape[1]} × {images.read(number).shape[0]}" for number in range(min(len(images), 50))
-    )
-    details: dict[str, Any] = {"layout": images.layout, "images": len(images), "sizes (of the first 50)": dict(shapes)}
+    shapes: Counter[str] = Counter()
+    constant = []
+    for number in range(min(len(images), LOOKED_AT)):
+        pixels = images.read(number)
+        shapes[f"{pixels.shape[1]} × {pixels.shape[0]}"] += 1
+        if pixels.min() == pixels.max():
+            constant.append(images.names[number])
+    details: dict[str, Any] = {
+        "layout": images.layout,
+        "images": len(images),
+        f"sizes (of the first {LOOKED_AT})": dict(shapes),
+    }
     warnings = []
+    if constant:
+        warnings.append(f"{len(constant)} of the first {LOOKED_AT} images have one value everywhere: {few(constant)}")
     if images.labels:
         counts = Counter(images.labels)
         details["classes"] = {name: counts[number] for number, name in enumerate(images.classes)}

@@ -13,7 +13,8 @@ from typing import Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
-from medical_segmentation.similar.images import find_images
+from core_runtime.terminal import warn
+from medical_segmentation.similar.images import find_images, image_digest, require_classes
 from medical_segmentation.similar.options import EmbeddingOptions, Recipe
 from medical_segmentation.similar.results import judgement_lines
 
@@ -78,6 +79,15 @@ def train(
         raise UserError(
             f"{data}: {len(parts['train'])} training images are too few for {embedding.learners} learners", "use fewer"
         )
+    digests = {number: image_digest(images, number) for numbers in parts.values() for number in numbers}
+    trained = {digests[number] for number in parts["train"]}
+    for part in ("val", "test"):
+        unseen = [number for number in parts[part] if digests[number] not in trained]
+        if len(unseen) < len(parts[part]):
+            copies = len(parts[part]) - len(unseen)
+            warn(f"{copies} image(s) of the part {part} are among the training images and are left out")
+            require_classes(images, unseen, f"the part {part}")
+            parts[part] = unseen
     import numpy as np
     import torch
 
@@ -157,8 +167,9 @@ def train(
             "loss": recipe.loss,
             "epoch": int(best["epoch"]),
             "arguments": recorded,
-            "parts": {
-                name: [images.names[number] for number in numbers] for name, numbers in parts.items() if name != "train"
+            "images": {
+                "train": sorted(trained),
+                "val": [] if recipe.official_protocol else [digests[number] for number in parts["val"]],
             },
         },
     )
