@@ -135,6 +135,9 @@ def test_npz_of_parts_and_without(tmp_path):
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [[0, 1], [1, 0]]}, "2 labels per image"),
         ({"images": np.zeros((2, 3, 3, 5), np.uint8), "labels": [0, 1]}, "are not understood"),
         ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [0, 0.5]}, "whole numbers"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": [0, np.nan]}, "whole numbers"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": ["cat", "dog"]}, "whole numbers"),
+        ({"images": np.zeros((2, 3, 3), np.uint8), "labels": 1}, "labels is a single value"),
         ({"images": np.array([{}, {}], object), "labels": [0, 1]}, "cannot be read"),
     ],
 )

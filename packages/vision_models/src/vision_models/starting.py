@@ -11,7 +11,7 @@ from torch import nn
 from core_attention.checkpoints.folders import read_official
 from core_runtime.errors import UserError, few, named
 from vision_models.networks.catalogue import BY_NAME
-from vision_models.networks.layouts import read_checkpoint
+from vision_models.networks.layouts import AVERAGED, read_checkpoint
 from vision_models.networks.registering import named as named_function
 
 _HEADS = ("head", "fc", "classifier", "aux_head")  # timm's names of what ends in classes
@@ -46,14 +46,15 @@ def load_start(network: nn.Module, file: Path, name: str = "") -> Start:
 
     Args:
         network: the one that starts.
-        file: a state dict (.safetensors, .pth), under the network's own names; of ours also in any published layout.
+        file: a state dict (.safetensors, .pth), under the network's own names; of ours also in any published layout. Of a training
+            checkpoint the averaged weights are taken.
         name: of the network.
 
     Raises:
         UserError: the file cannot be read, or does not fit; the keys are named.
     """
     try:
-        state = read_official(file)
+        state = read_official(file, prefer=AVERAGED)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(named(file, error), "--weights takes a state dict (.safetensors, .pth)") from None
     if name in BY_NAME:

@@ -406,8 +406,8 @@ def test_videos_without_a_partner_are_counted(tmp_path):
     folder = write_features(tmp_path / "f", a=np.zeros((10, 4)), c=np.zeros((10, 4)))
     cohort = gather(find_features(folder), read_annotations(tmp_path / "a.csv"))
     assert list(cohort.clips) == ["a"]
-    assert any("1 annotated videos have no features" in note for note in cohort.notes)
-    assert any("1 files of features have no annotation" in note for note in cohort.notes)
+    assert any("1 annotated video without features" in note for note in cohort.notes)
+    assert any("1 file of features without annotation" in note for note in cohort.notes)
     with pytest.raises(UserError, match="no annotated video has features"):
         gather(find_features(write_features(tmp_path / "g", z=np.zeros((3, 4)))), read_annotations(tmp_path / "a.csv"))
     (tmp_path / "late.csv").write_text("video,start,end,label\na,50,60,run\n")

@@ -174,6 +174,15 @@ def test_splits_keep_copies_together_and_are_the_same_for_every_seed(tmp_path):
     assert len(few.train) == 10
 
 
+def test_classes_too_small_to_be_split_are_counted_whole(tmp_path):
+    images = np.zeros((6, 4, 4), np.uint8)
+    images[3:] = np.arange(1, 4)[:, None, None]
+    images[4] = images[3]
+    np.savez(tmp_path / "set.npz", images=images, labels=[0, 0, 0, 1, 1, 1])
+    with pytest.raises(UserError, match=r"the class '0' has too few images to be split: 3 \(1 without copies\)"):
+        split_images(open_images(tmp_path / "set.npz"), SplitOptions())
+
+
 def test_images_that_train_and_test_are_named(tmp_path):
     images = np.random.default_rng(0).integers(0, 255, (8, 6, 6), np.uint8)
     labels = np.arange(8) % 2

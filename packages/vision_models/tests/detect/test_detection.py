@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from core_runtime.boxes import BoxedImage
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
+from core_runtime.training import RunFiles
 from vision_models.detect.commands.ab import ab
 from vision_models.detect.commands.evaluate import EvaluationOptions, evaluate, in_classes_of
 from vision_models.detect.commands.models import check
@@ -188,6 +190,28 @@ def test_a_run_and_its_evaluation(trained, scenes, tmp_path):
     judged = evaluate(scenes, model=str(trained.model), out=tmp_path / "all", options=every, device="cpu")
     assert "trained on 6 of these 10" in judged.origin
     assert check(str(trained.model)).values["enhancer"] is True
+
+
+@pytest.mark.slow
+def test_a_killed_training_ends_like_one_that_was_not(scenes, tmp_path, monkeypatch):
+    save = RunFiles.on_train_epoch_end
+
+    def killed(self, trainer, module):
+        save(self, trainer, module)
+        if trainer.current_epoch == 0:
+            raise KeyboardInterrupt
+
+    options = {"detector": TINY, "recipe": Recipe(epochs=2, batch=2, lr=1e-3)}
+    whole = train(scenes, **options, run=RunOptions(out=tmp_path / "whole", device="cpu"))
+    monkeypatch.setattr(RunFiles, "on_train_epoch_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(scenes, **options, run=RunOptions(out=tmp_path / "run", device="cpu"))
+    monkeypatch.undo()
+    assert not (tmp_path / "run" / "model").exists()
+    again = train(scenes, **options, run=RunOptions(out=tmp_path / "run", device="cpu", resume=True))
+    weights = [load_file(trained.model / "model.safetensors") for trained in (whole, again)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
 
 
 def test_training_pictures_are_known_by_content_under_any_name(trained, scenes, tmp_path):

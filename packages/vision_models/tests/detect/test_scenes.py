@@ -157,6 +157,18 @@ def test_random_splits_keep_copies_together(exdark):
         assert sum(map(len, parts)) == 10
 
 
+def test_pictures_of_another_size_than_their_boxes_are_refused(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    described = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 80, "height": 60}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [40, 30, 20, 20]}],
+    }
+    (tmp_path / "set.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=r"a.png is 40 × 30 pixels, but .*set.json describes it as 80 × 60"):
+        split_boxes(open_boxes(tmp_path / "set.json"))
+
+
 def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):
     split = split_boxes(open_boxes(exdark))
     assert [len(split.part(part)) for part in ("train", "val", "test")] == [6, 2, 2]

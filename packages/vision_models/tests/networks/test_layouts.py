@@ -9,7 +9,9 @@ from core_attention.systems import StateError, load_strictly
 from vision_models.networks import create
 from vision_models.networks.catalogue import BY_NAME
 from vision_models.networks.converting import layouts_of, load_checkpoint, published_state
+from vision_models.networks.featenhancer import FeatEnHancer
 from vision_models.networks.layouts import read_checkpoint, unwrap
+from vision_models.networks.moh import dit
 from vision_models.networks.registering import named
 
 
@@ -51,6 +53,34 @@ def test_training_checkpoints_give_their_averaged_weights():
     assert unwrap({"model": weights, "model_ema": averaged, "epoch": 3}) == averaged
     assert unwrap({"state_dict": weights}) == weights
     assert unwrap({"ema": averaged, "opt": {"state": {}}, "model": weights}) == averaged
+
+
+def test_training_checkpoints_of_what_is_no_backbone(tmp_path):
+    sizes = {"depth": 1, "num_heads": [6], "shared": [3], "routed": [2], "input_size": 8}
+    generator = randomised(dit.create("moh_dit_s2_90", **sizes))
+    averaged = published_state("moh_dit_s2_90", generator, "official")
+    raw = {key: torch.zeros_like(tensor) for key, tensor in averaged.items()}
+    torch.save({"model": raw, "ema": averaged, "opt": {}}, tmp_path / "dit.pt")
+    again = load_checkpoint("moh_dit_s2_90", tmp_path / "dit.pt", **sizes)
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in generator.state_dict().items())
+
+    enhancer = randomised(FeatEnHancer())
+    for layout in ("official", "detector"):
+        state = published_state("featenhancer", enhancer, layout)
+        torch.save({"model": state}, tmp_path / "enhancer.pth")
+        again = load_checkpoint("featenhancer", tmp_path / "enhancer.pth")
+        assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in enhancer.state_dict().items())
+    with pytest.raises(ValueError, match=r"none of our networks: .*featenhancer.*moh_dit_b2_75"):
+        load_checkpoint("moh_dit_s4", tmp_path / "dit.pt")
+
+
+def test_the_release_of_t2t_gives_its_averaged_weights(small, tmp_path):
+    options = small["t2t_vit_t_14"]
+    model = randomised(create("t2t_vit_t_14", num_classes=5, **options))
+    torch.save({"state_dict_ema": published_state("t2t_vit_t_14", model, "t2t")}, tmp_path / "t2t.pth.tar")
+    x = torch.randn(1, 3, 64, 64)
+    again = load_checkpoint("t2t_vit_t_14", tmp_path / "t2t.pth.tar", **options).eval()
+    torch.testing.assert_close(again(x), model(x))
 
 
 def test_what_is_missing_or_too_much_is_named(small, tmp_path):

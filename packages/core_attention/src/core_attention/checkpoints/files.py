@@ -3,7 +3,7 @@
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,9 @@ class Settings:
             self.append(value)
 
 
-def read_official(path: Path | str, *, key: str | None = None, allow: Iterable[str] = ()) -> StateDict:
+def read_official(
+    path: Path | str, *, key: str | None = None, prefer: Sequence[str] = (), allow: Iterable[str] = ()
+) -> StateDict:
     """The state dict in an official checkpoint file, on the CPU, in its own dtypes.
 
     Safetensors, or ``torch.save`` files read with ``weights_only``. A settings object pickled beside the weights is read as inert values if its
@@ -78,6 +80,7 @@ def read_official(path: Path | str, *, key: str | None = None, allow: Iterable[s
     Args:
         path: the file.
         key: where in the file the state dict is, for example ``"model_ema"``.
+        prefer: where it is looked for before the usual names, such as the averaged weights of a training.
         allow: further class names to be read as inert settings, with or without their module.
 
     Raises:
@@ -91,7 +94,7 @@ def read_official(path: Path | str, *, key: str | None = None, allow: Iterable[s
         content = load_safetensors(path)
     else:
         content = _load_pickled(path, set(allow))
-    state = _find_state(content, key, path)
+    state = _find_state(content, key, (*prefer, *_STATE_KEYS), path)
     for wrapper in _WRAPPERS:
         if all(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
@@ -178,7 +181,7 @@ def _numpy_functions() -> list[Any]:
     return [(function, f"numpy.{core}.multiarray.{function.__name__}") for function, core in pairs]
 
 
-def _find_state(content: Any, key: str | None, path: Path) -> StateDict:
+def _find_state(content: Any, key: str | None, usual: Sequence[str], path: Path) -> StateDict:
     if key is not None:
         if not isinstance(content, Mapping) or key not in content:
             raise ValueError(f"{path} has nothing under {key!r}; it holds {_keys(content)}")
@@ -188,7 +191,7 @@ def _find_state(content: Any, key: str | None, path: Path) -> StateDict:
             break
         if content and all(isinstance(tensor, Tensor) for tensor in content.values()):
             return {str(name): tensor.detach() for name, tensor in content.items()}
-        inner = next((name for name in _STATE_KEYS if isinstance(content.get(name), Mapping)), None)
+        inner = next((name for name in usual if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             break
         content = content[inner]

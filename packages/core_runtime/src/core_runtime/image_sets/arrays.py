@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def read_npz(path: Path, how: ImageSetOptions) -> ImageSet:
     pairs = _pairs(path, arrays)
     images, labels, parts, names = [], [], [], []
     for part, key, label_key in pairs:
+        for array in filter(None, (key, label_key)):
+            if arrays[array].ndim == 0:
+                raise UserError(f"{path}: {array} is a single value, expected one entry per image")
         values = arrays[key]
         images.append(values)
         given = np.full((len(values), 1), UNKNOWN)
@@ -123,7 +127,7 @@ def _numbered(
     labels: Sequence[Any], names: Sequence[str] | None, path: Path
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Classes, and the number of each image's class; labels are numbers from 0."""
-    if any(label != int(label) or label < UNKNOWN for label in labels):
+    if not all(_is_number_of_a_class(label) for label in labels):
         raise UserError(f"{path}: labels must be whole numbers from 0")
     numbers = tuple(int(label) for label in labels)
     count = max(numbers) + 1
@@ -132,6 +136,10 @@ def _numbered(
     if len(names) < count:
         raise UserError(f"{len(names)} --class-names were given, {path} has labels up to {count - 1}")
     return tuple(names), numbers
+
+
+def _is_number_of_a_class(label: Any) -> bool:
+    return isinstance(label, int | float) and math.isfinite(label) and label == int(label) >= UNKNOWN
 
 
 def read_cifar(root: Path) -> ImageSet:

@@ -111,11 +111,11 @@ def gather(
     notes = list(annotations.notes)
     without = [video.name for video in videos if video.name not in sources]
     if without:
-        notes.append(f"{counted(len(without), 'annotated video')} without features left out: {few(without)}")
+        notes.append(f"{counted(len(without), 'annotated video')} without features, left out: {few(without)}")
     known = set(annotations.videos)
     unknown = [name for name in sources if name not in known]
     if unknown:
-        notes.append(f"{counted(len(unknown), 'file')} of features without annotation left out: {few(unknown)}")
+        notes.append(f"{counted(len(unknown), 'file')} of features without annotation, left out: {few(unknown)}")
     clips: dict[str, Clip] = {}
     backbones: dict[str, str] = {}
     for video in both:

@@ -105,10 +105,12 @@ def _cut(images: ImageSet, numbers: Sequence[int], share: float, seed: int) -> t
                 groups.setdefault(images.digests[number], []).append(number)
         total = sum(map(len, groups.values()))
         if len(groups) < 2:
+            count = images.labels.count(label)
+            different = len({images.digests[number] for number in range(len(images)) if images.labels[number] == label})
             raise UserError(
-                f"{images.root}: the class {images.classes[label]!r} has too few images to be split: {total}"
-                + (", all of them copies" if total > 1 else ""),
-                "add images, or state the parts",
+                f"{images.root}: the class {images.classes[label]!r} has too few images to be split: {count}"
+                + (f" ({different} without copies)" if different < count else ""),
+                "three different ones at least are needed: add images, or state the parts",
             )
         wanted = max(1, round(share * total))
         order = list(groups)

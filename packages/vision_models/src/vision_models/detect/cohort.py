@@ -14,7 +14,7 @@ import numpy as np
 from core_runtime.boxes import BoxedImage, BoxSet
 from core_runtime.errors import UserError, counted, few
 from core_runtime.options import AtLeast, options
-from vision_models.detect.scenes.sizes import check_size
+from vision_models.detect.scenes.sizes import check_size, upright_size
 from vision_models.membership import DIGEST
 
 
@@ -98,7 +98,7 @@ def numbers_of(scenes: BoxSet, split: Split) -> Numbers:
 
 
 def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
-    """Makes sure that the pictures are there and large enough.
+    """Makes sure that the pictures are there, large enough and of the size that their boxes were drawn on.
 
     Raises:
         UserError: they are not.
@@ -110,6 +110,13 @@ def check_files(scenes: BoxSet, images: Sequence[BoxedImage]) -> None:
         )
     for image in images:
         check_size(image.file, image.size)
+        (width, height), turned = upright_size(image.file)
+        if (width, height) != image.size:
+            what = f"{image.file} is {width} × {height} pixels{' once upright' * turned}"
+            stated = f"{image.size[0]} × {image.size[1]}"
+            raise UserError(
+                f"{what}, but {scenes.root} describes it as {stated}", "its boxes would lie elsewhere: mend one of them"
+            )
 
 
 def split_boxes(scenes: BoxSet, how: SplitOptions = SplitOptions()) -> Split:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from core_attention.systems import Config, StateDict
 
-# where training scripts put the weights, those that were averaged over training first
-_WRAPPERS = ("ema", "model_ema", "state_dict_ema", "model", "state_dict")
+# where training scripts put the weights that were averaged over training, and the others
+AVERAGED = ("ema", "model_ema", "state_dict_ema")
+_WRAPPERS = (*AVERAGED, "model", "state_dict")
 
 
 def _never(key: str) -> bool:

@@ -75,11 +75,12 @@ def _load(network: str, checkpoint: Path, settings: dict[str, Any]) -> Any:
     from core_runtime.errors import clean, named
     from vision_models import networks
     from vision_models.networks.converting import load_checkpoint
+    from vision_models.networks.layouts import AVERAGED
 
     try:
         if network in networks.names():
             return load_checkpoint(network, checkpoint, **settings)
-        state = read_official(checkpoint)
+        state = read_official(checkpoint, prefer=AVERAGED)
         heads = [key for key in _HEADS if key in state]
         count = len(state[heads[0]]) if heads else 0
         loaded = networks.create(network, num_classes=count, **settings)
