@@ -57,7 +57,7 @@ def call(monkeypatch, capsys, tmp_path):
     here = EntryPoint("toy", f"{__name__}:toy", domains.GROUP)
     monkeypatch.setattr(EntryPoint, "load", lambda self: globals().get(self.name) or __import__(self.module))
     registered = [here]
-    monkeypatch.setattr(domains, "entry_points", lambda group: registered)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: registered)
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments, with_broken=False, also=()):

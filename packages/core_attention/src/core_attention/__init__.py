@@ -2,7 +2,6 @@
 
 import sys
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +86,8 @@ _SUBMODULES = (
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # not above: `--help` needs no reader of metadata
+
         try:
             return version("attention-suite-core-attention")
         except PackageNotFoundError:  # sources that nobody installed

@@ -7,12 +7,10 @@ item's key says (`core_runtime.identity`). One JSONL line per attempt is the log
 import contextlib
 import json
 import logging
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -287,6 +285,10 @@ def _processes(
     run: BulkOptions,
     ended: Callable[[int, Attempt], None],
 ) -> None:
+    # here, since every command imports this module for its options and --help shall be instant
+    import multiprocessing
+    from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+
     finished: set[int] = set()
 
     def mark(i: int, attempt: Attempt) -> None:

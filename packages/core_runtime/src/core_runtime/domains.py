@@ -7,7 +7,6 @@ names are imported when they are needed.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +120,13 @@ def _imported(path: str) -> Callable[..., Any]:
 
 def domains() -> tuple[dict[str, Domain], dict[str, str]]:
     """The installed domains by name, and of each that cannot be imported, why."""
+    from importlib.metadata import (
+        entry_points,
+    )  # not above: every demo imports this module, and --help needs no reader of metadata
+
     installed: dict[str, Domain] = {}
     broken: dict[str, str] = {}
-    entries: list[EntryPoint] = sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
-    for entry in entries:
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         try:
             domain = entry.load()
         except Exception as error:

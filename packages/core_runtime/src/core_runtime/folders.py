@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +226,8 @@ def abandon_run(folder: Path) -> None:
 
 
 def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # not above: `--help` needs no reader of metadata
+
     try:
         return version(distribution)
     except PackageNotFoundError:

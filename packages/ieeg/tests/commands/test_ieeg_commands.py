@@ -22,7 +22,10 @@ def model(tmp_path_factory):
     return save_model(MVPFormer(config).eval(), tmp_path_factory.mktemp("m") / "model", window=25)
 
 
-@pytest.mark.parametrize(("name", "channels", "event"), [("sample_ecog.edf", 76, True), ("sample_seeg.edf", 88, False)])
+@pytest.mark.parametrize(
+    ("name", "channels", "event"),
+    [("sample_ecog.edf", 76, True), pytest.param("sample_seeg.edf", 88, False, marks=pytest.mark.slow)],
+)
 def test_real_recordings_end_to_end(data, model, ieeg, tmp_path, name, channels, event):
     import mne
     import pandas

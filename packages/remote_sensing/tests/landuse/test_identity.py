@@ -165,15 +165,14 @@ def test_every_option_of_a_prediction_is_in_its_key(tmp_path, item_of):
     file = tmp_path / "scene.tif"
     file.write_bytes(b"a scene")
 
-    def key_of(model="{}", **options):
-        return item_of(
-            Work([file], tmp_path, "model", model, "cpu", PredictionOptions(**options)), tmp_path / "out"
-        ).key
+    def key_of(made_by=None, **options):
+        work = Work([file], tmp_path, "model", "cpu", PredictionOptions(**options))
+        return item_of(work, made_by or {}, tmp_path / "out").key
 
     plain = key_of()
     for name, value in OTHER_WAYS.items():
         assert (key_of(**{name: value}) == plain) == (name == NOT_OF[item_of]), name
-    assert key_of(model='{"sha256": 1}') != plain
+    assert key_of(made_by={"sha256": 1}) != plain
     file.write_bytes(b"another scene")
     assert key_of() != plain
 

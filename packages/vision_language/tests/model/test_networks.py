@@ -39,7 +39,11 @@ def test_published_parameter_counts(name, total):
     assert merges == {"b0": 42_048, "b7": 167_424}[name]
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+# the smallest and the largest here; those between are built in seconds each
+QUICK_OR_SLOW = [name if name in ("b0", "b7") else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+
+
+@pytest.mark.parametrize("name", QUICK_OR_SLOW)
 def test_every_backbone_has_the_channels_of_the_table(name):
     pytest.importorskip("timm")
     with torch.device("meta"):

@@ -107,12 +107,15 @@ def choose(
     Raises:
         UserError: pictures that the model was trained on are asked for as others, or none are left.
     """
-    chosen = list(candidates)
+    numbers = list(candidates)
     stated = [number for number in candidates if pictures.parts[number] == part]
     if known is None:
         if part != "all" and stated:
-            chosen = stated
-        return chosen, f"The model has no record of the {noun} that it was trained on: some of these may be among them."
+            numbers = stated
+        return (
+            numbers,
+            f"The model has no record of the {noun} that it was trained on: some of these may be among them.",
+        )
     trained, tuned = set(known.numbers("train", pictures)), set(known.numbers("val", pictures))
     own = []
     if part != "all":
@@ -122,16 +125,16 @@ def choose(
             if number in possible and pictures.parts[number] in ("", part):
                 own.append(number)
     if own:
-        chosen = own
+        numbers = own
     elif part != "all" and stated:
-        chosen = stated
+        numbers = stated
     elif part != "all" and (trained or tuned):
         raise UserError(f"{pictures.root}: no {part} {noun} of the model are here", f"--part all evaluates all {noun}")
-    count = len(chosen)
-    on_trained, on_tuned = len(trained & set(chosen)), len(tuned & set(chosen))
+    count = len(numbers)
+    on_trained, on_tuned = len(trained & set(numbers)), len(tuned & set(numbers))
     if on_trained and own and part in ("val", "test"):
         return (
-            chosen,
+            numbers,
             f"The model's own {part} {noun}; {on_trained} of these {count} have a copy among its training {noun}.",
         )
     if on_trained and part in ("val", "test"):
@@ -139,7 +142,7 @@ def choose(
             f"the model was trained on {on_trained} of these {count} {noun}", "ask for them with --part train or all"
         )
     if on_trained:
-        return chosen, f"The model was trained on {on_trained} of these {count} {noun}: the figures are too good."
+        return numbers, f"The model was trained on {on_trained} of these {count} {noun}: the figures are too good."
     if on_tuned:
-        return chosen, f"{on_tuned} of these {count} {noun} selected the model's epoch; none trained it."
-    return chosen, f"None of these {count} {noun} trained the model or selected its epoch."
+        return numbers, f"{on_tuned} of these {count} {noun} selected the model's epoch; none trained it."
+    return numbers, f"None of these {count} {noun} trained the model or selected its epoch."

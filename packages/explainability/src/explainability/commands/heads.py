@@ -198,10 +198,8 @@ def summarise(
     import torch
     from safetensors.torch import load_file
 
-    from explainability.attribution.metrics import rank_correlation
     from explainability.vit.backbone import grid_of
-    from explainability.vit_analytics.distance import layer_trend
-    from explainability.vit_analytics.importance import MEASURES, cumulative_pruning
+    from explainability.vit_analytics.importance import MEASURES
     from explainability.vit_analytics.patterns import (
         choose_clusters,
         describe_patterns,
@@ -220,14 +218,7 @@ def summarise(
     rows, columns = grid_of(classifier.model, images)
     mean = arrays[measure].mean(0)
     layers, count = mean.shape
-
-    curves = {}
-    known = torch.tensor(labels[:prune], device=images.device)
-    answers = arrays["logits"][:prune].argmax(-1).to(images.device)
-    label = torch.where(known < 0, answers, known)
-    order = torch.rand(mean.shape, generator=torch.Generator().manual_seed(seed))
-    for name, ranking, first in (("least_first", mean, False), ("random", order, False), ("most_first", mean, True)):
-        curves[name] = cumulative_pruning(classifier.model, images, label, ranking, most_important_first=first)
+    curves = prune_in_order(classifier.model, images, labels[:prune], arrays["logits"], mean, seed)
     areas = {name: float(torch.trapezoid(curve) / (len(curve) - 1)) for name, curve in curves.items()}
 
     weights = restore(arrays["attention"]).flatten(0, 2)
@@ -243,35 +234,6 @@ def summarise(
     shares, purity = head_histograms(arrays["pattern"], len(patterns))
 
     means = {name: arrays[name].mean(0) for name in (*MEASURES, "gradient_proxy", "distance", "entropy")}
-    agreement = {}
-    for name in (*MEASURES, "gradient_proxy"):
-        if name == measure or bool((means[name] == means[name].flatten()[0]).all()):
-            continue
-        agreement[name] = float(rank_correlation(mean[None], means[name][None])[0])
-    agreement.setdefault("gradient_proxy", float("nan"))
-    sd = arrays[measure].std(0, correction=0)
-    ranking = []
-    for place in mean.flatten().argsort(descending=True, stable=True).tolist():
-        layer, head = divmod(place, count)
-        ranking.append(
-            {
-                "layer": layer,
-                "head": head,
-                "mean": float(mean[layer, head]),
-                "sd": float(sd[layer, head]),
-                "distance": float(means["distance"][layer, head]),
-                "entropy": float(means["entropy"][layer, head]),
-                "purity": float(purity[layer, head]),
-            }
-        )
-    trends = {}
-    for name, values in (
-        ("distance", arrays["distance"]),
-        ("entropy", arrays["entropy"]),
-        ("within_1", arrays["mass"][..., :2].sum(-1)),
-    ):
-        trend = layer_trend(values)
-        trends[name] = {"mean": trend.mean.tolist(), "sd": trend.sd.tolist()}
     facts = {"pictures": [str(file) for file in files], "labels": list(labels), "classes": list(classifier.names)}
     facts |= {"grid": [rows, columns], "model": classifier.identity, "kept_maps": with_maps}
     HeadStore.write(out / "store", arrays, facts)
@@ -280,11 +242,11 @@ def summarise(
         "layers": layers,
         "heads": count,
         "measure": measure,
-        "ranking": ranking,
-        "agreement": agreement,
+        "ranking": rank(mean, arrays[measure].std(0, correction=0), means, purity),
+        "agreement": agreement_of(measure, means),
         "pruning": {name: curve.tolist() for name, curve in curves.items()},
         "pruning_areas": areas,
-        "trends": trends,
+        "trends": trends_of(arrays),
         "patterns": [{"number": p.number, "share": p.share, "suggestion": p.suggestion} for p in patterns],
         "reconstruction_error": error,
         "silhouette": score,
@@ -300,3 +262,71 @@ def summarise(
         "shares": shares,
     }
     return summary, drawn
+
+
+def prune_in_order(
+    model: Any, images: "Tensor", labels: Sequence[int], logits: "Tensor", mean: "Tensor", seed: int
+) -> dict[str, "Tensor"]:
+    """What is left of the answer while heads are pruned one after another: the least important first, at random, the most important first."""
+    import torch
+
+    from explainability.vit_analytics.importance import cumulative_pruning
+
+    known = torch.tensor(labels, device=images.device)
+    answers = logits[: len(labels)].argmax(-1).to(images.device)
+    label = torch.where(known < 0, answers, known)  # pictures without a class of the model's: what it answers
+    at_random = torch.rand(mean.shape, generator=torch.Generator().manual_seed(seed))
+    orders = {"least_first": (mean, False), "random": (at_random, False), "most_first": (mean, True)}
+    curves = {}
+    for name, (ranking, first) in orders.items():
+        curves[name] = cumulative_pruning(model, images, label, ranking, most_important_first=first)
+    return curves
+
+
+def agreement_of(measure: str, means: Mapping[str, "Tensor"]) -> dict[str, float]:
+    """Rank correlation of the chosen measure with each other one; a measure that is the same for all heads has none."""
+    from explainability.attribution.metrics import rank_correlation
+    from explainability.vit_analytics.importance import MEASURES
+
+    agreement = {}
+    for name in (*MEASURES, "gradient_proxy"):
+        if name == measure or bool((means[name] == means[name].flatten()[0]).all()):
+            continue
+        agreement[name] = float(rank_correlation(means[measure][None], means[name][None])[0])
+    agreement.setdefault("gradient_proxy", float("nan"))
+    return agreement
+
+
+def rank(mean: "Tensor", sd: "Tensor", means: Mapping[str, "Tensor"], purity: "Tensor") -> list[dict[str, Any]]:
+    """The heads, the most important first."""
+    ranking = []
+    for place in mean.flatten().argsort(descending=True, stable=True).tolist():
+        layer, head = divmod(place, mean.shape[1])
+        ranking.append(
+            {
+                "layer": layer,
+                "head": head,
+                "mean": float(mean[layer, head]),
+                "sd": float(sd[layer, head]),
+                "distance": float(means["distance"][layer, head]),
+                "entropy": float(means["entropy"][layer, head]),
+                "purity": float(purity[layer, head]),
+            }
+        )
+    return ranking
+
+
+def trends_of(arrays: Mapping[str, "Tensor"]) -> dict[str, dict[str, list[float]]]:
+    """Distance, entropy and the share of neighbours by layer."""
+    from explainability.vit_analytics.distance import layer_trend
+
+    measured = {
+        "distance": arrays["distance"],
+        "entropy": arrays["entropy"],
+        "within_1": arrays["mass"][..., :2].sum(-1),
+    }
+    trends = {}
+    for name, values in measured.items():
+        trend = layer_trend(values)
+        trends[name] = {"mean": trend.mean.tolist(), "sd": trend.sd.tolist()}
+    return trends

@@ -178,6 +178,7 @@ def _say_what_is_odd(state: AscState) -> None:
         account.note("both eyes were recorded: each has scanpaths of its own (--eye left or right takes one)")
     if len(state.rates) > 1:
         account.note(f"the sampling rate changes: {', '.join(f'{rate:g}' for rate in sorted(state.rates))} Hz")
+    # the tracker's clock runs on through a recording: a block that begins earlier comes from another file
     starts = [block.start for block in state.blocks]
     earlier = [str(number) for number, (a, b) in enumerate(pairwise(starts), 2) if b <= a]
     if earlier:

@@ -246,6 +246,7 @@ def _take_message(line: bytes, state: AscState) -> None:
     if start is not None:
         state.trials.append(AscTrial(_trial_name(start, len(state.trials)), time))
         return
+    # with a start of the user's own, TRIAL_RESULT may belong to something else: a trial then ends where the next begins
     if options.trial_end is not None:
         ends = re.search(options.trial_end, text) is not None
     else:
@@ -259,6 +260,7 @@ def _take_message(line: bytes, state: AscState) -> None:
     if variable is not None and running is not None:
         running.details[variable.group(1)] = variable.group(2)
     if picture is not None:
+        # a picture may be named before the first trial begins: it then belongs to the block
         place = running or (state.outside[-1] if state.outside else None)
         if place is not None:
             place.stimulus = picture.group(1).replace("\\", "/").rsplit("/", 1)[-1]

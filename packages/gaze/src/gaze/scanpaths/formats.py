@@ -101,21 +101,23 @@ def _kind_of_table(head: bytes) -> str | None:
     columns = {folded(name) for name in names}
     if {"startx", "starty", "duration"} <= columns and len(columns) <= 4:
         return MULTIMATCH
+    # Tobii writes units behind its names: "Recording timestamp [ms]", "Fixation point X (px)"
     bare = {folded(re.split(r"[(\[]", name)[0]) for name in names}
     if ("eyemovementtype" in bare or "gazeeventtype" in bare) and (
         "recordingtimestamp" in bare or "fixationpointx" in bare
     ):
         return TOBII
-    known = {meaning: any(folded(name) in columns for name in usual) for meaning, usual in FIXATION_NAMES.items()}
+    known = {}
+    for meaning, usual in FIXATION_NAMES.items():
+        known[meaning] = any(folded(name) in columns for name in usual)
     named_as_fixation = {"currentfixx", "fixationx", "fixx"} & columns
     if known["x"] and known["y"] and (known["duration"] or known["end"] or named_as_fixation):
         return FIXATIONS
+    # x and y alone are any table of points: samples have a clock, or say that they are angles
+    if not (known["onset"] or is_degrees(names)):
+        return None
     for xs, ys in SAMPLE_NAMES.values():
-        if (
-            any(folded(x) in columns for x in xs)
-            and any(folded(y) in columns for y in ys)
-            and (known["onset"] or is_degrees(names))
-        ):
+        if any(folded(x) in columns for x in xs) and any(folded(y) in columns for y in ys):
             return SAMPLES
     return None
 

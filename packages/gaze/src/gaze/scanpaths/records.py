@@ -59,29 +59,31 @@ def from_record(record: Any, where: str) -> Scanpath:
     if texts["eye"] not in get_args(Eye):
         raise UserError(f"{where}: eye is {texts['eye']!r}, expected one of {', '.join(get_args(Eye))}")
     display, details, present = record.get("display") or {}, record.get("details") or {}, record.get("target_present")
-    box = None
-    if record.get("target_box") is not None:
-        box = numbers(record["target_box"])
-    if (
-        not isinstance(display, dict)
-        or not all(value is None or is_number(value) for value in display.values())
-        or set(display) - set(_DISPLAY)
-        or not all(value is None or 0 < value < LARGEST_SCREEN for value in display.values())
-    ):
+    if not _is_display(display):
         raise UserError(f"{where}: display is not a screen's size")
     if not isinstance(details, dict) or not (present is None or isinstance(present, bool)):
         raise UserError(f"{where}: details or target_present are not understood")
-    if record.get("target_box") is not None and (box is None or len(box) != 4):
-        raise UserError(f"{where}: target_box is {record['target_box']!r}, expected four numbers")
     target = None
-    if box is not None:
+    if record.get("target_box") is not None:
+        box = numbers(record["target_box"])
+        if box is None or len(box) != 4:
+            raise UserError(f"{where}: target_box is {record['target_box']!r}, expected four numbers")
         target = (box[0], box[1], box[2], box[3])
+    # lists of unequal lengths, times that go back: what the class itself refuses
     try:
         return Scanpath(
             **arrays, **texts, display=Display(**display), details=details, target_box=target, target_present=present
         )
     except ValueError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _is_display(display: Any) -> bool:
+    """Whether it holds a screen's sizes and nothing else; any of them may be open."""
+    if not isinstance(display, dict) or set(display) - set(_DISPLAY):
+        return False
+    sizes = [value for value in display.values() if value is not None]
+    return all(is_number(size) and 0 < size < LARGEST_SCREEN for size in sizes)
 
 
 def write_json_lines(scanpaths: Iterable[Scanpath], path: Path) -> None:
@@ -120,11 +122,13 @@ def write_parquet(scanpaths: Sequence[Scanpath], path: Path) -> None:
     import pyarrow.parquet as pq
 
     records = [to_record(scanpath) for scanpath in scanpaths]
-    columns: dict[str, Any] = {
-        name: pa.array([each[name] for each in records], pa.list_(pa.float64())) for name in _NUMBERS
-    }
-    columns |= {name: pa.array([each[name] for each in records], pa.string()) for name in _TEXTS}
-    columns |= {name: pa.array([each["display"][name] for each in records], pa.float64()) for name in _DISPLAY}
+    columns: dict[str, Any] = {}
+    for name in _NUMBERS:
+        columns[name] = pa.array([each[name] for each in records], pa.list_(pa.float64()))
+    for name in _TEXTS:
+        columns[name] = pa.array([each[name] for each in records], pa.string())
+    for name in _DISPLAY:
+        columns[name] = pa.array([each["display"][name] for each in records], pa.float64())
     columns["target_box"] = pa.array([each["target_box"] for each in records], pa.list_(pa.float64()))
     columns["target_present"] = pa.array([each["target_present"] for each in records], pa.bool_())
     columns["details"] = pa.array([json.dumps(each["details"]) for each in records], pa.string())

@@ -101,6 +101,7 @@ def detect(boxes: Sequence[RawBox], where: str) -> Detected:
             f"{len(pixels)} in pixels ({few(pixels)})",
             "count them alike, split the file, or say --boxes to use those of one kind alone",
         )
+    # a convention is possible if no box contradicts it: x1 < x0 as corners, x + width beyond the picture as sizes
     counts: dict[Convention, int] = {}
     first: dict[Convention, str] = {}
     for convention in CONVENTIONS:
@@ -115,6 +116,7 @@ def detect(boxes: Sequence[RawBox], where: str) -> Detected:
     hint = f"say --boxes {'|'.join(CONVENTIONS)}"
     if len(possible) == 1:
         convention = possible[0]
+        # the evidence that convinces is against the reading that one would confuse it with
         rivals: dict[Convention, Convention] = {
             "xyxy": "xywh",
             "xywh": "xyxy",

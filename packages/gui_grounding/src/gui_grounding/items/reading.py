@@ -172,7 +172,7 @@ def _read_file(
     notes: list[str],
     conventions: dict[str, str],
 ) -> list[Item]:
-    """The items of one file."""
+    """The items of one file, in two passes: how boxes are counted can be told only from all boxes of the file together."""
     folder = image_folder(file, images)
     raw: dict[int, list[RawBox]] = {}
     sizes: dict[int, tuple[int, int] | None] = {}
@@ -186,13 +186,14 @@ def _read_file(
         if path not in pictures:
             pictures[path] = _size_of_picture(path) if path.is_file() else None
         real = pictures[path]
+        # boxes are counted in what the file says of the picture, where it says so
         sizes[number] = size or real
         if size and real and size != real:
             if _same_shape(size, real):
                 scaled.append(f"{name}: {size[0]} × {size[1]}, its picture {real[0]} × {real[1]}")
             else:
                 distorted.add(number)
-        if "box_type" not in record:
+        if "box_type" not in record:  # OSWorld-G says itself what its numbers are
             raw[number] = _raw_boxes(file, name, record, sizes[number])
     convention = boxes
     if raw and convention is None:
@@ -344,6 +345,7 @@ def _osworld_target(record: Mapping[str, Any], size: tuple[int, int] | None) -> 
         return _boxes([RawBox("", (numbers[0], numbers[1], numbers[2], numbers[3]), size)], "xywh")
     if kind == "polygon" and len(numbers) >= 6 and len(numbers) % 2 == 0:
         corners_of = list(zip(numbers[::2], numbers[1::2], strict=True))
+        # the corners may lie a little outside the screen: the rule for boxes decides, on the polygon's own box
         across, down = [x for x, _ in corners_of], [y for _, y in corners_of]
         around = RawBox("", (min(across), min(down), max(across), max(down)), size)
         problem = problem_of(around, "xyxy") or ("" if area_of(corners_of) > 0 else "it has no area")

@@ -93,14 +93,18 @@ def _cells(out: Path, part: str, kind: str, seeds: int) -> list[dict[str, Any]]:
 def _row(out: Path, kind: str, seeds: int, budget: Budget, failures: Mapping[str, str]) -> Row:
     text, recall = _cells(out, "text", kind, seeds), _cells(out, "recall", kind, seeds)
     speed = _cells(out, "speed", kind, 1)
-    failed = {part: why for name, why in failures.items() for part, k, _ in [name.split(" · ")] if k == kind}
+    failed = {}
+    for name, reason in failures.items():
+        part, failed_kind, _ = name.split(" · ")  # as `arena` names its cells
+        if failed_kind == kind:
+            failed[part] = reason
     why = failed.get("text") or (text[0]["why_missing"] if text else "not run")
-    contexts = sorted({int(c) for cell in text for c in cell["bits_per_byte"]})
-    bits = {}
-    for context in contexts:
-        bits[context] = figure_of(
-            [mean(cell["bits_per_byte"][str(context)]) for cell in text if str(context) in cell["bits_per_byte"]]
-        )
+    # keys of JSON are texts; a cell lacks the contexts that its kind cannot read
+    values_of: dict[int, list[float]] = {}
+    for cell in text:
+        for context, values in cell["bits_per_byte"].items():
+            values_of.setdefault(int(context), []).append(mean(values))
+    bits = {context: figure_of(values_of[context]) for context in sorted(values_of)}
     needles, needle_grid = {}, {}
     for length in budget.needle_lengths:
         grids = [cell["needles"][str(length)] for cell in text if str(length) in cell["needles"]]

@@ -76,17 +76,18 @@ def find_features(path: Path) -> dict[str, Source]:
             return find_features(path / "features")
         # the table of annotations may lie beside the features
         files = [file for file in files if file.name != "annotations.csv"]
-    found: dict[str, Source] = {}
+    sources: dict[str, Source] = {}
     for file in files:
         for name, source in _sources(file):
-            if name in found:
+            if name in sources:
                 raise UserError(
-                    f"two files hold features of {name!r}: {found[name].path.name} and {file.name}", "keep one of them"
+                    f"two files hold features of {name!r}: {sources[name].path.name} and {file.name}",
+                    "keep one of them",
                 )
-            found[name] = source
-    if not found:
+            sources[name] = source
+    if not sources:
         raise UserError(f"{path} holds no features", f"features are {KINDS}")
-    return found
+    return sources
 
 
 def _sources(file: Path) -> Iterator[tuple[str, Source]]:

@@ -21,11 +21,11 @@ def detect_all(
     scores: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Detections]:
     """The segments of every video, behind a progress bar."""
-    found = {}
+    detections = {}
     for clip in track(clips, "Detecting"):
         given = None if scores is None else scores[clip.name]
-        found[clip.name] = detector.detect(clip.name, clip.features, how, scores=given)
-    return found
+        detections[clip.name] = detector.detect(clip.name, clip.features, how, scores=given)
+    return detections
 
 
 def judge(

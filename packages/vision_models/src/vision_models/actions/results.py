@@ -35,11 +35,11 @@ class Detections:
     def shown(self) -> list[Segment]:
         """Segments from the threshold on, in the order of their starts, without weaker ones that mostly lie in a stronger one of their label."""
         strong = [segment for segment in self.segments if segment.score >= self.threshold]
-        chosen: list[Segment] = []
+        apart: list[Segment] = []
         for segment in sorted(strong, key=lambda segment: -segment.score):
-            if all(_apart(segment, other) for other in chosen):
-                chosen.append(segment)
-        return sorted(chosen)
+            if all(_apart(segment, other) for other in apart):
+                apart.append(segment)
+        return sorted(apart)
 
     def entry(self) -> list[dict[str, Any]]:
         """As ActivityNet's result files hold it."""

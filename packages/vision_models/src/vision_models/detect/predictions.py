@@ -18,8 +18,8 @@ def find_boxes(
     Raises:
         UserError: a picture cannot be used.
     """
-    found: list[list[FoundBox]] = []
+    boxes: list[list[FoundBox]] = []
     for start in track(range(0, len(images), batch), "Finding boxes"):
         pictures = [read_tensor(image.file) for image in images[start : start + batch]]
-        found += model(pictures, most=most)
-    return found
+        boxes += model(pictures, most=most)
+    return boxes

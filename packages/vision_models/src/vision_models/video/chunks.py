@@ -34,8 +34,8 @@ def _best(sides: tuple[int, ...], blocks: int) -> tuple[int, ...]:
     counts = -(-whole // lengths)
     padded = (counts * lengths / whole).prod(0) - 1
     # more blocks than the grid has tokens to fill them with is no aim
-    wanted = min(blocks, max(1, int(np.prod(sides)) // 4))
-    ratio = np.abs(np.log(counts.prod(0) / wanted))
+    target = min(blocks, max(1, int(np.prod(sides)) // 4))
+    ratio = np.abs(np.log(counts.prod(0) / target))
     shape = np.log(lengths[-2:].max(0) / lengths[-2:].min(0))
     cost = ratio + 3 * padded + 0.15 * shape
     divides = (whole % lengths == 0).all(0)

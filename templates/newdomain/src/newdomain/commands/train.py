@@ -60,12 +60,13 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
         data=data_fingerprint(find_signals(folder)),
     )
     torch.manual_seed(run.seed)
-    module = BurstTraining(BurstClassifier(BurstConfig()), recipe.lr, run.seed)
+    network = BurstClassifier(BurstConfig())
+    module = BurstTraining(network, recipe.lr, run.seed)
     left = fit(
         module,
         BurstData(data, run.workers, run.seed),
         run,
         epochs=recipe.epochs,
     )
-    model = save_model(module.model, run.out / "model", signals=list(read_labels(folder)), seed=run.seed)
+    model = save_model(network, run.out / "model", signals=list(read_labels(folder)), seed=run.seed)
     return Trained(model, left.best["train_loss"])

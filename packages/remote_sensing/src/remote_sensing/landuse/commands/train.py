@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
@@ -13,9 +13,12 @@ from core_runtime.options import Names, RunOptions, flat, resolve_device, use_th
 from core_runtime.terminal import warn
 from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
-from remote_sensing.landuse.scenes.layouts import Download, TileOptions, find_tiles
+from remote_sensing.landuse.scenes.layouts import Download, TileOptions, TileSet, find_tiles
 from remote_sensing.landuse.training.recipe import Recipe
 from remote_sensing.notices import read_notice
+
+if TYPE_CHECKING:
+    from remote_sensing.landuse.scenes.bands import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,6 @@ def train(
     from remote_sensing.landuse.model.inference import LandUseModel, predict_tiles
     from remote_sensing.landuse.model.networks import build_network, load_pretrained
     from remote_sensing.landuse.reports.figures import draw_history
-    from remote_sensing.landuse.scenes.bands import preprocessing
     from remote_sensing.landuse.scenes.store import decoded, digests, tile_pixel_size
     from remote_sensing.landuse.training.data import LandUseData
     from remote_sensing.landuse.training.module import LandUseTraining, class_weights
@@ -91,14 +93,7 @@ def train(
     use_threads(run.threads)
     recipe = recipe.complete(network.network, download.classes)
     split = split_tiles(download, tiles.split, run.seed)
-    if bands and download.is_rgb:
-        raise UserError(
-            "--bands names bands of 13-band tiles, but these are RGB", "leave out --bands, or use --kind ms"
-        )
-    try:
-        prepare = preprocessing(bands or download.bands)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    prepare = _preprocessing(bands, download)
     loss_weights = class_weights(recipe.class_weights, download, split)
     store = decoded(download, tiles.cache)
     contents, size = digests(store), store.shape[2]
@@ -143,7 +138,7 @@ def train(
     counts, digests_of_part = {}, {}
     for part in ("train", "val", "test"):
         counts[part] = len(split.part(part))
-        # recorded, so that `evaluate` knows the training tiles again, under any name
+        # so that `evaluate` knows the training tiles again, under any name
         digests_of_part[part] = "".join(contents[number] for number in split.part(part))
     values = {
         "layout": download.layout,
@@ -177,3 +172,21 @@ def train(
     draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, data)
+
+
+def _preprocessing(bands: Names | None, download: TileSet) -> "Preprocessing":
+    """How the tiles become the network's input: all of their bands, or those that were asked for.
+
+    Raises:
+        UserError: bands of tiles that have none by name, or unknown ones.
+    """
+    from remote_sensing.landuse.scenes.bands import preprocessing
+
+    if bands and download.is_rgb:
+        raise UserError(
+            "--bands names bands of 13-band tiles, but these are RGB", "leave out --bands, or use --kind ms"
+        )
+    try:
+        return preprocessing(bands or download.bands)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -70,11 +70,11 @@ def compare(
 
     if len(runs) < 2:
         raise UserError("two runs or more are compared", _HINT)
-    described, found, truths = {}, {}, {}
+    described, detections, truths = {}, {}, {}
     for run in runs:
         name = run.name if run.name not in described else str(run)
         described[name], truths[name] = _read(run)
-        found[name] = read_detections(run / "results.json")
+        detections[name] = read_detections(run / "results.json")
     first_name = next(iter(truths))
     truth = truths[first_name]
     for name, other in truths.items():
@@ -90,7 +90,7 @@ def compare(
             )
     labelled = bool(described[first_name]["labelled"])
     labels = sorted({action.label for actions in truth.values() for action in actions})
-    judged = {name: Judged.of(truth, own, labels, agnostic=not labelled) for name, own in found.items()}
+    judged = {name: Judged.of(truth, own, labels, agnostic=not labelled) for name, own in detections.items()}
     rows = []
     for name, each in described.items():
         test = each["test"]

@@ -54,8 +54,8 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     model = str(out / "run" / "model")
     judged = evaluate(out / "features", annotations=data["json"], model=model, out=out / "evaluation", device="cpu")
     video = sorted(data["videos"].glob("*.mp4"))[-1]
-    found = predict(video, model=model, out=out / "predictions", device="cpu")
-    return _report(out, data["json"], video, judged, found, time.monotonic() - began)
+    predictions = predict(video, model=model, out=out / "predictions", device="cpu")
+    return _report(out, data["json"], video, judged, predictions, time.monotonic() - began)
 
 
 def _report(out: Path, annotations: Path, video: Path, judged: Any, found: Any, seconds: float) -> DemoResult:

@@ -81,12 +81,12 @@ class Evaluation(Outcome):
         return {**self.measures.plain(), "origin": self.origin, "files": dict(self.files)}
 
     def lines(self) -> Iterable[str]:
-        found = self.measures
+        measures = self.measures
         yield self.origin
-        yield f"{found.videos} videos, {found.actions} actions, {found.detections} segments"
-        yield from measure_lines(found)
-        wrong = ", ".join(f"{cause} {count}" for cause, count in found.errors.items() if cause != "true")
-        yield f"  Of the best segments {found.errors['true']} are true at tIoU 0.5; false ones: {wrong}"
+        yield f"{measures.videos} videos, {measures.actions} actions, {measures.detections} segments"
+        yield from measure_lines(measures)
+        wrong = ", ".join(f"{cause} {count}" for cause, count in measures.errors.items() if cause != "true")
+        yield f"  Of the best segments {measures.errors['true']} are true at tIoU 0.5; false ones: {wrong}"
         yield f"Report: {self.files['report']}"
 
 
@@ -149,8 +149,8 @@ def evaluate(
     if options.classifier is not None:
         scores = read_scores(options.classifier, names, cohort.labels)
     labelled = bool(detector.labels) or scores is not None
-    found = detect_all(detector, clips, detection, scores=scores)
-    measures = judge(found, clips, thresholds, labelled=labelled, resamples=options.resamples, seed=options.seed)
+    detections = detect_all(detector, clips, detection, scores=scores)
+    measures = judge(detections, clips, thresholds, labelled=labelled, resamples=options.resamples, seed=options.seed)
     origin = overlap_with_training(names, detector.provenance)
     described = {
         "network": "BMN" if detector.network.config.bmn.csa == "none" else "BMN-CSA",
@@ -161,7 +161,7 @@ def evaluate(
         "origin": origin,
         "test": measures.plain(),
     }
-    files = write_evaluation(out, described, found, clips, measures, labelled=labelled)
+    files = write_evaluation(out, described, detections, clips, measures, labelled=labelled)
     write_text(out / "metrics.json", json.dumps(described, indent=1) + "\n")
     return Evaluation(measures, files, origin)
 

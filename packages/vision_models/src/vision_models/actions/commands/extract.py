@@ -104,5 +104,5 @@ def extract_item(item: Item) -> dict[str, Any]:
     from vision_models.actions.snippets import extract as extract_features
 
     work: Work = item.source
-    found = extract_features(work.path, _build(work.backbone, work.device), item.output)
-    return {"snippets": len(found.values), "channels": found.values.shape[1]}
+    features = extract_features(work.path, _build(work.backbone, work.device), item.output)
+    return {"snippets": len(features.values), "channels": features.values.shape[1]}

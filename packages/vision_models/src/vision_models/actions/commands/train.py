@@ -196,8 +196,8 @@ def train(
     how = DetectionOptions()
     tuning = detect_all(ready, [clips[name] for name in parts.val], how)
     threshold = best_threshold(tuning, clips, agnostic=not labels)
-    found = detect_all(ready, [clips[name] for name in parts.test], how)
-    measures = judge(found, [clips[name] for name in parts.test], THRESHOLDS, labelled=bool(labels), resamples=0)
+    detections = detect_all(ready, [clips[name] for name in parts.test], how)
+    measures = judge(detections, [clips[name] for name in parts.test], THRESHOLDS, labelled=bool(labels), resamples=0)
     values = {
         **_account(cohort, parts, network),
         "sequences": len(sequences[0]),
@@ -219,7 +219,7 @@ def train(
     )
     panels = (("train_loss", "val_loss"), ("val_tem", "val_reg", "val_cls"), ("train_label", "val_label"))
     draw_history(history, run.out / "figures" / "training.png", panels)
-    write_detections(run.out / "predictions" / "test.json", found)
+    write_detections(run.out / "predictions" / "test.json", detections)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, features, file)
 

@@ -130,21 +130,21 @@ class RecallTable:
         names = [*(f"AR@{number}" for number in AT), "AUC"]
         owner = np.array(self.owner, int)
         by_action = weights[owner]
-        chosen = weights[self.videos]
-        offered = (self.counts[self.videos] * chosen).sum()
+        video_weights = weights[self.videos]
+        offered = (self.counts[self.videos] * video_weights).sum()
         if not by_action.sum():
             return dict.fromkeys(names, float("nan"))
         if not offered:
             return dict.fromkeys(names, 0.0)
-        ratio = self.most * chosen.sum() / offered
+        ratio = self.most * video_weights.sum() / offered
         counts = np.minimum((self.counts * ratio).astype(int), self.counts)
-        total = (counts[self.videos] * chosen).sum()
-        share = np.arange(1, POINTS + 1) / POINTS * (self.most * chosen.sum() / max(1, total))
+        total = (counts[self.videos] * video_weights).sum()
+        share = np.arange(1, POINTS + 1) / POINTS * (self.most * video_weights.sum() / max(1, total))
         numbers = np.minimum((counts[:, None] * share).astype(int), counts[:, None])
         first = np.concatenate(self.first, 1)
         reached = first[:, :, None] <= numbers[owner]
         recall = np.einsum("tnp,n->p", reached, by_action) / by_action.sum() / len(TIOU)
-        proposals = share * (total / chosen.sum())
+        proposals = share * (total / video_weights.sum())
         values = [float(np.interp(number, proposals, recall)) for number in AT]
         return dict(zip(names, [*values, float(np.trapezoid(recall, proposals) / proposals[-1])], strict=True))
 

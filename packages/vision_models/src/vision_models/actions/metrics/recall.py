@@ -87,8 +87,8 @@ def average_recall(
         counts.append(len(own))
     total = sum(counts)
     share = np.arange(1, POINTS + 1) / POINTS * (most * len(videos) / max(1, total))
-    found = np.zeros((len(thresholds), POINTS))
+    covered = np.zeros((len(thresholds), POINTS))
     for first, count in zip(reached, counts, strict=True):
         numbers = np.minimum((count * share).astype(int), count)  # proposals of this video at each point of the curve
-        found += (first[:, :, None] <= numbers).sum(1)
-    return RecallCurve(found / len(truth), share * (total / len(videos)))
+        covered += (first[:, :, None] <= numbers).sum(1)
+    return RecallCurve(covered / len(truth), share * (total / len(videos)))

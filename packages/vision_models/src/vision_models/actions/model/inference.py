@@ -82,10 +82,10 @@ class ReadyDetector:
         segments, values, labels = [], [], []
         for start in range(0, len(sequences), BATCH):
             batch = sequences[start : start + BATCH]
-            for found in self._propose(batch, how, own_labels=scores is None):
-                segments.append(found[0])
-                values.append(found[1])
-                labels.append(found[2])
+            for proposed in self._propose(batch, how, own_labels=scores is None):
+                segments.append(proposed[0])
+                values.append(proposed[1])
+                labels.append(proposed[2])
         spans, strength = np.concatenate(segments).clip(0.0, seconds), np.concatenate(values)
         own_chances = np.concatenate(labels) if self.labels and scores is None else None
         # the best of a long video: soft-NMS goes through all of them for each one that it takes
@@ -98,11 +98,11 @@ class ReadyDetector:
         most = min(_MOST_PROPOSALS, how.proposals * max(1, len(sequences) // 4))
         most = max(most, how.proposals)
         nms = {"alpha": how.nms_alpha, "low": how.nms_low, "high": how.nms_high, "extent": extent}
-        kept, final = soft_nms(spans, strength, most=most, keep_last=True, **nms)
+        order_kept, final = soft_nms(spans, strength, most=most, keep_last=True, **nms)
         chances = None
         if own_chances is not None:
-            chances = own_chances[order][kept]
-        named = self._named(spans[kept], final, chances, scores, how.top_labels)
+            chances = own_chances[order][order_kept]
+        named = self._named(spans[order_kept], final, chances, scores, how.top_labels)
         named.sort(key=lambda segment: (-segment.score, segment.start))
         return Detections(video, seconds, named, self.threshold)
 

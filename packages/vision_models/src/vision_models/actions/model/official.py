@@ -124,8 +124,8 @@ def _run_soft_nms(module: None, inputs: Mapping[str, Any], *, config: Config, mo
     names = {"alpha": "alpha", "t1": "low", "t2": "high", "max_keep": "most"}
     options = {ours: config[name] for name, ours in names.items() if name in config}
     kept, scores = soft_nms(segments, inputs["score"].numpy(), **options)
-    chosen = torch.from_numpy(segments[kept])
-    return {"xmin": chosen[:, 0], "xmax": chosen[:, 1], "score": torch.from_numpy(scores)}
+    remaining = torch.from_numpy(segments[kept])
+    return {"xmin": remaining[:, 0], "xmax": remaining[:, 1], "score": torch.from_numpy(scores)}
 
 
 def _thresholds(config: Config, default: Any) -> np.ndarray:

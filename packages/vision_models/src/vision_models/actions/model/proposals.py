@@ -108,18 +108,18 @@ def candidates_of(
     pairs = cells.pairs
     values = np.asarray(confidence, np.float64).reshape(2, -1)[:, cells.places]
     at_end = np.minimum(pairs[:, 1] + 1, steps - 1)
-    chosen = np.ones(len(pairs), bool)
+    possible = np.ones(len(pairs), bool)
     if not selection.to_the_end:
-        chosen &= pairs[:, 1] + 1 < steps
+        possible &= pairs[:, 1] + 1 < steps
     if selection.candidates == "peaks":
         is_start, is_end = boundaries(start), boundaries(end)
         is_start[0] = is_end[-1] = True
-        chosen &= is_start[pairs[:, 0]] & is_end[at_end]
+        possible &= is_start[pairs[:, 0]] & is_end[at_end]
     scores = values[0] * values[1]
     if selection.score == "s*e*cls*reg":
         scores = np.asarray(start, np.float64)[pairs[:, 0]] * np.asarray(end, np.float64)[at_end] * scores
-    segments = np.stack([pairs[:, 0], pairs[:, 1] + 1], 1)[chosen] / steps
-    return Proposed(segments, scores[chosen])
+    segments = np.stack([pairs[:, 0], pairs[:, 1] + 1], 1)[possible] / steps
+    return Proposed(segments, scores[possible])
 
 
 def boundaries(probability: Float[NDArray[np.floating], " steps"]) -> NDArray[np.bool_]:

@@ -70,7 +70,7 @@ def _labels(found: Mapping[str, Detections]) -> set[str]:
 def draw_measures(measures: Measures, agnostic: Any) -> Figure:
     """Four panels: recall over proposals, mAP over tIoU, causes, and recall by length and crowding."""
     figure = Figure(figsize=(14, 3.4), layout="constrained")
-    recall, precision, errors, found = figure.subplots(1, 4)
+    recall, precision, errors, shares = figure.subplots(1, 4)
     curve = curve_of(agnostic)
     recall.plot(curve.proposals, curve.mean, color="#4477aa")
     recall.set(xlabel="mean proposals of a video", ylabel="average recall", ylim=(0, 1), title=f"AUC {curve.auc:.3f}")
@@ -88,10 +88,10 @@ def draw_measures(measures: Measures, agnostic: Any) -> Figure:
     errors.invert_yaxis()
     errors.set(xlabel="segments", title="the best segments at tIoU 0.5")
     rows = [*measures.by_length, *measures.by_crowding]
-    found.barh(range(len(rows)), [value for _, value, _ in rows], color="#4477aa")
-    found.set_yticks(range(len(rows)), [f"{name} ({count})" for name, _, count in rows], fontsize=8)
-    found.invert_yaxis()
-    found.set(xlabel="share found at tIoU 0.5", xlim=(0, 1), title="by length, and by actions of the video")
-    for axes in (recall, precision, errors, found):
+    shares.barh(range(len(rows)), [value for _, value, _ in rows], color="#4477aa")
+    shares.set_yticks(range(len(rows)), [f"{name} ({count})" for name, _, count in rows], fontsize=8)
+    shares.invert_yaxis()
+    shares.set(xlabel="share found at tIoU 0.5", xlim=(0, 1), title="by length, and by actions of the video")
+    for axes in (recall, precision, errors, shares):
         axes.grid(axis="both", alpha=0.2)
     return figure

@@ -31,15 +31,15 @@ def read_detections(path: Path) -> dict[str, list[Segment]]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))["results"]
-        found = {}
+        segments = {}
         for name, rows in content.items():
-            found[name] = []
+            segments[name] = []
             for row in rows:
                 start, end = map(float, row["segment"])
-                found[name].append(Segment(start, end, str(row["label"]), float(row["score"])))
+                segments[name].append(Segment(start, end, str(row["label"]), float(row["score"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is not a file of results", "'vision-models actions evaluate' writes one") from None
-    return found
+    return segments
 
 
 def write_table(path: Path, rows: Sequence[tuple[str, Segment]]) -> Path:

@@ -84,8 +84,8 @@ def labelled_segments(segments: Tensor, labels: Tensor, none: int) -> tuple[Tens
     overlap = _iou(drawn, segments, labels != IGNORED)
     wrong = torch.where(overlap.max(2).values < OTHER, none, IGNORED)
     fits = _iou(shifted, segments, labels != IGNORED).diagonal(dim1=1, dim2=2) >= SAME
-    kept = torch.where(fits, labels, IGNORED)
-    return torch.cat([segments, shifted, drawn], 1), torch.cat([labels, kept, wrong], 1)
+    shifted_labels = torch.where(fits, labels, IGNORED)
+    return torch.cat([segments, shifted, drawn], 1), torch.cat([labels, shifted_labels, wrong], 1)
 
 
 def _iou(first: Tensor, second: Tensor, real: Tensor) -> Tensor:

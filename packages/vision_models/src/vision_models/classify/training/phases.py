@@ -76,15 +76,15 @@ class NetworkLosses:
             return self.network(x), {}
         if epoch < self.predictor_epochs:
             # The rest is frozen at the start's weights: its own dense attention is the teacher's.
-            found = self.network.detailed(x, warm_up=True)
-            scores = [layer.connectivity.scores for layer in found.layers]
-            weights = [layer.weights.detach() for layer in found.layers]
+            student = self.network.detailed(x, warm_up=True)
+            scores = [layer.connectivity.scores for layer in student.layers]
+            weights = [layer.weights.detach() for layer in student.layers]
             return None, {"reconstruction_loss": RECONSTRUCTION * reconstruction(scores, weights)}
-        found = self.network.detailed(x)
+        student = self.network.detailed(x)
         with torch.no_grad():
             dense = self.teacher.to(x.device).detailed(x, warm_up=True)
-        return found.logits, {
-            "logit_distillation": LOGITS * logit_distillation(found.logits, dense.logits),
+        return student.logits, {
+            "logit_distillation": LOGITS * logit_distillation(student.logits, dense.logits),
             "token_distillation": TOKENS
-            * token_distillation(found.features, dense.features, token_mask=found.layers[-1].token_mask),
+            * token_distillation(student.features, dense.features, token_mask=student.layers[-1].token_mask),
         }

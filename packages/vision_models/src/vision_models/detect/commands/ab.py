@@ -86,8 +86,8 @@ def ab(
         for arm in ARMS:
             out = run.out / f"{arm}-{seed}"
             own = replace(run, out=out, seed=seed, resume=run.resume and (out / "config.yaml").exists())
-            chosen = replace(detector, enhancer=arm)
-            trained = train(data, detector=chosen, recipe=recipe, split=split, images=images, weights=weights, run=own)
+            of_arm = replace(detector, enhancer=arm)
+            trained = train(data, detector=of_arm, recipe=recipe, split=split, images=images, weights=weights, run=own)
             runs.setdefault(arm, trained)
             judges[arm] = Judge(test, trained.found, scenes.classes)
             measured = trained.values["test"]

@@ -161,7 +161,7 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt], how: 
     work: Work = items[0].source
     model = _load(work.model, work.device)
     boxes: dict[str, Any] = {}
-    images, found = [], []
+    images, boxes_of_images = [], []
     for item, attempt in zip(items, attempts, strict=True):
         if not attempt.ok:
             continue
@@ -171,11 +171,11 @@ def _gather(out: Path, items: Sequence[Item], attempts: Sequence[Attempt], how: 
         own = []
         for row in described["boxes"]:
             own.append(FoundBox(tuple(row["box"]), model.classes.index(row["class"]), row["score"]))
-        found.append(own)
-    results = coco_results(list(boxes), found, model.classes)
+        boxes_of_images.append(own)
+    results = coco_results(list(boxes), boxes_of_images, model.classes)
     write_text(out / "boxes.json", json.dumps(results, indent=1) + "\n")
     step = max(1, len(images) // SHOWN)
     picture = draw_scenes(
-        out / "scenes.png", images[::step][:SHOWN], found[::step][:SHOWN], model, threshold=how.threshold
+        out / "scenes.png", images[::step][:SHOWN], boxes_of_images[::step][:SHOWN], model, threshold=how.threshold
     )
     return Predictions(boxes, {"boxes": out / "boxes.json", "picture": picture}, attempts)

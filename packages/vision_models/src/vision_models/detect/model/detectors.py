@@ -184,7 +184,7 @@ class TransformersDetector(nn.Module):
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, image in enumerate(scaled):
             by_size.setdefault(tuple(image.shape), []).append(place)
-        found: list[Any] = [None] * len(images)
+        detections: list[Any] = [None] * len(images)
         losses = []
         for places in by_size.values():
             labels = None
@@ -195,10 +195,10 @@ class TransformersDetector(nn.Module):
                 losses.append(output.loss * (len(places) / len(images)))
                 continue
             for row, place in enumerate(places):
-                found[place] = self._boxes(output.logits[row], output.pred_boxes[row], images[place])
+                detections[place] = self._boxes(output.logits[row], output.pred_boxes[row], images[place])
         if targets is not None:
             return {"loss": torch.stack(losses).sum()}
-        return found
+        return detections
 
     def _scaled(self, image: Tensor) -> Tensor:
         short, long = min(image.shape[1:]), max(image.shape[1:])

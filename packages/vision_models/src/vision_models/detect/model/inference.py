@@ -36,7 +36,7 @@ class ReadyDetector:
     def __call__(self, images: Sequence[Tensor], *, threshold: float = 0.0, most: int = 100) -> list[list[FoundBox]]:
         """The boxes of pictures (3, height, width) from 0 to 1, the surest first; boxes are in pixels of the picture."""
         device = next(self.network.parameters()).device
-        found = []
+        boxes_of_images = []
         for output in self.network([image.to(device) for image in images]):
             order = output["scores"].argsort(descending=True)[:most]
             boxes = []
@@ -48,8 +48,8 @@ class ReadyDetector:
             ):
                 if score >= threshold and 1 <= label <= len(self.classes):
                     boxes.append(FoundBox((box[0], box[1], box[2], box[3]), int(label) - 1, score))
-            found.append(boxes)
-        return found
+            boxes_of_images.append(boxes)
+        return boxes_of_images
 
 
 def read_tensor(file: Path) -> Tensor:
@@ -68,17 +68,17 @@ def before_and_after(detector: Detector, image: Tensor) -> tuple[Tensor, Tensor]
     """What goes into the enhancer and what comes out for one picture, each (3, height, width); None without an enhancer."""
     if detector.enhancer is None:
         return None
-    seen: list[tuple[Tensor, Tensor]] = []
+    passes: list[tuple[Tensor, Tensor]] = []
 
     def keep(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach(), output.detach()))
+        passes.append((inputs[0].detach(), output.detach()))
 
     hook = detector.enhancer.register_forward_hook(keep)
     try:
         detector([image.to(next(detector.parameters()).device)])
     finally:
         hook.remove()
-    before, after = seen[0]
+    before, after = passes[0]
     config = detector.config
     # the batch is scaled as the detector scales it, and padded on the right and below
     scale = min(config.size / min(image.shape[1:]), config.largest / max(image.shape[1:]))

@@ -34,9 +34,9 @@ class BoxedPictures(Dataset[tuple[Tensor, Target]]):
         image = self.images[number]
         picture = read_tensor(image.file)
         # crowds are neither learned nor counted
-        kept = [place for place in range(len(image.boxes)) if not (image.crowds and image.crowds[place])]
-        boxes = torch.tensor([image.boxes[place] for place in kept], dtype=torch.float32).reshape(-1, 4)
-        labels = torch.tensor([image.labels[place] + 1 for place in kept], dtype=torch.int64)
+        single = [place for place in range(len(image.boxes)) if not (image.crowds and image.crowds[place])]
+        boxes = torch.tensor([image.boxes[place] for place in single], dtype=torch.float32).reshape(-1, 4)
+        labels = torch.tensor([image.labels[place] + 1 for place in single], dtype=torch.int64)
         if self.flip and np.random.default_rng((self.seed, epoch, number)).random() < 0.5:
             picture = picture.flip(2)
             left, right = boxes[:, 0].clone(), boxes[:, 2].clone()

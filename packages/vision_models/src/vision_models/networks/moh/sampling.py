@@ -36,9 +36,9 @@ def linear_schedule(steps: int) -> Schedule:
         raise ValueError(f"steps are 1 to {TRAINED_STEPS}, got {steps}")
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, TRAINED_STEPS, dtype=torch.float64), 0)
     times = torch.linspace(0, TRAINED_STEPS - 1, steps, dtype=torch.float64).round().long()
-    kept = alpha_bar[times]
-    before = torch.cat([kept.new_ones(1), kept[:-1]])
-    return Schedule(times, 1 - kept / before, kept)
+    signal = alpha_bar[times]
+    before = torch.cat([signal.new_ones(1), signal[:-1]])
+    return Schedule(times, 1 - signal / before, signal)
 
 
 @torch.no_grad()

@@ -243,10 +243,10 @@ class RAVLT(Pyramid):
         super().reset_classifier(num_classes, global_pool)
 
     def prune_intermediate_layers(self, *args, **options) -> list[int]:
-        wanted = super().prune_intermediate_layers(*args, **options)
+        indices = super().prune_intermediate_layers(*args, **options)
         last: Any = self.layers[-1]
         last.downsample = None  # leads nowhere
-        return wanted
+        return indices
 
 
 def _init(module: nn.Module) -> None:

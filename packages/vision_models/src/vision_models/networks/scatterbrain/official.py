@@ -57,11 +57,11 @@ def _build(config: Config) -> T2TViT:
 
 
 def _run(module: T2TViT, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
-    made = []
-    handle = module.patch_embed.register_forward_hook(lambda _, arguments, out: made.append(out[0]))
+    embedded = []
+    handle = module.patch_embed.register_forward_hook(lambda _, arguments, out: embedded.append(out[0]))
     logits = module(inputs["x"])
     handle.remove()
-    return {"logits": logits, "patch_embed": made[0]}
+    return {"logits": logits, "patch_embed": embedded[0]}
 
 
 components = {

@@ -123,18 +123,18 @@ class Block(nn.Module):
     def forward(self, x: Tensor, state: Pass, trained_grid: tuple[int, int]) -> tuple[Tensor, Sparse]:
         """The tokens, and what the attention found."""
         predictor = predictor_at(self.attn.mask_predictor, trained_grid, state.grid)
-        found = self.attn.detailed(
+        attended = self.attn.detailed(
             self.norm1(x),
             token_mask=state.token_mask,
             warm_up=state.warm_up,
             details=state.details,
             predictor=predictor,
         )
-        x = x + stochastic_depth(found.y, self.drop_path, self.training) / self.skip_lam
+        x = x + stochastic_depth(attended.y, self.drop_path, self.training) / self.skip_lam
         x = x + stochastic_depth(self.mlp(self.norm2(x)), self.drop_path, self.training) / self.skip_lam
-        if found.token_mask is not None and not state.warm_up:
-            x = x * F.pad(found.token_mask, (1, 0), value=True)[..., None].to(x.dtype)
-        return x, found
+        if attended.token_mask is not None and not state.warm_up:
+            x = x * F.pad(attended.token_mask, (1, 0), value=True)[..., None].to(x.dtype)
+        return x, attended
 
 
 class Sparsifiner(PlainTransformer):
@@ -259,10 +259,10 @@ class Sparsifiner(PlainTransformer):
         return self.pos_drop(tokens + resample_positions(self.pos_embed, self.grid, grid)), Pass(grid)
 
     def run_layer(self, index: int, tokens: Tensor, state: Pass) -> Tensor:
-        tokens, found = self.run_block(self.blocks[index], tokens, state, self.grid)
-        state.token_mask = found.token_mask
+        tokens, attended = self.run_block(self.blocks[index], tokens, state, self.grid)
+        state.token_mask = attended.token_mask
         if state.details:
-            state.layers.append(found)
+            state.layers.append(attended)
         return tokens
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:

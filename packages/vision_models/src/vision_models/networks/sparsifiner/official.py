@@ -62,10 +62,10 @@ def _build_lvvit(config: Config) -> Sparsifiner:
 
 def _run(module: Sparsifiner, inputs: Mapping[str, Any], *, config: Config, mode: str) -> dict[str, Any]:
     warm_up = mode == "train" and config["cfg"]["LOSS"]["USE_ATTN_RECON"]
-    found = module.detailed(inputs["x"], warm_up=warm_up)
-    outputs: dict[str, Any] = {"logits": found.logits, "features": found.features}
+    output = module.detailed(inputs["x"], warm_up=warm_up)
+    outputs: dict[str, Any] = {"logits": output.logits, "features": output.features}
     masks = []
-    for index, layer in enumerate(found.layers):
+    for index, layer in enumerate(output.layers):
         assert layer.connectivity is not None
         outputs[f"approx_attn.{index}"] = layer.connectivity.scores
         outputs[f"attn_mask.{index}"] = layer.connectivity.mask.to(torch.uint8)
@@ -74,7 +74,7 @@ def _run(module: Sparsifiner, inputs: Mapping[str, Any], *, config: Config, mode
             outputs[f"token_mask.{index}"] = layer.token_mask
     outputs["attn_mask_sparsity"] = torch.stack(masks).mean()
     if "teacher_logits" in inputs:
-        parts = losses(found, inputs, config["cfg"]["LOSS"])
+        parts = losses(output, inputs, config["cfg"]["LOSS"])
         outputs |= {f"loss.{name}": value for name, value in parts.items()}
         outputs["loss"] = torch.stack(list(parts.values())).sum()
     return outputs

@@ -87,8 +87,8 @@ def evaluate(
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     own = [clip for clip in files if clip.name in described["provenance"].get("held_out", ())]
     origin = "None of these clips trained the model." if own else "Some of these clips may have trained the model."
-    chosen = own or files
-    latents = read_latents(chosen, small.config).to(next(small.parameters()).device)
+    judged = own or files
+    latents = read_latents(judged, small.config).to(next(small.parameters()).device)
     losses = {"full": judged_loss(small, latents)}
     apply_vmoba(small.transformer, vmoba)
     losses["vmoba"] = judged_loss(small, latents)
@@ -99,7 +99,7 @@ def evaluate(
     remove_vmoba(small.transformer)
     rows = [vars(row) for row in report]
     values: dict[str, Any] = {
-        "clips": len(chosen),
+        "clips": len(judged),
         "origin": origin,
         "trained_with": described["preprocessing"]["attention"],
     }
