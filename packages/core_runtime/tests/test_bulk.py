@@ -8,6 +8,7 @@ import pytest
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results, summary
 from core_runtime.errors import UserError
+from core_runtime.identity import is_own_output
 from core_runtime.options import BulkOptions
 
 
@@ -34,6 +35,23 @@ def test_outcomes_keep_order_and_a_rerun_goes_on(tmp_path, square):
     assert [o.status for o in again] == ["already done"] * 2
     assert summary(again) == 0
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 5
+
+
+def test_a_summary_replaces_no_input_and_is_no_input_of_the_next_run(tmp_path, square):
+    picture = tmp_path / "images.png"
+    picture.write_text("the user's")
+    (work,) = items(tmp_path, 2)
+    how = {"log": tmp_path / "log.jsonl", "description": "squares", "summaries": [picture]}
+    with pytest.raises(UserError, match=r"images\.png is already there"):
+        bulk(square, [work], **how)
+    with pytest.raises(UserError, match="would replace an input"):
+        bulk(square, [replace(work, inputs=[picture])], BulkOptions(overwrite=True), **how)
+    assert picture.read_text() == "the user's"
+    picture.unlink()
+    bulk(square, [work], **how)
+    picture.write_text("ours")
+    assert is_own_output(picture)
+    assert bulk(square, [work], **how)[0].status == "already done"
 
 
 def test_stop_at_the_first_error(tmp_path, square):

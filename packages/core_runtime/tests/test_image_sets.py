@@ -9,6 +9,7 @@ from PIL import Image
 from core_runtime.boxes import CUT, LEFT_OUT, BoxedImage, BoxSet, coco_of, fit_box, read_coco
 from core_runtime.errors import UserError
 from core_runtime.folders import write_text
+from core_runtime.identity import begun
 from core_runtime.image_sets import ImageSetOptions, open_images, set_fingerprint
 from core_runtime.pictures import open_picture
 
@@ -61,6 +62,18 @@ def test_pictures_without_classes(tmp_path):
     images = open_images(tmp_path)
     assert images.kind == "pictures"
     assert images.labels == (-1,)
+
+
+def test_results_among_the_pictures_are_no_classes_and_other_formats_are_named(tmp_path, capsys):
+    draw(tmp_path / "a.png")
+    (tmp_path / "b.HEIC").write_bytes(b"of a telephone")
+    output = tmp_path / "parts" / "images.csv"
+    with begun(output, {}):
+        output.write_text("")
+    assert open_images(tmp_path).names == ("a.png",)
+    assert "1 pictures are left out: .heic cannot be read" in capsys.readouterr().err
+    draw(tmp_path / "parts" / "own.png")  # of the user, among results
+    assert open_images(tmp_path).classes == ("parts",)
 
 
 def test_a_class_without_images_and_a_class_of_one_part_are_refused(tmp_path):

@@ -153,6 +153,7 @@ def test_another_class_is_refused(folder):
         ({"config": {"width": 3, "dtype": "Tensor"}}, "not a dtype"),
         ({"config": {"width": 3, "head": {"heads": 1}}}, r"head does not fit Head: unknown \['heads'\], missing"),
         ({"config": {"width": -3}}, "no Tiny can be built"),
+        ({"config": {"width": 10**30}}, "no Tiny can be built"),  # torch adds a trace of its C++ calls
         ({"config": []}, "config is a list"),
         ({"config": {"width": 4}}, r"has shape \[4, 3\], expected \[4, 4\]"),
         ({"format": 99}, "format 99, this version reads 1"),
@@ -161,8 +162,9 @@ def test_another_class_is_refused(folder):
 )
 def test_a_config_that_does_not_fit_is_one_plain_error(folder, change, message):
     spoil_config(folder, **change)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         load_model(folder, Tiny)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(TinyConfig)])

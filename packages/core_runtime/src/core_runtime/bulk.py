@@ -17,7 +17,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
-from core_runtime.identity import begin, begun, finish, is_done, refuse_inputs_as_outputs
+from core_runtime.identity import begin, begun, finish, is_done, is_own_output, refuse_inputs_as_outputs
 from core_runtime.options import BulkOptions, use_threads
 from core_runtime.terminal import note, progress, warn
 
@@ -109,6 +109,7 @@ def bulk(
     *,
     log: Path,
     description: str,
+    summaries: Sequence[Path] = (),
     executor: Executor | None = None,
     parts: bool = False,
 ) -> list[Attempt]:
@@ -122,12 +123,13 @@ def bulk(
         run: processes, torch's threads in each, what an item that fails ends, whether finished items are made again.
         log: JSONL file, one line per attempt is appended; none where the only item fails.
         description: of the progress bar.
+        summaries: files of all items together, which the caller writes afterwards: no input or file of the user, and no input of the next run.
         executor: any `concurrent.futures`-like executor in place of processes (a Dask client's, say).
         parts: the items are parts of one larger thing, so that even a single one that fails is an attempt among others.
 
     Raises:
-        UserError: an existing output was made from something else, an output would replace an input, a single item failed, or one of
-            several did and `run` stops there, or the log cannot be written.
+        UserError: an existing output was made from something else, an output or summary would replace an input, a single item failed, or one
+            of several did and `run` stops there, or the log cannot be written.
     """
     outputs = [item.output for item in items]
     if len(set(outputs)) < len(outputs):
@@ -135,10 +137,15 @@ def bulk(
     inputs: list[Path] = []
     for item in items:
         inputs += item.inputs
-    refuse_inputs_as_outputs(inputs, [item.output for item in items])
+    refuse_inputs_as_outputs(inputs, [*outputs, *summaries])
+    for path in summaries:
+        if path.exists() and not is_own_output(path) and not run.overwrite:
+            raise UserError(f"{path} is already there", "--overwrite replaces it, --out names another folder")
     single = len(items) == 1 and not parts
     if single and executor is None:
-        return [_single(work, items[0], run, log)]
+        attempt = _single(work, items[0], run, log)
+        _begin_summaries(summaries, items)
+        return [attempt]
     # by position, since items may share a name
     attempts: dict[int, Attempt] = {}
     todo: list[int] = []
@@ -168,6 +175,7 @@ def bulk(
             use_threads(run.threads)
             for i in todo:
                 ended(i, _attempt(work, items[i]))
+    _begin_summaries(summaries, items)
     return [attempts[i] for i in range(len(items))]
 
 
@@ -189,6 +197,12 @@ def _single(work: Callable[[Item], dict[str, Any] | None], item: Item, run: Bulk
     with _Log(log) as record:
         record.append(attempt)
     return attempt
+
+
+def _begin_summaries(summaries: Sequence[Path], items: Sequence[Item]) -> None:
+    """Marks files of all items as made by us."""
+    for path in summaries:
+        begin(path, {"items": [item.key for item in items]})
 
 
 def require_results(attempts: Sequence[Attempt]) -> None:

@@ -29,7 +29,8 @@ def clean(text: str) -> str:
 
 
 def shorten(text: str, most: int = 400) -> str:
-    """A message of at most so many characters: a list of a thousand missing tensors is no line that anybody reads."""
+    """A message in one line of at most so many characters: a list of a thousand missing tensors is no line that anybody reads."""
+    text = " ".join(text.split())
     if len(text) <= most:
         return text
     return f"{text[: most - 1]}…"

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.errors import UserError, named
+from core_runtime.errors import UserError, few, named
 from core_runtime.identity import is_own_output
+from core_runtime.terminal import warn
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Pictures, too, which are not read: left out of a folder with a word.
+UNREAD = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 KINDS = "PNG, JPEG, WebP, BMP, GIF or TIFF"
 # What Pillow raises for damaged files, beside DecompressionBombError: its readers trust the sizes and tags that a file states.
 DAMAGED = (
@@ -152,6 +155,8 @@ def _as_rgb(picture: Any, name: str, notes: list[str]) -> "Image":
 def find_pictures(path: Path, *, what: str = "pictures") -> list[Path]:
     """The pictures in a folder and its subfolders, hidden ones and our own outputs left out; or the one file.
 
+    Pictures of other formats (HEIC, camera raw) are named in a warning, with their number.
+
     Raises:
         UserError: nothing is there, or no picture among it.
     """
@@ -159,20 +164,25 @@ def find_pictures(path: Path, *, what: str = "pictures") -> list[Path]:
         raise UserError(f"no such file or folder: {path}", f"{what} are {KINDS}")
     if not path.is_dir():
         return [path]
-    files = _pictures_below(path)
+    files = _below(path, ENDINGS)
+    unread = _below(path, UNREAD)
+    if unread:
+        endings = few(sorted({file.suffix.lower() for file in unread}))
+        warn(f"{path}: {len(unread)} {what} are left out: {endings} cannot be read, {KINDS} can")
     if not files:
         raise UserError(f"{path} holds no {what}", f"{what} are {KINDS}")
     return sorted(files)
 
 
-def _pictures_below(folder: Path) -> list[Path]:
+def _below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """Files of some endings at any depth."""
     files = []
     for path in folder.iterdir():
         if path.name.startswith(".") or is_own_output(path):
             continue
         if path.is_dir():
-            files += _pictures_below(path)
-        elif path.suffix.lower() in ENDINGS:
+            files += _below(path, endings)
+        elif path.suffix.lower() in endings:
             files.append(path)
     return files
 

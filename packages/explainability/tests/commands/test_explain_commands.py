@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,6 +90,29 @@ def test_evaluation_with_masks(runs, shapes, tmp_path):
         evaluate(shapes / "val", model=str(runs["plain"]), out=tmp_path / "evaluation")
     with pytest.raises(UserError, match="8 pictures have no mask"):
         evaluate(shapes / "val", model=str(runs["plain"]), masks=tmp_path, maps=maps, out=tmp_path / "other")
+
+
+def test_pictures_of_training_are_told_apart(runs, shapes, tmp_path, capsys):
+    maps = MapOptions(method=("gradcam",), steps=2, randomisation=False)
+    how = {"model": str(runs["plain"]), "maps": maps}
+    known = evaluate(shapes / "train", out=tmp_path / "known", **how)
+    assert (known.pictures, known.seen) == (8, 8)
+    list(known.lines())
+    assert "Not a test of the model" in capsys.readouterr().err
+    shutil.copytree(shapes / "train", tmp_path / "mixed")
+    for label, low in (("dark", 0), ("bright", 150)):
+        Image.fromarray(np.full((20, 30, 3), low + 50, np.uint8)).save(tmp_path / "mixed" / label / "new.png")
+    mixed = evaluate(tmp_path / "mixed", out=tmp_path / "evaluation", **how)
+    assert (mixed.pictures, mixed.seen) == (2, 8)
+    assert next(iter(mixed.lines())).startswith("left out: 8 pictures")
+
+
+def test_results_among_the_pictures_are_not_explained_again(runs, shapes, tmp_path):
+    shutil.copy(shapes / "val" / "dark" / "0.png", tmp_path / "a.png")
+    how = {"model": str(runs["plain"]), "maps": MapOptions(method=("gradcam",), steps=2, randomisation=False)}
+    explain(tmp_path, out=tmp_path, **how)
+    again = explain(tmp_path, out=tmp_path, **how)
+    assert [attempt.status for attempt in again.attempts] == ["already done"]
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "I;16", "1"])

@@ -134,6 +134,9 @@ def test_beams_find_a_path_at_least_as_likely_as_greedy(model):
         assert beams[0].log_probability >= greedy[0].log_probability - 1e-5
         assert [beam.log_probability for beam in beams] == sorted((b.log_probability for b in beams), reverse=True)
         assert len({tuple(beam.objects) for beam in beams}) == len(beams)
+    many = [beam for beams in search_beams(model, tokens, beams=40, steps=12) for beam in beams]
+    assert any(beam.stopped for beam in many)
+    assert not any(6 in beam.objects for beam in many), "the stop is no object of a path"
     one = search_beams(model, tokens, beams=1, steps=12)
     assert [paths[0].objects for paths in one] == [
         paths[0].objects for paths in decode_greedily(model, tokens, steps=12)

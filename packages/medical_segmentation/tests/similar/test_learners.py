@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from core_runtime.errors import UserError
-from medical_segmentation.similar.images import find_images
+from medical_segmentation.similar.images import find_images, read_picture
 from medical_segmentation.similar.metrics import average_precision_at_r, nearest, recall_hits
 from medical_segmentation.similar.model.embedding import EmbeddingConfig, EmbeddingNet, check_ranges
 from medical_segmentation.similar.model.margin import MarginLoss, pairwise_distances, sample_triplets
@@ -434,3 +435,9 @@ def test_a_killed_training_of_learners_goes_on_as_if_it_had_not_been(lesions, tm
     weights, again = (load_file(run.model / "model.safetensors") for run in (whole, resumed))
     for name, tensor in weights.items():
         assert np.array_equal(tensor, again[name]), name
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_what_is_transparent_is_white_and_not_black(tmp_path, mode):
+    Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png").min() == 255

@@ -103,7 +103,7 @@ def load_model(folder: Path | str, kind: type[Module]) -> Module:
     try:
         model = kind(config)
     except (TypeError, RuntimeError, MemoryError) as error:
-        raise ValueError(f"{place}: no {kind.__name__} can be built from its config: {error}") from error
+        raise _no_model(kind, place, error) from error
     _take_dtypes(model, state)
     load_strictly(model, state)
     damaged = [name for name, parameter in model.named_parameters() if not bool(torch.isfinite(parameter).all())]
@@ -112,6 +112,11 @@ def load_model(folder: Path | str, kind: type[Module]) -> Module:
             f"{place / WEIGHTS}: {damaged[0]} holds values that are not finite: the training went wrong, or the file is damaged"
         )
     return model.eval()
+
+
+def _no_model(kind: type[nn.Module], place: Path, error: Exception) -> ValueError:
+    reason = [*str(error).splitlines(), type(error).__name__][0]  # torch adds a trace of its C++ calls
+    return ValueError(f"{place}: no {kind.__name__} can be built from its config: {reason}")
 
 
 def _refuse_other_sizes(kind: type[nn.Module], config: Any, state: StateDict, place: Path) -> None:
@@ -129,7 +134,7 @@ def _refuse_other_sizes(kind: type[nn.Module], config: Any, state: StateDict, pl
         if isinstance(error, ValueError):
             raise
         # what fails here fails with memory too, after it has been taken
-        raise ValueError(f"{place}: no {kind.__name__} can be built from its config: {error}") from error
+        raise _no_model(kind, place, error) from error
     check_shapes(sketch, state)
     size = sum(parameter.numel() for parameter in sketch.parameters())
     held = sum(tensor.numel() for tensor in state.values())

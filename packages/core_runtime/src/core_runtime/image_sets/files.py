@@ -77,9 +77,18 @@ def _wrapped_by(root: Path) -> Path | None:
 def _folders_in(path: Path) -> list[Path]:
     folders = []
     for folder in path.iterdir():
-        if folder.is_dir() and not folder.name.startswith(".") and not is_own_output(folder):
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if not is_own_output(folder) and not _holds_outputs_alone(folder):
             folders.append(folder)
     return sorted(folders)
+
+
+def _holds_outputs_alone(folder: Path) -> bool:
+    """Whether a folder was made by an earlier run, which wrote its results among the images."""
+    if not (folder / ".made").is_dir():
+        return False
+    return all(is_own_output(path) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def read_table_of_files(path: Path) -> ImageSet:

@@ -38,8 +38,8 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     model = train(out / "shapes", recipe=Recipe(epochs=40 if full else 10), run=run).model
     classifier = load_classifier(str(model))
     test = out / "shapes" / "test"
-    labelled, images, right = classify(test, classifier)
-    _, _, right_without = classify(out / "shapes" / "test-without-shortcut", classifier)
+    labelled, images, right, _ = classify(test, classifier)
+    _, _, right_without, _ = classify(out / "shapes" / "test-without-shortcut", classifier)
     accuracy, without = sum(right) / len(right), sum(right_without) / len(right_without)
 
     corner = torch.zeros(len(images), SIDE, SIDE, dtype=torch.bool)

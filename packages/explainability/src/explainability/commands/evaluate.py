@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from core_runtime.cli import Outcome, plain
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Device, Model, Out, Overwrite, Seed, resolve_device
+from core_runtime.terminal import warn
 from explainability.commands.explain import MapOptions
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Evaluation(Outcome):
         methods: method → measure → (mean, low, high) over the explained pictures.
         refused: methods that cannot explain this model, and why.
         pictures: how many were classified.
+        seen: how many more there are that the model was trained on or selected by; all of them, if there are no others to judge it by.
         explained: how many were explained.
         table: where all of it is.
     """
@@ -36,6 +38,7 @@ class Evaluation(Outcome):
     methods: Mapping[str, Mapping[str, tuple[float, float, float]]]
     refused: Mapping[str, str]
     pictures: int
+    seen: int
     explained: int
     table: Path
 
@@ -44,6 +47,7 @@ class Evaluation(Outcome):
             "accuracy": self.accuracy[0],
             "accuracy_interval": list(self.accuracy[1:]),
             "pictures": self.pictures,
+            "seen_in_training": self.seen,
             "explained": self.explained,
             "methods": plain(self.methods),
             "refused": dict(self.refused),
@@ -51,6 +55,10 @@ class Evaluation(Outcome):
 
     def lines(self) -> Iterable[str]:
         mean, low, high = self.accuracy
+        if self.seen and self.seen == self.pictures:
+            warn(f"Not a test of the model: it was trained on, or selected by, all of these {self.seen} pictures")
+        elif self.seen:
+            yield f"left out: {self.seen} pictures that the model was trained on, or selected by"
         yield f"accuracy {mean:.3f} (95 % interval {low:.3f} to {high:.3f}, {self.pictures} pictures)"
         for method, measures in self.methods.items():
             parts = [f"{name} {mean:.3f} [{low:.3f}, {high:.3f}]" for name, (mean, low, high) in measures.items()]
@@ -92,18 +100,21 @@ def evaluate(
     if table.exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     classifier = load_classifier(model, resolve_device(device))
-    labelled, images, right = classify(folder, classifier)
+    labelled, images, right, seen = classify(folder, classifier)
     accuracy = sum(right) / len(right)
     judged = _spread(len(images), pictures)
     drawn = None if masks is None else read_masks(masks, folder, [labelled.files[i] for i in judged], classifier.size)
     methods, refused = judge_maps(classifier, images[judged], [labelled.labels[i] for i in judged], drawn, maps, seed)
-    result = Evaluation((accuracy, *wilson(accuracy, len(right))), methods, refused, len(right), len(judged), table)
+    result = Evaluation(
+        (accuracy, *wilson(accuracy, len(right))), methods, refused, len(right), seen, len(judged), table
+    )
     write_text(table, json.dumps(plain(result.facts()), indent=1) + "\n")
     return result
 
 
-def classify(folder: Path, classifier: Any) -> tuple[Any, "Tensor", Sequence[bool]]:
-    """The labelled pictures of a folder, prepared, and whether each is classified rightly."""
+def classify(folder: Path, classifier: Any) -> tuple[Any, "Tensor", Sequence[bool], int]:
+    """The labelled pictures of a folder that the model has not seen (or all, if it has seen them all), prepared; whether each is classified
+    rightly; and how many it has seen."""
     import torch
 
     from core_runtime.terminal import track
@@ -112,7 +123,10 @@ def classify(folder: Path, classifier: Any) -> tuple[Any, "Tensor", Sequence[boo
     from explainability.training.data import PictureSet, read_folder
 
     names = classifier.names or tuple(find_classes(folder))
-    labelled = read_folder(folder, names)
+    everything = read_folder(folder, names)
+    unseen = everything.without(classifier.known)
+    seen = len(everything.files) - len(unseen.files)
+    labelled = unseen if unseen.files else everything
     prepared = PictureSet(labelled, classifier)
     images = torch.stack([prepared[number][0] for number in track(range(len(prepared)), "Reading")]).to(
         classifier.device
@@ -122,7 +136,7 @@ def classify(folder: Path, classifier: Any) -> tuple[Any, "Tensor", Sequence[boo
         for first in range(0, len(images), 32):
             answers = logits_of(classifier.model(images[first : first + 32])).argmax(-1).tolist()
             right += [answer == label for answer, label in zip(answers, labelled.labels[first:], strict=False)]
-    return labelled, images, right
+    return labelled, images, right, seen
 
 
 def _spread(total: int, most: int) -> list[int]:

@@ -54,7 +54,7 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     from core_runtime.training import fit
     from explainability.models.loading import Classifier, save_adapter, save_network
     from explainability.models.network import NetworkConfig
-    from explainability.training.data import Pictures, PictureSet, split
+    from explainability.training.data import Pictures, PictureSet, digest, split
     from explainability.training.module import NetworkTraining
 
     use_threads(run.threads)
@@ -102,7 +102,8 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
         trainer={"limit_val_batches": 1.0 if scored else 0},
     )
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method}
+    known = sorted({digest(file) for file in (*training.files, *validation.files)})
+    provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method, "pictures": known}
     model = save_network(network, run.out / "model", provenance)
     if recipe.adapter:
         save_adapter(network, run.out / "adapter", Path(recipe.start) if recipe.start else None, provenance)

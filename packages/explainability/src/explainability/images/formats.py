@@ -5,6 +5,7 @@ from pathlib import Path
 
 from core_runtime.domains import Claim
 from core_runtime.errors import UserError
+from core_runtime.identity import is_own_output
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"BM", b"GIF8", b"II*\x00", b"MM\x00*")
@@ -35,24 +36,20 @@ def _has_signature(path: Path) -> bool:
 
 
 def class_folders(folder: Path) -> list[Path]:
-    """The folders of classes, by name."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The folders of classes, by name; results of earlier runs are none."""
+    folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(path for path in folders if not is_own_output(path))
 
 
 def find_images(path: Path) -> list[Path]:
-    """The picture itself, or all below a folder in the order of their paths.
+    """The picture itself, or all below a folder in the order of their paths; results of earlier runs are none.
 
     Raises:
         UserError: there is none.
     """
-    if not path.exists():
-        raise UserError(f"no such file or folder: {path}", "give a picture or a folder of pictures")
-    if path.is_file():
-        return [path]
-    images = sorted(file for file in path.rglob("*") if _is_picture(file))
-    if not images:
-        raise UserError(f"{path} holds no pictures", f"pictures end in {', '.join(SUFFIXES)}")
-    return images
+    from core_runtime.pictures import find_pictures
+
+    return find_pictures(path)
 
 
 def find_classes(folder: Path) -> dict[str, Sequence[Path]]:

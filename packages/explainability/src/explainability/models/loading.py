@@ -41,6 +41,7 @@ class Classifier:
         names: of the classes; empty where they are not known.
         channels: of its input.
         identity: which weights these are.
+        known: digests of the pictures that it was trained on or selected by (`explainability.training.data.digest`).
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Classifier:
     names: tuple[str, ...] = ()
     channels: int = 3
     identity: dict[str, Any] = field(default_factory=dict)
+    known: frozenset[str] = frozenset()
 
     def name(self, number: int) -> str:
         """A class in words."""
@@ -123,7 +125,19 @@ def load_classifier(name: str | None, device: str = "cpu") -> Classifier:
         config.std,
         config.classes,
         identity=model_identity(Path(folder)),
+        known=_known_pictures(Path(folder)),
     )
+
+
+def _known_pictures(folder: Path) -> frozenset[str]:
+    """The pictures that a model folder, or one of an adapter, says it was made from; none where it was made elsewhere."""
+    adapter = folder / "adapter.json"
+    described = json.loads((adapter if adapter.is_file() else folder / "config.json").read_text(encoding="utf-8"))
+    provenance = described.get("provenance")
+    pictures = provenance.get("pictures", []) if isinstance(provenance, dict) else []
+    if not isinstance(pictures, list) or not all(isinstance(name, str) for name in pictures):
+        raise UserError(f"{folder}: provenance.pictures is not a list of digests", ADVICE)
+    return frozenset(pictures)
 
 
 def load_network(folder: str) -> Network:

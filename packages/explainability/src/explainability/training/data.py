@@ -1,6 +1,7 @@
 """Pictures by class as tensors, and the order in which they are learned."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,16 @@ class Labelled:
 
     files: Sequence[Path]
     labels: Sequence[int]
+
+    def without(self, digests: Container[str]) -> "Labelled":
+        """The pictures whose content is not among these digests."""
+        kept = [i for i, file in enumerate(self.files) if digest(file) not in digests]
+        return Labelled([self.files[i] for i in kept], [self.labels[i] for i in kept])
+
+
+def digest(file: Path) -> str:
+    """What a picture is recognised by under any name: its content."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def read_folder(folder: Path, classes: Sequence[str]) -> Labelled:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from core_runtime.errors import UserError
+from core_runtime.pictures import open_picture
 
 _CENTRES, _DELTAS = (2, 3, 4), (3, 4)  # levels of the pyramid, and how much coarser the surround is
 _LONGEST = 480  # pixels of a picture's longer side: finer detail does not stand out of a whole display
@@ -81,10 +82,9 @@ def object_saliency(picture: Path, boxes: NDArray[np.float64], size: tuple[int, 
     Raises:
         UserError: the picture cannot be read.
     """
-    try:
-        saliency = _of_picture(picture, picture.stat().st_mtime_ns)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{picture} cannot be read as a picture: {error}") from None
+    if not picture.is_file():
+        raise UserError(f"no such picture: {picture}")
+    saliency = _of_picture(picture, picture.stat().st_mtime_ns)
     height, width = saliency.shape
     scaled = boxes * np.tile([width / size[0], height / size[1]], 2)
     result = np.zeros(len(boxes))
@@ -99,12 +99,7 @@ def object_saliency(picture: Path, boxes: NDArray[np.float64], size: tuple[int, 
 @lru_cache(256)
 def _of_picture(picture: Path, changed: int) -> NDArray[np.float64]:
     """The map of a file; `changed` is the time of its last change."""
-    from PIL import Image
-
-    try:
-        with Image.open(picture) as image:
-            image.thumbnail((_LONGEST, _LONGEST))
-            pixels = np.asarray(image.convert("RGB"), np.float32) / 255
-    except Image.DecompressionBombError as error:
-        raise ValueError(error) from None
+    image = open_picture(picture).image
+    image.thumbnail((_LONGEST, _LONGEST))
+    pixels = np.asarray(image, np.float32) / 255
     return saliency_map(pixels)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
-from core_runtime.pictures import DAMAGED
+from core_runtime.pictures import open_picture
 from gaze.scanpaths.scanpath import Scanpath
 from gaze.scenes.grids import Grid
 
@@ -131,12 +131,7 @@ def cut_crops(
     """
     from PIL import Image
 
-    try:
-        image = Image.open(picture)
-        image.load()
-    except (*DAMAGED, Image.DecompressionBombError) as error:
-        raise UserError(f"{picture} cannot be read as a picture: {error}") from None
-    image = image.convert("RGB")
+    image = open_picture(picture).image
     scale = np.array([image.width / size[0], image.height / size[1]])
     if abs(scale[0] / scale[1] - 1) > 0.02:
         raise UserError(
@@ -180,11 +175,7 @@ def read_crops(folder: Path, stimulus: str, names: Sequence[str], crop: tuple[in
                 f"--crops {folder} holds no picture of {name!r}" + (f" of {stimulus}" if stimulus else ""),
                 "name them STIMULUS/OBJECT.png, or OBJECT.png where an object looks the same in all scenes",
             )
-        try:
-            with Image.open(file) as image:
-                cut = image.convert("RGB").resize((crop[1], crop[0]), Image.Resampling.BILINEAR)
-        except (*DAMAGED, Image.DecompressionBombError) as error:
-            raise UserError(f"{file} cannot be read as a picture: {error}") from None
+        cut = open_picture(file).image.resize((crop[1], crop[0]), Image.Resampling.BILINEAR)
         crops[number] = np.asarray(cut, np.float32).transpose(2, 0, 1)
     return _stretched(crops)
 

@@ -92,6 +92,10 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
                     values = np.asarray(turned, dtype=np.float32)
                     span = max(float(values.max() - values.min()), 1e-6)
                     turned = Image.fromarray(((values - values.min()) / span * 255).astype(np.uint8))
+                if turned.mode in ("RGBA", "LA", "PA") or "transparency" in turned.info:
+                    turned = turned.convert("RGBA")
+                    # what is transparent was never drawn: white, not whatever colour lies below
+                    turned = Image.alpha_composite(Image.new("RGBA", turned.size, "white"), turned)
                 return np.array(turned.convert("RGB"))
         except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} cannot be read: {error}", "copy or export it again") from None

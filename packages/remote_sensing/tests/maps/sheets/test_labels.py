@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from shapely.geometry import box, mapping
+from shapely.geometry import Polygon, box, mapping
 from written import HERE, LV95
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.sheets.grid import Grid, to_map
-from remote_sensing.maps.sheets.labels import rasterised
+from remote_sensing.maps.sheets.labels import rasterised, read_shapes
 from remote_sensing.maps.sheets.options import LabelOptions
 from remote_sensing.maps.sheets.windows import split_windows
 
@@ -59,6 +59,26 @@ def test_coordinates_that_are_not_degrees(tmp_path):
         rasterised(path, GRID, LabelOptions())
     assert "--labels-crs" in refused.value.hint
     assert rasterised(path, GRID, LabelOptions(labels_crs="EPSG:2056")).sum() == 100
+
+
+@pytest.mark.reliability("polygons that cross themselves", "mended, with their number", cases=1)
+def test_polygons_that_cross_themselves_are_mended(tmp_path, capsys):
+    bow = Polygon([(10, 10), (30, 30), (30, 10), (10, 30)])
+    path = write_geojson(tmp_path / "l.geojson", [bow, SQUARES[3]])
+    shapes = read_shapes(path, GRID, LabelOptions())
+    assert all(geometry.is_valid for geometry in shapes.geometries)
+    assert [round(geometry.area) for geometry in shapes.geometries] == [200, 25]
+    assert "1 of 2 geometries of l.geojson cross themselves" in capsys.readouterr().err
+
+
+@pytest.mark.reliability("vector files without a coordinate system", "that of the sheet is assumed, and said", cases=1)
+def test_vectors_without_a_system_are_said(tmp_path, capsys):
+    from remote_sensing.maps.sheets.vector_files import NewLayer, write_layer
+
+    squares = [to_map(square, HERE) for square in SQUARES]
+    write_layer(tmp_path / "l.gpkg", NewLayer("l", "Polygon", squares, {}), crs=None)
+    assert rasterised(tmp_path / "l.gpkg", GRID, LabelOptions()).sum() == 100
+    assert "does not state its coordinate system: that of the sheet is assumed" in capsys.readouterr().err
 
 
 def overlap(a, b, side):

@@ -79,12 +79,22 @@ def read_layer(path: Path | str, *, crs: str | None = None) -> Layer:
         warn(f"{len(shapes) - len(usable)} of {len(shapes)} features of {file.name} have no geometry and are left out")
     if crs is not None:
         system = parse_crs(crs, "the coordinate system of the vectors")
-    geometries = [shapes[i] for i in usable]
+    geometries = _mended([shapes[i] for i in usable], file)
     _check_degrees(geometries, system, file)
     columns: dict[str, list[Any]] = {}
     for name, values in zip(meta["fields"], fields, strict=True):
         columns[str(name)] = [values[i] for i in usable]
     return Layer(geometries, columns, system)
+
+
+def _mended(geometries: list[BaseGeometry], path: Path) -> list[BaseGeometry]:
+    """Polygons that cross themselves, which have no area that could be compared, as the parts that they enclose."""
+    broken = [number for number, geometry in enumerate(geometries) if not geometry.is_valid]
+    for number in broken:
+        geometries[number] = shapely.make_valid(geometries[number])
+    if broken:
+        warn(f"{len(broken)} of {len(geometries)} geometries of {path.name} cross themselves: mended")
+    return geometries
 
 
 def _is_finite(geometry: BaseGeometry) -> bool:
@@ -109,11 +119,13 @@ def _check_degrees(geometries: Sequence[BaseGeometry], crs: CRS | None, path: Pa
 
 
 def in_crs(layer: Layer, crs: Any, path: Path | str = "the vectors") -> list[BaseGeometry]:
-    """The geometries in another coordinate system; unchanged where either side has none.
+    """The geometries in another coordinate system; unchanged where either side has none, which is said.
 
     Raises:
         UserError: the one system cannot be transformed to the other.
     """
+    if layer.crs is None and crs is not None:
+        warn(f"{path} does not state its coordinate system: that of the sheet is assumed, {crs_name(crs)}")
     if layer.crs is None or crs is None or layer.crs == crs:
         return layer.geometries
     return [_moved(geometry, layer.crs, crs, path) for geometry in layer.geometries]

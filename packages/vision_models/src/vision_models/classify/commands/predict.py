@@ -92,7 +92,8 @@ def predict(
     for start in range(0, len(opened), CHUNK):
         numbers = range(start, min(start + CHUNK, len(opened)))
         items.append(_item(Work(path, images, numbers, folder, place), opened, made_by, out))
-    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
+    summaries = [out / "predictions.csv", out / "images.png"]
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", summaries=summaries, description="Predicting")
     require_results(attempts)
     return _gather(out, items, failures(attempts), opened, _load(folder, place))
 

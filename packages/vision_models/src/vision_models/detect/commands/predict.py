@@ -101,7 +101,8 @@ def predict(
         work = Work(file, folder, place, options)
         items.append(Item(name, work, out / "boxes" / f"{name}.json", key=key, inputs=[file]))
     _load(folder, place)  # a model that cannot be loaded is one line, not one per picture
-    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Finding boxes")
+    summaries = [out / "boxes.json", out / "scenes.png"]
+    attempts = bulk(predict_item, items, run, log=out / "log.jsonl", summaries=summaries, description="Finding boxes")
     require_results(attempts)
     return _gather(out, items, attempts, options)
 
