@@ -161,14 +161,27 @@ def exported(case: Prepared) -> None:
 
 
 def vmapped(case: Prepared) -> None:
+    """Outputs, and gradients by `torch.func.grad`, as one sample after another."""
     module = case.module.eval()
     stacked = [torch.stack([x, x.flip(0) * 0.9, x * 1.1]) if is_float(x) else x for x in case.inputs]
     over = tuple(0 if is_float(x) else None for x in stacked)
+    of = tuple(i for i, x in enumerate(stacked) if is_float(x))
+
+    def total(*inputs: Any) -> Tensor:
+        return sum((x * ramp(x).to(x.dtype)).sum() for x in outputs_of(module(*inputs)))
+
     with torch.no_grad():
         together = outputs_of(torch.func.vmap(module, in_dims=over)(*stacked))
-        for i in range(3):
-            alone = outputs_of(module(*(x[i] if is_float(x) else x for x in stacked)))
-            same(dict(enumerate_tensors([x[i] for x in together])), dict(enumerate_tensors(alone)))
+    gradients = torch.func.vmap(torch.func.grad(total, argnums=of), in_dims=over)(*stacked)
+    for i in range(3):
+        sample = [x[i] if is_float(x) else x for x in stacked]
+        with torch.no_grad():
+            alone = outputs_of(module(*sample))
+        same(dict(enumerate_tensors([x[i] for x in together])), dict(enumerate_tensors(alone)))
+        leaves = [x.requires_grad_() if is_float(x) else x for x in sample]
+        expected = torch.autograd.grad(total(*leaves), [leaves[j] for j in of], allow_unused=True)
+        expected = [torch.zeros_like(leaves[j]) if x is None else x for j, x in zip(of, expected, strict=True)]
+        same(dict(enumerate_tensors([x[i] for x in gradients])), dict(enumerate_tensors(expected)))
 
 
 def fake(case: Prepared) -> None:

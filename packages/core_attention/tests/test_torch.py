@@ -73,6 +73,38 @@ def test_vmap_fake_tensors_and_make_fx(name):
     torch.testing.assert_close(graph(many[1]), run(many[1]))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", MASKS)
+def test_gradients_by_torch_func(name):
+    """A gradient per sample; forward mode, against finite differences, where torch's own call has none for the plain case."""
+
+    def total(a):
+        return attention(a, a, a, mask=MASKS[name]()).square().sum()
+
+    many = random(3, 1, 2, 6, 8).double()
+    expected = []
+    for a in many:
+        leaf = a.clone().requires_grad_()
+        expected += torch.autograd.grad(total(leaf), leaf)
+    torch.testing.assert_close(torch.func.vmap(torch.func.grad(total))(many), torch.stack(expected))
+    if name not in ("no mask", "causal"):
+        x, along, step = many[0], many[1], 1e-6
+        slope = torch.func.jvp(total, (x,), (along,))[1]
+        torch.testing.assert_close(
+            slope, (total(x + step * along) - total(x - step * along)) / (2 * step), rtol=1e-6, atol=1e-6
+        )
+
+
+def test_a_learned_bias_has_its_gradient_by_torch_func():
+    x, table = random(1, 2, 6, 8).double(), random(2, 5, seed=1).double().requires_grad_()
+
+    def total(table):
+        return attention(x, x, x, bias=RelativePosition(table)).square().sum()
+
+    (expected,) = torch.autograd.grad(total(table), table)
+    torch.testing.assert_close(torch.func.grad(total)(table.detach()), expected)
+
+
 class NoValueRead(TorchDispatchMode):
     """Refuses what a CUDA graph cannot hold: an operator whose result the host waits for."""
 

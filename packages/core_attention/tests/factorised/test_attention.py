@@ -136,10 +136,8 @@ def test_capture_sees_the_weights():
     torch.testing.assert_close(maps["function"], factorised_weights(q, k, tables, reach)[:, [1]][:, :, [3, -1]])
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("name", ["window, last row full", "no content", "both ways", "continued"])
-def test_flex_form_is_the_definition(name):
+def difference_of_flex(name: str) -> float:
+    """The largest difference of FlexAttention's form from the definition."""
     q, k, v, tables, reach = problem(name, torch.float32)
     q, k, v = (t.detach() for t in (q, k, v))
     tables = Tables(*(None if t is None else t.detach() for t in tables))
@@ -149,7 +147,14 @@ def test_flex_form_is_the_definition(name):
     window = -1 if reach.window is None else reach.window
     settings = {"causal": reach.causal, "window": window, "full_last": reach.full_last, "content": reach.content}
     got = attend(content_q, k, v, by_row * scale, by_column * scale, scale=scale, compiled=False, **settings)
-    torch.testing.assert_close(got, factorised_reference(q, k, v, tables, reach), rtol=1e-5, atol=1e-5)
+    return float((got - factorised_reference(q, k, v, tables, reach)).abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["window, last row full", "no content", "both ways", "continued"])
+def test_flex_form_is_the_definition(name, script):
+    # torch traces the functions that FlexAttention is given, also without compiling: not through the shape checks
+    assert script(f"print(json.dumps(cases.difference_of_flex({name!r})))") < 1e-5
 
 
 def test_elementwise_dropout_keeps_the_mean_and_its_own_gradient():

@@ -33,6 +33,7 @@ from core_attention.masks import (
     together,
     transformed,
 )
+from core_attention.parts.transforms import differentiated
 
 NAME = "sdpa"
 
@@ -63,6 +64,8 @@ def run(
     if any(_learned(m) for m in parts(mask) if isinstance(m, Factorised)):
         # without a gradient a sum written out piece by piece is faster than the wider product
         q, k, mask = with_factors(q, k, mask, scale)
+    if differentiated():
+        return reference.run(q, k, v, mask=mask, scale=scale, return_lse=return_lse, dropout=dropout)
     size = Size(q.shape[0], q.shape[1], q.shape[2], k.shape[2])
     if torch.is_grad_enabled():
         mask = _with_learned_written_out(mask, size, q.device)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core_attention.capture.recording import active, record
 from core_attention.factorised.tiles import factorised_op
+from core_attention.parts.transforms import differentiated
 
 Backend = Literal["auto", "tiles", "triton", "flex"]
 
@@ -100,6 +101,10 @@ def factorised_attention(
         _record(q, k, tables, reach, factor, column_mask)
     dtype = torch.promote_types(q.dtype, torch.float32)
     window = -1 if reach.window is None else reach.window
+    if backend == "auto" and not dropout and differentiated():
+        with torch.autocast(q.device.type, enabled=False):
+            wide = (t.to(dtype) for t in (q, k, v))
+            return factorised_reference(*wide, tables, reach, scale=scale, column_mask=column_mask).to(q.dtype)
     if _choose_backend(backend, q, dropout) != "tiles":
         with torch.autocast(q.device.type, enabled=False):
             return _fused(backend, q, k, v, tables, reach, factor, column_mask)

@@ -4,11 +4,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 
 
 def transformed() -> bool:
     """Whether the compiler or a function transform reads the code: the plain definition then serves better than an opaque operator."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def differentiated() -> bool:
+    """Whether `torch.func` differentiates (grad, vjp, jacrev, jvp, hessian, and vmap of these): torch's custom operators refuse that.
+
+    The plain definition then serves, whose operations it knows.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []  # pyright: ignore[reportAttributeAccessIssue]
+    return any(level.key() in (TransformType.Grad, TransformType.Jvp) for level in levels)
 
 
 def readable(x: Tensor) -> bool:

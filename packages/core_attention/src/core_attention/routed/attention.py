@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from core_attention.parts.transforms import differentiated
 from core_attention.routed import flex, triton
 from core_attention.routed.ops import as_tensors, routed
 from core_attention.routed.routes import Routes, check_heads, check_routes, dense_mask
@@ -111,6 +112,8 @@ def routed_attention(
 
 def _chosen(backend: str, q: Tensor, v: Tensor) -> str:
     if backend == "auto":
+        if differentiated():
+            return "reference"
         return "tiles" if triton.why_not(q, v) or q.device.type != "cuda" else "triton"
     if backend not in ("tiles", "triton", "flex", "reference"):
         raise ValueError(f"unknown backend {backend!r}: one of auto, tiles, triton, flex, reference")

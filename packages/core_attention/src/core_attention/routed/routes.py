@@ -135,7 +135,7 @@ def block_mask(
     columns = blocks(keys, routes.key_block)
     slots = routes.index.long().masked_fill(routes.index < 0, columns)
     block_map = torch.zeros(*slots.shape[:3], columns + 1, dtype=torch.bool, device=slots.device)
-    return block_map.scatter_(3, slots, True)[..., :columns]
+    return block_map.scatter(3, slots, True)[..., :columns]
 
 
 def dense_mask(

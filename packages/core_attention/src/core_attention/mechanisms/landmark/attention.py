@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from core_attention.capture.recording import active, paused, record
 from core_attention.mechanisms.landmark.blocks import attend_blocks
+from core_attention.parts.transforms import differentiated
 
 Backend = Literal["auto", "reference", "rows", "blocks"]
 ROWS = 64  # queries that the backend "rows" takes at once
@@ -127,6 +128,8 @@ def landmark_attention(
     batch, heads, queries, dim = q.shape
     kv_heads, keys = k.shape[1:3]
     factor = dim**-0.5 if scale is None else scale
+    if backend == "auto" and differentiated():
+        backend = "reference"
     if backend == "auto":
         # a tile is a whole block: for a few decoded tokens the rows alone are less work
         backend = "rows" if block is None or mask is not None or 2 * queries < block else "blocks"

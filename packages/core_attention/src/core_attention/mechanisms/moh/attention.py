@@ -21,6 +21,7 @@ from core_attention.measuring.example import Example
 from core_attention.mechanisms.moh.heads import selected_heads_attention
 from core_attention.parts.largest import largest
 from core_attention.parts.placing import Device, placed
+from core_attention.parts.transforms import differentiated
 
 GateScale = Literal["code", "paper"]
 
@@ -206,7 +207,7 @@ def gated_heads(
         _record(q, k, routing, full_mask, scale)
     with paused() if active() else nullcontext():
         # torch's own attention where nothing can be skipped, or a mask has a row for each query
-        if not skip or routing.selected is None or (mask is not None and key_mask is None):
+        if not skip or differentiated() or routing.selected is None or (mask is not None and key_mask is None):
             out = attention(q, k, v, mask=full_mask, scale=scale)
         else:
             out = _attend_skipping(q, k, v, routing.selected, full_mask, key_mask, causal, scale)
