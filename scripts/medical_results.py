@@ -113,8 +113,9 @@ def similar_lines(out: Path) -> list[str]:
         "## Similar images",
         "",
         "MedMNIST's own parts: training images train, validation images select the epoch (by NMI), every test image is a query with the others as",
-        "gallery. All methods have the same network, from nothing: ImageNet weights, with which the paper starts, were not at hand, so these are not the",
-        "paper's figures. Intervals (95 %) resample the test images; NMI is the mean over five clusterings. Each seed is a training of its own.",
+        "gallery; copies of training images among them are left out. All methods have the same network, from nothing: ImageNet weights, with which the",
+        "paper starts, were not at hand, so these are not the paper's figures. Intervals (95 %) resample the test images;",
+        "NMI is the mean over five clusterings. Each seed is a training of its own.",
         "",
     ]
     for folder in sorted(each for each in out.iterdir() if each.is_dir() and list(each.glob("*/result.json"))):

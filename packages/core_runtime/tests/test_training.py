@@ -173,6 +173,31 @@ def test_a_loss_that_is_no_number_is_a_plain_error(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "ended from outside"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "ended from outside"),
+        (MemoryError("Caught MemoryError in DataLoader worker process 0."), "ran out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory"),
+    ],
+)
+def test_a_training_without_memory_is_a_plain_error(tmp_path, monkeypatch, error, says):
+    def ending_in(problem):
+        def step(*_):
+            raise problem
+
+        return step
+
+    monkeypatch.setattr(Line, "training_step", ending_in(error))
+    with pytest.raises(UserError, match=says) as caught:
+        fit(Line(), Data(), tmp_path / "run", epochs=2, show=False)
+    assert "--workers" in str(caught.value.hint)
+    monkeypatch.setattr(Line, "training_step", ending_in(RuntimeError("mat1 and mat2 differ")))
+    with pytest.raises(RuntimeError, match="mat1"):
+        fit(Line(), Data(), tmp_path / "other", epochs=2, show=False)
+
+
 def test_notes_of_the_user_stay_where_a_run_is_taken_away(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError):

@@ -215,8 +215,8 @@ def fit(
     out, and a few count twice where they do not divide evenly.
 
     Raises:
-        UserError: a loss that is not finite, or what a loader raises of an input that cannot be used; before the first checkpoint the run
-            is taken away again.
+        UserError: a loss that is not finite, what a loader raises of an input that cannot be used, or a process that ran out of memory;
+            before the first checkpoint the run is taken away again.
     """
     folder, device = run.out, resolve_device(run.device)
     files = RunFiles(folder, epochs=epochs, score=score, patience=patience, show=show)
@@ -246,10 +246,13 @@ def fit(
             runner.fit(training, data, ckpt_path=resume_from, weights_only=True)
         except SystemExit:  # what Lightning makes of Ctrl-C
             raise KeyboardInterrupt from None
-        except UserError:
+        except (UserError, MemoryError, RuntimeError) as error:
+            reason = error if isinstance(error, UserError) else out_of_memory(error)
+            if reason is None:
+                raise
             if not last.exists():
                 abandon_run(folder)
-            raise
+            raise reason from None
     # From files, not from `training`: under ddp_spawn the training happened in other processes.
     best = torch.load(last.with_name("best.ckpt"), map_location="cpu", weights_only=True)
     weights = {}
@@ -260,6 +263,18 @@ def fit(
     training.model.eval()
     state = torch.load(last, map_location="cpu", weights_only=True)["callbacks"][files.state_key]
     return Left(state["history"], state["best"])
+
+
+def out_of_memory(error: MemoryError | RuntimeError) -> UserError | None:
+    """The plain line of a training that the lack of memory ended; None of any other error."""
+    hint = "a smaller --batch or fewer --workers need less; --resume goes on after the last whole epoch, where there is one"
+    text = str(error)
+    if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
+        # the system ends the largest process, which says nothing any more
+        return UserError("a worker that loads the data was ended from outside, most likely for want of memory", hint)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in text:
+        return UserError("the training ran out of memory", hint)
+    return None
 
 
 def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[str]]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from core_runtime.errors import UserError
 from medical_segmentation.organs import load_model
+from medical_segmentation.organs.cohort.dataset import without_names
 from medical_segmentation.organs.cohort.layouts import find_dataset
 from medical_segmentation.organs.judging import Judgement, summarise
 from medical_segmentation.organs.training.calibration import judge
@@ -99,6 +100,19 @@ def test_channels_on_other_grids_and_a_case_of_two_files(cli, abdomens, untraine
     # one channel is what the model takes: the second file is a case of its own, not lost
     assert code == 0, err
     assert sorted(case["case"] for case in json.loads(out)["cases"]) == ["case", "case_0001"]
+
+
+def test_folders_of_patients_get_other_names_in_tables(abdomens, tmp_path):
+    series = next((abdomens / "imagesTs").glob("*_dicom"))
+    shutil.copytree(series, tmp_path / "images" / "muster_erika")
+    shutil.copytree(series, tmp_path / "images" / "other")
+    (tmp_path / "labels").mkdir()
+    for name in ("muster_erika", "other"):
+        shutil.copytree(series, tmp_path / "labels" / name)
+    cases = without_names(find_dataset(tmp_path).cases)
+    assert [case.name.startswith("case-") for case in cases] == [True, False]
+    assert cases[0].patient == cases[0].name
+    assert cases[1].name == cases[1].patient == "other"
 
 
 def test_regions_of_nnunet_are_judged_and_labels_are_learnt(cli, abdomens, untrained, tmp_path):

@@ -34,6 +34,21 @@ def test_every_mask_has_the_geometry_of_its_image(cli, abdomens, untrained, tmp_
     assert "was made with another" in err
 
 
+def test_a_sheared_big_endian_volume_goes_through_inspect_and_predict(cli, nifti, untrained, tmp_path):
+    sheared = np.array([[-0.9, 0.3, 0, 5], [0, 1, 0.2, 2], [0, 0, 2.5, -9], [0, 0, 0, 1]])
+    values = np.random.default_rng(0).integers(-1000, 400, (24, 20, 5)).astype(">i2")
+    path = nifti(values, sheared, "sheared.nii", sform_code=2)
+    code, out, err = cli("organs", "inspect", path, "--json")
+    assert code == 0, err
+    assert any("sheared" in warning for warning in json.loads(out)["warnings"])
+    code, _, err = cli("organs", "predict", path, "--model", untrained, "--out", tmp_path / "out")
+    assert code == 0, err
+    source, mask = nib.load(path), nib.load(tmp_path / "out" / "sheared" / "sheared.nii.gz")
+    assert np.array_equal(source.affine, mask.affine)
+    assert mask.shape == source.shape
+    assert mask.header["sform_code"] == 2
+
+
 def test_orientation_does_not_change_the_answer(abdomens, untrained, tmp_path):
     """The same body, stored along other axes, gets the same labels at the same places."""
     from medical_segmentation.organs import load_model
@@ -92,6 +107,30 @@ def test_a_series_gets_a_segmentation_and_no_file_names_the_patient(cli, abdomen
         assert "uster" not in str(path.relative_to(tmp_path / "out"))
         if path.suffix != ".dcm":
             assert b"Muster" not in path.read_bytes(), path
+
+
+def test_neither_log_nor_report_names_the_patient(cli, abdomens, untrained, tmp_path):
+    """Not even where the series cannot be used; the terminal says which case is whose."""
+    series = next((abdomens / "imagesTs").glob("*_dicom"))
+    shutil.copytree(series, tmp_path / "all" / "muster_one")
+    shutil.copytree(series, tmp_path / "all" / "muster_two")
+    (tmp_path / "all" / "muster_two" / "IM0002.dcm").unlink()
+    out = tmp_path / "out"
+    code, _, err = cli("organs", "predict", tmp_path / "all", "--model", untrained, "--out", out)
+    assert code == 1
+    assert "muster_two names the patient: its results are called case-" in err
+    assert "is missing" in (out / "log.jsonl").read_text()
+    code, text, err = cli("organs", "inspect", tmp_path / "all", "--report", out / "all.html", "--json")
+    assert code == 1, err  # one of the two cannot be used
+    code, more, err = cli("organs", "inspect", tmp_path / "all" / "muster_one", "--report", out / "one.html", "--json")
+    assert code == 0, err
+    written = [
+        path.read_text(encoding="utf-8", errors="replace")
+        for path in out.rglob("*")
+        if path.suffix != ".dcm" and path.is_file()
+    ]
+    for each in (text, more, *written):
+        assert "muster" not in each.lower()
 
 
 def test_bad_files_among_good_ones_are_named_and_the_rest_is_done(cli, abdomens, untrained, tmp_path):

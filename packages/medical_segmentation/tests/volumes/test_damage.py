@@ -143,6 +143,18 @@ def test_headers_that_make_no_sense(series, field, value, says):
         read_series(series.folder)
 
 
+def test_a_value_that_is_shorter_than_its_kind(series):
+    """Rows of one byte: pydicom finds out only when the value is asked for."""
+    path = series.change(lambda dataset: None)[0]
+    data = path.read_bytes()
+    rows = b"\x28\x00\x10\x00US\x02\x00"
+    assert data.count(rows) == 1
+    at = data.index(rows)
+    path.write_bytes(data[:at] + rows[:-2] + b"\x01\x00" + data[at + len(rows) : at + len(rows) + 1] + data[at + 10 :])
+    with pytest.raises(UserError, match="headers are damaged"):
+        read_series(path)
+
+
 @pytest.mark.parametrize(("field", "says"), [("PatientID", "2 patients"), ("FrameOfReferenceUID", "2 frames of ref")])
 def test_slices_of_two_bodies(series, field, says):
     series.change(lambda dataset: setattr(dataset, field, "1.2.3"), 1)

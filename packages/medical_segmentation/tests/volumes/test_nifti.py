@@ -69,6 +69,21 @@ def test_without_affine_the_spacing_alone_is_known(nifti):
     assert volume.geometry.spacing == pytest.approx((1.5, 1.5, 4))
 
 
+def test_sform_wins_over_qform_and_both_are_kept(nifti, tmp_path):
+    path = nifti(np.arange(64, dtype=np.int16).reshape(4, 4, 4), LAS)
+    image = nib.load(path)
+    turned = np.diag([2.0, -2, 3, 1])
+    image.set_sform(LAS, 1)
+    image.set_qform(turned, 1)
+    nib.save(image, tmp_path / "both.nii")
+    volume = read_nifti(tmp_path / "both.nii")
+    assert np.array_equal(volume.geometry.affine, LAS)
+    write_nifti(np.ones((4, 4, 4), np.uint8), volume, tmp_path / "mask.nii")
+    mask = nib.load(tmp_path / "mask.nii")
+    assert np.array_equal(mask.get_sform(), LAS)
+    assert np.allclose(mask.get_qform(), turned)
+
+
 def test_pixdim_that_contradicts_the_affine(nifti):
     path = nifti(np.zeros((4, 4, 4), np.int16), np.diag([1.5, 1.5, 4, 1]), pixdim=[1, 1.5, 1.5, 3, 1, 1, 1, 1])
     volume = read_nifti(path)

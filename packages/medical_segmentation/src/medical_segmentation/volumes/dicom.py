@@ -29,9 +29,12 @@ def read_series(path: Path, options: ReadingOptions = ReadingOptions()) -> Volum
     Raises:
         UserError: what hinders: several series, no pixels, missing, doubled or uneven slices, an unknown compression …
     """
+    from pydicom.errors import BytesLengthException
+
+    senseless = (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, NotImplementedError)
     try:
         return _read_series(path, options)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError, NotImplementedError) as error:
+    except (*senseless, BytesLengthException) as error:
         # pydicom converts a value when it is first asked for: any of them may turn out to be none
         reason = shorten(str(error), 160, placeholder=" …")
         raise UserError(f"{path}: its headers are damaged: {reason}", "copy or export the files again") from None

@@ -114,16 +114,31 @@ def case_name(path: Path, root: Path) -> str:
     """The name of a case's outputs: that of its file or folder, unless this names the patient: then a digest."""
     relative = path.relative_to(root) if path != root and path.is_relative_to(root) else Path(path.name)
     name = str(relative.with_name(stem(path))) if path.is_file() else str(relative)
-    words: set[str] = set()
-    if path.is_dir() or is_dicom(path):
-        from medical_segmentation.volumes.dicom import identifiers
+    return pseudonym(name, identifying_words(path))
 
-        files = dicom_files(path) if path.is_dir() else [path]
-        if files:
-            words = identifiers(files[0])
+
+def pseudonym(name: str, words: set[str]) -> str:
+    """A name, or a digest of it where it holds one of the words that name a patient."""
     if any(word in name.lower() for word in words):
         return "case-" + hashlib.sha256(name.encode()).hexdigest()[:8]
     return name
+
+
+def identifying_words(path: Path) -> set[str]:
+    """Words that name the patient of a DICOM file or series; none of other volumes."""
+    files = dicom_files(path) if path.is_dir() else [path] * is_dicom(path)
+    if not files:
+        return set()
+    from medical_segmentation.volumes.dicom import identifiers
+
+    return identifiers(files[0])
+
+
+def without_identifiers(text: str, path: Path, name: str) -> str:
+    """A text about a volume for files that others may see: what names the patient is replaced by the name of the case."""
+    for word in sorted(identifying_words(path), key=len, reverse=True):
+        text = re.sub(rf"\S*{re.escape(word)}\S*", name, text, flags=re.IGNORECASE)
+    return text
 
 
 def read_labels(

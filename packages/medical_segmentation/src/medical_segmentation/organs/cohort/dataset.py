@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from core_runtime.errors import UserError, few
 from core_runtime.identity import identity
-from medical_segmentation.volumes.opening import open_volume, read_labels
+from medical_segmentation.volumes.opening import identifying_words, open_volume, pseudonym, read_labels
 from medical_segmentation.volumes.volume import ReadingOptions, Volume, require_image
 
 
@@ -137,6 +137,15 @@ def with_patients(dataset: Dataset, table: Path) -> Dataset:
         raise UserError(f"{table} does not name the patient of {few(missing)}", "add a row for every case")
     cases = [replace(case, patient=patients.get(case.name, case.patient)) for case in dataset.cases]
     return replace(dataset, cases=cases)
+
+
+def without_names(cases: Sequence[Case]) -> list[Case]:
+    """The cases under names that tables and reports may hold: a DICOM folder that is called after its patient gets a digest."""
+    renamed = []
+    for case in cases:
+        words = identifying_words(case.images[0])
+        renamed.append(replace(case, name=pseudonym(case.name, words), patient=pseudonym(case.patient, words)))
+    return renamed
 
 
 def with_mapping(dataset: Dataset, reading: ReadingOptions) -> Dataset:

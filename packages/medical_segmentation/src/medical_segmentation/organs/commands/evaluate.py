@@ -96,7 +96,7 @@ def evaluate(
         data: a labelled data set, as for train.
     """
     from core_runtime.folders import write_text
-    from medical_segmentation.organs.cohort.dataset import case_digest, with_mapping, with_patients
+    from medical_segmentation.organs.cohort.dataset import case_digest, with_mapping, with_patients, without_names
     from medical_segmentation.organs.cohort.layouts import find_dataset
     from medical_segmentation.organs.judging import summarise
     from medical_segmentation.organs.metrics.certainty import THRESHOLDS
@@ -111,6 +111,7 @@ def evaluate(
     loaded = load_model(model, device=resolve_device(device))
     if evaluation.patients is not None:
         dataset = with_patients(dataset, Path(evaluation.patients))
+    dataset = replace(dataset, cases=without_names(dataset.cases))
     if dataset.classes and tuple(dataset.classes[number] for number in sorted(dataset.classes)) != loaded.classes:
         names = ", ".join(dataset.classes.values())
         raise UserError(

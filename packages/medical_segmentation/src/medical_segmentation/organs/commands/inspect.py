@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings, FolderFindings
-from medical_segmentation.volumes.opening import find_volumes, open_volume
+from medical_segmentation.volumes.opening import case_name, find_volumes, open_volume, without_identifiers
 from medical_segmentation.volumes.volume import ReadingOptions, Volume
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def examine(path: Path, reading: ReadingOptions, load: Load, *, pictures: bool) 
         try:
             findings.append(examine_volume(volume, reading, load, pictures=pictures and not findings))
         except UserError as error:
-            unreadable[str(volume.relative_to(path))] = (
-                f"{error.message} ({error.hint})" if error.hint else error.message
-            )
+            name = case_name(volume, path)
+            reason = f"{error.message} ({error.hint})" if error.hint else error.message
+            unreadable[name] = without_identifiers(reason, volume, name)
     if not findings:
         raise UserError(f"{path}: none of {len(unreadable)} volumes can be read; {next(iter(unreadable.values()))}")
     return FolderFindings(findings=findings, unreadable=unreadable)
@@ -155,15 +155,17 @@ def examine_volume(path: Path, reading: ReadingOptions, load: Load, *, pictures:
                 "Slices through the volume, the patient's right on the left; and how its values are distributed.",
             )
         )
+    name = case_name(path, path)
+    next_commands = _next(path, volume, reading, is_segmentation=is_segmentation, usable=usable)
     return Findings(
-        title=path.name,
+        title=name if name.startswith("case-") else path.name,
         kind=volume.kind + (f" ({volume.modality})" if volume.modality else ""),
         summary=in_words(geometry),
         usable=usable,
         details=details,
         data={"geometry_exact": geometry.plain(), "forecast_gb": forecast},
-        warnings=warnings,
-        next_commands=_next(path, volume, reading, is_segmentation=is_segmentation, usable=usable),
+        warnings=[without_identifiers(warning, path, name) for warning in warnings],
+        next_commands=[without_identifiers(command, path, "SERIES") for command in next_commands],
         pictures=drawn,
     )
 

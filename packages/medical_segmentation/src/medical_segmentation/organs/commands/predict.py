@@ -12,9 +12,10 @@ from typing import Any
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures, read_results
 from core_runtime.errors import UserError
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
+from core_runtime.terminal import warn
 from medical_segmentation.organs.model.published import ADVICE
 from medical_segmentation.organs.options import InferenceOptions, OutputOptions
-from medical_segmentation.volumes.opening import case_name, find_volumes
+from medical_segmentation.volumes.opening import case_name, find_volumes, without_identifiers
 from medical_segmentation.volumes.volume import ReadingOptions
 
 SIMILAR = 5  # images that are shown beside a mask
@@ -106,6 +107,8 @@ def predict(
     cases = group_channels(volumes, path, len(loaded.channels))
     items = []
     for name, images in cases.items():
+        if name.startswith("case-") and name not in str(images[0]):
+            warn(f"{images[0]} names the patient: its results are called {name}")
         work = Work(images, name, ",".join(folders), version, place, inference, output, reading, viewer)
         items.append(_item(work, out))
     attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Segmenting")
@@ -186,6 +189,15 @@ def draw_similar(work: Work, volume: Any, labels: Any, path: Path) -> list[Mappi
 
 
 def predict_item(item: Item) -> dict[str, Any]:
+    """Segments a case; why it cannot be is said without naming the patient, for it stands in the log."""
+    try:
+        return _segment(item)
+    except UserError as error:
+        path = item.source.images[0]
+        raise UserError(without_identifiers(error.message, path, item.name), error.hint) from None
+
+
+def _segment(item: Item) -> dict[str, Any]:
     """Segments a case into a folder of its own, whole or not at all."""
     import numpy as np
 

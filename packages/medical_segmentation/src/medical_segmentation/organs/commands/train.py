@@ -75,8 +75,8 @@ def train(
         data: nnU-Net v2 or Decathlon folder, CHAOS, HVSMR, BraTS, PNG slices, or images/ and labels/.
         risk: share of organ voxels that may be wrong, in expectation, among those the model does not abstain from.
     """
-    from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients
-    from medical_segmentation.organs.cohort.folds import check_images, split_cases
+    from medical_segmentation.organs.cohort.dataset import with_mapping, with_patients, without_names
+    from medical_segmentation.organs.cohort.folds import Split, check_images, split_cases
     from medical_segmentation.organs.cohort.layouts import find_dataset
 
     # unusable data are reported before Lightning is loaded, which alone takes seconds
@@ -85,6 +85,7 @@ def train(
         dataset = with_patients(dataset, Path(split.patients))
     parts = split_cases(dataset, fold=split.fold, folds=split.folds, seed=run.seed)
     check_images(parts)
+    parts = Split(without_names(parts.train), without_names(parts.val), without_names(parts.test), parts.name)
     import torch
 
     from core_runtime.folders import open_run, write_text

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from core_runtime.errors import UserError
 from medical_segmentation.organs.model.guided import GuidedAttentionNet, GuidedConfig, crop, pad_to_multiple
 from medical_segmentation.organs.model.sizes import NetworkOptions
+
+COARSEST = 32  # stride of the coarsest map of these networks
 
 
 @contextlib.contextmanager
@@ -51,7 +54,7 @@ class PeerConfig:
 
 
 class PeerNet(nn.Module):
-    """One of MONAI's networks for images of any size: sides are padded to multiples of 32 and the answer is cropped."""
+    """One of MONAI's networks for images of any size: sides are padded to multiples of 32 (Swin UNETR: one of them to 64) and the answer is cropped."""
 
     def __init__(self, config: PeerConfig) -> None:
         super().__init__()
@@ -80,7 +83,11 @@ class PeerNet(nn.Module):
     def forward(self, x: Float[Tensor, "b i *space"]) -> Float[Tensor, "b k *space"]:
         """Logits at the size of the input."""
         size = tuple(x.shape[2:])
-        return crop(self.net(pad_to_multiple(x, 32)), size)
+        x = pad_to_multiple(x, COARSEST)
+        if self.config.kind == "swin-unetr" and max(x.shape[2:]) == COARSEST:
+            # its coarsest map would be one pixel, of which its instance norms make nothing: one side twice as long makes two
+            x = F.pad(x, [0, COARSEST] + [0, 0] * (x.ndim - 3), mode="replicate")
+        return crop(self.net(x), size)
 
 
 Network = GuidedAttentionNet | PeerNet

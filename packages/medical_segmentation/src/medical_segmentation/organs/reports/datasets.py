@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -11,13 +12,15 @@ import numpy as np
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from core_runtime.terminal import track
-from medical_segmentation.organs.cohort.dataset import Dataset, case_digest
+from medical_segmentation.organs.cohort.dataset import Dataset, case_digest, without_names
 from medical_segmentation.organs.reports.figures import montage
+from medical_segmentation.volumes.opening import without_identifiers
 from medical_segmentation.volumes.volume import ReadingOptions
 
 
 def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool) -> Findings:
     """Cases, grids, labels and problems of a data set; every case is opened."""
+    dataset = replace(dataset, cases=without_names(dataset.cases))
     problems: list[str] = []
     voxels: Counter[int] = Counter()
     holding: Counter[int] = Counter()
@@ -27,7 +30,8 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
             volume = dataset.image(case, reading)
             labels = dataset.labels(case, volume)
         except UserError as error:
-            problems.append(f"{case.name}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            reason = error.message + (f" ({error.hint})" if error.hint else "")
+            problems.append(f"{case.name}: {without_identifiers(reason, case.images[0], case.name)}")
             continue
         for warning in volume.warnings:
             problems.append(f"{case.name}: {warning}")
