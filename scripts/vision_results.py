@@ -4,6 +4,7 @@
 
 Each (network, seed) is one training in a folder of its own; finished ones are passed over and a killed one goes on, so the script can be called
 again and again (``--minutes`` ends it in between). ``--data digits`` takes scikit-learn's; ``--data npz --file F`` any of MedMNIST's files.
+``--page NAME`` trains nothing and writes the table of the finished trainings into the page, where it says NAME.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from vision_models.classify.commands.train import train
 from vision_models.classify.model.options import NetworkOptions
 from vision_models.classify.training.recipe import Recipe
 
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "results-vision.md"
 NETWORKS: dict[str, tuple[str, str]] = {
     "vit": ("vit_tiny_patch16_224", "patch_size=4,embed_dim=96,depth=4,num_heads=3"),
     "resnet": ("resnet10t", "channels=32/64/96/128"),
@@ -57,16 +59,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--page", metavar="NAME", help="write this table of the page from the finished trainings")
     given = parser.parse_args()
-    data, how = prepared(given)
     names = given.networks.split(",") if given.networks else list(NETWORKS)
     jobs = [(name, "") for name in names]
     if given.inserted:
         jobs = [("resnet", name) for name in ("", *INSERTED)]
+    if given.page:
+        folders = (folder(given, name, insert, seed) for name, insert in jobs for seed in range(given.seeds))
+        write_table(given.page, [run for run in folders if (run / "metrics.json").exists()], given.out / "comparison")
+        return
+    data, how = prepared(given)
     began, runs = time.monotonic(), []
     for seed in range(given.seeds):
         for name, insert in jobs:
-            out = given.out / given.data / f"{name}{insert and '-' + insert}-{seed}"
+            out = folder(given, name, insert, seed)
             if not (out / "metrics.json").exists():
                 if time.monotonic() - began > 60 * given.minutes:
                     sys.exit("more to do")
@@ -75,6 +82,43 @@ def main() -> None:
     table = compare(runs, out=given.out / f"{given.data}-comparison{'-inserted' * given.inserted}")
     for line in table.lines():
         print(line)
+
+
+def folder(given: argparse.Namespace, name: str, insert: str, seed: int) -> Path:
+    """Where one training lies."""
+    return given.out / given.data / f"{name}{insert and '-' + insert}-{seed}"
+
+
+def write_table(name: str, runs: list[Path], out: Path) -> None:
+    """Writes a table of the page, and below it the pairs that differ."""
+    begin, end = f"<!-- {name}: made by scripts/vision_results.py -->", f"<!-- end of {name} -->"
+    table = compare(runs, out=out)
+    lines = ["| network | parameters | seeds | accuracy | 95 % interval over pictures | spread over seeds |"]
+    lines.append("|---|---|---|---|---|---|")
+    for row in table.rows:
+        cells = [row["name"], f"{row['parameters']:,}", str(row["seeds"]), f"{row['accuracy']:.3f}"]
+        cells += [f"{row['low']:.3f} to {row['high']:.3f}", f"{row['spread']:.3f}" if row["seeds"] > 1 else "–"]
+        lines.append(f"| {' | '.join(cells)} |")
+    tests = table.tests.rows if table.tests else []
+    different = []
+    for test in tests:
+        if test["p_holm"] < 0.05:
+            better, worse, sign = test["first"], test["second"], 1
+            if test["difference"] < 0:
+                better, worse, sign = worse, better, -1
+            low, high = sorted((sign * test["low"], sign * test["high"]))
+            p = f"p = {test['p_holm']:.2g}"
+            different.append(f"{better} over {worse} {sign * test['difference']:+.3f} ({low:+.3f} to {high:+.3f}, {p})")
+    told = "; ".join(different) or "none"
+    lines += [
+        "",
+        f"Of {len(tests)} pairs, tested by picture with Holm's correction, these differ at the 5 % level: {told}.",
+    ]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    if not rest:
+        sys.exit(f"Error: {PAGE.name} has no place for {name}")
+    after = rest.partition(end)[2]
+    PAGE.write_text(f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}", encoding="utf-8")
 
 
 def prepared(given: argparse.Namespace) -> tuple[Path, ImageSetOptions]:

@@ -109,7 +109,9 @@ def test_differences_are_paired_and_turn_round():
     there, back = differences(one, other, resamples=50), differences(other, one, resamples=50)
     assert there["ap50"][0] == pytest.approx(-back["ap50"][0])
     assert there["ap50"][1].low == pytest.approx(-back["ap50"][1].high)
-    assert differences(one, one, resamples=20)["ap50"][0] == 0
+    # a detector that finds some pictures' boxes alone is no better than itself on any selection of them
+    same = differences(other, other, resamples=50)["ap50"]
+    assert (same[0], same[1].low, same[1].high) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("head", ["fcos", "retinanet", "fasterrcnn"])

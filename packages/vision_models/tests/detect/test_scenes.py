@@ -167,6 +167,9 @@ def test_pictures_of_another_size_than_their_boxes_are_refused(tmp_path):
     (tmp_path / "set.json").write_text(json.dumps(described))
     with pytest.raises(UserError, match=r"a.png is 40 × 30 pixels, but .*set.json describes it as 80 × 60"):
         split_boxes(open_boxes(tmp_path / "set.json"))
+    found = examine(tmp_path / "set.json")
+    assert "1 picture of another size than was stated: a.png" in found.warnings
+    assert not found.usable
 
 
 def test_splits_need_pictures_of_a_size_with_boxes(exdark, tmp_path):

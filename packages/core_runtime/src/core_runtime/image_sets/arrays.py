@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError, few
+from core_runtime.arrays import DAMAGED
+from core_runtime.errors import UserError, clean, few, shorten
 from core_runtime.image_sets.image_set import PARTS, UNKNOWN, ImageSet, ImageSetOptions
 from core_runtime.pictures import open_picture
 from core_runtime.unpickling import read_pickle
@@ -29,8 +29,10 @@ def read_npz(path: Path, how: ImageSetOptions) -> ImageSet:
             pass
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}", "an .npz holds arrays of numbers, no objects") from None
+    except DAMAGED as error:
+        raise UserError(
+            f"{path} cannot be read: {shorten(clean(str(error)), 150)}", "an .npz holds arrays of numbers, no objects"
+        ) from None
     pairs = _pairs(path, arrays)
     images, labels, parts, names = [], [], [], []
     for part, key, label_key in pairs:

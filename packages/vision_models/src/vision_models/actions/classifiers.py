@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from core_runtime.arrays import DAMAGED
 from core_runtime.errors import UserError, few
 from core_runtime.tables import match_name, read_table
 from vision_models.actions.annotations import plain_name
@@ -118,7 +119,7 @@ def _from_thumos(path: Path, videos: Sequence[str], labels: Sequence[str]) -> di
     """Row = number of the test video - 1, column = number of the class among UCF-101's - 1."""
     try:
         scores = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
+    except DAMAGED:
         raise UserError(f"{path} is not an array of scores", _HINT) from None
     if scores.ndim != 2 or scores.shape[1] != 101:
         raise UserError(

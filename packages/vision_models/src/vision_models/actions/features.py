@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError, few
+from core_runtime.arrays import DAMAGED
+from core_runtime.errors import UserError, clean, few, shorten
 from core_runtime.options import Above, options
 from vision_models.actions.annotations import plain_name
 
@@ -137,8 +138,10 @@ def read_features(name: str, source: Source, *, channels: int | None = None) -> 
     """
     try:
         values, facts = _read(source)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(f"{source.path}: features of {name} cannot be read: {str(error)[:100]}", KINDS) from None
+    except DAMAGED as error:
+        raise UserError(
+            f"{source.path}: features of {name} cannot be read: {shorten(clean(str(error)), 100)}", KINDS
+        ) from None
     if values.ndim == 3 and 1 in values.shape:  # some tools keep an axis of one
         values = values.reshape([side for side in values.shape if side != 1] or [1, 1])
     if values.ndim != 2:

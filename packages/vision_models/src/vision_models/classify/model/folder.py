@@ -9,7 +9,7 @@ from typing import Any
 from core_attention.checkpoints.folders import load_model as load_strictly
 from core_attention.checkpoints.folders import read_config
 from core_attention.checkpoints.folders import save_model as save_folder
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, clean, shorten
 from core_runtime.fields import check_names, read_field, read_names
 from core_runtime.models import choose_model, seal, warn_if_changed
 from vision_models.classify.model.classifier import Classifier
@@ -46,7 +46,7 @@ def load_model(model: str | Path | None, *, device: str = "cpu") -> ImageClassif
         described = read_config(folder)
         network = load_strictly(folder, Classifier)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(str(error), _MADE_BY) from None
+        raise UserError(shorten(clean(str(error))), _MADE_BY) from None
     where = f"{folder}/config.json"
     settings: dict[str, Any] = {"where": where, "hint": _MADE_BY}
     check_names(described, "preprocessing", ("input", "classes"), **settings)

@@ -7,13 +7,14 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from core_runtime.boxes import BoxSet
 from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings
 from core_runtime.pictures import find_pictures, open_picture
 from vision_models.detect.scenes.exdark import read_list
 from vision_models.detect.scenes.formats import kind_of
 from vision_models.detect.scenes.opening import HINT, open_boxes
-from vision_models.detect.scenes.sizes import LEAST
+from vision_models.detect.scenes.sizes import LEAST, upright_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,6 +86,10 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
         warnings.append(f"{counted(len(absent), 'picture')} missing: {few(absent)}")
     if small:
         warnings.append(f"{counted(len(small), 'picture')} smaller than {LEAST} pixels: {few(small)}")
+    other_size = _of_another_size(scenes)
+    if other_size:
+        what = counted(len(other_size), "picture")
+        warnings.append(f"{what} of another size than was stated: {few(other_size)}")
     without = sum(not image.boxes for image in scenes.images)
     sides = sorted(max(image.size) for image in scenes.images)
     present = [image.file for image in scenes.images if image.file.is_file()]
@@ -104,7 +109,7 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     drawn = []
     if pictures and present:
         drawn.append((_draw(scenes), "Some pictures, brightened for the eye, with their boxes"))
-    usable = not absent and not small and not problems and scenes.box_count > 0
+    usable = not absent and not small and not other_size and not problems and scenes.box_count > 0
     return Findings(
         title=path.name,
         kind=f"pictures with boxes ({scenes.kind})",
@@ -115,6 +120,19 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
         next_commands=[f"vision-models detect train {quote(str(path))} --out run"],
         pictures=drawn,
     )
+
+
+def _of_another_size(scenes: BoxSet) -> list[str]:
+    """Names of the pictures whose size is not the stated one; those that cannot be read are named elsewhere."""
+    names = []
+    for image in scenes.images:
+        try:
+            size, _ = upright_size(image.file)
+        except UserError:
+            continue
+        if size != image.size:
+            names.append(image.name)
+    return names
 
 
 def _examine_pictures(path: Path, pictures: bool) -> Findings:
