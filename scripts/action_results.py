@@ -77,7 +77,7 @@ def main() -> None:
     for seed in range(given.seeds):
         for csa in ("none", "base"):
             place = given.out / f"{csa}-{seed}"
-            sizes = {"hidden": given.hidden, "pem_channels": 64, "map_3d": 128, "map_2d": 64, "bins": 16}
+            sizes = {"hidden": given.hidden, "pem_channels": 32, "map_3d": 64, "map_2d": 32, "bins": 16}
             network = NetworkOptions(steps=128, longest=64, layout="duration_start", csa=csa, labels="none", **sizes)
             recipe = Recipe(epochs=given.epochs, lr=1e-3, drop=max(1, given.epochs - 2), clip=1.0)
             if not (place / "run" / "metrics.json").is_file():

@@ -338,6 +338,10 @@ def test_png_slices_of_the_published_code(tmp_path):
     labels = dataset.labels(case, image)
     assert image.geometry.shape == (6, 8, 2)
     assert labels[1, 2].tolist() == [4, 1]  # slice 2 before slice 10
+    for kind in ("Img", "GT"):
+        (tmp_path / "train" / kind / "Subj_t1slice_2.png").unlink()
+    (case,) = [case for case in find_dataset(tmp_path).cases if case.part == "train"]
+    assert dataset.image(case).geometry.shape == (6, 8, 1)  # the slice that is gone counts no more
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,13 @@ def subject_folders(folder: Path) -> dict[str, Path]:
     for subject, slices in by_subject.items():
         place = base / subject
         place.mkdir(parents=True, exist_ok=True)
-        for number, path in sorted(slices):
-            link = place / f"slice_{number:05d}.png"
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.resolve())
+        links = {f"slice_{number:05d}.png": path.resolve() for number, path in slices}
+        for link in place.iterdir():
+            # a slice that is gone since the last time is none of this subject's any more
+            if link.name not in links or link.resolve() != links[link.name]:
+                link.unlink(missing_ok=True)
+        for name, path in links.items():
+            if not (place / name).is_symlink():
+                (place / name).symlink_to(path)
         folders[subject] = place
     return folders
