@@ -178,9 +178,7 @@ def note_of(tmp_path, *lines, options=LabelOptions()):
     return " | ".join(read_labels(write(tmp_path / "l.csv", *lines), options).notes)
 
 
-@pytest.mark.reliability(
-    "labels that say that there is none", "left out and counted, or named a class by the user", cases=4
-)
+@pytest.mark.reliability("labels that say that there is none", "left out and counted, or named a class by the user")
 @pytest.mark.parametrize("word", ["unknown", "Not assessed", "not_reported", "[Not Available]"])
 def test_labels_that_say_there_is_none_are_left_out(tmp_path, word):
     lines = ("slide_id,label", "a,tumour", "b,normal", f"c,{word}")

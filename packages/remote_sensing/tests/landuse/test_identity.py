@@ -287,7 +287,7 @@ def test_tiles_of_16_bits_are_refused():
         decode("a.png", file.getvalue())
 
 
-@pytest.mark.reliability("tiles with transparent pixels or pixels without data", "refused, with their share", cases=2)
+@pytest.mark.reliability("tiles with transparent pixels or pixels without data", "refused, with their share")
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_tiles_without_data_in_some_pixels_are_refused(tmp_path, ending):
     pixels = np.full((64, 64, 4), 255, np.uint8)

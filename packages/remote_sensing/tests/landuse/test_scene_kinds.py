@@ -414,7 +414,7 @@ def test_shared_cases_give_what_their_rows_say(shared, tmp_path, model_folder):
     assert map_scene_file(cases / "s2_scaled.tif", load_model(model_folder), tmp_path / "map").covered > 0
 
 
-@pytest.mark.reliability("pixels that are not square on the ground", "refused, both sides named", cases=2)
+@pytest.mark.reliability("pixels that are not square on the ground", "refused, both sides named")
 @pytest.mark.parametrize(
     ("transform", "crs", "sides"),
     [
@@ -436,7 +436,7 @@ def test_pixels_of_unknown_size_are_said(tmp_path, landscape, model_folder):
     assert any("size of its pixels is not known" in warning for warning in made.warnings)
 
 
-@pytest.mark.reliability("scales that give no reflectances (0, negative)", "refused", cases=2)
+@pytest.mark.reliability("scales that give no reflectances (0, negative)", "refused")
 @pytest.mark.parametrize("scale", [0.0, -1e-4])
 def test_scales_that_give_no_reflectances_are_refused(tmp_path, landscape, scale):
     path = write(tmp_path / "s.tif", landscape, scale=scale, offset=0.0)
@@ -452,7 +452,7 @@ def test_bands_of_different_units_are_refused(tmp_path, landscape):
         Scene(write(tmp_path / "s.tif", mixed))
 
 
-@pytest.mark.reliability("values that no surface reflects (−1 as a filling)", "missing data, said", cases=2)
+@pytest.mark.reliability("values that no surface reflects (−1 as a filling)", "missing data, said")
 @pytest.mark.parametrize("unit", [1, 10_000])
 def test_values_that_no_surface_reflects_are_missing_data(tmp_path, landscape, unit):
     filled = landscape.astype(np.float32) * (unit / 10_000)

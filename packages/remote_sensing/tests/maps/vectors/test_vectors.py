@@ -256,7 +256,7 @@ def test_line_and_area_measures_by_hand():
     assert np.isnan(line_measures([], [], 1)["quality"])
 
 
-@pytest.mark.reliability("pictures, probabilities and masks of 0 and 255 as masks", "refused", cases=4)
+@pytest.mark.reliability("pictures, probabilities and masks of 0 and 255 as masks", "refused")
 @pytest.mark.parametrize(
     ("values", "options", "words"),
     [
