@@ -161,6 +161,8 @@ def test_a_mechanism_adds_one_line(monkeypatch):
     assert model(**given("llama", "none"))[0].isfinite().all()
     with pytest.raises(ValueError, match="unknown mechanism 'nothing': one of core_attention"):
         register_with_transformers("nothing")
+    with pytest.raises(ValueError, match=r"'dma' has weights of its own: put it in by convert_model\(model, 'dma'\)"):
+        register_with_transformers("dma")
 
 
 @pytest.mark.usefixtures("registered")

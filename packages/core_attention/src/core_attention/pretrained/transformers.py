@@ -132,6 +132,8 @@ def register_function(name: str, target: str | Callable[..., Tensor]) -> None:
 def _declared(name: str) -> str | Callable[..., Tensor]:
     entry = catalogue.find("attentions", name)
     if entry is None:
+        if catalogue.find("converters", name) is not None:
+            raise ValueError(f"{name!r} has weights of its own: put it in by convert_model(model, {name!r})")
         known = [*OWN, *catalogue.declared("attentions")]
         raise ValueError(f"unknown mechanism {name!r}{catalogue.nearest(name, known)}: one of {', '.join(known)}")
     return entry.target

@@ -87,8 +87,8 @@ def write_and_read(
     alpha, eta, theta = gates[..., None]
     directions, v = directions.flatten(0, 1), v.flatten(0, 1)
     k, q = directions[:, :1], directions[:, 1:]
-    memory, momentum = ([w.flatten(0, 1) for w in weights] for weights in (memory, momentum))
-    reference = memory if at_memory else [w.flatten(0, 1) for w in reference]
+    memory, momentum = _joined(memory), _joined(momentum)
+    reference = memory if at_memory else _joined(reference)
 
     pending.momentum.mul_(eta)
     pending.momentum.select(3, BASES + place).fill_(1)
@@ -120,12 +120,17 @@ def write_and_read(
     return y.unflatten(0, lead), rows.loss.unflatten(0, lead)
 
 
+def _joined(matrices: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Batch and heads as one axis."""
+    return tuple(w.flatten(0, 1) for w in matrices)
+
+
 def _normal_cdf(x: Tensor) -> Tensor:
     """Φ, of which GELU is x Φ(x): torch's own GELU of one row takes as long as a matrix."""
     return torch.erf(x * 0.5**0.5).add_(1).mul_(0.5)
 
 
-def _writes(k: Tensor, v: Tensor, matrices: list[Tensor], first: Tensor | None) -> network.Writes:
+def _writes(k: Tensor, v: Tensor, matrices: tuple[Tensor, ...], first: Tensor | None) -> network.Writes:
     """`network.writes` of one token, (rows, 1, dim), in as few operations as it takes; `first` is k times the first matrix if it is known."""
     inputs, slopes = [k], []
     for i, matrix in enumerate(matrices):
