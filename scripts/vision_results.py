@@ -15,7 +15,7 @@ from typing import Any
 
 from core_runtime.image_sets import ImageSetOptions
 from core_runtime.options import RunOptions
-from vision_models.classify.commands.compare import compare
+from vision_models.classify.commands.compare import NetworksCompared, compare
 from vision_models.classify.commands.train import train
 from vision_models.classify.model.options import NetworkOptions
 from vision_models.classify.training.recipe import Recipe
@@ -99,26 +99,31 @@ def write_table(name: str, runs: list[Path], out: Path) -> None:
         cells = [row["name"], f"{row['parameters']:,}", str(row["seeds"]), f"{row['accuracy']:.3f}"]
         cells += [f"{row['low']:.3f} to {row['high']:.3f}", f"{row['spread']:.3f}" if row["seeds"] > 1 else "–"]
         lines.append(f"| {' | '.join(cells)} |")
-    tests = table.tests.rows if table.tests else []
-    different = []
-    for test in tests:
-        if test["p_holm"] < 0.05:
-            better, worse, sign = test["first"], test["second"], 1
-            if test["difference"] < 0:
-                better, worse, sign = worse, better, -1
-            low, high = sorted((sign * test["low"], sign * test["high"]))
-            p = f"p = {test['p_holm']:.2g}"
-            different.append(f"{better} over {worse} {sign * test['difference']:+.3f} ({low:+.3f} to {high:+.3f}, {p})")
-    told = "; ".join(different) or "none"
-    lines += [
-        "",
-        f"Of {len(tests)} pairs, tested by picture with Holm's correction, these differ at the 5 % level: {told}.",
-    ]
+    lines += ["", *different_pairs(table)]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
     if not rest:
         sys.exit(f"Error: {PAGE.name} has no place for {name}")
     after = rest.partition(end)[2]
     PAGE.write_text(f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}", encoding="utf-8")
+
+
+def different_pairs(table: NetworksCompared) -> list[str]:
+    """A line for each network that another one is better than."""
+    tests = table.tests.rows if table.tests else []
+    better: dict[str, list[str]] = {}
+    for test in tests:
+        if test["p_holm"] >= 0.05:
+            continue
+        first, second, sign = test["first"], test["second"], 1
+        if test["difference"] < 0:
+            first, second, sign = second, first, -1
+        low, high = sorted((sign * test["low"], sign * test["high"]))
+        better.setdefault(second, []).append(f"{first} {sign * test['difference']:+.3f} ({low:+.3f} to {high:+.3f})")
+    told = f"Of {len(tests)} pairs, tested by picture with Holm's correction at the 5 % level,"
+    if not better:
+        return [f"{told} none differs."]
+    rows = [f"- better than {name}: {'; '.join(others)}" for name, others in better.items()]
+    return [f"{told} these differ (difference and its 95 % interval):", "", *rows]
 
 
 def prepared(given: argparse.Namespace) -> tuple[Path, ImageSetOptions]:

@@ -10,7 +10,7 @@ from vision_models.actions.metrics.recall import average_recall
 from vision_models.actions.model.bmn import BMN, BMNConfig
 from vision_models.actions.model.cells import Cells, Sampling, dense_mask
 from vision_models.actions.model.declaration import system
-from vision_models.actions.model.loss import bmn_loss
+from vision_models.actions.model.loss import balanced_cross_entropy, bmn_loss
 from vision_models.actions.model.official import convert, without_prefix
 from vision_models.actions.model.proposals import candidates_of, soft_nms
 from vision_models.actions.model.targets import Targets, targets_of
@@ -190,3 +190,11 @@ def test_two_videos_with_planted_actions_are_learned_by_heart(csa):
         found += [(video, *proposed.segments[index], score) for index, score in zip(order, scores, strict=True)]
     own = [(video, *segment) for video, segments in enumerate(truth) for segment in segments / steps]
     assert average_recall(np.array(own), np.array(found)).auc > 0.95
+
+
+@pytest.mark.parametrize("positives", [1, 2, 3])
+def test_positives_and_negatives_weigh_the_same(positives):
+    positive = (torch.arange(8) < positives).float()
+    probability = torch.where(positive > 0, 0.9, 0.6)
+    loss = balanced_cross_entropy(probability, positive, torch.ones(8))
+    assert loss.item() == pytest.approx(-(np.log(0.9) + np.log(0.4)) / 2, rel=1e-4)

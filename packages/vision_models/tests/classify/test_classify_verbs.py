@@ -246,6 +246,12 @@ def test_measures_are_those_of_the_definitions():
     assert low < 0.75 < high
 
 
+def test_the_first_five_are_five():
+    shares = torch.tensor([0.3, 0.25, 0.2, 0.12, 0.08, 0.05]).expand(6, 6)
+    found = measure(shares, list(range(6)), list("abcdef"), resamples=5)
+    assert found.top5 == pytest.approx(5 / 6)
+
+
 def test_attention_maps_are_the_class_tokens_row():
     torch.manual_seed(0)
     model = vit().eval()

@@ -145,6 +145,13 @@ def test_the_report_falls_with_tau(wan):
         assert rows[3][layer].error == 0
 
 
+def test_layers_take_the_chunks_in_turn(wan):
+    report = attention_report(apply_vmoba(wan, VMoBAOptions(tau=0.2, chunks="1/2x2/1x2x2")), *latents())
+    chunks = [row.chunk for row in report]
+    assert len(set(map(str, chunks[:3]))) == 3
+    assert chunks[3] == chunks[0]
+
+
 def test_other_models_are_refused():
     with pytest.raises(UserError, match="not built like Wan"):
         apply_vmoba(torch.nn.Linear(2, 2))
