@@ -191,11 +191,11 @@ def test_a_training_without_memory_is_a_plain_error(tmp_path, monkeypatch, error
 
     monkeypatch.setattr(Line, "training_step", ending_in(error))
     with pytest.raises(UserError, match=says) as caught:
-        fit(Line(), Data(), tmp_path / "run", epochs=2, show=False)
+        fit(Line(), Data(), RunOptions(out=tmp_path / "run", device="cpu"), epochs=2, show=False)
     assert "--workers" in str(caught.value.hint)
     monkeypatch.setattr(Line, "training_step", ending_in(RuntimeError("mat1 and mat2 differ")))
     with pytest.raises(RuntimeError, match="mat1"):
-        fit(Line(), Data(), tmp_path / "other", epochs=2, show=False)
+        fit(Line(), Data(), RunOptions(out=tmp_path / "other", device="cpu"), epochs=2, show=False)
 
 
 def test_notes_of_the_user_stay_where_a_run_is_taken_away(tmp_path):

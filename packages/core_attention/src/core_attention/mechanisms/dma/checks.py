@@ -7,7 +7,19 @@ from torch import Tensor
 
 
 def four_axes(mask: Tensor | None, shape: Sequence[int], queries: int) -> Tensor | None:
-    """A key padding mask (batch, keys) as (batch, 1, 1, keys); a mask with four axes as it is, if it broadcasts."""
+    """A key padding mask with four axes; a mask that has four as it is, if it broadcasts.
+
+    Args:
+        mask: (batch, keys), or (batch | 1, heads, queries | 1, keys).
+        shape: (batch, heads, …, keys) of what it is put on.
+        queries: how many there are.
+
+    Returns:
+        (batch, 1, 1, keys), or the mask as it is; None of None.
+
+    Raises:
+        ValueError: a mask that fits neither.
+    """
     if mask is None:
         return None
     batch, keys = shape[0], shape[-1]
@@ -27,6 +39,9 @@ def four_axes(mask: Tensor | None, shape: Sequence[int], queries: int) -> Tensor
 
 def same_heads(bias: Tensor, mask: Tensor | None, kv_heads: int, heads: int) -> tuple[Tensor, Tensor | None]:
     """Bias and mask with as many heads as each other: where one has a value per query head, one per key head is repeated for its group.
+
+    Returns:
+        bias and mask, each (batch | 1, heads, queries | 1, keys) with heads that broadcast; no mask of none.
 
     Raises:
         ValueError: a mask of another number of heads.
