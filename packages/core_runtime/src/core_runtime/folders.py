@@ -219,7 +219,7 @@ def _without_paths(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def abandon_run(folder: Path) -> None:
     """Takes away a run that failed before there was anything to go on with; what else stands in the folder stays."""
-    for name in ("checkpoints", "metrics.csv", "config.yaml"):
+    for name in ("cache", "checkpoints", "metrics.csv", "config.yaml"):
         _remove(folder / name)
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -1,10 +1,10 @@
+from .attribution.attentions import RawAttention as RawAttention
+from .attribution.attentions import Rollout as Rollout
 from .attribution.attribution import Attribution as Attribution
+from .attribution.gradients import GradCAM as GradCAM
+from .attribution.gradients import IntegratedGradients as IntegratedGradients
+from .attribution.gradients import SalientRelevance as SalientRelevance
 from .attribution.lrp import LRP as LRP
-from .attribution.methods import GradCAM as GradCAM
-from .attribution.methods import IntegratedGradients as IntegratedGradients
-from .attribution.methods import RawAttention as RawAttention
-from .attribution.methods import Rollout as Rollout
-from .attribution.methods import SalientRelevance as SalientRelevance
 from .attribution.methods import attribute as attribute
 from .commands.evaluate import evaluate as evaluate
 from .commands.explain import explain as explain

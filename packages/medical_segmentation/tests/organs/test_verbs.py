@@ -455,3 +455,13 @@ def test_an_evaluation_fills_voxels_and_shows_its_worst_case(cli, abdomens, untr
     )
     assert code == 0, err
     assert '"name": "truth"' in (tmp_path / "evaluation" / "worst.html").read_text(encoding="utf-8")
+
+
+def test_a_line_of_pixels_is_drawn_without_a_contour():
+    from matplotlib.figure import Figure
+
+    from medical_segmentation.organs.reports.figures import _overlay
+
+    mask = np.zeros((12, 1), int)
+    mask[3:6] = 1
+    _overlay(Figure().subplots(), mask, 1.0)

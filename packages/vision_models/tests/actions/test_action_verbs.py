@@ -22,7 +22,7 @@ from vision_models.actions.commands.compare import compare
 from vision_models.actions.commands.evaluate import EvaluationOptions, evaluate
 from vision_models.actions.commands.extract import extract as extract_videos
 from vision_models.actions.commands.inspect import inspect
-from vision_models.actions.commands.predict import predict
+from vision_models.actions.commands.predict import PredictionOptions, predict
 from vision_models.actions.commands.train import train
 from vision_models.actions.features import FeatureOptions, find_features, read_features, widths
 from vision_models.actions.snippets import extract
@@ -491,3 +491,43 @@ def test_x3d_of_pytorchvideo(videos, tmp_path):
     pytest.importorskip("pytorchvideo.models", reason="pytorchvideo is not installed")
     built = build_backbone(BackboneOptions(backbone="pytorchvideo:x3d_xs", rate=1))
     assert extract(first_video(videos), built, tmp_path / "f.npz").values.shape[1] == 2048
+
+
+@pytest.mark.parametrize("fact", [{"step": np.nan}, {"step": 0.0}, {"seconds": -30.0}])
+def test_times_of_features_that_cannot_be_are_refused(tmp_path, fact):
+    np.savez(tmp_path / "a.npz", features=np.zeros((5, 3)), **fact)
+    (name,) = fact
+    with pytest.raises(UserError, match=f"{name} of a is"):
+        read_features("a", find_features(tmp_path)["a"])
+
+
+@pytest.mark.parametrize(
+    ("row", "words"), [("a,2,3,,10", "without a label: a 2 to 3 s"), ("a,nan,3,run,10", "without a start or an end")]
+)
+def test_segments_without_a_label_or_an_end_stop_unless_left_out(tmp_path, row, words):
+    (tmp_path / "a.csv").write_text(ROWS + "a,1,4,run,10\n" + row + "\n")
+    with pytest.raises(UserError, match=words):
+        read_annotations(tmp_path / "a.csv")
+    left = read_annotations(tmp_path / "a.csv", AnnotationOptions(drop_bad=True))
+    assert left.labels == ("run",)
+    assert any(words.partition(":")[0] in note for note in left.notes)
+
+
+def test_features_of_our_own_that_are_damaged_are_made_anew(videos, tmp_path):
+    backbone, cache = build_backbone(BackboneOptions(rate=1)), tmp_path / "f.npz"
+    whole = extract(first_video(videos), backbone, cache)
+    cache.write_bytes(b"not an archive")
+    np.testing.assert_array_equal(extract(first_video(videos), backbone, cache).values, whole.values)
+
+
+def test_a_classifier_of_other_labels_leaves_nothing_behind(videos, trained, tmp_path):
+    (tmp_path / "s.csv").write_text("video,swim\nx,0.4\n")
+    how = PredictionOptions(classifier=tmp_path / "s.csv")
+    with pytest.raises(UserError, match="scores other classes"):
+        predict(first_video(videos), model=str(trained.model), out=tmp_path / "out", prediction=how, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_does_not_lie_among_its_features(features, videos):
+    with pytest.raises(UserError, match="holds the features"):
+        train(features, annotations=videos["json"], run=RunOptions(out=features, device="cpu"))

@@ -103,7 +103,7 @@ def factorised_attention(
     window = -1 if reach.window is None else reach.window
     if backend == "auto" and not dropout and differentiated():
         with torch.autocast(q.device.type, enabled=False):
-            wide = (t.to(dtype) for t in (q, k, v))
+            wide = q.to(dtype), k.to(dtype), v.to(dtype)
             return factorised_reference(*wide, tables, reach, scale=scale, column_mask=column_mask).to(q.dtype)
     if _choose_backend(backend, q, dropout) != "tiles":
         with torch.autocast(q.device.type, enabled=False):

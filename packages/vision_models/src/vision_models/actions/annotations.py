@@ -124,7 +124,7 @@ def read_annotations(path: Path, how: AnnotationOptions = AnnotationOptions()) -
         kind, raw = _read_json(path)
         notes: list[str] = []
     else:
-        kind, raw, notes = _read_table(path)
+        kind, raw, notes = _read_table(path, how)
     if not any(video.actions for video in raw.values()):
         raise UserError(f"{path} holds no action", _HINT)
     return _checked(path, kind, raw, notes, how)
@@ -174,7 +174,7 @@ def _part(stated: Any) -> str:
     return PARTS.get(str(stated or "").lower(), "")
 
 
-def _read_table(path: Path) -> tuple[str, dict[str, _Raw], list[str]]:
+def _read_table(path: Path, how: AnnotationOptions) -> tuple[str, dict[str, _Raw], list[str]]:
     table = read_table(path)
     name_column = table.column("video", "video name", "video id", "file", "name")
     start_column = table.column("start", "t-start", "t-init", "begin", "onset", "start seconds")
@@ -189,6 +189,8 @@ def _read_table(path: Path) -> tuple[str, dict[str, _Raw], list[str]]:
     if "type_idx" in table.columns or "label-idx" in table.columns:
         kind = "THUMOS' table"
     raw: dict[str, _Raw] = {}
+    without_end: list[str] = []
+    without_label: list[str] = []
     for row in table:
         name = row[name_column]
         if name is None:
@@ -200,18 +202,30 @@ def _read_table(path: Path) -> tuple[str, dict[str, _Raw], list[str]]:
         if part_column is not None:
             video.part = _part(row[part_column])
         start, end = table.number(row, start_column), table.number(row, end_column)
-        if start is None and end is None:
+        label = (row.get(label_column) if label_column else None) or ""
+        if start is None and end is None and not label:
             continue  # a video without an action, listed for its length
         if start is None or end is None:
-            table.leave_out(row, "with one end only")
+            without_end.append(f"{name} {label or ANY}")
+            table.leave_out(row, "without a start or an end")
             continue
-        label = row.get(label_column) or ANY
+        if label_column and not label:
+            without_label.append(f"{name} {start:g} to {end:g} s")
+            table.leave_out(row, "without a label")
+            continue
+        label = label or ANY
         if label == "-1":  # THUMOS' list of proposals
             label = ANY
         if label == AMBIGUOUS and kind == "THUMOS' table":
             table.leave_out(row, "marked as ambiguous")
             continue
         video.actions.append(Action(start, end, label))
+    for shown, what in ((without_end, "without a start or an end"), (without_label, "without a label")):
+        if shown and not how.drop_bad:
+            raise UserError(
+                f"{path}: {counted(len(shown), 'segment')} {what}: {few(shown)}",
+                "correct the file, or leave such segments out with --drop-bad",
+            )
     notes = list(table.notes)
     if table.left_out:
         notes.append(table.account())
@@ -232,7 +246,7 @@ def _checked(path: Path, kind: str, raw: Mapping[str, _Raw], notes: list[str], h
             raise UserError(f"{path}: {stated_name} is {video.seconds:g} seconds long", "state its length in seconds")
         actions: list[Action] = []
         for action in dict.fromkeys(video.actions):
-            shown = f"{stated_name} {action.start:g}-{action.end:g} s"
+            shown = f"{stated_name} {action.start:g} to {action.end:g} s"
             limit = math.inf if video.seconds is None else video.seconds
             if action.end <= action.start:
                 backwards.append(shown)

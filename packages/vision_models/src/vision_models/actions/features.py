@@ -142,6 +142,13 @@ def read_features(name: str, source: Source, *, channels: int | None = None) -> 
         raise UserError(
             f"{source.path}: features of {name} cannot be read: {shorten(clean(str(error)), 100)}", KINDS
         ) from None
+    for fact in ("step", "seconds"):
+        stated = facts.get(fact)
+        if stated is not None and not (np.isfinite(stated) and stated > 0):
+            raise UserError(
+                f"{source.path}: {fact} of {name} is {stated:g}",
+                "step (seconds of a snippet) and seconds (of the video) are above 0; extract the features again",
+            )
     if values.ndim == 3 and 1 in values.shape:  # some tools keep an axis of one
         values = values.reshape([side for side in values.shape if side != 1] or [1, 1])
     if values.ndim != 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def extract(path: Path, backbone: Backbone, cache: Path) -> Features:
     key = spelled({"video": identity(path), "backbone": json.loads(backbone.description)})
     record = cache.with_name(cache.name + ".key.json")
     if cache.is_file() and _same(record, key):
-        return read_features(path.stem, Source(cache))
+        with suppress(UserError):  # a damaged file of our own is made anew
+            return read_features(path.stem, Source(cache))
     video = open_video(path)
     if video.rate is None:
         raise UserError(f"{path} holds a single frame", "an action takes time: give a video, not a picture")

@@ -74,8 +74,11 @@ class Codec(Protocol):
         note: what its pictures are not, for the user; empty where they are frames.
     """
 
-    strides: tuple[int, int]
-    note: str
+    @property
+    def strides(self) -> tuple[int, int]: ...
+
+    @property
+    def note(self) -> str: ...
 
     def encode(self, clip: NDArray[np.float32]) -> Tensor:
         """(1, channels, time, height, width) of frames (frames, height, width, 3) in [-1, 1]."""

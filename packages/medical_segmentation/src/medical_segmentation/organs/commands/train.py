@@ -88,7 +88,7 @@ def train(
     parts = Split(without_names(parts.train), without_names(parts.val), without_names(parts.test), parts.name)
     import torch
 
-    from core_runtime.folders import open_run, write_text
+    from core_runtime.folders import abandon_run, open_run, write_text
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import draw_history, fit
     from medical_segmentation.organs.judging import summarise
@@ -113,9 +113,14 @@ def train(
         data=data_fingerprint(files),
     )
     cache = run.out / "cache"
-    train_cases = prepare_cases(dataset, parts.train, preparation, cache, reading)
-    val_cases = prepare_cases(dataset, parts.val, preparation, cache, reading)
-    classes, notes = named_classes(dataset.classes, train_cases, val_cases)
+    try:
+        train_cases = prepare_cases(dataset, parts.train, preparation, cache, reading)
+        val_cases = prepare_cases(dataset, parts.val, preparation, cache, reading)
+        classes, notes = named_classes(dataset.classes, train_cases, val_cases)
+    except UserError:
+        if not run.resume:
+            abandon_run(run.out)  # so that the same command runs once the case is mended
+        raise
     for note in notes:
         warn(note)
     torch.manual_seed(run.seed)  # the same initial weights for every run with this seed

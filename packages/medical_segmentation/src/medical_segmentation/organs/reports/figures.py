@@ -53,7 +53,8 @@ def _overlay(axes: Any, mask: NDArray, aspect: float) -> None:
         axes.imshow(
             region, cmap=ListedColormap([colour(int(number))]), alpha=0.35, aspect=aspect, interpolation="nearest"
         )
-        if (mask == number).any() and not (mask == number).all():
+        # a line of pixels has no contour
+        if min(mask.shape) > 1 and not (mask == number).all():
             axes.contour(mask == number, levels=[0.5], colors=[colour(int(number))], linewidths=1.1)
 
 

@@ -108,6 +108,7 @@ def predict(
     """
     from core_runtime.folders import writing
     from core_runtime.models import choose_model
+    from vision_models.actions.classifiers import read_scores
     from vision_models.actions.reports.files import write_table
 
     inputs = _inputs(path)
@@ -115,6 +116,9 @@ def predict(
     place = resolve_device(device)
     made_by = model_identity(Path(folder))
     detector = _load(folder, place)  # a model that cannot be loaded is one line, not one per item
+    if prediction.classifier is not None and prediction.classifier.suffix.lower() != ".npy":
+        # labels that it lacks are said before any feature is made
+        read_scores(prediction.classifier, [], detector.labels or _labels_of(prediction.classifier))
     if any(each.suffix.lower() not in FEATURE_ENDINGS for each in inputs):
         _backbone(detector.source.backbone, prediction.weights, place)
     names = output_names([each.name for each in inputs], taken=("features", "log"))

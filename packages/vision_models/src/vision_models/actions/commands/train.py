@@ -117,6 +117,8 @@ def train(
     from vision_models.actions.cohort import gather, scale_of, split_clips
     from vision_models.actions.features import find_features
 
+    if run.out.resolve() == features.resolve():
+        raise UserError(f"{run.out} holds the features", "--out names a folder of the run's own")
     file = annotations_beside(features, annotations)
     truth = read_annotations(file, reading)
     sources = find_features(features)
