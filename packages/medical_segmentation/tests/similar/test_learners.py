@@ -441,3 +441,20 @@ def test_a_killed_training_of_learners_goes_on_as_if_it_had_not_been(lesions, tm
 def test_what_is_transparent_is_white_and_not_black(tmp_path, mode):
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode).save(tmp_path / "a.png")
     assert read_picture(tmp_path / "a.png").min() == 255
+
+
+def test_a_folder_of_images_names_what_it_leaves_out(tmp_path, capsys):
+    import nibabel
+    from PIL import Image
+
+    from medical_segmentation.similar.images import find_images
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    values = np.random.default_rng(0).integers(0, 99, (8, 8, 3), np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "b.nii.gz")
+    (tmp_path / "._a.png").write_bytes(b"a Mac's side-car")
+    (tmp_path / "notes.txt").write_text("mine")
+    images = find_images(tmp_path)
+    assert images.names == ["a.png", "b.nii.gz"]
+    assert images.read(1).shape == (8, 8, 3)
+    assert "1 file left out, no images that can be read: notes.txt" in capsys.readouterr().err

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core_runtime.domains import Claim
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from core_runtime.identity import is_own_output
+from core_runtime.terminal import warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,6 +183,15 @@ def _archive(path: Path) -> ImageSet:
     return ImageSet(path, "MedMNIST archive", names, labels, classes, parts, images)
 
 
+def _is_image(file: Path) -> bool:
+    """A picture, or a volume whose middle slice is one; no side-car of a Mac."""
+    from medical_segmentation.volumes.formats import is_volume
+
+    if file.name.startswith(".") or not file.is_file():
+        return False
+    return file.suffix.lower() in PICTURES or is_volume(file)
+
+
 def _folder(root: Path) -> ImageSet:
     """Class folders, perhaps below train, val and test; or pictures without classes."""
     rows: list[tuple[str, str, str]] = []
@@ -197,11 +207,11 @@ def _folder(root: Path) -> ImageSet:
                 if file.suffix.lower() in PICTURES and not file.name.startswith("."):
                     rows.append((str(file.relative_to(root)), folder.name, part))
     if not rows:
-        names = [
-            each.name
-            for each in sorted(root.iterdir())
-            if each.suffix.lower() in PICTURES and not each.name.startswith(".")
-        ]
+        files = sorted(file for file in root.iterdir() if file.is_file() and not file.name.startswith("."))
+        names = [file.name for file in files if _is_image(file)]
+        others = [file.name for file in files if file.name not in set(names) and not is_own_output(file)]
+        if names and others:
+            warn(f"{counted(len(others), 'file')} left out, no images that can be read: {few(others)}")
         if not names:
             archives = sorted(root.glob("*.npz"))
             if len(archives) == 1:

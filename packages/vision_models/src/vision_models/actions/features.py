@@ -75,8 +75,8 @@ def find_features(path: Path) -> dict[str, Source]:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS and file.is_file())
         if (path / "features").is_dir() and not any(file.suffix != ".csv" for file in files):
             return find_features(path / "features")
-        # the table of annotations may lie beside the features
-        files = [file for file in files if file.name != "annotations.csv"]
+        # the table of annotations may lie beside the features; metrics.csv is a run's
+        files = [file for file in files if file.name not in ("annotations.csv", "metrics.csv")]
     sources: dict[str, Source] = {}
     for file in files:
         for name, source in _sources(file):

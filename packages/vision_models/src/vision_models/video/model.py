@@ -109,6 +109,10 @@ def load_transformer(path: Path) -> Any:
         config = path / "config.json"
         if config.is_file():
             kind = " (its config.json describes another model)"
+            try:
+                json.loads(config.read_text(encoding="utf-8"))
+            except ValueError:
+                kind = " (its config.json is damaged)"
         raise UserError(
             f"{path} holds no Wan transformer{kind}",
             "expected a folder saved by diffusers, of WanTransformer3DModel or a pipeline with one, or a run's model",

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
@@ -44,7 +45,7 @@ class Extracted(BulkOutcome):
             yield f"{name}: {snippets} snippets × {channels} channels"
         if len(self.shapes) > 8:
             yield f"… and {len(self.shapes) - 8} more"
-        yield f"Next: vision-models actions train {self.out} --annotations FILE --out run"
+        yield f"Next: vision-models actions train {quote(str(self.out))} --annotations FILE --out run"
 
 
 def extract(
