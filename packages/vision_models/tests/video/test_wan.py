@@ -11,7 +11,7 @@ from core_runtime.videos import open_video
 from vision_models.video.chunks import auto_chunks
 from vision_models.video.commands.contrast import ClipOptions, contrast
 from vision_models.video.flops import PUBLISHED, count_flops, grid_of
-from vision_models.video.latents import StandIn, codec_of, image_condition
+from vision_models.video.latents import StandIn, codec_of, image_condition, read_clip
 from vision_models.video.options import VMoBAOptions
 from vision_models.video.wan import VMoBAProcessor, apply_vmoba, attention_report, remove_vmoba
 
@@ -238,6 +238,12 @@ def test_without_a_vae_a_projection_stands_in_and_is_said(shapes, tmp_path):
     with pytest.raises(UserError, match="no latents of this Wan") as error:
         contrast(shapes, model=str(tmp_path / "wan"), out=tmp_path / "odd", how=ClipOptions(frames=6, size="40x33"))
     assert error.value.hint == "--frames 5 --size 32x32"
+
+
+def test_a_clip_with_too_few_frames_is_refused(shapes):
+    assert read_clip(shapes, 8, 32, 32).shape == (8, 32, 32, 3)
+    with pytest.raises(UserError, match="has 8 frames, 9 are needed"):
+        read_clip(shapes, 9, 32, 32)
 
 
 def test_a_vae_of_another_pipeline_is_refused(tmp_path):

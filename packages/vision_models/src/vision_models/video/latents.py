@@ -6,6 +6,7 @@ Models of three channels see the frames themselves. A pipeline's folder has its 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core_runtime.errors import UserError, clean
+from core_runtime.errors import UserError, clean, counted
 
 
 def read_clip(path: Path, frames: int, height: int, width: int) -> NDArray[np.float32]:
@@ -23,8 +24,12 @@ def read_clip(path: Path, frames: int, height: int, width: int) -> NDArray[np.fl
     from core_runtime.videos import open_video
 
     video = open_video(path)
-    seconds = video.seconds or frames / (video.rate or 25)
-    gap = min(seconds / frames, 2 / (video.rate or 25))  # at most every second frame: motion must stay motion
+    rate = video.rate or 25
+    seconds = video.seconds or frames / rate
+    held = 1 if video.rate is None else math.ceil(seconds * rate - 0.01)
+    if held < frames:
+        raise UserError(f"{path} has {counted(held, 'frame')}, {frames} are needed", "a longer clip, or fewer --frames")
+    gap = min(seconds / frames, 2 / rate)  # at most every second frame: motion must stay motion
     moments = [(number + 0.5) * gap for number in range(frames)]
     images = [frame.image for frame in video.frames_at(moments, size=(width, height))]
     if len(images) < frames:
