@@ -308,3 +308,12 @@ def test_an_npz_that_was_cut_or_changed_is_one_line(tmp_path):
         (tmp_path / "set.npz").write_bytes(whole[:number])
         with pytest.raises(UserError, match=r"set\.npz"):
             open_images(tmp_path / "set.npz")
+
+
+def test_links_to_nothing_are_named_and_left_out(tmp_path, capsys):
+    from core_runtime.pictures import find_pictures
+
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").symlink_to(tmp_path / "nowhere.png")
+    assert [file.name for file in find_pictures(tmp_path)] == ["a.png"]
+    assert "1 link to files that are not there, left out: broken.png" in capsys.readouterr().err
