@@ -1,4 +1,4 @@
-"""What the documentation shows runs: every ```python block of a page, one after the other in one namespace."""
+"""What the documentation shows runs: every ```python block of every page, by itself."""
 
 import re
 from pathlib import Path
@@ -17,10 +17,9 @@ PAGES = [
 def test_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = page.read_text(encoding="utf-8")
-    names: dict[str, object] = {"__name__": "__snippet__"}
     for block in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         line = text[: block.start()].count("\n") + 1
-        exec(compile("\n" * line + block[1], str(page), "exec"), names)
+        exec(compile("\n" * line + block[1], str(page), "exec"), {"__name__": "__snippet__"})
 
 
 def test_pages_link_to_what_exists():

@@ -257,3 +257,28 @@ def test_verbose_tells_once_what_attention_took(caplog):
         attention(q, q, q)
     (record,) = caplog.records
     assert "sdpa: taken" in record.message
+
+
+def test_docs_come_with_the_package(capsys):
+    assert cli.main(["docs"]) == 0
+    listed = capsys.readouterr().out
+    assert "mechanisms/ela " in listed
+    for spelling in ("capture", "capture.md", "../../docs/capture.md"):
+        assert cli.main(["docs", spelling]) == 0
+        assert capsys.readouterr().out.startswith("# Attention maps")
+    assert cli.main(["docs", "mechanisms/README.md", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["page"] == "mechanisms"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("rala", "mechanisms/rala, networks/rala"), ("captur", "did you mean capture"), ("", "not a page")],
+)
+def test_docs_refuses_what_names_no_page(name, answer, capsys):
+    assert cli.main(["docs", name]) == 2
+    assert answer in capsys.readouterr().err
+
+
+def test_every_mechanism_shows_a_page_that_is_there():
+    for name, entry in declared("examples").items():
+        assert entry.page is None or (cli.docs.FOLDER / "mechanisms" / entry.page).exists(), name

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from core_attention.commands import bench, record, show, verify, why
+from core_attention.commands import bench, docs, record, show, verify, why
 from core_attention.commands import list as listing
 from core_attention.commands.frame import Refusal, parser_of
 
-VERBS = {"list": listing, "show": show, "verify": verify, "record": record, "bench": bench, "why": why}
+VERBS = {"list": listing, "show": show, "verify": verify, "record": record, "bench": bench, "why": why, "docs": docs}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from core_attention.commands import docs
 from core_attention.commands.frame import count, refuse_unknown
 
 EXAMPLE = "core-attention show rala --tokens 4096 --memory"
@@ -45,9 +46,19 @@ def run(name: str, *, tokens: int, memory: bool, as_json: bool) -> int:
     for line in _system_lines(system):
         print(line)
     for example, cost in costs.items():
-        page = f" (docs/mechanisms/{cost['page']})" if cost["page"] else ""
-        print(f"{example}{page}\n  {cost['layer']}\n  at {cost['tokens']:,} tokens: {cost['text']}")
+        print(
+            f"{example}{_where_to_read(cost['page'])}\n  {cost['layer']}\n  at {cost['tokens']:,} tokens: {cost['text']}"
+        )
     return 0
+
+
+def _where_to_read(page: str | None) -> str:
+    """How to read a mechanism's page: by the command where it came with this package."""
+    if not page:
+        return ""
+    if (docs.FOLDER / "mechanisms" / page).exists():
+        return f" (core-attention docs mechanisms/{page.removesuffix('.md')})"
+    return f" (docs/mechanisms/{page})"
 
 
 def _system_lines(system: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,77 @@
+"""The pages of the documentation, which come with the package.
+
+Without a name it lists them, with one it prints that page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from pathlib import Path
+
+from core_attention.commands.frame import Refusal
+
+EXAMPLE = "core-attention docs pretrained"
+FOLDER = Path(__file__).parents[1] / "docs"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("page", nargs="?", help="a page, as the list or a link spells it: attention, mechanisms/rala")
+
+
+def run(page: str | None, *, as_json: bool) -> int:
+    pages = {_name(path): path for path in sorted(FOLDER.rglob("*.md"))}
+    if not pages:
+        raise Refusal(
+            f"{FOLDER} holds no pages: this copy of the package was made without them; install the wheel, or read docs/ of the repository"
+        )
+    if page is None:
+        _print_list(pages, as_json=as_json)
+        return 0
+    name = _find(page, pages)
+    text = pages[name].read_text(encoding="utf-8")
+    if as_json:
+        print(json.dumps({"page": name, "path": str(pages[name]), "text": text}, indent=1))
+    else:
+        print(text, end="")
+    return 0
+
+
+def _name(path: Path) -> str:
+    """A page's name: its path below the folder; a folder's README has the folder's name."""
+    name = path.relative_to(FOLDER).with_suffix("").as_posix()
+    return name.removesuffix("/README")
+
+
+def _print_list(pages: dict[str, Path], *, as_json: bool) -> None:
+    titles = {name: _title(path) for name, path in pages.items()}
+    if as_json:
+        print(json.dumps([{"page": name, "title": titles[name], "path": str(pages[name])} for name in pages], indent=1))
+        return
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        print(f"{name:{width}}  {title}")
+    print(f"\ncore-attention docs PAGE prints one; they lie in {FOLDER}")
+
+
+def _title(path: Path) -> str:
+    """The first heading of a page."""
+    with path.open(encoding="utf-8") as lines:
+        return next((line.strip("# \n") for line in lines if line.startswith("#")), "")
+
+
+def _find(asked: str, pages: dict[str, Path]) -> str:
+    """The page asked for: by its name, as a link writes it (``../../docs/capture.md``), or by its last part where one page alone has it."""
+    _, _, below = asked.rpartition("docs/")
+    asked_for = below.removesuffix(".md").removesuffix("/README")
+    if asked_for in pages:
+        return asked_for
+    ends = [name for name in pages if name.rpartition("/")[2] == asked_for]
+    if len(ends) > 1:
+        raise Refusal(f"{asked!r} is the name of several pages: {', '.join(ends)}")
+    if not ends:
+        nearest = difflib.get_close_matches(asked_for, pages, n=1, cutoff=0.5)
+        hint = "".join(f"; did you mean {name}?" for name in nearest)
+        raise Refusal(f"{asked!r} is not a page{hint or '.'} `core-attention docs` lists them")
+    return ends[0]
