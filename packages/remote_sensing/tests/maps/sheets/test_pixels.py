@@ -6,6 +6,7 @@ import rasterio
 import torch
 from affine import Affine
 from PIL import Image
+from rasterio.enums import ColorInterp
 from written import HERE, write_raster
 
 from remote_sensing.maps.model.inference import _finish
@@ -48,6 +49,11 @@ def test_negatives_and_inks(tmp_path):
     inks = np.array([[[0, 255, 0]], [[0, 0, 0]], [[0, 0, 0]], [[0, 0, 255]]], np.uint8)
     write_raster(tmp_path / "c.tif", inks, photometric="CMYK")
     assert rgb(tmp_path / "c.tif")[:, 0].T.tolist() == [[255, 255, 255], [0, 255, 255], [0, 0, 0]]
+    # GDAL turns the inks of a TIFF's own tag into light; where bands only say that they are inks, we do
+    write_raster(tmp_path / "i.tif", inks)
+    with rasterio.open(tmp_path / "i.tif", "r+") as file:
+        file.colorinterp = (ColorInterp.cyan, ColorInterp.magenta, ColorInterp.yellow, ColorInterp.black)
+    assert np.array_equal(rgb(tmp_path / "i.tif"), rgb(tmp_path / "c.tif"))
 
 
 @pytest.mark.reliability("labels with an alpha channel", "alpha is ignored")
