@@ -64,6 +64,8 @@ def test_attention_and_distance():
     assert judged.mass == pytest.approx(0.6)
     assert judged.overlap == 1
     assert judged.distance == pytest.approx(1)
+    across = judge(item("a", BOX), [(0.1, 0.2)])
+    assert across.distance == pytest.approx(1), "the left edge, in half widths"
     # published code adds 14 pixels to shares of the screenshot, so that every cell would meet every target
     assert covered_cells([BOX], (10, 10)).sum() == 4
     assert means([judged])["mass"] == pytest.approx(0.6)

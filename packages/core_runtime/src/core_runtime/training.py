@@ -283,7 +283,7 @@ def draw_history(history: Sequence[Row], path: Path, panels: Sequence[Sequence[s
 
     figure = Figure(figsize=(4 * len(panels), 3), layout="constrained")
     epochs = [row["epoch"] for row in history]
-    for axes, columns in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, columns in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for column in columns:
             if column in history[0]:
                 axes.plot(epochs, [row[column] for row in history], marker=".", label=column.replace("_", " "))

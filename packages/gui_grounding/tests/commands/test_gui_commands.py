@@ -52,6 +52,7 @@ def test_a_trained_model_is_calibrated_and_says_what_it_learned_from(model):
     values = json.loads((model.parent / "metrics.json").read_text())
     assert values["screens"] == {"train": 4, "valid": 4}
     assert values["learning"] == values["parameters"]
+    assert (model.parent / "figures" / "training.png").is_file()
 
 
 def test_what_train_proposes_next_runs(model, tmp_path, capsys):

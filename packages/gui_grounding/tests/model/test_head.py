@@ -94,6 +94,12 @@ def test_useless_attention_is_refused(scores):
         find_regions(scores, 4, 3)
 
 
+def test_a_region_lies_above_the_threshold():
+    scores = np.array([1.0, 0.5, 0.0, 0.51, 0.5])
+    cells = [region.cells.tolist() for region in find_regions(scores, 1, 5, threshold=0.5)]
+    assert cells == [[0], [3]], "a cell of half the maximum belongs to none"
+
+
 def test_a_threshold_that_no_cell_passes_is_refused():
     with pytest.raises(ValueError, match="threshold"):
         find_regions(np.ones(12), 4, 3, threshold=1.0)

@@ -131,6 +131,8 @@ def test_a_run_is_not_resumed_from_other_weights_of_the_same_name(samples, stop_
         begin()
     with pytest.raises(UserError, match="would begin here"):
         begin(resume=True)
+    with pytest.raises(UserError, match=r"other values of .*\bweights\b"):
+        train(samples, network=NetworkOptions(network="resnet18"), run=RunOptions(out=out, resume=True))
     torch.nn.init.zeros_(network.net.conv1.weight)
     save_weights(network.net.state_dict(), weights)
     with pytest.raises(UserError, match="the data have changed since the run began"):

@@ -147,6 +147,22 @@ class Seen(torch.nn.Module):
         return self.layer(x.mean((1, 2, 3))[:, None])
 
 
+def test_hue_is_turned_by_a_tenth_of_the_circle_at_most():
+    torch.manual_seed(0)
+    colour = torch.tensor([140.0, 110.0, 90.0])
+    made = augmented(colour[None, :, None, None].expand(64, 3, 9, 9).contiguous(), limit=255.0, rgb=True)
+    # the plane of colours beside brightness
+    planes = torch.tensor([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+    def hue(rgb):
+        i, q = planes @ rgb
+        return torch.atan2(q, i)
+
+    turns = torch.stack([hue(tile[:, 4, 4]) for tile in made]) - hue(colour)
+    degrees = ((turns.rad2deg() + 180) % 360 - 180).abs()
+    assert 20 < float(degrees.max()) < 36.5
+
+
 @pytest.mark.parametrize("bands", [3, 13])
 def test_augmentation_keeps_range_and_mean(bands):
     torch.manual_seed(0)

@@ -12,6 +12,7 @@ from core_runtime.errors import UserError
 from remote_sensing.landuse.commands.inspect import inspect
 from remote_sensing.landuse.commands.predict import predict
 from remote_sensing.landuse.model.inference import LandUseModel
+from remote_sensing.landuse.model.mapping import map_scene
 from remote_sensing.landuse.predictions.options import PredictionOptions
 from remote_sensing.landuse.predictions.scenes import map_scene_file
 from remote_sensing.landuse.samples.samples import draw_scene, write_geotiff
@@ -101,6 +102,31 @@ def test_nodata_stays_nodata(tmp_path):
         map_scene_file(tmp_path / "e.tif", bright_model(), tmp_path / "out")
 
 
+def test_a_tile_counts_if_half_of_it_holds_data(tmp_path):
+    model = bright_model()
+
+    def layer(rows):
+        """The classes of one 64-pixel tile whose lower rows hold data."""
+        scene = write_rgb(tmp_path / f"{rows}.tif", 64, 64, nodata=0)
+        with rasterio.open(scene, "r+") as file:
+            pixels = np.full((3, 64, 64), 240, np.uint8)
+            pixels[:, : 64 - rows] = 0
+            file.write(pixels)
+        with Scene(scene) as opened:
+            return map_scene(model, opened, stride=64).classes
+
+    assert (layer(32) != 255).all()
+    assert (layer(31) == 255).all()
+
+
+def test_bands_are_divided_by_their_deviation():
+    prepare = preprocessing(RGB)
+    tile = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    expected = [(1 - mean) / std for mean, std in zip(prepare.mean, prepare.std, strict=True)]
+    assert prepare(tile).flatten().tolist() == pytest.approx(expected)
+    assert expected[0] == pytest.approx(2.2489, abs=1e-3), "white in ImageNet's red"
+
+
 def test_a_scene_without_coordinates_is_mapped_with_a_warning(tmp_path):
     from PIL import Image
 
@@ -146,6 +172,17 @@ def safe(folder, scene, offset=0):
             file.write(band, 1)
     tags = "".join(f'<RADIO_ADD_OFFSET band_id="{i}">{-offset}</RADIO_ADD_OFFSET>' for i in range(13))
     (folder / "MTD_MSIL1C.xml").write_text(f"<r>{tags}</r>" if offset else "<r/>")
+
+
+def test_zero_is_no_data_in_a_product(tmp_path):
+    scene, _ = draw_scene(192, 2)
+    scene[:, :60, :60] = 0
+    folder = tmp_path / "S2A_X.SAFE"
+    safe(folder, scene)
+    with Scene(folder) as opened:
+        _, valid = opened.read(("B02", "B05"), slice(0, 192))
+    assert not valid[:60, :60].any()
+    assert valid[66:].all()
 
 
 @pytest.mark.parametrize("offset", [0, 1000])

@@ -77,16 +77,12 @@ def train(
     use_threads(run.threads)
     config = network_config(sizes)
     looks = objects.images is not None or objects.crops is not None
-    crop = None
-    if looks:
-        crop = config.crop
-    study = load_study(scanpaths, objects, reading, crop=crop)
+    study = load_study(scanpaths, objects, reading, crop=config.crop if looks else None)
     split = split_study(study, recipe, seed=run.seed)
     longest = max(len(trial.objects) for trial in split.train)
     learned, validating, scenes = list(split.train), list(split.valid), dict(study.scenes)
     if sizes.patches is not None:
-        rows, columns = sizes.patches
-        patches = {name: patch_scene(scene, rows, columns, config.crop) for name, scene in scenes.items()}
+        patches = {name: patch_scene(scene, *sizes.patches, config.crop) for name, scene in scenes.items()}
         learned = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in learned]
         validating = [patch_trial(trial, scenes[trial.scene], patches[trial.scene]) for trial in validating]
         scenes = patches
@@ -128,7 +124,11 @@ def train(
     }
     provenance = {
         "trials": {part: [trial.source for trial in trials] for part, trials in split.parts().items()},
-        "split": {"by": split.by, "seed": run.seed, "share": recipe.share, "folds": recipe.folds, "fold": recipe.fold},
+        "split": {
+            "by": split.by,
+            "seed": run.seed,
+            **{name: getattr(recipe, name) for name in ("share", "folds", "fold")},
+        },
         "epoch": values["epoch"],
         "data": data_fingerprint(sources),
     }
@@ -137,9 +137,8 @@ def train(
     folder = save_model(model.cpu(), run.out / "model", prepared=prepared, provenance=provenance)
     panels = [["train_loss", "val_loss"]]
     if by_delta:
-        panels = [["train_loss", "val_loss"], ["val_delta"]]
-    if len(panels) > 1:
-        draw_history(left.history, run.out / "figures" / "training.png", panels)
+        panels.append(["val_delta"])
+    draw_history(left.history, run.out / "figures" / "training.png", panels)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, values)
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def train(
 
     from core_runtime.folders import open_run, write_text
     from core_runtime.identity import data_fingerprint
-    from core_runtime.training import fit
+    from core_runtime.training import draw_history, fit
     from gui_grounding.items.mixtures import read_training
     from gui_grounding.model.folder import save_model
     from gui_grounding.model.lora import add_low_rank, merge_low_rank
@@ -111,40 +111,42 @@ def train(
     # of the kept epoch, not of the last one
     calibration = fit_calibration(held_out_answers(network, screens.val_dataloader()))
     if calibration is not None:
-        from dataclasses import replace
-
         prepared = replace(prepared, slope=calibration[0], offset=calibration[1])
-    notes = list(data.notes)
-    if start.base is None and recipe.learns != "all":
-        notes.append(
-            f"without --base all weights are random, and under --learns {recipe.learns} most of them stay so: --learns all trains them"
-        )
+    example = (judged or learned)[0]  # a held-out screenshot, where there is one
     values = {
         "account": data.account,
-        "notes": notes,
+        "notes": [*data.notes, *_doubts(start, recipe)],
         "screens": {"train": len(learned), "valid": len(judged)},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "learning": learning,
         "epoch": int(left.best["epoch"]),
         "epochs": len(left.history),
         "calibrated": calibration is not None,
-        # a held-out screenshot, where there is one, with a question to try the model on
-        "example": [str((judged or learned)[0].image), (judged or learned)[0].questions[0].instruction],
+        "example": [str(example.image), example.questions[0].instruction],
         **{name: left.best[name] for name in ("train_loss", "val_loss", "val_hit") if name in left.best},
     }
     provenance = {
         "start": start.base or "random weights",
-        "learns": recipe.learns,
-        "labels": recipe.labels,
-        "sigma_factor": recipe.sigma_factor,
-        "loss": recipe.loss,
+        **{name: getattr(recipe, name) for name in ("learns", "labels", "sigma_factor", "loss")},
         "screens": sorted({example.image.name for example in learned}),
         "data": data_fingerprint(sources),
         "epoch": values["epoch"],
     }
     folder = save_model(network.cpu(), tokens, run.out / "model", prepared=prepared, provenance=provenance)
+    panels = [["train_loss", "val_loss"]]
+    if judged:
+        panels.append(["val_hit"])
+    draw_history(left.history, run.out / "figures" / "training.png", panels)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, values)
+
+
+def _doubts(start: Start, recipe: Recipe) -> Iterable[str]:
+    """What a user should know of a choice that is allowed, and seldom meant."""
+    if start.base is None and recipe.learns != "all":
+        yield (
+            f"without --base all weights are random, and under --learns {recipe.learns} most of them stay so: --learns all trains them"
+        )
 
 
 def split_screens(data: Any, held_out: Any, recipe: Recipe, seed: int) -> tuple[list[Any], list[Any]]:
@@ -174,8 +176,6 @@ def split_screens(data: Any, held_out: Any, recipe: Recipe, seed: int) -> tuple[
 
 def start_model(start: Start, recipe: Recipe, data: Any, seed: int) -> Any:
     """The model that training begins with."""
-    from dataclasses import replace
-
     from gui_grounding.model.starting import small_start, start_from
     from gui_grounding.model.tiny import TinySizes
     from gui_grounding.model.tokens import SYSTEM_MESSAGE
@@ -202,9 +202,11 @@ def start_model(start: Start, recipe: Recipe, data: Any, seed: int) -> Any:
 
 
 def fitted_pixels(prepared: Any, start: Start) -> Any:
-    """What the model expects, with the pixel limits that were asked for."""
-    from dataclasses import replace
+    """What the model expects, with the pixel limits that were asked for.
 
+    Raises:
+        UserError: the least is more than the most.
+    """
     least, most = start.min_pixels or prepared.min_pixels, start.max_pixels or prepared.max_pixels
     if least > most:
         raise UserError(f"--min-pixels {least} is more than --max-pixels {most}")

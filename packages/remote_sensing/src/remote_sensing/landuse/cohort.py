@@ -12,7 +12,7 @@ import numpy as np
 from core_runtime.errors import UserError
 from core_runtime.fields import read_field
 from core_runtime.tables import near_equal
-from remote_sensing.landuse.scenes.layouts import SplitName, TileSet
+from remote_sensing.landuse.scenes.layouts import PARTS, SplitName, TileSet
 
 DIGEST = 16  # characters of a tile's digest
 
@@ -48,7 +48,7 @@ class KnownTiles:
         if "tiles" not in provenance:
             return None
         parts = []
-        for part in ("train", "val", "test"):
+        for part in PARTS:
             # digests one after another: a list would make config.json many times as long
             text = read_field(provenance, f"tiles.{part}", str, where=where)
             if len(text) % DIGEST:

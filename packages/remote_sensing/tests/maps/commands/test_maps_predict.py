@@ -15,6 +15,7 @@ from core_runtime.bulk import bulk
 from remote_sensing.maps.commands.predict import predict
 from remote_sensing.maps.model.options import SegmentOptions
 from remote_sensing.maps.predictions.keys import made_from
+from remote_sensing.maps.reports.pictures import overlay
 from remote_sensing.maps.sheets.formats import find_sheets
 from remote_sensing.maps.sheets.options import PartOptions, SheetOptions
 
@@ -109,6 +110,14 @@ def test_another_way_is_refused(sheet, on_the_processor, tmp_path, paper):
     assert on_the_processor(sheet, out, "--overwrite")[0] == 0
 
 
+def test_the_sheet_shows_through_its_classes():
+    ink, paper = np.zeros((9, 9, 3), np.uint8), np.full((9, 9, 3), 255, np.uint8)
+    mask = np.ones((9, 9), np.uint8)
+    over_ink, over_paper = overlay(ink, mask)[4, 4], overlay(paper, mask)[4, 4]
+    assert (over_paper.astype(int) - over_ink >= 255 // 2).all(), "more than half of the sheet's contrast is left"
+    assert over_ink.max() > 60, "the class is seen"
+
+
 def test_every_option_of_a_mask_is_in_its_key(model_folder):
     parts = made_from(model_folder, SheetOptions(), PartOptions(), SegmentOptions(), "32-true")
     declared = {
@@ -116,6 +125,17 @@ def test_every_option_of_a_mask_is_in_its_key(model_folder):
     }
     assert declared - {"batch"} <= parts.keys()
     assert {"model", "precision"} <= parts.keys()
+
+
+def test_the_key_of_a_mask_holds_the_content_of_its_regions(model_folder, tmp_path):
+    roi = tmp_path / "town.geojson"
+
+    def key(text):
+        roi.write_text(text)
+        return made_from(model_folder, SheetOptions(), PartOptions(roi=str(roi)), SegmentOptions(), "32-true")
+
+    town = '{"type": "FeatureCollection", "features": []}'
+    assert key(town)["regions"] != key(town + " ")["regions"]
 
 
 def test_a_killed_run_with_another_stretch_mixes_nothing(sheet, model_folder, tmp_path, monkeypatch):

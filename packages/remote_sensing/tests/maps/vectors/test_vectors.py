@@ -18,9 +18,9 @@ from remote_sensing.maps.sheets.grid import Grid, to_map
 from remote_sensing.maps.sheets.labels import class_numbers, rasterised
 from remote_sensing.maps.sheets.options import LabelOptions
 from remote_sensing.maps.sheets.vector_files import NewLayer, read_layer, write_layer
-from remote_sensing.maps.sheets.windows import windows
+from remote_sensing.maps.sheets.windows import _choose_windows, windows
 from remote_sensing.maps.training.augment import augment
-from remote_sensing.maps.vectors.centrelines import centre_lines
+from remote_sensing.maps.vectors.centrelines import bridged, centre_lines, pruned
 from remote_sensing.maps.vectors.options import VectorOptions
 from remote_sensing.maps.vectors.polygons import polygonise
 from remote_sensing.maps.vectors.vectorise import vectorise
@@ -83,6 +83,49 @@ def test_centre_lines_without_spurs_and_with_bridges():
     (loop,) = centre_lines(ring)
     assert loop.is_ring
     assert loop.length == pytest.approx(2 * np.pi * 20, rel=0.1)
+
+
+def test_a_centre_line_lies_in_the_middle_of_its_pixels():
+    mask = np.zeros((20, 40), bool)
+    mask[9, 5:35] = True
+    (line,) = centre_lines(mask)
+    assert line.bounds == (5.5, 9.5, 34.5, 9.5), "through the centres of its pixels"
+
+
+def test_a_spur_of_exactly_the_least_length_is_kept():
+    lines = [LineString([(0, 0), (20, 0)]), LineString([(20, 0), (40, 0)]), LineString([(20, 0), (20, 10)])]
+    assert len(pruned(lines, 10.0)) == 3
+    (road,) = pruned(lines, 10.01)
+    assert road.length == 40
+
+
+def test_a_gap_is_bridged_up_to_its_width():
+    lines = [LineString([(0, 0), (20, 0)]), LineString([(32, 0), (52, 0)])]
+    assert len(bridged(lines, 11.9, 40.0)) == 2
+    (road,) = bridged(lines, 12.0, 40.0)
+    assert road.length == 52
+
+
+def test_objects_of_exactly_the_least_area_are_kept_and_pieces_of_strips_count_together():
+    mask = np.zeros((32, 32), np.uint8)
+    mask[2:4, 2:5] = 1
+    mask[14:18, 20:23] = 1  # half of it in either strip
+
+    def areas(least):
+        grid = Grid(32, 32, Affine.identity(), None)
+        return [f.geometry.area for f in polygonise(lambda r, c: mask[r, c], grid, rows=16, min_area=least)]
+
+    assert areas(0) == [6, 12]
+    assert areas(6) == [6, 12]
+    assert areas(12) == [12], "across a strip's border"
+    assert areas(12.5) == []
+
+
+def test_a_turned_sheet_gives_turned_vectors():
+    turned = Affine.translation(500, 900) * Affine.rotation(30) * Affine.scale(2, -2)
+    corners = [(0, 0), (10, 0), (10, 4), (0, 4)]
+    moved = to_map(Polygon(corners), turned)
+    assert np.allclose(moved.exterior.coords[:-1], [turned * corner for corner in corners])
 
 
 def write_mask(path, mask, *, crs=GRID.crs, transform=GRID.transform):
@@ -222,6 +265,14 @@ def test_windows_of_an_own_sheet(tmp_path):
     write_mask(tmp_path / "other.tif", np.ones((10, 10), np.uint8))
     with pytest.raises(UserError, match="10 × 10"):
         windows(tmp_path / "sheets/sheet_1.tif", tmp_path / "other.tif", side=100)
+
+
+def test_every_window_that_holds_a_feature_is_chosen():
+    truth = np.zeros((400, 400), np.uint8)
+    truth[290, 190] = 1  # in four windows of 100 pixels, half a side apart: at another place in each
+    chosen, filled = _choose_windows(truth, 100)
+    assert filled == {(200, 100), (200, 150), (250, 100), (250, 150)}
+    assert filled < set(chosen)
 
 
 def test_augmentation_keeps_image_and_label_together():

@@ -13,11 +13,14 @@ from core_runtime.options import Names, RunOptions, flat, resolve_device, use_th
 from core_runtime.terminal import warn
 from remote_sensing.landuse.commands.evaluate import measure_lines
 from remote_sensing.landuse.model.sizes import NetworkOptions
-from remote_sensing.landuse.scenes.layouts import Download, TileOptions, TileSet, find_tiles
+from remote_sensing.landuse.scenes.layouts import PARTS, Download, TileOptions, TileSet, find_tiles
 from remote_sensing.landuse.training.recipe import Recipe
 from remote_sensing.notices import read_notice
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from remote_sensing.landuse.cohort import Split
     from remote_sensing.landuse.scenes.bands import Preprocessing
 
 
@@ -84,7 +87,6 @@ def train(
     from remote_sensing.landuse.metrics import measure
     from remote_sensing.landuse.model.folder import save_model
     from remote_sensing.landuse.model.inference import LandUseModel, predict_tiles
-    from remote_sensing.landuse.model.networks import build_network, load_pretrained
     from remote_sensing.landuse.reports.figures import draw_history
     from remote_sensing.landuse.scenes.store import decoded, digests, tile_pixel_size
     from remote_sensing.landuse.training.data import LandUseData
@@ -100,17 +102,7 @@ def train(
     for words in (*classes_in_words(download.classes), *copies_in_words(contents, download.labels, split)):
         warn(words)
     torch.manual_seed(run.seed)  # the same initial weights for every run with this seed
-    model = build_network(
-        network.network,
-        classes=len(download.classes),
-        bands=len(prepare.bands),
-        tile_size=size,
-        width=network.width,
-        depths=network.depths,
-        drop=network.drop,
-    )
-    if weights is not None:
-        load_pretrained(model, weights)
+    model = _network(network, weights, classes=len(download.classes), bands=len(prepare.bands), size=size)
     # Lists of a split and weights may be changed where they lie: their paths stay the same.
     learned_from = {"split": asdict(split), "weights": weights and identity(weights)}
     arguments = flat(data=data, weights=weights, network=network, recipe=recipe, tiles=tiles, bands=bands)
@@ -135,17 +127,9 @@ def train(
     )
     ready = LandUseModel(model.eval().to(device), prepare, download.classes, size, None, {})
     metrics = measure(*predict_tiles(ready, loaders.test, batch=2 * recipe.batch), download.classes)
-    counts, digests_of_part = {}, {}
-    for part in ("train", "val", "test"):
-        counts[part] = len(split.part(part))
-        # so that `evaluate` knows the training tiles again, under any name
-        digests_of_part[part] = "".join(contents[number] for number in split.part(part))
     values = {
-        "layout": download.layout,
-        "tiles": len(download.files),
-        "classes": list(download.classes),
+        **_description(download, split),
         "bands": list(prepare.bands),
-        "split": {"name": split.name, **counts},
         "network": network.network,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "epochs": len(history),
@@ -158,7 +142,7 @@ def train(
         "epoch": int(best["epoch"]),
         "arguments": recorded,
         "test_accuracy": metrics.accuracy,
-        "tiles": digests_of_part,
+        "tiles": _contents_of_parts(contents, split),
     }
     folder = save_model(
         model.cpu(),
@@ -172,6 +156,44 @@ def train(
     draw_history(history, run.out / "figures" / "training.png", notice=notice)
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
     return Trained(folder, int(best["epoch"]), values, history, data)
+
+
+def _network(network: NetworkOptions, weights: Path | None, *, classes: int, bands: int, size: int) -> "nn.Module":
+    """The network that training begins with.
+
+    Raises:
+        UserError: sizes that do not fit the tiles, or weights of another network.
+    """
+    from remote_sensing.landuse.model.networks import build_network, load_pretrained
+
+    model = build_network(
+        network.network,
+        classes=classes,
+        bands=bands,
+        tile_size=size,
+        width=network.width,
+        depths=network.depths,
+        drop=network.drop,
+    )
+    if weights is not None:
+        load_pretrained(model, weights)
+    return model
+
+
+def _description(download: TileSet, split: "Split") -> dict[str, Any]:
+    """The data of a run, in figures and names."""
+    counts = {part: len(split.part(part)) for part in PARTS}
+    return {
+        "layout": download.layout,
+        "tiles": len(download.files),
+        "classes": list(download.classes),
+        "split": {"name": split.name, **counts},
+    }
+
+
+def _contents_of_parts(contents: Sequence[str], split: "Split") -> dict[str, str]:
+    """The digests of each part's tiles, so that `evaluate` knows the training tiles again, under any name."""
+    return {part: "".join(contents[number] for number in split.part(part)) for part in PARTS}
 
 
 def _preprocessing(bands: Names | None, download: TileSet) -> "Preprocessing":

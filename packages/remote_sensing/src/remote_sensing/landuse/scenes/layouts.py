@@ -32,6 +32,7 @@ PLACES: tuple[tuple[str, str], ...] = (
 ARCHIVES = ("EuroSAT.zip", "EuroSAT_RGB.zip", "EuroSATallBands.zip", "EuroSAT_MS.zip")
 _LISTS = {"torchgeo": "eurosat-", "spatial": "eurosat-spatial-", "100": "eurosat-100-"}
 IMAGES = {".bmp", ".gif", ".jp2", ".webp"}  # which others make tiles of, and are not read here
+PARTS = ("train", "val", "test")  # of a split
 LFS = b"version https://git-lfs"  # how a Git LFS pointer begins
 
 # Folder or .zip of a download, as verbs take it.
@@ -236,7 +237,7 @@ def _lists(*folders: Path) -> dict[str, dict[str, tuple[str, ...]]]:
         if "csv" not in lists and all((folder / table).is_file() for table in tables.values()):
             lists["csv"] = {part: _filenames(folder / table) for part, table in tables.items()}
         for name, prefix in _LISTS.items():
-            texts = {part: folder / f"{prefix}{part}.txt" for part in ("train", "val", "test")}
+            texts = {part: folder / f"{prefix}{part}.txt" for part in PARTS}
             if name not in lists and all(text.is_file() for text in texts.values()):
                 lists[name] = {part: _lines(text) for part, text in texts.items()}
     return lists
