@@ -95,6 +95,11 @@ def test_siena_and_midnight(data):
         ("seizure on video", "seizure"),
         ("sz on", "begin"),
         ("sz off 2", "end"),
+        ("+Seizure", "begin"),
+        ("-Seizure", "end"),
+        ("\N{MINUS SIGN}SZ", "end"),
+        ("- seizure", "seizure"),  # an entry of a list
+        ("-no seizure", "none"),
         ("eyes open", None),
         ("Comment/size", None),
         ("seizure?", None),

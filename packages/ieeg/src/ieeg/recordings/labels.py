@@ -34,6 +34,8 @@ _ARTICLES = frozenset({"a", "an", "any", "the", "further", "more"})
 _DENIES_BEFORE = frozenset({"free", "absent"})
 # Of another word they say what kind of seizure it is: "non-motor seizure", "seizure without loss of awareness".
 _QUALIFIES = frozenset({"non", "without", "sans"})
+# "+Seizure" and "-Seizure" are its beginning and its end; "- seizure" is an entry of a list.
+_SIGN = re.compile(r"^\s*([+\-−])(?=\w)")
 # With these a seizure's name says something else, or nothing certain.
 _ODD = frozenset(
     {"possible", "probable", "suspected", "maybe", "likely", "like", "pseudo", "psychogenic", "pnes", "nonepileptic"}
@@ -102,6 +104,9 @@ def meaning_of(label: str, label_map: Mapping[str, Meaning] | None = None) -> Me
     last = next((word for word in reversed(words) if not word.isdigit()), "")
     begins = bool(unique & _BEGIN) or last in _BEGIN_LAST
     ends = bool(unique & _END) or last in _END_LAST
+    sign = _SIGN.match(label)
+    if sign and not begins and not ends:
+        return "begin" if sign[1] == "+" else "end"
     if begins and ends:
         return None
     if ends:
