@@ -19,33 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.errors import UserError
+from ieeg.recordings.edf_header import EdfSignal, find_data, is_annotation, number_of, read_signals, start_time, text_of
 
-ANNOTATIONS = ("edf annotations", "bdf annotations")  # in lower case, as some recorders write them
 LONGEST_GAP = 3 * 86400.0  # seconds between two records; a later time stamp is taken as wrong
 LONGEST = 366 * 86400.0  # seconds of a recording, gaps included
 LONG_RECORD = 2**16  # bytes of a signal in a record
 _HEAD, _SIGNAL = 256, 256  # bytes of the fixed header, and of the header of each signal
-_WIDTHS = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)  # of a signal's fields; each field of all signals stands together
 # A time-stamped annotation list of EDF+: onset, ␕ and duration (optional), then texts that each begin with ␔; ␔ and a zero byte end it.
 _TAL = re.compile(rb"([+-]\d+(?:\.\d*)?)(?:\x15(\d+(?:\.\d*)?))?((?:\x14[^\x14\x00]*)*)\x14\x00")
-
-
-@dataclass(frozen=True)
-class EdfSignal:
-    """One signal of the header. `samples` is per record; physical = (digital − digital_min) · gain + physical_min, in `unit`."""
-
-    label: str
-    unit: str
-    physical_min: float
-    physical_max: float
-    digital_min: float
-    digital_max: float
-    samples: int
-    offset: int  # in samples, inside a record
-
-    @property
-    def gain(self) -> float:
-        return (self.physical_max - self.physical_min) / (self.digital_max - self.digital_min)
 
 
 class _Plan(NamedTuple):
@@ -295,15 +276,15 @@ def open_edf(path: Path) -> EdfFile:
             if len(block) < count * _SIGNAL or count < 1:
                 raise ValueError
             records, offset = int(head[236:244]), int(head[184:192])
-            seconds = _number(_text(head[244:252]))
-            signals, dropped, record_samples = _signals(block, count)
+            seconds = number_of(text_of(head[244:252]))
+            signals, dropped, record_samples = read_signals(block, count)
         except ValueError:
             raise UserError(
                 f"{path}: the EDF header is damaged", "copy the file again from the recorder, or export it again"
             ) from None
     width = 3 if bdf else 2
     record_bytes = record_samples * width
-    offset = _data_offset(path, offset, (count + 1) * _HEAD, size, records, record_bytes, warnings)
+    offset = find_data(path, offset, (count + 1) * _HEAD, size, records, record_bytes, warnings)
     # A recorder that was switched off leaves −1, and copies may be cut off: the file's size counts, not the header.
     whole_records = 0
     if record_bytes:
@@ -315,7 +296,7 @@ def open_edf(path: Path) -> EdfFile:
         warnings.append(f"the header {claim}, the file holds {whole_records} whole ones; those are read")
     annotations, usable = [], []
     for signal in signals:
-        if _is_annotation(signal.label):
+        if is_annotation(signal.label):
             annotations.append(signal)
         else:
             usable.append(signal)
@@ -341,7 +322,7 @@ def open_edf(path: Path) -> EdfFile:
         usable,
         whole_records,
         seconds,
-        _start(head),
+        start_time(head),
         reserved.startswith(("EDF+D", "BDF+D")),
         warnings,
         _annotation_signals=annotations,
@@ -349,118 +330,3 @@ def open_edf(path: Path) -> EdfFile:
         _record_samples=record_samples,
         _data_offset=offset,
     )
-
-
-def _is_annotation(label: str) -> bool:
-    return " ".join(label.casefold().split()) in ANNOTATIONS
-
-
-def _data_offset(
-    path: Path, claimed: int, computed: int, size: int, records: int, record_bytes: int, warnings: list[str]
-) -> int:
-    """Where the records begin: after the headers of all signals, or where the header says, whichever fits the file's size.
-
-    Raises:
-        UserError: they differ, and neither fits.
-    """
-    if claimed == computed:
-        return computed
-
-    def fits(offset: int) -> bool:
-        data = size - offset
-        if record_bytes == 0 or data <= 0:
-            return False
-        if records > 0:
-            return data == records * record_bytes
-        return data % record_bytes == 0
-
-    if claimed > computed and fits(claimed):
-        warnings.append(f"data begin at byte {claimed}, as the header says; its signals end at {computed}")
-        return claimed
-    if fits(computed):
-        warnings.append(
-            f"the header says that data begin at byte {claimed}; {computed} is where its signals end, which fits the file's size"
-        )
-        return computed
-    raise UserError(
-        f"{path}: the header says that data begin at byte {claimed}, its signals end at {computed}, and the file's size fits neither",
-        "copy the file again from the recorder, or export it again",
-    )
-
-
-def _number(text: str) -> float:
-    """A number of the header, perhaps with a decimal comma.
-
-    Raises:
-        ValueError: it is not a finite number.
-    """
-    value = float(text.replace(",", "."))
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
-def _signals(block: bytes, count: int) -> tuple[list[EdfSignal], list[tuple[str, str]], int]:
-    """The signals of the header, those that cannot be read (label, why), and the number of samples in a record.
-
-    Raises:
-        ValueError: a field that should be a number is not a number.
-    """
-    signals: list[EdfSignal] = []
-    dropped: list[tuple[str, str]] = []
-    position = 0
-    for label, unit, pmin, pmax, dmin, dmax, samples in _signal_fields(block, count):
-        number = int(samples)
-        if number < 0:
-            raise ValueError(samples)
-        why = ""
-        if number == 0:
-            why = "it has no samples"
-        elif not _is_annotation(label) and _number(dmin) == _number(dmax):
-            why = "its digital range is 0"
-        if why:
-            dropped.append((label, why))
-        elif _is_annotation(label):  # its ranges do not matter, whatever recorders write there
-            signals.append(EdfSignal(label, unit, -1, 1, -32768, 32767, number, position))
-        else:
-            ranges = _number(pmin), _number(pmax), _number(dmin), _number(dmax)
-            signals.append(EdfSignal(label, unit, *ranges, number, position))
-        position += number
-    return signals, dropped, position
-
-
-def _signal_fields(block: bytes, count: int) -> list[tuple[str, str, str, str, str, str, str]]:
-    """(label, unit, physical minimum and maximum, digital minimum and maximum, samples) of each signal, as text.
-
-    EDF stores the labels of all signals together, then all transducers, all units and so on.
-    """
-    columns = []
-    start = 0
-    for width in _WIDTHS:
-        end = start + width * count
-        texts = []
-        for at in range(start, end, width):
-            texts.append(_text(block[at : at + width]))
-        columns.append(texts)
-        start = end
-    labels, _, units, pmin, pmax, dmin, dmax, _, samples, _ = columns
-    return list(zip(labels, units, pmin, pmax, dmin, dmax, samples, strict=True))
-
-
-def _text(raw: bytes) -> str:
-    """The format prescribes ASCII; recorders write UTF-8 or Latin-1."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("latin-1")
-    return text.strip().strip("\0").strip()
-
-
-def _start(head: bytes) -> datetime | None:
-    try:
-        day, month, year = map(int, head[168:176].decode("ascii").split("."))
-        hour, minute, second = map(int, head[176:184].decode("ascii").replace(":", ".").split("."))
-        century = 1900 if year >= 85 else 2000  # EDF's clipping date: two digits mean 1985 to 2084
-        return datetime(century + year, month, day, hour, minute, second)
-    except ValueError:
-        return None
