@@ -176,7 +176,7 @@ def safe(folder, scene, offset=0):
 
 def test_zero_is_no_data_in_a_product(tmp_path):
     scene, _ = draw_scene(192, 2)
-    scene[:, :60, :60] = 0
+    scene[1, :60, :60] = 0  # of one band alone: a product's values begin at 1
     folder = tmp_path / "S2A_X.SAFE"
     safe(folder, scene)
     with Scene(folder) as opened:
