@@ -286,8 +286,31 @@ def second_gradients(mask, backend):
 @pytest.mark.parametrize("mask", [Window(1, 0), KeyLengths(torch.tensor([2]))], ids=str)
 def test_pieces_refuse_second_derivatives(mask, backend):
     assert all(gradient.isfinite().all() for gradient in second_gradients(mask, "reference"))
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no second derivative"):
         second_gradients(mask, backend)
+
+
+@pytest.mark.parametrize("learned", ["queries", "bias", "slopes"])
+def test_no_second_derivative_is_left_out_of_a_sum(learned):
+    """`torch.autograd.grad` with inputs runs only what lies between: what refuses must lie there, too."""
+    q, k, v = (tensor.detach() for tensor in small_problem())
+    x, bias = q.clone(), None
+    if learned != "queries":
+        x = torch.full((3, 3) if learned == "bias" else (2,), 0.3, dtype=torch.float64)
+        bias = x if learned == "bias" else Alibi(x)
+    x.requires_grad_()
+    q = x if learned == "queries" else q
+    out = attention(q, k, v, mask=Window(1, 0), bias=bias)
+    (first,) = torch.autograd.grad(out.square().sum() + x.pow(3).sum(), x, create_graph=True)
+    assert first.isfinite().all()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(first.sum(), x)
+
+
+def test_the_hessian_of_a_masked_call_is_refused_or_right():
+    x = random(1, 1, 3, 2).double()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.functional.hessian(lambda x: attention(x, x, x, mask=Window(1, 0)).square().sum(), x)
 
 
 @pytest.mark.parametrize("mask", [None, Causal()], ids=str)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from core_attention.backends import reference
 from core_attention.backends.dropout import Dropout, factors
 from core_attention.backends.pieces import Piece, hidden_keys, masked, part_of, plan, seeing, written
 from core_attention.masks import Mask, Run, Size, Where, learnable, parts, tensors_of
+from core_attention.parts.first_order import first_order
 
 
 class Call(NamedTuple):
@@ -206,15 +206,15 @@ class Pieces(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, call: Call, *learned: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         out, lse = forward(q, k, v, call)
-        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse, *learned)
         ctx.call = call
         ctx.set_materialize_grads(False)
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, out, lse, *_ = ctx.saved_tensors
         grads, biases = backward(torch.zeros_like(out) if grad is None else grad, grad_lse, q, k, v, out, lse, ctx.call)
         return *grads, None, *biases
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from core_attention.backends.dropout import Dropout
 from core_attention.backends.pieces import tightest
 from core_attention.backends.problem import Problem
 from core_attention.backends.sdpa import with_factors
 from core_attention.masks import KeyLengths, Mask, Segments, Size, parts
+from core_attention.parts.first_order import first_order
 
 if TYPE_CHECKING:
     from core_attention.backends.triton_kernels import Limits
@@ -97,7 +97,7 @@ class _Kernel(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         from core_attention.backends import triton_kernels as kernel
 

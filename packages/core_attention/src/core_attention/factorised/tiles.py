@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from core_attention.parts.first_order import first_order
+
 TILE = 2**19  # elements of a tile's scores: 2 MiB of float32
 
 
@@ -332,7 +334,8 @@ def _keep(ctx, inputs, output) -> None:
     ctx.settings = inputs[9:]
 
 
-def _differentiate(ctx, grad: Tensor):
+@first_order
+def _differentiate(ctx, grad):
     tensors = ctx.saved_tensors
     grads = torch.ops.core_attention.factorised_backward(grad, *tensors, *ctx.settings)
     out = [None if t is None else g.to(t.dtype) for t, g in zip(tensors[:8], grads, strict=True)]

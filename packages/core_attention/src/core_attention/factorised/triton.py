@@ -12,7 +12,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from core_attention.parts.first_order import first_order
 
 BLOCK = 64  # queries, and keys, of a tile
 
@@ -222,7 +223,7 @@ class _Factorised(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]
         q, k, v, rows, cols, out, lse = ctx.saved_tensors
         sizes, settings, grid = ctx.call

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from core_attention.parts.first_order import first_order
 from core_attention.pooling.weights import Weights
 
 # the score of an excluded instance: finite, so that a row with every instance excluded is uniform and never NaN
@@ -114,7 +114,7 @@ class StreamedPool(torch.autograd.Function):
         return pooled, scores
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, d_pooled: Tensor | None, d_scores: Tensor | None) -> tuple[Tensor | None, ...]:
         x, pooled, top, total, scores, *parameters = ctx.saved_tensors
         with torch.autocast(x.device.type, enabled=False):

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from core_runtime.arrays import DAMAGED
 from core_runtime.errors import UserError
 from pathology_mil.features.bags import Bag
 from pathology_mil.model.inference import Predictor
@@ -123,7 +124,7 @@ def _read_arrays(path: Path) -> dict[str, Any]:
             if isinstance(loaded, np.ndarray):
                 return {"scores": loaded}
             return dict(loaded)
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{path.name}: not a readable NumPy file (files that would run code are refused)"
             ) from error

@@ -241,7 +241,10 @@ class open_h5:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self.file.close()
-        if isinstance(error, (OSError, RuntimeError, KeyError)):  # h5py's errors on damage inside the file
+        # h5py's errors on damage inside the file; of numbers that no type of NumPy holds it raises the last two
+        if isinstance(error, (OSError, RuntimeError, KeyError, ValueError, TypeError)) and not isinstance(
+            error, UserError
+        ):
             raise UserError(f"{self.path.name}: damaged HDF5 file", "write it again with --overwrite") from error
 
 
