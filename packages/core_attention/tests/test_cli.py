@@ -266,13 +266,22 @@ def test_docs_come_with_the_package(capsys):
     for spelling in ("capture", "capture.md", "../../docs/capture.md"):
         assert cli.main(["docs", spelling]) == 0
         assert capsys.readouterr().out.startswith("# Attention maps")
+    # a mechanism by each of its names, and a system
+    for spelling, title in (
+        ("moba", "# Mixture of blocks"),
+        ("MVPA", "# MVPA"),
+        ("rala", "# RALA: rank"),
+        ("eurosat_bmta", "# Balanced"),
+    ):
+        assert cli.main(["docs", spelling]) == 0
+        assert capsys.readouterr().out.startswith(title)
     assert cli.main(["docs", "mechanisms/README.md", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["page"] == "mechanisms"
 
 
 @pytest.mark.parametrize(
     ("name", "answer"),
-    [("rala", "mechanisms/rala, networks/rala"), ("captur", "did you mean capture"), ("", "not a page")],
+    [("captur", "did you mean capture"), ("", "not a page"), ("README", "not a page")],
 )
 def test_docs_refuses_what_names_no_page(name, answer, capsys):
     assert cli.main(["docs", name]) == 2

@@ -79,6 +79,17 @@ def key_mask_over_nan():
     torch.testing.assert_close(torch.compile(run, backend="aot_eager", fullgraph=True)(q, k, v, there), want)
 
 
+def masks_made_inside():
+    """Shapes of what the graph makes are numbers, those of its inputs symbols."""
+
+    def run(q):
+        third = torch.arange(q.shape[2])[None].expand(2, -1) // 3
+        return attention(q, q, q, mask=Segments(third), bias=Alibi.geometric(4))
+
+    q = random(2, 4, 10, 8)
+    torch.testing.assert_close(torch.compile(run, backend="eager", fullgraph=True, dynamic=True)(q), run(q))
+
+
 def dropout():
     x = random(1, 2, 9, 8)
 
@@ -120,6 +131,7 @@ PARTS |= {
     "export": (export,),
     "learned biases": (learned_biases,),
     "key mask over NaN": (key_mask_over_nan,),
+    "masks made inside": (masks_made_inside,),
     "dropout": (dropout,),
 }
 PARTS |= {f"{name} with {padding}": (model, name, padding) for name, padding in MODELS}

@@ -446,3 +446,76 @@ def test_names_do_not_depend_on_what_was_imported_first():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- what outsiders met -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", [None, Causal(), KeyLengths(torch.tensor([100]))], ids=str)
+def test_a_bias_is_not_rounded_to_half_precision(dtype, mask):
+    q, k, v = (random(1, 1, 256, 16, seed=s).to(dtype).requires_grad_() for s in range(3))
+    bias = 300 + random(256, 256, seed=3)
+    ours, definition = (attention(q, k, v, mask=mask, bias=bias, backend=backend) for backend in ("auto", "reference"))
+    torch.testing.assert_close(ours, definition, atol=0.02, rtol=0.02)
+    ours.float().sum().backward()
+    assert q.grad is not None
+    assert q.grad.isfinite().all()
+
+
+def test_a_bias_beyond_half_precision_is_no_infinity():
+    q = random(1, 1, 8, 16).half()
+    bias = torch.zeros(8, 8)
+    bias[:, 3] = 1e5
+    out = attention(q, q, q, bias=bias, mask=Window(4, 4))
+    assert out.isfinite().all()
+    torch.testing.assert_close(out, attention(q, q, q, bias=bias, mask=Window(4, 4), backend="reference"))
+
+
+@pytest.mark.parametrize("mask", [None, Window(1, 1)])
+def test_a_learned_scale_is_refused(mask):
+    q = random(1, 1, 6, 4)
+    with pytest.raises(ValueError, match=r"attention\(scale \* q"):
+        attention(q, q, q, mask=mask, scale=torch.tensor(0.3))
+
+
+def test_nan_behind_joined_masks_of_keys_is_not_read():
+    lengths, q = torch.tensor([4]), random(1, 1, 6, 4)
+    behind = Dense(torch.arange(6)[None] >= 4)
+    for mask in (
+        KeyLengths(lengths) | KeyLengths(lengths - 1),
+        ~behind,
+        ~behind | KeyLengths(lengths),
+        ~behind & Causal(),
+    ):
+        k = q.clone()
+        k[:, :, 4:] = float("nan")
+        k.requires_grad_()
+        for backend in ("auto", "reference"):
+            out = attention(q, k, k, mask=mask, backend=backend)
+            assert out.isfinite().all()
+            (gradient,) = torch.autograd.grad(out.sum(), k)
+            assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("others", [None, Causal(), KeyLengths(torch.tensor([0]))], ids=str)
+def test_segments_without_a_key_give_zeros(others):
+    segments = Segments(torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 0, dtype=torch.long))
+    mask = segments if others is None else segments & others
+    empty = torch.zeros(1, 2, 0, 8)
+    assert not attention(random(1, 2, 4, 8), empty, empty, mask=mask).any()
+
+
+def test_shapes_of_masked_calls_on_meta():
+    q = torch.empty(1, 1, 6, 4, device="meta")
+    assert attention(q, q, q, mask=Window(1, 1) & Causal()).shape == q.shape
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_a_traced_call_is_the_definition():
+    def call(q, lengths):
+        return attention(q, q, q, mask=KeyLengths(lengths) & Causal())
+
+    traced = torch.jit.trace(call, (random(1, 1, 6, 4), torch.tensor([3])), check_trace=False)
+    q, lengths = random(1, 1, 6, 4, seed=1), torch.tensor([2])
+    torch.testing.assert_close(traced(q, lengths), call(q, lengths))

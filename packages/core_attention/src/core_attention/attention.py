@@ -95,11 +95,16 @@ def attention(
         (float64 for float64 tensors). Half precision is accumulated in float32.
 
     Raises:
-        ValueError: shapes, dtypes or devices that do not fit together (full_mask are quoted), a mask that can be read in two ways, or an
-            unknown backend.
+        ValueError: shapes, dtypes or devices that do not fit together (they are quoted), a mask that can be read in two ways, a scale that is a
+            tensor, or an unknown backend.
         RuntimeError: the backend asked for cannot compute this; says why, and how to get it.
     """
-    plain = bias is None and key_mask is None and backend == "auto" and not (return_lse or dropout)
+    plain = (
+        bias is None
+        and key_mask is None
+        and backend == "auto"
+        and not (return_lse or dropout or isinstance(scale, Tensor))
+    )
     if plain and (mask is None or type(mask) is Causal) and _torch_takes(q, k, v) and not _watched():
         if mask is None:
             return F.scaled_dot_product_attention(q, k, v, scale=scale)
@@ -110,11 +115,18 @@ def attention(
         if shift == 0 and (scale is None or scale > 0):  # torch's triangle multiplies −inf with the scale
             return F.scaled_dot_product_attention(q, k, v, scale=scale, is_causal=True)
     kind = q.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         q, k, v = (_autocast(t, kind) for t in (q, k, v))
         with torch.autocast(kind, enabled=False):
             return _attention(q, k, v, mask, bias, key_mask, scale, dropout, backend, return_lse)
     return _attention(q, k, v, mask, bias, key_mask, scale, dropout, backend, return_lse)
+
+
+def _written_out() -> bool:
+    """Whether the call becomes part of a graph that can hold no operator of ours, so that the definition stands in it: ONNX, `torch.jit.trace`."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+    return torch.jit.is_tracing()
 
 
 def _torch_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -158,14 +170,18 @@ def _attention(
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """`attention` of whatever torch's call does not take as it is."""
+    if isinstance(scale, Tensor):
+        raise ValueError(
+            "scale is a number, got a tensor: for a learned one write attention(scale * q, k, v, ..., scale=1.0)"
+        )
     size = sized(q, k, v)
     full_mask = as_mask(mask, bias, size, key_mask)
     factor = q.shape[-1] ** -0.5 if scale is None else float(scale)
     drop = drawn(dropout)
     problem = problem_of(q, k, v, full_mask, return_lse, dropout)
     module = BACKENDS[choose(problem, backend)[0]]
-    if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
-        module = reference  # an ONNX graph can hold no operator of ours: the definition, written out
+    if _written_out():
+        module = reference
     if not torch.compiler.is_compiling() and _LOG.isEnabledFor(logging.INFO):
         _log_choice(problem, backend)
     lost = None

@@ -96,7 +96,7 @@ def test_no_class_token_and_a_grid_that_is_not_square():
 
 
 def test_what_cannot_be_done_says_why():
-    with pytest.raises(ValueError, match=r"unknown mechanism 'moba'.*go by name"):
+    with pytest.raises(ValueError, match=r"'moba' is a mechanism that cannot be put in.*go by name"):
         convert_model(vit("timm"), "moba")
     with pytest.raises(ValueError, match="has no attention layer that can be converted: it has no attention layer"):
         convert_model(nn.Linear(2, 2), "sparsifiner")

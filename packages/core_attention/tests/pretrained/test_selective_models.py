@@ -208,7 +208,7 @@ def test_what_cannot_be_done_says_why(monkeypatch):
         convert_model(llama(), "dma", window=0)
     with pytest.raises(ValueError, match="'norm' or 'learned', got 'best'"):
         convert_model(llama(), "moh", router="best")
-    with pytest.raises(ValueError, match=r"unknown mechanism 'landmark'.*go by name"):
+    with pytest.raises(ValueError, match=r"'landmark' is a mechanism that cannot be put in.*go by name"):
         convert_model(llama(), "landmark")
     mistral = transformers.MistralForCausalLM(
         transformers.MistralConfig(**TEXT, num_key_value_heads=2, sliding_window=8)

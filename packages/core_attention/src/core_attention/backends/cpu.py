@@ -63,7 +63,10 @@ def _cuts(q: Tensor, k: Tensor, v: Tensor, call: Call, size: Size) -> Iterator[_
             keys, values = (t.masked_fill(hidden[:, None, :, None], 0.0) for t in (keys, values))
         added = None
         if masked(piece):
-            added = written(piece, size, q).expand(-1, -1, rows.shape[2], keys.shape[2])
+            # a bias is not rounded to half precision: the kernel adds it in float32
+            added = written(piece, size, q, torch.promote_types(q.dtype, torch.float32)).expand(
+                -1, -1, rows.shape[2], keys.shape[2]
+            )
         yield _Cut(piece, rows, keys, values, added)
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from core_attention.masks import Dense, KeyLengths, Mask, Part, Segments, Size, parts
+from core_attention.masks import Mask, Part, Segments, Size, parts
 
 
 def without_hidden(
@@ -27,9 +27,10 @@ def without_hidden(
     """
     lost = None
     for part in parts(mask):
-        if isinstance(part, KeyLengths) or (isinstance(part, Dense) and part.by_key):
+        if part.by_key:
             allowed = part.allowed(size, Part(), q.device)
-            assert allowed is not None
+            if allowed is None:
+                continue
             hidden = ~allowed[:, 0, 0][:, None, :, None]
             k, v = k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
         if isinstance(part, Segments):
@@ -47,9 +48,11 @@ def _finite(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor
     bad_key = ~(k.detach().isfinite().all(-1) & v.detach().isfinite().all(-1))
     q = q.masked_fill(bad_query[..., None], 0.0)
     k, v = k.masked_fill(bad_key[..., None], 0.0), v.masked_fill(bad_key[..., None], 0.0)
+    if bad_key.shape[-1] == 0:
+        return q, k, v, bad_query & (query >= 0)
     # a query is lost if its id is among those of the bad keys
     bad_ids = key.masked_fill(~bad_key, -1).sort(-1).values
     expanded = query.expand(-1, kv_heads, -1).contiguous()
-    place = torch.searchsorted(bad_ids, expanded).clamp(max=max(bad_ids.shape[-1] - 1, 0))
+    place = torch.searchsorted(bad_ids, expanded).clamp(max=bad_ids.shape[-1] - 1)
     met = (bad_ids.gather(-1, place) == expanded).repeat_interleave(heads // max(kv_heads, 1), 1)
     return q, k, v, (met | bad_query) & (query >= 0)

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from core_attention.masks import (
     Causal,
-    Dense,
     KeyLengths,
     Mask,
     Part,
@@ -56,14 +55,13 @@ def part_of(piece: Piece) -> Part:
 
 def hidden_keys(piece: Piece, size: Size, device: torch.device) -> Tensor | None:
     """(batch or 1, keys): which keys of a piece no query of a sample may read, as far as its lengths and masks of keys say."""
-    by_key = [m for m in piece.masks if isinstance(m, KeyLengths) or (isinstance(m, Dense) and m.by_key)]
+    by_key = [m for m in piece.masks if m.by_key]
     if not by_key:
         return None
     allowed = joined(
         [m.allowed(size, Part(batch=piece.batch, keys=piece.keys), device) for m in by_key], torch.logical_and
     )
-    assert allowed is not None
-    return ~allowed[:, 0, 0]
+    return None if allowed is None else ~allowed[:, 0, 0]
 
 
 def masked(piece: Piece) -> bool:
@@ -71,14 +69,18 @@ def masked(piece: Piece) -> bool:
     return len(piece.masks) > 0 or piece.band != (None, None)
 
 
-def written(piece: Piece, size: Size, like: Tensor) -> Tensor:
-    """What is added to the scores of a masked piece (−inf hides), in the dtype of `like`, broadcastable to its shape."""
+def written(piece: Piece, size: Size, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """What is added to the scores of a masked piece (−inf hides), broadcastable to the shape of `like`.
+
+    Args:
+        dtype: of biases; None: that of `like`.
+    """
     part = part_of(piece)
     allowed_by = [mask.allowed(size, part, like.device) for mask in piece.masks]
     allowed = joined([*allowed_by, in_band(piece.band, size, part, like.device)], torch.logical_and)
     bias = joined([mask.bias(size, part, like.device) for mask in piece.masks], torch.add)
     # four axes also where a mask hides nothing of this piece: callers expand what is added
-    added = like.new_zeros(1, 1, 1, 1) if bias is None else bias.to(like.dtype)
+    added = like.new_zeros(1, 1, 1, 1) if bias is None else bias.to(dtype or like.dtype)
     return added if allowed is None else torch.where(allowed, added, float("-inf"))
 
 

@@ -62,12 +62,16 @@ def _title(path: Path) -> str:
 
 
 def _find(asked: str, pages: dict[str, Path]) -> str:
-    """The page asked for: by its name, as a link writes it (``../../docs/capture.md``), or by its last part where one page alone has it."""
+    """The page asked for: by its name, as a link writes it (``../../docs/capture.md``), by its last part, or by a mechanism as `list` names it."""
     _, _, below = asked.rpartition("docs/")
     asked_for = below.removesuffix(".md").removesuffix("/README")
     if asked_for in pages:
         return asked_for
     ends = [name for name in pages if name.rpartition("/")[2] == asked_for]
+    if len(ends) > 1 and f"mechanisms/{asked_for}" in ends:
+        return f"mechanisms/{asked_for}"
+    if not ends and (of_mechanism := _page_of_mechanism(asked_for)) in pages:
+        return of_mechanism
     if len(ends) > 1:
         raise Refusal(f"{asked!r} is the name of several pages: {', '.join(ends)}")
     if not ends:
@@ -75,3 +79,15 @@ def _find(asked: str, pages: dict[str, Path]) -> str:
         hint = "".join(f"; did you mean {name}?" for name in nearest)
         raise Refusal(f"{asked!r} is not a page{hint or '.'} `core-attention docs` lists them")
     return ends[0]
+
+
+def _page_of_mechanism(name: str) -> str:
+    """The page that describes a mechanism or a system; "" where there is none."""
+    from core_attention.registry import catalogue, systems
+
+    page = None
+    if name in systems.slugs():
+        page = systems.system(name).page
+    elif (entry := catalogue.find("examples", name)) is not None:
+        page = entry.page
+    return f"mechanisms/{page.removesuffix('.md')}" if page else ""

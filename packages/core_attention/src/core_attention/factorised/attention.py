@@ -19,6 +19,7 @@ from torch import Tensor
 
 from core_attention.capture.recording import active, record
 from core_attention.factorised.tiles import factorised_op
+from core_attention.masks.checking import one_or
 from core_attention.parts.transforms import differentiated
 
 Backend = Literal["auto", "tiles", "triton", "flex"]
@@ -298,7 +299,7 @@ def _check(q: Tensor, k: Tensor, v: Tensor, tables: Tables, reach: Reach, column
         )
     row_entries = key_rows if reach.causal else 2 * key_rows - 1
     for name, table, entries in (("rows", tables.rows, row_entries), ("columns", tables.columns, 2 * columns - 1)):
-        if table.ndim != 3 or table.shape[0] not in (1, kv_heads) or table.shape[1:] != (entries, dim):
+        if table.ndim != 3 or not one_or(table.shape[0], kv_heads) or table.shape[1:] != (entries, dim):
             raise ValueError(f"the table of {name} is {(kv_heads, entries, dim)}; got {tuple(table.shape)}")
     for name, bias in (("u", tables.u), ("w", tables.w), ("z", tables.z)):
         if bias is not None and bias.shape != (kv_heads, dim):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from core_attention.masks.checking import as_matrix, check_integer, check_matrix, check_tensor, fits, part_of
+from core_attention.masks.checking import as_matrix, check_integer, check_matrix, check_tensor, fits, one_or, part_of
 from core_attention.masks.mask import Mask, Part, Run, Size, pick, positions
 
 
@@ -133,7 +133,7 @@ class Alibi(Mask):
         return cls(torch.tensor(slopes), offset)
 
     def check(self, size: Size) -> None:
-        if self.slopes.ndim != 1 or self.slopes.shape[0] not in (1, size.heads) or not self.slopes.is_floating_point():
+        if self.slopes.ndim != 1 or not one_or(self.slopes.shape[0], size.heads) or not self.slopes.is_floating_point():
             raise ValueError(
                 f"Alibi needs one float slope per head, ({size.heads},): got {self.slopes.dtype} of shape {tuple(self.slopes.shape)}"
             )
@@ -169,7 +169,7 @@ class RelativePosition(Mask):
         shape = tuple(self.table.shape)
         if (
             len(shape) != 2
-            or shape[0] not in (1, size.heads)
+            or not one_or(shape[0], size.heads)
             or shape[1] % 2 == 0
             or not self.table.is_floating_point()
         ):

@@ -42,8 +42,13 @@ def transformed(tensor: Tensor) -> bool:
     )
 
 
+def one_or(size: int, full_size: int) -> bool:
+    """Whether a dimension is shared or has all its entries (`in` would compare a length that torch.compile keeps symbolic by identity)."""
+    return size == 1 or size == full_size
+
+
 def fits(shape: Iterable[int], full: Iterable[int]) -> bool:
-    return all(size in (1, full_size) for size, full_size in zip(shape, full, strict=True))
+    return all(map(one_or, shape, full))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:

@@ -68,6 +68,11 @@ class Mask:
     def __invert__(self) -> Mask:
         return Not(self)
 
+    @property
+    def by_key(self) -> bool:
+        """Whether it hides keys of a sample from all queries alike: what stands there is then never read."""
+        return False
+
     def at(self, size: Size) -> Mask:
         """This mask for a problem of `size`: ``Causal(align="end")`` gets its offset."""
         return self
@@ -126,6 +131,10 @@ class All(Mask):
 
     masks: tuple[Mask, ...]
 
+    @property
+    def by_key(self) -> bool:
+        return all(mask.by_key for mask in self.masks)
+
     def at(self, size: Size) -> Mask:
         return All(tuple(mask.at(size) for mask in self.masks))
 
@@ -168,6 +177,10 @@ class Either(Mask):
         for mask in self.masks:
             _refuse_bias(mask, "|")
 
+    @property
+    def by_key(self) -> bool:
+        return all(mask.by_key for mask in self.masks)
+
     def at(self, size: Size) -> Mask:
         return Either(tuple(mask.at(size) for mask in self.masks))
 
@@ -193,6 +206,10 @@ class Not(Mask):
 
     def __invert__(self) -> Mask:
         return self.mask
+
+    @property
+    def by_key(self) -> bool:
+        return self.mask.by_key
 
     def at(self, size: Size) -> Mask:
         return Not(self.mask.at(size))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from core_attention.masks.biases import Additive
-from core_attention.masks.checking import check_tensor
+from core_attention.masks.checking import check_tensor, one_or
 from core_attention.masks.mask import Mask, Size, together
 from core_attention.masks.visibility import Dense
 
@@ -71,6 +71,6 @@ def _of_keys(visible: Tensor, size: Size) -> Dense:
         raise ValueError(
             f"key_mask is a bool tensor (True: the key is there), got {visible.dtype}: write key_mask.bool()"
         )
-    if visible.ndim != 2 or visible.shape[0] not in (1, size.batch) or visible.shape[1] != size.keys:
+    if visible.ndim != 2 or not one_or(visible.shape[0], size.batch) or visible.shape[1] != size.keys:
         raise ValueError(f"key_mask has shape (batch, keys) = {(size.batch, size.keys)}, got {tuple(visible.shape)}")
     return Dense(visible[:, None, None])

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from core_attention.masks.checking import check_integer, check_matrix, check_tensor, fits, part_of, readable
+from core_attention.masks.checking import check_integer, check_matrix, check_tensor, fits, one_or, part_of, readable
 from core_attention.masks.mask import Mask, Part, Size, joined, pick, positions
 
 
@@ -101,7 +101,7 @@ class KeyLengths(Mask):
         check_tensor("KeyLengths' lengths", self.lengths)
 
     def check(self, size: Size) -> None:
-        if self.lengths.ndim != 1 or self.lengths.shape[0] not in (1, size.batch) or self.lengths.is_floating_point():
+        if self.lengths.ndim != 1 or not one_or(self.lengths.shape[0], size.batch) or self.lengths.is_floating_point():
             raise ValueError(
                 f"KeyLengths needs one integer per sample, shape ({size.batch},): got {self.lengths.dtype} of shape {tuple(self.lengths.shape)}"
             )
@@ -109,6 +109,10 @@ class KeyLengths(Mask):
             least, most = int(self.lengths.min()), int(self.lengths.max())
             if least < 0 or most > size.keys:
                 raise ValueError(f"KeyLengths counts from 0 to the {size.keys} keys there are: got {least} … {most}")
+
+    @property
+    def by_key(self) -> bool:
+        return True
 
     def allowed(self, size: Size, part: Part, device: torch.device) -> Tensor | None:
         lengths = pick(self.lengths.to(device), 0, part.batch)
@@ -160,7 +164,7 @@ class Segments(Mask):
         for name, ids, length in (("query", self.query, size.queries), ("key", self.keys, size.keys)):
             if (
                 ids.ndim != 2
-                or ids.shape[0] not in (1, size.batch)
+                or not one_or(ids.shape[0], size.batch)
                 or ids.shape[1] != length
                 or ids.is_floating_point()
             ):

@@ -155,7 +155,7 @@ def _convert(
     if entry is None:
         known = list(catalogue.declared("converters"))
         raise ValueError(
-            f"unknown mechanism {mechanism!r}{catalogue.nearest(mechanism, known)}: one of {', '.join(known)}; "
+            f"{catalogue.not_among(mechanism, known, 'put in by convert_model')}; "
             "those without weights go by name, see core_attention.register_with_transformers"
         )
     maker: Callable[..., nn.Module | Replacement] = entry.load()

@@ -251,8 +251,7 @@ def _constructor(mechanism: Mechanism) -> Callable[..., nn.Module]:
     entry = catalogue.find("inserts", mechanism)
     if entry is None:
         known = list(catalogue.declared("inserts"))
-        nearest = catalogue.nearest(mechanism, known)
-        raise ValueError(f"unknown mechanism {mechanism!r}{nearest}: one of {', '.join(known)}, or a class")
+        raise ValueError(f"{catalogue.not_among(mechanism, known, 'inserted by name')}, or give a class")
     return entry.load()
 
 

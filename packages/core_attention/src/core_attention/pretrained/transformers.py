@@ -124,7 +124,9 @@ def register_function(name: str, target: str | Callable[..., Tensor]) -> None:
         from transformers.masking_utils import AttentionMaskInterface
         from transformers.modeling_utils import AttentionInterface
     except ImportError as error:
-        raise ImportError("registering needs transformers ≥ 4.55: pip install 'transformers>=4.55'") from error
+        raise ImportError(
+            "registering needs transformers ≥ 4.55: pip install 'attention-suite-core-attention[transformers]'"
+        ) from error
     AttentionInterface.register(name, _function(name, target))
     AttentionMaskInterface.register(name, typed_mask)
 
@@ -135,7 +137,7 @@ def _declared(name: str) -> str | Callable[..., Tensor]:
         if catalogue.find("converters", name) is not None:
             raise ValueError(f"{name!r} has weights of its own: put it in by convert_model(model, {name!r})")
         known = [*OWN, *catalogue.declared("attentions")]
-        raise ValueError(f"unknown mechanism {name!r}{catalogue.nearest(name, known)}: one of {', '.join(known)}")
+        raise ValueError(catalogue.not_among(name, known, "registered by name"))
     return entry.target
 
 

@@ -96,6 +96,13 @@ def papers() -> dict[str, Paper]:
     return by_slug
 
 
+def not_among(name: str, known: list[str], use: str) -> str:
+    """What to say of a name that is not `known`: a mechanism that has no such `use`, or none at all."""
+    if name not in known and find("examples", name) is not None:
+        return f"{name!r} is a mechanism that cannot be {use}: one of {', '.join(known)} can"
+    return f"unknown mechanism {name!r}{nearest(name, known)}: one of {', '.join(known)}"
+
+
 def nearest(name: str, known: list[str]) -> str:
     """`` (did you mean 'ela'?)``, or nothing where no known name is near."""
     near = get_close_matches(name, known, 1)

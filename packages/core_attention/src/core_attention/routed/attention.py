@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from core_attention.masks.checking import one_or
 from core_attention.parts.transforms import differentiated
 from core_attention.routed import flex, triton
 from core_attention.routed.ops import as_tensors, routed
@@ -143,7 +144,7 @@ def routed_attention_reference(
     heads = q.shape[1]
 
     def spread(t: Tensor) -> Tensor:
-        return t.repeat_interleave(heads // t.shape[1], 1) if t.shape[1] not in (1, heads) else t
+        return t.repeat_interleave(heads // t.shape[1], 1) if not one_or(t.shape[1], heads) else t
 
     scores = q.to(wide) @ spread(k).to(wide).transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
     if key_bias is not None:
@@ -202,8 +203,8 @@ def _check(q: Tensor, k: Tensor, v: Tensor, routes: Routes, key_mask: Tensor | N
         raise ValueError(f"key mask {tuple(key_mask.shape)} must be (batch, keys) for {shapes}")
     if key_bias is not None and (
         key_bias.ndim != 3
-        or key_bias.shape[0] not in (1, k.shape[0])
-        or key_bias.shape[1] not in (1, k.shape[1])
+        or not one_or(key_bias.shape[0], k.shape[0])
+        or not one_or(key_bias.shape[1], k.shape[1])
         or key_bias.shape[2] != k.shape[2]
     ):
         raise ValueError(f"key bias {tuple(key_bias.shape)} must be (1 or batch, 1 or key heads, keys) for {shapes}")

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from core_attention.capture.recording import active, paused, record
+from core_attention.masks.checking import one_or
 from core_attention.mechanisms.landmark.blocks import attend_blocks
 from core_attention.parts.transforms import differentiated
 
@@ -144,7 +145,7 @@ def landmark_attention(
         flags = is_landmark if block is None else landmark_flags(keys, block, q.device)
         assert flags is not None
         flags = flags[None] if flags.ndim == 1 else flags
-        if flags.ndim != 2 or flags.shape[1] != keys or flags.shape[0] not in (1, batch):
+        if flags.ndim != 2 or flags.shape[1] != keys or not one_or(flags.shape[0], batch):
             raise ValueError(
                 f"is_landmark must be (keys,) or (batch, keys) = ({batch}, {keys}), got {tuple(flags.shape)}"
             )
@@ -263,5 +264,5 @@ def _check(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
         raise ValueError(f"query heads must be a multiple of key heads: {shapes}")
     if q.shape[2] > k.shape[2] > 0:
         raise ValueError(f"more queries than keys, although the last query is the last key: {shapes}")
-    if mask is not None and (mask.ndim != 2 or mask.shape[1] != k.shape[2] or mask.shape[0] not in (1, q.shape[0])):
+    if mask is not None and (mask.ndim != 2 or mask.shape[1] != k.shape[2] or not one_or(mask.shape[0], q.shape[0])):
         raise ValueError(f"mask must be (batch, keys) = {(q.shape[0], k.shape[2])}, got {tuple(mask.shape)}")
