@@ -126,7 +126,7 @@ def _written_out() -> bool:
     """Whether the call becomes part of a graph that can hold no operator of ours, so that the definition stands in it: ONNX, `torch.jit.trace`."""
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
-    return torch.jit.is_tracing()
+    return torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _torch_takes(q: Tensor, k: Tensor, v: Tensor) -> bool:

@@ -35,6 +35,9 @@ def first_order(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[
     """For the backward pass of an autograd function: under ``create_graph=True`` its gradients raise where they are differentiated again.
 
     The function saves every input that a gradient depends on.
+
+    Returns:
+        the backward pass that checks: its gradients, as `backward` gives them.
     """
 
     @wraps(backward)
