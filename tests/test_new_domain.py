@@ -1,5 +1,6 @@
 """A domain made from the template passes every conformance test at once."""
 
+import json
 import os
 import subprocess
 import sys
@@ -66,6 +67,42 @@ def test_a_new_domain_passes_the_conformance_tests(tmp_path):
         "test_samples_read_back",
     ):
         assert any(test in line for line in passed), f"{test} did not run or pass"
+
+
+@pytest.mark.parametrize("name", ["aerosols", "zeolites"])  # before and after the packages that it imports
+def test_a_new_domain_is_sorted_whatever_its_name(tmp_path, name):
+    from new_domain import register, sort_imports
+
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
+    package = make(name, "What is in the air?", tmp_path / "packages")
+    register(name, tmp_path)
+    sort_imports(package, tmp_path)
+    for arguments in (["check"], ["format", "--check"]):
+        end = subprocess.run(
+            [sys.executable, "-m", "ruff", *arguments, "--no-cache", package],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert end.returncode == 0, end.stdout
+
+
+@pytest.mark.slow
+def test_types_of_a_new_domain(tmp_path):
+    package = make("aerosols", "What is in the air?", tmp_path)
+    sources = [str(path) for path in ROOT.glob("packages/*/src")]
+    (tmp_path / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(package / "src"), *sources], "include": ["aerosols/src"]})
+    )
+    end = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable, "-p", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert end.returncode == 0, end.stdout
 
 
 def install(package: Path) -> None:

@@ -216,12 +216,24 @@ def _digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def nearby_models() -> dict[str, str]:
+    """The model folders of runs in the current folder, each with the class of model that it holds."""
+    folders = {}
+    for config in sorted(Path().glob("*/model/config.json")):
+        try:
+            described = json.loads(config.read_text(encoding="utf-8"))
+            folders[str(config.parent)] = str(described["class"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # of another library, or damaged: loading it would say so
+    return folders
+
+
 def no_model(advice: str) -> UserError:
-    """What a verb without ``--model`` ends with: the model folders that exist here, else how to get or train one."""
-    nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
+    """What a verb without ``--model`` ends with: how to get or train one, and the model folders that exist here."""
+    nearby = [f"{folder} ({kind})" for folder, kind in nearby_models().items()]
     hint = advice
     if nearby:
-        hint = f"model folders here: {', '.join(nearby)}"
+        hint = f"model folders here: {', '.join(nearby)}; else {advice}"
     return UserError("no --model was given", hint)
 
 

@@ -117,7 +117,9 @@ def examine(
 
 def _next_commands(path: Path) -> list[str]:
     """Detection with a model that is here, or with one that the demo trains."""
-    nearby = sorted(str(config.parent) for config in Path().glob("*/model/config.json"))
+    from core_runtime.models import nearby_models
+
+    nearby = [folder for folder, kind in nearby_models().items() if kind == "MVPFormer"]
     if nearby:
         return [f"ieeg detect '{path}' --model '{nearby[0]}' --out detections"]
     return ["ieeg demo ieeg-demo", f"ieeg detect '{path}' --model ieeg-demo/run/model --out detections"]

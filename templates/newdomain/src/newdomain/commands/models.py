@@ -19,6 +19,7 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model")) -> Described:
     """
     from core_attention.checkpoints.files import read_official
     from core_runtime.errors import named
+    from newdomain.model.burst import BurstClassifier
     from newdomain.model.declaration import system
     from newdomain.model.folder import save_model
 
@@ -28,7 +29,8 @@ def convert(checkpoint: Path, /, *, out: Path = Path("model")) -> Described:
         model = system.components["BurstClassifier"].load({}, read_official(checkpoint))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(named(checkpoint, error), "expected a state dict of BurstClassifier") from None
-    return Described({"model": str(save_model(model, out, signals=[], seed=0))})
+    assert isinstance(model, BurstClassifier)
+    return Described({"model": str(save_model(model, out, provenance={"converted_from": checkpoint.name}))})
 
 
 def check(folder: str, /) -> Described:

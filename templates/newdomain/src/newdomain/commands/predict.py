@@ -62,16 +62,12 @@ def predict(
         raise no_model(ADVICE)
     _load(model, resolve_device(device))
     made_by = model_identity(Path(model))
-    items = [
-        Item(
-            file.stem,
-            (str(file), model, resolve_device(device)),
-            out / file.stem,
-            key={"input": identity(file), "model": made_by},
-            inputs=[file],
-        )
-        for file in files
-    ]
+    items = []
+    for file in files:
+        # by its path below the folder: two recorders may write files of one name
+        name = str(file.relative_to(path).with_suffix("")) if path.is_dir() else file.stem
+        key = {"input": identity(file), "model": made_by}
+        items.append(Item(name, (str(file), model, resolve_device(device)), out / name, key=key, inputs=[file]))
     attempts = bulk(predict_item, items, run, log=out / "log.jsonl", description="Predicting")
     return Predictions(out, read_results(items, attempts, "prediction.json"), attempts)
 

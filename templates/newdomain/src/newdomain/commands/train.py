@@ -44,16 +44,16 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     from core_runtime.folders import open_run
     from core_runtime.identity import data_fingerprint
     from core_runtime.training import fit
-    from newdomain.cohort import read_labels
+    from newdomain.cohort import load_data
     from newdomain.model.burst import BurstClassifier, BurstConfig
     from newdomain.model.folder import save_model
     from newdomain.signals.formats import find_signals
-    from newdomain.training.data import BurstData, load_data
+    from newdomain.training.data import BurstData
     from newdomain.training.module import BurstTraining
 
     use_threads(run.threads)
-    data = load_data(folder)
-    open_run(
+    data, digests = load_data(folder)
+    recorded = open_run(
         run,
         flat(folder=folder, recipe=recipe),
         packages=["torch", "lightning"],
@@ -68,5 +68,6 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
         run,
         epochs=recipe.epochs,
     )
-    model = save_model(network, run.out / "model", signals=list(read_labels(folder)), seed=run.seed)
+    provenance = {"trained_on": digests, "arguments": recorded, "epoch": int(left.best["epoch"])}
+    model = save_model(network, run.out / "model", provenance=provenance)
     return Trained(model, left.best["train_loss"])

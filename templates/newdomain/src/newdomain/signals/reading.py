@@ -46,7 +46,9 @@ def read_signal(path: Path) -> Signal:
             table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
     except (ValueError, UnicodeDecodeError):
         raise UserError(f"{path}: a row does not hold two numbers", "look for text or a missing column") from None
-    if len(table) < WINDOW or table.shape[1] != 2:
+    if table.size and table.shape[1] != 2:
+        raise UserError(f"{path} has {table.shape[1]} columns", "seconds and value are expected, nothing else")
+    if len(table) < WINDOW:
         raise UserError(f"{path}: {len(table)} samples are too few", f"at least {WINDOW} are needed")
     if not np.isfinite(table).all():
         raise UserError(f"{path} holds NaN or infinite values", "remove or interpolate them")
