@@ -109,6 +109,17 @@ def test_predict_without_a_model_says_how_to_get_one(domain, samples):
 
 
 @each_domain
+def test_try_takes_the_folders_that_inspect_takes(domain, samples, tmp_path):
+    from core_runtime.commands.try_file import try_file
+
+    folder = samples(domain)
+    if call(domain, "inspect", folder).code == 0:
+        look = try_file(folder, out=tmp_path / "look", open_report=False)
+        assert look.findings.usable
+        assert domain.name in {claiming.name for claiming, _ in look.claims}
+
+
+@each_domain
 def test_samples_are_recognised_inspected_and_never_overwritten_silently(domain, samples):
     folder = samples(domain)
     file = first_file(domain, folder)

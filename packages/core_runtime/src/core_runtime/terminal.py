@@ -1,6 +1,7 @@
 """What a command prints while it works: notes and progress bars on standard error; only results go to standard output."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -14,6 +15,16 @@ note = Console(stderr=True, highlight=False)
 def warn(text: str) -> None:
     """Prints a warning on standard error, not wrapped and without markup."""
     note.print(text, style="yellow", markup=False, soft_wrap=True)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it nothing is printed on standard error: for a look at a file that may be of another field."""
+    before, note.quiet = note.quiet, True
+    try:
+        yield
+    finally:
+        note.quiet = before
 
 
 def progress(description: str, total: int | None = None) -> Progress:

@@ -1,7 +1,7 @@
 """``attention-suite try``: the first look at any file of a known field."""
 
 import webbrowser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from core_runtime.domains import Claim, Domain, domains
 from core_runtime.errors import UserError
 from core_runtime.findings import Findings
 from core_runtime.options import Flag, Overwrite
-from core_runtime.terminal import note
+from core_runtime.terminal import note, silent
 
 SURE = 0.5  # below it, the file could belong to several domains, as any picture could
 
@@ -98,17 +98,12 @@ def try_file(
     installed, broken = domains()
     claims = claims_of(file, list(installed.values()))
     if not claims:
-        kinds = "; ".join(domain.kinds or domain.name for domain in installed.values())
-        missing = ""
-        if broken:
-            missing = f". Not importable: {', '.join(broken)}"
-        raise UserError(f"{file.name}: no installed domain knows this kind of file", f"known: {kinds}{missing}")
+        raise _unknown(file, installed.values(), broken)
     target = (out or Path(f"try-{file.stem}")) / "report.html"
     # try-NAME is the command's own folder and is replaced; one that the user named is not.
     if out is not None and target.exists() and not overwrite:
         raise UserError(f"{target} is already there", "--overwrite replaces it, --out names another folder")
-    surest_domain, _ = claims[0]
-    findings = surest_domain.glance(file)
+    claims, findings = _first_look(file, claims)
     report = findings.report()
     alternatives = list(could_do(file, claims))
     if alternatives:
@@ -119,11 +114,50 @@ def try_file(
     return FirstLook(file, claims, findings, target)
 
 
+def _first_look(file: Path, claims: Sequence[tuple[Domain, Claim]]) -> tuple[Sequence[tuple[Domain, Claim]], Findings]:
+    """The findings of the surest domain; where none is sure, of the first that can read it. Claims of those that cannot are left out.
+
+    Raises:
+        UserError: that of the surest domain, where no other can read it.
+    """
+    refused = None
+    for place, (domain, claim) in enumerate(claims):
+        try:
+            return claims[place:], domain.glance(file)
+        except UserError as error:
+            refused = refused or error
+            if claim.certainty >= SURE:
+                break
+    assert refused is not None
+    raise refused
+
+
+def _unknown(path: Path, installed: Iterable[Domain], broken: Mapping[str, str]) -> UserError:
+    """What to say of a path that no domain claims: what it is where that can be told, else what is known."""
+    config = path / "config.json"
+    if (path / "model" / "config.json").is_file():
+        return UserError(
+            f"{path.name} is the folder of a run", f"its model is {path / 'model'}: --model of 'predict' takes it"
+        )
+    if config.is_file():
+        return UserError(
+            f"{path.name} is a model folder", "--model of 'predict' takes it; 'models check' of its command looks at it"
+        )
+    if path.is_file() and not path.stat().st_size:
+        return UserError(f"{path.name} is empty", "copy or export it again")
+    missing = f"; not importable: {', '.join(broken)}" if broken else ""
+    return UserError(
+        f"{path.name}: no installed domain knows this kind of {'folder' if path.is_dir() else 'file'}",
+        f"of a file that should be known, 'COMMAND inspect' says more; commands: {', '.join(domain.name for domain in installed)}{missing}",
+    )
+
+
 def claims_of(path: Path, candidates: Sequence[Domain]) -> list[tuple[Domain, Claim]]:
     """The domains that could do something with a file, the surest first."""
     claims = []
     for domain in candidates:
-        claim = domain.recognises(path)
+        with silent():  # what another field would say of it
+            claim = domain.recognises(path)
         if claim is not None:
             claims.append((domain, claim))
     return sorted(claims, key=lambda pair: -pair[1].certainty)

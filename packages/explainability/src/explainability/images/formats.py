@@ -15,6 +15,16 @@ def claim(path: Path) -> Claim | None:
     """A plain picture, or a folder of them by class: with little certainty, since other fields know better what is on it."""
     if path.is_dir():
         classes = class_folders(path)
+        parts = [folder for folder in classes if folder.name in ("train", "val", "test")]
+        if "train" in {folder.name for folder in parts}:
+            classes = class_folders(path / "train")
+            if len(classes) >= 2 and all(any(_is_picture(file) for file in folder.iterdir()) for folder in classes):
+                return Claim(
+                    "pictures by class, in parts",
+                    0.4,
+                    f"{len(parts)} parts, {len(classes)} folders of pictures in train",
+                )
+            return None
         if len(classes) >= 2 and all(any(_is_picture(file) for file in folder.iterdir()) for folder in classes):
             return Claim("pictures by class", 0.2, f"{len(classes)} folders of pictures")
         return None

@@ -28,9 +28,10 @@ def claim(path: Path) -> Claim | None:
 
 
 def _claim_folder(path: Path) -> Claim | None:
-    slides = [file for file in path.iterdir() if file.suffix.lower() in _OURS]
-    if slides:
-        return Claim("folder of slides", 0.9, f"it holds {slides[0].name}")
+    for slides in (path.glob("*"), path.glob("*/*")):
+        first = next((file for file in slides if file.suffix.lower() in _OURS), None)
+        if first is not None:
+            return Claim("folder of slides", 0.9, f"it holds {first.relative_to(path)}")
     pyramids = [file for file in path.iterdir() if file.suffix.lower() in _SHARED and _claim_file(file)]
     if pyramids:
         return Claim("folder of slides", 0.8, f"it holds {pyramids[0].name}")

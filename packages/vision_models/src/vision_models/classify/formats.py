@@ -27,13 +27,19 @@ def claim(path: Path) -> Claim | None:
 def _claim_folder(path: Path) -> Claim | None:
     if (path / "batches.meta").is_file() or ((path / "meta").is_file() and (path / "train").is_file()):
         return Claim("CIFAR", 1.0, "it holds CIFAR's batches")
-    folders = [folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    folders = _folders(path)
+    if len(folders) == 1 and not _holds_pictures(folders[0]):  # a folder above the classes, as archives unpack
+        folders = _folders(folders[0])
     if folders and all(folder.name.lower() in _PARTS for folder in folders):
-        folders = [folder for folder in sorted(folders)[0].iterdir() if folder.is_dir()]
+        folders = _folders(folders[0])
     pictured = [folder for folder in folders if _holds_pictures(folder)]
     if len(pictured) >= 2 and len(pictured) == len(folders):
         return Claim("class folders of images", 0.5, f"{len(pictured)} folders, each with pictures")
     return None
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
 def _holds_pictures(folder: Path) -> bool:

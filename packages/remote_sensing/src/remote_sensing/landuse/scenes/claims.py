@@ -9,7 +9,7 @@ from core_runtime.pictures import DAMAGED
 from remote_sensing.landuse.scenes.bands import band_of
 from remote_sensing.landuse.scenes.classes import CLASSES
 from remote_sensing.landuse.scenes.formats import PICTURES, SCENES, SIDE, find_inputs, is_safe, is_scene_folder
-from remote_sensing.landuse.scenes.layouts import find_tiles
+from remote_sensing.landuse.scenes.layouts import NoTiles, find_tiles
 
 
 def claim(path: Path) -> Claim | None:
@@ -29,8 +29,10 @@ def _claim_folder(path: Path) -> Claim | None:
         return Claim("Sentinel-2 band files", 0.8, "files are named after bands")
     try:
         tiles = find_tiles(path)
-    except UserError:
+    except NoTiles:
         return _claim_pictures(path)
+    except UserError:  # class folders that cannot be used: of another field, in all likelihood
+        return None
     if tiles.classes == CLASSES:
         return Claim("EuroSAT download", 0.95, f"layout {tiles.layout}, EuroSAT's class folders")
     return Claim("class folders of pictures", 0.3, f"{len(tiles.classes)} folders with pictures")
