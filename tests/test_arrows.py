@@ -84,3 +84,14 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
         reached |= fresh
         waiting += fresh
     return reached
+
+
+def test_every_trained_model_records_the_options_of_its_run():
+    """`open_run` returns what may go with the model: a `train` that drops it makes models that do not know how they were made."""
+    dropped = []
+    for path in ROOT.glob("packages/*/src/**/commands/train.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            call = node.value if isinstance(node, ast.Expr) else None
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "open_run":
+                dropped.append(str(path.relative_to(ROOT)))
+    assert not dropped

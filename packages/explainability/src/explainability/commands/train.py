@@ -82,7 +82,7 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
         )
     torch.manual_seed(run.seed)
     network = build(config, recipe)
-    open_run(
+    recorded = open_run(
         run,
         flat(folder=folder, recipe=recipe),
         packages=["torch", "lightning", "timm"],
@@ -103,7 +103,7 @@ def train(folder: Path, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOp
     )
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     known = sorted({digest(file) for file in (*training.files, *validation.files)})
-    provenance = {"trained_on": str(folder), "seed": run.seed, "method": recipe.method, "pictures": known}
+    provenance = {"trained_on": str(folder), "method": recipe.method, "pictures": known, "arguments": recorded}
     model = save_network(network, run.out / "model", provenance)
     if recipe.adapter:
         save_adapter(network, run.out / "adapter", Path(recipe.start) if recipe.start else None, provenance)

@@ -88,7 +88,7 @@ def train(
         scenes = patches
     config = fitted(config, scenes)
     sources = [path.resolve() for path in (scanpaths, objects.areas, objects.images, objects.crops) if path is not None]
-    open_run(
+    recorded = open_run(
         run,
         flat(scanpaths=scanpaths, objects=objects, reading=reading, recipe=recipe, sizes=sizes),
         packages=["torch", "lightning", "attention-suite-gaze"],
@@ -131,6 +131,7 @@ def train(
         },
         "epoch": values["epoch"],
         "data": data_fingerprint(sources),
+        "arguments": recorded,
     }
     durations = fit_durations(split.train)
     prepared = Prepared(looks, longest, sizes.patches or (0, 0), durations)

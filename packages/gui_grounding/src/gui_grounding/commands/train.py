@@ -83,7 +83,7 @@ def train(
     prepared = fitted_pixels(loaded.prepared, start)
     network, tokens = loaded.network, loaded.tokens
     sources = [path.resolve() for path in (items, images, valid) if path is not None]
-    open_run(
+    recorded = open_run(
         run,
         flat(items=items, images=images, valid=valid, recipe=recipe, start=start),
         packages=["torch", "transformers", "lightning", "attention-suite-gui-grounding"],
@@ -131,6 +131,7 @@ def train(
         "screens": sorted({example.image.name for example in learned}),
         "data": data_fingerprint(sources),
         "epoch": values["epoch"],
+        "arguments": recorded,
     }
     folder = save_model(network.cpu(), tokens, run.out / "model", prepared=prepared, provenance=provenance)
     panels = [["train_loss", "val_loss"]]

@@ -74,7 +74,7 @@ def train(text: str, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOptio
     config = fitted(make, sizes, recipe.params)
     config.eos_token_id = tokenizer.end
     source = text if text.startswith(DATASET) else Path(text).resolve()
-    open_run(
+    recorded = open_run(
         run,
         flat(text=source, recipe=recipe),
         packages=["torch", "transformers", "lightning"],
@@ -102,6 +102,7 @@ def train(text: str, /, *, recipe: Recipe = Recipe(), run: RunOptions = RunOptio
         "tokens": steps * recipe.batch * recipe.context,
         "seed": run.seed,
         "kind": recipe.kind,
+        "arguments": recorded,
     }
     folder = save_model(module.model.cpu(), run.out / "model", tokenizer=tokenizer, provenance=provenance)
     if len(left.history) > 1:

@@ -101,7 +101,7 @@ def _grounding(
     learning, choosing = hold_out(examples.items, recipe.share, run.seed)
     if not learning:
         raise UserError(f"{path} has one picture: none is left to learn from", "set --share 0")
-    open_run(
+    recorded = open_run(
         run,
         arguments,
         packages=["torch", "lightning", "timm"],
@@ -131,7 +131,7 @@ def _grounding(
         score="val_iou" if choosing else "epoch",
     )
     grounder = Grounder(model.cpu().eval(), encoder, Prepared(side, encoder.name))
-    provenance = {"trained_on": examples.account(), "held_out": len(choosing), "seed": run.seed}
+    provenance = {"trained_on": examples.account(), "held_out": len(choosing), "arguments": recorded}
     folder = save_grounder(grounder, run.out / "model", provenance=provenance)
     best = {name: left.best[name] for name in ("train_loss", "val_iou") if name in left.best}
     return Trained("grounding", examples.account(), folder, best)
@@ -170,7 +170,9 @@ def _focallens(
     examples = read_triplets(path, images=images)
     texts = [text for triplet in examples.triplets for text in (triplet.instruction, triplet.answer)]
     pictures = sorted({triplet.image for triplet in examples.triplets})
-    open_run(run, arguments, packages=["torch", "lightning", "transformers"], data=data_fingerprint([path, *pictures]))
+    recorded = open_run(
+        run, arguments, packages=["torch", "lightning", "transformers"], data=data_fingerprint([path, *pictures])
+    )
     torch.manual_seed(run.seed)
     embedder = tiny_embedder(texts, side=network.side or 32, seed=run.seed)
     pixels = {file: embedder.pixels([open_picture(file).image])[0] for file in pictures}
@@ -190,6 +192,6 @@ def _focallens(
         epochs=recipe.epochs,
     )
     embedder.network.cpu().eval()
-    provenance = {"trained_on": examples.account(), "without_instructions": recipe.blind, "seed": run.seed}
+    provenance = {"trained_on": examples.account(), "without_instructions": recipe.blind, "arguments": recorded}
     folder = save_embedder(embedder, run.out / "model", provenance=provenance)
     return Trained("focallens", examples.account(), folder, {"train_loss": left.best["train_loss"]})

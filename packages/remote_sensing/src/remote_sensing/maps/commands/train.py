@@ -99,7 +99,7 @@ def train(
     for weights in (network.sam, network.adapter):
         if weights is not None:
             files.add(weights)
-    open_run(
+    recorded = open_run(
         run,
         flat(data=data, examples=examples, labels=labels, sheet=sheet, network=network, recipe=recipe),
         packages=["torch", "lightning", "attention-suite-remote-sensing"],
@@ -134,6 +134,7 @@ def train(
         "notice": training.notice,
         "epoch": figures["epoch"],
         "val_iou": figures["val_iou"],
+        "arguments": recorded,
     }
     folder = save(replace(trained, temperature=calibration.temperature, provenance=provenance), run.out / "model")
     adapter = save_adapter(model, run.out / "adapter.safetensors")

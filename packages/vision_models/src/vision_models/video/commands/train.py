@@ -88,7 +88,7 @@ def train(
     model = SmallWan(config)
     arguments = flat(clips=clips, network=network, vmoba=vmoba, recipe=recipe)
     packages = ["torch", "diffusers", "lightning", "attention-suite-vision-models"]
-    open_run(run, arguments, packages=packages, data=data_fingerprint(files))
+    recorded = open_run(run, arguments, packages=packages, data=data_fingerprint(files))
     if network.attention == "vmoba":
         apply_vmoba(model.transformer, vmoba)
     began = time.monotonic()
@@ -117,7 +117,7 @@ def train(
     }
     remove_vmoba(model.transformer)
     described = {"attention": network.attention, "vmoba": flat(vmoba=vmoba)}
-    provenance = {"loss": values["loss"], "held_out": [clip.name for clip in held_out], "seed": run.seed}
+    provenance = {"loss": values["loss"], "held_out": [clip.name for clip in held_out], "arguments": recorded}
     folder = seal(save_model(model, run.out / "model", preprocessing=described, provenance=provenance))
     draw_history(history, run.out / "figures" / "training.png", (("train_loss", "val_loss"), ("lr",)))
     write_text(run.out / "metrics.json", json.dumps(values, indent=1) + "\n")
