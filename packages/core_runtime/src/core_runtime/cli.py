@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -23,6 +24,7 @@ from cyclopts.exceptions import UnknownCommandError
 
 from core_runtime.config_files import fill_from_file
 from core_runtime.errors import UserError, clean
+from core_runtime.figures import MISSING
 from core_runtime.folders import current_run_folder
 from core_runtime.identity import full_digests
 from core_runtime.terminal import note
@@ -144,6 +146,8 @@ def run(app: App, arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs a command under the error policy and exits with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words  # read by hand: a usage error is reported as JSON, too, before anything is parsed
+    # a box in a picture shows by itself that no font has the letter: a line for each letter says no more
+    warnings.filterwarnings("ignore", message=MISSING)
     started = current_run_folder.set(None)
     try:
         code = _call(app, words)

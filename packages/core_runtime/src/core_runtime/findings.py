@@ -7,6 +7,7 @@ from typing import Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.figures import save_figure
 from core_runtime.folders import name_in, writing
 from core_runtime.report import Report
 
@@ -180,7 +181,7 @@ def write_picture(findings: Findings, path: Path) -> Path:
         if isinstance(picture, bytes):
             part.write_bytes(picture)
         elif hasattr(picture, "savefig"):  # a matplotlib figure; otherwise a Pillow image
-            picture.savefig(part, format=kind, dpi=110)
+            save_figure(picture, part, kind=kind)
         else:
             picture.save(part, format={"jpg": "JPEG"}.get(kind, kind))
     return path

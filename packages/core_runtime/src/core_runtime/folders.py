@@ -17,8 +17,9 @@ from typing import Any
 
 import yaml
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted, few
 from core_runtime.options import RunOptions
+from core_runtime.terminal import warn
 
 _LONGEST_NAME = 150  # bytes of an output's name, so that there is room for what stands beside it while it is written
 current_run_folder: ContextVar[Path | None] = ContextVar("current_run_folder", default=None)
@@ -139,6 +140,19 @@ def output_names(inputs: Sequence[str], taken: Iterable[str] = ()) -> list[str]:
             begin += "-" + hashlib.sha256(path.encode(errors="surrogatepass")).hexdigest()[:8]
         names.append(begin.lstrip("-"))
     return names
+
+
+def leave_out_broken_links(folder: Path, listed: Iterable[Path]) -> list[Path]:
+    """The files among what a folder lists; links to files that are not there are named in a warning."""
+    files, broken = [], []
+    for path in listed:
+        if path.is_file():
+            files.append(path)
+        elif path.is_symlink() and not path.exists():
+            broken.append(path.name)
+    if broken:
+        warn(f"{folder}: {counted(len(broken), 'link')} to files that are not there, left out: {few(broken)}")
+    return files
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:

@@ -202,17 +202,33 @@ def is_done(output: Path, key: Mapping[str, Any]) -> bool:
     if not output.exists():
         return False
     hint = "--overwrite replaces it, --out names another folder"
-    try:
-        record = json.loads(_record(output).read_text(encoding="utf-8"))
-        state, before = record["state"], record["key"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{output} is already there, with no record of what it was made from", hint) from None
+    record = _read_record(output)
+    if record is None:
+        raise UserError(f"{output} is already there, with no record of what it was made from", hint)
+    state, before = record
     if state != "done":  # of a killed run, or of one before it: neither is known to be whole
         return False
     changed = differences(before, spelled(key))
     if changed:
         raise UserError(f"{output} was made with another {', '.join(changed)}", hint)
     return True
+
+
+def key_of(output: Path) -> Any:
+    """The key of a finished output, as JSON holds it; None where it is not there, not finished, or has no record."""
+    record = _read_record(output)
+    if record is None or record[0] != "done" or not output.exists():
+        return None
+    return record[1]
+
+
+def _read_record(output: Path) -> tuple[str, Any] | None:
+    """State and key of an output; None without a record that can be read."""
+    try:
+        record = json.loads(_record(output).read_text(encoding="utf-8"))
+        return record["state"], record["key"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.errors import UserError, counted, few, named
+from core_runtime.errors import UserError, few, named
+from core_runtime.folders import leave_out_broken_links
 from core_runtime.identity import is_own_output
 from core_runtime.terminal import warn
 
@@ -164,11 +165,7 @@ def find_pictures(path: Path, *, what: str = "pictures") -> list[Path]:
         raise UserError(f"no such file or folder: {path}", f"{what} are {KINDS}")
     if not path.is_dir():
         return [path]
-    listed = _below(path, ENDINGS)
-    files = [file for file in listed if file.is_file()]
-    broken = [file.name for file in listed if not file.is_file()]
-    if broken:
-        warn(f"{path}: {counted(len(broken), 'link')} to files that are not there, left out: {few(broken)}")
+    files = leave_out_broken_links(path, _below(path, ENDINGS))
     unread = _below(path, UNREAD)
     if unread:
         endings = few(sorted({file.suffix.lower() for file in unread}))

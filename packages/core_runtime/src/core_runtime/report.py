@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from core_runtime.figures import save_figure
 from core_runtime.folders import write_text
 
 _STYLE = """
@@ -131,7 +132,7 @@ def encoded(picture: Any) -> tuple[str, bytes]:
     if not isinstance(picture, bytes):
         buffer = io.BytesIO()
         if hasattr(picture, "savefig"):
-            picture.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+            save_figure(picture, buffer, bbox_inches="tight")
         elif hasattr(picture, "save"):
             picture.save(buffer, format="PNG")
         else:

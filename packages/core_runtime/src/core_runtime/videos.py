@@ -14,7 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core_runtime.errors import UserError, clean
+from core_runtime.errors import UserError, clean, counted, few
+from core_runtime.folders import leave_out_broken_links, writing
+from core_runtime.identity import is_own_output
+from core_runtime.terminal import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,6 +115,25 @@ class Video:
             place += 1
 
 
+def find_videos(folder: Path) -> list[Path]:
+    """The videos of a folder by name, without its subfolders and our own outputs; there may be none.
+
+    Hidden files, among them the ``._NAME.mp4`` that macOS leaves on other disks, and links to files that are not there are left out, which a
+    warning says with their number.
+    """
+    listed, hidden = [], []
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in ENDINGS or is_own_output(path):
+            continue
+        if path.name.startswith("."):
+            hidden.append(path.name)
+        else:
+            listed.append(path)
+    if hidden:
+        warn(f"{folder}: {counted(len(hidden), 'hidden file')} left out: {few(hidden)}")
+    return leave_out_broken_links(folder, listed)
+
+
 def open_video(path: Path) -> Video:
     """Opens a video and looks at its first frames.
 
@@ -171,8 +193,6 @@ def write_video(path: Path, frames: Iterable[NDArray[Any]], rate: float, *, qual
         rate: frames per second.
         quality: H.264's constant rate factor; lower is better and larger.
     """
-    from core_runtime.folders import writing
-
     av = need_pyav()
     with writing(path) as part, av.open(str(part), "w", format="mp4") as container:
         stream: Any = None

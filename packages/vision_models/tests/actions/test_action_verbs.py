@@ -331,7 +331,7 @@ def write_features(folder: Path, **arrays):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.full((20, 8), np.nan), "160 values that are not finite"),
+        (np.full((20, 8), np.nan), "values that are not finite: 160"),
         (np.zeros((0, 8)), "no snippet"),
         (np.zeros((20, 5)), "5 channels, expected 8"),
         (np.zeros((8, 20)), "20 channels, expected 8"),

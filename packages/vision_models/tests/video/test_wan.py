@@ -1,5 +1,6 @@
 """VMoBA inside diffusers' Wan, on tiny random models."""
 
+import json
 import math
 
 import numpy as np
@@ -10,9 +11,12 @@ from core_runtime.errors import UserError
 from core_runtime.videos import open_video
 from vision_models.video.chunks import auto_chunks
 from vision_models.video.commands.contrast import ClipOptions, contrast
+from vision_models.video.commands.profile import profile
 from vision_models.video.flops import PUBLISHED, count_flops, grid_of
 from vision_models.video.latents import StandIn, codec_of, image_condition, read_clip
+from vision_models.video.model import load_transformer
 from vision_models.video.options import VMoBAOptions
+from vision_models.video.recipe import NetworkOptions
 from vision_models.video.wan import VMoBAProcessor, apply_vmoba, attention_report, remove_vmoba
 
 diffusers = pytest.importorskip("diffusers", reason="the extra 'video' is not installed")
@@ -252,6 +256,46 @@ def test_a_vae_of_another_pipeline_is_refused(tmp_path):
     vae.save_pretrained(tmp_path / "vae")
     with pytest.raises(UserError, match="makes 8 channels, the transformer takes 16"):
         codec_of(tmp_path, 16)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("num_layers", "3", "num_layers is '3', expected a whole number"),
+        ("num_layers", -1, "num_layers is -1, expected at least 1"),
+        ("ffn_dim", None, "the field ffn_dim is missing"),
+        ("in_channels", 4.5, "in_channels is 4.5"),
+        ("patch_size", [1, 0, 2], r"patch_size is \[1, 0, 2\], expected three whole numbers above 0"),
+        ("patch_size", "2", "patch_size is '2', expected a list"),
+    ],
+)
+def test_fields_of_a_config_that_cannot_be_are_named(tmp_path, field, value, words):
+    said = {"_class_name": "WanTransformer3DModel", **SIZES, field: value}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    for use in (lambda path: profile(str(path)), load_transformer):
+        with pytest.raises(UserError, match=words):
+            use(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "words"),
+    [("15x16", 1, "no token"), ("99999x99999", 99999, "976,250,025,000 tokens"), ("²x3", 5, "is not understood")],
+)
+def test_sizes_that_nothing_can_be_said_of_are_refused(size, frames, words):
+    with pytest.raises(UserError, match=words):
+        profile("wan2.1-t2v-1.3b", size=size, frames=frames)
+
+
+def test_what_a_size_leaves_out_is_said():
+    notes = profile("wan2.1-t2v-1.3b", size="837x481", frames=80).values["notes"]
+    assert any("80 frames" in note for note in notes)
+    assert sum("is not a multiple of 16" in note for note in notes) == 2
+
+
+@pytest.mark.parametrize("odd", [{"height": 9}, {"width": 33}, {"head_dim": 25}])
+def test_a_network_of_odd_sides_is_refused(odd):
+    with pytest.raises(UserError, match="is odd"):
+        NetworkOptions(**odd)
 
 
 def test_the_image_stands_first_beside_the_latents():

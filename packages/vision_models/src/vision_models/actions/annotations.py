@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from core_runtime.errors import UserError, counted, few
 from core_runtime.options import options
 from core_runtime.tables import read_table
+from core_runtime.videos import ENDINGS as VIDEO_ENDINGS
 
 AMBIGUOUS = "Ambiguous"  # THUMOS' mark of segments that belong to no class and count neither way
 ANY = "action"  # the label of annotations that name no class
+NAMES = ("annotations.json", "annotations.csv")  # of the file, where only its folder is given
 PARTS = {
     "training": "train",
     "train": "train",
@@ -26,6 +28,7 @@ PARTS = {
     "test": "test",
 }
 _HINT = "ActivityNet's JSON, or a table with the columns video, start, end and label"
+_ENDINGS = (*VIDEO_ENDINGS, ".npy", ".npz", ".csv", ".h5", ".hdf5")
 _SLACK = 0.5  # seconds by which a segment may outlast its video: durations are rounded
 
 
@@ -102,9 +105,17 @@ class _Raw:
 def plain_name(name: str) -> str:
     """The name by which a video is known to every file: without "v_", which ActivityNet's features and lists have, and its ending."""
     base = Path(name.strip()).name
-    for ending in (".mp4", ".mkv", ".webm", ".avi", ".mov", ".npy", ".npz", ".csv", ".h5", ".hdf5"):
+    while (ending := Path(base).suffix).lower() in _ENDINGS:
         base = base.removesuffix(ending)
     return base.removeprefix("v_")
+
+
+def annotations_in(folder: Path) -> Path | None:
+    """The file of annotations that lies in a folder under its usual name."""
+    for name in NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    return None
 
 
 def read_annotations(path: Path, how: AnnotationOptions = AnnotationOptions()) -> Annotations:
@@ -114,10 +125,10 @@ def read_annotations(path: Path, how: AnnotationOptions = AnnotationOptions()) -
         UserError: it cannot be read or is none; it holds segments that no video can have, each kind with its number and an example.
     """
     if path.is_dir():
-        candidates = [path / name for name in ("annotations.json", "annotations.csv") if (path / name).is_file()]
-        if not candidates:
-            raise UserError(f"{path} is a folder without annotations.json or annotations.csv", _HINT)
-        path = candidates[0]
+        inside = annotations_in(path)
+        if inside is None:
+            raise UserError(f"{path} is a folder without {' or '.join(NAMES)}", _HINT)
+        path = inside
     if not path.is_file():
         raise UserError(f"no such file: {path}", f"annotations are {_HINT}")
     if path.suffix.lower() == ".json":
@@ -189,6 +200,7 @@ def _read_table(path: Path, how: AnnotationOptions) -> tuple[str, dict[str, _Raw
     if "type_idx" in table.columns or "label-idx" in table.columns:
         kind = "THUMOS' table"
     raw: dict[str, _Raw] = {}
+    two_lengths: dict[str, str] = {}
     without_end: list[str] = []
     without_label: list[str] = []
     for row in table:
@@ -197,10 +209,18 @@ def _read_table(path: Path, how: AnnotationOptions) -> tuple[str, dict[str, _Raw
             table.leave_out(row, "without a video")
             continue
         video = raw.setdefault(name, _Raw())
-        if seconds_column is not None:
-            video.seconds = table.number(row, seconds_column)
-        if part_column is not None:
-            video.part = _part(row[part_column])
+        seconds = None if seconds_column is None else table.number(row, seconds_column)
+        if seconds is not None:
+            if video.seconds is not None and abs(seconds - video.seconds) > _SLACK:
+                two_lengths.setdefault(name, f"{name} {video.seconds:g} and {seconds:g} s")
+            video.seconds = max(seconds, video.seconds or 0.0)
+        part = "" if part_column is None else _part(row[part_column])
+        if part and video.part and part != video.part:
+            raise UserError(
+                f"{path}, line {row.line}: {name} is a {part} video here and a {video.part} video before",
+                "a video is in one part",
+            )
+        video.part = part or video.part
         start, end = table.number(row, start_column), table.number(row, end_column)
         label = (row.get(label_column) if label_column else None) or ""
         if start is None and end is None and not label:
@@ -227,6 +247,9 @@ def _read_table(path: Path, how: AnnotationOptions) -> tuple[str, dict[str, _Raw
                 "correct the file, or leave such segments out with --drop-bad",
             )
     notes = list(table.notes)
+    if two_lengths:
+        stated = few(list(two_lengths.values()))
+        notes.append(f"{counted(len(two_lengths), 'video')} with two lengths, the longer one counts: {stated}")
     if table.left_out:
         notes.append(table.account())
     return kind, raw, notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from core_runtime.errors import UserError, counted, few
 from core_runtime.options import AtLeast, options
 from vision_models.actions.annotations import Action, Annotations, VideoTruth
-from vision_models.actions.features import FeatureOptions, Features, Source, read_features
+from vision_models.actions.features import FeatureOptions, Features, Source, length_notes, read_features
+from vision_models.actions.stored import StoredFeatures, keep_stored
 
 
 @options
@@ -35,25 +36,23 @@ class Clip:
 
     Attributes:
         name: of the video.
-        features: with times, as far as files or annotations state them.
+        stored: its features, which stay in their file.
+        step: seconds of a snippet.
+        seconds: length of the video.
         actions: in seconds.
         part: as the annotations state it.
     """
 
     name: str
-    features: Features
+    stored: StoredFeatures
+    step: float
+    seconds: float
     actions: tuple[Action, ...]
     part: str
 
-    @property
-    def step(self) -> float:
-        """Seconds of a snippet."""
-        assert self.features.step is not None
-        return self.features.step
-
-    @property
-    def seconds(self) -> float:
-        return self.features.seconds or self.step * len(self.features.values)
+    def read(self) -> Features:
+        """All features, from the file."""
+        return Features(self.stored[:], self.step, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Cohort:
 
     @property
     def channels(self) -> int:
-        return next(iter(self.clips.values())).features.values.shape[1]
+        return next(iter(self.clips.values())).stored.shape[1]
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,22 @@ def gather(
     if unknown:
         notes.append(f"{counted(len(unknown), 'file')} of features without annotation, left out: {few(unknown)}")
     clips: dict[str, Clip] = {}
+    lengths: list[str] = []
     backbones: dict[str, str] = {}
     for video in both:
-        features = read_features(video.name, sources[video.name], channels=channels)
+        source = sources[video.name]
+        features = read_features(video.name, source, channels=channels)
         channels = features.values.shape[1]
         backbones.setdefault(features.backbone, video.name)
-        clips[video.name] = Clip(video.name, _timed(features, video, how), video.actions, video.part)
+        step, seconds = _timed(features, video, how)
+        lengths += [f"{video.name}: {note}" for note in length_notes(replace(features, step=step, seconds=seconds))]
+        stored = keep_stored(video.name, source, features)
+        clips[video.name] = Clip(video.name, stored, step, seconds, video.actions, video.part)
+    if lengths:
+        verb = "has" if len(lengths) == 1 else "have"
+        notes.append(
+            f"{counted(len(lengths), 'video')} of {len(both)} {verb} another length than stated: {'; '.join(lengths[:2])}"
+        )
     if len(backbones) > 1:
         raise UserError(
             f"features were made by {len(backbones)} backbones, as those of {few(list(backbones.values()))}",
@@ -132,8 +141,8 @@ def gather(
     return Cohort(clips, tuple(sorted(found)), next(iter(backbones)), tuple(notes))
 
 
-def _timed(features: Features, video: VideoTruth, how: FeatureOptions) -> Features:
-    """The features with their times: the option's, else the file's, else the annotations'.
+def _timed(features: Features, video: VideoTruth, how: FeatureOptions) -> tuple[float, float]:
+    """Seconds of a snippet and of the video: the option's, else the file's, else the annotations'.
 
     Raises:
         UserError: nothing states them, or actions lie behind the end of the features.
@@ -156,7 +165,7 @@ def _timed(features: Features, video: VideoTruth, how: FeatureOptions) -> Featur
                 f"{video.name}: an action begins at {begin:.1f} s, but its {count} snippets of {step:.3g} s end at {covered:.1f} s",
                 "--snippet-seconds, or the frame rate that the features were made with, is wrong",
             )
-    return Features(features.values, step, seconds or covered, features.backbone)
+    return step, seconds or covered
 
 
 def split_clips(cohort: Cohort, how: SplitOptions = SplitOptions()) -> Split:
@@ -209,9 +218,9 @@ def _cut(names: Sequence[str], share: float, seed: int) -> tuple[list[str], list
 
 def scale_of(clips: Sequence[Clip]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Mean and spread of every channel over the snippets of some videos."""
-    count = sum(len(clip.features.values) for clip in clips)
-    mean = sum(clip.features.values.sum(0, dtype=np.float64) for clip in clips) / count
-    square = sum(((clip.features.values - mean) ** 2).sum(0, dtype=np.float64) for clip in clips) / count
+    count = sum(len(clip.stored) for clip in clips)
+    mean = sum(clip.stored[:].sum(0, dtype=np.float64) for clip in clips) / count
+    square = sum(((clip.stored[:] - mean) ** 2).sum(0, dtype=np.float64) for clip in clips) / count
     spread = np.sqrt(np.maximum(square, 1e-12))
     spread[spread < 1e-5] = 1.0  # a constant channel stays as it is
     return np.asarray(mean, np.float32), np.asarray(spread, np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core_runtime.arrays import DAMAGED
-from core_runtime.errors import UserError, clean, few, shorten
+from core_runtime.errors import UserError, clean, counted, few, shorten
+from core_runtime.folders import leave_out_broken_links, writing
 from core_runtime.options import Above, options
 from vision_models.actions.annotations import plain_name
 
 KINDS = "files VIDEO.npy, VIDEO.npz or VIDEO.csv (snippets × channels), or an HDF5 file with a data set for each video"
 _ENDINGS = (".npy", ".npz", ".csv", ".h5", ".hdf5")
 _NAMES = ("features", "feats", "feature", "x", "arr_0")  # of the array in an .npz or a group of HDF5
+BESIDE = ("annotations.csv", "metrics.csv")  # tables that lie among features: the annotations, and a run's
 MOST = 50_000_000  # numbers of one video: beyond it a file is a mistake
 
 
@@ -72,11 +74,11 @@ def find_features(path: Path) -> dict[str, Source]:
         raise UserError(f"no such file or folder: {path}", f"features are {KINDS}")
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS and file.is_file())
+        listed = sorted(file for file in path.iterdir() if file.suffix.lower() in _ENDINGS)
+        files = [file for file in leave_out_broken_links(path, listed) if not file.name.startswith(".")]
         if (path / "features").is_dir() and not any(file.suffix != ".csv" for file in files):
             return find_features(path / "features")
-        # the table of annotations may lie beside the features; metrics.csv is a run's
-        files = [file for file in files if file.name not in ("annotations.csv", "metrics.csv")]
+        files = [file for file in files if file.name not in BESIDE]
     sources: dict[str, Source] = {}
     for file in files:
         for name, source in _sources(file):
@@ -164,10 +166,12 @@ def read_features(name: str, source: Source, *, channels: int | None = None) -> 
         if values.shape[0] == channels:
             hint = "they lie (channels, snippets): transpose them"
         raise UserError(f"{source.path}: features of {name} have {values.shape[1]} channels, expected {channels}", hint)
-    bad = int((~np.isfinite(values)).sum())
-    if bad:
+    unknown = ~np.isfinite(values)
+    if unknown.any():
+        rows = [str(row) for row in np.flatnonzero(unknown.any(1)).tolist()]
         raise UserError(
-            f"{source.path}: features of {name} hold {bad} values that are not finite",
+            f"{source.path}: features of {name} hold values that are not finite: {int(unknown.sum())}, in "
+            f"{counted(len(rows), 'snippet')} of {len(values)} (from 0: {few(rows)})",
             "extract them again, or leave it out",
         )
     return Features(values.astype(np.float32, copy=False), **facts)
@@ -180,10 +184,9 @@ def _read(source: Source) -> tuple[NDArray[Any], dict[str, Any]]:
         values = np.load(source.path, allow_pickle=False)
     elif ending == ".npz":
         with np.load(source.path, allow_pickle=False) as content:
-            names = [name for name in _NAMES if name in content.files] or content.files[:1]
-            if not names:
+            if not content.files:
                 raise ValueError("it holds no array")
-            values = content[names[0]]
+            values = content[array_name(content.files)]
             for name in ("step", "seconds"):
                 if name in content.files:
                     facts[name] = float(content[name])
@@ -197,6 +200,14 @@ def _read(source: Source) -> tuple[NDArray[Any], dict[str, Any]]:
     if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
         raise ValueError(f"they are of type {values.dtype}, not numbers")
     return values, facts
+
+
+def array_name(names: Sequence[str]) -> str:
+    """Which array of an .npz holds the features: one of the usual names, else the first."""
+    for name in _NAMES:
+        if name in names:
+            return name
+    return names[0]
 
 
 def _read_csv(path: Path) -> NDArray[Any]:
@@ -238,10 +249,22 @@ def widths(sources: Mapping[str, Source]) -> int:
     return columns.pop()
 
 
+def length_notes(features: Features) -> list[str]:
+    """A stated length of the video that its snippets do not reach or go beyond, as a note with both numbers."""
+    if features.step is None or features.seconds is None:
+        return []
+    covered = features.step * len(features.values)
+    # networks that see many frames leave a few snippets out at the end
+    if abs(covered - features.seconds) <= max(2 * features.step, 0.05 * features.seconds):
+        return []
+    return [
+        f"it is stated to last {features.seconds:.1f} s, its {len(features.values)} snippets of {features.step:.3g} s "
+        f"cover {covered:.1f} s"
+    ]
+
+
 def write_features(path: Path, values: NDArray[Any], *, step: float, seconds: float, backbone: str) -> Path:
     """Writes features as .npz with the times of their snippets and the backbone that made them."""
-    from core_runtime.folders import writing
-
     with writing(path) as part, part.open("wb") as file:
         np.savez(file, features=values.astype(np.float32), step=step, seconds=seconds, backbone=backbone)
     return path

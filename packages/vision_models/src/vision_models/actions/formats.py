@@ -20,10 +20,16 @@ def claim(path: Path) -> Claim | None:
 
 
 def _claim_folder(path: Path) -> Claim | None:
-    videos = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file() and _is_video(file)]
+    videos = [
+        file for file in path.iterdir() if file.suffix.lower() in ENDINGS and _is_plain_file(file) and _is_video(file)
+    ]
     if videos:
         return Claim("folder of videos", 0.7, f"it holds {counted(len(videos), 'video')}")
     return None
+
+
+def _is_plain_file(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".")
 
 
 def _is_video(path: Path) -> bool:

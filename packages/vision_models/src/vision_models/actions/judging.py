@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from core_runtime.terminal import track
+from core_runtime.errors import counted
+from core_runtime.terminal import track, warn
 from vision_models.actions.cohort import Clip
 from vision_models.actions.metrics.measure import Judged, Measures, measure
 from vision_models.actions.model.inference import ReadyDetector
@@ -22,9 +23,14 @@ def detect_all(
 ) -> dict[str, Detections]:
     """The segments of every video, behind a progress bar."""
     detections = {}
+    unlike: list[str] = []
     for clip in track(clips, "Detecting"):
+        features = clip.read()
+        unlike += [f"{clip.name}: {note}" for note in detector.range_notes(features)]
         given = None if scores is None else scores[clip.name]
-        detections[clip.name] = detector.detect(clip.name, clip.features, how, scores=given)
+        detections[clip.name] = detector.detect(clip.name, features, how, scores=given)
+    if unlike:
+        warn(f"{len(unlike)} of {counted(len(clips), 'video')} unlike the training videos. {unlike[0]}")
     return detections
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from core_runtime.errors import UserError, clean
+from core_runtime.fields import read_field
+from vision_models.video.flops import WanSizes
 from vision_models.video.formats import claim
 
 
@@ -91,10 +93,33 @@ def transformer_folder(path: Path) -> Path | None:
     return None
 
 
-def read_sizes(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """What config.json says of a Wan, by diffusers' names."""
     content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return dict(content.get("config", content))
+
+
+def read_sizes(folder: Path) -> WanSizes:
+    """The sizes of a Wan's config.json; its latents are those of the VAE that goes with so many channels.
+
+    Raises:
+        UserError: a size is missing, of another type or not above 0; it is named.
+    """
+    said = read_config(folder)
+    settings: dict[str, Any] = {"where": f"{folder}/config.json", "hint": "copy it again"}
+    names = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "text_dim")
+    layers, heads, head_dim, ffn, channels, _ = [read_field(said, name, int, low=1, **settings) for name in names]
+    for name in ("out_channels", "image_dim"):  # null: as many as go in, and no image
+        read_field(said, name, int, default=None, low=1, **settings)
+    patch = read_field(said, "patch_size", list, **settings)
+    whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in patch)
+    if len(patch) != 3 or not whole:
+        raise UserError(
+            f"{folder}/config.json: patch_size is {patch}, expected three whole numbers above 0", "copy it again"
+        )
+    time, height, width = patch
+    stride = {3: (1, 1, 1), 48: (4, 16, 16)}.get(channels, (4, 8, 8))
+    return WanSizes(layers, heads * head_dim, heads, ffn, (time, height, width), channels, stride)
 
 
 def load_transformer(path: Path) -> Any:
@@ -117,6 +142,7 @@ def load_transformer(path: Path) -> Any:
             f"{path} holds no Wan transformer{kind}",
             "expected a folder saved by diffusers, of WanTransformer3DModel or a pipeline with one, or a run's model",
         )
+    read_sizes(folder)  # a field that cannot be is named, instead of what becomes of it
     if (folder / "model.safetensors").is_file():
         return load_small(folder).transformer
     cls: Any = need_diffusers().WanTransformer3DModel

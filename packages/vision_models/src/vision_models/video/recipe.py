@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal
 
+from core_runtime.errors import UserError
 from core_runtime.options import Above, AtLeast, options
 
 
@@ -23,6 +24,13 @@ class NetworkOptions:
     frames: Annotated[int, AtLeast(2)] = 12
     height: Annotated[int, AtLeast(8)] = 24
     width: Annotated[int, AtLeast(8)] = 32
+
+    def __post_init__(self) -> None:
+        for name, side in (("height", self.height), ("width", self.width), ("head-dim", self.head_dim)):
+            if side % 2:
+                raise UserError(
+                    f"--{name} {side} is odd", f"--{name} {side + 1}: patches and turned pairs take two at once"
+                )
 
 
 @options

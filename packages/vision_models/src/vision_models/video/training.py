@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.terminal import track
 from core_runtime.training import EpochOrder, Training, first_epoch
 from vision_models.video.latents import latents_of, read_clip
@@ -29,14 +29,16 @@ def find_clips(folder: Path) -> list[Path]:
     Raises:
         UserError: there are fewer than four.
     """
-    from core_runtime.videos import ENDINGS, KINDS
+    from core_runtime.videos import KINDS, find_videos
 
     if not folder.exists():
         raise UserError(f"no such folder: {folder}", f"training takes a folder of videos: {KINDS}")
     place = folder / "clips" if (folder / "clips").is_dir() else folder
-    clips = sorted(file for file in place.iterdir() if file.suffix.lower() in ENDINGS) if place.is_dir() else []
+    clips = find_videos(place) if place.is_dir() else []
     if len(clips) < 4:
-        raise UserError(f"{folder} holds {len(clips)} videos", "at least four are needed: a quarter is held out")
+        raise UserError(
+            f"{folder} holds {counted(len(clips), 'video')}", "at least four are needed: a quarter is held out"
+        )
     return clips
 
 

@@ -73,7 +73,7 @@ def _report(out: Path, annotations: Path, video: Path, judged: Any, found: Any, 
     tested = list(read_detections(out / "evaluation" / "results.json"))
     cohort = gather(find_features(out / "features"), truth)
     clips = [cohort.clips[name] for name in tested]
-    moving = {clip.name: detect_motion(clip.name, clip.features) for clip in clips}
+    moving = {clip.name: detect_motion(clip.name, clip.read()) for clip in clips}
     baseline = judge(moving, clips, (0.3, 0.4, 0.5, 0.6, 0.7), labelled=False)
     ours = judged.measures
     rows = []

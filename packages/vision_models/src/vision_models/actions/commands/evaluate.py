@@ -138,11 +138,7 @@ def evaluate(
     cohort = gather(find_features(features), truth, timing, channels=detector.source.channels)
     for note in cohort.notes:
         warn(note)
-    if cohort.backbone != detector.source.backbone and cohort.backbone and detector.source.backbone:
-        raise UserError(
-            "these features were made by another backbone than the model's",
-            _as_the_model(detector.source.backbone),
-        )
+    detector.source.refuse_other(cohort.backbone)
     names = _chosen(cohort.clips, detector.provenance, options.part)
     clips = [cohort.clips[name] for name in names]
     scores = None
@@ -164,16 +160,6 @@ def evaluate(
     files = write_evaluation(out, described, detections, clips, measures, labelled=labelled)
     write_text(out / "metrics.json", json.dumps(described, indent=1) + "\n")
     return Evaluation(measures, files, origin)
-
-
-def _as_the_model(backbone: str) -> str:
-    """How features are made as a model's own were."""
-    from vision_models.actions.backbones import option_words
-
-    words = option_words(backbone)
-    if not words:
-        return "take features that were made as the model's own"
-    return f"make them as the model's own: 'vision-models actions extract VIDEOS {words} --out FOLDER'"
 
 
 def _chosen(clips: Mapping[str, Clip], provenance: Mapping[str, Any], part: str) -> list[str]:

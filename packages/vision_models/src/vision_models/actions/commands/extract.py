@@ -12,7 +12,7 @@ from core_runtime.errors import UserError
 from core_runtime.identity import identity
 from core_runtime.options import BulkOptions, Device, Out, flat, resolve_device
 from vision_models.actions.backbones import BackboneOptions
-from vision_models.actions.commands.predict import FEATURE_ENDINGS, _inputs
+from vision_models.actions.inputs import find_inputs, holds_features, name_videos
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,16 @@ def extract(
         path: a video, or a folder of videos.
     """
     from core_runtime.terminal import warn
-    from vision_models.actions.annotations import plain_name
     from vision_models.actions.features import Source, read_features
 
-    inputs = [each for each in _inputs(path) if each.suffix.lower() not in FEATURE_ENDINGS]
+    inputs = [each for each in find_inputs(path) if not holds_features(each)]
     if not inputs:
         raise UserError(f"{path} holds features already", "give videos")
+    names = name_videos(inputs)
     place = resolve_device(device)
     built = _build(backbone, place)
     if backbone.backbone not in ("motion",) and backbone.weights is None and not Path(backbone.backbone).is_dir():
         warn(f"{backbone.backbone} has random weights: name a file of trained ones with --weights")
-    names = [plain_name(each.name) for each in inputs]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{path} holds two videos called {twice[0]!r}", "rename one")
     items = []
     for each, name in zip(inputs, names, strict=True):
         key = {"input": identity(each), "options": flat(backbone=backbone), "backbone": built.description}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings, FolderFindings, examine_files
-from core_runtime.videos import ENDINGS, open_video
+from core_runtime.videos import open_video
+from vision_models.actions.annotations import annotations_in
+from vision_models.actions.inputs import videos_in
 
 
 def inspect(path: Path, /) -> Findings | FolderFindings:
@@ -20,10 +24,10 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
         path: a video, a folder, features (.npz, .npy, .h5), or annotations (.json, .csv).
     """
     if path.is_dir():
-        videos = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
-        if videos:
-            return examine_files(path, videos, examine)
-        return _features(path)
+        videos = videos_in(path)
+        if not videos:
+            return _features(path)
+        return _videos_and_annotations(path, videos)
     ending = path.suffix.lower()
     if ending in (".json", ".csv") and path.is_file():
         try:
@@ -36,10 +40,22 @@ def inspect(path: Path, /) -> Findings | FolderFindings:
     return examine(path)
 
 
+def _videos_and_annotations(folder: Path, videos: Sequence[Path]) -> FolderFindings:
+    """What the videos of a folder hold, and the annotations that lie with them."""
+    found = examine_files(folder, videos, examine)
+    file = annotations_in(folder)
+    if file is None:
+        return found
+    try:
+        return replace(found, findings=[*found.findings, _annotations(file)])
+    except UserError as error:
+        return replace(found, unreadable={**found.unreadable, file.name: error.message})
+
+
 def glance(path: Path) -> Findings:
     """The first look of ``attention-suite try``."""
     if path.is_dir():
-        videos = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file())
+        videos = videos_in(path)
         if not videos:
             raise UserError(f"{path} holds no video")
         path = videos[0]

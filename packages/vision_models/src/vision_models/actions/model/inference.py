@@ -22,6 +22,8 @@ from vision_models.actions.model.sequences import at_step, resized, windows
 from vision_models.actions.results import Detections, Segment
 
 BATCH = 8  # sequences at once
+FAR, FEW = 6, 0.05  # spreads from the training's mean, and the share of values beyond them that is still usual
+_ROWS = 4096  # snippets looked at at once
 _MOST_CANDIDATES, _MOST_PROPOSALS = 20_000, 2_000  # of a video of any length
 _PER_WINDOW = 300  # best candidates of a window that go into soft-NMS
 
@@ -39,6 +41,22 @@ class FeatureSource:
     backbone: str
     channels: int
     step: float
+
+    def refuse_other(self, backbone: str) -> None:
+        """Refuses features of another backbone, where both are known.
+
+        Raises:
+            UserError: they are; the hint says how the model's own are made.
+        """
+        if not backbone or not self.backbone or backbone == self.backbone:
+            return
+        from vision_models.actions.backbones import option_words
+
+        words = option_words(self.backbone)
+        hint = "take features that were made as the model's own"
+        if words:
+            hint = f"make them as the model's own: 'vision-models actions extract VIDEOS {words} --out FOLDER'"
+        raise UserError("these features were made by another backbone than the model's", hint)
 
 
 @dataclass(frozen=True)
@@ -105,6 +123,22 @@ class ReadyDetector:
         named = self._named(spans[order_kept], final, chances, scores, how.top_labels)
         named.sort(key=lambda segment: (-segment.score, segment.start))
         return Detections(video, seconds, named, self.threshold)
+
+    def range_notes(self, features: Features) -> list[str]:
+        """What of a video's features lies where no training features lay, as a note; mean and spread of these are in the model."""
+        mean, spread = self.network.mean.cpu().numpy(), self.network.spread.cpu().numpy()
+        distant = 0
+        for first in range(0, len(features.values), _ROWS):  # in parts: features of hours stay in memory once
+            scaled = (features.values[first : first + _ROWS] - mean) / spread
+            distant += int((np.abs(scaled) > FAR).sum())
+        share = distant / features.values.size
+        if share <= FEW:
+            return []
+        low, high = float(features.values.min()), float(features.values.max())
+        return [
+            f"{share:.0%} of its feature values (from {low:.3g} to {high:.3g}) lie more than {FAR} spreads from the mean of the "
+            "model's training features: were they made and scaled in the same way?"
+        ]
 
     def _sequences(self, features: Features, step: float, seconds: float, overlap: float) -> list[Steps]:
         config = self.network.config

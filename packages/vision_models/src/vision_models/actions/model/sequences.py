@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vision_models.actions.stored import StoredFeatures
+
 
 class Sequence(NamedTuple):
     """One input of the network.
@@ -48,11 +50,16 @@ def windows(
     cut = []
     for first in window_starts(len(values), steps, overlap):
         part = values[first : first + steps]
-        filled = len(part)
-        if filled < steps:
-            part = np.concatenate([part, np.broadcast_to(fill, (steps - filled, len(fill)))])
-        cut.append(Sequence(part.astype(np.float32, copy=False), first * step, steps * step, filled))
+        cut.append(Sequence(filled_up(part, steps, fill), first * step, steps * step, len(part)))
     return cut
+
+
+def filled_up(values: NDArray[np.float32], steps: int, fill: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A window of all its steps: (channels,) `fill` stands behind the end of the video."""
+    missing = steps - len(values)
+    if missing:
+        values = np.concatenate([values, np.broadcast_to(fill, (missing, len(fill)))])
+    return values.astype(np.float32, copy=False)
 
 
 def resized(values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
@@ -67,14 +74,32 @@ def resized(values: NDArray[np.float32], steps: int) -> NDArray[np.float32]:
     return (values[below] * (1 - share) + values[below + 1] * share).astype(np.float32, copy=False)
 
 
-def at_step(values: NDArray[np.float32], step: float, wanted: float) -> NDArray[np.float32]:
-    """Snippets of another length in time, by linear interpolation between their middles."""
+def count_at_step(snippets: int, step: float, wanted: float) -> int:
+    """How many snippets of another length in time a video has."""
     if abs(step - wanted) <= 1e-3 * wanted:
-        return values
-    count = max(1, round(len(values) * step / wanted))
-    middles = ((np.arange(count) + 0.5) * wanted / step - 0.5).clip(0, len(values) - 1)
+        return snippets
+    return max(1, round(snippets * step / wanted))
+
+
+def at_step(
+    values: NDArray[np.float32] | StoredFeatures, step: float, wanted: float, rows: slice = slice(None)
+) -> NDArray[np.float32]:
+    """Snippets of another length in time, by linear interpolation between their middles.
+
+    Args:
+        values: (snippets, channels), in memory or in a file; only what the rows need is read.
+        step: seconds of a snippet.
+        wanted: seconds of one of the result's.
+        rows: of the result; default: all.
+    """
+    if abs(step - wanted) <= 1e-3 * wanted:
+        return values[rows]
+    first, last, _ = rows.indices(count_at_step(len(values), step, wanted))
     if len(values) == 1:
-        return np.repeat(values, count, 0)
+        return np.repeat(values[:], last - first, 0)
+    middles = ((np.arange(first, last) + 0.5) * wanted / step - 0.5).clip(0, len(values) - 1)
     below = np.minimum(middles.astype(int), len(values) - 2)
     share = (middles - below)[:, None].astype(np.float32)
-    return (values[below] * (1 - share) + values[below + 1] * share).astype(np.float32, copy=False)
+    needed = values[int(below[0]) : int(below[-1]) + 2]
+    below -= below[0]
+    return (needed[below] * (1 - share) + needed[below + 1] * share).astype(np.float32, copy=False)

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from core_runtime.figures import save_figure
 from core_runtime.folders import write_text
 from vision_models.actions.reports.timeline import colour_of
 from vision_models.actions.results import Detections, Segment
@@ -59,7 +60,7 @@ def write_page(path: Path, found: Detections, media: str, timeline: Figure, labe
         lead: a sentence below the title.
     """
     picture = io.BytesIO()
-    timeline.savefig(picture, format="png", dpi=110)
+    save_figure(timeline, picture)
     image = base64.b64encode(picture.getvalue()).decode()
     shown = found.shown()
     rows, spans = "", ""

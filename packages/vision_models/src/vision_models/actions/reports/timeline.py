@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from core_runtime.figures import save_figure
 from core_runtime.folders import writing
 from core_runtime.videos import Video
 from vision_models.actions.annotations import Action
@@ -102,5 +103,5 @@ def draw_timeline(
 def save(figure: Figure, path: Path) -> Path:
     """Writes a figure as PNG, whole or not at all."""
     with writing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        save_figure(figure, temporary)
     return path

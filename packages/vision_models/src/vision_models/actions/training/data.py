@@ -16,11 +16,27 @@ from core_runtime.errors import UserError
 from core_runtime.training import EpochOrder, first_epoch
 from vision_models.actions.cohort import Clip
 from vision_models.actions.model.detector import DetectorConfig
-from vision_models.actions.model.sequences import at_step, resized, windows
+from vision_models.actions.model.sequences import at_step, count_at_step, filled_up, resized, window_starts
 from vision_models.actions.model.targets import Targets, targets_of
 from vision_models.actions.training.recipe import Recipe
 
 IGNORED = -100  # the label of filled-up rows
+
+
+class Place(NamedTuple):
+    """Where a sequence lies, and what happens in it; its features stay in their file.
+
+    Attributes:
+        clip: the video.
+        first: step at which a window begins; 0 where the video is resized.
+        segments: (n, 2) as shares of the sequence.
+        labels: (n,) their numbers.
+    """
+
+    clip: Clip
+    first: int
+    segments: NDArray[np.float64]
+    labels: NDArray[np.int64]
 
 
 class Example(NamedTuple):
@@ -47,7 +63,7 @@ class Batch(NamedTuple):
 
 
 class Sequences(Dataset[tuple[Example, Targets]]):
-    """All sequences of some videos.
+    """All sequences of some videos: their places are held, each one's features are read when it is asked for.
 
     Args:
         clips: the videos.
@@ -68,32 +84,40 @@ class Sequences(Dataset[tuple[Example, Targets]]):
         inside: float,
     ) -> None:
         self.cells = config.bmn.cells
-        self.examples: list[Example] = []
+        self.config, self.step, self.fill = config, step, fill
+        self.places: list[Place] = []
+        steps = config.bmn.steps
         for clip in clips:
             spans = np.array([(action.start, action.end) for action in clip.actions], np.float64).reshape(-1, 2)
             numbers = [labels.index(action.label) if action.label in labels else IGNORED for action in clip.actions]
             own = np.array(numbers, np.int64)
             if config.fit == "resize":
                 if len(spans):
-                    values = resized(clip.features.values, config.bmn.steps).T
-                    covered = min(clip.seconds, clip.step * len(clip.features.values))
-                    self.examples.append(Example(values, (spans / covered).clip(0, 1), own))
+                    covered = min(clip.seconds, clip.step * len(clip.stored))
+                    self.places.append(Place(clip, 0, (spans / covered).clip(0, 1), own))
                 continue
-            values = at_step(clip.features.values, clip.step, step)
-            for window in windows(values, config.bmn.steps, step, fill=fill):
-                first, last = window.start, window.start + window.seconds
+            for number in window_starts(count_at_step(len(clip.stored), clip.step, step), steps):
+                first, last = number * step, number * step + steps * step
                 common = np.minimum(spans[:, 1], last) - np.maximum(spans[:, 0], first)
                 enough = common >= inside * (spans[:, 1] - spans[:, 0])
                 if enough.any():  # as published: windows without a whole action do not train
-                    inner = ((spans[enough] - first) / window.seconds).clip(0, 1)
-                    self.examples.append(Example(window.values.T, inner, own[enough]))
+                    inner = ((spans[enough] - first) / (steps * step)).clip(0, 1)
+                    self.places.append(Place(clip, number, inner, own[enough]))
 
     def __len__(self) -> int:
-        return len(self.examples)
+        return len(self.places)
 
     def __getitem__(self, number: int) -> tuple[Example, Targets]:
-        example = self.examples[number]
+        place = self.places[number]
+        example = Example(self._read(place.clip, place.first).T, place.segments, place.labels)
         return example, targets_of(example.segments, self.cells)
+
+    def _read(self, clip: Clip, first: int) -> NDArray[np.float32]:
+        """(steps, channels) of the network."""
+        steps = self.config.bmn.steps
+        if self.config.fit == "resize":
+            return resized(clip.stored[:], steps)
+        return filled_up(at_step(clip.stored, clip.step, self.step, slice(first, first + steps)), steps, self.fill)
 
 
 def collate(items: Sequence[tuple[Example, Targets]]) -> Batch:

@@ -1,13 +1,16 @@
 """``vision-models video contrast``, and ``predict``."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.fields import read_field
 from core_runtime.identity import begun, identity, is_done, model_identity
 from core_runtime.options import (
     AtLeast,
@@ -26,6 +29,12 @@ from core_runtime.options import (
 )
 from vision_models.video.commands.evaluate import layer_lines
 from vision_models.video.options import VMoBAOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vision_models.video.contrasting import Condition, Contrast
+    from vision_models.video.latents import Codec
 
 
 @options
@@ -106,34 +115,12 @@ def contrast(
     if not clip.exists():
         raise UserError(f"no such file: {clip}", "give a video")
     folder = Path(choose_model(model, advice=ADVICE))
-    from core_runtime.folders import writing
-    from core_runtime.videos import write_video
-    from vision_models.actions.reports.timeline import save
-    from vision_models.video.contrasting import Condition, contrast_clip, draw_contrast
-    from vision_models.video.latents import codec_of, image_condition, read_clip
+    from vision_models.video.contrasting import contrast_clip
     from vision_models.video.model import load_transformer
 
     use_threads(threads)
     transformer = load_transformer(folder).to(resolve_device(device))
-    place = next(transformer.parameters())
-    frames, width, height = _sizes(folder, how)
-    channels = int(transformer.config.out_channels or transformer.config.in_channels)
-    beside = int(transformer.config.in_channels) - channels
-    codec = codec_of(folder, channels, place.device)
-    if beside not in (0, channels + codec.strides[0]):
-        raise UserError(
-            f"{folder} takes {channels + beside} channels and gives {channels}: neither a text-to-video model nor "
-            f"an image-to-video model, which takes {2 * channels + codec.strides[0]}",
-            "apply_vmoba serves other kinds in your own pipeline",
-        )
-    _need_whole_latents(frames, width, height, codec.strides, transformer.config.patch_size)
-    read = read_clip(clip, frames, height, width)
-    latents = codec.encode(read).to(place)
-    told = Condition(
-        latents.new_zeros(1, 16, int(transformer.config.text_dim)),
-        image_condition(codec, read, latents) if beside else None,
-        latents.new_zeros(1, 257, int(transformer.config.image_dim)) if transformer.config.image_dim else None,
-    )
+    scene = _read_scene(clip, folder, transformer, how)
     key = {
         "input": identity(clip),
         "model": model_identity(folder),
@@ -142,45 +129,117 @@ def contrast(
     }
     if not overwrite and out.exists():
         if is_done(out, key):
-            content = json.loads((out / "contrast.json").read_text(encoding="utf-8"))
-            files = {name: out / file for name, file in content["files"].items()}
-            return Contrasted(content["values"], content["layers"], files)
+            return _read_again(out)
         raise UserError(f"{out} is already there", "--overwrite replaces it, --out names another folder")
     with begun(out, key):
-        found = contrast_clip(transformer, latents, told, vmoba, codec, level=how.noise, steps=how.steps, seed=seed)
-        rows = [vars(row) for row in found.layers]
-        patch = transformer.config.patch_size
-        grid = [int(side) // int(size) for side, size in zip(latents.shape[2:], patch, strict=True)]
-        notes = [codec.note] if codec.note else []
-        if told.beside is not None:
-            notes.append("the image is the clip's first frame")
-        if channels != 3:
-            zeros = "the text is" if told.image is None else "the text and the image's embedding are"
-            notes.append(f"{zeros} zeros: no encoder is run")
-        values = {
-            "clip": clip.name,
-            "grid": grid,
-            "tokens": grid[0] * grid[1] * grid[2],
-            "difference": found.error,
-            "density": sum(row["density"] for row in rows) / len(rows),
-            "recall": sum(row["recall"] for row in rows) / len(rows),
-            "seconds": found.seconds,
-            "note": "; ".join(notes),
-        }
-        names = {"picture": "contrast.png", "full attention": "full.mp4", "VMoBA": "vmoba.mp4"}
-        with writing(out) as part:
-            part.mkdir()
-            save(
-                draw_contrast(found, f"{clip.name}: full attention and VMoBA from the same noise"),
-                part / names["picture"],
-            )
-            for kind, latent in (("full attention", found.full), ("VMoBA", found.vmoba)):
-                pictures = codec.pictures(latent)
-                larger = max(1, 256 // pictures.shape[1])
-                write_video(part / names[kind], pictures.repeat(larger, 1).repeat(larger, 2), 8)
-            content = {"values": values, "layers": rows, "files": names}
-            (part / "contrast.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return Contrasted(values, rows, {name: out / file for name, file in names.items()})
+        found = contrast_clip(
+            transformer,
+            scene.latents,
+            scene.condition,
+            vmoba,
+            scene.codec,
+            level=how.noise,
+            steps=how.steps,
+            seed=seed,
+        )
+        values = _figures(clip, scene, found, transformer.config.patch_size)
+        return _write(out, found, values)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A clip as a model takes it.
+
+    Attributes:
+        codec: from frames to latents and back.
+        latents: (1, channels, time, height, width).
+        condition: what the model is told beside them.
+    """
+
+    codec: Codec
+    latents: Tensor
+    condition: Condition
+
+
+def _read_scene(clip: Path, folder: Path, transformer: Any, how: ClipOptions) -> Scene:
+    """Reads a clip for a model; the text is zeros, and the image of an image-to-video model is the first frame.
+
+    Raises:
+        UserError: the model is of another kind, the clip cannot be read or has too few frames, or its size gives no whole latents.
+    """
+    from vision_models.video.contrasting import Condition
+    from vision_models.video.latents import codec_of, image_condition, read_clip
+
+    config, weights = transformer.config, next(transformer.parameters())
+    frames, width, height = _sizes(folder, how)
+    channels = int(config.out_channels or config.in_channels)
+    beside = int(config.in_channels) - channels
+    codec = codec_of(folder, channels, weights.device)
+    if beside not in (0, channels + codec.strides[0]):
+        raise UserError(
+            f"{folder} takes {channels + beside} channels and gives {channels}: neither a text-to-video model nor "
+            f"an image-to-video model, which takes {2 * channels + codec.strides[0]}",
+            "apply_vmoba serves other kinds in your own pipeline",
+        )
+    _need_whole_latents(frames, width, height, codec.strides, config.patch_size)
+    pictures = read_clip(clip, frames, height, width)
+    latents = codec.encode(pictures).to(weights)
+    condition = Condition(
+        latents.new_zeros(1, 16, int(config.text_dim)),
+        image_condition(codec, pictures, latents) if beside else None,
+        latents.new_zeros(1, 257, int(config.image_dim)) if config.image_dim else None,
+    )
+    return Scene(codec, latents, condition)
+
+
+def _figures(clip: Path, scene: Scene, found: Contrast, patch: Sequence[int]) -> dict[str, Any]:
+    """The figures of a contrast, and what they do not hold for."""
+    grid = [int(side) // int(size) for side, size in zip(scene.latents.shape[2:], patch, strict=True)]
+    notes = [scene.codec.note] if scene.codec.note else []
+    if scene.condition.beside is not None:
+        notes.append("the image is the clip's first frame")
+    if scene.latents.shape[1] != 3:
+        zeros = "the text is" if scene.condition.image is None else "the text and the image's embedding are"
+        notes.append(f"{zeros} zeros: no encoder is run")
+    return {
+        "clip": clip.name,
+        "grid": grid,
+        "tokens": grid[0] * grid[1] * grid[2],
+        "difference": found.error,
+        "density": sum(layer.density for layer in found.layers) / len(found.layers),
+        "recall": sum(layer.recall for layer in found.layers) / len(found.layers),
+        "seconds": found.seconds,
+        "note": "; ".join(notes),
+    }
+
+
+def _write(out: Path, found: Contrast, values: Mapping[str, Any]) -> Contrasted:
+    """Writes the folder, whole or not at all."""
+    from core_runtime.folders import writing
+    from core_runtime.videos import write_video
+    from vision_models.actions.reports.timeline import save
+    from vision_models.video.contrasting import draw_contrast
+
+    layers = [vars(layer) for layer in found.layers]
+    names = {"picture": "contrast.png", "full attention": "full.mp4", "VMoBA": "vmoba.mp4"}
+    title = f"{values['clip']}: full attention and VMoBA from the same noise"
+    with writing(out) as part:
+        part.mkdir()
+        save(draw_contrast(found, title), part / names["picture"])
+        for kind, latents in (("full attention", found.full), ("VMoBA", found.vmoba)):
+            pictures = found.codec.pictures(latents)
+            larger = max(1, 256 // pictures.shape[1])
+            write_video(part / names[kind], pictures.repeat(larger, 1).repeat(larger, 2), 8)
+        content = {"values": values, "layers": layers, "files": names}
+        (part / "contrast.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return Contrasted(values, layers, {name: out / file for name, file in names.items()})
+
+
+def _read_again(out: Path) -> Contrasted:
+    """What an earlier run wrote."""
+    content = json.loads((out / "contrast.json").read_text(encoding="utf-8"))
+    files = {name: out / file for name, file in content["files"].items()}
+    return Contrasted(content["values"], content["layers"], files)
 
 
 def _need_whole_latents(frames: int, width: int, height: int, strides: tuple[int, int], patch: Sequence[int]) -> None:
@@ -200,12 +259,15 @@ def _need_whole_latents(frames: int, width: int, height: int, strides: tuple[int
 def _sizes(folder: Path, how: ClipOptions) -> tuple[int, int, int]:
     """Frames, width and height: the options', else the model's own."""
     from vision_models.video.commands.profile import read_size
-    from vision_models.video.model import read_sizes, transformer_folder
+    from vision_models.video.model import read_config, transformer_folder
 
     place = transformer_folder(folder) or folder
-    said = read_sizes(place) if (place / "config.json").is_file() else {}
-    frames = how.frames or int(said.get("frames", 17))
-    width, height = int(said.get("width", 128)), int(said.get("height", 96))
+    said = read_config(place) if (place / "config.json").is_file() else {}
+    sides = {"frames": 17, "width": 128, "height": 96}  # a published model's folder states none
+    for name, usual in sides.items():
+        sides[name] = read_field(said, name, int, where=place / "config.json", default=usual, low=1)
+    frames = how.frames or sides["frames"]
+    width, height = sides["width"], sides["height"]
     if how.size is not None:
         width, height = read_size(how.size)
     return frames, width, height

@@ -33,18 +33,24 @@ def examine(path: Path, *, pictures: bool = False) -> Findings:
         UserError: it is not Wan-like.
     """
     from vision_models.video.commands.profile import profile, sizes_of
-    from vision_models.video.model import read_sizes, transformer_folder
+    from vision_models.video.model import read_config, transformer_folder
 
     if not path.exists():
         raise UserError(f"no such file or folder: {path}", "give the folder of a Wan model")
     folder = path.parent if path.name == "config.json" else path
     place = transformer_folder(folder)
+    if place is None and folder.is_dir():
+        # 'sample' writes its model beside its clips
+        inside = [each for each in sorted(folder.iterdir()) if transformer_folder(each) is not None]
+        if len(inside) == 1:
+            folder = inside[0]
+            place = transformer_folder(folder)
     if place is None:
         raise UserError(
             f"{path} is not built like Wan", "expected a folder saved by diffusers, of WanTransformer3DModel"
         )
     sizes, notes = sizes_of(str(place))
-    said = read_sizes(place)
+    said = read_config(place)
     details: dict[str, Any] = {
         "layers": sizes.layers,
         "width": f"{sizes.dim} ({sizes.heads} heads)",

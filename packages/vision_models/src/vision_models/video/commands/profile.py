@@ -9,6 +9,8 @@ from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Between
 
+MOST_TOKENS = 10_000_000  # 27 minutes of 832 × 480 at 16 frames per second
+
 
 @dataclass(frozen=True)
 class Profile(Outcome):
@@ -84,6 +86,11 @@ def profile(
             notes.append(f"the {name} of {side} is not a multiple of {stride * patch}: what is beyond is left out")
     grid = grid_of(sizes, frames, height, width)
     tokens = grid[0] * grid[1] * grid[2]
+    if tokens > MOST_TOKENS:
+        raise UserError(
+            f"--size {size} --frames {frames} makes {tokens:,} tokens",
+            f"up to {MOST_TOKENS:,} are profiled: is it a typo?",
+        )
     rows, counts = [], []
     for kind, chunk in zip(("0, 3, … (1D)", "1, 4, … (2D)", "2, 5, … (3D)"), auto_chunks(grid), strict=True):
         blocks = partition(grid, chunk)
@@ -121,7 +128,7 @@ def read_size(text: str) -> tuple[int, int]:
         UserError: it is not understood.
     """
     parts = text.lower().replace("×", "x").split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise UserError(f"--size {text!r} is not understood", "write width x height: 832x480")
     return int(parts[0]), int(parts[1])
 
@@ -130,9 +137,9 @@ def sizes_of(model: str) -> tuple[Any, list[str]]:
     """The sizes of a named model or of a folder's.
 
     Raises:
-        UserError: it is neither.
+        UserError: it is neither; a size in its config.json is missing or is none.
     """
-    from vision_models.video.flops import PUBLISHED, WanSizes
+    from vision_models.video.flops import PUBLISHED
     from vision_models.video.model import read_sizes, transformer_folder
 
     if model in PUBLISHED:
@@ -143,18 +150,8 @@ def sizes_of(model: str) -> tuple[Any, list[str]]:
             f"{model} is neither a folder of a Wan model nor one of {', '.join(PUBLISHED)}",
             "a folder saved by diffusers holds config.json of a WanTransformer3DModel",
         )
-    said = read_sizes(folder)
-    try:
-        heads, channels = int(said["num_attention_heads"]), int(said["in_channels"])
-        dim, patch = heads * int(said["attention_head_dim"]), tuple(int(side) for side in said["patch_size"])
-        layers, ffn = int(said["num_layers"]), int(said["ffn_dim"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}/config.json lacks a size: {error}", "copy it again") from None
-    stride = (4, 8, 8)
+    sizes = read_sizes(folder)
     notes = []
-    if channels == 3:
-        stride = (1, 1, 1)
+    if sizes.channels == 3:
         notes.append("it sees the frames themselves: no VAE")
-    if channels == 48:
-        stride = (4, 16, 16)
-    return WanSizes(layers, dim, heads, ffn, patch, channels, stride), notes  # type: ignore[arg-type]
+    return sizes, notes
