@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -304,3 +305,15 @@ def test_a_published_checkpoint_becomes_a_model_folder(tmp_path):
     (tmp_path / "noise.pth").write_bytes(b"no checkpoint")
     with pytest.raises(UserError, match=r"noise\.pth"):
         convert(tmp_path / "noise.pth", network="vit_tiny_patch16_224", out=tmp_path / "other")
+
+
+def test_predict_passes_over_an_empty_folder_and_says_so(trained, samples, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    shutil.copytree(samples["folders"], photos)
+    inside = open_images(photos)
+    (photos / Path(inside.names[0]).parts[0] / "unsorted").mkdir()
+    found = predict(photos, model=str(trained.model), out=tmp_path / "out", device="cpu")
+    assert len(found.rows) == len(inside)
+    assert "unsorted holds no image and is passed over" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="unsorted"):
+        open_images(photos)

@@ -42,6 +42,11 @@ def test_samples_are_exdark_and_their_coco_file_says_the_same(scenes, tmp_path):
     assert [image.boxes for image in back.images] == [image.boxes for image in native.images]
     assert [image.labels for image in back.images] == [image.labels for image in native.images]
     assert len(read_coco(done.files["test"]).images) == 2
+    alone = shutil.copy(done.files["all"], tmp_path / "alone.json")
+    assert not examine(alone).usable
+    beside = examine(alone, scenes / "ExDark")
+    assert beside.usable
+    assert f"--images {scenes / 'ExDark'}" in beside.next_commands[0]
     with pytest.raises(UserError, match="already there"):
         convert(scenes, out=tmp_path / "coco")
 

@@ -10,8 +10,16 @@ from core_runtime.image_sets.image_set import PART_NAMES, PARTS, UNKNOWN, ImageS
 from core_runtime.pictures import ENDINGS, find_pictures
 
 
-def read_folders(root: Path) -> ImageSet:
-    """Class folders, also below folders of parts; or pictures without classes. A folder that wraps all this is looked into."""
+def read_folders(root: Path, *, need_classes: bool = True) -> ImageSet:
+    """Class folders, also below folders of parts; or pictures without classes. A folder that wraps all this is looked into.
+
+    Args:
+        root: the folder.
+        need_classes: refuse class folders without an image and classes that only some parts have. Off, empty folders are passed over, with a note.
+
+    Raises:
+        UserError: there is no image, a class folder holds none, or the folders of the parts differ.
+    """
     given_root, notes = root, []
     while (inside := _wrapped_by(root)) is not None:
         root = inside
@@ -31,7 +39,7 @@ def read_folders(root: Path) -> ImageSet:
         for folder in _folders_in(parts[part]):
             if folder.name not in classes:
                 classes.append(folder.name)
-                if "train" in parts and part not in ("", "train"):
+                if need_classes and "train" in parts and part not in ("", "train"):
                     raise UserError(
                         f"{parts[part]} holds the class {folder.name!r}, which {parts['train']} has not",
                         "the folders of all parts must have the same names of classes",
@@ -51,12 +59,17 @@ def read_folders(root: Path) -> ImageSet:
             try:
                 members = find_pictures(class_folder)
             except UserError:
+                if not need_classes:
+                    notes.append(f"the folder {class_folder} holds no image and is passed over")
+                    continue
                 raise UserError(
                     f"the class folder {class_folder} holds no image", "remove it, or put images into it"
                 ) from None
             files += members
             labels += [classes.index(class_folder.name)] * len(members)
             given += [part] * len(members)
+    if not files:
+        raise UserError(f"no folder in {root} holds an image", "put images into it")
     names = tuple(file.relative_to(root).as_posix() for file in files)
     return ImageSet(
         root, "folder", tuple(classes), names, tuple(labels), tuple(given), tuple(files), notes=tuple(notes)

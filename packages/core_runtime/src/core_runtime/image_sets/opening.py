@@ -11,8 +11,13 @@ from core_runtime.image_sets.image_set import HINT, UNKNOWN, ImageSet, ImageSetO
 from core_runtime.pictures import ENDINGS, open_picture
 
 
-def open_images(path: Path, how: ImageSetOptions = ImageSetOptions()) -> ImageSet:
+def open_images(path: Path, how: ImageSetOptions = ImageSetOptions(), *, need_classes: bool = True) -> ImageSet:
     """Opens a set of images, by what the path is.
+
+    Args:
+        path: a folder, an ``.npz``, a table, a sprite sheet or a picture.
+        how: how arrays and sheets are read.
+        need_classes: refuse class folders without an image. Off, they are passed over, with a note.
 
     Raises:
         UserError: it is none of the containers, holds nothing, or does not say what its images or labels are.
@@ -22,7 +27,7 @@ def open_images(path: Path, how: ImageSetOptions = ImageSetOptions()) -> ImageSe
     if path.is_dir():
         if is_cifar(path):
             return read_cifar(path)
-        return read_folders(path)
+        return read_folders(path, need_classes=need_classes)
     ending = path.suffix.lower()
     if ending == ".npz":
         return read_npz(path, how)

@@ -83,7 +83,9 @@ def predict(
     from core_runtime.identity import model_identity
     from core_runtime.models import choose_model
 
-    opened = open_images(path, images)
+    opened = open_images(path, images, need_classes=False)
+    for note in opened.notes:
+        warn(note)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
     made_by = model_identity(Path(folder))
@@ -127,7 +129,7 @@ def _load(model: str, device: str) -> Any:
 @lru_cache(1)
 def _open(path: Path, how: ImageSetOptions) -> ImageSet:
     """The images, once in each process."""
-    return open_images(path, how)
+    return open_images(path, how, need_classes=False)
 
 
 def predict_item(item: Item) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from core_runtime.boxes import BoxSet
 from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings
 from core_runtime.pictures import find_pictures, open_picture
+from vision_models.detect.commands.train import ImageFolder
 from vision_models.detect.scenes.exdark import read_list
 from vision_models.detect.scenes.formats import kind_of
 from vision_models.detect.scenes.opening import HINT, open_boxes
@@ -23,7 +24,7 @@ _LOOKED_AT = 300  # pictures that are opened; of more, evenly spread ones
 DARK = 50  # mean brightness below which a picture counts as dark, of 255
 
 
-def inspect(path: Path, /) -> Findings:
+def inspect(path: Path, /, *, images: ImageFolder = None) -> Findings:
     """Reports what pictures with boxes hold, how dark they are, whether they can be used, and what to do next.
 
     Example: vision-models detect inspect ExDark/
@@ -31,7 +32,7 @@ def inspect(path: Path, /) -> Findings:
     Args:
         path: a COCO file or a folder with one, an ExDark or DARK FACE folder, ExDark's list, a picture or a folder of them.
     """
-    return examine(path)
+    return examine(path, images)
 
 
 def glance(path: Path) -> Findings:
@@ -39,8 +40,13 @@ def glance(path: Path) -> Findings:
     return examine(path, pictures=True)
 
 
-def examine(path: Path, *, pictures: bool = False) -> Findings:
+def examine(path: Path, images: Path | None = None, *, pictures: bool = False) -> Findings:
     """Examines a path.
+
+    Args:
+        path: as of `inspect`.
+        images: folder of a COCO file's pictures, where it is not beside it.
+        pictures: whether some of them are drawn.
 
     Raises:
         UserError: nothing is there that can be read.
@@ -51,7 +57,7 @@ def examine(path: Path, *, pictures: bool = False) -> Findings:
     if kind == "ExDark list":
         return _examine_list(path)
     if kind is not None or path.suffix.lower() == ".json":
-        return _examine_boxes(path, pictures)
+        return _examine_boxes(path, images, pictures)
     return _examine_pictures(path, pictures)
 
 
@@ -77,8 +83,8 @@ def _examine_list(path: Path) -> Findings:
     )
 
 
-def _examine_boxes(path: Path, pictures: bool) -> Findings:
-    scenes = open_boxes(path)
+def _examine_boxes(path: Path, folder: Path | None, pictures: bool) -> Findings:
+    scenes = open_boxes(path, folder)
     absent = [image.name for image in scenes.images if not image.file.is_file()]
     small = [image.name for image in scenes.images if min(image.size) < LEAST]
     warnings = scenes.warnings()
@@ -110,6 +116,9 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
     if pictures and present:
         drawn.append((_draw(scenes), "Some pictures, brightened for the eye, with their boxes"))
     usable = not absent and not small and not other_size and not problems and scenes.box_count > 0
+    train = f"vision-models detect train {quote(str(path))}"
+    if folder is not None:
+        train += f" --images {quote(str(folder))}"
     return Findings(
         title=path.name,
         kind=f"pictures with boxes ({scenes.kind})",
@@ -117,7 +126,7 @@ def _examine_boxes(path: Path, pictures: bool) -> Findings:
         usable=usable,
         details=details,
         warnings=warnings,
-        next_commands=[f"vision-models detect train {quote(str(path))} --out run"],
+        next_commands=[f"{train} --out run"],
         pictures=drawn,
     )
 
