@@ -235,15 +235,21 @@ def refuse_inputs_as_outputs(inputs: Iterable[Path], outputs: Iterable[Path]) ->
     """Makes sure, before anything is computed, that no output would replace an input.
 
     Raises:
-        UserError: one would, or is a folder that holds an input.
+        UserError: one would, is a folder that holds an input, or lies inside an input that is a folder (a series, a recording).
     """
     sources: set[Path] = set()
+    folders: set[Path] = set()
     for path in inputs:
         whole = path.resolve()
         sources |= {whole, *whole.parents}  # a folder that holds an input would take it along
+        if whole.is_dir():
+            folders.add(whole)
     for output in outputs:
-        if output.resolve() in sources:
+        whole = output.resolve()
+        if whole in sources:
             raise UserError(f"the output {output} would replace an input", "--out names another folder")
+        if folders.intersection(whole.parents):
+            raise UserError(f"the output {output} would lie inside an input", "--out names another folder")
 
 
 def refuse_foreign_folder(out: Path, inputs: Iterable[Path], *, overwrite: bool, may_be_file: bool = False) -> None:

@@ -12,7 +12,7 @@ from core_runtime.errors import UserError
 from medical_segmentation.organs import load_model
 from medical_segmentation.organs.cohort.dataset import without_names
 from medical_segmentation.organs.cohort.layouts import find_dataset
-from medical_segmentation.organs.judging import Judgement, summarise
+from medical_segmentation.organs.judging import Judgement, summarise, summary_lines
 from medical_segmentation.organs.training.calibration import judge
 from medical_segmentation.organs.training.planning import named_classes
 from medical_segmentation.volumes.geometry import Geometry
@@ -37,6 +37,53 @@ def test_a_class_in_one_part_of_the_fold_only():
 def test_gaps_in_labels_without_names():
     with pytest.raises(UserError, match="no training case holds label 1"):
         named_classes({}, [held(2)], [held(2)])
+
+
+def test_images_without_labels_and_labels_without_images_are_named(cli, nifti, abdomens, untrained, tmp_path):
+    array = np.zeros((8, 8, 4), np.int16)
+    for name in ("images/a", "images/b", "images/c", "labels/a", "labels/b", "labels/d"):
+        nifti(array, np.eye(4), f"plain/{name}.nii.gz")
+    dataset = find_dataset(tmp_path / "plain")
+    assert dataset.notes == ["1 label without an image, left out: d", "1 image of 3 without labels, left out: c"]
+    code, _, err = cli("organs", "train", tmp_path / "plain", "--out", tmp_path / "run")
+    assert code == 2, "background alone"
+    assert "without labels, left out: c" in err
+    data = tmp_path / "nnunet"
+    shutil.copytree(abdomens, data)
+    (data / "labelsTr" / "abdomen_002.nii.gz").unlink()
+    code, _, err = cli("organs", "evaluate", data, "--model", untrained, "--out", tmp_path / "evaluation")
+    assert code == 2
+    assert "1 image of imagesTr without a file in labelsTr: abdomen_002" in err
+
+
+def test_cases_of_background_alone_are_counted():
+    judgement, grid = Judgement(), Geometry((4, 4, 4), np.eye(4))
+    empty, full = np.zeros((4, 4, 4), np.uint8), np.ones((4, 4, 4), np.uint8)
+    for name, ours, truth in (("a", full, full), ("b", empty, empty), ("c", full, empty), ("d", empty, full)):
+        judgement.add(name, name, ours, truth, grid, ["background", "liver", "spleen"])
+    assert judgement.empty() == (2, 1)
+    assert [row["dice"] for row in judgement.rows if row["class"] == "liver"] == [1, None, 0, 0]
+
+
+def test_one_patient_has_no_interval():
+    judgement, grid = Judgement(), Geometry((4, 4, 4), np.eye(4))
+    full = np.ones((4, 4, 4), np.uint8)
+    judgement.add("a1", "a", full, full, grid, ["background", "liver"])
+    judgement.add("a2", "a", full, full, grid, ["background", "liver"])
+    summary = summarise(judgement.rows)
+    assert all(np.isnan(row["low"]) for row in summary)
+    assert "Dice 1.000 (of one patient: no interval)" in summary_lines(summary)[0]
+
+
+def test_results_do_not_lie_inside_a_series(cli, abdomens, untrained, tmp_path):
+    series = tmp_path / "series"
+    shutil.copytree(next((abdomens / "imagesTs").glob("*_dicom")), series)
+    before = sorted(series.iterdir())
+    for out in (series, series / "masks"):
+        code, _, err = cli("organs", "predict", series, "--model", untrained, "--out", out)
+        assert code == 2
+        assert "would lie inside an input" in err or "would replace an input" in err
+    assert sorted(series.iterdir()) == before
 
 
 def test_what_is_nowhere_counts_neither_way_and_patients_are_resampled():

@@ -450,6 +450,7 @@ def test_an_evaluation_fills_voxels_and_shows_its_worst_case(cli, abdomens, untr
     (data / "splits_final.json").unlink(missing_ok=True)
     for path in sorted((data / "labelsTr").iterdir())[1:]:
         path.unlink()
+        (data / "imagesTr" / path.name.replace(".nii", "_0000.nii")).unlink()
     code, _, err = cli(
         "organs", "evaluate", data, "--model", untrained, "--fill", "-1000", "--out", tmp_path / "evaluation"
     )

@@ -212,6 +212,19 @@ def test_index_find_and_proxies(cli, lesions, trained, tmp_path):
     index = tmp_path / "index"
     assert cli("similar", "index", lesions, "--model", trained.model, "--out", index)[0] == 0
     images = find_images(lesions)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for number in range(3):
+        Image.fromarray(images.read(number)).save(archive / f"{number}.png")
+    (archive / "1.png").write_bytes(b"\x89PNG cut")
+    for _ in range(2):  # the second time from what is there
+        code, out, err = cli("similar", "index", archive, "--model", trained.model, "--out", tmp_path / "partly")
+        assert code == 1
+        assert "left out: 1.png" in err
+        assert out.startswith("2 images")
+    code, _, err = cli("similar", "index", archive, "--model", trained.model, "--out", tmp_path / "none", "--stop")
+    assert code == 2
+    assert not (tmp_path / "none").exists()
     Image.fromarray(images.read(5)).save(tmp_path / "query.png")
     code, out, err = cli(
         "similar",
@@ -289,7 +302,7 @@ def test_copies_of_training_images_do_not_judge(lesions, tmp_path, capsys):
         recipe=Recipe(epochs=1, batch=16),
         run=RunOptions(out=tmp_path / "run", device="cpu"),
     )
-    assert "3 image(s) of the part test" in capsys.readouterr().err
+    assert "3 images of the part test" in capsys.readouterr().err
     assert trained.values["parts"]["test"] == test
 
 

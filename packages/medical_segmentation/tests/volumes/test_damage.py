@@ -113,7 +113,7 @@ def test_a_slice_without_ending_that_is_cut_short_is_named(series):
     files = [path.rename(path.with_suffix("")) for path in series.change(lambda dataset: None)]
     assert read_series(series.folder).warnings == []
     files[-1].write_bytes(b"\0" * 90)
-    assert any("not DICOM are left out" in warning for warning in read_series(series.folder).warnings)
+    assert any("without DICOM" in warning for warning in read_series(series.folder).warnings)
 
 
 @pytest.mark.parametrize("change", [-200, 300])
@@ -176,7 +176,7 @@ def test_other_volumes_beside_a_series_are_named(series, nifti):
     below.mkdir()
     (below / "a.dcm").write_bytes(series.change(lambda dataset: None)[0].read_bytes())
     warnings = read_series(series.folder).warnings
-    assert "2 other volume(s) beside the slices are left out: mask.nii.gz, second" in warnings
+    assert "left out beside the slices: 2 other volumes (mask.nii.gz, second)" in warnings
 
 
 def test_only_localisers_are_said_to_be(series):

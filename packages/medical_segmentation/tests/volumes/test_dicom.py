@@ -34,7 +34,7 @@ def test_two_series_in_a_folder_and_the_choice_of_one(series):
 
 def test_a_missing_slice(series):
     series.change(lambda dataset: None)[2].unlink()
-    with pytest.raises(UserError, match="about 1 slice is missing"):
+    with pytest.raises(UserError, match="1 slice is missing"):
         read_series(series.folder)
 
 
@@ -47,7 +47,7 @@ def test_doubled_places_and_copied_files(series):
     dataset = pydicom.dcmread(files[0])
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.5"
     dataset.save_as(series.folder / "copy.dcm")
-    with pytest.raises(UserError, match="1 slices lie where another one does"):
+    with pytest.raises(UserError, match="1 slice at the place of another"):
         read_series(series.folder)
 
 
@@ -58,6 +58,16 @@ def test_uneven_spacing(series):
 
     series.change(move, 3)
     with pytest.raises(UserError, match="unevenly spaced"):
+        read_series(series.folder)
+
+
+def test_a_gap_that_is_no_multiple_is_uneven_not_a_missing_slice(series):
+    def move(dataset):
+        x, y, z = dataset.ImagePositionPatient
+        dataset.ImagePositionPatient = [x, y, float(z) + 1.7]
+
+    series.change(move, 5)
+    with pytest.raises(UserError, match=r"unevenly spaced \(2\.500 to 4\.200 mm\)"):
         read_series(series.folder)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core_runtime.errors import counted
 from core_runtime.statistics import intervals
 from medical_segmentation.organs.metrics.certainty import Reliability, risk_curve
 from medical_segmentation.organs.metrics.lesions import lesion_scores
@@ -86,6 +87,16 @@ class Judgement:
             self.reliability.add(labels, truth, confidence)
             self.curves.append(risk_curve(labels, truth, confidence))
 
+    def empty(self) -> tuple[int, int]:
+        """How many cases hold none of the judged classes in truth, and in how many of these nothing was found, either."""
+        truths: dict[str, float] = {}
+        answers: dict[str, float] = {}
+        for row in self.rows:
+            truths[row["case"]] = truths.get(row["case"], 0.0) + row["truth_ml"]
+            answers[row["case"]] = answers.get(row["case"], 0.0) + row["volume_ml"]
+        without = [case for case, volume in truths.items() if volume == 0]
+        return len(without), sum(answers[case] == 0 for case in without)
+
     def table(self) -> str:
         """The rows as CSV."""
         text = io.StringIO()
@@ -129,16 +140,18 @@ def summarise(rows: Sequence[Mapping[str, Any]], *, resamples: int = 1000, seed:
         for key in MEASURES:
             values = table[key][~np.isnan(table[key])]
             interval = (bounded | free)[key]
+            owners = {p for p, v in zip(patients, table[key], strict=True) if not np.isnan(v)}
+            alone = len(owners) < 2  # one patient says nothing of others
             summary.append(
                 {
                     "class": name,
                     "measure": key,
                     "mean": everything[key],
                     "sd": float(values.std(ddof=1)) if values.size > 1 else math.nan,
-                    "low": interval.low,
-                    "high": interval.high,
+                    "low": math.nan if alone else interval.low,
+                    "high": math.nan if alone else interval.high,
                     "cases": int(values.size),
-                    "patients": len({p for p, v in zip(patients, table[key], strict=True) if not np.isnan(v)}),
+                    "patients": len(owners),
                 }
             )
     return summary
@@ -152,9 +165,12 @@ def summary_lines(summary: Sequence[Mapping[str, Any]]) -> list[str]:
         by_class.setdefault(row["class"], {})[row["measure"]] = row
     for name, measures in by_class.items():
         dice, surface, distance = (measures[key] for key in ("dice", "surface_dice", "hausdorff95"))
+        interval = f"({_number(dice['low'])} to {_number(dice['high'])})"
+        if dice["patients"] < 2:
+            interval = "(of one patient: no interval)" if dice["patients"] else "(in no case)"
         lines.append(
-            f"  {name:16} Dice {_number(dice['mean'])} ({_number(dice['low'])} to {_number(dice['high'])}), surface Dice "
-            f"{_number(surface['mean'])}, HD95 {_number(distance['mean'], 1)} mm; {dice['cases']} cases"
+            f"  {name:16} Dice {_number(dice['mean'])} {interval}, surface Dice "
+            f"{_number(surface['mean'])}, HD95 {_number(distance['mean'], 1)} mm; {counted(dice['cases'], 'value' if name == 'all' else 'case')}"
         )
     return lines
 

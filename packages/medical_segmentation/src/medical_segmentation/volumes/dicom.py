@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from medical_segmentation.volumes.dicom_frames import Frame, affine_of, frames_of, sorted_frames
 from medical_segmentation.volumes.formats import dicom_files, is_dicom, is_hidden, is_volume
 from medical_segmentation.volumes.geometry import Geometry, check_affine, warnings_of
@@ -107,7 +107,7 @@ def _headers(files: Sequence[Path]) -> tuple[list[tuple[Path, Any]], list[str]]:
         if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             notes.append(f"{file.name} is a table of contents (DICOMDIR) and is left out")
         elif not header.get("SOPClassUID") and not header.get("Rows"):
-            broken.append(f"{file.name} (no image)")
+            broken.append(f"{file.name} (neither an image nor anything of DICOM)")
         else:
             headers.append((file, header))
     if broken:
@@ -133,10 +133,10 @@ def _others(folder: Path, files: Sequence[Path]) -> list[str]:
             nameless.append(each.name)
     notes = []
     if volumes:
-        notes.append(f"{len(volumes)} other volume(s) beside the slices are left out: {few(volumes)}")
+        notes.append(f"left out beside the slices: {counted(len(volumes), 'other volume')} ({few(volumes)})")
     # among slices without an ending, one that is cut short looks like that
     if nameless and not all(file.suffix for file in files):
-        notes.append(f"{len(nameless)} file(s) that are not DICOM are left out: {few(nameless)}")
+        notes.append(f"left out: {counted(len(nameless), 'file')} without DICOM ({few(nameless)})")
     return notes
 
 

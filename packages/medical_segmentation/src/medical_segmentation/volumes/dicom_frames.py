@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from medical_segmentation.volumes.geometry import LPS
 
+WHOLE = 0.05  # of the usual gap: how far one may be from a multiple of it where slices are missing
 UNEVEN = 0.01  # relative deviation of a gap between slices that is no longer rounding
 SPARSE = 1.9  # times its thickness that a slice may be from the next without a word
 TILT = 0.5  # degrees between the stack's direction and the slices' normal
@@ -149,7 +150,7 @@ def sorted_frames(frames: list[Frame], path: Path) -> list[Frame]:
     doubled = sum(b - a < 1e-3 for a, b in pairwise(places))
     if doubled:
         raise UserError(
-            f"{path}: {doubled} slices lie where another one does (two phases, echoes or times in one series)",
+            f"{path}: {counted(doubled, 'slice')} at the place of another (two phases, echoes or times in one series)",
             "give each phase, echo or time a folder of its own",
         )
     return ordered
@@ -197,11 +198,13 @@ def _check_gaps(frames: list[Frame], path: Path) -> None:
     gaps = np.diff(places)
     usual = float(np.median(gaps))
     wide = gaps > usual * 1.5
-    if wide.any():
+    # where slices are missing, each gap is a whole number of the usual ones
+    whole = np.abs(gaps / usual - np.round(gaps / usual)) <= WHOLE
+    if wide.any() and whole.all():
         missing = int(np.round(gaps[wide] / usual).sum() - wide.sum())
         at = few([f"{places[i]:.1f} mm" for i in np.flatnonzero(wide).tolist()])
         lost = "1 slice is" if missing == 1 else f"{missing} slices are"
-        raise UserError(f"{path}: about {lost} missing (after {at})", "export the series again, whole")
+        raise UserError(f"{path}: {lost} missing (after {at})", "export the series again, whole")
     uneven = np.abs(gaps - usual) > UNEVEN * usual
     # positions are often rounded to hundredths of a millimetre
     if uneven.any() and np.abs(gaps - usual).max() > 0.02:

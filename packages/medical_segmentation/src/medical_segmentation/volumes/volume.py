@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import AtLeast, Names, Numbers, options
 from medical_segmentation.volumes.geometry import Geometry
 
@@ -104,7 +104,9 @@ def finish(volume: Volume, options: ReadingOptions, where: object) -> Volume:
         raise UserError(f"{where} holds {what}: a volume has one real number per voxel", "convert it to such numbers")
     if options.channel is not None:
         if array.ndim != 4 or options.channel >= array.shape[3]:
-            raise UserError(f"{where} has {volume.channels} channel(s): there is no --channel {options.channel}")
+            raise UserError(
+                f"{where} has {counted(volume.channels, 'channel')}: there is no --channel {options.channel}"
+            )
         volume.array = array = array[..., options.channel]
     if array.dtype.kind == "f":
         count = int(array.size - np.isfinite(array).sum())

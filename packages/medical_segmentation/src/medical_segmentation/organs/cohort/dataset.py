@@ -51,6 +51,7 @@ class Dataset:
         folds: (train, val) names of `splits_final.json`, if it has one.
         spacing: of slices that do not say it.
         drawn: whether it says of itself that its images are drawn, as those of `sample` do.
+        notes: what of the folder is left out, with numbers.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class Dataset:
     folds: Sequence[tuple[Sequence[str], Sequence[str]]] = ()
     spacing: tuple[float, float, float] | None = None
     drawn: bool = False
+    notes: Sequence[str] = ()
 
     @property
     def labelled(self) -> list[Case]:

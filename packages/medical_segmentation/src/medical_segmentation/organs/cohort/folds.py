@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from medical_segmentation.organs.cohort.dataset import Case, Dataset, case_digest
 
 
@@ -66,7 +66,8 @@ def _by_patient(cases: Sequence[Case], fold: int, folds: int, seed: int) -> Spli
     patients = sorted({case.patient for case in cases})
     if len(patients) < 2:
         raise UserError(
-            f"{len(patients)} patient(s): training and validation need one each", "add cases of another patient"
+            f"{counted(len(patients), 'patient')}: training and validation need one each",
+            "add cases of another patient",
         )
     folds = min(folds, len(patients))
     if fold >= folds:
@@ -89,7 +90,7 @@ def check_images(split: Split) -> None:
     pairs = [f"{name} is {trained[digest]}" for name, digest in judged.items() if digest in trained]
     if pairs:
         raise UserError(
-            f"{split.name}: {len(pairs)} held-out image(s) are in training under another name: {few(pairs)}",
+            f"{split.name}: {counted(len(pairs), 'held-out image')} in training under another name: {few(pairs)}",
             "take the copies away, or give them one patient by --patients table.csv",
         )
 
@@ -104,6 +105,6 @@ def check_patients(split: Split) -> None:
     shared = sorted(trained & {case.patient for case in (*split.val, *split.test)})
     if shared:
         raise UserError(
-            f"{split.name}: {len(shared)} patient(s) are in training and in validation: {few(shared)}",
+            f"{split.name}: {counted(len(shared), 'patient')} in training and in validation: {few(shared)}",
             "put all cases of a patient into one part, or remove the split to have folds made by patient",
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from medical_segmentation.organs.cohort.dataset import Case, Dataset, patient_of
 from medical_segmentation.volumes.formats import PICTURES, dicom_files, ending, is_hidden, stem
 
@@ -41,8 +42,18 @@ def find_dataset(root: Path) -> Dataset:
         if dataset is not None:
             if not dataset.labelled:
                 raise UserError(f"{root} ({dataset.layout}) has no labelled case", HINT)
-            return dataset
+            if read is _with_json:  # these layouts have a part of test images, whose labels are withheld
+                return dataset
+            return replace(dataset, notes=[*dataset.notes, *_without_labels(dataset)])
     raise UserError(f"{root} is no data set that is known", HINT)
+
+
+def _without_labels(dataset: Dataset) -> list[str]:
+    """A note on images without labels: they are neither trained on nor judged."""
+    names = [case.name for case in dataset.cases if case.labels is None]
+    if not names:
+        return []
+    return [f"{counted(len(names), 'image')} of {len(dataset.cases)} without labels, left out: {few(names)}"]
 
 
 def _volumes(folder: Path) -> list[Path]:
@@ -91,6 +102,12 @@ def _nnunet(root: Path, described: Mapping[str, Any]) -> Dataset:
         name, number = (match[1], int(match[2])) if match else (stem(path), 0)
         images.setdefault(name, {})[number] = path
     labels = {stem(path): path for path in _volumes(root / "labelsTr") + _volumes(root / "labelsTs")}
+    bare = [name for name in images if name not in labels and _is_training(images[name])]
+    if bare:
+        raise UserError(
+            f"{root}: {counted(len(bare), 'image')} of imagesTr without a file in labelsTr: {few(bare)}",
+            "add the labels, or move the images to imagesTs",
+        )
     cases = []
     for name, parts in images.items():
         if sorted(parts) != list(range(len(channels))) and not (len(parts) == 1 and dicom_files_of(parts)):
@@ -131,6 +148,10 @@ def _nnunet_labels(labels: Mapping[str, Any], where: Path) -> tuple[dict[int, st
     if with_background:
         raise UserError(f"{where}: {few(with_background)} holds the background 0", "a region is made of other labels")
     return classes, judged
+
+
+def _is_training(parts: Mapping[int, Path]) -> bool:
+    return any(path.parent.name == "imagesTr" for path in parts.values())
 
 
 def dicom_files_of(parts: Mapping[int, Path]) -> bool:
@@ -279,5 +300,6 @@ def _plain(root: Path) -> Dataset | None:
     cases = []
     for path in _volumes(images):
         name = re.sub(r"_0000$", "", stem(path))
-        cases.append(Case(name, patient_of(name), (path,), truths.get(name)))
-    return Dataset(root, "images/ and labels/", cases, {}, ())
+        cases.append(Case(name, patient_of(name), (path,), truths.pop(name, None)))
+    notes = [f"{counted(len(truths), 'label')} without an image, left out: {few(sorted(truths))}"] if truths else []
+    return Dataset(root, "images/ and labels/", cases, {}, (), notes=notes)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import (
     Above,
     Device,
@@ -22,6 +22,7 @@ from core_runtime.options import (
     resolve_device,
     use_threads,
 )
+from core_runtime.terminal import warn
 from medical_segmentation.organs.options import InferenceOptions
 from medical_segmentation.volumes.volume import ReadingOptions
 
@@ -49,6 +50,7 @@ class Evaluation(Outcome):
         out: folder of the tables and pictures.
         summary: mean, deviation and interval of each class and measure.
         ece: expected calibration error.
+        empty: cases whose truth holds no class at all, and how many of them the model left empty, too.
         risk: share of organ voxels that are wrong and not abstained from, mean over cases; None without a threshold.
         abstained: share of organ voxels that the model abstains from.
         origin: the relation of the cases to the model's training, in words.
@@ -59,15 +61,27 @@ class Evaluation(Outcome):
     ece: float
     risk: float | None
     origin: str
+    empty: tuple[int, int] = (0, 0)
 
     def facts(self) -> dict[str, Any]:
-        return {"origin": self.origin, "summary": list(self.summary), "ece": self.ece, "risk_kept": self.risk}
+        return {
+            "origin": self.origin,
+            "summary": list(self.summary),
+            "ece": self.ece,
+            "risk_kept": self.risk,
+            "empty": list(self.empty),
+        }
 
     def lines(self) -> Iterable[str]:
         from medical_segmentation.organs.judging import summary_lines
 
         yield self.origin
         yield from summary_lines(self.summary)
+        if self.empty[0]:
+            yield (
+                f"  {counted(self.empty[0], 'case')} whose truth is all background: no Dice where the model finds nothing, either "
+                f"({self.empty[1]}), 0 where it finds something ({self.empty[0] - self.empty[1]})"
+            )
         yield f"  calibration error {self.ece:.3f}"
         if self.risk is not None:
             yield f"  with --abstain {self.risk:.3f} of the organ voxels are wrong and kept"
@@ -108,6 +122,8 @@ def evaluate(
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     use_threads(threads)
     dataset = with_mapping(find_dataset(data), reading)
+    for note in dataset.notes:
+        warn(note)
     loaded = load_model(model, device=resolve_device(device))
     if evaluation.patients is not None:
         dataset = with_patients(dataset, Path(evaluation.patients))
@@ -149,7 +165,7 @@ def evaluate(
     if loaded.threshold is not None:
         place = int(abs(THRESHOLDS - loaded.threshold).argmin())
         risk = float(sum(curve[place] for curve in judgement.curves) / len(judgement.curves))
-    result = Evaluation(out, summary, judgement.reliability.ece, risk, origin)
+    result = Evaluation(out, summary, judgement.reliability.ece, risk, origin, judgement.empty())
     write_text(out / "cases.csv", judgement.table())
     write_report(result, judgement, loaded, dataset, cases, reading, out)
     write_text(out / "metrics.json", json.dumps(result.facts(), indent=1, default=str).replace("NaN", "null") + "\n")

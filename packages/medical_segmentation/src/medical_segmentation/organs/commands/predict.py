@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, failures, read_results
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
 from core_runtime.terminal import warn
 from medical_segmentation.organs.model.published import ADVICE
@@ -133,7 +133,7 @@ def group_channels(volumes: Sequence[Path], root: Path, channels: int) -> dict[s
     for name, files in cases.items():
         if len(files) > 1 and len(files) != channels:
             raise UserError(
-                f"{root}: {len(files)} files would be the case {name!r}, the model takes {channels} channel(s)",
+                f"{root}: {len(files)} files would be the case {name!r}, the model takes {counted(channels, 'channel')}",
                 "rename them",
             )
     return {name: tuple(sorted(files)) for name, files in cases.items()}

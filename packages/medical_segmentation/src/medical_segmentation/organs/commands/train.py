@@ -47,7 +47,7 @@ class Trained(Outcome):
         values = self.values
         split = values["split"]
         yield f"{split['train']} cases trained, {split['val']} held out ({split['name']}); {values['layout']}"
-        yield f"{values['network']}, {values['parameters']:,} parameters; epoch {self.epoch} of {values['epochs']} selected"
+        yield f"{values['network']}, {values['parameters']:,} parameters; epoch {self.epoch + 1} of {values['epochs']} selected"
         yield "On the held-out cases, in their own geometry (they selected the epoch, so a little too good):"
         yield from summary_lines(self.summary)
         yield values["abstention"]
@@ -81,6 +81,8 @@ def train(
 
     # unusable data are reported before Lightning is loaded, which alone takes seconds
     dataset = with_mapping(find_dataset(data), reading)
+    for note in dataset.notes:
+        warn(note)
     if split.patients is not None:
         dataset = with_patients(dataset, Path(split.patients))
     parts = split_cases(dataset, fold=split.fold, folds=split.folds, seed=run.seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings
 from core_runtime.terminal import track
 from medical_segmentation.organs.cohort.dataset import Dataset, case_digest, without_names
@@ -21,7 +21,7 @@ from medical_segmentation.volumes.volume import ReadingOptions
 def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool) -> Findings:
     """Cases, grids, labels and problems of a data set; every case is opened."""
     dataset = replace(dataset, cases=without_names(dataset.cases))
-    problems: list[str] = []
+    problems: list[str] = list(dataset.notes)
     voxels: Counter[int] = Counter()
     holding: Counter[int] = Counter()
     grids, axes, drawn, empty = [], Counter(), [], []
@@ -51,11 +51,13 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
         if len(names) > 1:
             problems.append(f"{', '.join(names)} have the same image")
     if empty:
-        problems.append(f"{len(empty)} case(s) hold background alone: {', '.join(empty[:5])}")
+        problems.append(
+            f"labels of background alone: {counted(len(empty), 'case')} ({few(empty)}); nothing is learned there but background"
+        )
     classes = {number: dataset.classes.get(number, f"label {number}") for number in sorted({*voxels, *dataset.classes})}
     for number, name in classes.items():
         if number and 0 < holding[number] <= max(1, len(dataset.labelled) // 10):
-            problems.append(f"{name} is in {holding[number]} case(s) only: it may be missing from a fold")
+            problems.append(f"{name} is in {counted(holding[number], 'case')} only: it may be missing from a fold")
         if number and not holding[number]:
             problems.append(f"{name} is named and occurs in no case")
     details: dict[str, Any] = {
@@ -89,7 +91,14 @@ def examine_dataset(dataset: Dataset, reading: ReadingOptions, *, pictures: bool
         summary=f"{len(dataset.labelled)} labelled cases ({dataset.layout})",
         usable=bool(grids),
         details=details,
-        warnings=problems[:20],
+        warnings=_shown(problems),
         next_commands=[f"medical-segmentation organs train {quote(str(dataset.root))} --out run"],
         pictures=drawn,
     )
+
+
+def _shown(problems: list[str], most: int = 20) -> list[str]:
+    """The first problems, and how many more there are."""
+    if len(problems) <= most:
+        return problems
+    return [*problems[:most], f"and {len(problems) - most} more"]

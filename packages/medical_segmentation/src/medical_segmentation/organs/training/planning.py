@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from core_runtime.errors import UserError, few
+from core_runtime.errors import UserError, counted, few
 from medical_segmentation.organs.cohort.dataset import Case, Dataset
 from medical_segmentation.organs.model.preparation import AXES, Preparation, slice_order
 from medical_segmentation.organs.model.sizes import NetworkOptions
@@ -130,4 +130,8 @@ def named_classes(
         for number, name in names.items()
         if number and number not in held
     ]
+    for part, cases in (("training", train), ("held-out", val)):
+        empty = [case.case.name for case in cases if not any(case.places)]
+        if empty:
+            notes.append(f"{counted(len(empty), f'{part} case')} of background alone: {few(empty)}")
     return tuple(names[number] for number in range(len(names))), notes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from core_runtime.domains import DemoResult
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import Full, Overwrite, RunOptions, Seed
 from medical_segmentation.similar.commands.evaluate import Evaluation, evaluate
 from medical_segmentation.similar.commands.index import index
@@ -119,7 +119,7 @@ def _report(
     page.picture(*shown)
     ranges = ", ".join(f"{start}-{stop - 1}" for start, stop in learners)
     page.text(
-        f"{len(learners)} learner(s) share the {learners[-1][1]} coordinates of the selected epoch: {ranges}. The attention maps, cut at Otsu's "
+        f"{counted(len(learners), 'learner')} for the {learners[-1][1]} coordinates of the selected epoch: {ranges}. The attention maps, cut at Otsu's "
         f"threshold, cover the drawn lesions with a mean Dice of {proxy_dice:.2f}; nobody showed the model where they are. Drawn images say nothing "
         f"about real ones."
     )

@@ -11,7 +11,7 @@ from shlex import quote
 from typing import Any
 
 from core_runtime.cli import Outcome
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from core_runtime.terminal import warn
 from medical_segmentation.similar.images import find_images, image_digest, require_classes
@@ -44,7 +44,7 @@ class Trained(Outcome):
         parts, values = self.values["parts"], self.values
         yield f"{parts['train']} images trained, {parts['val']} select the epoch, {parts['test']} judge ({values['layout']})"
         ranges = ", ".join(f"{start}-{stop - 1}" for start, stop in values["learners"])
-        yield f"epoch {self.epoch} of {values['epochs']} selected; {len(values['learners'])} learner(s): coordinates {ranges}"
+        yield f"epoch {self.epoch + 1} of {values['epochs']} selected; {counted(len(values['learners']), 'learner')}: coordinates {ranges}"
         yield judgement_lines("test images", values["test"])
         yield f"Model folder: {self.model}"
         yield f"Next: medical-segmentation similar evaluate {quote(str(self.data))} --model {quote(str(self.model))}"
@@ -85,7 +85,7 @@ def train(
         unseen = [number for number in parts[part] if digests[number] not in trained]
         if len(unseen) < len(parts[part]):
             copies = len(parts[part]) - len(unseen)
-            warn(f"{copies} image(s) of the part {part} are among the training images and are left out")
+            warn(f"{counted(copies, 'image')} of the part {part} left out: among the training images, too")
             require_classes(images, unseen, f"the part {part}")
             parts[part] = unseen
     import numpy as np

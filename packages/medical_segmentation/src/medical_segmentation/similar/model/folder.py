@@ -52,14 +52,42 @@ class SimilarModel:
         batch = torch.stack([centre_crop(picture, self.image_size) for picture in pictures])
         return Embedded(*(part.cpu() for part in self.network(batch.to(device))))
 
-    def embed(self, images: ImageSet, numbers: Sequence[int], *, batch: int = 64) -> tuple[Tensor, Tensor]:
-        """Embeddings and penultimate features of images, in order."""
+    def embed(
+        self, images: ImageSet, numbers: Sequence[int], *, batch: int = 64, unreadable: dict[int, str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Embeddings and penultimate features of images, in order.
+
+        Args:
+            images, numbers: which images.
+            batch: how many at a time.
+            unreadable: gets the images that cannot be read, and why; they have no embedding.
+
+        Returns:
+            (images, size) and (images, channels).
+
+        Raises:
+            UserError: an image cannot be read, and `unreadable` is None; or none can.
+        """
         embeddings, features = [], []
         places = range(0, len(numbers), batch)
         for begin in track(places, "Embedding", len(places)):
-            result = self([images.read(number) for number in numbers[begin : begin + batch]])
+            pictures = []
+            for number in numbers[begin : begin + batch]:
+                try:
+                    pictures.append(images.read(number))
+                except UserError as error:
+                    if unreadable is None:
+                        raise
+                    unreadable[number] = f"{error.message} ({error.hint})" if error.hint else error.message
+            if not pictures:
+                continue
+            result = self(pictures)
             embeddings.append(result.embedding)
             features.append(result.penultimate)
+        if not embeddings:
+            raise UserError(
+                f"{images.source}: no image can be read; {next(iter((unreadable or {}).values()), 'there is none')}"
+            )
         return torch.cat(embeddings), torch.cat(features)
 
 
