@@ -1,10 +1,13 @@
+import errno
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
+from safetensors import SafetensorError
 
 from core_runtime import cli
 from core_runtime.errors import UserError
@@ -64,6 +67,10 @@ def work(
         raise UserError("bad\x1b[31m\nfile", "mend it")
     if path.name == "bug":
         raise RuntimeError("tensor([1., 2.]) of /home/jane_doe")
+    if path.name == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/home/jane_doe/last.ckpt")
+    if path.name == "full-of-weights":  # safetensors has an error of its own for it
+        raise SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
     return Worked(schedule, classes or (), 1 if path.name == "some" else 0)
 
 
@@ -138,6 +145,16 @@ def test_a_verb_that_may_replace_its_outputs_can_read_inputs_whole(capsys):
     assert call(app, capsys, "seen", __file__)[1] == "size changed digest\n"
     assert call(app, capsys, "seen", __file__, "--full-digest")[1] == "size sha256\n"
     assert call(app, capsys, "seen", __file__)[1] == "size changed digest\n"
+
+
+@pytest.mark.parametrize("path", ["full", "full-of-weights"])
+def test_a_full_disk_is_one_plain_line(app, capsys, tmp_path, monkeypatch, path):
+    monkeypatch.setattr(cli.tempfile, "gettempdir", lambda: str(tmp_path))
+    code, _, err = call(app, capsys, "work", path)
+    assert code == 2
+    assert err.startswith("Error: the disk is full\n  make room")
+    assert "jane_doe" not in err
+    assert not list(tmp_path.iterdir()), "no details of what is no fault of the program"
 
 
 def test_an_unexpected_error_leaves_its_details_in_the_run_folder(app, capsys, tmp_path, monkeypatch):

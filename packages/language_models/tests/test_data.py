@@ -67,6 +67,10 @@ def test_any_tokenizer_json_will_do():
 
 BAD = {
     "empty.txt": (b"", "holds no text"),
+    "blank.txt": (b" \n\t\n" * 500, "holds no text"),
+    "blank.jsonl": (b'{"text": ""}\n{"text": " "}\n', "holds no text"),
+    "wide.txt": ("text".encode("utf-16"), "byte 0 is not UTF-8"),
+    "numbers.jsonl": (b'{"text": 5}\n', "line 1 has no text under 'text'"),
     "binary.txt": (b"text\0more", "byte 4 is 0"),
     "latin.txt": ("café".encode("latin-1"), "byte 3 is not UTF-8"),
     "broken.jsonl": (b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
@@ -77,6 +81,7 @@ BAD = {
     "half.jsonl": (b'{"text": "a\\ud800"}', r"half of a character \(.ud800\)"),
     "damaged.npy": (b"\x93NUMPY\x01", "damaged.npy"),
     "empty.bin": (b"", "empty.bin"),
+    "odd.bin": (b"abc", "odd.bin"),
     "outside.bin": (np.array([1, 300], np.uint16).tobytes(), "1 of 2 ids are outside"),
     "unknown.xyz": (b"text", "does not have the name of a text or token file"),
 }
@@ -134,6 +139,7 @@ def test_the_order_is_a_function_of_seed_and_step(tmp_path):
     assert not torch.equal(steps[7][0], Steps(windows, 4, 20, seed=4)[7][0])
     first_pass = [int(n) for n in order(windows.count, 0, 3)]
     assert sorted(first_pass) == list(range(windows.count))
+    assert [int(n) for n in order(windows.count, 1, 3)] != first_pass
     assert list(InOrder([5, 5, 2], 2)) == [10, 11]
 
 
@@ -149,6 +155,15 @@ def test_marked_needles_stand_where_they_should():
     assert len(set(answers.tolist())) > 8
 
 
+def test_a_needle_is_told_before_it_is_asked_for():
+    ids = torch.zeros(200, 40, dtype=torch.long)
+    for depth, place in ((0.5, 18), (0.9, 32)):
+        planted, _ = plant(ids, BYTE_TOKENIZER, torch.Generator().manual_seed(0), depth, questions=4)
+        assert not (planted[:, :place] == BYTE_TOKENIZER.mark).any()
+        marks = (planted == BYTE_TOKENIZER.mark).sum(1)
+        assert marks.max() == 5, "told once, asked four times"
+
+
 def test_worded_needles_have_their_length_depth_and_answer():
     prompts = grid((400, 800), (0.0, 1.0), pass_key, 2, seed=1)
     assert len(prompts) == 8
@@ -157,6 +172,7 @@ def test_worded_needles_have_their_length_depth_and_answer():
         assert prompt.text.count(f"The pass key is {prompt.answer}.") == 1
         assert is_right(prompt, f" {prompt.answer}. Remember")
         assert not is_right(prompt, f" 0{prompt.answer}")
+        assert not is_right(prompt, f" {prompt.answer[:-1]}.")
     for number in (1, 2, 3):
         prompt = ruler(number, 600, 0.5, 4, "To be or not to be. ")
         assert prompt.answer in prompt.text

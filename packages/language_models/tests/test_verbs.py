@@ -23,10 +23,13 @@ from language_models.commands.evaluate import evaluate
 from language_models.commands.generate import DecodingOptions, generate
 from language_models.commands.inspect import inspect
 from language_models.commands.train import train
-from language_models.model.folder import load_model
+from language_models.model.folder import load_model, save_model
 from language_models.model.inference import check_positions
+from language_models.model.kinds import check_context, sizes_for
+from language_models.model.plain import PlainConfig
 from language_models.samples import make_samples
 from language_models.tasks.options import TaskOptions
+from language_models.texts.tokens import BYTE_TOKENIZER
 from language_models.training.module import TextTraining
 from language_models.training.recipe import Recipe
 
@@ -296,11 +299,48 @@ BAD = {
     "arena with negative lengths": ["arena", "--text", "{story}", "--speed-lengths", "-5", "--out", "{out}"],
     "tokenizer that is not there": ["train", "{story}", "--tokenizer", "absent.json", "--out", "{out}"],
     "user's kind that ends Python": ["train", "{story}", "--kind", "{quits}", "--out", "{out}"],
+    "window longer than the context": ["train", "{story}", "--kind", "{wide}", "--context", "16", "--out", "{out}"],
+    "block longer than the context": ["train", "{story}", "--kind", "{doge}", "--context", "16", "--out", "{out}"],
+    "fixed stream shorter than the context": [
+        "train",
+        "{story}",
+        "--kind",
+        "{stream}",
+        "--context",
+        "16",
+        "--out",
+        "{out}",
+    ],
+    "landmarks that leave no chunk": ["train", "{story}", "--kind", "{landmarks}", "--context", "16", "--out", "{out}"],
+    "arena with a window longer than the context": [
+        *("arena", "--text", "{story}", "--kinds", "{wide}", "--context", "16", "--out", "{out}"),
+    ],
+    "beyond the trained positions": ["generate", "a" * 60, "--model", "{whole}", "--new-tokens", "10"],
+    "beyond the fixed stream": ["generate", "a", "--model", "{fixed}", "--new-tokens", "70"],
+    "no chunk in a model folder": ["generate", "a", "--model", "{chunkless}"],
+    "another kind's weights": ["inspect", "{swapped}"],
+    "a file for a model": ["generate", "a", "--model", "{story}"],
     "no model": ["generate", "a"],
     "beams that draw": ["generate", "a", "--model", "{model}", "--beams", "2", "--temperature", "1"],
     "unknown task": ["evaluate", "{story}", "--model", "{model}", "--tasks", "texts"],
     "patch of what is not dense": ["models", "patch", "{model}", "--to", "moba", "--out", "{out}"],
     "occupied output": ["models", "convert", "{model}", "--out", "{model}"],
+}
+
+KIND_FILE = """
+from language_models.model.{module} import {config}
+
+def config(sizes):
+    return {config}(**{{**sizes.common(), {options}}})
+"""
+KIND_FILES = {
+    name: KIND_FILE.format(module=module, config=config, options=options)
+    for name, module, config, options in (
+        ("wide", "plain", "PlainConfig", "'attention': 'sliding', 'window': 17"),
+        ("doge", "doge", "DogeConfig", "'keep_window_size': 17"),
+        ("stream", "deconstructed", "DeconstructedConfig", "'pattern': 'hybrid:first:rnd', 'fixed_length': 15"),
+        ("landmarks", "landmark", "LandmarkConfig", "'mem_freq': 3, 'cache_top_k': 3, 'train_context_length': 16"),
+    )
 }
 
 
@@ -327,8 +367,20 @@ def test_bad_input_is_one_line_and_nothing_is_left(story, trained, tmp_path, cap
     config["intermediate_size"] += 1
     (tmp_path / "shapes" / "config.json").write_text(json.dumps(config))
     (tmp_path / "quits.py").write_text("raise SystemExit(3)")
+    for name, source in KIND_FILES.items():
+        (tmp_path / f"{name}.py").write_text(source)
+    byte_model = {"vocab_size": BYTE_TOKENIZER.size}
+    whole = {"whole": ("standard", {"max_position_embeddings": 64}), "fixed": ("rnd", {"fixed_length": 64})}
+    whole["chunkless"] = ("landmark-llama", {"train_context_length": 20})
+    for name, (kind, options) in whole.items():
+        model = tiny(kind, **byte_model, **options).float()
+        save_model(model, tmp_path / name, tokenizer=BYTE_TOKENIZER, provenance={})
+    shutil.copytree(trained.model, tmp_path / "swapped")
+    config = json.loads((tmp_path / "swapped" / "config.json").read_text())
+    (tmp_path / "swapped" / "config.json").write_text(json.dumps({**config, "model_type": "titans", "window": 4}))
     places = {name: tmp_path / name for name in ("out", "other", *folders)} | {"story": story, "model": trained.model}
-    places["quits"] = tmp_path / "quits.py"
+    places |= {name: tmp_path / f"{name}.py" for name in ("quits", *KIND_FILES)}
+    places |= {name: tmp_path / name for name in (*whole, "swapped")}
     places |= {name: tmp_path / f"{name}.txt" for name in ("short", "empty", "binary")}
     assert code_of(*[word.format(**places) for word in BAD[what]]) == 2
     error = capsys.readouterr().err
@@ -336,6 +388,28 @@ def test_bad_input_is_one_line_and_nothing_is_left(story, trained, tmp_path, cap
     assert len(error.splitlines()) <= 2, error
     assert "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kind_of_exactly_the_context_is_learned():
+    sizes = sizes_for(20_000, vocab_size=BYTE_TOKENIZER.size, context=16, landmark=BYTE_TOKENIZER.landmark)
+    for options in ({"attention": "sliding", "window": 16}, {"attention": "standard", "window": 512}):
+        check_context(PlainConfig(**sizes.common(), **options), 16)
+    with pytest.raises(UserError, match="window is 17, longer than the context of 16"):
+        check_context(PlainConfig(**sizes.common(), attention="moba", window=17), 16)
+
+
+def test_evaluate_leaves_out_what_a_fixed_stream_does_not_reach_and_says_so(story, tmp_path, capsys):
+    model = tiny("rnd", vocab_size=BYTE_TOKENIZER.size, max_position_embeddings=16, fixed_length=24).float()
+    save_model(model, tmp_path / "model", tokenizer=BYTE_TOKENIZER, provenance={})
+    tasks = ("text", "needle", "recall", "attention")
+    asked = TaskOptions(
+        tasks=tasks, contexts=(16, 64), lengths=(20, 40), depths=(0.5,), pairs=(2, 8), each=1, windows=1
+    )
+    measured = evaluate(story, model=str(tmp_path / "model"), task=asked, out=tmp_path / "out", device="cpu")
+    assert (set(measured.bits_per_byte), set(measured.needles), set(measured.recall)) == ({16}, {20}, {2})
+    said = capsys.readouterr().err
+    for words in ("context 64", "needle length 40", "number of pairs 8"):
+        assert f"fixed stream: {words}" in said
 
 
 @pytest.mark.slow

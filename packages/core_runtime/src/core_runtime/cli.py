@@ -4,6 +4,7 @@ Exit status: 0 done, 1 some items failed (each is named), 2 unusable input or us
 error is one line and an ``error.log`` with the traceback, so that no tensor and no patient's path reaches the terminal.
 """
 
+import errno
 import inspect
 import json
 import logging
@@ -162,7 +163,11 @@ def run(app: App, arguments: Sequence[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        code = _unexpected(error, as_json)
+        if os.strerror(errno.ENOSPC) in str(error):  # of whatever class: safetensors has one of its own
+            advice = "make room, or choose a folder on another disk with --out, and run the command again"
+            code = _complain("the disk is full", advice, as_json)
+        else:
+            code = _unexpected(error, as_json)
     finally:
         current_run_folder.reset(started)
     raise SystemExit(code)

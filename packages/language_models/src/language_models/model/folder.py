@@ -54,6 +54,12 @@ def load_model(folder: str | None, device: str = "cpu") -> Loaded:
     source = Path(choose_model(folder, advice=ADVICE))
     model = read_folder(source).to(device).eval()
     check_finite(model, source)
+    try:
+        _ = model.prefill
+    except ValueError as error:  # landmarks leave no room for a chunk of the prompt
+        raise UserError(
+            f"{source}: {error}", f"mend cache_top_k or train_context_length in {source / 'config.json'}"
+        ) from None
     described: Mapping[str, Any] = {}
     if (source / SUITE).is_file():
         described = json.loads((source / SUITE).read_text(encoding="utf-8"))

@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 
+from core_attention.mechanisms.landmark.memory import chunk_length
 from core_runtime.errors import UserError
 from core_runtime.tables import near_equal
 from language_models.model.causal import SuiteForCausalLM
 from language_models.model.configs import SuiteConfig
+from language_models.model.landmark import LandmarkConfig
 from language_models.model.registration import MODELS
 
 TOLERANCE = 0.005  # of the parameters
@@ -226,9 +228,10 @@ def fitted(make: Make, sizes: Sizes, parameters: int) -> SuiteConfig:
     """The configuration of a kind whose parameters come closest to `parameters`, by the width of its feed-forward parts.
 
     Raises:
-        UserError: the mechanism alone has more, or the step of one channel is too coarse.
+        UserError: the mechanism alone has more, the step of one channel is too coarse, or it does not fit the context (`check_context`).
     """
     config = make(sizes)
+    check_context(config, sizes.context)
     if config.model_type == "deconstructed":
         return config  # the same blocks: equal exactly, to one another and to their Standard
     channel = 3 * sizes.hidden_size * sizes.layers
@@ -244,6 +247,37 @@ def fitted(make: Make, sizes: Sizes, parameters: int) -> SuiteConfig:
             "give more --params",
         )
     return config
+
+
+REACH = ("window", "keep_window_size", "local_context", "segment_len")  # how far a token of a local kind sees
+
+
+def check_context(config: SuiteConfig, context: int) -> None:
+    """Whether a kind can be learned in windows of `context` tokens.
+
+    Raises:
+        UserError: its own window or block is longer, so that its mechanism would never be at work; its fixed stream is shorter; or landmarks
+            leave no room for a chunk.
+    """
+    whole = config.model_type == "plain-llama" and getattr(config, "attention", None) == "standard"
+    for name in REACH:
+        reach = getattr(config, name, None)
+        if reach is not None and reach > context and not whole:
+            raise UserError(
+                f"{config.model_type}: {name} is {reach}, longer than the context of {context} tokens, which it would see whole",
+                f"give a {name} below {context}, or a longer --context",
+            )
+    fixed_length = getattr(config, "fixed_length", context)
+    if {"rnd", "fixedseq"} & set(getattr(config, "kinds", None) or ()) and fixed_length < context:
+        raise UserError(
+            f"the fixed stream of {fixed_length} tokens is shorter than the context of {context}",
+            f"give a fixed_length of {context} at least, or a shorter --context",
+        )
+    if isinstance(config, LandmarkConfig):
+        try:
+            chunk_length(config.train_context_length, config.block, config.cache_top_k)
+        except ValueError as error:
+            raise UserError(f"{config.model_type}: {error}", "mend cache_top_k or train_context_length") from None
 
 
 def new_model(config: SuiteConfig, seed: int) -> SuiteForCausalLM:

@@ -281,6 +281,8 @@ class TitansLRStack(Stack):
         inserted = (begin + token) // segment * count - self._longterm_before(begin)
         places = token + inserted
         length = int(places[-1]) + 1
+        if length == len(token):  # no segment begins here
+            return x, token
         is_token = torch.zeros(length, dtype=torch.bool, device=x.device)
         is_token[places] = True
         stream = x.new_zeros(x.shape[0], length, x.shape[2])

@@ -9,6 +9,7 @@ from statistics import mean
 from typing import Any
 
 from core_runtime.errors import UserError
+from core_runtime.terminal import warn
 from language_models.model.causal import SuiteForCausalLM
 from language_models.tasks import measures
 from language_models.tasks.needles import grid, pass_key, ruler
@@ -51,12 +52,22 @@ def run_tasks(model: SuiteForCausalLM, corpus: Corpus, task: TaskOptions, seed: 
             prompts = grid(lengths, task.depths, lambda n, d, s, k=number: ruler(k, n, d, s, haystack), task.each, seed)
             measured["worded"][f"ruler {number}"] = measures.worded_needles(model, tokenizer, prompts)
     if "attention" in task.tasks:
-        ids, _ = next(windows.held_out_windows(min(128, windows.held_out), 1))
+        length = min(128, windows.held_out, measures.longest(model))
+        ids, _ = next(windows.held_out_windows(length, 1))
         measured["attention"] = measures.attention_table(model, ids.to(next(model.parameters()).device))
     if "harness" in task.tasks:
         from language_models.tasks.harness import run_harness
 
         measured["harness"] = run_harness(model, tokenizer, task.harness_tasks, corpus)
+    asked = {
+        "text": ("context", task.contexts and contexts, "bits_per_byte"),
+        "needle": ("needle length", task.lengths and lengths, "needles"),
+        "recall": ("number of pairs", pairs, "recall"),
+    }
+    for name, (what, numbers, key) in asked.items():
+        left_out = [str(number) for number in numbers or () if number not in measured[key]]
+        if name in task.tasks and left_out:
+            warn(f"left out, longer than the text or the model's fixed stream: {what} {', '.join(left_out)}")
     return measured
 
 

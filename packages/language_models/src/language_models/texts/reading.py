@@ -71,6 +71,7 @@ def read_corpus(path: Path | str, tokenizer: Tokenizer, *, field: str = "text") 
 
 def _joined(documents: Iterator[bytes | str], files: Sequence[Path], tokenizer: Tokenizer, name: str) -> Corpus:
     parts, starts, length = [], [], 0
+    blank = True  # nothing but spaces and line ends is no text
     end = np.array([tokenizer.end], tokenizer.dtype)
     for document in documents:
         try:
@@ -85,11 +86,12 @@ def _joined(documents: Iterator[bytes | str], files: Sequence[Path], tokenizer: 
                 f"{name}: a record holds half of a character (\\u{ord(error.object[error.start]):04x})",
                 "repair the escapes of the file, or write it as UTF-8",
             ) from None
+        blank = blank and not document.strip()
         if len(ids):
             starts.append(length)
             parts += [ids, end]
             length += len(ids) + 1
-    if not parts:
+    if blank:
         raise UserError(f"{name} holds no text", "give a file with text in it")
     return Corpus(np.concatenate(parts), np.asarray(starts, np.int64), files, tokenizer)
 

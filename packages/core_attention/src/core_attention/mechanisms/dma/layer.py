@@ -124,10 +124,13 @@ def _insert(held: Kept, new: Kept, padded: bool) -> None:
         rank = rank.masked_fill(~held.allowed, -torch.inf)
         new_rank = new_rank.masked_fill(~new.allowed, -torch.inf)
     lowest = rank.amin(-1, keepdim=True)
-    slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
     enters = new_rank >= lowest
     if padded:
         enters = enters & new.allowed
+    # after a long context few tokens outrank a kept one; asking an accelerator would cost more than the writes below
+    if enters.device.type == "cpu" and not enters.any():
+        return
+    slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
     # without padding every key may be seen, and `allowed` stays as it is
     changing = held if padded else held[:4]
     for rows, row in zip(changing, new, strict=False):

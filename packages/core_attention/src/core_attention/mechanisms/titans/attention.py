@@ -16,6 +16,7 @@ from core_attention.masks import Window
 from core_attention.mechanisms.titans.projection import Projection
 from core_attention.parts.cache import Cache
 from core_attention.parts.placing import Device, placed
+from core_attention.parts.rotary import rotary_angles, rotate
 from core_attention.routed.attention import merge_attention
 
 Prefix = tuple[Tensor, Tensor]
@@ -114,11 +115,17 @@ def masked_attention(
     k: Float[Tensor, "batch heads keys dim"],
     v: Float[Tensor, "batch heads keys dim"],
     *,
-    mask: Bool[Tensor, "time keys"],
+    mask: Bool[Tensor, "time keys"] | None,
     prefix: Prefix | None = None,
 ) -> Float[Tensor, "batch heads time dim"]:
-    """Attention where `mask` is True, and over the whole prefix: for one segment and what is put before it."""
-    _record(q, k, prefix, lambda rows, columns: mask[rows][:, columns])
+    """Attention where `mask` is True (None: everywhere), and over the whole prefix: for one segment and what is put before it."""
+
+    def visible(rows: Tensor, columns: Tensor) -> Tensor:
+        if mask is None:
+            return torch.ones(len(rows), len(columns), dtype=torch.bool, device=q.device)
+        return mask[rows][:, columns]
+
+    _record(q, k, prefix, visible)
     return _attend(q, k, v, mask, prefix)
 
 
@@ -308,12 +315,13 @@ class SegmentedAttention(nn.Module):
         if (first_values is None) == (self.to_v_mix is not None):
             raise ValueError("first_values is given if and only if the layer was built with accept_value_residual")
         x = self.norm(x)
-        q, k, v = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        values = v
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        values = v = qkv[2]
         if self.to_v_mix is not None:
             v = v.lerp(first_values, self.to_v_mix(x).sigmoid().mT[..., None])
         begin = 0 if cache is None else cache.length
-        q, k = _rotated(q, self.theta, begin), _rotated(k, self.theta, begin)
+        positions = torch.arange(begin, begin + x.shape[1], device=x.device)
+        q, k = rotate(qkv[:2], rotary_angles(positions, qkv.shape[-1], self.theta, x.dtype), "interleaved")
         persistent = self.persistent_memory
         prefix = (persistent[0][None], persistent[1][None]) if persistent.shape[2] else None
         if self.sliding:
@@ -340,7 +348,9 @@ class SegmentedAttention(nn.Module):
         outs = []
         if first:
             segment = slice(place + first)
-            visible = torch.ones(first, place + first, dtype=torch.bool, device=q.device).tril(place)
+            visible = None  # a decoded token sees all that is held
+            if first > 1:
+                visible = torch.ones(first, place + first, dtype=torch.bool, device=q.device).tril(place)
             outs.append(
                 masked_attention(q[:, :, :first], keys[:, :, segment], rows[:, :, segment], mask=visible, prefix=prefix)
             )
@@ -349,13 +359,3 @@ class SegmentedAttention(nn.Module):
             outs.append(segment_attention(*later, segment=self.block, prefix=prefix))
         cache.keep(keys, rows, (cache.length + time) % self.block, time)
         return torch.cat(outs, 2)
-
-
-def _rotated(t: Tensor, theta: float, begin: int) -> Tensor:
-    """Neighbouring channels turned by the angle position · theta^(−2m/dim), positions from `begin`; angles in float32 or wider."""
-    dtype = torch.promote_types(t.dtype, torch.float32)
-    frequency = theta ** (-torch.arange(0, t.shape[-1], 2, device=t.device, dtype=dtype) / t.shape[-1])
-    angle = torch.arange(begin, begin + t.shape[-2], device=t.device, dtype=dtype)[:, None] * frequency
-    sin, cos = angle.sin().to(t.dtype), angle.cos().to(t.dtype)
-    even, odd = t.unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], -1).flatten(-2)
