@@ -46,6 +46,8 @@ class GradCAM:
         Raises:
             ValueError: no such layer, no way from it to the target, or a layout that fits no grid.
         """
+        from explainability.promptcam.model import PromptCAM
+
         model = unwrapped(self.model)
         name, module = find_layer(model, self.layer)
         maps, classes = [], []
@@ -56,6 +58,9 @@ class GradCAM:
                 if not outputs:
                     raise ValueError(f"layer {name} was not used for this input")
                 activation = outputs[-1]
+                if isinstance(model, PromptCAM):
+                    # a block's norm sees the image's tokens first, then the prompts, which are no places of the picture
+                    activation = outputs[0]
                 selected = select(logits, of_part, explained).sum()
                 if not activation.requires_grad:
                     raise ValueError(f"layer {name} does not depend on the input")
