@@ -289,7 +289,7 @@ def captum():
 def quantus():
     """Quantus' pixel flipping of our maps, and its own maps as ours. Quantus 0.6 wants NumPy below 2.4, so it is no dependency."""
     try:
-        import quantus
+        import quantus  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         print(f"quantus: left out, {error} (install quantus and numpy<2.4 in an environment of their own)")
         return {}, ""

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from explainability.attribution.gradients import GradCAM
 from explainability.promptcam.blurring import blurred_attention, blurred_logits, rank_heads
 from explainability.promptcam.model import PromptCAM
 from explainability.promptcam.official import convert, load_adapter, official_adapter
@@ -146,3 +147,10 @@ def test_kept_prompts_change_nothing_and_are_forgotten():
         assert model.double()(IMAGE.double()).dtype == torch.float64
     with pytest.raises(ValueError, match="evaluation mode"):
         model.train().keep_prompts()
+
+
+def test_gradcam_weighs_the_image_not_the_prompts():
+    # ten prompts would pass for a class token and 3 × 3 patches
+    prompted = PromptCAM(tiny_vit(), 10).eval()
+    together = GradCAM(prompted).attribute(torch.randn(2, 3, 32, 32), torch.tensor([0, 1])).values
+    assert together.shape == (2, 4, 4)
