@@ -247,7 +247,7 @@ class GivenMaps:
 
 def torchcam():
     """Insertion and deletion, 49 steps of 1,024 pixels on a baseline of zeros, against torch-cam's metric: equal areas."""
-    from torchcam.metrics import DeletionInsertionMetric
+    from torchcam.metrics import DeletionInsertionMetric  # pyright: ignore[reportMissingImports]
 
     model, image, maps, target = vit(192, 3, 10), torch.randn(1, 3, 224, 224), torch.rand(1, 224, 224), [4]
 
@@ -270,7 +270,7 @@ def torchcam():
 
 def captum():
     """Integrated gradients, 50 steps by the midpoint rule from 0, against captum's: equal values."""
-    from captum.attr import IntegratedGradients as CaptumGradients
+    from captum.attr import IntegratedGradients as CaptumGradients  # pyright: ignore[reportMissingImports]
 
     model, image = vit(192, 3, 10), torch.randn(1, 3, 224, 224)
 
