@@ -106,6 +106,16 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def require_apart(out: Path, data: Path) -> None:
+    """Refuses an output folder that is the folder of the inputs or lies in it: a later run would take the outputs for inputs.
+
+    Raises:
+        UserError: `out` is `data`, or lies in it.
+    """
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"the output folder {out} lies in the inputs, {data}", "give --out a folder outside of them")
+
+
 def name_in(root: Path, file: Path) -> str:
     """What the user calls a file: its path within the folder `root`, its own name where `root` is the file itself, else its whole path."""
     folder = root if root.is_dir() else root.parent

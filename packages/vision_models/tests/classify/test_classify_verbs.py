@@ -317,3 +317,16 @@ def test_predict_passes_over_an_empty_folder_and_says_so(trained, samples, tmp_p
     assert "unsorted holds no image and is passed over" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(UserError, match="unsorted"):
         open_images(photos)
+
+
+@pytest.mark.parametrize("inside", [".", "found"])
+def test_no_verb_writes_among_its_inputs(trained, samples, tmp_path, inside):
+    photos = shutil.copytree(samples["folders"], tmp_path / "photos")
+    before = sorted(photos.rglob("*"))
+    with pytest.raises(UserError, match="lies in the inputs"):
+        predict(photos, model=str(trained.model), out=photos / inside, device="cpu")
+    with pytest.raises(UserError, match="lies in the inputs"):
+        evaluate(photos, model=str(trained.model), out=photos / inside, device="cpu")
+    with pytest.raises(UserError, match="lies in the inputs"):
+        train(photos, network=TINY, recipe=Recipe(**QUICK), run=RunOptions(out=photos / inside, device="cpu"))
+    assert sorted(photos.rglob("*")) == before

@@ -47,6 +47,8 @@ def test_samples_are_exdark_and_their_coco_file_says_the_same(scenes, tmp_path):
     beside = examine(alone, scenes / "ExDark")
     assert beside.usable
     assert f"--images {scenes / 'ExDark'}" in beside.next_commands[0]
+    with pytest.raises(UserError, match="lies in the inputs"):
+        convert(scenes, out=scenes / "coco")
     with pytest.raises(UserError, match="already there"):
         convert(scenes, out=tmp_path / "coco")
 

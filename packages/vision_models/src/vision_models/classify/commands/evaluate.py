@@ -78,13 +78,14 @@ def evaluate(
 
     Example: vision-models classify evaluate flowers/ --model run/model --out evaluation
     """
-    from core_runtime.folders import write_text
+    from core_runtime.folders import require_apart, write_text
     from vision_models.classify.metrics import measure
     from vision_models.classify.model.folder import load_model
     from vision_models.classify.model.inference import predict_images
     from vision_models.classify.reports.evaluation import write_evaluation
     from vision_models.membership import KnownImages
 
+    require_apart(out, data)
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     use_threads(threads)

@@ -10,6 +10,7 @@ from typing import Any
 from core_runtime.bulk import Item, bulk, failures, require_results
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
+from core_runtime.folders import require_apart
 from core_runtime.identity import keep_latest
 from core_runtime.image_sets import ImageSet, ImageSetOptions, open_images
 from core_runtime.options import BulkOptions, Device, Model, Out, resolve_device
@@ -83,6 +84,7 @@ def predict(
     from core_runtime.identity import model_identity
     from core_runtime.models import choose_model
 
+    require_apart(out, path)
     opened = open_images(path, images, need_classes=False)
     for note in opened.notes:
         warn(note)

@@ -82,9 +82,11 @@ def train(
         weights: a file of published weights to start from ('vision-models classify models').
     """
     # unusable data are reported before Lightning is loaded, which alone takes seconds
+    from core_runtime.folders import require_apart
     from vision_models.classify.cohort import split_images
     from vision_models.membership import copies_between_parts, record
 
+    require_apart(run.out, data)
     opened = open_images(data, images)
     parts = split_images(opened, split)
     copies = copies_between_parts(opened, parts)

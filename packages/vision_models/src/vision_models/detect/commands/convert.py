@@ -46,10 +46,11 @@ def convert(
     from dataclasses import replace
 
     from core_runtime.boxes import coco_of
-    from core_runtime.folders import writing
+    from core_runtime.folders import require_apart, writing
     from core_runtime.identity import begun, refuse_foreign_folder
     from vision_models.detect.scenes.opening import open_boxes
 
+    require_apart(out, data)
     refuse_foreign_folder(out, [data], overwrite=overwrite)
     scenes = open_boxes(data, images)
     names = {"all": scenes.images}

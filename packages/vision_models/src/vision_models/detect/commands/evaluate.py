@@ -95,13 +95,14 @@ def evaluate(
 
     Example: vision-models detect evaluate ExDark/ --model run/model --out evaluation
     """
-    from core_runtime.folders import write_text
+    from core_runtime.folders import require_apart, write_text
     from vision_models.detect.metrics import Judge
     from vision_models.detect.model.folder import load_model
     from vision_models.detect.predictions import find_boxes
     from vision_models.detect.scenes.opening import open_boxes
     from vision_models.membership import KnownImages
 
+    require_apart(out, data)
     if (out / "metrics.json").exists() and not overwrite:
         raise UserError(f"{out} already holds an evaluation", "--overwrite replaces it, --out names another folder")
     use_threads(threads)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from core_runtime.bulk import Attempt, BulkOutcome, Item, bulk, require_results
+from core_runtime.folders import require_apart
 from core_runtime.identity import keep_latest
 from core_runtime.options import AtLeast, Between, BulkOptions, Device, Model, Out, options, resolve_device
 from core_runtime.pictures import find_pictures
@@ -90,6 +91,7 @@ def predict(
     from core_runtime.identity import identity, model_identity
     from core_runtime.models import choose_model
 
+    require_apart(out, path)
     files = find_pictures(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)

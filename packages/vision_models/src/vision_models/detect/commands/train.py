@@ -86,10 +86,12 @@ def train(
         weights: a file of published weights to start from ('vision-models detect models'); what is loaded is printed.
     """
     # unusable data are reported before Lightning is loaded, which alone takes seconds
+    from core_runtime.folders import require_apart
     from vision_models.detect.cohort import PicturesByContent, numbers_of, split_boxes
     from vision_models.detect.scenes.opening import open_boxes
     from vision_models.membership import copies_between_parts, record
 
+    require_apart(run.out, data)
     scenes = open_boxes(data, images)
     parts = split_boxes(scenes, split)
     by_content, numbers = PicturesByContent(scenes), numbers_of(scenes, parts)
