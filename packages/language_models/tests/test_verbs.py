@@ -16,6 +16,7 @@ from tiny import tiny
 from core_runtime.cli import run as run_app
 from core_runtime.errors import UserError
 from core_runtime.options import RunOptions
+from language_models.arena.cells import train_plainly
 from language_models.arena.table import figure_of
 from language_models.cli import app
 from language_models.commands.arena import ArenaOptions, arena
@@ -251,6 +252,15 @@ def test_a_loss_that_is_not_finite_names_step_and_layer(story, tmp_path, monkeyp
     monkeypatch.setattr(kinds, "new_model", damaged)
     with pytest.raises(UserError, match=r"step 0 is nan: the weights model\.layers\.1\.mlp\.down_proj\.weight"):
         train(str(story), recipe=Recipe(tokens=640, **SMALL), run=RunOptions(out=tmp_path / "run", device="cpu"))
+
+
+def test_a_cell_whose_loss_is_not_finite_names_step_and_layer():
+    model = tiny("sliding").float()
+    model.model.layers[1].mlp.down_proj.weight.data.fill_(3e38)
+    ids = torch.arange(24).view(2, 12)
+    with pytest.raises(UserError, match=r"step 0 is nan: .* that of model\.layers\.1\.mlp") as error:
+        train_plainly(model, [(ids, ids, None)], 1, 0.25, "cpu", "32-true")
+    assert "lower learning rate than 0.25" in error.value.hint
 
 
 BAD = {

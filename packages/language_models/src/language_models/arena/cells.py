@@ -27,7 +27,7 @@ from language_models.texts.reading import read_corpus
 from language_models.texts.tokens import read_tokenizer
 from language_models.texts.windows import Windows, windows_of
 from language_models.training.data import Batch, Steps
-from language_models.training.module import Cosine
+from language_models.training.module import Cosine, first_not_finite
 
 NEEDLES = 1.0  # share of the training windows that hold a marked needle
 QUESTIONS = 4  # how often it is asked for in training; once when it is measured
@@ -181,15 +181,18 @@ def train_plainly(
         torch.manual_seed(step)
         with torch.autocast(device, torch.bfloat16, enabled=half):
             loss = model(ids, labels=labels, document_ids=documents).loss
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):  # asked before the step, which would spoil every weight
+            raise UserError(
+                f"the loss at step {step} is {losses[-1]}: {first_not_finite(model, ids)}",
+                f"try a lower learning rate than {lr:g}",
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
         seconds += time.perf_counter() - begun
-        if not math.isfinite(losses[-1]):
-            raise UserError(f"the loss at step {step} is {losses[-1]}", f"try a lower learning rate than {lr:g}")
     model.eval()
     return losses, seconds
 
