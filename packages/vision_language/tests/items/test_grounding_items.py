@@ -98,6 +98,28 @@ def test_vizwiz_and_screenspot(folder):
     assert read_items(folder / "screens.json", boxes="pixels").items[0].box_in(40, 20) == (1, 2, 3, 4)
 
 
+@pytest.mark.parametrize(
+    ("truth", "line"),
+    [
+        ({}, "has no answer_grounding"),
+        ({"answer_grounding": [{"x": 1}]}, "is no list of points"),
+        ({"answer_grounding": 3}, "is no list of points"),
+        ({"answer_grounding": [{"x": 1, "y": "low"}]}, "is no list of points"),
+    ],
+)
+def test_vizwiz_truth_that_is_not_known_is_no_empty_mask(folder, truth, line):
+    path = folder / "v.json"
+    path.write_text(json.dumps({"a.png": {"question": "what?", "most_common_answer": "a cup"} | truth}))
+    with pytest.raises(UserError, match=line):
+        read_items(path)
+
+
+@pytest.mark.parametrize("size", [5, "20, 40", None, [40, 20]])
+def test_run_lengths_of_another_size(size):
+    with pytest.raises(UserError, match=r"the picture is \[20, 40\]"):
+        read_run_lengths("x", {"size": size, "counts": [800]}, (20, 40))
+
+
 def test_refcoco_is_read_without_running_anything(folder):
     reference = {"ref_id": 1, "ann_id": 7, "image_id": 3, "sentences": [{"sent_id": 5, "sent": "left one"}]}
     (folder / "refs(unc).p").write_bytes(pickle.dumps([reference]))

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal
 from core_runtime.cli import Outcome
 from core_runtime.errors import UserError
 from core_runtime.options import AtLeast, Between, Device, Model, Out, Overwrite, Seed, options, resolve_device
+from vision_language.benchmarks.judged import Judged
 from vision_language.benchmarks.pope import Parser
 from vision_language.items.item import Boxes
 
-Kind = Literal["grounding", "pope", "sugarcrepe", "retrieval"]
+Kind = Literal["grounding", "pope", "sugarcrepe", "retrieval", "chair", "mmvp", "genecis"]
 Table = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -23,7 +24,8 @@ class Reading:
     Attributes:
         images: folder of the pictures, where it is not the file's.
         boxes: how boxes are counted, where the file does not say so; never guessed.
-        answers: of pope and sugarcrepe: JSON lines of a model's responses (question_id, response) or scores (id, caption, negative).
+        answers: of pope and sugarcrepe: JSON lines of a model's responses (question_id, response) or scores (id, caption, negative);
+            of chair its captions (image, caption).
         parser: of pope: strict counts answers that say neither yes nor no apart; published takes them for yes.
         threshold: of grounding: probability above which a pixel is meant.
     """
@@ -88,7 +90,8 @@ def evaluate(
     Example: vision-language evaluate pope coco_pope_random.json --answers answers.jsonl
 
     Args:
-        kind: grounding (IoU, pointing game), pope (yes or no), sugarcrepe (captions), retrieval (nearest neighbours under an instruction).
+        kind: grounding (IoU, pointing game), pope (yes or no), sugarcrepe (captions), retrieval (nearest neighbours under an instruction),
+            chair (objects that captions invent), mmvp (pairs of pictures), genecis (a target in a gallery).
         path: the benchmark's file or folder; of retrieval a CSV (path, instruction, label).
         resamples: of the bootstrap intervals, by picture where several items share one.
     """
@@ -118,37 +121,10 @@ def evaluate(
     return evaluation
 
 
-@dataclass(frozen=True)
-class Judged:
-    """One row per item and predictor.
-
-    Attributes:
-        rows: each with predictor, id, group, and its measures.
-        measures: which of its values are measured, each a mean over rows unless `tabulate` knows better.
-        account: what was read.
-        missing: items that could not be judged; `why` says of what.
-        settings: what the figures depend on.
-    """
-
-    rows: Sequence[Mapping[str, Any]]
-    measures: tuple[str, ...]
-    account: str
-    missing: int
-    why: str
-    settings: dict[str, Any]
-
-    def by_predictor(self) -> dict[str, list[Mapping[str, Any]]]:
-        """The rows of each predictor, in order."""
-        rows: dict[str, list[Mapping[str, Any]]] = {}
-        for row in self.rows:
-            rows.setdefault(row["predictor"], []).append(row)
-        return rows
-
-
 def tabulate(
     rows: Sequence[Mapping[str, Any]], measures: Sequence[str], *, resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """Each measure with its interval by group. Of yes-or-no answers all of POPE's measures; of masks oIoU as well."""
+    """Each measure with its interval by group. Of yes-or-no answers all of POPE's measures; of captions CHAIR_i, of masks oIoU."""
     import numpy as np
 
     from core_runtime.statistics import intervals
@@ -159,6 +135,10 @@ def tabulate(
         values: dict[str, float] = {}
         if "said" in rows[0]:
             values |= yes_no_scores([row["said"] for row in resampled], [row["label"] for row in resampled])
+        if "mentions" in rows[0]:
+            mentions = sum(row["mentions"] for row in resampled)
+            invented = sum(row["hallucinated"] for row in resampled)
+            values["CHAIR_i"] = invented / mentions if mentions else float("nan")
         for name in measures:
             numbers = np.array([row[name] for row in resampled], float)
             known = numbers[~np.isnan(numbers)]
@@ -388,7 +368,32 @@ def _judge_retrieval(path: Path, model: str | None, reading: Reading, seed: int,
     )
 
 
+def _judge_chair(path: Path, model: str | None, reading: Reading, seed: int, device: str, out: Path) -> Judged:
+    from vision_language.benchmarks.judging import judge_chair
+
+    if model is not None or reading.answers is None:
+        raise UserError("evaluate chair judges captions in a file", "--answers names lines with image and caption")
+    return judge_chair(path, reading.answers)
+
+
+def _judge_mmvp(path: Path, model: str | None, reading: Reading, seed: int, device: str, out: Path) -> Judged:
+    from vision_language.benchmarks.judging import judge_mmvp
+    from vision_language.model.folder import load_embedder
+
+    return judge_mmvp(path, load_embedder(model, device), reading.images, seed)
+
+
+def _judge_genecis(path: Path, model: str | None, reading: Reading, seed: int, device: str, out: Path) -> Judged:
+    from vision_language.benchmarks.judging import judge_genecis
+    from vision_language.model.folder import load_embedder
+
+    return judge_genecis(path, load_embedder(model, device), reading.images, seed)
+
+
 _JUDGES = {
+    "chair": _judge_chair,
+    "mmvp": _judge_mmvp,
+    "genecis": _judge_genecis,
     "grounding": _judge_grounding,
     "pope": _judge_pope,
     "sugarcrepe": _judge_sugarcrepe,

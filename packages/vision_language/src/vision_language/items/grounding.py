@@ -150,7 +150,13 @@ def _vizwiz(where: str, entry: Mapping[str, Any], path: Path, images: Path | Non
     name = str(entry.get("key", entry.get("image", where)))
     image = _image(name, path, images)
     sentence = f"{text_of(where, entry, 'question')} {entry.get('most_common_answer', '')}".strip()
-    polygon = [[point["x"], point["y"]] for point in entry.get("answer_grounding", [])]
+    if "answer_grounding" not in entry:
+        # VizWiz' own unanswered items say [], an empty mask; without the field the truth is not known.
+        raise UserError(f"{where} has no answer_grounding", "the test split is published without it: give train or val")
+    try:
+        polygon = [[float(point["x"]), float(point["y"])] for point in entry["answer_grounding"]]
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where}: answer_grounding is no list of points {{x, y}}") from None
     return Item(name, image, sentence, mask=[polygon] if polygon else [], group=name)
 
 

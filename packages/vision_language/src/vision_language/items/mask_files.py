@@ -67,8 +67,8 @@ def read_run_lengths(name: str, rle: Mapping[str, Any], size: Size) -> Mask:
     """
     if "size" not in rle or "counts" not in rle:
         raise UserError(f"{name}: run lengths are {{size, counts}}, got {sorted(rle)}")
-    if tuple(rle["size"]) != size:
-        raise UserError(f"{name}: run lengths of {list(rle['size'])}, the picture is [{size[0]}, {size[1]}]")
+    if rle["size"] != list(size):
+        raise UserError(f"{name}: run lengths of {rle['size']!r:.40}, the picture is [{size[0]}, {size[1]}]")
     counts = rle["counts"]
     runs = _decompress(counts) if isinstance(counts, str) else counts
     try:
