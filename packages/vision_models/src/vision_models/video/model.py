@@ -106,7 +106,7 @@ def read_sizes(folder: Path) -> WanSizes:
         UserError: a size is missing, of another type or not above 0; it is named.
     """
     said = read_config(folder)
-    settings: dict[str, Any] = {"where": f"{folder}/config.json", "hint": "copy it again"}
+    settings: dict[str, Any] = {"where": f"{folder}/config.json", "hint": "correct that line, or copy the folder again"}
     names = ("num_layers", "num_attention_heads", "attention_head_dim", "ffn_dim", "in_channels", "text_dim")
     layers, heads, head_dim, ffn, channels, _ = [read_field(said, name, int, low=1, **settings) for name in names]
     for name in ("out_channels", "image_dim"):  # null: as many as go in, and no image
@@ -115,7 +115,8 @@ def read_sizes(folder: Path) -> WanSizes:
     whole = all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in patch)
     if len(patch) != 3 or not whole:
         raise UserError(
-            f"{folder}/config.json: patch_size is {patch}, expected three whole numbers above 0", "copy it again"
+            f"{folder}/config.json: patch_size is {patch}, expected three whole numbers above 0",
+            "correct that line, or copy the folder again",
         )
     time, height, width = patch
     stride = {3: (1, 1, 1), 48: (4, 16, 16)}.get(channels, (4, 8, 8))
