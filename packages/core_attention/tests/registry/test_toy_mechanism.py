@@ -61,7 +61,7 @@ system = System(
     {"Doubling": Component(run=run, build=lambda config: Doubling(config["dim"]), ignore=("*.masked_bias",), batch={"x": 0, "y": 0})},
     paper=PAPER,
     examples={"doubling": example},
-    page="doubling.md",
+    page="doubling_package:pages/doubling.md",
     attentions={"doubling": attend},
     converters={"doubling": "doubling_package:maker"},
     inserts={"doubling-gate": lambda channels: nn.Conv2d(channels, channels, 1)},
@@ -75,6 +75,8 @@ PAPER = (
 def install(folder, paper):
     """A package as pip leaves it: its module, and the metadata that names its entry point."""
     (folder / "doubling_package.py").write_text(CODE.replace("PAPER", paper))
+    (folder / "pages").mkdir(exist_ok=True)
+    (folder / "pages" / "doubling.md").write_text("# Doubling\n")
     metadata = folder / "doubling_package-1.0.dist-info"
     metadata.mkdir(exist_ok=True)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: doubling-package\nVersion: 1.0\n")
@@ -135,6 +137,9 @@ def test_every_command_knows_it(command, site, tmp_path):
     shown = command("show", "doubling", "--tokens", "16")
     assert "some/one (MIT)" in shown
     assert "216 parameters" in shown
+    assert "doubling (core-attention docs doubling)" in shown
+    assert command("docs", "doubling") == "# Doubling\n"
+    assert json.loads(command("docs", "doubling", "--json"))["path"] == str(site / "pages" / "doubling.md")
     assert "time / softmax" in command("bench", "doubling", "--tokens", "16", "--rounds", "2")
 
     assert json.loads(command(*RECORD, "--json"))["case"] == "case.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import json
 from pathlib import Path
 
@@ -29,10 +30,11 @@ def run(page: str | None, *, as_json: bool) -> int:
     if page is None:
         _print_list(pages, as_json=as_json)
         return 0
-    name = _find(page, pages)
-    text = pages[name].read_text(encoding="utf-8")
+    path = _find(page, pages)
+    text = path.read_text(encoding="utf-8")
     if as_json:
-        print(json.dumps({"page": name, "path": str(pages[name]), "text": text}, indent=1))
+        name = _name(path) if path.is_relative_to(FOLDER) else page
+        print(json.dumps({"page": name, "path": str(path), "text": text}, indent=1))
     else:
         print(text, end="")
     return 0
@@ -61,16 +63,29 @@ def _title(path: Path) -> str:
         return next((line.strip("# \n") for line in lines if line.startswith("#")), "")
 
 
-def _find(asked: str, pages: dict[str, Path]) -> str:
+def path_of(page: str) -> Path | None:
+    """Where the page lies that a `System` declares: under ``docs/mechanisms``, or, as ``module:path``, beside a module of its own package."""
+    if ":" not in page:
+        path = FOLDER / "mechanisms" / page
+    else:
+        module, _, below = page.partition(":")
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            return None
+        path = Path(spec.origin).parent / below
+    return path if path.is_file() else None
+
+
+def _find(asked: str, pages: dict[str, Path]) -> Path:
     """The page asked for: by its name, as a link writes it (``../../docs/capture.md``), by its last part, or by a mechanism as `list` names it."""
     _, _, below = asked.rpartition("docs/")
     asked_for = below.removesuffix(".md").removesuffix("/README")
     if asked_for in pages:
-        return asked_for
+        return pages[asked_for]
     ends = [name for name in pages if name.rpartition("/")[2] == asked_for]
     if len(ends) > 1 and f"mechanisms/{asked_for}" in ends:
-        return f"mechanisms/{asked_for}"
-    if not ends and (of_mechanism := _page_of_mechanism(asked_for)) in pages:
+        return pages[f"mechanisms/{asked_for}"]
+    if not ends and (of_mechanism := path_of(_page_of_mechanism(asked_for))) is not None:
         return of_mechanism
     if len(ends) > 1:
         raise Refusal(f"{asked!r} is the name of several pages: {', '.join(ends)}")
@@ -78,7 +93,7 @@ def _find(asked: str, pages: dict[str, Path]) -> str:
         nearest = difflib.get_close_matches(asked_for, pages, n=1, cutoff=0.5)
         hint = "".join(f"; did you mean {name}?" for name in nearest)
         raise Refusal(f"{asked!r} is not a page{hint or '.'} `core-attention docs` lists them")
-    return ends[0]
+    return pages[ends[0]]
 
 
 def _page_of_mechanism(name: str) -> str:
@@ -90,4 +105,4 @@ def _page_of_mechanism(name: str) -> str:
         page = systems.system(name).page
     elif (entry := catalogue.find("examples", name)) is not None:
         page = entry.page
-    return f"mechanisms/{page.removesuffix('.md')}" if page else ""
+    return page or ""

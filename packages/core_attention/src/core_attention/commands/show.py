@@ -47,18 +47,18 @@ def run(name: str, *, tokens: int, memory: bool, as_json: bool) -> int:
         print(line)
     for example, cost in costs.items():
         print(
-            f"{example}{_where_to_read(cost['page'])}\n  {cost['layer']}\n  at {cost['tokens']:,} tokens: {cost['text']}"
+            f"{example}{_where_to_read(example, cost['page'])}\n  {cost['layer']}\n  at {cost['tokens']:,} tokens: {cost['text']}"
         )
     return 0
 
 
-def _where_to_read(page: str | None) -> str:
-    """How to read a mechanism's page: by the command where it came with this package."""
-    if not page:
+def _where_to_read(name: str, page: str | None) -> str:
+    """How to read a mechanism's page, where it has one."""
+    if not page or docs.path_of(page) is None:
         return ""
-    if (docs.FOLDER / "mechanisms" / page).exists():
-        return f" (core-attention docs mechanisms/{page.removesuffix('.md')})"
-    return f" (docs/mechanisms/{page})"
+    if ":" in page:
+        return f" (core-attention docs {name})"
+    return f" (core-attention docs mechanisms/{page.removesuffix('.md')})"
 
 
 def _system_lines(system: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ class Entry:
     Attributes:
         slug: the system that declares it.
         target: the object, or its import path ``"module:name"``.
-        page: the page that describes it, under ``docs/mechanisms``.
+        page: the page that describes it, as `System` declares it.
     """
 
     slug: str

@@ -178,7 +178,7 @@ class System:
             ``bench`` price and time.
         limits: example → what torch asks of a module and this one cannot do → why, in words (see ``docs/conformance.md``); a declared
             limit that does not hold fails the tests.
-        page: the page under ``docs/mechanisms`` that describes it.
+        page: the page under ``docs/mechanisms`` that describes it; of another package ``module:path``, a file beside that module.
         pages: the pages of single examples, where they differ from `page`.
         attentions: name in transformers → attention function (see `core_attention.pretrained.transformers`).
         converters: name → maker of what `core_attention.pretrained.convert.convert_model` puts into a layer.
