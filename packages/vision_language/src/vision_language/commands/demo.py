@@ -47,7 +47,10 @@ def demo(out: Path, /, *, full: Full = False, seed: Seed = 0, overwrite: Overwri
     grounded = ground(held_out.grounding, model=model, out=out / "run" / "groundings", run=BulkOptions(overwrite=True))
     picture = _sheet(grounded, held_out.grounding, out / "run" / "groundings.png")
     focal = RunOptions(out=out / "focal", seed=seed, overwrite=True)
-    focal_recipe = Recipe(epochs=120 if full else 16, lr=3e-3, batch=32)
+    focal_recipe = Recipe(epochs=16, lr=3e-3, batch=32)
+    if full:
+        # Colours come in a few passes; shapes want more pictures and a smaller rate.
+        focal_recipe = Recipe(epochs=30, lr=1e-3, batch=32)
     embedder = str(train("focallens", learned.instructions, recipe=focal_recipe, run=focal).model)
     retrieved = evaluate(
         "retrieval",
