@@ -8,7 +8,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {path.name: path / "src" / path.name for path in ROOT.glob("packages/*") if (path / "src").is_dir()}
-USES_A_MODEL = {"predict", "explain", "detect", "forecast", "stream", "inspect", "models"}
+TRAINS = {
+    "train",
+    "sweep",
+    "demo",
+    "ab",
+    "arena",
+    "evaluate",
+    "study",
+}  # verbs that train, or judge with the libraries of measures
 TRAINING = {"lightning", "torchmetrics", "core_runtime.training"}
 HEAVY = {"torchvision", "transformers"}  # only where a model itself is made of them
 NEEDED = {
@@ -25,6 +33,7 @@ NEEDED = {
     "gui_grounding.model.backbone": "Qwen2-VL and Qwen2.5-VL are transformers'",
     "gui_grounding.model.patches": "so is the resizing and cutting of their pictures",
     "explainability.models.loading": "what it explains may be torchvision's or transformers'",
+    "explainability.chm_corr.features": "torchvision:NAME is torchvision's",
     "pathology_mil.features.encoders": "torchvision:NAME and CLAM's ResNet-50 are torchvision's",
     "vision_models.actions.backbones": "torchvision:NAME and folders of transformers' video networks are theirs",
     "vision_language.model.official.var_sink": "the published class is a LLaMA of transformers",
@@ -95,8 +104,8 @@ def starts() -> list[str]:
         parts = name.split(".")
         if parts[0].startswith("core_"):
             continue
-        is_verb = len(parts) > 2 and parts[-2] == "commands" and parts[-1] in USES_A_MODEL
-        if is_verb or "model" in parts[1:-1]:
+        is_verb = len(parts) > 2 and parts[-2] == "commands" and parts[-1] not in TRAINS
+        if is_verb or {"model", "models"}.intersection(parts[1:]):
             names.append(name)
     return names
 

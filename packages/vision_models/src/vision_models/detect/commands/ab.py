@@ -12,8 +12,9 @@ from core_runtime.boxes import BoxedImage
 from core_runtime.cli import Outcome
 from core_runtime.options import AtLeast, RunOptions, flat
 from vision_models.detect.cohort import SplitOptions
-from vision_models.detect.commands.train import ImageFolder, Scenes, Trained, train
+from vision_models.detect.commands.train import Trained, train
 from vision_models.detect.model.options import DetectorOptions
+from vision_models.detect.scenes.options import ImageFolder, Scenes
 from vision_models.detect.training.recipe import Recipe
 
 SHOWN = 4  # test pictures in the report

@@ -9,7 +9,7 @@ from typing import Any
 from core_runtime.boxes import BoxSet
 from core_runtime.cli import Outcome
 from core_runtime.options import Out, Overwrite
-from vision_models.detect.commands.train import ImageFolder, Scenes
+from vision_models.detect.scenes.options import ImageFolder, Scenes
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from core_runtime.options import (
     use_threads,
 )
 from core_runtime.terminal import warn
-from vision_models.detect.commands.train import ImageFolder, Scenes
+from vision_models.detect.scenes.options import ImageFolder, Scenes
 from vision_models.membership import choose
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from core_runtime.boxes import BoxSet
 from core_runtime.errors import UserError, counted, few
 from core_runtime.findings import Findings
 from core_runtime.pictures import find_pictures, open_picture
-from vision_models.detect.commands.train import ImageFolder
 from vision_models.detect.scenes.exdark import read_list
 from vision_models.detect.scenes.formats import kind_of
 from vision_models.detect.scenes.opening import HINT, open_boxes
+from vision_models.detect.scenes.options import ImageFolder
 from vision_models.detect.scenes.sizes import LEAST, upright_size
 
 if TYPE_CHECKING:

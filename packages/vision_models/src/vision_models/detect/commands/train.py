@@ -5,9 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from core_runtime.cli import Outcome
 from core_runtime.errors import counted
@@ -15,16 +13,12 @@ from core_runtime.options import RunOptions, flat, resolve_device, use_threads
 from core_runtime.terminal import warn
 from vision_models.detect.cohort import SplitOptions
 from vision_models.detect.model.options import DetectorOptions
+from vision_models.detect.scenes.options import ImageFolder, Scenes
 from vision_models.detect.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from vision_models.detect.model.detectors import DetectorConfig
     from vision_models.detect.results import FoundBox
-
-Scenes = Annotated[
-    Path, Parameter(help="Pictures with boxes: a COCO file or a folder with one, an ExDark or a DARK FACE folder.")
-]
-ImageFolder = Annotated[Path | None, Parameter(help="Folder of a COCO file's pictures, where it is not beside it.")]
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from core_runtime.options import (
     resolve_device,
     use_threads,
 )
-from vision_models.video.commands.evaluate import layer_lines
 from vision_models.video.options import VMoBAOptions
+from vision_models.video.results import layer_lines
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,6 +11,7 @@ from core_runtime.errors import UserError
 from core_runtime.options import Device, Model, Out, Overwrite, Threads, resolve_device, use_threads
 from vision_models.video.commands.train import Clips
 from vision_models.video.options import VMoBAOptions
+from vision_models.video.results import layer_lines
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,6 @@ class Evaluation(Outcome):
         yield from layer_lines(self.layers)
         for name, path in self.files.items():
             yield f"{name}: {path}"
-
-
-def layer_lines(layers: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """What each layer's blocks keep, one per line."""
-    for row in layers:
-        yield (
-            f"  layer {row['layer']:2}: blocks of {row['chunk']}, {row['blocks']} of them; density {row['density']:.3f}, "
-            f"recall {row['recall']:.3f}, relative error {row['error']:.3f}"
-        )
 
 
 def evaluate(
