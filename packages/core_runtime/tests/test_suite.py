@@ -116,11 +116,16 @@ def test_try_writes_a_report_with_the_next_command(call, tmp_path):
 
 
 def test_try_says_what_it_knows(call, tmp_path):
-    (tmp_path / "x.unknown").touch()
+    (tmp_path / "x.unknown").write_text("something")
     (tmp_path / "empty.toy").touch()
     code, _, err = call("try", "x.unknown")
     assert code == 2
-    assert "toy files (.toy)" in err
+    assert "no installed domain knows this kind of file" in err
+    assert "commands: toy" in err
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "config.json").write_text("{}")
+    assert "is the folder of a run" in call("try", "run")[2]
+    assert "is a model folder" in call("try", "run/model")[2]
     assert call("try", "empty.toy")[0] == 2
     assert not (tmp_path / "try-empty").exists()
     assert call("try", "absent.toy")[0] == 2

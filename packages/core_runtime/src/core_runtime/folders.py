@@ -106,13 +106,22 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def require_apart(out: Path, data: Path) -> None:
-    """Refuses an output folder that is the folder of the inputs or lies in it: a later run would take the outputs for inputs.
+def require_apart(out: Path, data: Path, *, below: bool = False) -> None:
+    """Refuses an output folder among the inputs.
+
+    Args:
+        out: the output folder.
+        data: the inputs; only a folder matters.
+        below: allow one in a folder of its own below the inputs, for verbs that pass over our own outputs there.
 
     Raises:
         UserError: `out` is `data`, or lies in it.
     """
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+    if not data.is_dir():
+        return
+    if out.resolve() == data.resolve():
+        raise UserError(f"the output folder {out} is that of the inputs", "give --out a folder of its own")
+    if not below and out.resolve().is_relative_to(data.resolve()):
         raise UserError(f"the output folder {out} lies in the inputs, {data}", "give --out a folder outside of them")
 
 

@@ -222,9 +222,9 @@ def nearby_models() -> dict[str, str]:
     for config in sorted(Path().glob("*/model/config.json")):
         try:
             described = json.loads(config.read_text(encoding="utf-8"))
-            folders[str(config.parent)] = str(described["class"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # of another library, or damaged: loading it would say so
+            folders[str(config.parent)] = str(described.get("class", "of an unknown kind"))
+        except (OSError, ValueError, AttributeError):
+            continue  # damaged: loading it would say so
     return folders
 
 

@@ -225,6 +225,9 @@ def test_index_find_and_proxies(cli, lesions, trained, tmp_path):
     code, _, err = cli("similar", "index", archive, "--model", trained.model, "--out", tmp_path / "none", "--stop")
     assert code == 2
     assert not (tmp_path / "none").exists()
+    code, _, err = cli("similar", "index", archive, "--model", trained.model, "--out", tmp_path / "partly", "--stop")
+    assert code == 2
+    assert "1.png" in err
     Image.fromarray(images.read(5)).save(tmp_path / "query.png")
     code, out, err = cli(
         "similar",

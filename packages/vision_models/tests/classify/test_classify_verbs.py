@@ -323,10 +323,21 @@ def test_predict_passes_over_an_empty_folder_and_says_so(trained, samples, tmp_p
 def test_no_verb_writes_among_its_inputs(trained, samples, tmp_path, inside):
     photos = shutil.copytree(samples["folders"], tmp_path / "photos")
     before = sorted(photos.rglob("*"))
-    with pytest.raises(UserError, match="lies in the inputs"):
-        predict(photos, model=str(trained.model), out=photos / inside, device="cpu")
-    with pytest.raises(UserError, match="lies in the inputs"):
+    if inside == ".":
+        with pytest.raises(UserError, match="is that of the inputs"):
+            predict(photos, model=str(trained.model), out=photos, device="cpu")
+    refusal = "is that of the inputs" if inside == "." else "lies in the inputs"
+    with pytest.raises(UserError, match=refusal):
         evaluate(photos, model=str(trained.model), out=photos / inside, device="cpu")
-    with pytest.raises(UserError, match="lies in the inputs"):
+    with pytest.raises(UserError, match=refusal):
         train(photos, network=TINY, recipe=Recipe(**QUICK), run=RunOptions(out=photos / inside, device="cpu"))
     assert sorted(photos.rglob("*")) == before
+
+
+def test_results_in_a_folder_below_the_pictures_are_no_pictures_of_the_next_run(trained, samples, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, file in enumerate(sorted(file for file in samples["folders"].rglob("*") if file.is_file())[:3]):
+        shutil.copy(file, photos / f"{number}{file.suffix}")
+    for _ in range(2):
+        assert len(predict(photos, model=str(trained.model), out=photos / "found", device="cpu").rows) == 3

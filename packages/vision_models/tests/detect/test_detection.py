@@ -258,8 +258,8 @@ def test_predict_names_what_it_cannot_use_and_goes_on(trained, tmp_path):
     (folder / "d cut.png").write_bytes((folder / "a.png").read_bytes()[:300])
     out = tmp_path / "out"
     how = PredictionOptions(threshold=0.0, most=3)
-    with pytest.raises(UserError, match="lies in the inputs"):
-        predict(folder, model=str(trained.model), out=folder / "found", device="cpu")
+    with pytest.raises(UserError, match="is that of the inputs"):
+        predict(folder, model=str(trained.model), out=folder, device="cpu")
     found = predict(folder, model=str(trained.model), out=out, options=how, device="cpu")
     assert found.code == 1
     assert set(found.failed) == {"c small.png", "d cut.png"}

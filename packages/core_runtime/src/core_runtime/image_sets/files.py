@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from core_runtime.errors import UserError, counted, few
@@ -46,10 +47,9 @@ def read_folders(root: Path, *, need_classes: bool = True) -> ImageSet:
                     )
     classes.sort()
     if not classes:
-        files = find_pictures(root)
-        names = tuple(file.relative_to(root).as_posix() for file in files)
-        return ImageSet(root, "pictures", (), names, (UNKNOWN,) * len(files), ("",) * len(files), tuple(files))
+        return _unsorted(root)
     files, labels, given = [], [], []
+    passed_over: list[str] = []
     for part, folder in parts.items():
         loose = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
         if loose:
@@ -60,7 +60,7 @@ def read_folders(root: Path, *, need_classes: bool = True) -> ImageSet:
                 members = find_pictures(class_folder)
             except UserError:
                 if not need_classes:
-                    notes.append(f"the folder {class_folder} holds no image and is passed over")
+                    passed_over.append(f"the folder {class_folder} holds no image and is passed over")
                     continue
                 raise UserError(
                     f"the class folder {class_folder} holds no image", "remove it, or put images into it"
@@ -69,11 +69,23 @@ def read_folders(root: Path, *, need_classes: bool = True) -> ImageSet:
             labels += [classes.index(class_folder.name)] * len(members)
             given += [part] * len(members)
     if not files:
-        raise UserError(f"no folder in {root} holds an image", "put images into it")
+        return _unsorted(root, passed_over)  # folders without a picture, beside pictures in none
     names = tuple(file.relative_to(root).as_posix() for file in files)
     return ImageSet(
-        root, "folder", tuple(classes), names, tuple(labels), tuple(given), tuple(files), notes=tuple(notes)
+        root, "folder", tuple(classes), names, tuple(labels), tuple(given), tuple(files), notes=(*notes, *passed_over)
     )
+
+
+def _unsorted(root: Path, notes: Sequence[str] = ()) -> ImageSet:
+    """The pictures at a folder, without classes.
+
+    Raises:
+        UserError: there is none.
+    """
+    files = find_pictures(root)
+    names = tuple(file.relative_to(root).as_posix() for file in files)
+    unknown, nowhere = (UNKNOWN,) * len(files), ("",) * len(files)
+    return ImageSet(root, "pictures", (), names, unknown, nowhere, tuple(files), notes=tuple(notes))
 
 
 def _wrapped_by(root: Path) -> Path | None:

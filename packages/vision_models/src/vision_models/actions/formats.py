@@ -20,12 +20,18 @@ def claim(path: Path) -> Claim | None:
 
 
 def _claim_folder(path: Path) -> Claim | None:
-    videos = [
-        file for file in path.iterdir() if file.suffix.lower() in ENDINGS and _is_plain_file(file) and _is_video(file)
-    ]
-    if videos:
-        return Claim("folder of videos", 0.7, f"it holds {counted(len(videos), 'video')}")
+    for folder in (path, path / "videos"):  # 'sample' writes annotations beside videos/
+        videos = _videos_in(folder)
+        if videos:
+            return Claim("folder of videos", 0.7, f"it holds {counted(len(videos), 'video')}")
     return None
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS and _is_plain_file(file)]
+    return [file for file in files if _is_video(file)]
 
 
 def _is_plain_file(path: Path) -> bool:

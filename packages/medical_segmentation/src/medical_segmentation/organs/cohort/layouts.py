@@ -181,11 +181,17 @@ def _decathlon(root: Path, described: Mapping[str, Any]) -> Dataset:
             if not path.exists():
                 raise UserError(f"{where} names {path.relative_to(root)}, which is not there", "complete the download")
         cases.append(Case(stem(image), patient_of(stem(image)), (image,), label))
+    absent = []
     for entry in described.get("test", []):
         image = root / (entry["image"] if isinstance(entry, dict) else entry)
         if image.exists():
             cases.append(Case(stem(image), patient_of(stem(image)), (image,)))
-    return Dataset(root, "Medical Segmentation Decathlon", cases, classes, channels)
+        else:
+            absent.append(image.name)
+    notes = (
+        [f"{counted(len(absent), 'test image')} named by dataset.json and not there: {few(absent)}"] if absent else []
+    )
+    return Dataset(root, "Medical Segmentation Decathlon", cases, classes, channels, notes=notes)
 
 
 def _check_classes(classes: Mapping[int, str], where: Path) -> None:

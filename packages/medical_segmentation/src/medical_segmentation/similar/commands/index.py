@@ -84,7 +84,11 @@ def index(
     loaded = load_model(folder, device=resolve_device(device))
     if not overwrite and is_done(out, key):
         described = json.loads((out / "index.json").read_text(encoding="utf-8"))
-        return Index(out, len(described["names"]), loaded.network.config.size, described["left_out"])
+        left_out = described.get("left_out", {})  # an index of before has none
+        if left_out and not skip_errors:
+            name, why = next(iter(left_out.items()))
+            raise UserError(f"{name}: {why}", "the index that is there leaves it out")
+        return Index(out, len(described["names"]), loaded.network.config.size, left_out)
     if out.exists():
         refuse_foreign_folder(out, files, overwrite=overwrite)
     unreadable: dict[int, str] = {}

@@ -84,7 +84,7 @@ def predict(
     from core_runtime.identity import model_identity
     from core_runtime.models import choose_model
 
-    require_apart(out, path)
+    require_apart(out, path, below=True)
     opened = open_images(path, images, need_classes=False)
     for note in opened.notes:
         warn(note)

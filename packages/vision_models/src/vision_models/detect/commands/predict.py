@@ -91,7 +91,7 @@ def predict(
     from core_runtime.identity import identity, model_identity
     from core_runtime.models import choose_model
 
-    require_apart(out, path)
+    require_apart(out, path, below=True)
     files = find_pictures(path)
     folder = choose_model(model, advice=ADVICE)
     place = resolve_device(device)
