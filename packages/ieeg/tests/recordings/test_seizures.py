@@ -275,6 +275,12 @@ def test_only_labels_that_say_nothing_are_unknown_and_not_none(two_sources):
     assert any("'eyes open' (1)" in warning and "--label-map" in warning for warning in seizures.warnings)
 
 
+def test_labels_of_no_seizure_for_a_part_are_said(two_sources):
+    seizures = two_sources([], "2\t3\tno seizure seen\n")
+    assert not seizures.known
+    assert any("1 label of no seizure, for a part of the recording" in warning for warning in seizures.warnings)
+
+
 def test_both_sources_are_read(two_sources):
     seizures = two_sources([(8.0, 6.0, "seizure")], "2\t0\teyes closed\n5\t0\tclapping\n")
     assert seizures.events.tolist() == [[8, 14]]

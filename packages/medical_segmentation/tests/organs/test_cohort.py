@@ -75,6 +75,19 @@ def test_one_patient_has_no_interval():
     assert "Dice 1.000 (of one patient: no interval)" in summary_lines(summary)[0]
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("spacing", [4, "x", 4]), ("spacing", [0, 0, -4]), ("axis", 7), ("low", 400)]
+)
+def test_fields_of_a_models_input_are_checked(untrained, tmp_path, field, value):
+    folder = tmp_path / "model"
+    shutil.copytree(untrained, folder)
+    described = json.loads((folder / "config.json").read_text())
+    described["preprocessing"]["input"][field] = value
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(UserError, match=rf"preprocessing\.input\.{field} is"):
+        load_model(str(folder))
+
+
 def test_results_do_not_lie_inside_a_series(cli, abdomens, untrained, tmp_path):
     series = tmp_path / "series"
     shutil.copytree(next((abdomens / "imagesTs").glob("*_dicom")), series)

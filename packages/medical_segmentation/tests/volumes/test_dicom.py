@@ -61,6 +61,38 @@ def test_uneven_spacing(series):
         read_series(series.folder)
 
 
+def _moved(dataset):
+    x, y, z = dataset.ImagePositionPatient
+    dataset.ImagePositionPatient = [float(x) + 30, y, z]
+
+
+def _mirrored(dataset):
+    dataset.PixelSpacing = [-0.8, 0.8]
+
+
+def _of_one_name(dataset):
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+
+
+def _inverted(dataset):
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+
+
+@pytest.mark.parametrize(
+    ("change", "number", "says"),
+    [
+        (_moved, 3, "1 slice up to 30.0 mm beside the line"),
+        (_mirrored, None, "PixelSpacing is negative"),
+        (_of_one_name, None, "have one SOPInstanceUID and lie at different places"),
+        (_inverted, 3, "2 kinds of grey values"),
+    ],
+)
+def test_slices_that_do_not_belong_together(series, change, number, says):
+    series.change(change) if number is None else series.change(change, number)
+    with pytest.raises(UserError, match=says):
+        read_series(series.folder)
+
+
 def test_a_gap_that_is_no_multiple_is_uneven_not_a_missing_slice(series):
     def move(dataset):
         x, y, z = dataset.ImagePositionPatient

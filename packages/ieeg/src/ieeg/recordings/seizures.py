@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from core_runtime.errors import UserError
+from core_runtime.errors import UserError, counted
 from ieeg.recordings.finding import find_table
 from ieeg.recordings.labels import LabelOptions, read_label_map, resembles_seizure
 from ieeg.recordings.marks import Mark, Reading, read_marks
@@ -124,6 +124,9 @@ def _as_seizures(reading: Reading, recording: Recording, source: str) -> Seizure
         source = ""
     if not reading.spans and not reading.says_none:
         source = ""
+        if reading.none:
+            marked = counted(len(reading.none), "label")
+            warnings.append(f"{marked} of no seizure, for a part of the recording: whether the rest has any is unknown")
     open_ended = [onset for onset in reading.open_ended if 0 <= onset < recording.duration]
     if open_ended:
         times = some_of([f"{onset:.1f} s" for onset in open_ended])

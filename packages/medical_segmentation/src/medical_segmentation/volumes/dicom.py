@@ -175,6 +175,7 @@ def _check_one_body(chosen: Sequence[tuple[Path, Any]], path: Path) -> None:
         UserError: the images are of several; names none of them.
     """
     for name, words in (
+        ("PhotometricInterpretation", "kinds of grey values (MONOCHROME1 and MONOCHROME2)"),
         ("PatientID", "patients"),
         ("FrameOfReferenceUID", "frames of reference, which share no coordinates"),
     ):
@@ -199,7 +200,12 @@ def _without_doubles_and_localisers(chosen: list[tuple[Path, Any]]) -> tuple[lis
     notes = []
     by_instance: dict[str, tuple[Path, Any]] = {}
     for file, header in chosen:
-        by_instance.setdefault(str(header.get("SOPInstanceUID", file)), (file, header))
+        first, other = by_instance.setdefault(str(header.get("SOPInstanceUID", file)), (file, header))
+        if other.get("ImagePositionPatient") != header.get("ImagePositionPatient"):
+            raise UserError(
+                f"{file.name} and {first.name} have one SOPInstanceUID and lie at different places: they are no copies",
+                "export the series again",
+            )
     if len(by_instance) < len(chosen):
         notes.append(f"{len(chosen) - len(by_instance)} files are copies of others and are left out")
     kept = []

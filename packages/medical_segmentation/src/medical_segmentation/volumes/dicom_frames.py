@@ -15,6 +15,7 @@ from core_runtime.errors import UserError, counted, few
 from medical_segmentation.volumes.geometry import LPS
 
 WHOLE = 0.05  # of the usual gap: how far one may be from a multiple of it where slices are missing
+BESIDE = 0.5  # of a pixel: how far a slice may lie beside the line of the others
 UNEVEN = 0.01  # relative deviation of a gap between slices that is no longer rounding
 SPARSE = 1.9  # times its thickness that a slice may be from the next without a word
 TILT = 0.5  # degrees between the stack's direction and the slices' normal
@@ -109,6 +110,8 @@ def _frame(
     turned = np.array([float(each) for each in orientation])
     if not np.allclose(np.linalg.norm(turned.reshape(2, 3), axis=1), 1, atol=1e-2):
         raise UserError(f"{file.name}: ImageOrientationPatient holds no unit vectors", "export the series again")
+    if min(float(each) for each in spacing) < 0:
+        raise UserError(f"{file.name}: its PixelSpacing is negative", "export the series again")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")
     if slope not in (None, "") and float(slope) == 0:
         raise UserError(f"{file.name}: its RescaleSlope is 0, which leaves no values", "export the series again")
@@ -176,6 +179,7 @@ def affine_of(frames: list[Frame], path: Path) -> tuple[NDArray[np.float64], lis
         return LPS @ affine, warnings
     step = (last.position - first.position) / (len(frames) - 1)
     _check_gaps(frames, path)
+    _check_line(frames, step, path)
     affine[:3, 2] = step
     cosine = float(np.clip(step @ first.normal / np.linalg.norm(step), -1, 1))
     tilt = float(np.degrees(np.arccos(cosine)))
@@ -190,6 +194,18 @@ def affine_of(frames: list[Frame], path: Path) -> tuple[NDArray[np.float64], lis
             f"the gantry was tilted by {tilt:.1f}°: the slices are sheared against each other, which is kept exactly"
         )
     return LPS @ affine, warnings
+
+
+def _check_line(frames: list[Frame], step: NDArray[np.float64], path: Path) -> None:
+    """All slices lie on the line from the first to the last: a sheared stack does, one that is shifted beside the others does not."""
+    places = np.array([frame.position for frame in frames])
+    off = np.linalg.norm(places - (places[0] + np.arange(len(frames))[:, None] * step), axis=1)
+    beside = off > max(0.1, BESIDE * min(frames[0].pixel_spacing))
+    if beside.any():
+        raise UserError(
+            f"{path}: {counted(int(beside.sum()), 'slice')} up to {off.max():.1f} mm beside the line from the first to the last",
+            "export the series again: one of them was moved, or two stacks are in it",
+        )
 
 
 def _check_gaps(frames: list[Frame], path: Path) -> None:

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from shapely.geometry import Polygon, box, mapping
-from written import HERE, LV95
+from written import HERE, LV95, write_raster
 
 from core_runtime.errors import UserError
 from remote_sensing.maps.sheets.grid import Grid, to_map
-from remote_sensing.maps.sheets.labels import rasterised, read_shapes
+from remote_sensing.maps.sheets.labels import rasterised, read_label, read_shapes
 from remote_sensing.maps.sheets.options import LabelOptions
 from remote_sensing.maps.sheets.windows import split_windows
 
@@ -96,3 +96,13 @@ def test_validation_windows_never_overlap_training_windows(size):
     assert not any(overlap(a, b, side) for a in train for b in val)
     assert len(train) > len(val)
     assert split_windows([(0, 0), (0, 50)], {(0, 0), (0, 50)}, side) == ([], []), "no two of them are apart"
+
+
+@pytest.mark.reliability("label rasters that declare a class missing data", "refused, with its pixels")
+def test_a_class_that_is_missing_data_is_refused(tmp_path):
+    mask = np.zeros((1, 8, 8), np.uint8)
+    mask[0, 2:4, :5] = 1
+    path = write_raster(tmp_path / "truth.tif", mask, nodata=1)
+    with pytest.raises(UserError, match="10 pixels of class 1 are missing data"):
+        read_label(path, 1)
+    assert read_label(write_raster(tmp_path / "plain.tif", mask, nodata=0), 1).sum() == 10

@@ -74,6 +74,23 @@ def load_model(model: str | Path | None, *, device: str = "cpu") -> OrganModel:
     )
 
 
+def _check_input(preparation: Preparation, where: str) -> None:
+    """Refuses what no input can be brought to.
+
+    Raises:
+        UserError: names the field.
+    """
+    numbers = all(isinstance(each, int | float) and each >= 0 for each in preparation.spacing)
+    for field, fits, expected in (
+        ("spacing", len(preparation.spacing) == 3 and numbers, "three numbers of 0 or more"),
+        ("axis", preparation.axis in (0, 1, 2), "0, 1 or 2"),
+        ("low", preparation.low < preparation.high, f"less than high, {preparation.high}"),
+    ):
+        if not fits:
+            value = getattr(preparation, field)
+            raise UserError(f"{where}: preprocessing.input.{field} is {value}, expected {expected}", _MADE_BY)
+
+
 def _load(name: str, device: str) -> OrganModel:
     folder = choose_model(name, advice=ADVICE)
     where = f"{folder}/config.json"
@@ -99,6 +116,7 @@ def _load(name: str, device: str) -> OrganModel:
         preparation = Preparation.of(read_field(described, "preprocessing.input", dict, **settings))
     except (TypeError, KeyError) as error:
         raise UserError(f"{where}: preprocessing.input is not understood ({error})", _MADE_BY) from None
+    _check_input(preparation, where)
     loaded = OrganModel(
         [network.to(device).eval()],
         preparation,

@@ -45,12 +45,29 @@ def read_label(path: Path, classes: int, grid: Grid | None = None) -> NDArray[np
                 check_same_place(place(file, path).grid, path, grid)
             # black and white as RGB: any channel is the label
             raw = file.read(bands[:3]).max(0)
+            _refuse_missing(raw, file.nodata, path, classes)
             # bilevel TIFFs may store ink as 0
             if file.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES":
                 raw = raw.max() - raw
     except UNREADABLE as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}", "a label is a raster of class numbers") from None
     return class_numbers(raw, path, classes)
+
+
+def _refuse_missing(raw: NDArray, nodata: float | None, path: Path, classes: int) -> None:
+    """Refuses labels of a class that the file itself declares missing data: nothing would be left of it, or all of it would count.
+
+    Raises:
+        UserError: with their number.
+    """
+    if nodata is None or not 0 < nodata <= classes:
+        return
+    count = int((raw == nodata).sum())
+    if count:
+        raise UserError(
+            f"{path}: {count:,} pixels of class {nodata:g} are missing data by the file's own nodata value",
+            "gdal_edit.py -unsetnodata FILE, if they are labels",
+        )
 
 
 def check_same_place(grid: Grid, path: Path, other: Grid) -> None:
