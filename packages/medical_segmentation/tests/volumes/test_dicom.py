@@ -93,6 +93,14 @@ def test_slices_that_do_not_belong_together(series, change, number, says):
         read_series(series.folder)
 
 
+def test_a_place_that_is_not_a_number(series):
+    file = series.change(lambda dataset: None)[3]
+    stored = pydicom.dcmread(file).get_item("ImagePositionPatient").value
+    file.write_bytes(file.read_bytes().replace(stored, b"0\\0\\nan".ljust(len(stored))))
+    with pytest.raises(UserError, match=rf"{file.name}: its position or spacing is not a finite number"):
+        read_series(series.folder)
+
+
 def test_a_gap_that_is_no_multiple_is_uneven_not_a_missing_slice(series):
     def move(dataset):
         x, y, z = dataset.ImagePositionPatient

@@ -195,6 +195,20 @@ def test_a_header_without_its_data_names_the_file(nifti, tmp_path):
     (tmp_path / "a.raw").unlink()
     with pytest.raises(UserError, match=r"names a\.raw, which is not there"):
         open_volume(tmp_path / "a.mhd")
+    header = (tmp_path / "a.mhd").read_text()
+    (tmp_path / "a.mhd").write_text(header.replace("a.raw", "/etc/hostname"))
+    with pytest.raises(UserError, match="outside of its folder"):
+        open_volume(tmp_path / "a.mhd")
+
+
+def test_a_metaimage_that_is_cut(nifti, tmp_path):
+    import SimpleITK as sitk
+
+    path = tmp_path / "cut.mha"
+    sitk.WriteImage(sitk.ReadImage(str(nifti(np.ones((8, 8, 8), np.int16)))), str(path))
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises(UserError, match="it is cut, or its header describes other data"):
+        open_volume(path)
 
 
 def test_other_formats_agree_with_nifti(nifti, tmp_path):

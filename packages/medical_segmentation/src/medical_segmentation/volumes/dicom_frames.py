@@ -110,6 +110,8 @@ def _frame(
     turned = np.array([float(each) for each in orientation])
     if not np.allclose(np.linalg.norm(turned.reshape(2, 3), axis=1), 1, atol=1e-2):
         raise UserError(f"{file.name}: ImageOrientationPatient holds no unit vectors", "export the series again")
+    if not np.isfinite([float(each) for each in (*position, *spacing)]).all():
+        raise UserError(f"{file.name}: its position or spacing is not a finite number", "export the series again")
     if min(float(each) for each in spacing) < 0:
         raise UserError(f"{file.name}: its PixelSpacing is negative", "export the series again")
     slope, intercept = values.get("RescaleSlope"), values.get("RescaleIntercept")

@@ -27,7 +27,10 @@ def read_metaimage(path: Path, options: ReadingOptions = ReadingOptions()) -> Vo
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise UserError(f"{path} cannot be read: {_last_line(error)}", "copy or download it again") from None
+        reason = _last_line(error)
+        if "No such file" in reason:  # of its data, whatever ITK means
+            reason = "it is cut, or its header describes other data than it holds"
+        raise UserError(f"{path} cannot be read: {reason}", "copy or download it again") from None
     dims = image.GetDimension()
     if dims not in (3, 4):
         raise UserError(f"{path} has {dims} axes: three or four are needed")
@@ -53,7 +56,11 @@ def _require_data_file(path: Path) -> None:
     for line in header.splitlines():
         key, _, value = (word.strip() for word in line.partition("="))
         if key == "ElementDataFile":
-            if value not in ("LOCAL", "LIST") and "%" not in value and not (path.parent / value).is_file():
+            if value in ("LOCAL", "LIST"):
+                return
+            if not (path.parent / value).resolve().is_relative_to(path.parent.resolve()):
+                raise UserError(f"{path} names {value}, outside of its folder", "put both files into one folder")
+            if "%" not in value and not (path.parent / value).is_file():
                 raise UserError(f"{path} names {value}, which is not there", "put both files into one folder")
             return
 
