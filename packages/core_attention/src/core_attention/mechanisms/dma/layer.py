@@ -128,7 +128,7 @@ def _insert(held: Kept, new: Kept, padded: bool) -> None:
     if padded:
         enters = enters & new.allowed
     # after a long context few tokens outrank a kept one; asking an accelerator would cost more than the writes below
-    if enters.device.type == "cpu" and not enters.any():
+    if enters.device.type == "cpu" and readable(enters) and not enters.any():
         return
     slot = held.position.masked_fill(rank > lowest, torch.iinfo(torch.long).max).argmin(-1, keepdim=True)
     # without padding every key may be seen, and `allowed` stays as it is
