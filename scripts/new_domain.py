@@ -8,6 +8,7 @@ import keyword
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,10 +60,13 @@ def register(name: str, root: Path = ROOT) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def sort_imports(target: Path, root: Path = ROOT) -> None:
+RUFF = ("uv", "run", "--group", "lint", "ruff")
+
+
+def sort_imports(target: Path, root: Path = ROOT, ruff: Sequence[str] = RUFF) -> None:
     """Imports in their order and lines in their length under the new name: where `aerosols` stands among them, `newdomain` did not."""
     for arguments in (["check", "--quiet", "--select", "I", "--fix"], ["format", "--quiet"]):
-        subprocess.run([sys.executable, "-m", "ruff", *arguments, str(target)], cwd=root, check=True)
+        subprocess.run([*ruff, *arguments, str(target)], cwd=root, check=True)
 
 
 def main() -> None:

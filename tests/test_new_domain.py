@@ -73,11 +73,12 @@ def test_a_new_domain_passes_the_conformance_tests(tmp_path):
 def test_a_new_domain_is_sorted_whatever_its_name(tmp_path, name):
     from new_domain import register, sort_imports
 
+    pytest.importorskip("ruff", reason="needs the group lint: uv run --group lint pytest")
     (tmp_path / "packages").mkdir()
     (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text())
     package = make(name, "What is in the air?", tmp_path / "packages")
     register(name, tmp_path)
-    sort_imports(package, tmp_path)
+    sort_imports(package, tmp_path, [sys.executable, "-m", "ruff"])
     for arguments in (["check"], ["format", "--check"]):
         end = subprocess.run(
             [sys.executable, "-m", "ruff", *arguments, "--no-cache", package],
@@ -91,6 +92,7 @@ def test_a_new_domain_is_sorted_whatever_its_name(tmp_path, name):
 
 @pytest.mark.slow
 def test_types_of_a_new_domain(tmp_path):
+    pytest.importorskip("pyright", reason="needs the group lint: uv run --group lint pytest")
     package = make("aerosols", "What is in the air?", tmp_path)
     sources = [str(path) for path in ROOT.glob("packages/*/src")]
     (tmp_path / "pyrightconfig.json").write_text(
