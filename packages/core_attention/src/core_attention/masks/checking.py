@@ -48,7 +48,7 @@ def one_or(size: int, full_size: int) -> bool:
 
 
 def fits(shape: Iterable[int], full: Iterable[int]) -> bool:
-    return all(map(one_or, shape, full))
+    return all(one_or(size, full_size) for size, full_size in zip(shape, full, strict=True))
 
 
 def as_matrix(tensor: Tensor) -> Tensor:
